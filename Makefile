@@ -1,0 +1,92 @@
+# make demo | test | bench | install | lint | schema | check-schema
+#
+# PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
+# PG_CONFIG=/path/to/pg_config uses that installation: `make install` installs into it, every other target copies it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+ifdef PG_CONFIG
+PG ?= $(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
+else
+PG ?= 15
+endif
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+SCRIPT := sql/credits_ledger--$(VERSION).sql
+
+# Cargo keeps one build per feature set and profile apart only by folder.
+TARGET := target/pg$(PG)
+export CARGO_TERM_COLOR ?= auto
+
+# bindgen needs a libclang and the compiler's own headers; a machine with clang has both.
+define toolchain
+	@if ! command -v clang >/dev/null; then
+	  export LIBCLANG_PATH=$$(tools/postgres.sh libclang)
+	  export BINDGEN_EXTRA_CLANG_ARGS="-isystem $$(cc -print-file-name=include)"
+	fi
+endef
+
+# $(call build,PG_CONFIG,PROFILE): the library for that server
+build = PGRX_PG_CONFIG_PATH=$(1) cargo build --quiet --locked --lib --no-default-features --features pg$(PG) \
+	  --profile $(2) --target-dir $(TARGET)
+
+# $(call install_into,PG_CONFIG,FOLDER): library, control file and install scripts
+define install_into
+	extension=$$($(1) --sharedir)/extension
+	install -m 644 sql/credits_ledger--*.sql "$(DESTDIR)$$extension/"
+	sed 's/@CARGO_VERSION@/$(VERSION)/' credits_ledger.control > "$(DESTDIR)$$extension/credits_ledger.control"
+	install -m 755 $(TARGET)/$(2)/libcredits_ledger.so "$(DESTDIR)$$($(1) --pkglibdir)/credits_ledger.so"
+endef
+
+define private_server
+	$(toolchain)
+	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG))
+	export CREDITS_LEDGER_BIN=$$(dirname $$server) CREDITS_LEDGER_SERVER_USER=$$(tools/postgres.sh user)
+endef
+
+.PHONY: help
+help: ## what each target does
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: build
+build: ## the library, debug profile, installed into the private server
+	$(private_server)
+	$(call build,$$server,dev)
+	$(call install_into,$$server,debug)
+
+.PHONY: install
+install: ## release build, installed into the server of PG_CONFIG (PGXS convention; DESTDIR is honoured)
+	$(toolchain)
+	: $${PG_CONFIG:=$$(command -v pg_config || true)}
+	[ -n "$$PG_CONFIG" ] || { echo "make install needs PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
+	$(call build,$$PG_CONFIG,release)
+	mkdir -p "$(DESTDIR)$$($$PG_CONFIG --sharedir)/extension" "$(DESTDIR)$$($$PG_CONFIG --pkglibdir)"
+	$(call install_into,$$PG_CONFIG,release)
+
+.PHONY: schema
+schema: ## writes the install script of this version from the built library
+	$(private_server)
+	$(call build,$$server,dev)
+	cargo run --quiet --locked -p schema -- $(TARGET)/debug/libcredits_ledger.so credits_ledger.control $(VERSION) > $(SCRIPT)
+
+.PHONY: check-schema
+check-schema: ## fails if the committed install script is not what the code says
+	$(private_server)
+	$(call build,$$server,dev)
+	cargo run --quiet --locked -p schema -- $(TARGET)/debug/libcredits_ledger.so credits_ledger.control $(VERSION) | diff -u $(SCRIPT) -
+
+.PHONY: test
+test: build check-schema ## unit tests, then everything from outside against a throwaway cluster
+	$(private_server)
+	cargo test --quiet --locked -p ledger
+	cargo test --locked -p credits_ledger_tests
+
+.PHONY: lint
+lint: ## formatting, clippy, documentation
+	$(private_server)
+	export PGRX_PG_CONFIG_PATH=$$server
+	cargo fmt --all --check
+	cargo clippy --quiet --locked --workspace --all-targets --features pg$(PG) --target-dir $(TARGET) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --workspace --no-deps --document-private-items --features pg$(PG) --target-dir $(TARGET)

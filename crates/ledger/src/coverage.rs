@@ -1,0 +1,190 @@
+//! Which transactions a checkpoint covers, and how the next watermark is chosen.
+//!
+//! Transaction ids are full 64-bit top-level ids. A checkpoint covers the rows of every transaction below its watermark
+//! but for the stragglers. All covered transactions had ended when it was taken, so what it covers never changes.
+
+use arrayvec::ArrayVec;
+
+/// Most open transactions that a watermark may pass by.
+pub const MAX_STRAGGLERS: usize = 16;
+
+/// How many ids an open transaction may hold the watermark back before it is passed by as a straggler. A straggler costs
+/// each read an index probe; a watermark held back costs it the rows written since.
+pub const STRAGGLER_LAG: u64 = 128;
+
+/// The transactions that had not ended for a snapshot: those it lists, and every one from `xmax` on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenTransactions {
+    xmax: u64,
+    /// Ascending.
+    listed: Vec<u64>,
+}
+
+impl OpenTransactions {
+    /// From a snapshot's list, in any order, the reader's own transaction included.
+    #[must_use]
+    pub fn new(xmax: u64, mut listed: Vec<u64>) -> Self {
+        listed.retain(|&id| id < xmax);
+        listed.sort_unstable();
+        Self { xmax, listed }
+    }
+}
+
+/// What a checkpoint covers: exactly the transactions below the watermark that are not stragglers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    watermark: u64,
+    /// Ascending.
+    stragglers: ArrayVec<u64, MAX_STRAGGLERS>,
+}
+
+impl Coverage {
+    /// A coverage read back from where it was stored; `None` if it lists more stragglers than a watermark may pass by.
+    #[must_use]
+    pub fn from_parts(watermark: u64, stragglers: impl IntoIterator<Item = u64>) -> Option<Self> {
+        let mut coverage = Self { watermark, stragglers: ArrayVec::new() };
+        for straggler in stragglers {
+            coverage.stragglers.try_push(straggler).ok()?;
+        }
+        coverage.stragglers.sort_unstable();
+        Some(coverage)
+    }
+
+    /// The most that a checkpoint taken now may cover: transactions that lag far behind are passed by, the first that
+    /// does not is the watermark.
+    #[must_use]
+    pub fn up_to(open: &OpenTransactions) -> Self {
+        let mut stragglers = ArrayVec::new();
+        for &id in &open.listed {
+            let lags = open.xmax - id > STRAGGLER_LAG;
+            if !lags || stragglers.try_push(id).is_err() {
+                return Self { watermark: id, stragglers };
+            }
+        }
+        Self { watermark: open.xmax, stragglers }
+    }
+
+    /// Rows of transactions from this one on are not covered.
+    #[must_use]
+    pub const fn watermark(&self) -> u64 {
+        self.watermark
+    }
+
+    /// Transactions below the watermark that are not covered, ascending.
+    #[must_use]
+    pub fn stragglers(&self) -> &[u64] {
+        &self.stragglers
+    }
+
+    /// Whether the rows of this transaction are covered.
+    #[must_use]
+    pub fn covers(&self, transaction: u64) -> bool {
+        transaction < self.watermark && !self.stragglers.contains(&transaction)
+    }
+
+    /// Whether this covers all that `older` covers: a checkpoint may only be replaced by one that does.
+    #[must_use]
+    pub fn contains(&self, older: &Self) -> bool {
+        self.watermark >= older.watermark
+            && self.stragglers.iter().all(|&id| id >= older.watermark || older.stragglers.contains(&id))
+    }
+
+    /// Whether a reader for whom these transactions are open sees every covered row. Another must not use the
+    /// checkpoint: it would see rows from its own future.
+    #[must_use]
+    pub fn serves(&self, open: &OpenTransactions) -> bool {
+        open.xmax >= self.watermark
+            && open
+                .listed
+                .iter()
+                .take_while(|&&id| id < self.watermark)
+                .all(|id| self.stragglers.contains(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(xmax: u64, listed: &[u64]) -> OpenTransactions {
+        OpenTransactions::new(xmax, listed.to_vec())
+    }
+
+    #[test]
+    fn without_open_transactions_everything_is_covered() {
+        let coverage = Coverage::up_to(&open(1000, &[]));
+        assert_eq!((coverage.watermark(), coverage.stragglers()), (1000, &[][..]));
+        assert!(coverage.covers(999) && !coverage.covers(1000));
+    }
+
+    #[test]
+    fn a_recent_transaction_holds_the_watermark() {
+        let coverage = Coverage::up_to(&open(1000, &[990, 980]));
+        assert_eq!((coverage.watermark(), coverage.stragglers()), (980, &[][..]));
+    }
+
+    #[test]
+    fn a_lagging_transaction_is_passed_by() {
+        let coverage = Coverage::up_to(&open(1000, &[990, 100, 7]));
+        assert_eq!((coverage.watermark(), coverage.stragglers()), (990, &[7, 100][..]));
+        assert!(coverage.covers(8) && coverage.covers(989));
+        assert!(!coverage.covers(7) && !coverage.covers(100) && !coverage.covers(990));
+    }
+
+    #[test]
+    fn no_more_than_sixteen_are_passed_by() {
+        let lagging: Vec<u64> = (10..40).collect();
+        let coverage = Coverage::up_to(&open(1000, &lagging));
+        assert_eq!(coverage.watermark(), 26);
+        assert_eq!(coverage.stragglers(), &lagging[..16]);
+    }
+
+    #[test]
+    fn a_checkpoint_serves_who_sees_all_of_it() {
+        let coverage = Coverage::from_parts(500, [100, 200]).unwrap();
+        assert!(coverage.serves(&open(500, &[])));
+        assert!(coverage.serves(&open(600, &[100, 200, 550])));
+        assert!(!coverage.serves(&open(499, &[])));
+        assert!(!coverage.serves(&open(600, &[300])));
+    }
+
+    #[test]
+    fn coverage_only_grows() {
+        let old = Coverage::from_parts(500, [100, 200]).unwrap();
+        assert!(Coverage::from_parts(500, [100]).unwrap().contains(&old));
+        assert!(Coverage::from_parts(600, [100, 200, 550]).unwrap().contains(&old));
+        assert!(!Coverage::from_parts(499, []).unwrap().contains(&old));
+        assert!(!Coverage::from_parts(600, [300]).unwrap().contains(&old));
+    }
+
+    /// Over random histories of beginning and ending transactions: what was taken later covers what was taken before,
+    /// and covers no open transaction.
+    #[test]
+    fn taken_in_order_coverage_grows() {
+        let mut state = 7_u64;
+        let mut random = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % bound
+        };
+        let (mut next, mut running, mut before) = (3, Vec::new(), Coverage::default());
+        for _ in 0..20_000 {
+            if random(2) == 0 {
+                running.push(next);
+                next += 1;
+            } else if !running.is_empty() && random(3) > 0 {
+                // Mostly the youngest ends, so that some lag far behind.
+                let youngest = running.len() - 1;
+                let ends = if random(50) == 0 { 0 } else { youngest };
+                running.remove(ends);
+            } else {
+                next += random(40);
+            }
+            let now = open(next, &running);
+            let coverage = Coverage::up_to(&now);
+            assert!(coverage.contains(&before));
+            assert!(coverage.serves(&now));
+            assert!(running.iter().all(|&id| !coverage.covers(id)));
+            before = coverage;
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The arithmetic and the protocol of credits_ledger, free of Postgres: what can be tested without a server is here.
+//!
+//! - [`credits`]: exact sums of credits, and the amounts that a transaction may have
+//! - [`numeric`]: the on-disk form of Postgres' `numeric`, to and from [`credits::Credits`]
+//! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
+//! - [`crossing`]: on which side of zero a balance can end, whatever becomes of the rows in flight
+//! - [`stripe`]: the locks that order settlements, and the order they are taken in
+
+#![forbid(unsafe_code)]
+
+pub mod coverage;
+pub mod credits;
+pub mod crossing;
+pub mod numeric;
+pub mod stripe;

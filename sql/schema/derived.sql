@@ -1,0 +1,61 @@
+CREATE TABLE credits.user_balance_checkpoints (
+    user_id           uuid        NOT NULL,
+    checkpoint_seq    bigint      NOT NULL,
+    balance           numeric     NOT NULL,
+    updated_at        timestamptz NOT NULL,
+    transaction_count bigint      NOT NULL,
+    watermark         xid8        NOT NULL,
+    stragglers        xid8[]      NOT NULL,
+    is_positive       boolean     NOT NULL,
+    crossed_at        timestamptz,
+
+    CONSTRAINT user_balance_checkpoints_pkey PRIMARY KEY (user_id)
+) WITH (
+    -- Room on the page keeps the updates heap-only.
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 5000
+);
+COMMENT ON TABLE credits.user_balance_checkpoints IS
+    'Derived: per user, the balance of the ledger rows that have been folded so far, and which side of zero was last '
+    'announced. It covers exactly the rows with xact_id < watermark AND xact_id <> ALL (stragglers). Clients read the view balances.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.user_id IS 'Account.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.checkpoint_seq IS 'Highest seq among the covered rows; 0 if there are none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.balance IS 'Signed sum of the covered rows.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.updated_at IS 'When the row was last written.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.transaction_count IS 'Number of covered rows.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.watermark IS
+    'Rows of transactions from this one on are not covered.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.stragglers IS
+    'Transactions below the watermark that were still open when the checkpoint was taken: their rows are not covered.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.is_positive IS 'Side of zero last announced: balance > 0.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.crossed_at IS 'When is_positive last changed; NULL before the first crossing.';
+
+CREATE TABLE credits.batch_aggregates (
+    fusillade_batch_id uuid        NOT NULL,
+    user_id            uuid        NOT NULL,
+    total_amount       numeric     NOT NULL,
+    transaction_count  bigint      NOT NULL,
+    max_seq            bigint      NOT NULL,
+    created_at         timestamptz NOT NULL,
+    updated_at         timestamptz NOT NULL,
+
+    CONSTRAINT batch_aggregates_pkey PRIMARY KEY (user_id, fusillade_batch_id)
+) WITH (
+    fillfactor = 70,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 20000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 20000
+);
+COMMENT ON TABLE credits.batch_aggregates IS
+    'Derived: per user and batch, the totals of the rows that the user''s checkpoint covers. Clients read the view batches.';
+COMMENT ON COLUMN credits.batch_aggregates.fusillade_batch_id IS 'Batch.';
+COMMENT ON COLUMN credits.batch_aggregates.user_id IS 'Account.';
+COMMENT ON COLUMN credits.batch_aggregates.total_amount IS 'Sum of the amounts, positive.';
+COMMENT ON COLUMN credits.batch_aggregates.transaction_count IS 'Number of rows.';
+COMMENT ON COLUMN credits.batch_aggregates.max_seq IS 'Highest seq among the rows.';
+COMMENT ON COLUMN credits.batch_aggregates.created_at IS 'Smallest created_at among the rows.';
+COMMENT ON COLUMN credits.batch_aggregates.updated_at IS 'When the row was last written.';

