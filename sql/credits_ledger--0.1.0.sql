@@ -9,6 +9,8 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* <begin connected objects> */
 -- src/lib.rs
 -- bootstrap
+COMMENT ON SCHEMA credits IS 'Prepaid-credit ledgers, kept by the extension credits_ledger.';
+
 CREATE TYPE credits.credit_transaction AS (
     id                 uuid,
     user_id            uuid,
@@ -217,5 +219,333 @@ COMMENT ON COLUMN credits.batch_aggregates.transaction_count IS 'Number of rows.
 COMMENT ON COLUMN credits.batch_aggregates.max_seq IS 'Highest seq among the rows.';
 COMMENT ON COLUMN credits.batch_aggregates.created_at IS 'Smallest created_at among the rows.';
 COMMENT ON COLUMN credits.batch_aggregates.updated_at IS 'When the row was last written.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/balances.rs
+-- credits_ledger::api::balances::aggregate_user_batches
+CREATE  FUNCTION "aggregate_user_batches"(
+	"user_id" uuid /* Option < Uuid > */
+) RETURNS VOID /* Result < (), ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregate_user_batches_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/balances.rs
+-- credits_ledger::api::balances::calculate_balance_with_seq
+CREATE  FUNCTION "calculate_balance_with_seq"(
+	"user_id" uuid /* Option < Uuid > */
+) RETURNS TABLE (
+	"balance" NUMERIC,  /* Numeric */
+	"latest_seq" bigint  /* Option < i64 > */
+)
+STABLE PARALLEL RESTRICTED
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'calculate_balance_with_seq_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/recording.rs
+-- credits_ledger::api::recording::create_transaction
+CREATE  FUNCTION "create_transaction"(
+	"user_id" uuid, /* Option < Uuid > */
+	"transaction_type" TEXT, /* Option < & str > */
+	"amount" NUMERIC, /* Option < NumericArgument > */
+	"source_id" TEXT, /* Option < & str > */
+	"description" TEXT DEFAULT NULL, /* Option < & str > */
+	"fusillade_batch_id" uuid DEFAULT NULL, /* Option < Uuid > */
+	"api_key_id" uuid DEFAULT NULL /* Option < Uuid > */
+) RETURNS credits.credit_transaction /* Result < :: pgrx :: heap_tuple :: PgHeapTuple < '_, :: pgrx :: pgbox ::
+AllocatedByRust > , ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'create_transaction_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/balances.rs
+-- credits_ledger::api::balances::get_user_balance
+CREATE  FUNCTION "get_user_balance"(
+	"user_id" uuid /* Option < Uuid > */
+) RETURNS NUMERIC /* Result < Numeric, ErrorReport > */
+STABLE PARALLEL RESTRICTED
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'get_user_balance_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   derived
+--   api::balances::get_user_balance
+
+-- A view reads its tables as its owner, who sees every row. Where row-level security filters the ledger for the caller,
+-- the views go to these functions instead, which run as the caller and sum what it may see.
+
+CREATE FUNCTION credits.visible_balances()
+    RETURNS TABLE (user_id uuid, balance numeric, is_positive boolean, crossed_at timestamptz)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT t.user_id, credits.get_user_balance(t.user_id), coalesce(c.is_positive, credits.get_user_balance(t.user_id) > 0),
+               c.crossed_at
+        FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) t
+        LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = t.user_id
+    $$;
+COMMENT ON FUNCTION credits.visible_balances() IS
+    'Balances of the users of whom the caller may see a row, from the rows that it may see: the view balances under row-level '
+    'security. Costs a scan over all of them.';
+
+CREATE FUNCTION credits.visible_batches()
+    RETURNS TABLE (fusillade_batch_id uuid, user_id uuid, total_amount numeric, transaction_count bigint, max_seq bigint,
+                   created_at timestamptz)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT t.fusillade_batch_id, t.user_id, sum(t.amount), count(*), max(t.seq), min(t.created_at)
+        FROM credits.credits_transactions t
+        WHERE t.fusillade_batch_id IS NOT NULL
+        GROUP BY t.fusillade_batch_id, t.user_id
+    $$;
+COMMENT ON FUNCTION credits.visible_batches() IS
+    'Batches computed from the rows that the caller may see: the view batches under row-level security. Costs a scan over '
+    'all of them.';
+
+CREATE VIEW credits.users_without_checkpoint AS
+    SELECT u.user_id
+    FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
+    LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
+    WHERE c.user_id IS NULL;
+COMMENT ON VIEW credits.users_without_checkpoint IS
+    'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their '
+    'rows until refresh_checkpoint or their next transaction. Names users: for operators.';
+
+CREATE VIEW credits.uncovered_transactions AS
+    SELECT t.*
+    FROM credits.user_balance_checkpoints c
+    JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id >= c.watermark
+    UNION ALL
+    SELECT t.*
+    FROM credits.user_balance_checkpoints c
+    CROSS JOIN unnest(c.stragglers) AS s(xact_id)
+    JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
+    UNION ALL
+    SELECT t.*
+    FROM credits.users_without_checkpoint u
+    JOIN credits.credits_transactions t ON t.user_id = u.user_id;
+COMMENT ON VIEW credits.uncovered_transactions IS
+    'The deltas: ledger rows that no checkpoint covers yet. Shows every user''s rows whatever row-level security says: for '
+    'operators.';
+
+CREATE VIEW credits.balances WITH (security_barrier) AS
+    SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at
+    FROM credits.user_balance_checkpoints c
+    WHERE NOT row_security_active('credits.credits_transactions')
+      AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
+    UNION ALL
+    SELECT u.user_id, b.balance, b.balance > 0, NULL
+    FROM credits.users_without_checkpoint u
+    CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
+    WHERE NOT row_security_active('credits.credits_transactions')
+    UNION ALL
+    SELECT v.user_id, v.balance, v.is_positive, v.crossed_at
+    FROM credits.visible_balances() v
+    WHERE row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.balances IS
+    'Every user with a transaction: the balance, exact now; is_positive, the side of zero last announced; crossed_at, when '
+    'that last changed. For one user, a few index lookups.';
+
+CREATE VIEW credits.batches WITH (security_barrier) AS
+    SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
+           sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
+    FROM (
+        SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
+        FROM credits.batch_aggregates b
+        UNION ALL
+        SELECT t.fusillade_batch_id, t.user_id, t.amount, 1, t.seq, t.created_at
+        FROM credits.uncovered_transactions t
+        WHERE t.fusillade_batch_id IS NOT NULL
+    ) p
+    WHERE NOT row_security_active('credits.credits_transactions')
+    GROUP BY p.fusillade_batch_id, p.user_id
+    UNION ALL
+    SELECT v.fusillade_batch_id, v.user_id, v.total_amount, v.transaction_count, v.max_seq, v.created_at
+    FROM credits.visible_batches() v
+    WHERE row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.batches IS
+    'Every batch of every user: total, number of rows, highest seq and first created_at, exact now.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   views
+
+-- Plain SQL on purpose: it shares nothing with the code that it checks.
+CREATE FUNCTION credits.verify_ledger()
+    RETURNS TABLE (check_name text, user_id uuid, detail text)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET row_security = off
+    AS $$
+        WITH covered AS (
+            SELECT t.user_id, t.fusillade_batch_id, t.amount, t.seq, t.created_at,
+                   CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END AS credits
+            FROM credits.credits_transactions t
+            JOIN credits.user_balance_checkpoints c
+              ON c.user_id = t.user_id AND t.xact_id < c.watermark AND t.xact_id <> ALL (c.stragglers)
+        ),
+        recomputed AS (
+            SELECT k.user_id, sum(k.credits) AS balance, count(*) AS transaction_count, max(k.seq) AS checkpoint_seq
+            FROM covered k
+            GROUP BY k.user_id
+        ),
+        recomputed_batches AS (
+            SELECT k.user_id, k.fusillade_batch_id, sum(k.amount) AS total_amount, count(*) AS transaction_count,
+                   max(k.seq) AS max_seq, min(k.created_at) AS created_at
+            FROM covered k
+            WHERE k.fusillade_batch_id IS NOT NULL
+            GROUP BY k.user_id, k.fusillade_batch_id
+        ),
+        summed AS (
+            SELECT t.user_id,
+                   sum(CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END) AS balance
+            FROM credits.credits_transactions t
+            GROUP BY t.user_id
+        )
+        SELECT 'checkpoint balance', c.user_id,
+               format('stored %s, the covered rows sum to %s', c.balance, coalesce(r.balance, 0))
+        FROM credits.user_balance_checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        WHERE c.balance <> coalesce(r.balance, 0)
+        UNION ALL
+        SELECT 'checkpoint transaction_count', c.user_id,
+               format('stored %s, %s rows are covered', c.transaction_count, coalesce(r.transaction_count, 0))
+        FROM credits.user_balance_checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        WHERE c.transaction_count <> coalesce(r.transaction_count, 0)
+        UNION ALL
+        SELECT 'checkpoint checkpoint_seq', c.user_id,
+               format('stored %s, the highest covered seq is %s', c.checkpoint_seq, coalesce(r.checkpoint_seq, 0))
+        FROM credits.user_balance_checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        WHERE c.checkpoint_seq <> coalesce(r.checkpoint_seq, 0)
+        UNION ALL
+        SELECT 'checkpoint is_positive', c.user_id,
+               format('announced %s, the balance is %s', c.is_positive, coalesce(s.balance, 0))
+        FROM credits.user_balance_checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
+        WHERE c.is_positive <> (coalesce(s.balance, 0) > 0)
+        UNION ALL
+        SELECT 'balance', s.user_id, format('read as %s, the rows sum to %s', credits.get_user_balance(s.user_id), s.balance)
+        FROM summed s
+        WHERE credits.get_user_balance(s.user_id) <> s.balance
+        UNION ALL
+        SELECT 'batch', coalesce(b.user_id, r.user_id),
+               format('batch %s: stored %s in %s rows up to seq %s since %s, the covered rows make %s in %s rows up to seq %s since %s',
+                      coalesce(b.fusillade_batch_id, r.fusillade_batch_id),
+                      b.total_amount, b.transaction_count, b.max_seq, b.created_at,
+                      r.total_amount, r.transaction_count, r.max_seq, r.created_at)
+        FROM credits.batch_aggregates b
+        FULL JOIN recomputed_batches r ON r.user_id = b.user_id AND r.fusillade_batch_id = b.fusillade_batch_id
+        WHERE (b.total_amount, b.transaction_count, b.max_seq, b.created_at)
+              IS DISTINCT FROM (r.total_amount, r.transaction_count, r.max_seq, r.created_at)
+        UNION ALL
+        SELECT 'row xact_id', t.user_id, format('row %s is stamped %s, which is no transaction of this cluster yet', t.id, t.xact_id)
+        FROM credits.credits_transactions t
+        WHERE t.xact_id >= pg_snapshot_xmax(pg_current_snapshot()) AND t.xact_id IS DISTINCT FROM pg_current_xact_id_if_assigned()
+    $$;
+COMMENT ON FUNCTION credits.verify_ledger() IS
+    'Recomputes every derived value from the ledger rows and returns what differs; no rows is the good answer. A crossing '
+    'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' until '
+    'refresh_checkpoint. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/balances.rs
+-- credits_ledger::api::balances::get_users_balances_bulk
+CREATE  FUNCTION "get_users_balances_bulk"(
+	"user_ids" uuid[], /* :: std :: option :: Option < Vec < Option < Uuid > > > */
+	"checkpoint_refresh_probability" INT DEFAULT NULL /* Option < i32 > */
+) RETURNS TABLE (
+	"user_id" uuid,  /* Uuid */
+	"balance" NUMERIC  /* Numeric */
+)
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'get_users_balances_bulk_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/balances.rs
+-- credits_ledger::api::balances::refresh_checkpoint
+CREATE  FUNCTION "refresh_checkpoint"(
+	"user_id" uuid /* Option < Uuid > */
+) RETURNS VOID /* Result < (), ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'refresh_checkpoint_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/balances.rs
+-- credits_ledger::api::balances::refresh_checkpoints_bulk
+CREATE  FUNCTION "refresh_checkpoints_bulk"(
+	"user_ids" uuid[] /* :: std :: option :: Option < Vec < Option < Uuid > > > */
+) RETURNS TABLE (
+	"user_id" uuid,  /* Uuid */
+	"balance" NUMERIC  /* Numeric */
+)
+VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'refresh_checkpoints_bulk_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   api::recording::create_transaction
+--   api::balances::get_user_balance
+--   api::balances::calculate_balance_with_seq
+--   api::balances::get_users_balances_bulk
+--   api::balances::refresh_checkpoint
+--   api::balances::refresh_checkpoints_bulk
+--   api::balances::aggregate_user_batches
+
+COMMENT ON FUNCTION credits.create_transaction(uuid, text, numeric, text, text, uuid, uuid) IS
+    'Records a transaction and returns its row, exactly as an INSERT does. If source_id is taken by a transaction of the same '
+    'user, type and amount, that row is returned: a retry is safe. Errors: 23505 source_id taken by another transaction, '
+    '23514 amount not above 0 or of more than 13 integer or 15 fractional digits, or a batch on a row that is not usage, '
+    '22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index.';
+COMMENT ON FUNCTION credits.get_user_balance(uuid) IS
+    'Balance of a user in credits: the signed sum of the rows that the caller''s snapshot sees; 0 for an unknown user. Costs '
+    'an index lookup plus the rows since the last checkpoint. Errors: 22004 for NULL, 42501 without SELECT on the ledger.';
+COMMENT ON FUNCTION credits.calculate_balance_with_seq(uuid) IS
+    'Balance of a user and the highest seq among its rows; 0 and NULL for an unknown user. Costs and errors as get_user_balance.';
+COMMENT ON FUNCTION credits.get_users_balances_bulk(uuid[], integer) IS
+    'Balances of several users, each distinct id once, unknown ones with 0. checkpoint_refresh_probability N asks for a refresh '
+    'of each user''s checkpoint at commit with chance 1 in N; NULL and 0: never; ignored where the transaction cannot write. '
+    'Errors: 22004 for NULL or a NULL in the array, 22023 for a negative probability, 42501 without SELECT on the ledger.';
+COMMENT ON FUNCTION credits.refresh_checkpoint(uuid) IS
+    'When the transaction commits: folds the user''s delta into its checkpoint and batches, and announces a crossing that is '
+    'not announced yet. Nothing happens for an unknown user. Errors: 22004 for NULL, 25006 in a read-only transaction.';
+COMMENT ON FUNCTION credits.refresh_checkpoints_bulk(uuid[]) IS
+    'refresh_checkpoint for several users; returns the balances of those that have transactions, each once. Errors: 22004 for '
+    'NULL or a NULL in the array, 25006 in a read-only transaction, 42501 without SELECT on the ledger.';
+COMMENT ON FUNCTION credits.aggregate_user_batches(uuid) IS
+    'The same as refresh_checkpoint: batches are folded with the checkpoint. Nothing needs it to be called.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- finalize
+-- Nothing for PUBLIC, but for the function that stamps a row: whoever may insert runs it.
+REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA credits FROM PUBLIC;
+REVOKE ALL ON SCHEMA credits FROM PUBLIC;
+REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
 /* </end connected objects> */
 

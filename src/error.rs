@@ -1,6 +1,6 @@
 //! The one error type: SQLSTATE, message and hint of everything that this extension refuses.
 
-use ledger::credits::AmountError;
+use ledger::credits::{AmountError, SumOutOfRange};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use thiserror::Error;
@@ -31,45 +31,62 @@ pub enum LedgerError {
         value: String,
     },
     /// An amount that cannot be kept exactly.
-    #[error("argument amount is not a valid amount: {0}")]
-    Amount(AmountError),
+    #[error("argument amount is not a valid amount: {}{error}", value.as_ref().map(|value| format!("{value}, ")).unwrap_or_default())]
+    Amount {
+        /// Its value, where it could be read.
+        value: Option<String>,
+        /// What is wrong with it.
+        error: AmountError,
+    },
     /// A batch on a row that is not usage.
     #[error("argument fusillade_batch_id is allowed on usage only, not on {0}")]
     BatchOnNonUsage(String),
     /// The source_id is taken by a transaction with another content.
-    #[error("source_id \"{source_id}\" is already used by another transaction")]
+    #[error(
+        "source_id \"{source_id}\" is taken by another transaction: asked for {asked}, stored is {}",
+        stored.as_deref().unwrap_or("one that the caller may not see")
+    )]
     SourceIdConflict {
         /// The idempotency key.
         source_id: String,
-        /// What was asked for and what is stored; `None` if the caller may not see the stored row.
-        detail: Option<String>,
+        /// The transaction asked for.
+        asked: String,
+        /// The one stored; `None` if the caller may not see it.
+        stored: Option<String>,
     },
     /// A sum that does not fit the engine's 128-bit arithmetic.
     #[error("the sum of credits is out of range")]
     SumOutOfRange,
+    /// A checkpoint row that the engine cannot have written.
+    #[error("the checkpoint of user {0} is malformed")]
+    MalformedCheckpoint(String),
+    /// The extension is not installed in this database.
+    #[error("credits_ledger is not installed in this database")]
+    NotInstalled,
     /// A ledger row is about to be changed.
     #[error("credits_transactions is append-only: {0} is refused")]
     AppendOnly(&'static str),
 }
 
 impl LedgerError {
+    /// Raises it, where there is no caller to return it to.
+    pub fn raise(self) -> ! {
+        ErrorReport::from(self).report(PgLogLevel::ERROR);
+        unreachable!("an error report does not return")
+    }
+
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
             Self::NullArgument(_) | Self::NullElement(_) => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Self::NegativeArgument { .. } | Self::UnknownType { .. } => {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
             }
-            Self::Amount(_) | Self::BatchOnNonUsage(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
+            Self::Amount { .. } | Self::BatchOnNonUsage(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
             Self::SourceIdConflict { .. } => PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::AppendOnly(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        }
-    }
-
-    fn detail(&self) -> Option<String> {
-        match self {
-            Self::SourceIdConflict { detail, .. } => detail.clone(),
-            _ => None,
         }
     }
 
@@ -79,27 +96,35 @@ impl LedgerError {
             Self::UnknownType { .. } => {
                 Some("The transaction types are purchase, admin_grant, admin_removal and usage.")
             }
-            Self::Amount(_) => {
-                Some("An amount is above 0 and has at most 13 integer and 15 fractional digits; it is never rounded.")
+            Self::Amount { .. } => Some(
+                "An amount is above 0 and has at most 13 integer and 15 fractional digits; it is never rounded.",
+            ),
+            Self::BatchOnNonUsage(_) => {
+                Some("Leave fusillade_batch_id NULL for purchases, grants and removals.")
             }
-            Self::BatchOnNonUsage(_) => Some("Leave fusillade_batch_id NULL for purchases, grants and removals."),
-            Self::SourceIdConflict { .. } => {
-                Some("A retry must repeat user_id, transaction_type and amount; a new transaction needs its own source_id.")
-            }
-            Self::AppendOnly(_) => {
-                Some("Record a correcting transaction instead: admin_grant adds credits, admin_removal takes them.")
-            }
+            Self::SourceIdConflict { .. } => Some(
+                "A retry must repeat user_id, transaction_type and amount; a new transaction needs its own source_id.",
+            ),
+            Self::MalformedCheckpoint(_) => Some(
+                "Delete its row from credits.user_balance_checkpoints and call credits.refresh_checkpoint for the user.",
+            ),
+            Self::AppendOnly(_) => Some(
+                "Record a correcting transaction instead: admin_grant adds credits, admin_removal takes them.",
+            ),
             _ => None,
         }
+    }
+}
+
+impl From<SumOutOfRange> for LedgerError {
+    fn from(_: SumOutOfRange) -> Self {
+        Self::SumOutOfRange
     }
 }
 
 impl From<LedgerError> for ErrorReport {
     fn from(error: LedgerError) -> Self {
         let mut report = ErrorReport::new(error.sqlstate(), error.to_string(), "credits_ledger");
-        if let Some(detail) = error.detail() {
-            report = report.set_detail(detail);
-        }
         if let Some(hint) = error.hint() {
             report = report.set_hint(hint);
         }

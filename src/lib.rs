@@ -1,16 +1,48 @@
 //! Prepaid-credit ledgers inside Postgres.
 //!
-//! - `api`: the SQL functions, arguments in and result out
-//! - `pg`: everything that touches the server's internals, and the only `unsafe` code
-//! - [`error`]: every refusal with its SQLSTATE
+//! - [`api`]: the SQL functions, arguments in and result out
+//! - [`engine`]: checkpoints, deltas and settlement
+//! - [`pg`]: everything that touches the server's internals, and the only `unsafe` code
+//! - [`settings`]: every setting
+//! - [`error`]: every refusal, with its SQLSTATE
 //!
-//! Arithmetic and protocol are in the crate `ledger`, tables and types in `sql/schema`.
+//! Arithmetic and protocol are in the crate `ledger`; tables, types, views and privileges in `sql/schema`.
 
+mod api;
+mod engine;
 mod error;
 mod pg;
+mod settings;
 
 ::pgrx::pg_module_magic!();
+
+/// Runs when the library is loaded.
+#[pgrx::pg_guard]
+extern "C-unwind" fn _PG_init() {
+    settings::init();
+    engine::init();
+}
 
 pgrx::extension_sql_file!("../sql/schema/types.sql", name = "types", bootstrap);
 pgrx::extension_sql_file!("../sql/schema/ledger.sql", name = "ledger", requires = ["types"]);
 pgrx::extension_sql_file!("../sql/schema/derived.sql", name = "derived", requires = ["ledger"]);
+pgrx::extension_sql_file!(
+    "../sql/schema/views.sql",
+    name = "views",
+    requires = ["derived", api::balances::get_user_balance]
+);
+pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires = ["views"]);
+pgrx::extension_sql_file!(
+    "../sql/schema/function_comments.sql",
+    name = "function_comments",
+    requires = [
+        api::recording::create_transaction,
+        api::balances::get_user_balance,
+        api::balances::calculate_balance_with_seq,
+        api::balances::get_users_balances_bulk,
+        api::balances::refresh_checkpoint,
+        api::balances::refresh_checkpoints_bulk,
+        api::balances::aggregate_user_batches,
+    ]
+);
+pgrx::extension_sql_file!("../sql/schema/privileges.sql", name = "privileges", finalize);

@@ -1,3 +1,5 @@
+COMMENT ON SCHEMA credits IS 'Prepaid-credit ledgers, kept by the extension credits_ledger.';
+
 CREATE TYPE credits.credit_transaction AS (
     id                 uuid,
     user_id            uuid,

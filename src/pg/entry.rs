@@ -1,38 +1,87 @@
-//! C entry points that run once per row, without the argument handling of `#[pg_extern]`.
+//! Entry points that the server calls for each row or statement, without the argument handling of `#[pg_extern]`.
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// Declares the calling convention of a C function, as PG_FUNCTION_INFO_V1 does.
+use super::catalog::Relations;
+use super::xact;
+use crate::engine::touched::{self, Request};
+use crate::error::LedgerError;
+
+/// Declares the calling convention of C functions, as the macro `PG_FUNCTION_INFO_V1` does.
 macro_rules! function_info_v1 {
     ($($finfo:ident),*) => {$(
         #[unsafe(no_mangle)]
         #[doc(hidden)]
         pub extern "C-unwind" fn $finfo() -> *const pg_sys::Pg_finfo_record {
-            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
+            static V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &raw const V1
         }
     )*};
 }
 
 function_info_v1!(pg_finfo_current_xact_id, pg_finfo_note_transaction, pg_finfo_refuse_change);
 
+/// Column `user_id` of the ledger.
+const USER_ID: usize = 2;
+
+/// `credits.current_xact_id(bigint)`: the id that stamps a ledger row. See `sql/schema/ledger.sql` for why it takes an
+/// argument that it does not read.
 #[unsafe(no_mangle)]
 #[pg_guard]
-extern "C-unwind" fn current_xact_id(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    pg_sys::Datum::from(unsafe { pg_sys::GetTopFullTransactionId().value })
+extern "C-unwind" fn current_xact_id(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    pg_sys::Datum::from(xact::current_id())
 }
+
+/// `credits.note_transaction()`: row trigger that notes whose balance the transaction changes.
 #[unsafe(no_mangle)]
 #[pg_guard]
-extern "C-unwind" fn note_transaction(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    pg_sys::Datum::from(0usize)
+unsafe extern "C-unwind" fn note_transaction(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: called by the server with a valid call; the trigger's data live as long as the call.
+    unsafe {
+        let trigger = trigger_data(call, c"note_transaction");
+        let slot = (*trigger).tg_trigslot;
+        let ledger = Relations::lookup().map(|relations| relations.ledger);
+        if slot.is_null() || ledger != Some((*(*trigger).tg_relation).rd_id) {
+            error!("note_transaction() is a row trigger of credits.credits_transactions only");
+        }
+        pg_sys::slot_getsomeattrs_int(slot, i32::try_from(USER_ID).unwrap_or_default());
+        let user = *(*slot).tts_values.add(USER_ID - 1);
+        touched::note(*user.cast_mut_ptr::<[u8; 16]>(), Request::Settle);
+    }
+    pg_sys::Datum::from(0_usize)
 }
+
+/// `credits.refuse_change()`: statement trigger that keeps the ledger append-only.
 #[unsafe(no_mangle)]
 #[pg_guard]
-extern "C-unwind" fn refuse_change(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    ereport!(
-        ERROR,
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "credits_transactions is append-only"
-    );
+unsafe extern "C-unwind" fn refuse_change(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    let event = unsafe { (*trigger_data(call, c"refuse_change")).tg_event } & pg_sys::TRIGGER_EVENT_OPMASK;
+    LedgerError::AppendOnly(match event {
+        pg_sys::TRIGGER_EVENT_UPDATE => "UPDATE",
+        pg_sys::TRIGGER_EVENT_DELETE => "DELETE",
+        _ => "TRUNCATE",
+    })
+    .raise()
+}
+
+/// # Safety
+/// `call` is valid.
+unsafe fn trigger_data(
+    call: pg_sys::FunctionCallInfo,
+    function: &std::ffi::CStr,
+) -> *mut pg_sys::TriggerData {
+    // SAFETY: the caller's promise; the server marks a trigger's call by the type of its context.
+    unsafe {
+        let context = (*call).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+                format!("{}() must be called as a trigger", function.to_string_lossy())
+            );
+        }
+        context.cast()
+    }
 }

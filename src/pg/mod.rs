@@ -1,5 +1,19 @@
-//! Everything that touches the server's internals, and the only `unsafe` code.
+//! Everything that touches the server's internals, and the only `unsafe` code. What is exported is safe.
 
 #![allow(unsafe_code)]
 
+pub mod catalog;
 pub mod entry;
+pub mod guc;
+pub mod lock;
+pub mod memory;
+pub mod numeric;
+pub mod privilege;
+pub mod query;
+pub mod random;
+pub mod relation;
+pub mod row;
+pub mod scan;
+pub mod snapshot;
+pub mod write;
+pub mod xact;

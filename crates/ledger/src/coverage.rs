@@ -12,6 +12,16 @@ pub const MAX_STRAGGLERS: usize = 16;
 /// each read an index probe; a watermark held back costs it the rows written since.
 pub const STRAGGLER_LAG: u64 = 128;
 
+/// The full id of a 32-bit transaction id that a snapshot lists, given the id that the next transaction will get.
+///
+/// Ids in use never span more than half of the 32-bit circle, so the full id is the one not above `next` that is closest
+/// to it; the ids below 3 are special and stay as they are.
+#[must_use]
+pub fn widen(id: u32, next: u64) -> u64 {
+    let candidate = next & !u64::from(u32::MAX) | u64::from(id);
+    if id >= 3 && candidate > next { candidate.saturating_sub(1 << 32) } else { candidate }
+}
+
 /// The transactions that had not ended for a snapshot: those it lists, and every one from `xmax` on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenTransactions {
@@ -108,6 +118,14 @@ mod tests {
 
     fn open(xmax: u64, listed: &[u64]) -> OpenTransactions {
         OpenTransactions::new(xmax, listed.to_vec())
+    }
+
+    #[test]
+    fn ids_are_widened_below_the_next_one() {
+        assert_eq!(widen(700, 750), 700);
+        assert_eq!(widen(700, (5 << 32) | 750), (5 << 32) | 700);
+        assert_eq!(widen(u32::MAX, (5 << 32) | 10), (4 << 32) | u64::from(u32::MAX));
+        assert_eq!(widen(750, 750), 750);
     }
 
     #[test]

@@ -137,6 +137,13 @@ impl TryFrom<Credits> for Amount {
     }
 }
 
+impl From<Amount> for Credits {
+    fn from(amount: Amount) -> Self {
+        // 28 digits at no more than 15 decimal places: both fit.
+        Self(amount.0.mantissa() * 10_i128.pow(SCALE - amount.0.scale()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +171,7 @@ mod tests {
             Amount::try_from(largest).unwrap().as_decimal().to_string(),
             "9999999999999.999999999999999"
         );
+        assert_eq!(Credits::from(Amount::try_from(largest).unwrap()), largest);
         assert_eq!(Amount::try_from(Credits::from_units(10_i128.pow(29))), Err(AmountError::TooLarge));
         assert_eq!(Amount::try_from(Credits::from_units(11)), Err(AmountError::TooPrecise));
         assert_eq!(Amount::try_from(Credits::ZERO), Err(AmountError::NotPositive));

@@ -4,6 +4,7 @@
 //! - [`numeric`]: the on-disk form of Postgres' `numeric`, to and from [`credits::Credits`]
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: on which side of zero a balance can end, whatever becomes of the rows in flight
+//! - [`fold`]: rows folded into a balance, and what one pass over a delta tells
 //! - [`stripe`]: the locks that order settlements, and the order they are taken in
 
 #![forbid(unsafe_code)]
@@ -11,5 +12,6 @@
 pub mod coverage;
 pub mod credits;
 pub mod crossing;
+pub mod fold;
 pub mod numeric;
 pub mod stripe;

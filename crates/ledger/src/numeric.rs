@@ -166,7 +166,7 @@ mod tests {
         // -12345.6: short, weight 1, scale 1
         assert_eq!(
             decode(&bytes(&[0x8000 | 0x2000 | (1 << 7) | 1, 1, 2345, 6000])),
-            Ok(Credits::from_units(-12_345_6 * UNITS_PER_CREDIT / 10))
+            Ok(Credits::from_units(-123_456 * UNITS_PER_CREDIT / 10))
         );
         // 0.000000000000001: short, weight -4
         assert_eq!(decode(&bytes(&[0x8000 | (15 << 7) | 0x40 | 60, 10])), Ok(Credits::from_units(10)));

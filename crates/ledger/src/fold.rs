@@ -1,0 +1,169 @@
+//! Folding ledger rows into the balance of a checkpoint, and what one pass over a delta tells.
+
+use crate::coverage::Coverage;
+use crate::credits::{Credits, SumOutOfRange};
+use crate::crossing::Outlook;
+
+/// The rows of one user that a coverage covers, summed up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fold {
+    /// Which transactions' rows are in it.
+    pub coverage: Coverage,
+    /// Their signed sum.
+    pub balance: Credits,
+    /// How many there are.
+    pub transaction_count: i64,
+    /// The highest `seq` among them; 0 if there are none.
+    pub latest_seq: i64,
+}
+
+/// A ledger row as far as sums are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeltaRow {
+    /// Transaction that inserted it.
+    pub transaction: u64,
+    /// Its credits, signed.
+    pub amount: Credits,
+    /// Its place in the order of insertion.
+    pub seq: i64,
+    /// Inserted by another transaction that has not ended.
+    pub in_flight: bool,
+}
+
+/// One pass over the rows that `base` does not cover, advancing it as far as `target` allows.
+#[derive(Clone, Debug)]
+pub struct DeltaPass {
+    own_transaction: Option<u64>,
+    advanced: Fold,
+    outlook: Outlook,
+    own: Credits,
+    transaction_count: i64,
+    latest_seq: i64,
+}
+
+impl DeltaPass {
+    /// Starts from `base`. Where `target` does not contain its coverage, `base` stays as it is: coverage only grows.
+    #[must_use]
+    pub fn new(base: Fold, target: Coverage, own_transaction: Option<u64>) -> Self {
+        let outlook = Outlook::new(base.balance);
+        let (transaction_count, latest_seq) = (base.transaction_count, base.latest_seq);
+        let coverage = if target.contains(&base.coverage) { target } else { base.coverage.clone() };
+        let advanced = Fold { coverage, ..base };
+        Self { own_transaction, advanced, outlook, own: Credits::ZERO, transaction_count, latest_seq }
+    }
+
+    /// Counts a row that `base` does not cover; `true` if the advanced fold now covers it.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`].
+    pub fn add(&mut self, row: &DeltaRow) -> Result<bool, SumOutOfRange> {
+        if row.in_flight {
+            self.outlook.add_in_flight(row.amount)?;
+            return Ok(false);
+        }
+        self.outlook.add_settled(row.amount)?;
+        self.transaction_count += 1;
+        self.latest_seq = self.latest_seq.max(row.seq);
+        if self.own_transaction == Some(row.transaction) {
+            self.own = self.own.checked_add(row.amount)?;
+        }
+        let covered = self.advanced.coverage.covers(row.transaction);
+        if covered {
+            self.advanced.balance = self.advanced.balance.checked_add(row.amount)?;
+            self.advanced.transaction_count += 1;
+            self.advanced.latest_seq = self.advanced.latest_seq.max(row.seq);
+        }
+        Ok(covered)
+    }
+
+    /// What the balance is and can become.
+    #[must_use]
+    pub const fn outlook(&self) -> &Outlook {
+        &self.outlook
+    }
+
+    /// The sum of all rows that count: covered, committed since, and the reader's own.
+    #[must_use]
+    pub const fn balance(&self) -> Credits {
+        self.outlook.settled()
+    }
+
+    /// The balance without the rows of the reader's own transaction.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`].
+    pub fn balance_before(&self) -> Result<Credits, SumOutOfRange> {
+        self.balance().checked_sub(self.own)
+    }
+
+    /// The highest `seq` among the rows that count, if there are any.
+    #[must_use]
+    pub fn latest_seq(&self) -> Option<i64> {
+        (self.transaction_count > 0).then_some(self.latest_seq)
+    }
+
+    /// The fold as far as it could be advanced.
+    #[must_use]
+    pub const fn advanced(&self) -> &Fold {
+        &self.advanced
+    }
+
+    /// The fold as far as it could be advanced.
+    #[must_use]
+    pub fn into_advanced(self) -> Fold {
+        self.advanced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(transaction: u64, units: i128, seq: i64) -> DeltaRow {
+        DeltaRow { transaction, amount: Credits::from_units(units), seq, in_flight: false }
+    }
+
+    fn coverage(watermark: u64, stragglers: &[u64]) -> Coverage {
+        Coverage::from_parts(watermark, stragglers.iter().copied()).unwrap()
+    }
+
+    #[test]
+    fn folds_what_the_target_covers_and_sums_all() {
+        let base = Fold {
+            coverage: coverage(10, &[5]),
+            balance: Credits::from_units(100),
+            transaction_count: 4,
+            latest_seq: 9,
+        };
+        let mut pass = DeltaPass::new(base, coverage(20, &[]), Some(30));
+        assert!(pass.add(&row(5, 1, 3)).unwrap());
+        assert!(pass.add(&row(19, 2, 12)).unwrap());
+        assert!(!pass.add(&row(20, 4, 11)).unwrap());
+        assert!(!pass.add(&row(30, 8, 13)).unwrap());
+        assert!(!pass.add(&DeltaRow { in_flight: true, ..row(25, -1000, 14) }).unwrap());
+
+        assert_eq!(pass.balance(), Credits::from_units(115));
+        assert_eq!(pass.balance_before().unwrap(), Credits::from_units(107));
+        assert_eq!(pass.latest_seq(), Some(13));
+        assert!(!pass.outlook().agrees_with(true).unwrap());
+        let advanced = pass.into_advanced();
+        assert_eq!(
+            (advanced.balance, advanced.transaction_count, advanced.latest_seq),
+            (Credits::from_units(103), 6, 12)
+        );
+        assert_eq!(advanced.coverage, coverage(20, &[]));
+    }
+
+    #[test]
+    fn coverage_never_shrinks() {
+        let base = Fold { coverage: coverage(10, &[]), ..Fold::default() };
+        let mut pass = DeltaPass::new(base.clone(), coverage(9, &[]), None);
+        assert!(!pass.add(&row(10, 1, 1)).unwrap());
+        assert_eq!(pass.into_advanced(), base);
+    }
+
+    #[test]
+    fn without_rows_there_is_no_latest_seq() {
+        assert_eq!(DeltaPass::new(Fold::default(), coverage(10, &[]), None).latest_seq(), None);
+    }
+}

@@ -1,0 +1,93 @@
+-- A view reads its tables as its owner, who sees every row. Where row-level security filters the ledger for the caller,
+-- the views go to these functions instead, which run as the caller and sum what it may see.
+
+CREATE FUNCTION credits.visible_balances()
+    RETURNS TABLE (user_id uuid, balance numeric, is_positive boolean, crossed_at timestamptz)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT t.user_id, credits.get_user_balance(t.user_id), coalesce(c.is_positive, credits.get_user_balance(t.user_id) > 0),
+               c.crossed_at
+        FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) t
+        LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = t.user_id
+    $$;
+COMMENT ON FUNCTION credits.visible_balances() IS
+    'Balances of the users of whom the caller may see a row, from the rows that it may see: the view balances under row-level '
+    'security. Costs a scan over all of them.';
+
+CREATE FUNCTION credits.visible_batches()
+    RETURNS TABLE (fusillade_batch_id uuid, user_id uuid, total_amount numeric, transaction_count bigint, max_seq bigint,
+                   created_at timestamptz)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT t.fusillade_batch_id, t.user_id, sum(t.amount), count(*), max(t.seq), min(t.created_at)
+        FROM credits.credits_transactions t
+        WHERE t.fusillade_batch_id IS NOT NULL
+        GROUP BY t.fusillade_batch_id, t.user_id
+    $$;
+COMMENT ON FUNCTION credits.visible_batches() IS
+    'Batches computed from the rows that the caller may see: the view batches under row-level security. Costs a scan over '
+    'all of them.';
+
+CREATE VIEW credits.users_without_checkpoint AS
+    SELECT u.user_id
+    FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
+    LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
+    WHERE c.user_id IS NULL;
+COMMENT ON VIEW credits.users_without_checkpoint IS
+    'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their '
+    'rows until refresh_checkpoint or their next transaction. Names users: for operators.';
+
+CREATE VIEW credits.uncovered_transactions AS
+    SELECT t.*
+    FROM credits.user_balance_checkpoints c
+    JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id >= c.watermark
+    UNION ALL
+    SELECT t.*
+    FROM credits.user_balance_checkpoints c
+    CROSS JOIN unnest(c.stragglers) AS s(xact_id)
+    JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
+    UNION ALL
+    SELECT t.*
+    FROM credits.users_without_checkpoint u
+    JOIN credits.credits_transactions t ON t.user_id = u.user_id;
+COMMENT ON VIEW credits.uncovered_transactions IS
+    'The deltas: ledger rows that no checkpoint covers yet. Shows every user''s rows whatever row-level security says: for '
+    'operators.';
+
+CREATE VIEW credits.balances WITH (security_barrier) AS
+    SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at
+    FROM credits.user_balance_checkpoints c
+    WHERE NOT row_security_active('credits.credits_transactions')
+      AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
+    UNION ALL
+    SELECT u.user_id, b.balance, b.balance > 0, NULL
+    FROM credits.users_without_checkpoint u
+    CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
+    WHERE NOT row_security_active('credits.credits_transactions')
+    UNION ALL
+    SELECT v.user_id, v.balance, v.is_positive, v.crossed_at
+    FROM credits.visible_balances() v
+    WHERE row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.balances IS
+    'Every user with a transaction: the balance, exact now; is_positive, the side of zero last announced; crossed_at, when '
+    'that last changed. For one user, a few index lookups.';
+
+CREATE VIEW credits.batches WITH (security_barrier) AS
+    SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
+           sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
+    FROM (
+        SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
+        FROM credits.batch_aggregates b
+        UNION ALL
+        SELECT t.fusillade_batch_id, t.user_id, t.amount, 1, t.seq, t.created_at
+        FROM credits.uncovered_transactions t
+        WHERE t.fusillade_batch_id IS NOT NULL
+    ) p
+    WHERE NOT row_security_active('credits.credits_transactions')
+    GROUP BY p.fusillade_batch_id, p.user_id
+    UNION ALL
+    SELECT v.fusillade_batch_id, v.user_id, v.total_amount, v.transaction_count, v.max_seq, v.created_at
+    FROM credits.visible_batches() v
+    WHERE row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.batches IS
+    'Every batch of every user: total, number of rows, highest seq and first created_at, exact now.';

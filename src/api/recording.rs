@@ -1,0 +1,69 @@
+//! Recording transactions.
+
+use ledger::credits::{Amount, AmountError};
+use ledger::numeric::DecodeError;
+use pgrx::Uuid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::arguments::required;
+use crate::error::LedgerError;
+use crate::pg::numeric::NumericArgument;
+use crate::pg::query::{self, NewTransaction};
+
+const TRANSACTION_TYPES: [&str; 4] = ["purchase", "admin_grant", "admin_removal", "usage"];
+
+/// `credits.create_transaction`
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn create_transaction(
+    user_id: Option<Uuid>,
+    transaction_type: Option<&str>,
+    amount: Option<NumericArgument>,
+    source_id: Option<&str>,
+    description: default!(Option<&str>, "NULL"),
+    fusillade_batch_id: default!(Option<Uuid>, "NULL"),
+    api_key_id: default!(Option<Uuid>, "NULL"),
+) -> Result<pgrx::composite_type!('static, "credits.credit_transaction"), ErrorReport> {
+    let new = NewTransaction {
+        user_id: required("user_id", user_id)?,
+        transaction_type: known_type("transaction_type", required("transaction_type", transaction_type)?)?,
+        amount: required("amount", amount)?,
+        source_id: required("source_id", source_id)?,
+        description,
+        fusillade_batch_id,
+        api_key_id,
+    };
+    let amount = exact_amount(new.amount)?;
+    if new.fusillade_batch_id.is_some() && new.transaction_type != "usage" {
+        return Err(LedgerError::BatchOnNonUsage(new.transaction_type.to_string()).into());
+    }
+    if let Some(recorded) = query::insert(&new) {
+        return Ok(recorded);
+    }
+    match query::find(&new) {
+        Some(existing) if existing.is_same => Ok(existing.transaction),
+        existing => Err(LedgerError::SourceIdConflict {
+            source_id: new.source_id.to_string(),
+            asked: format!("{} of {} for user {}", new.transaction_type, amount.as_decimal(), new.user_id),
+            stored: existing.map(|existing| existing.summary),
+        }
+        .into()),
+    }
+}
+
+fn known_type<'a>(name: &'static str, value: &'a str) -> Result<&'a str, LedgerError> {
+    if TRANSACTION_TYPES.contains(&value) {
+        Ok(value)
+    } else {
+        Err(LedgerError::UnknownType { name, value: value.to_string() })
+    }
+}
+
+fn exact_amount(argument: NumericArgument) -> Result<Amount, LedgerError> {
+    let credits = argument.credits.map_err(|error| match error {
+        DecodeError::Value(error) => LedgerError::Amount { value: None, error },
+        DecodeError::Malformed => LedgerError::Amount { value: None, error: AmountError::NotANumber },
+    })?;
+    Amount::try_from(credits).map_err(|error| LedgerError::Amount { value: Some(credits.to_string()), error })
+}

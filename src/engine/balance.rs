@@ -1,0 +1,84 @@
+//! What a reader sees: a checkpoint plus its delta, under the reader's own snapshot.
+
+use ledger::coverage::{Coverage, OpenTransactions};
+use ledger::credits::Credits;
+use ledger::fold::{DeltaPass, Fold};
+
+use super::checkpoint::CheckpointScan;
+use super::delta::{BALANCE_COLUMNS, DeltaScan};
+use super::{Id, private};
+use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
+use crate::pg::privilege::{self, View};
+use crate::pg::query;
+use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::xact;
+
+/// A user's balance as the caller's snapshot has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Balance {
+    /// Signed sum of the user's visible rows.
+    pub balance: Credits,
+    /// The highest `seq` among them; `None` if there are none.
+    pub latest_seq: Option<i64>,
+}
+
+/// Balances of these users, in their order. Raises 42501 if the caller may not read the ledger.
+pub fn read(users: &[Id]) -> Result<Vec<Balance>, LedgerError> {
+    let relations = Relations::lookup().ok_or(LedgerError::NotInstalled)?;
+    privilege::require_select(&relations, BALANCE_COLUMNS);
+    match privilege::view(&relations) {
+        View::Whole => {
+            let snapshot = Snapshot::active();
+            let mut reader = Reader::open(&relations, &snapshot);
+            users.iter().map(|user| reader.balance(user)).collect()
+        }
+        View::Filtered => Ok(users.iter().map(query::visible_balance).collect()),
+    }
+}
+
+struct Reader<'s> {
+    relations: Relations,
+    snapshot: &'s Snapshot,
+    open: OpenTransactions,
+    /// Opened for the first user that this backend has no fold of.
+    checkpoints: Option<CheckpointScan<'s>>,
+    delta: DeltaScan<'s>,
+    target: Coverage,
+}
+
+impl<'s> Reader<'s> {
+    fn open(relations: &Relations, snapshot: &'s Snapshot) -> Self {
+        let open = snapshot.open_transactions();
+        Self {
+            relations: *relations,
+            snapshot,
+            target: Coverage::up_to(&open),
+            open,
+            checkpoints: None,
+            delta: DeltaScan::open(relations, Sight::AsOf(snapshot)),
+        }
+    }
+
+    fn balance(&mut self, user: &Id) -> Result<Balance, LedgerError> {
+        xact::check_for_interrupts();
+        let private = private::get(user).filter(|fold| fold.coverage.serves(&self.open));
+        let base = match private {
+            Some(fold) => fold,
+            None => self.stored_fold(user)?,
+        };
+        let coverage = base.coverage.clone();
+        let mut pass = DeltaPass::new(base, self.target.clone(), None);
+        self.delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
+        private::keep(user, pass.advanced());
+        Ok(Balance { balance: pass.balance(), latest_seq: pass.latest_seq() })
+    }
+
+    /// The stored fold that the reader's snapshot sees. Whoever wrote it had ended before the snapshot was taken, and all
+    /// that it covers before that, so it needs no further check.
+    fn stored_fold(&mut self, user: &Id) -> Result<Fold, LedgerError> {
+        let scan =
+            self.checkpoints.get_or_insert_with(|| CheckpointScan::open(&self.relations, self.snapshot));
+        Ok(scan.find(user)?.map_or_else(Fold::default, |(_, checkpoint)| checkpoint.fold))
+    }
+}

@@ -1,0 +1,217 @@
+//! Stored checkpoints, and folding a delta with its batches into one.
+
+use std::collections::BTreeMap;
+
+use ledger::coverage::Coverage;
+use ledger::credits::{Credits, SumOutOfRange};
+use ledger::fold::{DeltaPass, Fold};
+use pgrx::pg_sys;
+
+use super::Id;
+use super::delta::{BatchedRow, DeltaScan};
+use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
+use crate::pg::relation::{Access, Index, Table};
+use crate::pg::scan::{IndexScan, Key};
+use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::write::{TableWriter, Value};
+use crate::pg::xact;
+
+/// Columns of `user_balance_checkpoints`.
+mod column {
+    pub const CHECKPOINT_SEQ: usize = 2;
+    pub const BALANCE: usize = 3;
+    pub const TRANSACTION_COUNT: usize = 5;
+    pub const WATERMARK: usize = 6;
+    pub const STRAGGLERS: usize = 7;
+    pub const IS_POSITIVE: usize = 8;
+    pub const CROSSED_AT: usize = 9;
+    pub const COUNT: i32 = 9;
+}
+
+/// Columns of `batch_aggregates`.
+mod batch_column {
+    pub const TOTAL_AMOUNT: usize = 3;
+    pub const TRANSACTION_COUNT: usize = 4;
+    pub const MAX_SEQ: usize = 5;
+    pub const CREATED_AT: usize = 6;
+    pub const COUNT: i32 = 7;
+}
+
+/// A row of `user_balance_checkpoints`.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// The rows folded so far.
+    pub fold: Fold,
+    /// The side of zero last announced.
+    pub is_positive: bool,
+    /// When that last changed, in microseconds.
+    pub crossed_at: Option<i64>,
+}
+
+/// A checkpoint and where it is stored.
+pub type Stored = (pg_sys::ItemPointerData, Checkpoint);
+
+/// Reads stored checkpoints, one user after the other.
+pub struct CheckpointScan<'s>(IndexScan<'s>);
+
+impl<'s> CheckpointScan<'s> {
+    /// Opens the checkpoints as the snapshot sees them.
+    pub fn open(relations: &Relations, snapshot: &'s Snapshot) -> Self {
+        let table = Table::open(relations.checkpoints, Access::Read);
+        let index = Index::open(relations.checkpoints_pkey);
+        Self(IndexScan::new(table, index, Sight::AsOf(snapshot), 1, column::COUNT))
+    }
+
+    /// The user's checkpoint.
+    pub fn find(&mut self, user: &Id) -> Result<Option<Stored>, LedgerError> {
+        self.0.seek([Key::UuidEqual(*user)]);
+        let Some(row) = self.0.next() else { return Ok(None) };
+        let stragglers = row.xid8_array(column::STRAGGLERS);
+        let coverage = Coverage::from_parts(row.xid8(column::WATERMARK), stragglers)
+            .ok_or_else(|| LedgerError::MalformedCheckpoint(pgrx::Uuid::from_bytes(*user).to_string()))?;
+        let fold = Fold {
+            coverage,
+            balance: row.credits(column::BALANCE),
+            transaction_count: row.int8(column::TRANSACTION_COUNT),
+            latest_seq: row.int8(column::CHECKPOINT_SEQ),
+        };
+        let checkpoint = Checkpoint {
+            fold,
+            is_positive: row.bool(column::IS_POSITIVE),
+            crossed_at: (!row.is_null(column::CROSSED_AT)).then(|| row.int8(column::CROSSED_AT)),
+        };
+        Ok(Some((row.tid(), checkpoint)))
+    }
+}
+
+/// Writes the user's checkpoint, in place of the one stored if there is one.
+pub fn write(writer: &TableWriter, user: &Id, stored: Option<&Stored>, checkpoint: &Checkpoint) {
+    let fold = &checkpoint.fold;
+    let values = [
+        Value::Uuid(user),
+        Value::Int8(fold.latest_seq),
+        Value::Credits(fold.balance),
+        Value::Timestamptz(xact::now()),
+        Value::Int8(fold.transaction_count),
+        Value::Xid8(fold.coverage.watermark()),
+        Value::Xid8Array(fold.coverage.stragglers()),
+        Value::Bool(checkpoint.is_positive),
+        checkpoint.crossed_at.map_or(Value::Null, Value::Timestamptz),
+    ];
+    match stored {
+        Some((tid, _)) => writer.update(*tid, values),
+        None => writer.insert(values),
+    }
+}
+
+/// What a fold adds to a batch.
+#[derive(Clone, Copy, Debug)]
+struct BatchTotal {
+    amount: Credits,
+    transaction_count: i64,
+    max_seq: i64,
+    created_at: i64,
+}
+
+impl BatchTotal {
+    const EMPTY: Self =
+        Self { amount: Credits::ZERO, transaction_count: 0, max_seq: i64::MIN, created_at: i64::MAX };
+
+    fn merge(&mut self, other: &Self) -> Result<(), SumOutOfRange> {
+        self.amount = self.amount.checked_add(other.amount)?;
+        self.transaction_count += other.transaction_count;
+        self.max_seq = self.max_seq.max(other.max_seq);
+        self.created_at = self.created_at.min(other.created_at);
+        Ok(())
+    }
+}
+
+impl From<BatchedRow> for BatchTotal {
+    fn from(row: BatchedRow) -> Self {
+        Self { amount: row.amount, transaction_count: 1, max_seq: row.seq, created_at: row.created_at }
+    }
+}
+
+/// What the rows that a pass folds add to the user's batches, in the order of the batches' ids.
+#[derive(Debug, Default)]
+pub struct BatchTotals(BTreeMap<Id, BatchTotal>);
+
+/// Scans the user's delta from a stored fold on, advancing it as far as `target` allows, with its batches.
+pub fn fold_delta(
+    scan: &mut DeltaScan<'_>,
+    user: &Id,
+    from: Fold,
+    target: Coverage,
+) -> Result<(DeltaPass, BatchTotals), SumOutOfRange> {
+    let coverage = from.coverage.clone();
+    let mut pass = DeltaPass::new(from, target, xact::current_id_if_any());
+    let mut batches = BatchTotals::default();
+    scan.add_to(&mut pass, user, &coverage, |row| {
+        batches.0.entry(row.batch).or_insert(BatchTotal::EMPTY).merge(&row.into())
+    })?;
+    Ok((pass, batches))
+}
+
+/// Adds the totals to the user's rows of `batch_aggregates`.
+pub fn write_batches(
+    relations: &Relations,
+    snapshot: &Snapshot,
+    writer: &TableWriter,
+    user: &Id,
+    totals: &BatchTotals,
+) -> Result<(), LedgerError> {
+    if totals.0.is_empty() {
+        return Ok(());
+    }
+    let mut scan = batch_scan(relations, snapshot, 2);
+    for (batch, added) in &totals.0 {
+        let mut total = *added;
+        let mut stored = None;
+        scan.seek([Key::UuidEqual(*user), Key::UuidEqual(*batch)]);
+        if let Some(row) = scan.next() {
+            total.merge(&BatchTotal {
+                amount: row.credits(batch_column::TOTAL_AMOUNT),
+                transaction_count: row.int8(batch_column::TRANSACTION_COUNT),
+                max_seq: row.int8(batch_column::MAX_SEQ),
+                created_at: row.int8(batch_column::CREATED_AT),
+            })?;
+            stored = Some(row.tid());
+        }
+        let values = [
+            Value::Uuid(batch),
+            Value::Uuid(user),
+            Value::Credits(total.amount),
+            Value::Int8(total.transaction_count),
+            Value::Int8(total.max_seq),
+            Value::Timestamptz(total.created_at),
+            Value::Timestamptz(xact::now()),
+        ];
+        match stored {
+            Some(tid) => writer.update(tid, values),
+            None => writer.insert(values),
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
+pub fn discard_batches(relations: &Relations, snapshot: &Snapshot, writer: &TableWriter, user: &Id) {
+    let mut scan = batch_scan(relations, snapshot, 1);
+    scan.seek([Key::UuidEqual(*user)]);
+    let mut left = Vec::new();
+    while let Some(row) = scan.next() {
+        left.push(row.tid());
+    }
+    for tid in left {
+        writer.delete(tid);
+    }
+    // The rows that replace them must not meet them.
+    xact::see_own_changes();
+}
+
+fn batch_scan<'s>(relations: &Relations, snapshot: &'s Snapshot, key_columns: usize) -> IndexScan<'s> {
+    let table = Table::open(relations.batches, Access::Read);
+    let index = Index::open(relations.batches_pkey);
+    IndexScan::new(table, index, Sight::AsOf(snapshot), key_columns, batch_column::COUNT)
+}

@@ -1,0 +1,87 @@
+//! The ledger rows of a user that a checkpoint does not cover.
+
+use ledger::coverage::Coverage;
+use ledger::credits::{Credits, SumOutOfRange};
+use ledger::fold::{DeltaPass, DeltaRow};
+
+use super::Id;
+use crate::pg::catalog::Relations;
+use crate::pg::relation::{Access, Index, Table};
+use crate::pg::row::Row;
+use crate::pg::scan::{IndexScan, Key};
+use crate::pg::snapshot::Sight;
+
+/// Columns of `credits_transactions`.
+mod column {
+    pub const TRANSACTION_TYPE: usize = 3;
+    pub const AMOUNT: usize = 4;
+    pub const BATCH: usize = 7;
+    pub const CREATED_AT: usize = 9;
+    pub const SEQ: usize = 10;
+    pub const XACT_ID: usize = 11;
+    pub const COUNT: i32 = 11;
+}
+
+/// Columns that a balance is computed from, for checking privileges.
+pub const BALANCE_COLUMNS: &[i16] = &[2, 3, 4, 10, 11];
+
+/// What a batch total takes from a row.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchedRow {
+    /// The batch.
+    pub batch: Id,
+    /// The row's amount, positive.
+    pub amount: Credits,
+    /// Its `seq`.
+    pub seq: i64,
+    /// Its `created_at`, in microseconds.
+    pub created_at: i64,
+}
+
+/// A scan over deltas, one user after the other.
+pub struct DeltaScan<'s>(IndexScan<'s>);
+
+impl<'s> DeltaScan<'s> {
+    /// Opens the ledger.
+    pub fn open(relations: &Relations, sight: Sight<'s>) -> Self {
+        let table = Table::open(relations.ledger, Access::Read);
+        Self(IndexScan::new(table, Index::open(relations.delta_index), sight, 2, column::COUNT))
+    }
+
+    /// Adds the user's rows that `from` does not cover to the pass, and shows those that it folds and that belong to a
+    /// batch to `batched`. One range of the index, plus one probe for each straggler.
+    pub fn add_to(
+        &mut self,
+        pass: &mut DeltaPass,
+        user: &Id,
+        from: &Coverage,
+        mut batched: impl FnMut(BatchedRow) -> Result<(), SumOutOfRange>,
+    ) -> Result<(), SumOutOfRange> {
+        let stragglers = from.stragglers().iter().map(|&id| Key::Xid8Equal(id));
+        for transactions in stragglers.chain([Key::Xid8AtLeast(from.watermark())]) {
+            self.0.seek([Key::UuidEqual(*user), transactions]);
+            while let Some(row) = self.0.next() {
+                if pass.add(&delta_row(&row))? && !row.is_null(column::BATCH) {
+                    batched(BatchedRow {
+                        batch: row.uuid(column::BATCH),
+                        amount: row.credits(column::AMOUNT),
+                        seq: row.int8(column::SEQ),
+                        created_at: row.int8(column::CREATED_AT),
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn delta_row(row: &Row<'_>) -> DeltaRow {
+    let amount = row.credits(column::AMOUNT);
+    let adds = matches!(row.text(column::TRANSACTION_TYPE), b"purchase" | b"admin_grant");
+    DeltaRow {
+        transaction: row.xid8(column::XACT_ID),
+        amount: if adds { amount } else { Credits::from_units(-amount.units()) },
+        seq: row.int8(column::SEQ),
+        in_flight: row.in_flight(),
+    }
+}

@@ -1,0 +1,29 @@
+//! The engine: checkpoints, deltas and settlement. The arithmetic is in the crate `ledger`, the server behind `pg`.
+//!
+//! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
+//! - [`checkpoint`]: stored checkpoints, and folding a delta with its batches into one
+//! - [`private`]: the checkpoints that a backend keeps in its own memory
+//! - [`balance`]: what a reader sees
+//! - [`touched`]: the users whose balance a transaction changes
+//! - [`settlement`]: what happens to them when it commits
+//! - [`notification`]: who is told of a crossing
+
+pub mod balance;
+pub mod checkpoint;
+pub mod delta;
+pub mod notification;
+pub mod private;
+pub mod settlement;
+pub mod touched;
+
+/// A user's id, or a batch's.
+pub type Id = [u8; 16];
+
+/// Registers what must happen at the end of transactions; called once, when the library is loaded.
+pub fn init() {
+    crate::pg::catalog::init();
+    crate::pg::xact::init(crate::pg::xact::Hooks {
+        before_commit: settlement::settle_touched,
+        forget: touched::forget,
+    });
+}

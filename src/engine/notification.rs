@@ -1,0 +1,31 @@
+//! Who is told of a crossing.
+
+use ledger::crossing::Direction;
+use serde::Serialize;
+
+use super::Id;
+use crate::pg::xact;
+use crate::settings;
+
+/// Microseconds from the Unix epoch to the server's, 2000-01-01.
+const SERVER_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// Payload on the crossing channel. It names no balance: channels have no access control.
+#[derive(Serialize)]
+struct Crossing<'a> {
+    user_id: String,
+    direction: &'a str,
+}
+
+/// Announces on both channels, when the transaction commits, that the user's balance crossed zero.
+pub fn announce(user: &Id, direction: Direction) {
+    if let Some(channel) = settings::config_channel() {
+        xact::notify(&channel, &format!("credits_transactions:{}", xact::now() + SERVER_EPOCH_MICROS));
+    }
+    if let Some(channel) = settings::crossing_channel() {
+        let crossing =
+            Crossing { user_id: pgrx::Uuid::from_bytes(*user).to_string(), direction: direction.as_str() };
+        let payload = serde_json::to_string(&crossing).expect("two strings always serialize");
+        xact::notify(&channel, &payload);
+    }
+}

@@ -1,0 +1,218 @@
+//! Settlement: what happens to the users that a transaction touched when it commits.
+//!
+//! For each stripe, in ascending order:
+//!
+//! 1. Share the stripe: several transactions may look at its users at once, none may announce a crossing meanwhile.
+//! 2. Read each user's checkpoint as of now, then its delta dirty. Rows of transactions that have not ended span an
+//!    interval of balances; if all of it lies on the announced side of zero, there is nothing to decide. Nobody waited.
+//! 3. Otherwise let go of the stripe and take it exclusively, which waits for those who are committing on it. Every row
+//!    that is still in flight now is followed by a settlement of its own, so committed and own rows alone decide. Every
+//!    touched user of the stripe is read again: while the stripe was let go, someone may have settled it without our row.
+//!
+//! Locks are released when the commit is visible. Of the transactions that together make a crossing, the one that scans
+//! last sees the rows of all others, committed or in flight, so it goes exclusive and decides on the true sum.
+
+use std::cell::LazyCell;
+
+use ledger::coverage::Coverage;
+use ledger::crossing::Direction;
+use ledger::fold::{DeltaPass, Fold};
+use ledger::stripe;
+
+use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan};
+use super::delta::DeltaScan;
+use super::touched::{self, Request};
+use super::{Id, notification, private};
+use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
+use crate::pg::memory::Scratch;
+use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
+use crate::pg::write::TableWriter;
+use crate::pg::{lock, xact};
+use crate::settings;
+
+/// Settles everyone that the transaction touched. An error rolls the transaction back.
+pub fn settle_touched() {
+    let touched = touched::take();
+    if touched.is_empty() {
+        return;
+    }
+    // Gone if the transaction dropped the extension.
+    let Some(relations) = Relations::lookup() else { return };
+    let mut users: Vec<(Id, Request)> = touched.into_iter().collect();
+    stripe::sort_for_settlement(&mut users, |&(user, _)| user);
+    // The rows of the last statement are not visible to our snapshots yet.
+    xact::see_own_changes();
+
+    let mut memory = Scratch::new("credits_ledger settlement");
+    for users in users.chunk_by(|(a, _), (b, _)| stripe::of_user(a) == stripe::of_user(b)) {
+        memory.step(|| settle_stripe(&relations, users)).unwrap_or_else(|error| error.raise());
+    }
+}
+
+fn settle_stripe(relations: &Relations, users: &[(Id, Request)]) -> Result<(), LedgerError> {
+    let stripe = stripe::of_user(&users[0].0);
+    if users.iter().all(|&(_, request)| request != Request::Refresh) {
+        lock::share_stripe(stripe);
+        if let Agreement::All { lagging } = assess(relations, users)? {
+            for user in lagging {
+                refresh_if_free(relations, &user);
+            }
+            return Ok(());
+        }
+        lock::release_shared_stripe(stripe);
+    }
+    lock::lock_stripe(stripe);
+    decide(relations, users)
+}
+
+/// Whether the users of a stripe are on the announced side of zero, whatever becomes of the rows in flight.
+enum Agreement {
+    /// All of them; the checkpoints of some have fallen behind.
+    All { lagging: Vec<Id> },
+    /// Not all, or not known: a user without a checkpoint has no announced side yet.
+    Doubtful,
+}
+
+fn assess(relations: &Relations, users: &[(Id, Request)]) -> Result<Agreement, LedgerError> {
+    let (now, dirty) = (Snapshot::latest(), DirtySnapshot::new());
+    let mut view = CommitView::open(relations, &now, &dirty);
+    let mut lagging = Vec::new();
+    for &(user, request) in users {
+        xact::check_for_interrupts();
+        let Some((_, checkpoint)) = view.checkpoints.find(&user)? else { return Ok(Agreement::Doubtful) };
+        let pass = view.pass(&user, &checkpoint.fold)?;
+        if !pass.outlook().agrees_with(checkpoint.is_positive)? {
+            return Ok(Agreement::Doubtful);
+        }
+        if lags(&checkpoint.fold, &pass, request) {
+            lagging.push(user);
+        }
+    }
+    Ok(Agreement::All { lagging })
+}
+
+/// Decides with the stripe to ourselves.
+fn decide(relations: &Relations, users: &[(Id, Request)]) -> Result<(), LedgerError> {
+    let (now, dirty) = (Snapshot::latest(), DirtySnapshot::new());
+    let mut view = CommitView::open(relations, &now, &dirty);
+    let writer = LazyCell::new(|| TableWriter::open(relations.checkpoints));
+    let batch_writer = LazyCell::new(|| TableWriter::open(relations.batches));
+    for &(user, request) in users {
+        xact::check_for_interrupts();
+        let stored = view.checkpoints.find(&user)?;
+        let (pass, batches) = match &stored {
+            Some((_, checkpoint)) => {
+                let pass = view.pass(&user, &checkpoint.fold)?;
+                if lags(&checkpoint.fold, &pass, request) {
+                    view.pass_with_batches(&user, checkpoint.fold.clone())?
+                } else {
+                    (pass, BatchTotals::default())
+                }
+            }
+            None => view.pass_with_batches(&user, Fold::default())?,
+        };
+        let refreshed = stored.as_ref().is_none_or(|(_, checkpoint)| lags(&checkpoint.fold, &pass, request));
+
+        let mut checkpoint = match &stored {
+            Some((_, checkpoint)) => checkpoint.clone(),
+            // Only a savepoint that was rolled back touched the user.
+            None if pass.latest_seq().is_none() => continue,
+            None => {
+                checkpoint::discard_batches(relations, &now, &batch_writer, &user);
+                let is_positive = pass.balance_before()?.is_positive();
+                Checkpoint { fold: Fold::default(), is_positive, crossed_at: None }
+            }
+        };
+        if refreshed {
+            checkpoint::write_batches(relations, &now, &batch_writer, &user, &batches)?;
+            checkpoint.fold = pass.advanced().clone();
+        }
+        let crossing = Direction::between(checkpoint.is_positive, pass.balance());
+        if let Some(direction) = crossing {
+            checkpoint.is_positive = pass.balance().is_positive();
+            checkpoint.crossed_at = Some(xact::now());
+            notification::announce(&user, direction);
+        }
+        if refreshed || crossing.is_some() {
+            checkpoint::write(&writer, &user, stored.as_ref(), &checkpoint);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a checkpoint is to be refreshed: the rows that it could cover and does not are too many, or someone asked.
+fn lags(stored: &Fold, pass: &DeltaPass, request: Request) -> bool {
+    let rows = pass.advanced().transaction_count - stored.transaction_count;
+    let tolerated = if request == Request::Settle { settings::checkpoint_interval() } else { 1 };
+    rows >= tolerated
+}
+
+/// Refreshes the checkpoint of a user whose stripe is shared. Best effort: it neither waits nor fails the commit.
+fn refresh_if_free(relations: &Relations, user: &Id) {
+    xact::attempt("refreshing a checkpoint", || {
+        if !lock::try_lock_refresh(user) {
+            return;
+        }
+        let Some(writer) = TableWriter::open_if_free(relations.checkpoints) else { return };
+        let Some(batch_writer) = TableWriter::open_if_free(relations.batches) else { return };
+        refresh(relations, user, &writer, &batch_writer).unwrap_or_else(|error| error.raise());
+    });
+}
+
+/// Whoever refreshed before us has committed by now, so the checkpoint is read again.
+fn refresh(
+    relations: &Relations,
+    user: &Id,
+    writer: &TableWriter,
+    batch_writer: &TableWriter,
+) -> Result<(), LedgerError> {
+    let (now, dirty) = (Snapshot::latest(), DirtySnapshot::new());
+    let mut view = CommitView::open(relations, &now, &dirty);
+    let Some(stored) = view.checkpoints.find(user)? else { return Ok(()) };
+    let (pass, batches) = view.pass_with_batches(user, stored.1.fold.clone())?;
+    checkpoint::write_batches(relations, &now, batch_writer, user, &batches)?;
+    let checkpoint = Checkpoint { fold: pass.into_advanced(), ..stored.1 };
+    checkpoint::write(writer, user, Some(&stored), &checkpoint);
+    Ok(())
+}
+
+/// What a committing transaction looks at: checkpoints as of now, and deltas with the rows in flight.
+struct CommitView<'s> {
+    checkpoints: CheckpointScan<'s>,
+    delta: DeltaScan<'s>,
+    /// The most that a checkpoint may cover now.
+    target: Coverage,
+}
+
+impl<'s> CommitView<'s> {
+    fn open(relations: &Relations, now: &'s Snapshot, dirty: &'s DirtySnapshot) -> Self {
+        Self {
+            checkpoints: CheckpointScan::open(relations, now),
+            delta: DeltaScan::open(relations, Sight::Dirty(dirty)),
+            target: Coverage::up_to(&now.open_transactions()),
+        }
+    }
+
+    /// One pass over the user's delta, from the stored fold on or from our own where that is further.
+    fn pass(&mut self, user: &Id, stored: &Fold) -> Result<DeltaPass, LedgerError> {
+        let base = private::get(user).filter(|fold| fold.coverage.contains(&stored.coverage));
+        let base = base.unwrap_or_else(|| stored.clone());
+        let coverage = base.coverage.clone();
+        let mut pass = DeltaPass::new(base, self.target.clone(), xact::current_id_if_any());
+        self.delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
+        private::keep(user, pass.advanced());
+        Ok(pass)
+    }
+
+    /// One pass from the stored fold on, with the batches that it folds.
+    fn pass_with_batches(
+        &mut self,
+        user: &Id,
+        stored: Fold,
+    ) -> Result<(DeltaPass, BatchTotals), LedgerError> {
+        let folded = checkpoint::fold_delta(&mut self.delta, user, stored, self.target.clone())?;
+        private::keep(user, folded.0.advanced());
+        Ok(folded)
+    }
+}

@@ -1,0 +1,101 @@
+//! Oids of the extension's relations, cached per backend and dropped when one of them changes.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+const SCHEMA: &CStr = c"credits";
+
+/// The relations that are read and written directly.
+#[derive(Clone, Copy, Debug)]
+pub struct Relations {
+    /// `credits_transactions`
+    pub ledger: pg_sys::Oid,
+    /// its index on `(user_id, xact_id, seq)`
+    pub delta_index: pg_sys::Oid,
+    /// `user_balance_checkpoints`
+    pub checkpoints: pg_sys::Oid,
+    /// its primary key
+    pub checkpoints_pkey: pg_sys::Oid,
+    /// `batch_aggregates`
+    pub batches: pg_sys::Oid,
+    /// its primary key
+    pub batches_pkey: pg_sys::Oid,
+}
+
+thread_local! {
+    static CACHED: Cell<Option<Relations>> = const { Cell::new(None) };
+    static GENERATION: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Relations {
+    /// The relations as they are now; `None` where the extension is not installed (or not any more).
+    pub fn lookup() -> Option<Self> {
+        if let Some(relations) = CACHED.get() {
+            return Some(relations);
+        }
+        let relations = Self::search()?;
+        CACHED.set(Some(relations));
+        Some(relations)
+    }
+
+    fn search() -> Option<Self> {
+        // SAFETY: the names are NUL-terminated; both calls are plain syscache lookups.
+        let schema = unsafe { pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true) };
+        let find = |name: &CStr| {
+            // SAFETY: as above.
+            let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+            (oid != pg_sys::InvalidOid).then_some(oid)
+        };
+        if schema == pg_sys::InvalidOid {
+            return None;
+        }
+        Some(Self {
+            ledger: find(c"credits_transactions")?,
+            delta_index: find(c"credits_transactions_delta_idx")?,
+            checkpoints: find(c"user_balance_checkpoints")?,
+            checkpoints_pkey: find(c"user_balance_checkpoints_pkey")?,
+            batches: find(c"batch_aggregates")?,
+            batches_pkey: find(c"batch_aggregates_pkey")?,
+        })
+    }
+
+    fn contains(&self, oid: pg_sys::Oid) -> bool {
+        [
+            self.ledger,
+            self.delta_index,
+            self.checkpoints,
+            self.checkpoints_pkey,
+            self.batches,
+            self.batches_pkey,
+        ]
+        .contains(&oid)
+    }
+}
+
+/// Changes whenever something derived from the ledger's rows outside the database must be forgotten.
+pub fn ledger_generation() -> u64 {
+    GENERATION.get()
+}
+
+/// Registers for relation cache invalidations; called once, when the library is loaded.
+pub fn init() {
+    // SAFETY: the callback stays valid for the life of the process.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_invalidation), pg_sys::Datum::from(0_usize));
+    }
+}
+
+/// Runs in the middle of anything, so it only sets flags. `InvalidOid` stands for every relation.
+#[pg_guard]
+extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
+    let Some(cached) = CACHED.get() else { return };
+    if relation == pg_sys::InvalidOid || cached.contains(relation) {
+        CACHED.set(None);
+        if relation == pg_sys::InvalidOid || relation == cached.ledger {
+            GENERATION.set(GENERATION.get() + 1);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Settings that are checked when they are set.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// Defines a setting that names a notification channel; superusers only.
+pub fn define_channel(
+    name: &'static CStr,
+    description: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+) {
+    define_checked(name, description, setting, check_channel);
+}
+
+/// Defines a setting that names a table, optionally with its schema; superusers only.
+pub fn define_table_name(
+    name: &'static CStr,
+    description: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+) {
+    define_checked(name, description, setting, check_table_name);
+}
+
+type CheckHook =
+    unsafe extern "C-unwind" fn(*mut *mut c_char, *mut *mut c_void, pg_sys::GucSource::Type) -> bool;
+
+fn define_checked(
+    name: &'static CStr,
+    description: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    check: CheckHook,
+) {
+    // SAFETY: the hook has the signature that the server calls, and stays valid for the life of the process.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            description,
+            c"",
+            setting,
+            GucContext::Suset,
+            GucFlags::default(),
+            Some(check),
+            None,
+            None,
+        );
+    }
+}
+
+/// Settings below this prefix that nobody defined are mistakes from now on.
+pub fn reserve_prefix(prefix: &'static CStr) {
+    // SAFETY: the name is NUL-terminated.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
+    }
+}
+
+/// # Safety
+/// `value` points to a C string or to NULL, as the server passes it.
+unsafe fn text<'a>(value: *mut *mut c_char) -> &'a CStr {
+    // SAFETY: the caller's promise.
+    unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } }
+}
+
+/// Sets the DETAIL of the error that the server raises for a refused value (22023).
+fn explain(detail: &CStr) {
+    // SAFETY: what the macro GUC_check_errdetail does: the text is copied.
+    unsafe {
+        pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr());
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_channel(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: called by the server.
+    let channel = unsafe { text(value) };
+    let fits = channel.count_bytes() < pg_sys::NAMEDATALEN as usize;
+    if !fits {
+        explain(c"The name of a channel has at most 63 bytes.");
+    }
+    fits
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_table_name(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: called by the server; the parser returns NULL or a list whose cells are C strings.
+    let parts = unsafe {
+        let name = pg_sys::pstrdup(text(value).as_ptr());
+        let mut list = std::ptr::null_mut();
+        if pg_sys::SplitIdentifierString(name, c".".as_ptr().cast_mut().read(), &raw mut list) {
+            if list.is_null() { 0 } else { (*list).length }
+        } else {
+            0
+        }
+    };
+    let well_formed = (1..=2).contains(&parts);
+    if !well_formed {
+        explain(c"It must be a table's name, optionally with its schema: table or schema.table.");
+    }
+    well_formed
+}

@@ -1,0 +1,124 @@
+//! `numeric` values of the SQL surface and of stored rows.
+
+use ledger::credits::Credits;
+use ledger::numeric::{DecodeError, decode, encode};
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::{FromDatum, IntoDatum, pg_sys, varlena};
+
+use crate::error::LedgerError;
+
+/// A `numeric` result: a sum of credits.
+#[derive(Clone, Copy, Debug)]
+pub struct Numeric(pub Credits);
+
+/// A `numeric` argument, which may be anything that `numeric` can hold.
+#[derive(Clone, Copy, Debug)]
+pub struct NumericArgument {
+    /// Its value, where it is one that a sum could hold.
+    pub credits: Result<Credits, DecodeError>,
+    datum: pg_sys::Datum,
+}
+
+/// Passes the argument on as it came, with the decimal places that the client wrote.
+impl IntoDatum for NumericArgument {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        Some(self.datum)
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::NUMERICOID
+    }
+}
+
+/// # Safety
+/// `datum` is a `numeric`.
+pub(super) unsafe fn from_datum(datum: pg_sys::Datum) -> Result<Credits, DecodeError> {
+    // SAFETY: the caller's promise; detoasting copies only what is compressed or out of line.
+    unsafe {
+        let packed = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+        decode(varlena::varlena_to_byte_slice(packed))
+    }
+}
+
+/// A new `numeric` in the current memory context.
+pub(super) fn into_datum(credits: Credits) -> pg_sys::Datum {
+    let encoded = encode(credits);
+    let bytes = encoded.as_bytes();
+    let size = pg_sys::VARHDRSZ + bytes.len();
+    // SAFETY: the allocation has room for the length word and the bytes behind it.
+    unsafe {
+        let numeric = pg_sys::palloc(size).cast::<u8>();
+        varlena::set_varsize_4b(numeric.cast(), i32::try_from(size).unwrap_or_default());
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), numeric.add(pg_sys::VARHDRSZ), bytes.len());
+        pg_sys::Datum::from(numeric)
+    }
+}
+
+impl IntoDatum for Numeric {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        Some(into_datum(self.0))
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::NUMERICOID
+    }
+}
+
+// SAFETY: the datum is made by `into_datum` in the context that results are returned in.
+unsafe impl BoxRet for Numeric {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        // SAFETY: a numeric is what the function is declared to return.
+        unsafe { fcinfo.return_raw_datum(into_datum(self.0)) }
+    }
+}
+
+/// A sum that a query computed; raises 22003 if it is out of range.
+impl FromDatum for Numeric {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _type: pg_sys::Oid,
+    ) -> Option<Self> {
+        // SAFETY: the query is written to return a numeric.
+        let credits = (!is_null).then(|| unsafe { from_datum(datum) })?;
+        Some(Self(credits.unwrap_or_else(|_| LedgerError::SumOutOfRange.raise())))
+    }
+}
+
+impl FromDatum for NumericArgument {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _type: pg_sys::Oid,
+    ) -> Option<Self> {
+        // SAFETY: the function is declared to take a numeric.
+        (!is_null).then(|| Self { credits: unsafe { from_datum(datum) }, datum })
+    }
+}
+
+// SAFETY: as for any type that is read from its datum.
+unsafe impl<'fcx> ArgAbi<'fcx> for NumericArgument {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the caller has checked that the argument is not NULL.
+        unsafe { arg.unbox_arg_using_from_datum() }.expect("the argument is not NULL")
+    }
+}
+
+macro_rules! is_numeric_in_sql {
+    ($($rust:ty),*) => {$(
+        // SAFETY: names the SQL type that the implementations above convert.
+        unsafe impl SqlTranslatable for $rust {
+            const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!($rust);
+            const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+            const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> =
+                Ok(SqlMappingRef::Numeric { precision: None, scale: None });
+            const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+                Ok(ReturnsRef::One(SqlMappingRef::Numeric { precision: None, scale: None }));
+        }
+    )*};
+}
+
+is_numeric_in_sql!(Numeric, NumericArgument);

@@ -1,0 +1,47 @@
+//! What the caller may see of the ledger, checked as a query would check it.
+
+use pgrx::pg_sys;
+
+use super::catalog::Relations;
+
+/// How much of the ledger a caller sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// All of it.
+    Whole,
+    /// What row-level security lets through: sums must come from a query.
+    Filtered,
+}
+
+/// Raises 42501 unless the caller may SELECT these columns of the ledger.
+pub fn require_select(relations: &Relations, columns: &[i16]) {
+    // SAFETY: catalog lookups; the oid was looked up just before.
+    unsafe {
+        let (table, role) = (relations.ledger, pg_sys::GetUserId());
+        let select = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
+        if pg_sys::pg_class_aclcheck(table, role, select) == pg_sys::AclResult::ACLCHECK_OK {
+            return;
+        }
+        let may_select = |&column: &i16| {
+            pg_sys::pg_attribute_aclcheck(table, column, role, select) == pg_sys::AclResult::ACLCHECK_OK
+        };
+        if !columns.iter().all(may_select) {
+            pg_sys::aclcheck_error(
+                pg_sys::AclResult::ACLCHECK_NO_PRIV,
+                pg_sys::ObjectType::OBJECT_TABLE,
+                pg_sys::get_rel_name(table),
+            );
+        }
+    }
+}
+
+/// Whether row-level security filters the ledger for the caller.
+pub fn view(relations: &Relations) -> View {
+    // SAFETY: a catalog lookup.
+    let enabled = unsafe { pg_sys::check_enable_rls(relations.ledger, pg_sys::InvalidOid, false) };
+    if enabled == pg_sys::CheckEnableRlsResult::RLS_ENABLED.cast_signed() {
+        View::Filtered
+    } else {
+        View::Whole
+    }
+}

@@ -1,0 +1,142 @@
+//! Queries that run with the caller's privileges: recording a transaction, and sums where row-level security filters.
+
+use std::cell::OnceCell;
+
+use ledger::credits::Credits;
+use pgrx::Uuid;
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use pgrx::spi::{OwnedPreparedStatement, SpiTupleTable};
+
+use super::numeric::{Numeric, NumericArgument};
+use crate::engine::balance::Balance;
+
+/// A value of type `credits.credit_transaction`.
+pub type CreditTransaction = PgHeapTuple<'static, AllocatedByRust>;
+
+/// The content of a transaction to record.
+#[derive(Debug)]
+pub struct NewTransaction<'a> {
+    /// Account.
+    pub user_id: Uuid,
+    /// One of the four types.
+    pub transaction_type: &'a str,
+    /// Checked amount, with the decimal places that the client wrote.
+    pub amount: NumericArgument,
+    /// Idempotency key.
+    pub source_id: &'a str,
+    /// Free text.
+    pub description: Option<&'a str>,
+    /// Batch of a usage row.
+    pub fusillade_batch_id: Option<Uuid>,
+    /// Causing API key.
+    pub api_key_id: Option<Uuid>,
+}
+
+/// The stored transaction that has a `source_id`.
+pub struct Existing {
+    /// The row.
+    pub transaction: CreditTransaction,
+    /// Whether user, type and amount are those asked for.
+    pub is_same: bool,
+    /// User, type and amount, for people.
+    pub summary: String,
+}
+
+/// Columns of a stored row in the order of `credits.credit_transaction`.
+macro_rules! as_credit_transaction {
+    () => {
+        "ROW(id, user_id, transaction_type, amount, source_id, description, created_at, seq, fusillade_batch_id, \
+         api_key_id)::credits.credit_transaction"
+    };
+}
+
+thread_local! {
+    static INSERT: Plan = const { Plan::new(concat!(
+        "INSERT INTO credits.credits_transactions \
+         (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (source_id) DO NOTHING RETURNING ",
+        as_credit_transaction!()
+    ), &[
+        pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::NUMERICOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::UUIDOID,
+        pg_sys::UUIDOID,
+    ]) };
+    static FIND: Plan = const { Plan::new(concat!(
+        "SELECT ", as_credit_transaction!(),
+        ", user_id = $2 AND transaction_type = $3 AND amount = $4, \
+           pg_catalog.format('%s of %s for user %s', transaction_type, amount, user_id) \
+         FROM credits.credits_transactions WHERE source_id = $1"
+    ), &[pg_sys::TEXTOID, pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::NUMERICOID]) };
+    static VISIBLE_BALANCE: Plan = const { Plan::new(
+        "SELECT pg_catalog.sum(CASE WHEN transaction_type IN ('purchase', 'admin_grant') THEN amount ELSE -amount END), \
+           pg_catalog.max(seq) FROM credits.credits_transactions WHERE user_id = $1",
+        &[pg_sys::UUIDOID],
+    ) };
+}
+
+/// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
+pub fn insert(new: &NewTransaction<'_>) -> Option<CreditTransaction> {
+    let arguments = [
+        new.user_id.into(),
+        new.transaction_type.into(),
+        new.amount.into(),
+        new.source_id.into(),
+        new.description.into(),
+        new.fusillade_batch_id.into(),
+        new.api_key_id.into(),
+    ];
+    INSERT.with(|plan| plan.first_row(&arguments, |row| row.get_one())).flatten()
+}
+
+/// The stored transaction that has the `source_id` of this one; `None` if the caller may not see it.
+pub fn find(new: &NewTransaction<'_>) -> Option<Existing> {
+    let arguments =
+        [new.source_id.into(), new.user_id.into(), new.transaction_type.into(), new.amount.into()];
+    let row = FIND.with(|plan| plan.first_row(&arguments, |row| row.get_three()));
+    match row {
+        Some((Some(transaction), Some(is_same), Some(summary))) => {
+            Some(Existing { transaction, is_same, summary })
+        }
+        _ => None,
+    }
+}
+
+/// The balance of the rows that row-level security shows to the caller. Costs a query over all of them.
+pub fn visible_balance(user: &[u8; 16]) -> Balance {
+    let arguments = [Uuid::from_bytes(*user).into()];
+    let sums = VISIBLE_BALANCE
+        .with(|plan| plan.first_row(&arguments, |row| row.get_two::<Numeric, i64>()))
+        .unwrap_or_default();
+    Balance { balance: sums.0.map_or(Credits::ZERO, |Numeric(sum)| sum), latest_seq: sums.1 }
+}
+
+/// A statement prepared at its first use and kept for the session; the server plans it anew when a table changes.
+struct Plan {
+    sql: &'static str,
+    arguments: &'static [pg_sys::Oid],
+    prepared: OnceCell<OwnedPreparedStatement>,
+}
+
+impl Plan {
+    const fn new(sql: &'static str, arguments: &'static [pg_sys::Oid]) -> Self {
+        Self { sql, arguments, prepared: OnceCell::new() }
+    }
+
+    /// Runs the statement and reads its first row, if there is one.
+    fn first_row<R>(
+        &self,
+        arguments: &[DatumWithOid<'_>],
+        read: impl FnOnce(SpiTupleTable<'_>) -> pgrx::spi::SpiResult<R>,
+    ) -> Option<R> {
+        let result = Spi::connect_mut(|client| {
+            if self.prepared.get().is_none() {
+                let types: Vec<PgOid> = self.arguments.iter().map(|&oid| PgOid::from(oid)).collect();
+                // A trigger of the user's may have run the same statement meanwhile: then that one is kept.
+                let _ = self.prepared.set(client.prepare_mut(self.sql, &types)?.keep());
+            }
+            let rows = client.update(self.prepared.get().expect("prepared above"), Some(1), arguments)?;
+            if rows.is_empty() { Ok(None) } else { read(rows.first()).map(Some) }
+        });
+        result.unwrap_or_else(|error: pgrx::spi::Error| error!("{}: {error}", self.sql))
+    }
+}

@@ -1,0 +1,85 @@
+//! Open tables and indexes.
+//!
+//! Both are closed when dropped and keep their lock to the end of the transaction, as a query's do. While an error
+//! unwinds nothing is called: the server's abort releases what the resource owner holds.
+
+use std::thread::panicking;
+
+use pgrx::pg_sys;
+
+/// Lock to open a relation with.
+#[derive(Clone, Copy, Debug)]
+pub enum Access {
+    /// `ACCESS SHARE`, as SELECT.
+    Read,
+    /// `ROW EXCLUSIVE`, as INSERT and UPDATE.
+    Write,
+}
+
+impl Access {
+    const fn lock_mode(self) -> pg_sys::LOCKMODE {
+        match self {
+            Self::Read => pg_sys::AccessShareLock.cast_signed(),
+            Self::Write => pg_sys::RowExclusiveLock.cast_signed(),
+        }
+    }
+}
+
+/// An open table.
+pub struct Table(pg_sys::Relation);
+
+impl Table {
+    /// Opens the table, waiting for its lock.
+    pub fn open(oid: pg_sys::Oid, access: Access) -> Self {
+        // SAFETY: raises an error if there is no such table.
+        Self(unsafe { pg_sys::table_open(oid, access.lock_mode()) })
+    }
+
+    /// Opens the table if its lock is free.
+    pub fn open_if_free(oid: pg_sys::Oid, access: Access) -> Option<Self> {
+        // SAFETY: with the lock held the table is opened without another.
+        unsafe {
+            pg_sys::ConditionalLockRelationOid(oid, access.lock_mode())
+                .then(|| Self(pg_sys::table_open(oid, pg_sys::NoLock.cast_signed())))
+        }
+    }
+
+    /// For the modules of this folder.
+    pub(super) const fn as_raw(&self) -> pg_sys::Relation {
+        self.0
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: opened by `open`, closed once; NoLock keeps the lock.
+            unsafe { pg_sys::table_close(self.0, pg_sys::NoLock.cast_signed()) }
+        }
+    }
+}
+
+/// An open index.
+pub struct Index(pg_sys::Relation);
+
+impl Index {
+    /// Opens the index for reading.
+    pub fn open(oid: pg_sys::Oid) -> Self {
+        // SAFETY: raises an error if there is no such index.
+        Self(unsafe { pg_sys::index_open(oid, Access::Read.lock_mode()) })
+    }
+
+    /// For the modules of this folder.
+    pub(super) const fn as_raw(&self) -> pg_sys::Relation {
+        self.0
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: as for `Table`.
+            unsafe { pg_sys::index_close(self.0, pg_sys::NoLock.cast_signed()) }
+        }
+    }
+}

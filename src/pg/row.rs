@@ -1,0 +1,105 @@
+//! Columns of a row that a scan stands on.
+
+use ledger::credits::Credits;
+use pgrx::prelude::*;
+use pgrx::{pg_sys, varlena};
+
+use super::numeric;
+
+/// A column's place in its table, from 1.
+pub type Column = usize;
+
+/// A row, valid until the scan moves on. Reading a column of another type or past those that were read is a mistake of
+/// the caller's that the table definitions rule out.
+pub struct Row<'a> {
+    slot: &'a pg_sys::TupleTableSlot,
+    in_flight: bool,
+}
+
+impl<'a> Row<'a> {
+    pub(super) const fn new(slot: &'a pg_sys::TupleTableSlot, in_flight: bool) -> Self {
+        Self { slot, in_flight }
+    }
+
+    /// Inserted by another transaction that has not ended; only a dirty snapshot shows such rows.
+    pub const fn in_flight(&self) -> bool {
+        self.in_flight
+    }
+
+    /// Where the row is stored.
+    pub const fn tid(&self) -> pg_sys::ItemPointerData {
+        self.slot.tts_tid
+    }
+
+    /// Whether the column is NULL.
+    pub fn is_null(&self, column: Column) -> bool {
+        // SAFETY: the scan has read this column.
+        unsafe { *self.slot.tts_isnull.add(column - 1) }
+    }
+
+    fn datum(&self, column: Column) -> pg_sys::Datum {
+        assert!(
+            column <= usize::try_from(self.slot.tts_nvalid).unwrap_or_default(),
+            "column {column} is not read"
+        );
+        // SAFETY: checked.
+        unsafe { *self.slot.tts_values.add(column - 1) }
+    }
+
+    /// A `uuid`.
+    pub fn uuid(&self, column: Column) -> [u8; 16] {
+        // SAFETY: a uuid is 16 bytes, passed by reference.
+        unsafe { *self.datum(column).cast_mut_ptr::<[u8; 16]>() }
+    }
+
+    /// The bytes of a short `text`.
+    pub fn text(&self, column: Column) -> &[u8] {
+        // SAFETY: the types of transactions are far too short to be compressed or moved out of line.
+        unsafe { varlena::varlena_to_byte_slice(self.datum(column).cast_mut_ptr()) }
+    }
+
+    /// A `numeric`.
+    pub fn credits(&self, column: Column) -> Credits {
+        // SAFETY: the column is a numeric.
+        unsafe { numeric::from_datum(self.datum(column)) }
+            .unwrap_or_else(|error| error!("a stored amount is no number of credits: {error}"))
+    }
+
+    /// A `bigint`, or a `timestamptz` in microseconds.
+    pub fn int8(&self, column: Column) -> i64 {
+        // SAFETY: passed by value.
+        unsafe { i64::from_polymorphic_datum(self.datum(column), false, pg_sys::INT8OID) }.unwrap_or_default()
+    }
+
+    /// An `xid8`.
+    pub fn xid8(&self, column: Column) -> u64 {
+        self.int8(column).cast_unsigned()
+    }
+
+    /// A `boolean`.
+    pub fn bool(&self, column: Column) -> bool {
+        self.datum(column).value() != 0
+    }
+
+    /// An `xid8[]`.
+    pub fn xid8_array(&self, column: Column) -> Vec<u64> {
+        let (mut elements, mut count) = (std::ptr::null_mut(), 0);
+        // SAFETY: the column is an array of 8-byte values, which is detoasted first.
+        unsafe {
+            let array = pg_sys::pg_detoast_datum(self.datum(column).cast_mut_ptr());
+            pg_sys::deconstruct_array(
+                array.cast(),
+                pg_sys::XID8OID,
+                8,
+                true,
+                pg_sys::TYPALIGN_DOUBLE.cast_signed(),
+                &raw mut elements,
+                std::ptr::null_mut(),
+                &raw mut count,
+            );
+            let elements =
+                std::slice::from_raw_parts(elements.cast_const(), usize::try_from(count).unwrap_or_default());
+            elements.iter().map(|element| element.value() as u64).collect()
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Snapshots: what a scan sees.
+
+use std::cell::UnsafeCell;
+use std::thread::panicking;
+
+use ledger::coverage::OpenTransactions;
+use pgrx::pg_sys;
+
+use super::xact;
+
+/// An MVCC snapshot, registered for as long as it is held.
+pub struct Snapshot(pg_sys::Snapshot);
+
+impl Snapshot {
+    /// As of now, whatever the isolation level.
+    pub fn latest() -> Self {
+        // SAFETY: runs inside a transaction; registering keeps the snapshot's rows from being vacuumed.
+        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+    }
+
+    /// The one that the running query reads with.
+    pub fn active() -> Self {
+        // SAFETY: functions are called with an active snapshot.
+        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
+    }
+
+    /// The transactions that have not ended for this snapshot, the reader's own among them.
+    pub fn open_transactions(&self) -> OpenTransactions {
+        // SAFETY: a registered snapshot's arrays hold as many ids as its counts say.
+        let (xmax, mut listed) = unsafe {
+            let snapshot = &*self.0;
+            let next = pg_sys::ReadNextFullTransactionId().value;
+            let widen = |id: pg_sys::TransactionId| ledger::coverage::widen(id.into_inner(), next);
+            let mut listed: Vec<u64> =
+                ids(snapshot.xip, snapshot.xcnt as usize).iter().map(|&id| widen(id)).collect();
+            if snapshot.takenDuringRecovery {
+                // A standby lists top-level ids and those of subtransactions together, in the second array.
+                let count = usize::try_from(snapshot.subxcnt).unwrap_or_default();
+                listed.extend(ids(snapshot.subxip, count).iter().map(|&id| widen(id)));
+            }
+            (widen(snapshot.xmax), listed)
+        };
+        listed.extend(xact::current_id_if_any());
+        OpenTransactions::new(xmax, listed)
+    }
+
+    pub(super) const fn as_raw(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+}
+
+/// # Safety
+/// `start` points to `count` ids, or `count` is 0.
+unsafe fn ids<'a>(start: *const pg_sys::TransactionId, count: usize) -> &'a [pg_sys::TransactionId] {
+    if count == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(start, count) }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: registered by the constructors, unregistered once.
+            unsafe { pg_sys::UnregisterSnapshot(self.0) }
+        }
+    }
+}
+
+/// Sees every row that is committed or in flight as of the moment the row is looked at, and says which.
+pub struct DirtySnapshot(Box<UnsafeCell<pg_sys::SnapshotData>>);
+
+impl DirtySnapshot {
+    /// A new one; it holds nothing of the server's.
+    pub fn new() -> Self {
+        let data = pg_sys::SnapshotData {
+            snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
+            ..pg_sys::SnapshotData::default()
+        };
+        Self(Box::new(UnsafeCell::new(data)))
+    }
+
+    pub(super) fn as_raw(&self) -> pg_sys::Snapshot {
+        self.0.get()
+    }
+}
+
+/// What an index scan can see with.
+#[derive(Clone, Copy)]
+pub enum Sight<'s> {
+    /// The rows that this snapshot sees.
+    AsOf(&'s Snapshot),
+    /// The rows that are committed or in flight.
+    Dirty(&'s DirtySnapshot),
+}
+
+impl Sight<'_> {
+    pub(super) fn as_raw(self) -> pg_sys::Snapshot {
+        match self {
+            Self::AsOf(snapshot) => snapshot.as_raw(),
+            Self::Dirty(snapshot) => snapshot.as_raw(),
+        }
+    }
+}

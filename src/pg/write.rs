@@ -1,0 +1,132 @@
+//! Writes to the derived tables, straight to heap and indexes.
+//!
+//! They are ordinary, logged heap changes, but made without the executor: they do not depend on the isolation level, fire
+//! no trigger and check no privilege. Callers hold a lock that keeps others from writing the same row.
+
+use std::thread::panicking;
+
+use ledger::credits::Credits;
+use pgrx::pg_sys;
+
+use super::numeric;
+use super::relation::{Access, Table};
+
+/// A column value.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    /// NULL
+    Null,
+    /// `uuid`
+    Uuid(&'a [u8; 16]),
+    /// `bigint`
+    Int8(i64),
+    /// `numeric`
+    Credits(Credits),
+    /// `timestamptz`, in microseconds since the server's epoch
+    Timestamptz(i64),
+    /// `boolean`
+    Bool(bool),
+    /// `xid8`
+    Xid8(u64),
+    /// `xid8[]`
+    Xid8Array(&'a [u64]),
+}
+
+impl Value<'_> {
+    fn to_datum(self) -> pg_sys::Datum {
+        match self {
+            Self::Null => pg_sys::Datum::from(0_usize),
+            Self::Uuid(bytes) => pg_sys::Datum::from(std::ptr::from_ref(bytes)),
+            Self::Int8(value) | Self::Timestamptz(value) => pg_sys::Datum::from(value),
+            Self::Credits(credits) => numeric::into_datum(credits),
+            Self::Bool(value) => pg_sys::Datum::from(value),
+            Self::Xid8(id) => pg_sys::Datum::from(id),
+            Self::Xid8Array(ids) => {
+                let mut elements: Vec<pg_sys::Datum> =
+                    ids.iter().map(|&id| pg_sys::Datum::from(id)).collect();
+                // SAFETY: the elements are 8-byte values; the array is a copy.
+                let array = unsafe {
+                    pg_sys::construct_array(
+                        elements.as_mut_ptr(),
+                        i32::try_from(elements.len()).unwrap_or_default(),
+                        pg_sys::XID8OID,
+                        8,
+                        true,
+                        pg_sys::TYPALIGN_DOUBLE.cast_signed(),
+                    )
+                };
+                pg_sys::Datum::from(array)
+            }
+        }
+    }
+}
+
+/// A derived table open for writing, with its indexes.
+pub struct TableWriter {
+    indexes: pg_sys::CatalogIndexState,
+    table: Table,
+}
+
+impl TableWriter {
+    /// Opens the table, waiting for its lock.
+    pub fn open(oid: pg_sys::Oid) -> Self {
+        Self::with(Table::open(oid, Access::Write))
+    }
+
+    /// Opens the table if its lock is free.
+    pub fn open_if_free(oid: pg_sys::Oid) -> Option<Self> {
+        Table::open_if_free(oid, Access::Write).map(Self::with)
+    }
+
+    fn with(table: Table) -> Self {
+        // SAFETY: the table is open. Its indexes are plain: no expressions, predicates or deferred checks.
+        let indexes = unsafe { pg_sys::CatalogOpenIndexes(table.as_raw()) };
+        Self { indexes, table }
+    }
+
+    fn form<const N: usize>(&self, values: [Value<'_>; N]) -> pg_sys::HeapTuple {
+        let mut nulls = values.map(|value| matches!(value, Value::Null));
+        let mut datums = values.map(Value::to_datum);
+        // SAFETY: there is a value for each column of the table.
+        unsafe {
+            let descriptor = (*self.table.as_raw()).rd_att;
+            assert_eq!(usize::try_from((*descriptor).natts), Ok(N), "one value for each column");
+            pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr())
+        }
+    }
+
+    /// Inserts a row.
+    pub fn insert<const N: usize>(&self, values: [Value<'_>; N]) {
+        let tuple = self.form(values);
+        // SAFETY: table and indexes are open for writing; the tuple has the table's shape.
+        unsafe {
+            pg_sys::CatalogTupleInsertWithInfo(self.table.as_raw(), tuple, self.indexes);
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+
+    /// Replaces the row at `tid`.
+    pub fn update<const N: usize>(&self, mut tid: pg_sys::ItemPointerData, values: [Value<'_>; N]) {
+        let tuple = self.form(values);
+        // SAFETY: as for `insert`; the row at `tid` was found by a scan and is locked against other writers.
+        unsafe {
+            pg_sys::CatalogTupleUpdateWithInfo(self.table.as_raw(), &raw mut tid, tuple, self.indexes);
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+
+    /// Deletes the row at `tid`.
+    pub fn delete(&self, mut tid: pg_sys::ItemPointerData) {
+        // SAFETY: as for `update`.
+        unsafe { pg_sys::CatalogTupleDelete(self.table.as_raw(), &raw mut tid) }
+    }
+}
+
+impl Drop for TableWriter {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: opened by `with`, closed once.
+            unsafe { pg_sys::CatalogCloseIndexes(self.indexes) }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The transaction: its id, its end, and what it sends when it commits.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+
+use pgrx::prelude::*;
+use pgrx::{PgTryBuilder, pg_sys};
+
+/// What happens at the end of a transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Hooks {
+    /// Before the commit; may raise an error, which rolls the transaction back.
+    pub before_commit: fn(),
+    /// When the transaction is over or prepared; must not fail.
+    pub forget: fn(),
+}
+
+static HOOKS: std::sync::OnceLock<Hooks> = std::sync::OnceLock::new();
+
+/// Registers for the ends of transactions; called once, when the library is loaded.
+pub fn init(hooks: Hooks) {
+    if HOOKS.set(hooks).is_ok() {
+        // SAFETY: the callback stays valid for the life of the process.
+        unsafe { pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut()) }
+    }
+}
+
+/// An error may be raised before the commit only: later the server would go down with it. A prepared transaction is
+/// settled by nobody: its locks would outlive the session and it cannot notify.
+#[pg_guard]
+unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
+    let Some(hooks) = HOOKS.get() else { return };
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => (hooks.before_commit)(),
+        pg_sys::XactEvent::XACT_EVENT_COMMIT
+        | pg_sys::XactEvent::XACT_EVENT_ABORT
+        | pg_sys::XactEvent::XACT_EVENT_PREPARE
+        | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (hooks.forget)(),
+        _ => {}
+    }
+}
+
+/// The full id of the current top-level transaction, assigned if it has none yet.
+pub fn current_id() -> u64 {
+    // SAFETY: runs inside a transaction.
+    unsafe { pg_sys::GetTopFullTransactionId() }.value
+}
+
+/// The full id of the current top-level transaction, if it has one.
+pub fn current_id_if_any() -> Option<u64> {
+    // SAFETY: a plain read of backend state.
+    let id = unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value;
+    (id != 0).then_some(id)
+}
+
+/// Makes what the transaction has done so far visible to its own snapshots.
+pub fn see_own_changes() {
+    // SAFETY: called between commands.
+    unsafe { pg_sys::CommandCounterIncrement() }
+}
+
+/// The time now, in microseconds since the server's epoch (2000-01-01 UTC), as `timestamptz` stores it.
+pub fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Whether the transaction may not write: it was started READ ONLY, or the server is a standby.
+pub fn is_read_only() -> bool {
+    // SAFETY: plain reads of backend state.
+    unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
+}
+
+/// Raises 25006 where the transaction may not write.
+pub fn refuse_if_read_only(command: &'static CStr) {
+    // SAFETY: the name is NUL-terminated.
+    unsafe {
+        pg_sys::PreventCommandIfReadOnly(command.as_ptr());
+        pg_sys::PreventCommandDuringRecovery(command.as_ptr());
+    }
+}
+
+/// Lets a cancel or termination request take effect.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
+// As in commands/async.h, which pgrx has no bindings for.
+unsafe extern "C-unwind" {
+    fn Async_Notify(channel: *const c_char, payload: *const c_char);
+}
+
+/// Sends a notification when the transaction commits. `channel` must not be empty.
+pub fn notify(channel: &CStr, payload: &str) {
+    let payload = CString::new(payload).unwrap_or_default();
+    // SAFETY: both strings are NUL-terminated and copied by the server; its errors become ours at the boundary.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| Async_Notify(channel.as_ptr(), payload.as_ptr())) }
+}
+
+/// Runs `work` in a subtransaction. If it fails the subtransaction is rolled back, the failure is logged, and the
+/// transaction goes on; a cancel or a shutdown still ends it.
+pub fn attempt(what: &str, work: impl FnOnce() + std::panic::UnwindSafe) {
+    // SAFETY: the documented way to use an internal subtransaction; memory context and resource owner are put back.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let failure = PgTryBuilder::new(|| {
+            work();
+            None
+        })
+        .catch_others(Some)
+        .execute();
+        pg_sys::MemoryContextSwitchTo(context);
+        match failure {
+            None => pg_sys::ReleaseCurrentSubTransaction(),
+            Some(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        match failure {
+            None => {}
+            Some(error) if is_request_to_stop(&error) => error.rethrow(),
+            Some(error) => log!("{what} is put off: {error:?}"),
+        }
+    }
+}
+
+fn is_request_to_stop(error: &pgrx::pg_sys::panic::CaughtError) -> bool {
+    use pgrx::pg_sys::panic::CaughtError;
+    match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => matches!(
+            report.sql_error_code(),
+            PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+                | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
+                | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
+        ),
+        CaughtError::RustPanic { .. } => true,
+    }
+}

@@ -1,0 +1,74 @@
+//! The settings. All are for superusers only: a client must not be able to silence a notification.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+use crate::pg::guc;
+
+/// `credits_ledger.checkpoint_interval`: rows that a checkpoint may lag behind before a commit refreshes it. Fewer make
+/// the first read of a new session cheaper, more make commits cheaper.
+static CHECKPOINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(512);
+
+/// `credits_ledger.config_channel`: receives `credits_transactions:{microseconds}` for each crossing; empty: off.
+static CONFIG_CHANNEL: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"auth_config_changed"));
+
+/// `credits_ledger.crossing_channel`: receives who crossed and in which direction; empty: off.
+static CROSSING_CHANNEL: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"credits_balance_crossed"));
+
+/// `credits_ledger.analytics_table`: where the grouped list finds its labels, if it exists.
+static ANALYTICS_TABLE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"http_analytics"));
+
+const PREFIX: &CStr = c"credits_ledger";
+
+/// Defines the settings; called once, when the library is loaded.
+pub fn init() {
+    GucRegistry::define_int_guc(
+        c"credits_ledger.checkpoint_interval",
+        c"Rows that a checkpoint may lag behind before a commit refreshes it.",
+        c"Fewer make the first balance of a new session cheaper, more make commits cheaper.",
+        &CHECKPOINT_INTERVAL,
+        1,
+        1_000_000,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    for (name, description, setting) in [
+        (
+            c"credits_ledger.config_channel",
+            c"Channel that is told of each crossing of zero, as credits_transactions:{microseconds}; empty: off.",
+            &CONFIG_CHANNEL,
+        ),
+        (
+            c"credits_ledger.crossing_channel",
+            c"Channel that is told which user crossed zero in which direction; empty: off.",
+            &CROSSING_CHANNEL,
+        ),
+    ] {
+        guc::define_channel(name, description, setting);
+    }
+    guc::define_table_name(
+        c"credits_ledger.analytics_table",
+        c"Table that request_origin and batch_sla of the grouped list come from, if it exists.",
+        &ANALYTICS_TABLE,
+    );
+    guc::reserve_prefix(PREFIX);
+}
+
+/// Rows that a checkpoint may lag behind.
+pub fn checkpoint_interval() -> i64 {
+    CHECKPOINT_INTERVAL.get().into()
+}
+
+/// The channel for `credits_transactions:{microseconds}`, unless it is off.
+pub fn config_channel() -> Option<CString> {
+    CONFIG_CHANNEL.get().filter(|channel| !channel.is_empty())
+}
+
+/// The channel for who crossed in which direction, unless it is off.
+pub fn crossing_channel() -> Option<CString> {
+    CROSSING_CHANNEL.get().filter(|channel| !channel.is_empty())
+}
