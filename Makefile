@@ -89,4 +89,4 @@ lint: ## formatting, clippy, documentation
 	export PGRX_PG_CONFIG_PATH=$$server
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets --features pg$(PG) --target-dir $(TARGET) -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --workspace --no-deps --document-private-items --features pg$(PG) --target-dir $(TARGET)
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps --document-private-items --features pg$(PG) --target-dir $(TARGET)
