@@ -1,1 +1,32 @@
-//! Tests of credits_ledger from outside, over real connections.
+//! Harness of the tests from outside: a throwaway cluster, a database for each test, and sessions that can be stepped.
+//!
+//! - [`cluster`]: the one Postgres cluster of a test process, started on first use and removed however the process ends
+//! - [`database`]: a database with the extension for one test, and who is waiting for whom in it
+//! - [`session`]: a connection, with the statements that every test needs
+//! - [`stepping`]: a session in the background, or held in the middle of its commit
+//! - [`listener`]: the notifications of a database, in order
+//! - [`refusal`]: what the SQLSTATE and message of an error must be
+//! - [`soundness`]: what must hold of every ledger at rest
+
+#[path = "harness/cluster.rs"]
+pub mod cluster;
+#[path = "harness/database.rs"]
+pub mod database;
+#[path = "harness/listener.rs"]
+pub mod listener;
+#[path = "harness/refusal.rs"]
+pub mod refusal;
+#[path = "harness/session.rs"]
+pub mod session;
+#[path = "harness/soundness.rs"]
+pub mod soundness;
+#[path = "harness/stepping.rs"]
+pub mod stepping;
+
+pub use database::Database;
+pub use listener::{Direction, Listener, Notification};
+pub use refusal::Refused;
+pub use rust_decimal::{Decimal, dec};
+pub use session::{Session, user};
+pub use stepping::{Background, HeldCommit};
+pub use uuid::Uuid;

@@ -1,0 +1,158 @@
+//! The one Postgres cluster of a test process.
+//!
+//! A shell owns the cluster from its first file to its last. It waits on a pipe from the test process, and stops and
+//! removes the cluster at end of file: that comes when the process ends, however it ends.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+
+use postgres::{Client, Config, NoTls};
+
+/// Role that owns everything.
+pub const SUPERUSER: &str = "postgres";
+
+/// Database that every test's own is copied from.
+pub const TEMPLATE: &str = "ledger_template";
+
+/// synchronous_standby_names names a standby that does not exist, so that a session with synchronous_commit = on stays
+/// inside its commit until it is told to go on; no other session waits for it.
+const SETTINGS: &str = "\
+listen_addresses = ''
+unix_socket_permissions = 0700
+fsync = off
+synchronous_commit = local
+synchronous_standby_names = 'nobody'
+max_connections = 200
+max_prepared_transactions = 20
+log_min_messages = warning
+log_line_prefix = '%m [%p] %d '
+";
+
+/// `$1` is the folder of the server's programs, `$2` the settings.
+const OWNER: &str = r#"
+set -eu
+folder=$(mktemp -d "${TMPDIR:-/tmp}/credits_ledger_tests.XXXXXX")
+data=$folder/data log=$folder/log
+remove() {
+  "$1/pg_ctl" stop --pgdata="$data" --mode=immediate >/dev/null 2>&1 </dev/null || true
+  grep -E 'PANIC|TRAP|terminated by signal' "$log" >&2 || true
+  rm -rf "$folder"
+}
+trap 'remove "$1"' EXIT
+trap 'exit 1' PIPE HUP INT TERM
+start() {
+  "$1/initdb" --pgdata="$data" --username=postgres --auth=trust --encoding=UTF8 --no-locale --no-sync >"$log" 2>&1 &&
+  { echo "$2"; echo "unix_socket_directories = '$folder'"; } >>"$data/postgresql.conf" &&
+  "$1/pg_ctl" start --pgdata="$data" --log="$log" --wait >/dev/null 2>&1 </dev/null
+}
+start "$1" "$2" || { cat "$log" >&2; exit 1; }
+echo "$folder"
+read -r _ || true
+"#;
+
+/// A running cluster.
+pub struct Cluster {
+    folder: PathBuf,
+    programs: PathBuf,
+    user: User,
+    /// Holds the pipe that keeps the cluster alive.
+    _owner: Child,
+}
+
+/// Who the server runs as.
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+
+impl Cluster {
+    /// The cluster of this process.
+    #[must_use]
+    pub fn get() -> &'static Self {
+        &CLUSTER
+    }
+
+    fn start() -> Self {
+        let programs = PathBuf::from(environment("CREDITS_LEDGER_BIN"));
+        let user = User::named(&environment("CREDITS_LEDGER_SERVER_USER"));
+        // Its own process group: Ctrl-C is for the tests, and the owner must survive it to clean up.
+        let mut owner = user
+            .command("sh")
+            .args(["-c", OWNER, "sh"])
+            .arg(&programs)
+            .arg(SETTINGS)
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start a shell");
+        let mut folder = String::new();
+        let stdout = owner.stdout.take().expect("stdout is piped");
+        BufReader::new(stdout).read_line(&mut folder).expect("read the cluster's folder");
+        let folder = PathBuf::from(folder.trim_end());
+        assert!(folder.is_dir(), "the test cluster did not start: its log is above");
+
+        let cluster = Self { folder, programs, user, _owner: owner };
+        cluster.execute("postgres", &format!("CREATE DATABASE {TEMPLATE}"));
+        cluster.execute(TEMPLATE, "CREATE EXTENSION credits_ledger");
+        cluster
+    }
+
+    /// How to connect to a database as a role.
+    #[must_use]
+    pub fn config(&self, database: &str, role: &str) -> Config {
+        let mut config = Config::new();
+        config.host_path(&self.folder).dbname(database).user(role);
+        config
+    }
+
+    /// Runs statements outside of any test's database, or before there is one.
+    pub fn execute(&self, database: &str, sql: &str) {
+        let mut client: Client = self
+            .config(database, SUPERUSER)
+            .connect(NoTls)
+            .unwrap_or_else(|e| panic!("connect to {database}: {e}"));
+        client.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    }
+
+    /// One of the server's programs (`psql`, `pg_dump`), set up to reach this cluster.
+    #[must_use]
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = self.user.command(self.programs.join(name));
+        command.current_dir("/").env("PGHOST", self.folder()).env("PGUSER", SUPERUSER);
+        command
+    }
+
+    /// Where the socket is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl User {
+    fn named(name: &str) -> Self {
+        let id = |flag: &str| {
+            let output = Command::new("id").args([flag, name]).output().expect("run id");
+            let text = String::from_utf8(output.stdout).expect("id prints a number");
+            text.trim().parse().unwrap_or_else(|_| panic!("there is no user {name}"))
+        };
+        Self { uid: id("-u"), gid: id("-g") }
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.uid(self.uid).gid(self.gid);
+        command
+    }
+}
+
+fn environment(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"))
+}

@@ -1,0 +1,119 @@
+//! A database for one test, and who is waiting for whom in it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::types::ToSql;
+
+use crate::cluster::{Cluster, SUPERUSER, TEMPLATE};
+use crate::{Listener, Session};
+
+/// How long a test waits for something that must happen. No test measures time: only a broken one ever waits this long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A database with the extension, empty at first, dropped when its test has passed.
+pub struct Database {
+    name: String,
+    /// Looks at the other sessions.
+    observer: Mutex<Session>,
+}
+
+impl Database {
+    /// A database of the test's own.
+    #[must_use]
+    pub fn create() -> Self {
+        let name = Self::unused_name();
+        Cluster::get().execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"));
+        Self::open(name)
+    }
+
+    /// A database without the extension.
+    #[must_use]
+    pub fn create_empty() -> Self {
+        let name = Self::unused_name();
+        Cluster::get().execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0"));
+        Self::open(name)
+    }
+
+    fn unused_name() -> String {
+        static CREATED: AtomicU32 = AtomicU32::new(0);
+        format!("test_{}", CREATED.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn open(name: String) -> Self {
+        let observer = Mutex::new(Session::connect(&name, SUPERUSER));
+        Self { name, observer }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A session of the superuser.
+    #[must_use]
+    pub fn connect(&self) -> Session {
+        self.connect_as(SUPERUSER)
+    }
+
+    /// A session of a role.
+    #[must_use]
+    pub fn connect_as(&self, role: &str) -> Session {
+        Session::connect(&self.name, role)
+    }
+
+    /// A new role without any privilege. Roles belong to the cluster: the name is made this database's own.
+    #[must_use]
+    pub fn create_role(&self, name: &str) -> String {
+        let role = format!("{}_{name}", self.name);
+        self.observe(|observer| observer.run(&format!("CREATE ROLE {role} LOGIN")));
+        role
+    }
+
+    /// Listens to both of the ledger's channels from now on.
+    #[must_use]
+    pub fn listen(&self) -> Listener {
+        Listener::new(self.connect())
+    }
+
+    /// Waits until a backend waits for a lock that another holds.
+    pub fn until_blocked(&self, pid: i32) {
+        self.until(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity
+                            WHERE pid = $1 AND wait_event_type = 'Lock' AND cardinality(pg_blocking_pids(pid)) > 0)",
+            &[&pid],
+        );
+    }
+
+    /// Waits until a query answers true.
+    ///
+    /// # Panics
+    /// If it never does.
+    #[track_caller]
+    pub fn until(&self, query: &str, parameters: &[&(dyn ToSql + Sync)]) {
+        let began = Instant::now();
+        while !self.observe(|observer| observer.value::<bool>(query, parameters)) {
+            assert!(began.elapsed() < PATIENCE, "never came true: {query}");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Runs something in the session that no test steps.
+    ///
+    /// # Panics
+    /// If an earlier use panicked.
+    pub fn observe<T>(&self, look: impl FnOnce(&mut Session) -> T) -> T {
+        look(&mut self.observer.lock().expect("the observer works"))
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            Cluster::get().execute("postgres", &format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        }
+    }
+}

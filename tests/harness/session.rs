@@ -1,0 +1,137 @@
+//! A connection, with the statements that every test needs.
+
+use std::ops::{Deref, DerefMut};
+
+use postgres::types::{FromSql, ToSql};
+use postgres::{Client, Error, NoTls};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use crate::cluster::Cluster;
+
+/// The test's user of this number: always the same id, so that a failure repeats.
+#[must_use]
+pub fn user(number: u32) -> Uuid {
+    Uuid::from_u128(0x1000_0000_0000_4000_8000_0000_0000_0000 + u128::from(number))
+}
+
+/// A connection. Everything that [`Client`] does, and shorthands that panic with the statement that failed.
+pub struct Session {
+    client: Client,
+    pid: i32,
+}
+
+impl Deref for Session {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Session {
+    /// A new connection.
+    ///
+    /// # Panics
+    /// If there is none to be had.
+    #[must_use]
+    pub fn connect(database: &str, role: &str) -> Self {
+        let mut client = Cluster::get()
+            .config(database, role)
+            .connect(NoTls)
+            .unwrap_or_else(|e| panic!("connect to {database} as {role}: {e}"));
+        let pid = client.query_one("SELECT pg_backend_pid()", &[]).expect("ask for the pid").get(0);
+        Self { client, pid }
+    }
+
+    /// Process id of the backend.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Runs statements that must succeed.
+    #[track_caller]
+    pub fn run(&mut self, sql: &str) {
+        self.client.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    }
+
+    /// Runs statements that may be refused.
+    ///
+    /// # Errors
+    /// If they are.
+    pub fn try_run(&mut self, sql: &str) -> Result<(), Error> {
+        self.client.batch_execute(sql)
+    }
+
+    /// The one value that a query returns.
+    #[track_caller]
+    pub fn value<T>(&mut self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> T
+    where
+        T: for<'a> FromSql<'a>,
+    {
+        self.client.query_one(sql, parameters).unwrap_or_else(|e| panic!("{sql}: {e:?}")).get(0)
+    }
+
+    /// The first column of every row that a query returns.
+    #[track_caller]
+    pub fn values<T>(&mut self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Vec<T>
+    where
+        T: for<'a> FromSql<'a>,
+    {
+        let rows = self.client.query(sql, parameters).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Inserts one transaction, with a source_id of its own.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub fn insert(&mut self, user: Uuid, kind: &str, amount: Decimal) -> Result<(), Error> {
+        let statement =
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+                         VALUES ($1, $2, $3, gen_random_uuid()::text)";
+        self.client.execute(statement, &[&user, &kind, &amount]).map(|_| ())
+    }
+
+    /// Adds credits to a user's balance.
+    #[track_caller]
+    pub fn grant(&mut self, user: Uuid, amount: Decimal) {
+        self.insert(user, "admin_grant", amount)
+            .unwrap_or_else(|e| panic!("grant {amount} to {user}: {e:?}"));
+    }
+
+    /// Takes credits from a user's balance.
+    #[track_caller]
+    pub fn charge(&mut self, user: Uuid, amount: Decimal) {
+        self.insert(user, "usage", amount).unwrap_or_else(|e| panic!("charge {user} {amount}: {e:?}"));
+    }
+
+    /// Takes credits from a user's balance for a request of a batch.
+    #[track_caller]
+    pub fn charge_batch(&mut self, user: Uuid, batch: Uuid, amount: Decimal) {
+        let statement = "INSERT INTO credits.credits_transactions
+                             (user_id, transaction_type, amount, source_id, fusillade_batch_id)
+                         VALUES ($1, 'usage', $2, gen_random_uuid()::text, $3)";
+        self.client
+            .execute(statement, &[&user, &amount, &batch])
+            .unwrap_or_else(|e| panic!("charge {user} {amount}: {e:?}"));
+    }
+
+    /// The balance as the ledger answers it.
+    #[track_caller]
+    pub fn balance(&mut self, user: Uuid) -> Decimal {
+        self.value("SELECT credits.get_user_balance($1)", &[&user])
+    }
+
+    /// Has the user's checkpoint refreshed.
+    #[track_caller]
+    pub fn refresh(&mut self, user: Uuid) {
+        self.run(&format!("SELECT credits.refresh_checkpoint('{user}')"));
+    }
+}

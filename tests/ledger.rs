@@ -1,0 +1,15 @@
+//! Tests of the ledger from outside, over real connections.
+//!
+//! Which kind to write:
+//! - what one session sees of what it did: a test of the module of its subject, with one [`Session`]
+//! - what depends on the order in which sessions act: step them one by one, hold one inside its commit
+//!   ([`Database::hold_commit`]) or wait until one is blocked ([`Database::until_blocked`]); never sleep
+//! - what must hold whatever the order: `stress` (many writers, then a look at the ledger at rest) and `differential`
+//!   (one answer against plain SQL), both seeded
+//! - arithmetic and protocol that need no server: unit tests in `crates/ledger`
+//!
+//! [`Session`]: credits_ledger_tests::Session
+//! [`Database::hold_commit`]: credits_ledger_tests::Database::hold_commit
+//! [`Database::until_blocked`]: credits_ledger_tests::Database::until_blocked
+
+mod append_only;
