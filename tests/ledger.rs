@@ -13,3 +13,10 @@
 //! [`Database::until_blocked`]: credits_ledger_tests::Database::until_blocked
 
 mod append_only;
+mod balances;
+mod checkpoints;
+mod idempotency;
+mod recording;
+mod refusals;
+mod snapshots;
+mod stragglers;

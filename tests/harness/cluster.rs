@@ -1,13 +1,13 @@
-//! The one Postgres cluster of a test process.
+//! The Postgres cluster that the tests of a process share, and further ones for tests that disturb others.
 //!
-//! A shell owns the cluster from its first file to its last. It waits on a pipe from the test process, and stops and
-//! removes the cluster at end of file: that comes when the process ends, however it ends.
+//! A shell owns a cluster from its first file to its last. It waits on a pipe from the test process, and stops and
+//! removes the cluster at end of file: that comes when the cluster is dropped or the process ends, however it ends.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use postgres::{Client, Config, NoTls};
 
@@ -68,16 +68,20 @@ struct User {
     gid: u32,
 }
 
-static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
-
 impl Cluster {
     /// The cluster of this process.
     #[must_use]
-    pub fn get() -> &'static Self {
-        &CLUSTER
+    pub fn shared() -> Arc<Self> {
+        static SHARED: LazyLock<Arc<Cluster>> = LazyLock::new(Cluster::start);
+        Arc::clone(&SHARED)
     }
 
-    fn start() -> Self {
+    /// A new cluster.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start() -> Arc<Self> {
         let programs = PathBuf::from(environment("CREDITS_LEDGER_BIN"));
         let user = User::named(&environment("CREDITS_LEDGER_SERVER_USER"));
         // Its own process group: Ctrl-C is for the tests, and the owner must survive it to clean up.
@@ -101,7 +105,7 @@ impl Cluster {
         let cluster = Self { folder, programs, user, _owner: owner };
         cluster.execute("postgres", &format!("CREATE DATABASE {TEMPLATE}"));
         cluster.execute(TEMPLATE, "CREATE EXTENSION credits_ledger");
-        cluster
+        Arc::new(cluster)
     }
 
     /// How to connect to a database as a role.

@@ -1,7 +1,7 @@
 //! A database for one test, and who is waiting for whom in it.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A database with the extension, empty at first, dropped when its test has passed.
 pub struct Database {
+    cluster: Arc<Cluster>,
     name: String,
     /// Looks at the other sessions.
     observer: Mutex<Session>,
@@ -22,29 +23,37 @@ pub struct Database {
 
 impl Database {
     /// A database of the test's own.
+    ///
+    /// Transaction ids belong to the cluster: what other tests leave open for a while holds watermarks back here too.
     #[must_use]
     pub fn create() -> Self {
-        let name = Self::unused_name();
-        Cluster::get().execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"));
-        Self::open(name)
+        Self::from_template(Cluster::shared(), TEMPLATE)
+    }
+
+    /// A database in a cluster of its own, for a test that would disturb others.
+    #[must_use]
+    pub fn create_alone() -> Self {
+        Self::from_template(Cluster::start(), TEMPLATE)
     }
 
     /// A database without the extension.
     #[must_use]
     pub fn create_empty() -> Self {
-        let name = Self::unused_name();
-        Cluster::get().execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0"));
-        Self::open(name)
+        Self::from_template(Cluster::shared(), "template0")
     }
 
-    fn unused_name() -> String {
+    fn from_template(cluster: Arc<Cluster>, template: &str) -> Self {
         static CREATED: AtomicU32 = AtomicU32::new(0);
-        format!("test_{}", CREATED.fetch_add(1, Ordering::Relaxed))
+        let name = format!("test_{}", CREATED.fetch_add(1, Ordering::Relaxed));
+        cluster.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE {template}"));
+        let observer = Mutex::new(Session::connect(&cluster.config(&name, SUPERUSER)));
+        Self { cluster, name, observer }
     }
 
-    fn open(name: String) -> Self {
-        let observer = Mutex::new(Session::connect(&name, SUPERUSER));
-        Self { name, observer }
+    /// The cluster that it is in.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// Its name.
@@ -62,7 +71,7 @@ impl Database {
     /// A session of a role.
     #[must_use]
     pub fn connect_as(&self, role: &str) -> Session {
-        Session::connect(&self.name, role)
+        Session::connect(&self.cluster.config(&self.name, role))
     }
 
     /// A new role without any privilege. Roles belong to the cluster: the name is made this database's own.
@@ -113,7 +122,7 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         if !thread::panicking() {
-            Cluster::get().execute("postgres", &format!("DROP DATABASE {} WITH (FORCE)", self.name));
+            self.cluster.execute("postgres", &format!("DROP DATABASE {} WITH (FORCE)", self.name));
         }
     }
 }

@@ -62,7 +62,7 @@ impl Listener {
         self.session.run(&format!("NOTIFY {SENTINEL_CHANNEL}"));
         let mut notifications = Vec::new();
         loop {
-            let notification = self.next();
+            let notification = self.wait();
             if notification.channel == SENTINEL_CHANNEL {
                 return notifications;
             }
@@ -74,7 +74,7 @@ impl Listener {
     ///
     /// # Panics
     /// If it does not come.
-    pub fn next(&mut self) -> Notification {
+    pub fn wait(&mut self) -> Notification {
         let mut notifications = self.session.notifications();
         let next =
             notifications.timeout_iter(PATIENCE).next().expect("listen").expect("a notification arrives");

@@ -3,11 +3,9 @@
 use std::ops::{Deref, DerefMut};
 
 use postgres::types::{FromSql, ToSql};
-use postgres::{Client, Error, NoTls};
+use postgres::{Client, Config, Error, NoTls};
 use rust_decimal::Decimal;
 use uuid::Uuid;
-
-use crate::cluster::Cluster;
 
 /// The test's user of this number: always the same id, so that a failure repeats.
 #[must_use]
@@ -40,11 +38,8 @@ impl Session {
     /// # Panics
     /// If there is none to be had.
     #[must_use]
-    pub fn connect(database: &str, role: &str) -> Self {
-        let mut client = Cluster::get()
-            .config(database, role)
-            .connect(NoTls)
-            .unwrap_or_else(|e| panic!("connect to {database} as {role}: {e}"));
+    pub fn connect(config: &Config) -> Self {
+        let mut client = config.connect(NoTls).unwrap_or_else(|e| panic!("connect: {e:?}"));
         let pid = client.query_one("SELECT pg_backend_pid()", &[]).expect("ask for the pid").get(0);
         Self { client, pid }
     }

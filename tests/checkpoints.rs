@@ -1,0 +1,294 @@
+//! A checkpoint covers what has ended, and only that.
+
+use credits_ledger_tests::{Database, Decimal, Session, Uuid, dec, user};
+
+/// The stored checkpoint of a user.
+struct Checkpoint {
+    balance: Decimal,
+    seq: i64,
+    count: i64,
+    uncovered: i64,
+}
+
+fn checkpoint(session: &mut Session, user: Uuid) -> Option<Checkpoint> {
+    let row = session
+        .query_opt(
+            "SELECT balance, checkpoint_seq, transaction_count,
+                    (SELECT count(*) FROM credits.credits_transactions t
+                     WHERE t.user_id = c.user_id AND (t.xact_id >= c.watermark OR t.xact_id = ANY (c.stragglers)))
+             FROM credits.user_balance_checkpoints c WHERE user_id = $1",
+            &[&user],
+        )
+        .unwrap()?;
+    Some(Checkpoint { balance: row.get(0), seq: row.get(1), count: row.get(2), uncovered: row.get(3) })
+}
+
+/// Refreshes until all committed rows of the user are covered. Transactions of other tests may be open and hold the
+/// watermark back, but each refresh has an id of its own: they lag behind, and are passed by.
+fn refresh_fully(db: &Database, session: &mut Session, user: Uuid) -> Checkpoint {
+    session.refresh(user);
+    db.until(
+        "SELECT CASE WHEN EXISTS (SELECT FROM credits.user_balance_checkpoints c JOIN credits.credits_transactions t USING (user_id)
+                                  WHERE user_id = $1 AND (t.xact_id >= c.watermark OR t.xact_id = ANY (c.stragglers)))
+                     THEN credits.refresh_checkpoint($1) IS NULL ELSE true END",
+        &[&user],
+    );
+    checkpoint(session, user).expect("there is a checkpoint")
+}
+
+#[test]
+fn a_refresh_folds_what_has_ended() {
+    let db = Database::create();
+    let mut session = db.connect();
+    for _ in 0..10 {
+        session.grant(user(1), dec!(1.5));
+        session.charge(user(1), dec!(0.5));
+    }
+    let folded = refresh_fully(&db, &mut session, user(1));
+    let last: i64 = session.value("SELECT max(seq) FROM credits.credits_transactions", &[]);
+    assert_eq!((folded.balance, folded.seq, folded.count), (dec!(10), last, 20));
+    session.assert_sound();
+    // Once more: nothing new to fold.
+    let again = refresh_fully(&db, &mut session, user(1));
+    assert_eq!((again.balance, again.seq, again.count), (dec!(10), last, 20));
+}
+
+/// A sequence gives numbers at insert, not at commit.
+#[test]
+fn a_lower_seq_may_commit_after_the_checkpoint() {
+    let db = Database::create();
+    let (mut slow, mut quick) = (db.connect(), db.connect());
+    slow.run("BEGIN");
+    slow.grant(user(1), dec!(100));
+    quick.grant(user(1), dec!(10));
+    quick.refresh(user(1));
+    assert_eq!(quick.balance(user(1)), dec!(10));
+    slow.run("COMMIT");
+    for session in [&mut slow, &mut quick] {
+        assert_eq!(session.balance(user(1)), dec!(110));
+    }
+    quick.assert_sound();
+    let folded = refresh_fully(&db, &mut quick, user(1));
+    assert_eq!((folded.balance, folded.count), (dec!(110), 2));
+    quick.assert_sound();
+}
+
+#[test]
+fn the_refreshers_own_rows_are_not_folded_before_they_are_committed() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(10));
+    session.run("BEGIN");
+    session.grant(user(1), dec!(5));
+    session.refresh(user(1));
+    assert_eq!(session.balance(user(1)), dec!(15));
+    session.run("COMMIT");
+    let stored = checkpoint(&mut session, user(1)).unwrap();
+    assert!(stored.uncovered >= 1, "the refresh ran before its transaction had ended");
+    assert_eq!(session.balance(user(1)), dec!(15));
+    session.assert_sound();
+}
+
+#[test]
+fn rows_of_subtransactions_are_folded_unless_rolled_back() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run("BEGIN");
+    session.grant(user(1), dec!(100));
+    for round in 0..100 {
+        session.run("SAVEPOINT s");
+        session.charge_batch(user(1), Uuid::from_u128(round % 3), dec!(1));
+        session.run(if round % 2 == 0 { "RELEASE s" } else { "ROLLBACK TO s; RELEASE s" });
+    }
+    session.run("COMMIT");
+    assert_eq!(session.balance(user(1)), dec!(50));
+    session.assert_sound();
+    let folded = refresh_fully(&db, &mut session, user(1));
+    assert_eq!((folded.balance, folded.count), (dec!(50), 51));
+    session.assert_sound();
+}
+
+#[test]
+fn concurrent_refreshes_agree() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(1));
+    let refreshers: Vec<_> = (0..6)
+        .map(|number| {
+            db.connect().background(move |session| {
+                for round in 0..40 {
+                    if (round + number) % 3 == 0 {
+                        session.charge_batch(user(1), Uuid::from_u128(round % 5), dec!(0.1));
+                    }
+                    session.refresh(user(1));
+                }
+            })
+        })
+        .collect();
+    for refresher in refreshers {
+        let _ = refresher.finish();
+    }
+    session.assert_sound();
+    // In each of six sessions, 13 or 14 of 40 rounds write.
+    let folded = refresh_fully(&db, &mut session, user(1));
+    assert_eq!((folded.balance, folded.count), (dec!(-7), 81));
+    session.assert_sound();
+}
+
+#[test]
+fn a_refresh_takes_effect_at_commit() {
+    let db = Database::create();
+    let (mut session, mut other) = (db.connect(), db.connect());
+    session.grant(user(1), dec!(10));
+    let before = refresh_fully(&db, &mut session, user(1));
+    session.charge_batch(user(1), Uuid::from_u128(1), dec!(1));
+    for call in [
+        format!("SELECT credits.refresh_checkpoint('{}')", user(1)),
+        format!("SELECT credits.aggregate_user_batches('{}')", user(1)),
+        format!("SELECT credits.refresh_checkpoints_bulk(ARRAY['{}'::uuid])", user(1)),
+        format!("SELECT credits.get_users_balances_bulk(ARRAY['{}'::uuid], 1)", user(1)),
+    ] {
+        session.run("BEGIN");
+        session.run(&call);
+        assert_eq!(
+            checkpoint(&mut session, user(1)).unwrap().count,
+            before.count,
+            "{call} wrote before the commit"
+        );
+        session.run("ROLLBACK");
+        assert_eq!(
+            checkpoint(&mut session, user(1)).unwrap().count,
+            before.count,
+            "{call} wrote after a rollback"
+        );
+        assert_eq!(other.balance(user(1)), dec!(9));
+    }
+    let empty: i64 = session.value("SELECT count(*) FROM credits.batch_aggregates", &[]);
+    assert_eq!(empty, 0);
+}
+
+#[test]
+fn every_way_of_asking_refreshes() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let ways = [
+        "SELECT credits.refresh_checkpoint($1)",
+        "SELECT credits.aggregate_user_batches($1)",
+        "SELECT credits.refresh_checkpoints_bulk(ARRAY[$1])",
+        "SELECT credits.get_users_balances_bulk(ARRAY[$1], 1)",
+    ];
+    for (number, way) in (0..).zip(ways) {
+        let user = user(number);
+        session.grant(user, dec!(10));
+        session.charge_batch(user, user, dec!(1));
+        assert!(checkpoint(&mut session, user).unwrap().uncovered > 0);
+        // Open transactions of other tests hold a watermark back until they lag far enough.
+        let began = std::time::Instant::now();
+        while checkpoint(&mut session, user).unwrap().uncovered > 0 {
+            session.query(way, &[&user]).unwrap();
+            assert!(began.elapsed() < credits_ledger_tests::database::PATIENCE, "{way} never folds");
+        }
+        let total: Decimal =
+            session.value("SELECT total_amount FROM credits.batch_aggregates WHERE user_id = $1", &[&user]);
+        assert_eq!(total, dec!(1), "{way}");
+    }
+    session.assert_sound();
+}
+
+#[test]
+fn a_bulk_refresh_answers_for_users_with_transactions() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(2), dec!(2));
+    session.grant(user(1), dec!(1));
+    let answer: Vec<(Uuid, Decimal)> = session
+        .query(
+            "SELECT * FROM credits.refresh_checkpoints_bulk($1) ORDER BY user_id",
+            &[&[user(3), user(2), user(1), user(2)].as_slice()],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| (row.get("user_id"), row.get("balance")))
+        .collect();
+    assert_eq!(answer, [(user(1), dec!(1)), (user(2), dec!(2))]);
+    let empty: i64 = session.value("SELECT count(*) FROM credits.refresh_checkpoints_bulk('{}')", &[]);
+    assert_eq!(empty, 0);
+}
+
+#[test]
+fn ledger_rows_are_never_touched() {
+    let db = Database::create();
+    let mut session = db.connect();
+    for round in 0..300 {
+        session.charge_batch(user(round % 3), Uuid::from_u128(u128::from(round % 7)), dec!(1));
+    }
+    let fingerprint = "SELECT md5(string_agg(t::text || t.ctid || t.xmin || t.xmax, ',' ORDER BY seq)) FROM credits.credits_transactions t";
+    let before: String = session.value(fingerprint, &[]);
+    for number in 0..3 {
+        refresh_fully(&db, &mut session, user(number));
+    }
+    session.assert_sound();
+    assert_eq!(session.value::<String>(fingerprint, &[]), before);
+}
+
+/// Amounts of 15 decimals go through many folds without losing a digit.
+#[test]
+fn no_digit_is_lost() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let mut expected = Decimal::ZERO;
+    for round in 0..400_u32 {
+        let amount = dec!(0.123456789012345) + Decimal::from(round) * dec!(0.000000000000001);
+        expected -= amount;
+        session.charge_batch(user(1), Uuid::from_u128(1), amount);
+        if round % 4 == 0 {
+            session.refresh(user(1));
+        }
+    }
+    assert_eq!(session.balance(user(1)), expected);
+    let folded = refresh_fully(&db, &mut session, user(1));
+    assert_eq!(folded.balance, expected);
+    session.assert_sound();
+}
+
+#[test]
+fn a_lost_checkpoint_is_rebuilt() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(10));
+    for round in 0..30 {
+        session.charge_batch(user(1), Uuid::from_u128(round % 4), dec!(0.25));
+        session.charge_batch(user(2), Uuid::from_u128(round % 4), dec!(0.25));
+    }
+    refresh_fully(&db, &mut session, user(1));
+    refresh_fully(&db, &mut session, user(2));
+    let batches = "SELECT string_agg(concat_ws(' ', fusillade_batch_id, user_id, trim_scale(total_amount), transaction_count, max_seq, created_at), ','
+                                     ORDER BY user_id, fusillade_batch_id) FROM credits.batch_aggregates";
+    let before: String = session.value(batches, &[]);
+    session.run(&format!("DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'", user(1)));
+    assert_eq!(session.balance(user(1)), dec!(2.5));
+    assert_eq!(session.balance(user(2)), dec!(-7.5));
+    let folded = refresh_fully(&db, &mut session, user(1));
+    assert_eq!((folded.balance, folded.count), (dec!(2.5), 31));
+    assert_eq!(session.value::<String>(batches, &[]), before);
+    session.assert_sound();
+}
+
+/// Settlement refreshes by itself: the rows that a reader must visit stay bounded.
+#[test]
+fn deltas_stay_bounded_without_being_asked() {
+    let db = Database::create();
+    let (mut session, mut other) = (db.connect(), db.connect());
+    let interval: i64 =
+        session.value("SELECT current_setting('credits_ledger.checkpoint_interval')::bigint", &[]);
+    session.grant(user(1), dec!(1));
+    for round in 0..interval * 6 {
+        let writer = if round % 3 == 0 { &mut other } else { &mut session };
+        writer.charge(user(1), dec!(1));
+    }
+    let stored = checkpoint(&mut session, user(1)).unwrap();
+    // Open transactions of other tests may hold it back by as many ids as make a straggler.
+    assert!(stored.uncovered <= 2 * interval + 256, "{} rows are not covered", stored.uncovered);
+    assert!(stored.count > 0);
+    session.assert_sound();
+}

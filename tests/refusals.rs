@@ -1,0 +1,156 @@
+//! What may not be recorded, by INSERT or by `create_transaction`.
+
+use credits_ledger_tests::{Database, Refused, Session};
+use postgres::Error;
+
+const USER: &str = "00000000-0000-4000-8000-000000000001";
+
+fn insert(session: &mut Session, amount: &str) -> Result<(), Error> {
+    session.try_run(&format!(
+        "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+         VALUES ('{USER}', 'purchase', {amount}, gen_random_uuid()::text)"
+    ))
+}
+
+fn create(session: &mut Session, amount: &str) -> Result<(), Error> {
+    session.try_run(&format!(
+        "SELECT credits.create_transaction('{USER}', 'purchase', {amount}, gen_random_uuid()::text)"
+    ))
+}
+
+#[test]
+fn amounts_are_exact_or_refused() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let fine = [
+        "1",
+        "0.000000000000001",
+        "9999999999999",
+        "9999999999999.999999999999999",
+        // Trailing zeros are not counted.
+        "1.50000000000000000000000000",
+        "12.000000000000000000",
+        "0000000000000000000001",
+    ];
+    for amount in fine {
+        insert(&mut session, amount).unwrap_or_else(|e| panic!("INSERT of {amount}: {e:?}"));
+        create(&mut session, amount).unwrap_or_else(|e| panic!("create_transaction of {amount}: {e:?}"));
+        let kept: bool = session.value(
+            &format!(
+                "SELECT count(*) = 2 AND bool_and(amount = {amount}) FROM
+                      (SELECT amount FROM credits.credits_transactions ORDER BY seq DESC LIMIT 2) newest"
+            ),
+            &[],
+        );
+        assert!(kept, "{amount} is kept exactly");
+    }
+    let refused = [
+        "0",
+        "0.000",
+        "-1",
+        "-0.000000000000001",
+        "0.0000000000000001",
+        "1.2345678901234567",
+        "10000000000000",
+        "99999999999999",
+        "9999999999999.9999999999999999",
+        "1e100",
+        "1e-100",
+        "1e131071",
+        "'NaN'",
+        "'Infinity'",
+        "'-Infinity'",
+    ];
+    let rows: i64 = session.value("SELECT count(*) FROM credits.credits_transactions", &[]);
+    for amount in refused {
+        insert(&mut session, amount).refused("23514");
+        create(&mut session, amount).refused("23514");
+    }
+    assert_eq!(session.value::<i64>("SELECT count(*) FROM credits.credits_transactions", &[]), rows);
+}
+
+#[test]
+fn only_usage_belongs_to_a_batch() {
+    let db = Database::create();
+    let mut session = db.connect();
+    for kind in ["purchase", "admin_grant", "admin_removal"] {
+        session
+            .try_run(&format!(
+                "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id)
+                 VALUES ('{USER}', '{kind}', 1, '{kind}', '{USER}')"
+            ))
+            .refused("23514");
+        let error = session
+            .try_run(&format!(
+                "SELECT credits.create_transaction('{USER}', '{kind}', 1, '{kind}', fusillade_batch_id => '{USER}')"
+            ))
+            .refused("23514");
+        assert!(
+            error.message().contains("fusillade_batch_id") && error.message().contains(kind),
+            "{error:?}"
+        );
+    }
+    session.run(&format!("SELECT credits.create_transaction('{USER}', 'usage', 1, 'usage', NULL, '{USER}')"));
+}
+
+#[test]
+fn there_are_four_types() {
+    let db = Database::create();
+    let mut session = db.connect();
+    for kind in ["refund", "Usage", "usage ", ""] {
+        session
+            .try_run(&format!(
+                "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+                 VALUES ('{USER}', '{kind}', 1, 'x')"
+            ))
+            .refused("23514");
+        let error = session
+            .try_run(&format!("SELECT credits.create_transaction('{USER}', '{kind}', 1, 'x')"))
+            .refused("22023");
+        assert!(error.message().contains("transaction_type"), "{error:?}");
+        assert!(error.message().contains(&format!("\"{kind}\"")), "{error:?}");
+    }
+}
+
+#[test]
+fn a_missing_argument_is_named() {
+    let db = Database::create();
+    let mut session = db.connect();
+    for (argument, call) in [
+        ("user_id", "NULL, 'usage', 1, 'x'"),
+        ("transaction_type", "gen_random_uuid(), NULL, 1, 'x'"),
+        ("amount", "gen_random_uuid(), 'usage', NULL, 'x'"),
+        ("source_id", "gen_random_uuid(), 'usage', 1, NULL"),
+    ] {
+        let error = session.try_run(&format!("SELECT credits.create_transaction({call})")).refused("22004");
+        assert!(error.message().contains(&format!("argument {argument} ")), "{error:?}");
+    }
+    session
+        .try_run(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+             VALUES (gen_random_uuid(), 'usage', 1, NULL)",
+        )
+        .refused("23502");
+}
+
+#[test]
+fn a_source_id_is_never_truncated() {
+    let db = Database::create();
+    let mut session = db.connect();
+    // Hardly compressible: 32 digits for every number.
+    let long = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 400) n)";
+    session
+        .try_run(&format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+             VALUES (gen_random_uuid(), 'usage', 1, {long})"
+        ))
+        .refused("54000");
+    session
+        .try_run(&format!("SELECT credits.create_transaction(gen_random_uuid(), 'usage', 1, {long})"))
+        .refused("54000");
+    session.run(&format!(
+        "SELECT credits.create_transaction(gen_random_uuid(), 'usage', 1, left({long}, 2000))"
+    ));
+    let length: i32 = session.value("SELECT length(source_id) FROM credits.credits_transactions", &[]);
+    assert_eq!(length, 2000);
+}
