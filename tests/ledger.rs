@@ -15,8 +15,13 @@
 mod append_only;
 mod balances;
 mod checkpoints;
+mod commit_waits;
+mod crossing;
 mod idempotency;
+mod interleavings;
 mod recording;
 mod refusals;
+mod settlement_edges;
 mod snapshots;
 mod stragglers;
+mod two_phase;

@@ -199,7 +199,7 @@ fn an_insert_may_name_id_and_date_but_not_seq_and_stamp() {
              OVERRIDING SYSTEM VALUE VALUES (gen_random_uuid(), 'purchase', 1, 'forged', '3')",
         )
         .refused("428C9");
-    session.try_run("COPY credits.credits_transactions (xact_id) FROM STDIN").refused("42611");
+    session.try_run("COPY credits.credits_transactions (xact_id) FROM STDIN").refused("42P10");
 }
 
 #[test]

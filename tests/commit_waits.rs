@@ -1,0 +1,180 @@
+//! A commit that waits for a stripe can be given up, and leaves nothing behind.
+
+use credits_ledger_tests::{Database, Direction, HeldCommit, Listener, Refused, Session, dec, user};
+
+use Direction::{Down, Up};
+
+/// Someone is inside a commit that takes user 1 from 10 to below zero.
+fn crossing_commit(db: &Database) -> HeldCommit<'_> {
+    let mut session = db.connect();
+    session.run("BEGIN");
+    session.charge(user(1), dec!(20));
+    db.hold_commit(session)
+}
+
+fn database() -> (Database, Listener) {
+    let db = Database::create();
+    db.connect().grant(user(1), dec!(10));
+    let listener = db.listen();
+    (db, listener)
+}
+
+/// Settlement locks that sessions of this database hold or wait for.
+fn stripe_locks(session: &mut Session) -> i64 {
+    session.value(
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+         WHERE locktype = 'advisory' AND datname = current_database()",
+        &[],
+    )
+}
+
+/// The holder's commit goes on as if the other had never been; the other can try again.
+fn assert_only_the_holder_committed(db: &Database, listener: &mut Listener, held: HeldCommit<'_>) {
+    let mut session = held.release();
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    assert_eq!(session.balance(user(1)), dec!(-10));
+    assert_eq!(stripe_locks(&mut session), 0);
+    let mut again = db.connect();
+    again.grant(user(1), dec!(100));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
+    again.assert_sound();
+}
+
+#[test]
+fn timeouts_end_the_wait() {
+    for (setting, sqlstate) in [("lock_timeout", "55P03"), ("statement_timeout", "57014")] {
+        let (db, mut listener) = database();
+        let held = crossing_commit(&db);
+        let mut session = db.connect();
+        session.run("BEGIN");
+        session.grant(user(1), dec!(1));
+        session.run(&format!("SET LOCAL {setting} = '50ms'"));
+        session.try_run("COMMIT").refused(sqlstate);
+        // The transaction is over: there is nothing to roll back, and the session goes on.
+        assert_eq!(session.balance(user(1)), dec!(10));
+        assert_only_the_holder_committed(&db, &mut listener, held);
+        session.charge(user(1), dec!(1));
+        session.assert_sound();
+    }
+}
+
+#[test]
+fn a_cancel_ends_the_wait() {
+    let (db, mut listener) = database();
+    let held = crossing_commit(&db);
+    let mut session = db.connect();
+    session.run("BEGIN");
+    session.grant(user(1), dec!(1));
+    let committing = session.background(|session| session.try_run("COMMIT"));
+    db.until_blocked(committing.pid());
+    let pid = committing.pid();
+    db.observe(|observer| observer.value::<bool>("SELECT pg_cancel_backend($1)", &[&pid]));
+    let (mut session, committed) = committing.finish();
+    committed.refused("57014");
+    assert_only_the_holder_committed(&db, &mut listener, held);
+    session.charge(user(1), dec!(1));
+    session.assert_sound();
+}
+
+#[test]
+fn a_terminated_backend_ends_the_wait() {
+    let (db, mut listener) = database();
+    let held = crossing_commit(&db);
+    let mut session = db.connect();
+    session.run("BEGIN");
+    session.grant(user(1), dec!(1));
+    let committing = session.background(|session| session.try_run("COMMIT"));
+    db.until_blocked(committing.pid());
+    let pid = committing.pid();
+    db.observe(|observer| observer.value::<bool>("SELECT pg_terminate_backend($1)", &[&pid]));
+    committing.finish().1.refused("57P01");
+    assert_only_the_holder_committed(&db, &mut listener, held);
+}
+
+/// An autocommitted statement waits and gives up as a COMMIT does.
+#[test]
+fn a_single_statement_gives_up_too() {
+    let (db, mut listener) = database();
+    let held = crossing_commit(&db);
+    let mut session = db.connect();
+    session.run("SET lock_timeout = '50ms'");
+    session.insert(user(1), "purchase", dec!(1)).refused("55P03");
+    session.run("RESET lock_timeout");
+    assert_only_the_holder_committed(&db, &mut listener, held);
+}
+
+/// Reads wait for no one's commit.
+#[test]
+fn reads_do_not_wait() {
+    let (db, _listener) = database();
+    let held = crossing_commit(&db);
+    let mut session = db.connect();
+    session.run("SET lock_timeout = '50s'");
+    assert_eq!(session.balance(user(1)), dec!(10));
+    session.assert_sound();
+    held.release();
+    assert_eq!(session.balance(user(1)), dec!(-10));
+}
+
+/// A transaction that has settled some users and gives up at another undoes what it settled.
+#[test]
+fn users_settled_before_the_wait_are_undone() {
+    let (db, mut listener) = database();
+    let mut session = db.connect();
+    for number in 2..42 {
+        session.grant(user(number), dec!(10));
+    }
+    listener.drain();
+    let held = crossing_commit(&db);
+    session.run("SET lock_timeout = '50ms'; BEGIN");
+    for number in 1..42 {
+        session.charge(user(number), dec!(10));
+    }
+    session.try_run("COMMIT").refused("55P03");
+    assert_eq!(listener.crossings(), []);
+    session.run("RESET lock_timeout");
+    held.release();
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    for number in 2..42 {
+        let is_positive: bool =
+            session.value("SELECT is_positive FROM credits.balances WHERE user_id = $1", &[&user(number)]);
+        assert!(is_positive, "user {number}");
+        session.charge(user(number), dec!(10));
+        assert_eq!(listener.crossings(), [(user(number), Down)]);
+    }
+    session.assert_sound();
+}
+
+/// A refresh is a favour: if someone else is refreshing, a commit goes on without.
+#[test]
+fn a_lock_on_the_checkpoints_delays_commits_near_zero_only() {
+    let (db, mut listener) = database();
+    let (mut session, mut locker) = (db.connect(), db.connect());
+    session.grant(user(1), dec!(1000));
+    locker.run("BEGIN; LOCK TABLE credits.user_balance_checkpoints IN EXCLUSIVE MODE");
+    session.charge(user(1), dec!(1));
+    assert_eq!(session.balance(user(1)), dec!(1009));
+    let committing = session.background(|session| session.insert(user(1), "usage", dec!(2000)));
+    db.until_blocked(committing.pid());
+    locker.run("COMMIT");
+    let (mut session, committed) = committing.finish();
+    committed.unwrap();
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    session.assert_sound();
+}
+
+#[test]
+fn no_lock_outlives_its_transaction() {
+    let (db, _listener) = database();
+    let mut session = db.connect();
+    for number in 0..300 {
+        session.grant(user(number), dec!(1));
+        session.charge(user(number), dec!(1));
+        assert_eq!(stripe_locks(&mut session), 0);
+    }
+    session.run("BEGIN");
+    session.charge(user(1), dec!(1));
+    assert_eq!(stripe_locks(&mut session), 0, "no stripe is held while the application works");
+    session.run("COMMIT");
+    assert_eq!(stripe_locks(&mut session), 0);
+}

@@ -1,0 +1,209 @@
+//! Settlement where the trigger, the extension or the number of users is not as usual.
+
+use credits_ledger_tests::{Database, Decimal, Direction, dec, user};
+
+use Direction::{Down, Up};
+
+#[test]
+fn rows_written_with_the_trigger_off_are_announced_later() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let mut listener = db.listen();
+    session.run("ALTER TABLE credits.credits_transactions DISABLE TRIGGER note_transaction");
+    for number in 1..=3 {
+        session.grant(user(number), dec!(1));
+    }
+    session.run("ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction");
+    assert_eq!(listener.drain(), []);
+    assert_eq!(session.balance(user(1)), dec!(1));
+    session.assert_sound();
+    session.grant(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
+    session.refresh(user(2));
+    assert_eq!(listener.crossings(), [(user(2), Up)]);
+    session.charge(user(3), dec!(1));
+    // Never announced above zero, and not above zero now.
+    assert_eq!(listener.drain(), []);
+    session.assert_sound();
+}
+
+/// Rows that logical replication applies are settled where they land.
+#[test]
+fn replicated_rows_are_settled() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let mut listener = db.listen();
+    session.run("SET session_replication_role = replica");
+    session.grant(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
+    session.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    session.assert_sound();
+}
+
+#[test]
+fn the_extension_may_be_dropped_beside_inserts() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(1));
+    session.run("BEGIN");
+    session.grant(user(1), dec!(1));
+    session.charge(user(2), dec!(1));
+    session.run("DROP EXTENSION credits_ledger; COMMIT");
+    // Rolled back, nothing has happened.
+    session.run("CREATE EXTENSION credits_ledger");
+    let mut listener = db.listen();
+    session.run("BEGIN; SAVEPOINT s");
+    session.grant(user(1), dec!(5));
+    session.run("DROP EXTENSION credits_ledger; ROLLBACK TO s");
+    session.grant(user(1), dec!(7));
+    session.run("COMMIT");
+    assert_eq!(session.balance(user(1)), dec!(7));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
+    session.assert_sound();
+}
+
+/// Backends remember tables and balances: both end with the extension.
+#[test]
+fn the_extension_may_be_made_anew() {
+    let db = Database::create();
+    let (mut session, mut other) = (db.connect(), db.connect());
+    let mut listener = db.listen();
+    for round in 0..3 {
+        for _ in 0..20 {
+            session.grant(user(1), dec!(10));
+            other.charge(user(1), dec!(5));
+        }
+        assert_eq!(session.balance(user(1)), dec!(100), "round {round}");
+        assert_eq!(other.balance(user(1)), dec!(100), "round {round}");
+        assert_eq!(listener.crossings(), [(user(1), Up)]);
+        other.assert_sound();
+        if round == 0 {
+            session.run("DROP EXTENSION credits_ledger; CREATE EXTENSION credits_ledger");
+        } else {
+            session.run("BEGIN");
+            session.charge(user(1), dec!(1));
+            session.run("DROP EXTENSION credits_ledger; CREATE EXTENSION credits_ledger");
+            session.run("COMMIT");
+        }
+        assert_eq!(session.balance(user(1)), dec!(0), "round {round}");
+        assert_eq!(other.balance(user(1)), dec!(0), "round {round}");
+    }
+}
+
+/// Storage may be rewritten under sessions that have used it.
+#[test]
+fn tables_may_be_rewritten() {
+    let db = Database::create();
+    let (mut session, mut admin) = (db.connect(), db.connect());
+    let mut listener = db.listen();
+    session.grant(user(1), dec!(1));
+    listener.drain();
+    for (round, rewrite) in (1..).zip([
+        "VACUUM FULL credits.credits_transactions",
+        "VACUUM FULL credits.user_balance_checkpoints",
+        "VACUUM FULL credits.batch_aggregates",
+        "REINDEX TABLE credits.credits_transactions",
+        "REINDEX TABLE CONCURRENTLY credits.credits_transactions",
+        "REINDEX TABLE CONCURRENTLY credits.user_balance_checkpoints",
+        "REINDEX TABLE CONCURRENTLY credits.batch_aggregates",
+        "CLUSTER credits.credits_transactions USING credits_transactions_delta_idx",
+        "ALTER TABLE credits.credits_transactions ADD COLUMN note text",
+        "ALTER TABLE credits.credits_transactions DROP COLUMN note",
+        "ALTER TABLE credits.user_balance_checkpoints SET (fillfactor = 60)",
+        "ANALYZE",
+    ]) {
+        admin.run(rewrite);
+        session.charge_batch(user(1), user(1), dec!(2));
+        assert_eq!(listener.crossings(), [(user(1), Down)], "after {rewrite}");
+        session.grant(user(1), dec!(2));
+        assert_eq!(listener.crossings(), [(user(1), Up)], "after {rewrite}");
+        if round % 2 == 0 {
+            session.refresh(user(1));
+        }
+        assert_eq!(session.balance(user(1)), dec!(1), "after {rewrite}");
+        session.assert_sound();
+    }
+}
+
+#[test]
+fn one_transaction_over_very_many_users() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let mut listener = db.listen();
+    let write = |kind: &str, amount: &str, from: u32, to: u32| {
+        format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+             SELECT md5(n::text)::uuid, '{kind}', {amount}, gen_random_uuid()::text FROM generate_series({from}, {to}) n"
+        )
+    };
+    session.run(&write("purchase", "n", 1, 20_000));
+    let up = listener.crossings();
+    assert_eq!(up.len(), 20_000);
+    assert!(up.iter().all(|(_, direction)| *direction == Up));
+
+    session.run("BEGIN");
+    session.run(&write("usage", "n", 1, 10_000));
+    session.run(&write("usage", "1", 1, 20_000));
+    session.run("SAVEPOINT s");
+    session.run(&write("purchase", "1000000", 1, 20_000));
+    session.run("ROLLBACK TO s; COMMIT");
+    let down = listener.crossings();
+    assert_eq!(down.len(), 10_000);
+    assert!(down.iter().all(|(_, direction)| *direction == Down));
+    let mut users: Vec<_> = down.into_iter().map(|(user, _)| user).collect();
+    users.sort_unstable();
+    users.dedup();
+    assert_eq!(users.len(), 10_000);
+    let users: i64 = session.value(
+        "SELECT count(*) FROM generate_series(1, 20000) n
+         WHERE credits.get_user_balance(md5(n::text)::uuid) = CASE WHEN n <= 10000 THEN -1 ELSE n - 1 END",
+        &[],
+    );
+    assert_eq!(users, 20_000);
+    session.assert_sound();
+}
+
+/// One statement may touch a user more often than a checkpoint may lag.
+#[test]
+fn one_statement_with_very_many_rows_of_a_user() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let mut listener = db.listen();
+    session.run(&format!(
+        "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id)
+         SELECT '{}', kind, 1, gen_random_uuid()::text, CASE kind WHEN 'usage' THEN md5((n % 10)::text)::uuid END
+         FROM generate_series(1, 20000) n, LATERAL (SELECT CASE n % 2 WHEN 0 THEN 'usage' ELSE 'purchase' END) k (kind)",
+        user(1)
+    ));
+    assert_eq!(listener.drain(), []);
+    assert_eq!(session.balance(user(1)), Decimal::ZERO);
+    session.grant(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
+    session.assert_sound();
+}
+
+/// Statements that write and then fail, in a session that goes on.
+#[test]
+fn failed_statements_leave_nothing() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let mut listener = db.listen();
+    for _ in 0..3 {
+        let failing = format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+             SELECT '{}', 'purchase', 3 - n, gen_random_uuid()::text FROM generate_series(1, 3) n",
+            user(1)
+        );
+        assert!(session.try_run(&failing).is_err());
+        assert_eq!(session.balance(user(1)), dec!(0));
+        session.run("BEGIN");
+        session.charge(user(2), dec!(1));
+        assert!(session.try_run(&failing).is_err());
+        session.run("COMMIT");
+        assert_eq!(session.balance(user(2)), dec!(0));
+        assert_eq!(listener.drain(), []);
+    }
+    session.assert_sound();
+    assert_eq!(session.value::<i64>("SELECT count(*) FROM credits.user_balance_checkpoints", &[]), 0);
+}

@@ -1,0 +1,140 @@
+//! PREPARE TRANSACTION blocks no one and announces nothing; the user's next settlement does.
+
+use credits_ledger_tests::{Database, Direction, Session, dec, user};
+
+use Direction::{Down, Up};
+
+fn advisory_locks(session: &mut Session) -> i64 {
+    session.value(
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+         WHERE locktype = 'advisory' AND datname = current_database()",
+        &[],
+    )
+}
+
+/// A transaction id for PREPARE that no other test uses.
+fn prepare(db: &Database, session: &mut Session, number: u32) -> String {
+    let gid = format!("'{}_{number}'", db.name());
+    session.run(&format!("PREPARE TRANSACTION {gid}"));
+    gid
+}
+
+#[test]
+fn a_prepared_crossing_is_announced_by_the_next_write() {
+    let db = Database::create();
+    let (mut session, mut other) = (db.connect(), db.connect());
+    let mut listener = db.listen();
+    session.grant(user(1), dec!(5));
+    session.grant(user(2), dec!(5));
+    listener.drain();
+    session.run("BEGIN");
+    session.charge(user(1), dec!(10));
+    session.charge(user(2), dec!(10));
+    let gid = prepare(&db, &mut session, 1);
+    assert_eq!(advisory_locks(&mut other), 0);
+    // The stripe is free, and nothing of the prepared transaction is left in the session.
+    session.charge(user(1), dec!(1));
+    other.charge(user(1), dec!(1));
+    assert_eq!(listener.drain(), []);
+    assert_eq!(other.balance(user(1)), dec!(3));
+    other.assert_sound();
+
+    other.run(&format!("COMMIT PREPARED {gid}"));
+    assert_eq!(listener.drain(), []);
+    assert_eq!(other.balance(user(1)), dec!(-7));
+    other.assert_sound();
+    let announced: bool =
+        other.value("SELECT bool_and(is_positive) AND bool_and(balance <= 0) FROM credits.balances", &[]);
+    assert!(announced, "the view says what was announced, and what is true");
+
+    other.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    other.refresh(user(2));
+    assert_eq!(listener.crossings(), [(user(2), Down)]);
+    other.refresh(user(2));
+    assert_eq!(listener.drain(), []);
+    other.assert_sound();
+}
+
+#[test]
+fn a_new_user_by_two_phases() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let mut listener = db.listen();
+    session.run("BEGIN");
+    session.grant(user(1), dec!(5));
+    let gid = prepare(&db, &mut session, 1);
+    assert_eq!(session.balance(user(1)), dec!(0));
+    session.run(&format!("COMMIT PREPARED {gid}"));
+    assert_eq!(session.balance(user(1)), dec!(5));
+    session.assert_sound();
+    assert_eq!(listener.drain(), []);
+    session.refresh(user(1));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
+    session.assert_sound();
+}
+
+#[test]
+fn a_prepared_transaction_rolled_back_leaves_nothing() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(5));
+    let mut listener = db.listen();
+    session.run("BEGIN");
+    session.charge(user(1), dec!(10));
+    session.grant(user(2), dec!(10));
+    let gid = prepare(&db, &mut session, 1);
+    session.run(&format!("ROLLBACK PREPARED {gid}"));
+    session.refresh(user(1));
+    session.refresh(user(2));
+    assert_eq!(listener.drain(), []);
+    assert_eq!(session.balance(user(1)), dec!(5));
+    session.assert_sound();
+}
+
+/// What was asked for in a prepared transaction is not done in the session's next one.
+#[test]
+fn nothing_leaks_into_the_next_transaction() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let mut listener = db.listen();
+    session.charge(user(2), dec!(1));
+    session.run("BEGIN");
+    session.grant(user(1), dec!(5));
+    session.refresh(user(1));
+    let gid = prepare(&db, &mut session, 1);
+    session.charge(user(2), dec!(1));
+    session.run(&format!("COMMIT PREPARED {gid}"));
+    session.charge(user(2), dec!(1));
+    assert_eq!(listener.drain(), []);
+    session.grant(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
+    session.assert_sound();
+}
+
+/// A transaction stays prepared while thousands of others commit: it is a straggler like any other.
+#[test]
+fn checkpoints_pass_a_prepared_transaction_by() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(1000));
+    session.run("BEGIN");
+    session.charge(user(1), dec!(0.5));
+    let prepared: String = session.value("SELECT pg_current_xact_id()::text", &[]);
+    let gid = prepare(&db, &mut session, 1);
+    for _ in 0..400 {
+        session.charge(user(1), dec!(1));
+    }
+    session.refresh(user(1));
+    let listed: bool = session.value(
+        "SELECT $2::text::xid8 = ANY (stragglers) FROM credits.user_balance_checkpoints WHERE user_id = $1",
+        &[&user(1), &prepared],
+    );
+    assert!(listed);
+    assert_eq!(session.balance(user(1)), dec!(600));
+    session.assert_sound();
+    session.run(&format!("COMMIT PREPARED {gid}"));
+    assert_eq!(session.balance(user(1)), dec!(599.5));
+    session.refresh(user(1));
+    session.assert_sound();
+}
