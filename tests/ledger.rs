@@ -14,14 +14,17 @@
 
 mod append_only;
 mod balances;
+mod catalog;
 mod checkpoints;
 mod commit_waits;
 mod crossing;
 mod idempotency;
 mod interleavings;
+mod privileges;
 mod recording;
 mod refusals;
 mod settlement_edges;
 mod snapshots;
 mod stragglers;
 mod two_phase;
+mod verification;

@@ -9,9 +9,12 @@ fn rows_written_with_the_trigger_off_are_announced_later() {
     let db = Database::create();
     let mut session = db.connect();
     let mut listener = db.listen();
+    for number in 1..=3 {
+        session.charge(user(number), dec!(1));
+    }
     session.run("ALTER TABLE credits.credits_transactions DISABLE TRIGGER note_transaction");
     for number in 1..=3 {
-        session.grant(user(number), dec!(1));
+        session.grant(user(number), dec!(2));
     }
     session.run("ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction");
     assert_eq!(listener.drain(), []);
@@ -24,6 +27,27 @@ fn rows_written_with_the_trigger_off_are_announced_later() {
     session.charge(user(3), dec!(1));
     // Never announced above zero, and not above zero now.
     assert_eq!(listener.drain(), []);
+    session.assert_sound();
+}
+
+/// A user that no settlement has met, of a restored ledger for example: what it was before is not news.
+#[test]
+fn a_user_without_a_state_has_that_of_the_earlier_rows() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let mut listener = db.listen();
+    session.run("ALTER TABLE credits.credits_transactions DISABLE TRIGGER note_transaction");
+    for number in 1..=3 {
+        session.grant(user(number), dec!(2));
+    }
+    session.run("ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction");
+    session.grant(user(1), dec!(1));
+    session.refresh(user(2));
+    assert_eq!(listener.drain(), []);
+    session.charge(user(3), dec!(2));
+    assert_eq!(listener.crossings(), [(user(3), Down)]);
+    session.charge(user(2), dec!(2));
+    assert_eq!(listener.crossings(), [(user(2), Down)]);
     session.assert_sound();
 }
 

@@ -1,0 +1,126 @@
+//! What the extension promises about its objects holds for every one of them.
+
+use credits_ledger_tests::Database;
+
+/// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts.
+const PUBLIC: [&str; 1] = ["credits.current_xact_id(bigint)"];
+
+#[test]
+fn every_function_pins_its_search_path() {
+    let db = Database::create();
+    let unpinned: Vec<String> = db.connect().values(
+        "SELECT oid::regprocedure::text FROM pg_proc
+         WHERE pronamespace = 'credits'::regnamespace
+           AND NOT EXISTS (SELECT FROM unnest(proconfig) setting WHERE setting LIKE 'search\\_path=%')
+         ORDER BY 1",
+        &[],
+    );
+    // Settings around a function that runs for every row would cost more than the row: it is C, and names no object.
+    assert_eq!(unpinned, PUBLIC);
+}
+
+#[test]
+fn nothing_is_security_definer() {
+    let db = Database::create();
+    let definers: Vec<String> = db.connect().values(
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'credits'::regnamespace AND prosecdef",
+        &[],
+    );
+    assert_eq!(definers, [""; 0]);
+}
+
+#[test]
+fn nothing_is_public_but_the_stamp() {
+    let db = Database::create();
+    let public: Vec<String> = db.connect().values(
+        "SELECT object FROM (
+             SELECT oid::regprocedure::text, coalesce(proacl, acldefault('f', proowner))
+             FROM pg_proc WHERE pronamespace = 'credits'::regnamespace
+             UNION ALL
+             SELECT oid::regclass::text, coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END, relowner))
+             FROM pg_class WHERE relnamespace = 'credits'::regnamespace AND relkind IN ('r', 'v', 'm', 'S', 'p', 'f')
+             UNION ALL
+             SELECT attrelid::regclass || '.' || attname, attacl
+             FROM pg_attribute JOIN pg_class c ON c.oid = attrelid WHERE relnamespace = 'credits'::regnamespace
+             UNION ALL
+             SELECT 'schema', coalesce(nspacl, acldefault('n', nspowner)) FROM pg_namespace WHERE nspname = 'credits'
+         ) objects (object, acl)
+         WHERE EXISTS (SELECT FROM aclexplode(acl) WHERE grantee = 0) ORDER BY 1",
+        &[],
+    );
+    assert_eq!(public, PUBLIC);
+}
+
+#[test]
+fn every_object_is_described() {
+    let db = Database::create();
+    let undescribed: Vec<String> = db.connect().values(
+        "SELECT object FROM (
+             SELECT oid::regprocedure::text, obj_description(oid, 'pg_proc')
+             FROM pg_proc WHERE pronamespace = 'credits'::regnamespace
+             UNION ALL
+             SELECT oid::regclass::text, obj_description(oid, 'pg_class')
+             FROM pg_class WHERE relnamespace = 'credits'::regnamespace AND relkind IN ('r', 'v')
+             UNION ALL
+             SELECT format_type(t.oid, NULL), obj_description(t.oid, 'pg_type')
+             FROM pg_type t JOIN pg_class c ON c.oid = typrelid
+             WHERE typnamespace = 'credits'::regnamespace AND relkind = 'c'
+             UNION ALL
+             SELECT attrelid::regclass || '.' || attname, col_description(attrelid, attnum)
+             FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+             WHERE relnamespace = 'credits'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
+             UNION ALL
+             SELECT tgrelid::regclass || ' ' || tgname, obj_description(t.oid, 'pg_trigger')
+             FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
+             WHERE relnamespace = 'credits'::regnamespace AND NOT tgisinternal
+             UNION ALL
+             SELECT 'schema', obj_description('credits'::regnamespace, 'pg_namespace')
+             UNION ALL
+             SELECT 'extension', obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = 'credits_ledger'
+         ) objects (object, description)
+         WHERE coalesce(description, '') = '' ORDER BY 1",
+        &[],
+    );
+    assert_eq!(undescribed, [""; 0]);
+}
+
+/// A fraction of a large ledger is far too many rows for autovacuum to wait for.
+#[test]
+fn autovacuum_thresholds_are_absolute() {
+    let db = Database::create();
+    let relative: Vec<String> = db.connect().values(
+        "SELECT relname || ' ' || setting FROM pg_class,
+             unnest(ARRAY['autovacuum_vacuum_scale_factor=0', 'autovacuum_analyze_scale_factor=0',
+                          CASE relname WHEN 'credits_transactions' THEN 'autovacuum_vacuum_insert_scale_factor=0' END]) setting
+         WHERE relnamespace = 'credits'::regnamespace AND relkind = 'r' AND NOT setting = ANY (coalesce(reloptions, '{}'))",
+        &[],
+    );
+    assert_eq!(relative, [""; 0]);
+    let targets: Vec<i32> = db.connect().values(
+        "SELECT attstattarget::int FROM pg_attribute
+         WHERE attrelid = 'credits.credits_transactions'::regclass AND attname = 'user_id'",
+        &[],
+    );
+    assert!(targets[0] >= 500, "the planner's estimate of distinct users is too coarse: {targets:?}");
+}
+
+#[test]
+fn the_ledger_and_its_sequence_are_dumped_and_nothing_else() {
+    let db = Database::create();
+    let dumped: Vec<String> = db.connect().values(
+        "SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'credits_ledger' ORDER BY 1",
+        &[],
+    );
+    assert_eq!(dumped, ["credits.credits_transactions", "credits.credits_transactions_seq_seq"]);
+}
+
+#[test]
+fn triggers_fire_for_replication_too() {
+    let db = Database::create();
+    let triggers: Vec<String> = db.connect().values(
+        "SELECT tgname || ' ' || tgenabled::text FROM pg_trigger
+         WHERE tgrelid = 'credits.credits_transactions'::regclass AND NOT tgisinternal ORDER BY 1",
+        &[],
+    );
+    assert_eq!(triggers, ["append_only A", "note_transaction A"]);
+}

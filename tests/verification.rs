@@ -1,0 +1,122 @@
+//! `verify_ledger` finds whatever is wrong with a derived value.
+
+use credits_ledger_tests::{Database, Session, Uuid, dec, user};
+
+/// A ledger whose rows are folded: two users, with a batch each and one in common.
+fn folded_ledger(db: &Database) -> Session {
+    let mut session = db.connect();
+    for number in [1, 2] {
+        session.grant(user(number), dec!(10));
+        session.charge_batch(user(number), user(number), dec!(1));
+        session.charge_batch(user(number), Uuid::nil(), dec!(2));
+    }
+    // What other tests leave open may hold watermarks back for a while.
+    db.until(
+        "SELECT count(credits.refresh_checkpoint(user_id)) = 0 FROM credits.user_balance_checkpoints
+         WHERE transaction_count < 3",
+        &[],
+    );
+    session.assert_sound();
+    session
+}
+
+fn findings(session: &mut Session) -> Vec<(String, Option<Uuid>, String)> {
+    let rows = session.query("SELECT * FROM credits.verify_ledger()", &[]).unwrap();
+    rows.iter().map(|row| (row.get("check_name"), row.get("user_id"), row.get("detail"))).collect()
+}
+
+#[test]
+fn every_kind_of_damage_is_found() {
+    let db = Database::create();
+    let mut session = folded_ledger(&db);
+    let (user, other, batch) = (user(1), user(2), Uuid::nil());
+    let checkpoint = format!("credits.user_balance_checkpoints WHERE user_id = '{user}'");
+    let in_batch =
+        format!("credits.batch_aggregates WHERE user_id = '{user}' AND fusillade_batch_id = '{batch}'");
+    let set = |table: &str, change: &str| table.replacen(" WHERE", &format!(" SET {change} WHERE"), 1);
+    for damage in [
+        format!("UPDATE {}", set(&checkpoint, "balance = balance + 0.000000000000001")),
+        format!("UPDATE {}", set(&checkpoint, "balance = -balance")),
+        format!("UPDATE {}", set(&checkpoint, "balance = 'NaN'")),
+        format!("UPDATE {}", set(&checkpoint, "transaction_count = transaction_count + 1")),
+        format!("UPDATE {}", set(&checkpoint, "checkpoint_seq = checkpoint_seq - 1")),
+        format!("UPDATE {}", set(&checkpoint, "is_positive = NOT is_positive")),
+        format!("UPDATE {}", set(&checkpoint, "watermark = '3'")),
+        format!("UPDATE {}", set(&checkpoint, "watermark = '9223372036854775807'")),
+        format!(
+            "UPDATE {}",
+            set(
+                &checkpoint,
+                "stragglers = (SELECT array_agg(xact_id) FROM credits.credits_transactions WHERE seq = 1)"
+            )
+        ),
+        format!("UPDATE {}", set(&in_batch, "total_amount = total_amount - 0.000000000000001")),
+        format!("UPDATE {}", set(&in_batch, "transaction_count = transaction_count + 1")),
+        format!("UPDATE {}", set(&in_batch, "max_seq = max_seq + 1")),
+        format!("UPDATE {}", set(&in_batch, "created_at = created_at - '1 day'::interval")),
+        format!("DELETE FROM {in_batch}"),
+        format!(
+            "INSERT INTO credits.batch_aggregates
+             VALUES (gen_random_uuid(), '{user}', 1, 1, 1, clock_timestamp(), clock_timestamp())"
+        ),
+    ] {
+        session.run("BEGIN");
+        session.run(&damage);
+        let found = findings(&mut session);
+        session.run("ROLLBACK");
+        assert!(!found.is_empty(), "not found: {damage}");
+        for (check, found_user, detail) in &found {
+            assert!(!check.is_empty() && !detail.is_empty(), "{damage}: {found:?}");
+            assert_eq!(*found_user, Some(user), "{damage}: {found:?}");
+        }
+        session.assert_sound();
+    }
+    // A checkpoint of a user without transactions.
+    session.run("BEGIN");
+    session.run(&format!(
+        "INSERT INTO credits.user_balance_checkpoints (user_id, checkpoint_seq, balance, updated_at, transaction_count,
+                                                       watermark, stragglers, is_positive)
+         SELECT gen_random_uuid(), checkpoint_seq, balance, updated_at, transaction_count, watermark, stragglers, is_positive
+         FROM credits.user_balance_checkpoints WHERE user_id = '{other}'"
+    ));
+    assert_eq!(findings(&mut session).len(), 1);
+    session.run("ROLLBACK");
+    session.assert_sound();
+}
+
+/// Batch totals without their checkpoint belong to nothing.
+#[test]
+fn batches_of_a_lost_checkpoint_are_found_and_rebuilt() {
+    let db = Database::create();
+    let mut session = folded_ledger(&db);
+    session.run(&format!("DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'", user(1)));
+    assert!(!findings(&mut session).is_empty());
+    session.refresh(user(1));
+    session.assert_sound();
+}
+
+/// A look at the ledger beside writers compares what belongs together.
+#[test]
+fn writers_do_not_make_it_look_wrong() {
+    let db = Database::create();
+    let mut session = folded_ledger(&db);
+    let writers: Vec<_> = (0..2)
+        .map(|_| {
+            db.connect().background(move |session| {
+                for round in 0..200 {
+                    session.charge_batch(user(round % 3), Uuid::nil(), dec!(1));
+                    if round % 10 == 0 {
+                        session.refresh(user(round % 3));
+                    }
+                }
+            })
+        })
+        .collect();
+    for _ in 0..50 {
+        assert_eq!(findings(&mut session), []);
+    }
+    for writer in writers {
+        let _ = writer.finish();
+    }
+    session.assert_sound();
+}
