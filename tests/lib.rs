@@ -5,6 +5,7 @@
 //! - [`session`]: a connection, with the statements that every test needs
 //! - [`stepping`]: a session in the background, or held in the middle of its commit
 //! - [`listener`]: the notifications of a database, in order
+//! - [`random`]: the seed that repeats a random test
 //! - [`refusal`]: what the SQLSTATE and message of an error must be
 //! - [`soundness`]: what must hold of every ledger at rest
 
@@ -14,6 +15,8 @@ pub mod cluster;
 pub mod database;
 #[path = "harness/listener.rs"]
 pub mod listener;
+#[path = "harness/random.rs"]
+pub mod random;
 #[path = "harness/refusal.rs"]
 pub mod refusal;
 #[path = "harness/session.rs"]
@@ -25,6 +28,7 @@ pub mod stepping;
 
 pub use database::Database;
 pub use listener::{Direction, Listener, Notification};
+pub use random::seed;
 pub use refusal::Refused;
 pub use rust_decimal::{Decimal, dec};
 pub use session::{Session, user};
