@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
 # Private Postgres servers for building, testing and the demo. Nothing outside the cache folder is touched.
 #
-#   postgres.sh private MAJOR   makes this checkout's own Postgres MAJOR and prints its pg_config.
-#                               With PG_CONFIG set, that installation is copied instead of fetching one.
-#   postgres.sh libclang        fetches a libclang for bindgen and prints the folder that holds it.
-#   postgres.sh user            prints the user that servers run as, creating it where root needs one.
+#   postgres.sh private MAJOR [USE]     makes this checkout's own Postgres MAJOR and prints its pg_config. Each USE has
+#                                       one of its own. With PG_CONFIG set, that installation is copied, not fetched.
+#   postgres.sh libclang                fetches a libclang for bindgen and prints the folder that holds it.
+#   postgres.sh user                    prints the user that servers run as, creating it where root needs one.
+#   postgres.sh start NAME PG_CONFIG    starts a new, empty cluster instead of the last one of that name, and prints the
+#                                       folder of its socket; the database NAME is there, and the superuser postgres.
+#   postgres.sh stop NAME               stops that cluster and removes it.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
+checkout=$(dirname "$here" | sha256sum | cut -c1-12)
 cache=${CREDITS_LEDGER_CACHE:-/var/tmp/credits_ledger-$(id -un)}
 libclang_wheel="libclang==18.1.1 --hash=sha256:c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b"
 
 # The cache holds programs that are executed: it must be ours alone to write.
 open_cache() {
-  mkdir -p -m 755 "$cache"
+  (umask 022 && mkdir -p "$cache")
   [ -O "$cache" ] || { echo "postgres.sh: $cache belongs to someone else; set CREDITS_LEDGER_CACHE" >&2; exit 1; }
 }
 
@@ -43,17 +47,23 @@ pristine() {
 # copy_installation PG_CONFIG PREFIX: the installation, below PREFIX at the paths it was built for. Postgres finds
 # its files relative to the program that runs, so the copy uses its own.
 copy_installation() {
-  local folder
-  for folder in bindir pkglibdir sharedir includedir-server; do
-    folder=$("$1" "--$folder")
-    mkdir -p "$2$folder" && cp -RLn "$folder/." "$2$folder/"
+  local kind folder
+  for kind in bindir pkglibdir sharedir includedir-server; do
+    folder=$("$1" "--$kind")
+    [ -d "$folder" ] || { echo "postgres.sh: $1 has no $folder; install the server with its headers" >&2; exit 1; }
+    mkdir -p "$2$folder"
+    cp -RL "$folder/." "$2$folder/"
   done
+  # libpq and other libraries of the installation's own; those that the system's loader finds need no copy.
+  folder=$("$1" --libdir)
+  mkdir -p "$2$folder"
+  ldd "$("$1" --bindir)"/{postgres,psql,pg_dump} | awk '$2 == "=>" { print $3 }' | xargs realpath -s | sort -u |
+    { grep -F "$folder/" || true; } | xargs -r cp -Lt "$2$folder"
 }
 
 private() {
-  local major=$1 checkout prefix
-  checkout=$(dirname "$here" | sha256sum | cut -c1-12)
-  prefix=$cache/checkout-$checkout/$major
+  local major=$1 prefix
+  prefix=$cache/checkout-$checkout/$major${2:+-$2}
   if [ -n "${PG_CONFIG:-}" ]; then
     case $("$PG_CONFIG" --version) in
       "PostgreSQL $major"*) ;;
@@ -61,7 +71,8 @@ private() {
     esac
     prefix=$prefix-$(echo "$PG_CONFIG" | sha256sum | cut -c1-12)
     if [ ! -e "$prefix/complete" ]; then
-      copy_installation "$PG_CONFIG" "$prefix" && touch "$prefix/complete"
+      copy_installation "$PG_CONFIG" "$prefix"
+      touch "$prefix/complete"
     fi
     echo "$prefix$("$PG_CONFIG" --bindir)/pg_config"
   else
@@ -88,10 +99,51 @@ server_user() {
   echo postgres
 }
 
+as_server_user() {
+  if [ "$(id -u)" != 0 ]; then "$@"; return; fi
+  local user; user=$(server_user)
+  setpriv --reuid="$user" --regid="$user" --init-groups --reset-env "$@"
+}
+
+# Only the server's user and root may reach the socket: whoever does is a superuser.
+start() {
+  local folder=$cache/cluster-$checkout-$1 bin
+  bin=$("$2" --bindir)
+  stop "$1"
+  install -d -m 700 "$folder"
+  echo "$bin" > "$folder/bin"
+  [ "$(id -u)" != 0 ] || chown "$(server_user):" "$folder"
+  if ! {
+    as_server_user "$bin/initdb" -D "$folder/data" -U postgres --auth=trust --encoding=UTF8 --no-locale --no-sync &&
+      as_server_user "$bin/pg_ctl" start --wait -D "$folder/data" -l "$folder/server.log" \
+        -o "-c listen_addresses='' -c unix_socket_directories='$folder'" &&
+      as_server_user "$bin/createdb" -h "$folder" -U postgres "$1"
+  } </dev/null >"$cache/cluster-$checkout-$1.log" 2>&1; then
+    cat "$cache/cluster-$checkout-$1.log" >&2
+    exit 1
+  fi
+  echo "$folder"
+}
+
+stop() {
+  local folder=$cache/cluster-$checkout-$1 bin
+  [ -d "$folder" ] || return 0
+  if [ -e "$folder/data/postmaster.pid" ]; then
+    bin=$(cat "$folder/bin")
+    # A server that is gone already, after a crash of the machine, leaves its pid file.
+    if as_server_user "$bin/pg_ctl" status -D "$folder/data" >/dev/null; then
+      as_server_user "$bin/pg_ctl" stop --wait -m immediate -D "$folder/data" >/dev/null
+    fi
+  fi
+  rm -rf "$folder" "$folder.log"
+}
+
 open_cache
 case ${1:-} in
-  private) private "$2" ;;
+  private) private "$2" "${3:-}" ;;
   libclang) libclang ;;
   user) server_user ;;
-  *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  start) start "$2" "$3" ;;
+  stop) stop "$2" ;;
+  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
