@@ -1,7 +1,8 @@
-# make demo | test | bench | install | lint | schema | check-schema
+# make demo | demo-stop | test | bench | install | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make install` installs into it, every other target copies it.
+# TRACE=/path/to/file.csv is what `make demo` replays; without it, it makes a trace of its own.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -65,6 +66,27 @@ install: ## release build, installed into the server of PG_CONFIG (PGXS conventi
 	mkdir -p "$(DESTDIR)$$($$PG_CONFIG --sharedir)/extension" "$(DESTDIR)$$($$PG_CONFIG --pkglibdir)"
 	$(call install_into,$$PG_CONFIG,release)
 
+# The demo has a server of its own: the release build, out of reach of `make build` and the tests.
+.PHONY: demo
+demo: ## plays a real workload on a fresh server and leaves it running; TRACE=file.csv replays a recorded trace
+	$(toolchain)
+	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) demo)
+	echo "Building (the first time takes a few minutes) ..."
+	$(call build,$$server,release)
+	$(call install_into,$$server,release)
+	cargo build --quiet --locked -p credits_ledger_demo
+	socket=$$(tools/postgres.sh start demo $$server)
+	target/debug/demo --database "host=$$socket user=postgres dbname=demo" $(if $(TRACE),--trace "$(TRACE)")
+	echo
+	echo "The server is still running. To look around, and to stop it:"
+	echo
+	echo "  $$(dirname $$server)/psql -h $$socket -U postgres demo"
+	echo "  make demo-stop"
+
+.PHONY: demo-stop
+demo-stop: ## stops the demo's server and removes its data
+	@tools/postgres.sh stop demo
+
 .PHONY: schema
 schema: ## writes the install script of this version from the built library
 	$(private_server)
@@ -80,7 +102,7 @@ check-schema: ## fails if the committed install script is not what the code says
 .PHONY: test
 test: build check-schema ## unit tests, then everything from outside against a throwaway cluster
 	$(private_server)
-	cargo test --quiet --locked -p ledger
+	cargo test --quiet --locked -p ledger -p credits_ledger_demo
 	cargo test --locked -p credits_ledger_tests
 
 .PHONY: lint

@@ -1,0 +1,90 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+pub const USAGE: &str = "\
+usage: demo --database CONNECTION [--trace FILE] [--requests N] [--users N] [--writers N] [--seed N]
+
+  --database CONNECTION  libpq connection string of an empty database, as a superuser
+  --trace FILE           replay this trace (CSV: TIMESTAMP,ContextTokens,GeneratedTokens)
+  --requests N           without a trace, make one of N requests (default 20000)
+  --users N              accounts that the requests come from (default 200)
+  --writers N            connections that write at once (default 8)
+  --seed N               of every random choice (default 1)";
+
+/// What to play, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Args {
+    pub database: String,
+    pub trace: Option<PathBuf>,
+    pub requests: usize,
+    pub users: usize,
+    pub writers: usize,
+    pub seed: u64,
+}
+
+impl Args {
+    /// Reads the arguments that follow the program's name.
+    pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut args =
+            Self { database: String::new(), trace: None, requests: 20_000, users: 200, writers: 8, seed: 1 };
+        let mut arguments = arguments;
+        while let Some(option) = arguments.next() {
+            let value = arguments.next().ok_or_else(|| format!("{option} needs a value"))?;
+            match option.as_str() {
+                "--database" => args.database = value,
+                "--trace" => args.trace = Some(value.into()),
+                "--requests" => args.requests = positive(&option, &value)?,
+                "--users" => args.users = positive(&option, &value)?,
+                "--writers" => args.writers = positive(&option, &value)?,
+                "--seed" => args.seed = number(&option, &value)?,
+                _ => return Err(format!("unknown option {option}")),
+            }
+        }
+        if args.database.is_empty() {
+            return Err("--database is missing".to_owned());
+        }
+        Ok(args)
+    }
+}
+
+fn number<T: FromStr>(option: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|_| format!("{option} is not a number: {value}"))
+}
+
+fn positive(option: &str, value: &str) -> Result<usize, String> {
+    match number(option, value)? {
+        0 => Err(format!("{option} must be at least 1")),
+        count => Ok(count),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, String> {
+        Args::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn options_replace_the_defaults() {
+        let args = parse("--database dbname=demo --trace a.csv --users 3 --seed 0").expect("valid");
+        assert_eq!((args.users, args.writers, args.seed), (3, 8, 0));
+        assert_eq!(args.trace, Some("a.csv".into()));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, message) in [
+            ("", "--database is missing"),
+            ("--database", "--database needs a value"),
+            ("--database d --users 0", "--users must be at least 1"),
+            ("--database d --seed x", "--seed is not a number: x"),
+            ("--databse d", "unknown option --databse"),
+        ] {
+            assert_eq!(parse(line), Err(message.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! `make demo`: LLM traffic against a server with credits_ledger.
+//!
+//! - [`args`]: what to play, and where
+//! - [`trace`]: the requests, recorded or made here; [`random`]: the same choices on every machine
+//! - [`accounts`]: who makes them
+//! - [`workload`]: the writers that record them as usage
+//! - [`purchaser`]: listens for balances that cross zero, and buys
+//! - [`progress`]: what is seen meanwhile; [`report`]: what came of it; [`terminal`]: how it looks
+//!
+//! The exit status is 0 only if every check of the report holds.
+
+mod accounts;
+mod args;
+mod progress;
+mod purchaser;
+mod random;
+mod report;
+mod terminal;
+mod trace;
+mod workload;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use postgres::{Client, NoTls};
+
+use accounts::Accounts;
+use args::Args;
+use progress::{Counters, Progress};
+use purchaser::Purchaser;
+use random::Random;
+use report::Report;
+use terminal::{Terminal, grouped};
+use workload::{Queue, Writer};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(mistake) => {
+            eprintln!("demo: {mistake}\n\n{}", args::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match play(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("demo: {}", with_causes(&*failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Plays the workload and reports; false if a check does not hold.
+fn play(args: &Args) -> Result<bool, Failure> {
+    let terminal = Terminal::detect();
+    let mut random = Random::new(args.seed);
+    let trace = match &args.trace {
+        Some(path) => trace::read(path)?,
+        None => trace::generate(args.requests, &mut random),
+    };
+    let accounts = Accounts::new(args.users, &mut random);
+    let usages = workload::deal(&trace, args.users, &mut random);
+    let counters = Counters::default();
+
+    let mut client = connect(args)?;
+    client.batch_execute("CREATE EXTENSION credits_ledger")?;
+    announce(args, terminal, usages.len());
+
+    let (events, shown) = mpsc::channel();
+    let mut purchaser = Purchaser::new(connect(args)?, &accounts, &counters, events)?;
+    let writers = (0..args.writers)
+        .map(|_| Ok(Writer::new(connect(args)?, &accounts, &counters)?))
+        .collect::<Result<Vec<_>, Failure>>()?;
+
+    let began = Instant::now();
+    purchaser.open_accounts()?;
+    let queue = Queue::new(&usages);
+    let writers_finished = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let purchaser = scope.spawn(|| purchaser.run(&writers_finished));
+        let progress = Progress::new(terminal, &counters, usages.len() as u64);
+        scope.spawn(move || progress.run(&shown));
+        let queue = &queue;
+        let writers: Vec<_> =
+            writers.into_iter().map(|writer| scope.spawn(move || writer.run(queue))).collect();
+        let written =
+            writers.into_iter().try_for_each(|writer| writer.join().expect("a writer does not panic"));
+        writers_finished.store(true, Ordering::Release);
+        purchaser.join().expect("the purchaser does not panic")?;
+        Ok::<(), Failure>(written?)
+    })?;
+    Report { client, terminal, accounts: &accounts, counters: &counters }
+        .print(began.elapsed())
+        .map_err(Into::into)
+}
+
+fn connect(args: &Args) -> Result<Client, postgres::Error> {
+    Client::connect(&args.database, NoTls)
+}
+
+fn announce(args: &Args, terminal: Terminal, requests: usize) {
+    let origin =
+        args.trace.as_ref().map_or("made for this demo".to_owned(), |path| path.display().to_string());
+    terminal.heading(&format!(
+        "{} LLM requests ({origin}) by {} accounts, {} writers",
+        grouped(requests as u64),
+        grouped(args.users as u64),
+        args.writers
+    ));
+    println!("  3 and 15 credits per million context and generated tokens; who runs dry buys more.\n");
+}
+
+/// An error and what caused it, in one line: a database error alone says only that there was one.
+fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,129 @@
+//! The purchaser: the part of an application that reacts to crossings.
+//!
+//! It opens every account with a pack of credits and then lives on notifications alone. `down`: the account is cut
+//! off, and packs are bought until its balance is above zero again. `up`: the account may go on.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::{Client, Statement};
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::accounts::Accounts;
+use crate::progress::{Counters, Event};
+
+/// Credits in a pack, a quarter: some forty requests.
+const PACK: Decimal = Decimal::from_parts(25, 0, 0, false, 2);
+
+/// How long to wait for a notification before looking whether the writers have finished.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Payload of the channel `credits_balance_crossed`.
+#[derive(Deserialize)]
+struct Crossing {
+    user_id: Uuid,
+    direction: Direction,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Direction {
+    Up,
+    Down,
+}
+
+/// One connection that listens and buys.
+pub struct Purchaser<'a> {
+    client: Client,
+    balance: Statement,
+    purchase: Statement,
+    accounts: &'a Accounts,
+    counters: &'a Counters,
+    events: Sender<Event>,
+}
+
+impl<'a> Purchaser<'a> {
+    pub fn new(
+        mut client: Client,
+        accounts: &'a Accounts,
+        counters: &'a Counters,
+        events: Sender<Event>,
+    ) -> Result<Self, postgres::Error> {
+        client.batch_execute("LISTEN credits_balance_crossed")?;
+        let balance = client.prepare("SELECT credits.get_user_balance($1)")?;
+        let purchase = client.prepare(
+            "SELECT FROM credits.create_transaction(user_id => $1, transaction_type => 'purchase', amount => $2,
+                                                    source_id => $3, description => 'Pack of credits')",
+        )?;
+        Ok(Self { client, balance, purchase, accounts, counters, events })
+    }
+
+    /// Gives every account its first pack.
+    pub fn open_accounts(&mut self) -> Result<(), postgres::Error> {
+        (0..self.accounts.len()).try_for_each(|account| self.buy(account, PACK))
+    }
+
+    /// Reacts to crossings until the writers have finished and every crossing is dealt with.
+    pub fn run(mut self, writers_finished: &AtomicBool) -> Result<(), Box<dyn Error + Send + Sync>> {
+        loop {
+            let last_round = writers_finished.load(Ordering::Acquire);
+            if last_round {
+                // The server sends waiting notifications before it answers: after this none of a committed
+                // transaction is missing.
+                self.client.batch_execute("")?;
+            }
+            let notification = self.client.notifications().timeout_iter(POLL).next()?;
+            match notification {
+                Some(notification) => self.react(&serde_json::from_str(notification.payload())?)?,
+                None if last_round => return Ok(()),
+                None => {}
+            }
+        }
+    }
+
+    fn react(&mut self, crossing: &Crossing) -> Result<(), postgres::Error> {
+        let Some(account) = self.accounts.number(crossing.user_id) else { return Ok(()) };
+        match crossing.direction {
+            Direction::Up => {
+                self.counters.up.add(1);
+                self.accounts.set_cut_off(account, false);
+                self.tell(Event::Up { user: crossing.user_id });
+            }
+            Direction::Down => {
+                self.counters.down.add(1);
+                self.accounts.set_cut_off(account, true);
+                let mut balance = self.balance_of(account)?;
+                self.tell(Event::Down { user: crossing.user_id, balance });
+                // What was under way when the account was cut off is still being charged: look again after buying.
+                while balance <= Decimal::ZERO {
+                    self.buy(account, PACK * (-balance / PACK + Decimal::ONE).floor())?;
+                    balance = self.balance_of(account)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, event: Event) {
+        // Without anyone to show it to, an event is of no interest.
+        let _ = self.events.send(event);
+    }
+
+    fn balance_of(&mut self, account: usize) -> Result<Decimal, postgres::Error> {
+        Ok(self.client.query_one(&self.balance, &[&self.accounts.id(account)])?.get(0))
+    }
+
+    fn buy(&mut self, account: usize, amount: Decimal) -> Result<(), postgres::Error> {
+        let source_id = format!("purchase-{}", self.counters.purchases.add(1));
+        self.client.execute(&self.purchase, &[&self.accounts.id(account), &amount, &source_id])?;
+        self.accounts.tally(account, amount);
+        self.counters.transactions.add(1);
+        self.counters.rows.add(1);
+        Ok(())
+    }
+}

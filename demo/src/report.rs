@@ -1,0 +1,130 @@
+//! What came of it: figures, the largest balances and batches, and the checks that decide the exit status.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use postgres::{Client, Error, SimpleQueryMessage};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use crate::accounts::Accounts;
+use crate::progress::{Counters, per_second};
+use crate::terminal::{Align, Style, Terminal, grouped};
+
+const TOP_BALANCES: &str =
+    "SELECT user_id, balance, is_positive FROM credits.balances ORDER BY balance DESC LIMIT 5";
+
+const TOP_BATCHES: &str = "SELECT fusillade_batch_id, transaction_count, total_amount \
+                           FROM credits.batches ORDER BY total_amount DESC LIMIT 5";
+
+const DISCREPANCIES: &str = "SELECT check_name, user_id, detail FROM credits.verify_ledger()";
+
+/// Users whose balance is not the plain sum of their rows.
+const WRONG_SUMS: &str = "
+    WITH sums AS (
+        SELECT user_id, sum(CASE WHEN transaction_type IN ('purchase', 'admin_grant') THEN amount ELSE -amount END)
+          FROM credits.credits_transactions GROUP BY user_id)
+    SELECT count(*) FROM sums FULL JOIN credits.balances USING (user_id) WHERE sum IS DISTINCT FROM balance";
+
+/// Reads the finished demo's database.
+pub struct Report<'a> {
+    pub client: Client,
+    pub terminal: Terminal,
+    pub accounts: &'a Accounts,
+    pub counters: &'a Counters,
+}
+
+impl Report<'_> {
+    /// Prints everything, and answers whether every check holds.
+    pub fn print(&mut self, elapsed: Duration) -> Result<bool, Error> {
+        self.figures(elapsed);
+        self.query("Largest balances", TOP_BALANCES, &[Align::Left, Align::Right, Align::Left])?;
+        self.query("Largest batches", TOP_BATCHES, &[Align::Left, Align::Right, Align::Right])?;
+        self.checks()
+    }
+
+    fn figures(&self, elapsed: Duration) {
+        let counters = self.counters;
+        let rows = counters.rows.get();
+        let figures = [
+            ("ledger rows", grouped(rows)),
+            ("transactions", grouped(counters.transactions.get())),
+            ("seconds", format!("{:.1}", elapsed.as_secs_f64())),
+            ("rows per second", grouped(per_second(rows, elapsed))),
+            ("accounts", grouped(self.accounts.len() as u64)),
+            ("purchases", grouped(counters.purchases.get())),
+            ("crossings up", grouped(counters.up.get())),
+            ("crossings down", grouped(counters.down.get())),
+            ("requests turned away", grouped(counters.turned_away.get())),
+        ];
+        self.terminal.heading("Summary");
+        let width = figures.iter().map(|(_, figure)| figure.len()).max().unwrap_or(0);
+        for (name, figure) in figures {
+            println!("  {name:<20}  {figure:>width$}");
+        }
+    }
+
+    /// Runs a query and prints it with its result.
+    fn query(&mut self, heading: &str, query: &str, aligns: &[Align]) -> Result<(), Error> {
+        self.terminal.heading(heading);
+        println!("  {}", self.terminal.paint(Style::Quiet, &format!("{query};")));
+        let mut table: Vec<Vec<String>> = Vec::new();
+        for message in self.client.simple_query(query)? {
+            match message {
+                SimpleQueryMessage::RowDescription(columns) => {
+                    table.push(columns.iter().map(|column| column.name().to_owned()).collect());
+                }
+                SimpleQueryMessage::Row(row) => {
+                    table.push(
+                        (0..row.len()).map(|column| row.get(column).unwrap_or("").to_owned()).collect(),
+                    );
+                }
+                _ => {}
+            }
+        }
+        self.terminal.table(aligns, &table);
+        Ok(())
+    }
+
+    fn checks(&mut self) -> Result<bool, Error> {
+        self.terminal.heading("Checks");
+        let discrepancies = self.client.query(DISCREPANCIES, &[])?;
+        for row in &discrepancies {
+            println!(
+                "  {}: {:?}: {}",
+                row.get::<_, &str>(0),
+                row.get::<_, Option<Uuid>>(1),
+                row.get::<_, &str>(2)
+            );
+        }
+        let wrong_sums: i64 = self.client.query_one(WRONG_SUMS, &[])?.get(0);
+        let balances = self.balances()?;
+        let above_zero = balances.values().filter(|&&balance| balance > Decimal::ZERO).count() as u64;
+        let (up, down) = (self.counters.up.get(), self.counters.down.get());
+
+        let checks = [
+            ("verify_ledger() finds nothing", discrepancies.is_empty()),
+            ("every balance is the plain SQL sum of its rows", wrong_sums == 0),
+            ("every balance is what the clients counted", balances == self.accounts.expected()),
+            ("every crossing was announced once: up - down = accounts above zero", up == down + above_zero),
+        ];
+        for (what, holds) in checks {
+            let verdict = if holds {
+                self.terminal.paint(Style::Good, "ok    ")
+            } else {
+                self.terminal.paint(Style::Bad, "FAILED")
+            };
+            println!("  {verdict}  {what}");
+        }
+        Ok(checks.iter().all(|(_, holds)| *holds))
+    }
+
+    fn balances(&mut self) -> Result<HashMap<Uuid, Decimal>, Error> {
+        let users: Vec<Uuid> = (0..self.accounts.len()).map(|account| self.accounts.id(account)).collect();
+        let rows = self.client.query(
+            "SELECT user_id, balance FROM credits.get_users_balances_bulk(user_ids => $1)",
+            &[&users],
+        )?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+}

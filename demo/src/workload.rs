@@ -1,0 +1,151 @@
+//! The traffic: accounts, the requests they make, and the writers that record them.
+//!
+//! Requests are dealt to accounts by a zipf law, so that one account is hot. Every third account works in batches.
+//! A writer takes the next [`FLUSH`] requests, records each single request in a transaction of its own, as it would
+//! be when it is answered, and then the batched ones in one statement. Requests of an account that is cut off are
+//! turned away, not recorded.
+
+use std::sync::Mutex;
+
+use postgres::{Client, Error, Statement};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use crate::accounts::Accounts;
+use crate::progress::Counters;
+use crate::random::{Random, Zipf};
+use crate::trace::Request;
+
+/// Requests that a writer takes at a time.
+const FLUSH: usize = 100;
+
+/// Requests in a batch.
+const BATCH_SIZE: u32 = 250;
+
+/// Every how many accounts one works in batches.
+const BATCHING: usize = 3;
+
+/// One request as it will be recorded.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    pub account: usize,
+    pub amount: Decimal,
+    pub source_id: String,
+    pub batch: Option<Uuid>,
+}
+
+/// Deals the requests of a trace to `accounts` accounts.
+pub fn deal(trace: &[Request], accounts: usize, random: &mut Random) -> Vec<Usage> {
+    let zipf = Zipf::new(accounts);
+    // Per account: the batch that is being filled, and how much it still takes.
+    let mut open_batches = vec![(Uuid::nil(), 0_u32); accounts];
+    let mut usages = Vec::with_capacity(trace.len());
+    for (number, request) in (1..).zip(trace) {
+        let account = zipf.draw(random);
+        let batch = account.is_multiple_of(BATCHING).then(|| {
+            let (batch, room) = &mut open_batches[account];
+            if *room == 0 {
+                (*batch, *room) = (random.uuid(), BATCH_SIZE);
+            }
+            *room -= 1;
+            *batch
+        });
+        usages.push(Usage {
+            account,
+            amount: request.price(),
+            source_id: format!("request-{number}"),
+            batch,
+        });
+    }
+    usages
+}
+
+/// Requests that no writer has taken yet.
+pub struct Queue<'a>(Mutex<std::slice::Chunks<'a, Usage>>);
+
+impl<'a> Queue<'a> {
+    pub fn new(usages: &'a [Usage]) -> Self {
+        Self(Mutex::new(usages.chunks(FLUSH)))
+    }
+
+    fn take(&self) -> Option<&'a [Usage]> {
+        self.0.lock().expect("no writer panics while it takes").next()
+    }
+}
+
+/// One connection that records usage.
+pub struct Writer<'a> {
+    client: Client,
+    one: Statement,
+    many: Statement,
+    accounts: &'a Accounts,
+    counters: &'a Counters,
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(mut client: Client, accounts: &'a Accounts, counters: &'a Counters) -> Result<Self, Error> {
+        let one = client.prepare(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, description)
+             VALUES ($1, 'usage', $2, $3, 'Request')",
+        )?;
+        let many = client.prepare(
+            "INSERT INTO credits.credits_transactions
+                 (user_id, transaction_type, amount, source_id, description, fusillade_batch_id)
+             SELECT user_id, 'usage', amount, source_id, 'Batched request', batch
+               FROM unnest($1::uuid[], $2::numeric[], $3::text[], $4::uuid[]) AS t(user_id, amount, source_id, batch)",
+        )?;
+        Ok(Self { client, one, many, accounts, counters })
+    }
+
+    /// Records requests until none is left.
+    pub fn run(mut self, queue: &Queue) -> Result<(), Error> {
+        while let Some(usages) = queue.take() {
+            let (batched, single): (Vec<&Usage>, Vec<&Usage>) =
+                usages.iter().partition(|usage| usage.batch.is_some());
+            for usage in single {
+                if self.admit(usage) {
+                    self.record_one(usage)?;
+                }
+            }
+            let admitted: Vec<&Usage> = batched.into_iter().filter(|usage| self.admit(usage)).collect();
+            self.record_many(&admitted)?;
+        }
+        Ok(())
+    }
+
+    fn admit(&self, usage: &Usage) -> bool {
+        let admitted = !self.accounts.is_cut_off(usage.account);
+        if !admitted {
+            self.counters.turned_away.add(1);
+        }
+        admitted
+    }
+
+    fn record_one(&mut self, usage: &Usage) -> Result<(), Error> {
+        self.client
+            .execute(&self.one, &[&self.accounts.id(usage.account), &usage.amount, &usage.source_id])?;
+        self.recorded(&[usage]);
+        Ok(())
+    }
+
+    fn record_many(&mut self, usages: &[&Usage]) -> Result<(), Error> {
+        if usages.is_empty() {
+            return Ok(());
+        }
+        let users: Vec<Uuid> = usages.iter().map(|usage| self.accounts.id(usage.account)).collect();
+        let amounts: Vec<Decimal> = usages.iter().map(|usage| usage.amount).collect();
+        let source_ids: Vec<&str> = usages.iter().map(|usage| usage.source_id.as_str()).collect();
+        let batches: Vec<Option<Uuid>> = usages.iter().map(|usage| usage.batch).collect();
+        self.client.execute(&self.many, &[&users, &amounts, &source_ids, &batches])?;
+        self.recorded(usages);
+        Ok(())
+    }
+
+    fn recorded(&self, usages: &[&Usage]) {
+        for usage in usages {
+            self.accounts.tally(usage.account, -usage.amount);
+        }
+        self.counters.transactions.add(1);
+        self.counters.rows.add(usages.len() as u64);
+    }
+}
