@@ -9,6 +9,7 @@
 #                                       folder of its socket; the database NAME is there, and the superuser postgres.
 #   postgres.sh stop NAME               stops that cluster and removes it.
 set -euo pipefail
+shopt -s inherit_errexit
 
 here=$(cd "$(dirname "$0")" && pwd)
 checkout=$(dirname "$here" | sha256sum | cut -c1-12)
@@ -77,8 +78,9 @@ private() {
     echo "$prefix$("$PG_CONFIG" --bindir)/pg_config"
   else
     if [ ! -e "$prefix/complete" ]; then
-      local archive; archive=$(echo "$(pristine "$major")"/*.tar.gz)
-      mkdir -p "$prefix" && tar xzf "$archive" -C "$prefix" --strip-components=1 --no-same-owner
+      local folder; folder=$(pristine "$major")
+      mkdir -p "$prefix"
+      tar xzf "$folder"/*.tar.gz -C "$prefix" --strip-components=1 --no-same-owner
       touch "$prefix/complete"
     fi
     echo "$prefix/bin/pg_config"
