@@ -20,6 +20,7 @@ SCRIPT := sql/credits_ledger--$(VERSION).sql
 # Cargo keeps one build per feature set and profile apart only by folder.
 TARGET := target/pg$(PG)
 export CARGO_TERM_COLOR ?= auto
+QUIET := --quiet
 
 # bindgen needs a libclang and the compiler's own headers; a machine with clang has both.
 define toolchain
@@ -30,7 +31,7 @@ define toolchain
 endef
 
 # $(call build,PG_CONFIG,PROFILE): the library for that server
-build = PGRX_PG_CONFIG_PATH=$(1) cargo build --quiet --locked --lib --no-default-features --features pg$(PG) \
+build = PGRX_PG_CONFIG_PATH=$(1) cargo build $(QUIET) --locked --lib --no-default-features --features pg$(PG) \
 	  --profile $(2) --target-dir $(TARGET)
 
 # $(call install_into,PG_CONFIG,FOLDER): library, control file and install scripts
@@ -68,13 +69,13 @@ install: ## release build, installed into the server of PG_CONFIG (PGXS conventi
 
 # The demo has a server of its own: the release build, out of reach of `make build` and the tests.
 .PHONY: demo
+demo: QUIET := # the first build takes a minute or two: show that it goes on
 demo: ## plays a real workload on a fresh server and leaves it running; TRACE=file.csv replays a recorded trace
 	$(toolchain)
 	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) demo)
-	echo "Building (the first time takes a few minutes) ..."
 	$(call build,$$server,release)
 	$(call install_into,$$server,release)
-	cargo build --quiet --locked -p credits_ledger_demo
+	cargo build $(QUIET) --locked -p credits_ledger_demo
 	socket=$$(tools/postgres.sh start demo $$server)
 	target/debug/demo --database "host=$$socket user=postgres dbname=demo" $(if $(TRACE),--trace "$(TRACE)")
 	echo

@@ -101,7 +101,7 @@ impl<'a> Purchaser<'a> {
                 self.tell(Event::Down { user: crossing.user_id, balance });
                 // What was under way when the account was cut off is still being charged: look again after buying.
                 while balance <= Decimal::ZERO {
-                    self.buy(account, PACK * (-balance / PACK + Decimal::ONE).floor())?;
+                    self.buy(account, enough(balance))?;
                     balance = self.balance_of(account)?;
                 }
             }
@@ -125,5 +125,31 @@ impl<'a> Purchaser<'a> {
         self.counters.transactions.add(1);
         self.counters.rows.add(1);
         Ok(())
+    }
+}
+
+/// The fewest whole packs that bring a balance of zero or less above zero.
+fn enough(balance: Decimal) -> Decimal {
+    PACK * (-balance / PACK + Decimal::ONE).floor()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_packs_as_it_takes_and_no_more() {
+        for (balance, credits) in [(0, 25), (-1, 25), (-24, 25), (-25, 50), (-26, 50), (-100, 125)] {
+            assert_eq!(enough(Decimal::new(balance, 2)), Decimal::new(credits, 2));
+        }
+    }
+
+    #[test]
+    fn a_notification_names_user_and_direction() {
+        let crossing: Crossing =
+            serde_json::from_str(r#"{"user_id":"5b2c6a1e-0d4f-4c55-9a37-6f1f0c1d2e3a","direction":"down"}"#)
+                .expect("a payload of the channel");
+        assert_eq!(crossing.user_id, Uuid::from_u128(0x5b2c_6a1e_0d4f_4c55_9a37_6f1f_0c1d_2e3a));
+        assert!(matches!(crossing.direction, Direction::Down));
     }
 }

@@ -26,7 +26,7 @@ const BATCH_SIZE: u32 = 250;
 const BATCHING: usize = 3;
 
 /// One request as it will be recorded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
     pub account: usize,
     pub amount: Decimal,
@@ -147,5 +147,47 @@ impl<'a> Writer<'a> {
         }
         self.counters.transactions.add(1);
         self.counters.rows.add(usages.len() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::trace;
+
+    fn dealt() -> Vec<Usage> {
+        let mut random = Random::new(3);
+        let trace = trace::generate(5_000, &mut random);
+        deal(&trace, 10, &mut random)
+    }
+
+    #[test]
+    fn every_third_account_works_in_batches_of_one_account_each() {
+        let mut batches: HashMap<Uuid, (usize, u32)> = HashMap::new();
+        for usage in dealt() {
+            assert_eq!(usage.batch.is_some(), usage.account.is_multiple_of(BATCHING));
+            if let Some(batch) = usage.batch {
+                let (account, size) = batches.entry(batch).or_insert((usage.account, 0));
+                assert_eq!(*account, usage.account);
+                *size += 1;
+            }
+        }
+        assert!(batches.values().all(|(_, size)| *size <= BATCH_SIZE));
+        assert!(batches.values().any(|(_, size)| *size == BATCH_SIZE));
+    }
+
+    #[test]
+    fn the_same_seed_deals_the_same() {
+        assert_eq!(dealt(), dealt());
+    }
+
+    #[test]
+    fn the_queue_hands_out_everything_once() {
+        let usages = dealt();
+        let queue = Queue::new(&usages);
+        let taken: Vec<Usage> = std::iter::from_fn(|| queue.take()).flatten().cloned().collect();
+        assert_eq!(taken, usages);
     }
 }
