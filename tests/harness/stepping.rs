@@ -47,6 +47,11 @@ impl Session {
 
 /// A transaction inside its commit: it has settled its users and written its commit record, holds its locks, and no one
 /// sees its rows yet.
+///
+/// If it notifies, every other notifying commit of the cluster waits for it, a [`Listener::drain`] included: Postgres
+/// keeps notifications in the order of commits.
+///
+/// [`Listener::drain`]: crate::Listener::drain
 pub struct HeldCommit<'a> {
     database: &'a Database,
     commit: Background<Result<(), Error>>,
