@@ -23,6 +23,7 @@ mod dump;
 mod idempotency;
 mod interleavings;
 mod privileges;
+mod readme;
 mod recording;
 mod refusals;
 mod settlement_edges;

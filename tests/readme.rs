@@ -1,0 +1,159 @@
+//! README.md says what is so: its SQL runs, its psql sessions answer what it shows, and its shell commands are among
+//! those that `.ci/run` runs.
+//!
+//! The SQL of the page, ```` ```console ```` sessions and ```` ```sql ```` blocks, is one script from top to bottom, run by
+//! one psql in an empty database. Marks between the statements tell which output belongs to which.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use credits_ledger_tests::Database;
+
+const README: &str = include_str!("../README.md");
+const CI: &str = include_str!("../.ci/run");
+
+/// Ends the output of a statement, on both streams.
+const MARK: &str = "-- end of statement --";
+
+/// A fenced block of the page.
+struct Block {
+    language: &'static str,
+    lines: Vec<&'static str>,
+}
+
+/// A statement of the page, and the output below it; a ```` ```sql ```` block shows none and must only succeed.
+struct Statement {
+    sql: String,
+    shown: Option<String>,
+}
+
+fn blocks() -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut inside = false;
+    for line in README.lines() {
+        match (line.strip_prefix("```"), inside) {
+            (Some(language), false) => {
+                blocks.push(Block { language, lines: Vec::new() });
+                inside = true;
+            }
+            (Some(_), true) => inside = false,
+            (None, true) => blocks.last_mut().expect("a block is open").lines.push(line),
+            (None, false) => {}
+        }
+    }
+    blocks
+}
+
+/// The statements of a psql session: a prompt `demo=#` begins one, other prompts go on with it, and output follows.
+fn session(lines: &[&str]) -> Vec<Statement> {
+    let mut statements: Vec<Statement> = Vec::new();
+    for line in lines {
+        if let Some(sql) = line.strip_prefix("demo=# ") {
+            statements.push(Statement { sql: sql.to_owned(), shown: Some(String::new()) });
+            continue;
+        }
+        let statement = statements.last_mut().expect("a session begins with a prompt");
+        if let Some(sql) = line.strip_prefix("demo-# ").or_else(|| line.strip_prefix("demo(# ")) {
+            statement.sql.push('\n');
+            statement.sql.push_str(sql);
+        } else if let Some(shown) = &mut statement.shown {
+            shown.push_str(line);
+            shown.push('\n');
+        }
+    }
+    statements
+}
+
+fn statements() -> Vec<Statement> {
+    blocks()
+        .iter()
+        .flat_map(|block| match block.language {
+            "console" => session(&block.lines),
+            "sql" => vec![Statement { sql: block.lines.join("\n"), shown: None }],
+            _ => Vec::new(),
+        })
+        .collect()
+}
+
+/// What psql answers to each statement: its results, then its messages.
+fn run(statements: &[Statement]) -> Vec<String> {
+    let database = Database::create_empty();
+    let mut psql = database
+        .cluster()
+        .program("psql")
+        .args(["--no-psqlrc", "--pset=pager=off", "--dbname", database.name()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start psql");
+    let mut script = String::new();
+    for statement in statements {
+        script.push_str(&format!("{}\n\\echo '{MARK}'\n\\warn '{MARK}'\n", statement.sql));
+    }
+    psql.stdin.take().expect("stdin is piped").write_all(script.as_bytes()).expect("psql reads the script");
+    let output = psql.wait_with_output().expect("psql ends");
+    let [results, messages] = [output.stdout, output.stderr].map(|bytes| {
+        let text = String::from_utf8(bytes).expect("psql prints UTF-8");
+        text.split(&format!("{MARK}\n")).map(str::to_owned).collect::<Vec<_>>()
+    });
+    assert_eq!((results.len(), messages.len()), (statements.len() + 1, statements.len() + 1), "{messages:?}");
+    results
+        .iter()
+        .zip(&messages)
+        .take(statements.len())
+        .map(|(result, message)| format!("{result}{message}"))
+        .collect()
+}
+
+/// The backend's number is another one each time.
+fn without_pid(text: &str) -> String {
+    let line = |line: &str| match line.split_once("server process with PID ") {
+        Some((before, _)) => format!("{before}server process"),
+        None => line.to_owned(),
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn psql_answers_what_the_readme_shows() {
+    let statements = statements();
+    assert!(statements.iter().any(|statement| statement.shown.is_some()), "the README has no psql session");
+    let wrong: Vec<String> = statements
+        .iter()
+        .zip(run(&statements))
+        .filter(|(statement, answer)| match &statement.shown {
+            Some(shown) => without_pid(answer) != without_pid(shown),
+            None => answer.contains("ERROR"),
+        })
+        .map(|(statement, answer)| format!("{}\n{answer}", statement.sql))
+        .collect();
+    assert!(wrong.is_empty(), "psql answers otherwise than the README shows:\n{}", wrong.join("\n"));
+}
+
+/// A command with the values of its variables left out: CI has other paths and tries every major.
+fn shape(command: &str) -> Vec<&str> {
+    command.split_whitespace().map(|word| word.split_once('=').map_or(word, |(name, _)| name)).collect()
+}
+
+#[test]
+fn ci_runs_the_commands_of_the_readme() {
+    let commands: Vec<&str> = blocks()
+        .iter()
+        .filter(|block| block.language == "sh")
+        .flat_map(|block| block.lines.clone())
+        .collect();
+    assert!(!commands.is_empty(), "the README has no shell command");
+    for command in commands {
+        assert!(
+            CI.lines().any(|line| line.trim().strip_prefix("step ").is_some_and(|ran| ran_as(ran, command))),
+            ".ci/run does not run: {command}"
+        );
+    }
+}
+
+/// Whether a line of `.ci/run` is this command. A quoted value may hold spaces: only the words in front of it count.
+fn ran_as(line: &str, command: &str) -> bool {
+    let words = shape(command);
+    shape(line).iter().take(words.len()).eq(words.iter()) && line.contains('=') == command.contains('=')
+}
