@@ -156,7 +156,6 @@ pub fn fold_delta(
 /// Adds the totals to the user's rows of `batch_aggregates`.
 pub fn write_batches(
     relations: &Relations,
-    snapshot: &Snapshot,
     writer: &TableWriter,
     user: &Id,
     totals: &BatchTotals,
@@ -164,7 +163,8 @@ pub fn write_batches(
     if totals.0.is_empty() {
         return Ok(());
     }
-    let mut scan = batch_scan(relations, snapshot, 2);
+    let now = Snapshot::latest();
+    let mut scan = batch_scan(relations, &now, 2);
     for (batch, added) in &totals.0 {
         let mut total = *added;
         let mut stored = None;
@@ -196,8 +196,9 @@ pub fn write_batches(
 }
 
 /// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
-pub fn discard_batches(relations: &Relations, snapshot: &Snapshot, writer: &TableWriter, user: &Id) {
-    let mut scan = batch_scan(relations, snapshot, 1);
+pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &Id) {
+    let now = Snapshot::latest();
+    let mut scan = batch_scan(relations, &now, 1);
     scan.seek([Key::UuidEqual(*user)]);
     let mut left = Vec::new();
     while let Some(row) = scan.next() {

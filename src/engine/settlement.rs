@@ -119,13 +119,13 @@ fn decide(relations: &Relations, users: &[(Id, Request)]) -> Result<(), LedgerEr
             // Only a savepoint that was rolled back touched the user.
             None if pass.latest_seq().is_none() => continue,
             None => {
-                checkpoint::discard_batches(relations, &now, &batch_writer, &user);
+                checkpoint::discard_batches(relations, &batch_writer, &user);
                 let is_positive = pass.balance_before()?.is_positive();
                 Checkpoint { fold: Fold::default(), is_positive, crossed_at: None }
             }
         };
         if refreshed {
-            checkpoint::write_batches(relations, &now, &batch_writer, &user, &batches)?;
+            checkpoint::write_batches(relations, &batch_writer, &user, &batches)?;
             checkpoint.fold = pass.advanced().clone();
         }
         let crossing = Direction::between(checkpoint.is_positive, pass.balance());
@@ -171,7 +171,7 @@ fn refresh(
     let mut view = CommitView::open(relations, &now, &dirty);
     let Some(stored) = view.checkpoints.find(user)? else { return Ok(()) };
     let (pass, batches) = view.pass_with_batches(user, stored.1.fold.clone())?;
-    checkpoint::write_batches(relations, &now, batch_writer, user, &batches)?;
+    checkpoint::write_batches(relations, batch_writer, user, &batches)?;
     let checkpoint = Checkpoint { fold: pass.into_advanced(), ..stored.1 };
     checkpoint::write(writer, user, Some(&stored), &checkpoint);
     Ok(())
