@@ -72,3 +72,8 @@ pub fn config_channel() -> Option<CString> {
 pub fn crossing_channel() -> Option<CString> {
     CROSSING_CHANNEL.get().filter(|channel| !channel.is_empty())
 }
+
+/// The name of the analytics table, unless it is off.
+pub fn analytics_table() -> Option<CString> {
+    ANALYTICS_TABLE.get().filter(|table| !table.is_empty())
+}

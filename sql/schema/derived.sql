@@ -59,3 +59,8 @@ COMMENT ON COLUMN credits.batch_aggregates.transaction_count IS 'Number of rows.
 COMMENT ON COLUMN credits.batch_aggregates.max_seq IS 'Highest seq among the rows.';
 COMMENT ON COLUMN credits.batch_aggregates.created_at IS 'Smallest created_at among the rows.';
 COMMENT ON COLUMN credits.batch_aggregates.updated_at IS 'When the row was last written.';
+
+-- The folded batches among the items of list_transactions_with_batches; created_at is there to be filtered by.
+CREATE INDEX batch_aggregates_user_seq_idx ON credits.batch_aggregates (user_id, max_seq, created_at);
+COMMENT ON INDEX credits.batch_aggregates_user_seq_idx IS
+    'Lists the folded batches of a user, newest first.';

@@ -50,6 +50,22 @@ ALTER FUNCTION credits.current_xact_id(bigint) SUPPORT credits.current_xact_id_s
 
 -- The delta of a checkpoint is one range of this index.
 CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (user_id, xact_id, seq);
+-- list_user_transactions and sum_recent_transactions walk it backwards; count_user_transactions counts its entries.
+CREATE INDEX credits_transactions_user_seq_idx ON credits.credits_transactions (user_id, seq);
+-- The single rows among the items of list_transactions_with_batches, without passing the rows of batches.
+CREATE INDEX credits_transactions_single_idx ON credits.credits_transactions (user_id, seq)
+    WHERE fusillade_batch_id IS NULL;
+-- Lists and counts of a period, and sum_transactions_after_date.
+CREATE INDEX credits_transactions_user_created_idx ON credits.credits_transactions (user_id, created_at);
+-- list_all_transactions walks it backwards. The predicate is true of every row: a query has to ask for this index by
+-- name, so to speak, or the planner would at times walk it to list the rows of one user.
+CREATE UNIQUE INDEX credits_transactions_seq_idx ON credits.credits_transactions (seq)
+    WHERE seq >= '-9223372036854775808';
+-- Lists of all users in a period. An insert does not touch it until its block range is summarized.
+CREATE INDEX credits_transactions_created_idx ON credits.credits_transactions USING brin (created_at);
+-- get_monthly_auto_topup_spend. starts_with compares bytes, so no collation can change what it finds.
+CREATE INDEX credits_transactions_auto_topup_idx ON credits.credits_transactions (user_id, created_at)
+    WHERE starts_with(source_id, 'auto_topup_');
 
 COMMENT ON TABLE credits.credits_transactions IS
     'The ledger: append-only, and the only source of truth. Balances, checkpoints and batch totals are derived from it.';
@@ -76,6 +92,18 @@ COMMENT ON CONSTRAINT batch_is_usage ON credits.credits_transactions IS
     'Only usage rows belong to a batch.';
 COMMENT ON INDEX credits.credits_transactions_delta_idx IS
     'Finds the rows of a user that a checkpoint does not cover yet.';
+COMMENT ON INDEX credits.credits_transactions_user_seq_idx IS
+    'Lists the rows of a user, newest first, and counts them.';
+COMMENT ON INDEX credits.credits_transactions_single_idx IS
+    'Lists the rows of a user that belong to no batch, newest first.';
+COMMENT ON INDEX credits.credits_transactions_user_created_idx IS
+    'Finds the rows of a user by date.';
+COMMENT ON INDEX credits.credits_transactions_seq_idx IS
+    'Lists the rows of all users, newest first.';
+COMMENT ON INDEX credits.credits_transactions_created_idx IS
+    'Finds the rows of all users by date.';
+COMMENT ON INDEX credits.credits_transactions_auto_topup_idx IS
+    'Finds the automatic top-ups of a user by date.';
 
 CREATE FUNCTION credits.refuse_change() RETURNS trigger
     LANGUAGE c SET search_path = pg_catalog, pg_temp

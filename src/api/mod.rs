@@ -5,6 +5,12 @@
 
 #![allow(clippy::result_large_err, reason = "pgrx keeps an error's SQLSTATE only if its type is ErrorReport")]
 
+mod analytics;
 mod arguments;
 mod balances;
+mod filters;
+pub mod grouped;
+mod newest;
 mod recording;
+pub mod topup;
+pub mod transactions;

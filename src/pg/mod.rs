@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod analytics;
+pub mod call;
 pub mod catalog;
 pub mod entry;
 pub mod guc;
@@ -11,9 +13,11 @@ pub mod numeric;
 pub mod privilege;
 pub mod query;
 pub mod random;
+mod reads;
 pub mod relation;
 pub mod row;
 pub mod scan;
 pub mod snapshot;
+pub mod statement;
 pub mod write;
 pub mod xact;

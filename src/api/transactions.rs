@@ -1,0 +1,104 @@
+//! Reads of ledger rows: one, a page, how many, and their signed sum.
+
+use super::filters::{Filters, Page, Period, count};
+use super::newest::{Scope, newest_rows};
+use crate::error::LedgerError;
+use crate::pg::call::{Answer, Argument, Call};
+use crate::pg::statement::Statement;
+
+const USER_ID: Argument = Argument(0, "user_id");
+
+/// The columns of `credits.credit_transaction`.
+const COLUMNS: &str = "id, user_id, transaction_type, amount, source_id, description, created_at, seq, fusillade_batch_id, api_key_id";
+
+/// The effect of a row on the balance.
+pub const SIGNED_AMOUNT: &str =
+    "CASE WHEN transaction_type IN ('purchase', 'admin_grant') THEN amount ELSE -amount END";
+
+/// `get_transaction_by_id(transaction_id)`
+pub fn get_transaction_by_id(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let mut statement = Statement::new();
+    let id = statement.bind(call.uuid(Argument(0, "transaction_id"))?);
+    Ok(statement
+        .answer_rows(&format!("SELECT {COLUMNS} FROM credits.credits_transactions WHERE id = {id}"), call))
+}
+
+/// `transaction_exists_by_source_id(source_id)`
+pub fn transaction_exists_by_source_id(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let mut statement = Statement::new();
+    let source_id = statement.bind(call.required_text(Argument(0, "source_id"))?);
+    Ok(statement.answer_value(&format!(
+        "SELECT EXISTS (SELECT FROM credits.credits_transactions WHERE source_id = {source_id})"
+    )))
+}
+
+/// `list_user_transactions(user_id, skip, limit, FILTERS, before_seq)`
+pub fn list_user_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let mut statement = Statement::new();
+    let scope = Scope::User(statement.bind(call.uuid(USER_ID)?));
+    Ok(list(call, statement, scope, &Page::read(call, 1, 7)?, &Filters::read(call, 3)?))
+}
+
+/// `list_all_transactions(skip, limit, FILTERS, before_seq)`
+pub fn list_all_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    Ok(list(call, Statement::new(), Scope::All, &Page::read(call, 0, 6)?, &Filters::read(call, 2)?))
+}
+
+fn list<'call>(
+    call: &Call<'call>,
+    mut statement: Statement<'call>,
+    scope: Scope,
+    page: &Page,
+    filters: &Filters<'call>,
+) -> Answer {
+    let rows = newest_rows(&mut statement, COLUMNS, scope, filters, page);
+    let sql = format!("SELECT * FROM ({rows}) rows ORDER BY seq DESC{}", page.cut(&mut statement));
+    statement.answer_rows(&sql, call)
+}
+
+/// `count_user_transactions(user_id, FILTERS)`
+pub fn count_user_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let mut statement = Statement::new();
+    let scope = Scope::User(statement.bind(call.uuid(USER_ID)?));
+    Ok(count_rows(statement, scope, &Filters::read(call, 1)?))
+}
+
+/// `count_all_transactions(FILTERS)`
+pub fn count_all_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    Ok(count_rows(Statement::new(), Scope::All, &Filters::read(call, 0)?))
+}
+
+fn count_rows<'call>(mut statement: Statement<'call>, scope: Scope, filters: &Filters<'call>) -> Answer {
+    let sql = format!(
+        "SELECT count(*) FROM credits.credits_transactions WHERE {}{}",
+        scope.condition(),
+        filters.on_rows(&mut statement)
+    );
+    statement.answer_value(&sql)
+}
+
+/// `sum_recent_transactions(user_id, count, start_date, end_date)`
+pub fn sum_recent_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let mut statement = Statement::new();
+    let scope = Scope::User(statement.bind(call.uuid(USER_ID)?));
+    let page = Page::newest(count(call, Argument(1, "count"))?);
+    let filters = Filters::in_period(Period::read(call, 2));
+    let rows = newest_rows(&mut statement, "transaction_type, amount, seq", scope, &filters, &page);
+    let sql = format!(
+        "SELECT coalesce(sum({SIGNED_AMOUNT}), 0) \
+         FROM (SELECT transaction_type, amount FROM ({rows}) rows ORDER BY seq DESC{}) newest",
+        page.cut(&mut statement),
+    );
+    Ok(statement.answer_value(&sql))
+}
+
+/// `sum_transactions_after_date(user_id, after_date)`
+pub fn sum_transactions_after_date(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let mut statement = Statement::new();
+    let user = statement.bind(call.uuid(USER_ID)?);
+    let after = statement.bind(call.required_timestamptz(Argument(1, "after_date"))?);
+    Ok(statement.answer_value(&format!(
+        "SELECT coalesce(sum({SIGNED_AMOUNT}), 0) FROM credits.credits_transactions \
+         WHERE user_id = {user} AND created_at > {after}"
+    )))
+}

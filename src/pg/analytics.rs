@@ -1,0 +1,182 @@
+//! Finds the application's analytics table as the caller of a function would.
+//!
+//! The functions run under a pinned search_path, set by their SET clause. The value it replaced is what the caller
+//! has; the server keeps it in the setting's stack, to put it back when the function returns, and gives no other access
+//! to it. [`callers_search_path`] reads it there.
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char};
+use std::ptr;
+
+use pgrx::pg_sys;
+
+/// The search_path that every function of the extension is pinned to.
+const PINNED: &CStr = c"pg_catalog, pg_temp";
+const SETTING: &CStr = c"search_path";
+
+/// A table or view and the ways to name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Table(pg_sys::Oid);
+
+/// The table or view with this name, which may be qualified; looked up in the caller's search_path if it is not.
+pub fn find_table(name: &CStr) -> Option<Table> {
+    let parts = identifiers(name)?;
+    // SAFETY: catalog lookups by C strings. An error for a schema that the caller may not use unwinds through here.
+    let relation = unsafe {
+        match parts.as_slice() {
+            [table] => with_callers_search_path(|| pg_sys::RelnameGetRelid(table.as_ptr())),
+            [schema, table] => match pg_sys::LookupExplicitNamespace(schema.as_ptr(), true) {
+                pg_sys::InvalidOid => pg_sys::InvalidOid,
+                schema => pg_sys::get_relname_relid(table.as_ptr(), schema),
+            },
+            _ => return None,
+        }
+    };
+    // SAFETY: as above; an oid that is not there has no kind.
+    let kind = u8::try_from(unsafe { pg_sys::get_rel_relkind(relation) }).unwrap_or(0);
+    b"rpvmf".contains(&kind).then_some(Table(relation))
+}
+
+/// Splits at the dot and folds case as the server does for a name in SQL; `None` if it is no name.
+fn identifiers(name: &CStr) -> Option<Vec<CString>> {
+    let separator = c_char::try_from(b'.').unwrap_or_default();
+    // SAFETY: SplitIdentifierString writes into the copy, and the list points into it; both are in the call's memory.
+    unsafe {
+        let mut list: *mut pg_sys::List = ptr::null_mut();
+        if !pg_sys::SplitIdentifierString(pg_sys::pstrdup(name.as_ptr()), separator, &raw mut list)
+            || list.is_null()
+        {
+            return None;
+        }
+        let cells =
+            std::slice::from_raw_parts((*list).elements, usize::try_from((*list).length).unwrap_or(0));
+        Some(cells.iter().map(|cell| CStr::from_ptr(cell.ptr_value.cast()).to_owned()).collect())
+    }
+}
+
+impl Table {
+    /// The qualified name, quoted.
+    pub fn quoted(self) -> Option<String> {
+        // SAFETY: catalog lookups that return palloc'd strings or NULL.
+        unsafe {
+            let table = pg_sys::get_rel_name(self.0);
+            let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(self.0));
+            if table.is_null() || schema.is_null() {
+                return None;
+            }
+            CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, table)).to_str().ok().map(str::to_owned)
+        }
+    }
+
+    /// The column of this name, if there is one.
+    pub fn column(self, name: &CStr) -> Option<Column> {
+        let (mut oid, mut modifier, mut collation) = (pg_sys::InvalidOid, 0, pg_sys::InvalidOid);
+        // SAFETY: catalog lookups; 0 is no column and a negative number a system column.
+        unsafe {
+            let number = pg_sys::get_attnum(self.0, name.as_ptr());
+            if number <= 0 {
+                return None;
+            }
+            pg_sys::get_atttypetypmodcoll(
+                self.0,
+                number,
+                &raw mut oid,
+                &raw mut modifier,
+                &raw mut collation,
+            );
+            Some(Column { base_type: pg_sys::getBaseType(oid), collation })
+        }
+    }
+}
+
+/// What a query must know of a column to look a value up in it.
+pub struct Column {
+    /// Its type, or the type that its domain is over.
+    pub base_type: pg_sys::Oid,
+    collation: pg_sys::Oid,
+}
+
+impl Column {
+    /// The clause that gives a text the collation of the column, so that the two can be compared.
+    pub fn collate(&self) -> String {
+        // SAFETY: the server formats the name of the collation, qualified; NULL if it is gone.
+        unsafe {
+            let name = pg_sys::get_collation_name(self.collation);
+            if self.collation == pg_sys::DEFAULT_COLLATION_OID || name.is_null() {
+                return String::new();
+            }
+            let quoted = pg_sys::generate_collation_name(self.collation);
+            CStr::from_ptr(quoted).to_str().map_or_else(|_| String::new(), |name| format!(" COLLATE {name}"))
+        }
+    }
+}
+
+/// Runs `body` under the caller's search_path.
+fn with_callers_search_path<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: the nest level is left as it was found; after an error the abort of the transaction unwinds it.
+    unsafe {
+        let Some(path) = callers_search_path() else { return body() };
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            SETTING.as_ptr(),
+            path.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let result = body();
+        pg_sys::AtEOXact_GUC(true, level);
+        result
+    }
+}
+
+/// The value that our SET clause has replaced; `None` if the path is not the pinned one, hence the caller's own.
+///
+/// # Safety
+/// To be called while a function of the extension runs.
+unsafe fn callers_search_path() -> Option<CString> {
+    // SAFETY: the record of a setting of the server lives as long as the process; the string on top of its stack
+    // until the function that pushed it returns.
+    unsafe {
+        if CStr::from_ptr(pg_sys::namespace_search_path) != PINNED {
+            return None;
+        }
+        let saved = (*search_path_record()).stack;
+        if saved.is_null() || (*saved).state != pg_sys::GucStackState::GUC_SAVE {
+            return None;
+        }
+        let prior = (*saved).prior.val.stringval;
+        (!prior.is_null()).then(|| CStr::from_ptr(prior).to_owned())
+    }
+}
+
+/// The server's record of the setting search_path, looked for once.
+fn search_path_record() -> *mut pg_sys::config_generic {
+    thread_local!(static RECORD: Cell<*mut pg_sys::config_generic> = const { Cell::new(ptr::null_mut()) });
+    if RECORD.get().is_null() {
+        RECORD.set(find_record(SETTING));
+    }
+    RECORD.get()
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+fn find_record(name: &CStr) -> *mut pg_sys::config_generic {
+    // SAFETY: the array holds as many records as there are settings.
+    unsafe {
+        let count = usize::try_from(pg_sys::GetNumConfigOptions()).unwrap_or(0);
+        std::slice::from_raw_parts(pg_sys::get_guc_variables(), count)
+            .iter()
+            .copied()
+            .find(|record| CStr::from_ptr((**record).name) == name)
+            .expect("search_path is a setting")
+    }
+}
+
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+fn find_record(name: &CStr) -> *mut pg_sys::config_generic {
+    // SAFETY: a lookup by name that raises an error instead of returning NULL.
+    unsafe { pg_sys::find_option(name.as_ptr(), false, false, pg_sys::ERROR.cast_signed()) }
+}

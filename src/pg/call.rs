@@ -1,0 +1,184 @@
+//! A call of one of our SQL functions that are written against the server's own calling convention.
+//!
+//! The reading functions hand their arguments on to a query as they are and let its rows go straight into the result,
+//! so they take a [`Call`] instead of Rust values: nothing is converted, and a list of a million rows is never held in
+//! memory twice. Their entry points are in [`super::reads`]; their SQL declarations, and with them the types of the
+//! arguments, in `sql/schema/reads.sql`.
+
+use std::marker::PhantomData;
+
+use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
+use pgrx::prelude::*;
+use pgrx::{PgMemoryContexts, pg_sys};
+
+use crate::error::LedgerError;
+
+/// The arguments of the running call and the place where its result goes.
+pub struct Call<'call> {
+    fcinfo: pg_sys::FunctionCallInfo,
+    lifetime: PhantomData<&'call ()>,
+}
+
+/// A value that a query takes as a parameter.
+#[derive(Clone, Copy)]
+pub struct Value<'call> {
+    pub(super) oid: pg_sys::Oid,
+    pub(super) datum: pg_sys::Datum,
+    lifetime: PhantomData<&'call ()>,
+}
+
+/// What a function returns: a value, or rows that are in the result already.
+pub struct Answer(pg_sys::Datum);
+
+/// The argument of a function: its place in the declaration, counted from 0, and its name.
+#[derive(Clone, Copy)]
+pub struct Argument(pub usize, pub &'static str);
+
+impl Argument {
+    /// What to say when the argument is needed and not there.
+    fn missing(self) -> LedgerError {
+        LedgerError::NullArgument(self.1)
+    }
+}
+
+impl<'call> Value<'call> {
+    /// A `bigint`.
+    pub fn bigint(number: i64) -> Self {
+        Self { oid: pg_sys::INT8OID, datum: pg_sys::Datum::from(number), lifetime: PhantomData }
+    }
+}
+
+impl<'call> Call<'call> {
+    fn datum(&self, argument: Argument) -> Option<pg_sys::Datum> {
+        // SAFETY: the server passes as many arguments as the function is declared with, and they outlive the call.
+        let arguments =
+            unsafe { (*self.fcinfo).args.as_slice(usize::try_from((*self.fcinfo).nargs).unwrap_or(0)) };
+        let value = arguments.get(argument.0)?;
+        (!value.isnull).then_some(value.value)
+    }
+
+    fn value(&self, argument: Argument, oid: pg_sys::Oid) -> Option<Value<'call>> {
+        self.datum(argument).map(|datum| Value { oid, datum, lifetime: PhantomData })
+    }
+
+    /// A `uuid` that must be given.
+    pub fn uuid(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
+        self.value(argument, pg_sys::UUIDOID).ok_or_else(|| argument.missing())
+    }
+
+    /// A `text`, if given.
+    pub fn text(&self, argument: Argument) -> Option<Value<'call>> {
+        self.value(argument, pg_sys::TEXTOID)
+    }
+
+    /// A `text` that must be given.
+    pub fn required_text(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
+        self.text(argument).ok_or_else(|| argument.missing())
+    }
+
+    /// A `timestamptz`, if given.
+    pub fn timestamptz(&self, argument: Argument) -> Option<Value<'call>> {
+        self.value(argument, pg_sys::TIMESTAMPTZOID)
+    }
+
+    /// A `timestamptz` that must be given.
+    pub fn required_timestamptz(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
+        self.timestamptz(argument).ok_or_else(|| argument.missing())
+    }
+
+    /// A `bigint`, if given.
+    pub fn bigint(&self, argument: Argument) -> Option<i64> {
+        // SAFETY: the declaration says bigint.
+        unsafe { i64::from_polymorphic_datum(self.datum(argument)?, false, pg_sys::INT8OID) }
+    }
+
+    /// A `bigint` that must be given.
+    pub fn required_bigint(&self, argument: Argument) -> Result<i64, LedgerError> {
+        self.bigint(argument).ok_or_else(|| argument.missing())
+    }
+
+    /// A `uuid[]` that must be given, without NULLs in it.
+    pub fn uuid_array(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
+        let value = self.value(argument, pg_sys::UUIDARRAYOID).ok_or_else(|| argument.missing())?;
+        // SAFETY: the declaration says uuid[].
+        let array = unsafe { pg_sys::pg_detoast_datum(value.datum.cast_mut_ptr()) };
+        // SAFETY: the array is whole now.
+        if unsafe { pg_sys::array_contains_nulls(array.cast()) } {
+            return Err(LedgerError::NullElement(argument.1));
+        }
+        Ok(Value { datum: pg_sys::Datum::from(array), ..value })
+    }
+
+    /// A `text[]`, if given, without NULLs in it: to be bound, and to be looked at.
+    pub fn text_array(&self, argument: Argument) -> Result<Option<(Value<'call>, Vec<String>)>, LedgerError> {
+        let Some(value) = self.value(argument, pg_sys::TEXTARRAYOID) else { return Ok(None) };
+        // SAFETY: the declaration says text[].
+        let elements =
+            unsafe { Vec::<Option<String>>::from_polymorphic_datum(value.datum, false, value.oid) };
+        let elements: Option<Vec<String>> = elements.unwrap_or_default().into_iter().collect();
+        elements.map(|elements| Some((value, elements))).ok_or(LedgerError::NullElement(argument.1))
+    }
+
+    /// Where the rows of the result go: the caller reads them when the function has returned.
+    pub(super) fn result_rows(&self) -> Rows {
+        // SAFETY: fcinfo is the running call's; resultinfo is NULL or a node, told apart by its tag.
+        unsafe {
+            let result = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            let materialize = pg_sys::SetFunctionReturnMode::SFRM_Materialize.cast_signed();
+            if result.is_null()
+                || (*result).type_ != pg_sys::NodeTag::T_ReturnSetInfo
+                || (*result).allowedModes & materialize == 0
+            {
+                ereport!(
+                    ERROR,
+                    PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                    "a set of rows is not accepted where this function is called"
+                );
+            }
+            let context = (*(*result).econtext).ecxt_per_query_memory;
+            let random =
+                (*result).allowedModes & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random.cast_signed();
+            let (store, columns) = PgMemoryContexts::For(context).switch_to(|_| {
+                let mut columns: pg_sys::TupleDesc = std::ptr::null_mut();
+                pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &raw mut columns);
+                (
+                    pg_sys::tuplestore_begin_heap(random != 0, false, pg_sys::work_mem),
+                    pg_sys::CreateTupleDescCopy(columns),
+                )
+            });
+            (*result).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
+            (*result).setResult = store;
+            (*result).setDesc = columns;
+            Rows { store, context }
+        }
+    }
+}
+
+/// The store that the rows of a result are collected in.
+pub(super) struct Rows {
+    pub(super) store: *mut pg_sys::Tuplestorestate,
+    pub(super) context: pg_sys::MemoryContext,
+}
+
+impl Answer {
+    /// A value of the type that the function is declared to return.
+    pub(super) fn value(datum: pg_sys::Datum) -> Self {
+        Self(datum)
+    }
+
+    /// Rows, in the result already.
+    pub(super) fn rows() -> Self {
+        Self(pg_sys::Datum::null())
+    }
+}
+
+/// Runs `body` on the call that the server made, and reports its error.
+///
+/// # Safety
+/// `fcinfo` must be what the server passed to the function that is running.
+pub unsafe fn answer(
+    fcinfo: pg_sys::FunctionCallInfo,
+    body: impl FnOnce(&Call<'_>) -> Result<Answer, LedgerError>,
+) -> pg_sys::Datum {
+    body(&Call { fcinfo, lifetime: PhantomData }).map_err(ErrorReport::from).unwrap_or_report().0
+}

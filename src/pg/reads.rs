@@ -1,0 +1,47 @@
+//! The entry points of the reading functions: the names that `sql/schema/reads.sql` declares, and what answers them.
+
+use pgrx::pg_guard;
+use pgrx::pg_sys;
+
+use super::call;
+use crate::api::{grouped, topup, transactions};
+
+macro_rules! entry_points {
+    ($($info:ident, $name:ident => $body:path;)*) => {$(
+        #[unsafe(no_mangle)]
+        #[doc(hidden)]
+        pub extern "C-unwind" fn $info() -> *const pg_sys::Pg_finfo_record {
+            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+
+        #[unsafe(no_mangle)]
+        #[pg_guard]
+        extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: the server calls this function, with its own call information.
+            unsafe { call::answer(fcinfo, $body) }
+        }
+    )*};
+}
+
+entry_points! {
+    pg_finfo_get_transaction_by_id, get_transaction_by_id => transactions::get_transaction_by_id;
+    pg_finfo_transaction_exists_by_source_id, transaction_exists_by_source_id
+        => transactions::transaction_exists_by_source_id;
+    pg_finfo_list_user_transactions, list_user_transactions => transactions::list_user_transactions;
+    pg_finfo_list_all_transactions, list_all_transactions => transactions::list_all_transactions;
+    pg_finfo_count_user_transactions, count_user_transactions => transactions::count_user_transactions;
+    pg_finfo_count_all_transactions, count_all_transactions => transactions::count_all_transactions;
+    pg_finfo_sum_recent_transactions, sum_recent_transactions => transactions::sum_recent_transactions;
+    pg_finfo_sum_transactions_after_date, sum_transactions_after_date => transactions::sum_transactions_after_date;
+    pg_finfo_list_transactions_with_batches, list_transactions_with_batches => grouped::list_transactions_with_batches;
+    pg_finfo_count_transactions_with_batches, count_transactions_with_batches
+        => grouped::count_transactions_with_batches;
+    pg_finfo_sum_recent_transactions_grouped, sum_recent_transactions_grouped
+        => grouped::sum_recent_transactions_grouped;
+    pg_finfo_sum_transactions_after_date_grouped, sum_transactions_after_date_grouped
+        => grouped::sum_transactions_after_date_grouped;
+    pg_finfo_get_monthly_auto_topup_spend, get_monthly_auto_topup_spend => topup::get_monthly_auto_topup_spend;
+    pg_finfo_get_monthly_auto_topup_spend_bulk, get_monthly_auto_topup_spend_bulk
+        => topup::get_monthly_auto_topup_spend_bulk;
+}

@@ -1,0 +1,181 @@
+//! Queries that are put together from the parts a call needs, with every value bound as a parameter.
+//!
+//! The text of a statement holds no values, so it names the shape of the query and serves as the key of its plan: one
+//! kept plan per shape, backend-local. The server itself makes a kept plan anew when a table, a privilege or a
+//! row-level security policy behind it changes.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fmt;
+
+use pgrx::pg_sys;
+
+use super::call::{Answer, Call, Value};
+
+/// Most plans that a backend keeps. There are fewer shapes than this as long as the analytics table keeps its name.
+const KEPT_PLANS: usize = 512;
+
+thread_local! {
+    static PLANS: RefCell<HashMap<String, pg_sys::SPIPlanPtr>> = RefCell::new(HashMap::new());
+}
+
+/// How a statement's plan is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planning {
+    /// One plan for all values: the shape allows a single sensible access path.
+    Once,
+    /// A plan for the values at hand: which index is best depends on them.
+    EachTime,
+}
+
+/// A query under construction.
+pub struct Statement<'call> {
+    parameters: Vec<Value<'call>>,
+    planning: Planning,
+}
+
+/// The place of a bound value in the text of a query.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter(usize);
+
+impl fmt::Display for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "${}", self.0)
+    }
+}
+
+impl<'call> Statement<'call> {
+    /// A query without parameters so far.
+    pub fn new() -> Self {
+        Self { parameters: Vec::new(), planning: Planning::Once }
+    }
+
+    /// Binds a value.
+    pub fn bind(&mut self, value: Value<'call>) -> Parameter {
+        self.parameters.push(value);
+        Parameter(self.parameters.len())
+    }
+
+    /// Has the query planned for its values, each time.
+    pub fn plan_each_time(&mut self) {
+        self.planning = Planning::EachTime;
+    }
+
+    /// Runs the query; the single column of its single row is the function's result.
+    pub fn answer_value(&self, sql: &str) -> Answer {
+        self.run(sql, std::ptr::null_mut());
+        // SAFETY: the query has succeeded, so its result belongs to this SPI level. The value is copied to the
+        // caller's memory before the level ends.
+        unsafe {
+            let (table, mut is_null) = (pg_sys::SPI_tuptable, false);
+            assert!(pg_sys::SPI_processed == 1 && !table.is_null(), "the query returns one row");
+            let datum = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, 1, &raw mut is_null);
+            assert!(!is_null, "the query returns no NULL");
+            let (mut length, mut by_value) = (0, false);
+            pg_sys::get_typlenbyval(
+                pg_sys::SPI_gettypeid((*table).tupdesc, 1),
+                &raw mut length,
+                &raw mut by_value,
+            );
+            let copy = pg_sys::SPI_datumTransfer(datum, by_value, length.into());
+            pg_sys::SPI_finish();
+            Answer::value(copy)
+        }
+    }
+
+    /// Runs the query; its rows are the function's result.
+    pub fn answer_rows(&self, sql: &str, call: &Call<'call>) -> Answer {
+        let rows = call.result_rows();
+        // SAFETY: the store and its memory live until the caller of the function has read the rows; the receiver
+        // is destroyed before this SPI level ends, or with the memory of the query if it fails.
+        unsafe {
+            let receiver = pg_sys::CreateDestReceiver(pg_sys::CommandDest::DestTuplestore);
+            SetTuplestoreDestReceiverParams(
+                receiver,
+                rows.store,
+                rows.context,
+                false,
+                std::ptr::null_mut(),
+                std::ptr::null(),
+            );
+            self.run(sql, receiver);
+            if let Some(destroy) = (*receiver).rDestroy {
+                destroy(receiver);
+            }
+            pg_sys::SPI_finish();
+        }
+        Answer::rows()
+    }
+
+    /// Opens an SPI level and runs the query in it, with the snapshot of the calling query.
+    fn run(&self, sql: &str, receiver: *mut pg_sys::DestReceiver) {
+        // SAFETY: the plan was made for parameters of these types. An error unwinds through here, and the abort of
+        // the transaction or subtransaction ends the SPI level.
+        unsafe {
+            pg_sys::SPI_connect();
+            let parameters = pg_sys::makeParamList(i32::try_from(self.parameters.len()).unwrap_or(i32::MAX));
+            let places = (*parameters).params.as_mut_slice(self.parameters.len());
+            for (place, value) in places.iter_mut().zip(&self.parameters) {
+                *place = pg_sys::ParamExternData {
+                    value: value.datum,
+                    isnull: false,
+                    pflags: u16::try_from(pg_sys::PARAM_FLAG_CONST).unwrap_or_default(),
+                    ptype: value.oid,
+                };
+            }
+            let options = pg_sys::SPIExecuteOptions {
+                params: parameters,
+                read_only: true,
+                dest: receiver,
+                ..Default::default()
+            };
+            let code = pg_sys::SPI_execute_plan_extended(self.plan(sql), &raw const options);
+            assert!(code == pg_sys::SPI_OK_SELECT.cast_signed(), "SPI_execute_plan_extended returned {code}");
+        }
+    }
+
+    /// The kept plan of this text, made if there is none.
+    fn plan(&self, sql: &str) -> pg_sys::SPIPlanPtr {
+        if let Some(plan) = PLANS.with_borrow(|plans| plans.get(sql).copied()) {
+            return plan;
+        }
+        let text = CString::new(sql).expect("identifiers hold no zero byte");
+        let mut types: Vec<pg_sys::Oid> = self.parameters.iter().map(|value| value.oid).collect();
+        let options = pg_sys::CURSOR_OPT_PARALLEL_OK
+            | match self.planning {
+                Planning::Once => pg_sys::CURSOR_OPT_GENERIC_PLAN,
+                Planning::EachTime => pg_sys::CURSOR_OPT_CUSTOM_PLAN,
+            };
+        // SAFETY: called inside an SPI level. A plan that is not kept ends with it; a kept one is never freed, for
+        // a call further up may be running it.
+        unsafe {
+            let plan = pg_sys::SPI_prepare_cursor(
+                text.as_ptr(),
+                i32::try_from(types.len()).unwrap_or(i32::MAX),
+                types.as_mut_ptr(),
+                options.cast_signed(),
+            );
+            assert!(!plan.is_null(), "a query of our own making is prepared");
+            PLANS.with_borrow_mut(|plans| {
+                if plans.len() < KEPT_PLANS {
+                    pg_sys::SPI_keepplan(plan);
+                    plans.insert(sql.to_owned(), plan);
+                }
+            });
+            plan
+        }
+    }
+}
+
+unsafe extern "C-unwind" {
+    /// From executor/tstoreReceiver.h, which pgrx does not bind; the same from Postgres 14 on.
+    fn SetTuplestoreDestReceiverParams(
+        receiver: *mut pg_sys::DestReceiver,
+        store: *mut pg_sys::Tuplestorestate,
+        store_context: pg_sys::MemoryContext,
+        detoast: bool,
+        target_columns: pg_sys::TupleDesc,
+        map_failure_message: *const std::ffi::c_char,
+    );
+}
