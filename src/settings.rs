@@ -73,7 +73,7 @@ pub fn crossing_channel() -> Option<CString> {
     CROSSING_CHANNEL.get().filter(|channel| !channel.is_empty())
 }
 
-/// The name of the analytics table, unless it is off.
+/// The name of the analytics table.
 pub fn analytics_table() -> Option<CString> {
-    ANALYTICS_TABLE.get().filter(|table| !table.is_empty())
+    ANALYTICS_TABLE.get()
 }

@@ -1,0 +1,155 @@
+//! What may be read for an answer: rows and pages, counted by the server, on a long ledger of a few long histories among
+//! many short ones. Nothing here measures time.
+
+use std::fmt::Debug;
+
+use credits_ledger_tests::{Database, Session};
+
+/// Half of the rows are one user's, four in five of those in batches of 44.
+const ROWS: u32 = 200_000;
+
+/// `CREDITS_LEDGER_ROWS` asks for a longer one.
+fn rows() -> u32 {
+    std::env::var("CREDITS_LEDGER_ROWS")
+        .map_or(ROWS, |rows| rows.parse().expect("CREDITS_LEDGER_ROWS is a number"))
+}
+
+const WHALE: &str = "md5('u0')::uuid";
+const MINNOW: &str = "md5('u17')::uuid";
+
+/// Rows of a year. The last 60 of the whale are not folded.
+fn long_ledger(session: &mut Session, length: u32) {
+    let statements = format!(
+        "ALTER TABLE credits.credits_transactions DISABLE TRIGGER note_transaction;
+         INSERT INTO credits.credits_transactions
+             (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, created_at)
+         SELECT md5('u' || u)::uuid, CASE WHEN n % 100 = 0 THEN 'purchase' ELSE 'usage' END, 0.001 * (n % 1000 + 1),
+                CASE WHEN n % 20000 = 0 THEN 'auto_topup_' ELSE 'request-' END || n, 'Request ' || n,
+                CASE WHEN n % 10 <> 0 THEN md5(u || '-' || n / 110)::uuid END,
+                date_trunc('month', now()) + interval '1 day' - ({length} - n) * interval '2 minutes'
+         FROM (SELECT n, CASE WHEN n % 2 = 0 THEN 0 ELSE 1 + n % 997 END AS u FROM generate_series(1, {length}) n) rows;
+         ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction;
+         CREATE TABLE http_analytics (id bigint PRIMARY KEY, fusillade_batch_id uuid, batch_request_source text);
+         INSERT INTO http_analytics SELECT n, md5('0-' || n / 110)::uuid, 'api' FROM generate_series(1, {length}) n;
+         CREATE INDEX ON http_analytics (fusillade_batch_id);
+         VACUUM ANALYZE credits.credits_transactions;
+         VACUUM ANALYZE http_analytics;
+         SELECT credits.refresh_checkpoint({WHALE}), credits.refresh_checkpoint({MINNOW});
+         INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id)
+         SELECT {WHALE}, 'usage', 1, 'late-' || n, CASE WHEN n % 2 = 0 THEN md5('0-' || 10 * n)::uuid END
+         FROM generate_series(1, 60) n;
+         VACUUM ANALYZE credits.credits_transactions;
+         VACUUM ANALYZE credits.batch_aggregates, credits.user_balance_checkpoints"
+    );
+    // One by one: VACUUM may not share a transaction.
+    for statement in statements.split(';') {
+        session.run(statement);
+    }
+}
+
+/// What a statement has read of the ledger's tables and the analytics table, with their indexes.
+#[derive(Debug)]
+struct Work {
+    /// Rows and index entries.
+    rows: i64,
+    /// Visits of pages.
+    pages: i64,
+}
+
+/// Within a transaction, for the counters are handed over and start again at the end of one.
+fn work(session: &mut Session, sql: &str) -> Work {
+    session.run("BEGIN");
+    let before = counters(session);
+    session.run(sql);
+    let after = counters(session);
+    session.run("COMMIT");
+    Work { rows: after.rows - before.rows, pages: after.pages - before.pages }
+}
+
+fn counters(session: &mut Session) -> Work {
+    let counted = session
+        .query_one(
+            "SELECT sum(pg_stat_get_xact_tuples_returned(oid) + pg_stat_get_xact_tuples_fetched(oid))::bigint,
+                    sum(pg_stat_get_xact_blocks_fetched(oid))::bigint
+             FROM pg_class
+             WHERE relnamespace IN ('credits'::regnamespace, 'public'::regnamespace) AND relkind IN ('r', 'i')",
+            &[],
+        )
+        .expect("count");
+    Work { rows: counted.get(0), pages: counted.get(1) }
+}
+
+#[test]
+fn answers_cost_what_they_show() {
+    let db = Database::create_alone();
+    let mut session = db.connect();
+    let length = i64::from(rows());
+    long_ledger(&mut session, rows());
+    let folded: i64 = session.value(
+        &format!("SELECT transaction_count FROM credits.user_balance_checkpoints WHERE user_id = {WHALE}"),
+        &[],
+    );
+    assert!(folded >= length / 2, "the long history is folded: {folded}");
+
+    // A page of 50 takes 50 rows and their index entries. Rows of a period are collected in the worst case.
+    let (day, page) = (720, 50);
+    for (call, rows) in [
+        ("get_transaction_by_id(gen_random_uuid())", 4),
+        ("transaction_exists_by_source_id('request-1001')", 4),
+        ("list_user_transactions({whale})", 3 * page),
+        ("list_user_transactions({whale}, 1000)", 3 * (page + 1000)),
+        ("list_user_transactions({whale}, before_seq => {middle})", 3 * page),
+        ("list_user_transactions({whale}, transaction_types => '{usage}')", 4 * page),
+        ("list_user_transactions({whale}, start_date => now() - interval '90 days')", 3 * (page + 1000)),
+        (
+            "list_user_transactions({whale}, start_date => {past}, end_date => {past} + interval '1 day')",
+            3 * (1000 + day),
+        ),
+        ("list_user_transactions({whale}, end_date => {past}, before_seq => {middle})", 3 * (page + 1000)),
+        ("list_user_transactions({minnow})", 3 * 101),
+        ("list_user_transactions({minnow}, end_date => {past})", 5 * 101),
+        ("list_all_transactions()", 3 * page),
+        ("list_all_transactions(before_seq => {middle})", 3 * page),
+        ("list_all_transactions(start_date => now() - interval '1 month')", 3 * (page + 1000)),
+        ("list_transactions_with_batches({whale})", 20 * page),
+        ("list_transactions_with_batches({whale}, before_seq => {middle})", 20 * page),
+        (
+            "list_transactions_with_batches({whale}, start_date => now() - interval '90 days')",
+            20 * page + 3000,
+        ),
+        ("list_transactions_with_batches({whale}, transaction_types => '{usage}')", 20 * page + 1000),
+        ("list_transactions_with_batches({minnow})", 5 * 101),
+        ("count_transactions_with_batches({minnow})", 5 * 101),
+        ("sum_recent_transactions({whale}, 50)", 3 * page),
+        ("sum_recent_transactions_grouped({whale}, 50)", 20 * page),
+        ("sum_transactions_after_date({whale}, now() - interval '1 day')", 3 * (day + 720)),
+        ("get_monthly_auto_topup_spend({whale})", 20),
+        ("get_monthly_auto_topup_spend_bulk(ARRAY[{whale}, {minnow}])", 20),
+    ] {
+        let call = call
+            .replace("{whale}", WHALE)
+            .replace("{minnow}", MINNOW)
+            .replace("{middle}", &(length / 2).to_string())
+            .replace("{past}", "(now() - interval '100 days')");
+        let sql = format!("SELECT * FROM credits.{call}");
+        // Twice: the second time with the plan that was kept, and the catalog in memory.
+        let first = work(&mut session, &sql);
+        let work = work(&mut session, &sql);
+        println!("{call}: {work:?}");
+        assert!(work.rows <= rows, "{call}: {work:?}, {rows} rows expected at most; at first {first:?}");
+        assert!(work.pages <= 2 * rows + 40, "{call}: {work:?}");
+    }
+
+    // Counts and sums of the grouped history read folded batches instead of their rows.
+    let batches: i64 = session.value("SELECT count(*) FROM credits.batch_aggregates", &[]);
+    for call in [
+        "count_transactions_with_batches({whale})",
+        "sum_transactions_after_date_grouped({whale}, '-infinity')",
+    ] {
+        let call = call.replace("{whale}", WHALE);
+        let work = work(&mut session, &format!("SELECT credits.{call}"));
+        println!("{call}: {work:?}");
+        let most = 3 * (batches + length / 10 + 60);
+        assert!(work.rows <= most, "{call}: {work:?}, {most} rows expected at most");
+    }
+}
