@@ -1,4 +1,4 @@
-# make demo | demo-stop | test | bench | install | lint | schema | check-schema
+# make demo | demo-stop | test | model | bench | install | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make install` installs into it, every other target copies it.
@@ -113,3 +113,10 @@ lint: ## formatting, clippy, documentation
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets --features pg$(PG) --target-dir $(TARGET) -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps --document-private-items --features pg$(PG) --target-dir $(TARGET)
+
+.PHONY: model
+model: ## the settlement protocol, explored exhaustively with spin
+	@if ! command -v spin >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	  apt-get update -q >/dev/null && apt-get install -qy spin >/dev/null
+	fi
+	models/check

@@ -1,0 +1,477 @@
+/* Settlement at commit, as src/settlement carries it out, for spin. README.md in this folder says what is abstracted.
+
+   TRANSACTIONS insert at most one row for each of USERS, roll back or settle, then commit or fail. Each of REFRESHERS
+   has no rows and refreshes one user's checkpoint. Every schedule and every choice of amounts is explored. Claims:
+
+   - missed:     when all have ended, the side of zero last announced is the side of the committed balance
+   - doubled:    a notification never announces the side that was announced before
+   - lost_flip:  when all have ended, the stored state is the side last announced
+   - inexact:    what is stored as covered is the sum of the committed rows it covers
+   - collision:  no settlement writes a checkpoint row that was replaced, or is being replaced, since it was read
+                 (heap_update would wait, then fail the commit with "tuple concurrently updated")
+   - and no deadlock: everyone ends.
+
+   NO_... removes one part of the protocol. Each must be found wrong: see the script `check`. */
+
+#ifndef TRANSACTIONS
+#define TRANSACTIONS 2
+#endif
+#ifndef USERS
+#define USERS 1
+#endif
+#ifndef STRIPES
+#define STRIPES 1
+#endif
+#ifndef REFRESHERS
+#define REFRESHERS 0
+#endif
+#ifndef FROM            /* balance of every user before, FROM to TO: rows committed long ago, covered */
+#define FROM -3
+#endif
+#ifndef TO
+#define TO 3
+#endif
+#ifndef AMOUNTS         /* a row is one of these; 0: no row */
+#define AMOUNTS :: amount[i] = -2 :: amount[i] = -1 :: amount[i] = 1 :: amount[i] = 2
+#endif
+
+#define SESSIONS (TRANSACTIONS + REFRESHERS)
+#define NOBODY 255
+#define STRIPE_OF(user) ((user) % STRIPES)
+#define AMOUNT(t, user) amount[(t) * USERS + (user)]
+#define BIT(n) (1 << (n))
+#define HAS(set, n) (((set) >> (n)) & 1)
+#define POSITIVE(balance) ((balance) > 0)
+
+/* The ledger. A row is in flight from its insertion until its transaction ends. */
+short base;
+short amount[TRANSACTIONS * USERS];
+byte  inserted[TRANSACTIONS];           /* set of users */
+byte  committed, aborted;               /* sets of transactions */
+
+/* Checkpoint rows as committed; balance and covered are what is folded, positive the announced state. */
+bool  exists[USERS], positive[USERS];
+short balance[USERS];
+byte  covered[USERS];                   /* set of transactions, aborted ones included */
+byte  version[USERS];
+
+/* The replacement of a checkpoint row that an open transaction has written. */
+byte  writer[USERS];
+bool  next_positive[USERS], next_announces[USERS];
+short next_balance[USERS];
+byte  next_covered[USERS];
+
+/* Locks. */
+byte  sharers[STRIPES];
+bool  exclusive[STRIPES];
+byte  queued[STRIPES];                  /* waiting for EXCLUSIVE: who asks for SHARE later stands behind them */
+bool  refreshing[USERS];                /* the try-lock of a counted refresh */
+
+/* What listeners know. */
+bool  announced[USERS];
+
+bool  missed, doubled, lost_flip, inexact, collision;
+byte  ended;
+
+#ifdef QUEUE
+#define FREE_TO_SHARE(s) (!exclusive[s] && queued[s] == 0)
+#else
+#define FREE_TO_SHARE(s) (!exclusive[s])
+#endif
+
+#define UNLOCKED 0
+#define SHARE 1
+#define EXCLUSIVE 2
+
+inline lock_share(s) { atomic { FREE_TO_SHARE(s) -> sharers[s]++; mode[s] = SHARE } }
+inline lock_exclusive(s) {
+#ifdef QUEUE
+  queued[s]++;
+  atomic { sharers[s] == 0 && !exclusive[s] -> queued[s]--; exclusive[s] = true; mode[s] = EXCLUSIVE }
+#else
+  atomic { sharers[s] == 0 && !exclusive[s] -> exclusive[s] = true; mode[s] = EXCLUSIVE }
+#endif
+}
+inline unlock(s) {
+  d_step {
+    if
+    :: mode[s] == SHARE -> sharers[s]--
+    :: mode[s] == EXCLUSIVE -> exclusive[s] = false
+    :: else
+    fi;
+    mode[s] = UNLOCKED
+  }
+}
+
+/* A fresh MVCC snapshot: who has ended, and the checkpoint rows as committed now. */
+inline take_snapshot() {
+  d_step {
+    snapshot_committed = committed; snapshot_ended = committed | aborted;
+    u = 0;
+    do
+    :: u < USERS ->
+       seen_exists[u] = exists[u]; seen_positive[u] = positive[u]; seen_balance[u] = balance[u];
+       seen_covered[u] = covered[u]; seen_version[u] = version[u];
+       u++
+    :: else -> break
+    od;
+    u = 0
+  }
+}
+/* What is not looked at again must not tell states apart. */
+inline drop_snapshot() {
+  d_step {
+    snapshot_committed = 0; snapshot_ended = 0;
+    u = 0;
+    do
+    :: u < USERS ->
+       seen_exists[u] = 0; seen_positive[u] = 0; seen_balance[u] = 0; seen_covered[u] = 0; seen_version[u] = 0;
+       u++
+    :: else -> break
+    od;
+    u = 0; settled = 0; lowest = 0; highest = 0; straddles = false; first = 0
+  }
+}
+
+/* One dirty pass over the delta of a user, row by row: others may insert, commit and roll back between two rows. */
+inline scan_dirty(user) {
+  settled = seen_balance[user]; lowest = settled; highest = settled; t = 0;
+  do
+  :: t < TRANSACTIONS ->
+     d_step {
+       if
+       :: HAS(seen_covered[user], t) || !HAS(inserted[t], user) || HAS(aborted, t)
+       :: else ->
+          if
+          :: t == me || HAS(committed, t) ->
+             settled = settled + AMOUNT(t, user);
+             lowest = lowest + AMOUNT(t, user); highest = highest + AMOUNT(t, user)
+          :: else ->                    /* in flight in another transaction */
+#ifdef NO_DIRTY_SCAN
+             skip
+#else
+             if
+             :: AMOUNT(t, user) < 0 -> lowest = lowest + AMOUNT(t, user)
+             :: else -> highest = highest + AMOUNT(t, user)
+             fi
+#endif
+          fi
+       fi;
+       t++
+     }
+  :: else -> break
+  od;
+  t = 0
+}
+
+#ifdef BLIND_WRITES
+/* Without the check of the version: the later writer waits for the earlier one and replaces what it wrote. */
+#define READY_TO_WRITE(user) (writer[user] == NOBODY || writer[user] == me)
+#define CHECK_COLLISION(user) skip
+#else
+#define READY_TO_WRITE(user) true
+#define CHECK_COLLISION(user) \
+  collision = (writer[user] != NOBODY && writer[user] != me) || version[user] != seen_version[user]; assert(!collision)
+#endif
+
+/* Writes the whole row: its state as given, its coverage extended to all that ended before the snapshot or as it was. */
+inline write_row(user, extend, state, announces) {
+  atomic {
+    READY_TO_WRITE(user) -> CHECK_COLLISION(user);
+    d_step {
+      next_balance[user] = seen_balance[user]; next_covered[user] = seen_covered[user]; t = 0;
+      do
+      :: t < TRANSACTIONS && (extend) ->
+         if
+#ifdef NO_WATERMARK
+         :: HAS(inserted[t], user) && !HAS(seen_covered[user], t) ->
+#else
+         :: HAS(snapshot_ended, t) && !HAS(seen_covered[user], t) ->
+#endif
+            next_covered[user] = next_covered[user] | BIT(t);
+            if
+            :: HAS(snapshot_committed, t) -> next_balance[user] = next_balance[user] + AMOUNT(t, user)
+            :: else
+            fi
+         :: else
+         fi;
+         t++
+      :: else -> t = 0; break
+      od;
+      writer[user] = me; next_positive[user] = state; next_announces[user] = announces
+    }
+  }
+}
+
+/* Counted refresh, the stripe held SHARE: skipped if someone else is at it, state columns unchanged. */
+inline refresh(user) {
+  if
+#ifdef NO_TRY_LOCK
+  :: true ->
+#else
+  :: atomic { !refreshing[user] -> refreshing[user] = true; try_locks = try_locks | BIT(user) };
+#endif
+     take_snapshot();
+     if
+     :: seen_exists[user] -> write_row(user, true, seen_positive[user], false)
+     :: else
+     fi;
+     drop_snapshot()
+  :: else
+  fi
+}
+
+/* Under EXCLUSIVE: the state against the balance that this commit makes, rows in flight ignored. A user without a row
+   gets one, its state that of the balance without the own rows. */
+inline decide(user) {
+#ifndef NO_REREAD
+  scan_dirty(user);
+#endif
+  d_step {
+    if
+    :: seen_exists[user] -> lowest = seen_positive[user]
+    :: else -> lowest = POSITIVE(settled - AMOUNT(me, user))
+    fi;
+    highest = POSITIVE(settled)
+  };
+  if
+  :: lowest != highest || !seen_exists[user] || counted || forced ->
+     write_row(user, counted || forced || !seen_exists[user], highest, lowest != highest)
+  :: else
+  fi
+}
+
+#define TOUCHED(user, s) (STRIPE_OF(user) == (s) && AMOUNT(me, user) != 0)
+
+inline settle_stripe(s) {
+#ifndef NO_SHARED_LOCK
+  if :: !forced -> lock_share(s) :: else fi;
+#endif
+  if :: !forced -> take_snapshot() :: else fi;
+  straddles = forced; user = 0;
+  do
+  :: user < USERS && !straddles ->
+     if
+     :: TOUCHED(user, s) ->
+        if
+        :: !seen_exists[user] -> straddles = true
+        :: else ->
+           scan_dirty(user);
+           straddles = (POSITIVE(lowest) != seen_positive[user]) || (POSITIVE(highest) != seen_positive[user])
+        fi;
+#ifdef REFRESH_BEFORE_DECISION
+        if :: !straddles && counted -> refresh(user); take_snapshot() :: else fi;
+#endif
+        if :: straddles -> first = user :: else fi
+     :: else
+     fi;
+     user++
+  :: else -> break
+  od;
+  if
+  :: straddles ->
+#ifndef NO_SHARED_LOCK
+     unlock(s);                       /* not shared if forced */
+#endif
+#ifndef NO_EXCLUSIVE_LOCK
+     lock_exclusive(s);
+#endif
+#ifndef NO_REREAD
+     take_snapshot();
+#endif
+#ifdef NO_RESCAN
+     user = first;
+#else
+     user = 0;
+#endif
+     do
+     :: user < USERS -> if :: TOUCHED(user, s) -> decide(user) :: else fi; user++
+     :: else -> break
+     od
+  :: else ->
+     drop_snapshot();
+#ifndef REFRESH_BEFORE_DECISION
+     user = 0;
+     do
+     :: user < USERS -> if :: TOUCHED(user, s) && counted -> refresh(user) :: else fi; user++
+     :: else -> break
+     od
+#endif
+  fi;
+  drop_snapshot(); user = 0
+}
+
+/* The commit record: rows, checkpoint rows and notifications become visible at once. */
+inline commit() {
+  d_step {
+    if :: me < TRANSACTIONS -> committed = committed | BIT(me) :: else fi;
+    u = 0;
+    do
+    :: u < USERS ->
+       if
+       :: writer[u] == me ->
+          exists[u] = true; positive[u] = next_positive[u];
+          balance[u] = next_balance[u]; covered[u] = next_covered[u]; version[u]++;
+          if
+          :: next_announces[u] ->
+             doubled = (announced[u] == next_positive[u]); assert(!doubled);
+             announced[u] = next_positive[u]
+          :: else
+          fi
+       :: else
+       fi;
+       u++
+    :: else -> break
+    od;
+    u = 0
+  }
+}
+inline roll_back() { d_step { if :: me < TRANSACTIONS -> aborted = aborted | BIT(me) :: else fi } }
+
+/* After the outcome is visible: written rows are nobody's any more, then the locks go one by one. */
+inline release() {
+  d_step {
+    u = 0;
+    do
+    :: u < USERS ->
+       if
+       :: writer[u] == me ->
+          writer[u] = NOBODY; next_positive[u] = 0; next_announces[u] = 0; next_balance[u] = 0; next_covered[u] = 0
+       :: else
+       fi;
+       u++
+    :: else -> break
+    od;
+    u = 0
+  };
+  n = 0;
+  do
+  :: n < STRIPES -> unlock(n); n++
+  :: else -> break
+  od;
+  n = 0;
+  d_step {
+    u = 0;
+    do
+    :: u < USERS -> if :: HAS(try_locks, u) -> refreshing[u] = false :: else fi; u++
+    :: else -> break
+    od;
+    u = 0; try_locks = 0; ended++
+  }
+}
+
+#define LOCALS \
+  byte mode[STRIPES]; byte try_locks; byte u, user, t, n, first; \
+  byte snapshot_committed, snapshot_ended; \
+  bool seen_exists[USERS], seen_positive[USERS]; short seen_balance[USERS]; \
+  byte seen_covered[USERS], seen_version[USERS]; \
+  short settled, lowest, highest; bool straddles, forced, counted
+
+proctype Transaction(byte me) {
+  LOCALS;
+  bool descending;
+
+  do
+  :: user < USERS ->
+     atomic { if :: AMOUNT(me, user) != 0 -> inserted[me] = inserted[me] | BIT(user) :: else fi; user++ }
+  :: else -> user = 0; break
+  od;
+  if
+  :: roll_back(); goto released                    /* by the application */
+  :: skip
+#ifdef REFRESH
+  :: counted = true                                /* the delta has become long */
+#endif
+#ifdef FORCE
+  :: forced = true                                 /* refresh_checkpoint was called */
+#endif
+  fi;
+#ifdef NO_ORDER
+  if :: descending = true :: skip fi;
+#endif
+  do
+  :: n < STRIPES ->
+     if
+     :: descending -> settle_stripe(STRIPES - 1 - n)
+     :: else -> settle_stripe(n)
+     fi;
+     n++
+  :: else -> n = 0; break
+  od;
+  if
+  :: commit()
+  :: roll_back()                                   /* an error after the decision */
+  fi;
+released:
+  forced = false; counted = false; descending = false;
+  release()
+}
+
+/* Refreshes users that it has no rows of, as a settlement of others' long deltas would. */
+proctype Refresher(byte me) {
+  LOCALS;
+#ifndef NO_SHARED_LOCK_FOR_REFRESH
+  lock_share(STRIPE_OF(0));
+#endif
+  refresh(0);
+  if :: commit() :: roll_back() fi;
+  release()
+}
+
+init {
+  byte i, u, t;
+  short sum, sum_covered;
+  base = FROM;
+  do
+  :: base < TO -> base++
+  :: break
+  od;
+  u = 0;
+  d_step {
+    do
+    :: u < USERS ->
+       exists[u] = true; positive[u] = POSITIVE(base); announced[u] = POSITIVE(base); balance[u] = base;
+       writer[u] = NOBODY; u++
+    :: else -> break
+    od;
+#ifdef NEW_USER
+    exists[0] = false; positive[0] = false; balance[0] = base
+#endif
+  };
+  do
+  :: i < TRANSACTIONS * USERS -> if AMOUNTS fi; i++
+  :: else -> break
+  od;
+  atomic {
+    i = 0;
+    do
+    :: i < TRANSACTIONS -> run Transaction(i); i++
+    :: i >= TRANSACTIONS && i < SESSIONS -> run Refresher(i); i++
+    :: else -> break
+    od
+  };
+  ended == SESSIONS;
+  d_step {
+    u = 0;
+    do
+    :: u < USERS ->
+       sum = base; sum_covered = base; t = 0;
+       do
+       :: t < TRANSACTIONS ->
+          if
+          :: HAS(committed, t) ->
+             sum = sum + AMOUNT(t, u);
+             if :: HAS(covered[u], t) -> sum_covered = sum_covered + AMOUNT(t, u) :: else fi
+          :: else
+          fi;
+          t++
+       :: else -> break
+       od;
+       missed = (announced[u] != POSITIVE(sum)); assert(!missed);
+       lost_flip = (exists[u] && positive[u] != announced[u]); assert(!lost_flip);
+       inexact = (exists[u] && balance[u] != sum_covered); assert(!inexact);
+       u++
+    :: else -> break
+    od
+  }
+}
