@@ -120,3 +120,10 @@ model: ## the settlement protocol, explored exhaustively with spin
 	  apt-get update -q >/dev/null && apt-get install -qy spin >/dev/null
 	fi
 	models/check
+
+.PHONY: bench
+bench: ## measures the goals of speed: ONLY=line[,line], QUICK=1 (less data), TRACE=file.csv for the replay
+	$(private_server)
+	$(call build,$$server,release)
+	$(call install_into,$$server,release)
+	cargo run --quiet --locked -p credits_ledger_bench -- $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(TRACE),--trace $(TRACE))

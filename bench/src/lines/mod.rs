@@ -1,0 +1,137 @@
+//! The lines of the benchmark, and what they share: a database of their own, and sides that take turns.
+
+mod balance;
+mod copy;
+mod depth;
+mod insert;
+mod list;
+mod replay;
+mod storage;
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use postgres::Client;
+
+use crate::report::{Measured, Side};
+use crate::server::{Length, Load, Server};
+use crate::sides;
+
+/// One question, with its sides and goals.
+pub struct Line {
+    pub name: &'static str,
+    pub what: &'static str,
+    /// Functions of the extension that it calls.
+    pub needs: &'static [&'static str],
+    pub run: fn(&Bench) -> Result<Measured>,
+}
+
+/// All lines, in the order in which they are measured.
+pub fn all() -> impl Iterator<Item = &'static Line> {
+    [insert::LINES, copy::LINES, balance::LINES, list::LINES, storage::LINES, replay::LINES, depth::LINES]
+        .into_iter()
+        .flatten()
+}
+
+/// What a line is measured with.
+pub struct Bench<'s> {
+    pub server: &'s Server,
+    pub quick: bool,
+    pub trace: Option<PathBuf>,
+    /// Databases that several lines read.
+    shared: RefCell<HashSet<&'static str>>,
+}
+
+/// A side of a line: its name, and what gives one sample of it.
+pub type Contender<'a> = (&'a str, Box<dyn FnMut() -> Result<f64> + 'a>);
+
+impl<'s> Bench<'s> {
+    /// Makes the database that the lines copy.
+    pub fn new(server: &'s Server, quick: bool, trace: Option<PathBuf>) -> Result<Self> {
+        server.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {}", sides::PRISTINE))?;
+        sides::create(&mut server.connect(sides::PRISTINE)?)?;
+        Ok(Self { server, quick, trace, shared: RefCell::default() })
+    }
+
+    /// The first of these functions that the extension does not have.
+    pub fn first_missing<'f>(&self, functions: &[&'f str]) -> Result<Option<&'f str>> {
+        let mut client = self.server.connect(sides::PRISTINE)?;
+        for function in functions {
+            if !sides::has_function(&mut client, function)? {
+                return Ok(Some(function));
+            }
+        }
+        Ok(None)
+    }
+
+    /// `full`, or `quick` in a quick run.
+    pub fn scale<T>(&self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    /// A new database with all sides, dropped after the work.
+    pub fn with_database<T>(&self, work: impl FnOnce(&str, &mut Client) -> Result<T>) -> Result<T> {
+        const NAME: &str = "line";
+        self.server.copy_database(sides::PRISTINE, NAME)?;
+        let mut client = self.server.connect(NAME)?;
+        let result = work(NAME, &mut client);
+        drop(client);
+        self.server.drop_database(NAME)?;
+        result
+    }
+
+    /// A database that several lines read, filled by the first of them.
+    pub fn shared_database(&self, name: &'static str, fill: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
+        if self.shared.borrow().contains(name) {
+            return Ok(());
+        }
+        self.server.copy_database(sides::PRISTINE, name)?;
+        let mut client = self.server.connect(name)?;
+        fill(&mut client)?;
+        client.batch_execute("VACUUM ANALYZE")?;
+        self.shared.borrow_mut().insert(name);
+        Ok(())
+    }
+
+    /// Measures the sides in turns, another one first each time, after a round that is not counted.
+    pub fn alternate(&self, unit: &'static str, mut sides: Vec<Contender>) -> Result<Measured> {
+        self.server.connect("postgres")?.batch_execute("CHECKPOINT")?;
+        let repetitions = self.scale(5, 3);
+        let count = sides.len();
+        let mut samples = vec![Vec::new(); count];
+        for repetition in 0..=repetitions {
+            for turn in 0..count {
+                let side = (repetition + turn) % count;
+                let sample = (sides[side].1)()?;
+                if repetition > 0 {
+                    samples[side].push(sample);
+                }
+            }
+        }
+        let sides = sides.iter().zip(samples);
+        let sides = sides.map(|((name, _), samples)| Side { name: (*name).to_owned(), unit, samples });
+        Ok(Measured { sides: sides.collect(), ratios: Vec::new() })
+    }
+
+    /// Transactions per second of a script.
+    pub fn per_second(&self, database: &str, script: &str, clients: u32, options: &str) -> Result<f64> {
+        let length = Length::Seconds(self.scale(5, 2));
+        Ok(self.server.pgbench(&Load { database, script, clients, length, options })?.per_second)
+    }
+
+    /// Milliseconds that one client waits for a script.
+    pub fn latency(&self, database: &str, script: &str) -> Result<f64> {
+        let length = Length::Seconds(self.scale(3, 1));
+        Ok(self.server.pgbench(&Load { database, script, clients: 1, length, options: "" })?.milliseconds)
+    }
+}
+
+/// Seconds that a piece of work takes.
+pub fn seconds(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let started = Instant::now();
+    work()?;
+    Ok(started.elapsed().as_secs_f64())
+}
