@@ -38,7 +38,11 @@ fn draw_bars(path: &Path, title: &str, sides: &[Side]) -> Result<(), Box<dyn std
         root.draw(&Text::new(side.name.clone(), (12, top + 5), text.clone()))?;
         root.draw(&Rectangle::new([(LEFT, top + 3), (x(figure), top + BAR - 3)], color.filled()))?;
         root.draw(&PathElement::new([(x(low), middle), (x(high), middle)], INK))?;
-        let label = if figure >= 100.0 { format!("{figure:.0} {}", side.unit) } else { format!("{figure:.3} {}", side.unit) };
+        let label = if figure >= 100.0 {
+            format!("{figure:.0} {}", side.unit)
+        } else {
+            format!("{figure:.3} {}", side.unit)
+        };
         root.draw(&Text::new(label, (x(figure.max(high)) + 8, top + 5), text.clone()))?;
     }
     root.present()?;

@@ -56,7 +56,9 @@ impl Measured {
     /// States that the samples of side `of`, divided by those of side `by`, should keep a bound.
     #[must_use]
     pub fn ratio(mut self, of: &str, by: &str, bound: Bound) -> Self {
-        let samples = |name: &str| &self.sides.iter().find(|side| side.name == name).expect("a side of this line").samples;
+        let samples = |name: &str| {
+            &self.sides.iter().find(|side| side.name == name).expect("a side of this line").samples
+        };
         let samples = samples(of).iter().zip(samples(by)).map(|(of, by)| of / by).collect();
         self.ratios.push(Ratio { of: format!("{of} / {by}"), bound, samples });
         self
@@ -128,7 +130,11 @@ pub fn print_goals(rows: &[Row]) {
                     (met, all) = (met + usize::from(holds), all + 1);
                     let spread = format!("{low:.2} to {high:.2}");
                     let verdict = if holds { "met" } else { "NOT MET" };
-                    println!("{:<22} {of:<46} {:>9} {figure:>9.3}  {spread:<16} {verdict}", row.line, bound.text());
+                    println!(
+                        "{:<22} {of:<46} {:>9} {figure:>9.3}  {spread:<16} {verdict}",
+                        row.line,
+                        bound.text()
+                    );
                 }
             }
         }

@@ -77,7 +77,8 @@ pub struct Speed {
 impl Server {
     /// Starts a new server, for which `CREDITS_LEDGER_BIN` names the programs and `CREDITS_LEDGER_SERVER_USER` the user.
     pub fn start() -> Result<Self> {
-        let variable = |name| std::env::var(name).with_context(|| format!("{name} is not set: run `make bench`"));
+        let variable =
+            |name| std::env::var(name).with_context(|| format!("{name} is not set: run `make bench`"));
         let programs = PathBuf::from(variable("CREDITS_LEDGER_BIN")?);
         let user = variable("CREDITS_LEDGER_SERVER_USER")?;
         // Its own process group: the owner must survive Ctrl-C to clean up.
@@ -161,7 +162,8 @@ impl Server {
             bail!("pgbench: {}\n{report}\nscript: {}", String::from_utf8_lossy(&output.stderr), load.script);
         }
         let number = |label: &str| -> Result<f64> {
-            let line = report.lines().find_map(|line| line.strip_prefix(label)).context("pgbench's report")?;
+            let line =
+                report.lines().find_map(|line| line.strip_prefix(label)).context("pgbench's report")?;
             Ok(line.split_whitespace().next().context("a number")?.parse()?)
         };
         Ok(Speed { per_second: number("tps = ")?, milliseconds: number("latency average = ")? })

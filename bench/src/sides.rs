@@ -167,3 +167,14 @@ pub fn reference_aggregate(user: &str) -> String {
              max_seq = greatest(b.max_seq, excluded.max_seq), updated_at = now()"
     )
 }
+
+/// Refreshes a user's checkpoint as the repository does.
+pub fn reference_refresh(user: &str) -> String {
+    format!(
+        "INSERT INTO reference.user_balance_checkpoints (user_id, checkpoint_seq, balance) \
+         SELECT {user}, latest_seq, balance FROM ({}) AS current (balance, latest_seq) WHERE latest_seq IS NOT NULL \
+         ON CONFLICT (user_id) DO UPDATE SET \
+             checkpoint_seq = excluded.checkpoint_seq, balance = excluded.balance, updated_at = now()",
+        reference_balance(user)
+    )
+}

@@ -17,7 +17,10 @@ pub const LINES: &[Line] = &[
             let measured = read(
                 bench,
                 &[
-                    ("primary-key SELECT", &format!("SELECT balance FROM fold.balances WHERE user_id = {one}")),
+                    (
+                        "primary-key SELECT",
+                        &format!("SELECT balance FROM fold.balances WHERE user_id = {one}"),
+                    ),
                     ("ledger", &format!("SELECT credits.get_user_balance({one})")),
                     ("reference, delta of 500 rows", &reference_balance(&one)),
                 ],

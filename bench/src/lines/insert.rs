@@ -33,7 +33,11 @@ pub const LINES: &[Line] = &[
         run: |bench| {
             let slow = "-c commit_delay=2000 -c commit_siblings=0";
             let measured = single_rows(bench, "1", 32, slow, &["bare", "ledger", "row-lock fold"])?;
-            Ok(measured.ratio("ledger", "bare", AtLeast(0.90)).ratio("ledger", "row-lock fold", AtLeast(15.0)))
+            Ok(measured.ratio("ledger", "bare", AtLeast(0.90)).ratio(
+                "ledger",
+                "row-lock fold",
+                AtLeast(15.0),
+            ))
         },
     },
     Line {

@@ -1,3 +1,192 @@
-//! Later.
-use super::Line;
-pub const LINES: &[Line] = &[];
+//! Lists, counts and sums of one user with a long history, nearly all of it in batches.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use postgres::Client;
+
+use super::{Bench, Contender, Line};
+use crate::report::Bound::{AtLeast, AtMost};
+use crate::report::Measured;
+use crate::sides::{self, grant, user};
+
+pub const LINES: &[Line] = &[
+    Line {
+        name: "grouped-page",
+        what: "First grouped page of a user with 1 M rows in 20,000 batches",
+        needs: &["list_transactions_with_batches"],
+        run: |bench| {
+            let measured = read(bench, &ledger_grouped_page(), &reference_grouped_page())?;
+            Ok(measured.ratio("ledger", "reference", AtMost(1.0)))
+        },
+    },
+    Line {
+        name: "grouped-page-fresh",
+        what: "The same page when 1,000 rows have just arrived",
+        needs: &["list_transactions_with_batches"],
+        run: |bench| Ok(read_fresh(bench)?.ratio("reference", "ledger", AtLeast(20.0))),
+    },
+    Line {
+        name: "list-page",
+        what: "First page of the plain list",
+        needs: &["list_user_transactions"],
+        run: |bench| {
+            let ledger = format!("SELECT * FROM credits.list_user_transactions({})", one());
+            Ok(read(bench, &ledger, &reference_page("true"))?.ratio("ledger", "reference", AtMost(1.05)))
+        },
+    },
+    Line {
+        name: "list-deep-page",
+        what: "A keyset page in the middle of the plain list",
+        needs: &["list_user_transactions"],
+        run: |bench| {
+            let middle = rows(bench) / 2;
+            let ledger =
+                format!("SELECT * FROM credits.list_user_transactions({}, before_seq => {middle})", one());
+            let reference = reference_page(&format!("seq < {middle}"));
+            Ok(read(bench, &ledger, &reference)?.ratio("ledger", "reference", AtMost(1.05)))
+        },
+    },
+    Line {
+        name: "list-count",
+        what: "Number of the user's rows",
+        needs: &["count_user_transactions"],
+        run: |bench| {
+            let ledger = format!("SELECT credits.count_user_transactions({})", one());
+            let reference =
+                format!("SELECT count(*) FROM reference.credits_transactions WHERE user_id = {}", one());
+            Ok(read(bench, &ledger, &reference)?.ratio("ledger", "reference", AtMost(1.05)))
+        },
+    },
+    Line {
+        name: "list-sum",
+        what: "Sum of the user's newest 10,000 rows",
+        needs: &["sum_recent_transactions"],
+        run: |bench| {
+            let ledger = format!("SELECT credits.sum_recent_transactions({}, 10000)", one());
+            let reference = format!(
+                "SELECT coalesce(sum(CASE WHEN transaction_type IN ('admin_grant', 'purchase') THEN amount ELSE -amount END), 0) \
+                 FROM (SELECT transaction_type, amount FROM reference.credits_transactions \
+                       WHERE user_id = {} ORDER BY seq DESC LIMIT 10000) AS recent",
+                one()
+            );
+            Ok(read(bench, &ledger, &reference)?.ratio("ledger", "reference", AtMost(1.05)))
+        },
+    },
+];
+
+const HISTORY: &str = "history";
+
+/// Rows of a batch; every hundredth row is in none.
+const BATCH: i64 = 50;
+
+/// The user whose history it is.
+fn one() -> String {
+    user("1")
+}
+
+fn rows(bench: &Bench) -> i64 {
+    bench.scale(1_000_000, 100_000)
+}
+
+/// Inserts the rows with these numbers.
+fn insert(schema: &str, from: i64, to: i64) -> String {
+    format!(
+        "INSERT INTO {schema}.credits_transactions \
+         (user_id, transaction_type, amount, source_id, description, fusillade_batch_id) \
+         SELECT {}, 'usage', 0.000734, gen_random_uuid()::text, 'chat completion', \
+                CASE WHEN i % 100 > 0 THEN md5('batch ' || i / {BATCH})::uuid END \
+         FROM generate_series({from}, {to}) AS i",
+        one()
+    )
+}
+
+fn fill(bench: &Bench) -> Result<()> {
+    const CHUNK: i64 = 10_000;
+    bench.shared_database(HISTORY, |client| {
+        grant(client, 1)?;
+        for schema in ["credits", "reference"] {
+            for chunk in 0..rows(bench) / CHUNK {
+                client.batch_execute(&insert(schema, chunk * CHUNK, (chunk + 1) * CHUNK - 1))?;
+            }
+        }
+        client.batch_execute(&sides::reference_aggregate(&one()))?;
+        Ok(client.batch_execute(&format!("SELECT credits.refresh_checkpoint({})", one()))?)
+    })
+}
+
+fn read(bench: &Bench, ledger: &str, reference: &str) -> Result<Measured> {
+    fill(bench)?;
+    let contender = |(side, query): (&'static str, &str)| -> Contender {
+        let script = format!("{query};\n");
+        (side, Box::new(move || bench.latency(HISTORY, &script)))
+    };
+    bench.alternate("ms", [("reference", reference), ("ledger", ledger)].map(contender).into())
+}
+
+/// Each sample is the first look at the page after 1,000 rows in 20 batches.
+fn read_fresh(bench: &Bench) -> Result<Measured> {
+    fill(bench)?;
+    let arrived = std::cell::Cell::new(rows(bench));
+    let contender = |(side, schema, page): (&'static str, &'static str, String)| -> Contender {
+        let arrived = &arrived;
+        let sample = move || {
+            let mut client = bench.server.connect(HISTORY)?;
+            // A connection that has shown the page before.
+            show(&mut client, &page)?;
+            let from = arrived.replace(arrived.get() + 1000);
+            client.batch_execute(&insert(schema, from, from + 999))?;
+            let started = Instant::now();
+            show(&mut client, &page)?;
+            Ok(1000.0 * started.elapsed().as_secs_f64())
+        };
+        (side, Box::new(sample))
+    };
+    let sides =
+        [("reference", "reference", reference_grouped_page()), ("ledger", "credits", ledger_grouped_page())];
+    bench.alternate("ms", sides.map(contender).into())
+}
+
+fn show(client: &mut Client, page: &str) -> Result<()> {
+    client.simple_query(page)?;
+    Ok(())
+}
+
+fn ledger_grouped_page() -> String {
+    format!("SELECT * FROM credits.list_transactions_with_batches({})", one())
+}
+
+fn reference_page(condition: &str) -> String {
+    format!(
+        "SELECT id, user_id, transaction_type, amount, source_id, description, created_at, seq, api_key_id \
+         FROM reference.credits_transactions WHERE user_id = {} AND {condition} ORDER BY seq DESC LIMIT 50",
+        one()
+    )
+}
+
+/// As the repository reads it: first the rows not yet totalled, then the page, labels included.
+fn reference_grouped_page() -> String {
+    format!(
+        "{aggregate}; \
+         SELECT * FROM ( \
+             (SELECT b.fusillade_batch_id AS id, b.user_id, 'usage' AS transaction_type, b.total_amount AS amount, \
+                     b.fusillade_batch_id::text AS source_id, 'Batch' AS description, b.created_at, b.max_seq, \
+                     b.fusillade_batch_id AS batch_id, b.transaction_count AS batch_count, \
+                     coalesce(nullif(label.batch_request_source, ''), 'fusillade') AS request_origin, \
+                     coalesce(label.batch_sla, '') AS batch_sla \
+              FROM reference.batch_aggregates b \
+              LEFT JOIN LATERAL ( \
+                  SELECT batch_request_source, batch_sla FROM reference.http_analytics a \
+                  WHERE a.fusillade_batch_id = b.fusillade_batch_id LIMIT 1) label ON true \
+              WHERE b.user_id = {user} ORDER BY b.max_seq DESC LIMIT 50) \
+             UNION ALL \
+             (SELECT t.id, t.user_id, t.transaction_type, t.amount, t.source_id, t.description, t.created_at, t.seq, \
+                     NULL, 1, label.request_origin, label.batch_sla \
+              FROM reference.credits_transactions t \
+              LEFT JOIN reference.http_analytics label ON label.id::text = t.source_id \
+              WHERE t.user_id = {user} AND t.fusillade_batch_id IS NULL ORDER BY t.seq DESC LIMIT 50) \
+         ) AS page ORDER BY max_seq DESC LIMIT 50",
+        aggregate = sides::reference_aggregate(&one()),
+        user = one()
+    )
+}

@@ -84,7 +84,11 @@ impl<'s> Bench<'s> {
     }
 
     /// A database that several lines read, filled by the first of them.
-    pub fn shared_database(&self, name: &'static str, fill: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
+    pub fn shared_database(
+        &self,
+        name: &'static str,
+        fill: impl FnOnce(&mut Client) -> Result<()>,
+    ) -> Result<()> {
         if self.shared.borrow().contains(name) {
             return Ok(());
         }
@@ -99,7 +103,7 @@ impl<'s> Bench<'s> {
     /// Measures the sides in turns, another one first each time, after a round that is not counted.
     pub fn alternate(&self, unit: &'static str, mut sides: Vec<Contender>) -> Result<Measured> {
         self.server.connect("postgres")?.batch_execute("CHECKPOINT")?;
-        let repetitions = self.scale(5, 3);
+        let repetitions = self.scale(7, 3);
         let count = sides.len();
         let mut samples = vec![Vec::new(); count];
         for repetition in 0..=repetitions {
@@ -116,15 +120,24 @@ impl<'s> Bench<'s> {
         Ok(Measured { sides: sides.collect(), ratios: Vec::new() })
     }
 
+    /// Measures each side once: for figures that do not depend on time.
+    pub fn once(&self, unit: &'static str, sides: Vec<Contender>) -> Result<Measured> {
+        let mut sample = |(name, mut side): Contender| -> Result<Side> {
+            Ok(Side { name: name.to_owned(), unit, samples: vec![side()?] })
+        };
+        let sides = sides.into_iter().map(&mut sample).collect::<Result<_>>()?;
+        Ok(Measured { sides, ratios: Vec::new() })
+    }
+
     /// Transactions per second of a script.
     pub fn per_second(&self, database: &str, script: &str, clients: u32, options: &str) -> Result<f64> {
-        let length = Length::Seconds(self.scale(5, 2));
+        let length = Length::Seconds(self.scale(4, 2));
         Ok(self.server.pgbench(&Load { database, script, clients, length, options })?.per_second)
     }
 
     /// Milliseconds that one client waits for a script.
     pub fn latency(&self, database: &str, script: &str) -> Result<f64> {
-        let length = Length::Seconds(self.scale(3, 1));
+        let length = Length::Seconds(self.scale(2, 1));
         Ok(self.server.pgbench(&Load { database, script, clients: 1, length, options: "" })?.milliseconds)
     }
 }
