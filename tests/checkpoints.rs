@@ -174,8 +174,8 @@ fn every_way_of_asking_refreshes() {
     let ways = [
         "SELECT credits.refresh_checkpoint($1)",
         "SELECT credits.aggregate_user_batches($1)",
-        "SELECT credits.refresh_checkpoints_bulk(ARRAY[$1])",
-        "SELECT credits.get_users_balances_bulk(ARRAY[$1], 1)",
+        "SELECT credits.refresh_checkpoints_bulk(ARRAY[$1::uuid])",
+        "SELECT credits.get_users_balances_bulk(ARRAY[$1::uuid], 1)",
     ];
     for (number, way) in (0..).zip(ways) {
         let user = user(number);
@@ -279,9 +279,10 @@ fn a_lost_checkpoint_is_rebuilt() {
 fn deltas_stay_bounded_without_being_asked() {
     let db = Database::create();
     let (mut session, mut other) = (db.connect(), db.connect());
+    // The setting is there once the library is loaded.
+    session.grant(user(1), dec!(1));
     let interval: i64 =
         session.value("SELECT current_setting('credits_ledger.checkpoint_interval')::bigint", &[]);
-    session.grant(user(1), dec!(1));
     for round in 0..interval * 6 {
         let writer = if round % 3 == 0 { &mut other } else { &mut session };
         writer.charge(user(1), dec!(1));

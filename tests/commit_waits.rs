@@ -13,7 +13,8 @@ fn crossing_commit(db: &Database) -> HeldCommit<'_> {
 }
 
 fn database() -> (Database, Listener) {
-    let db = Database::create();
+    // A held commit makes the notifications of the whole cluster wait.
+    let db = Database::create_alone();
     db.connect().grant(user(1), dec!(10));
     let listener = db.listen();
     (db, listener)

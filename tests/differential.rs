@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-const STEPS: u32 = 4000;
+const STEPS: u32 = 2000;
 const SESSIONS: usize = 5;
 
 /// Users and batches are few, so that everything meets everything.
@@ -50,7 +50,7 @@ impl Stepped {
         Self { session, in_transaction: false, savepoints: Vec::new(), cursors: 0 }
     }
 
-    fn step(&mut self, random: &mut StdRng) -> Result<(), Error> {
+    fn step(&mut self, random: &mut StdRng, may_vacuum: bool) -> Result<(), Error> {
         match random.random_range(0..100) {
             0..30 => self.session.try_run(&insert(random)),
             30..38 => self.session.try_run(&insert_and_compare(random)),
@@ -59,7 +59,7 @@ impl Stepped {
                 self.in_transaction = true;
                 self.session.try_run(&format!("BEGIN ISOLATION LEVEL {isolation}"))
             }
-            48..51 if !self.in_transaction => {
+            48..51 if may_vacuum && !self.in_transaction => {
                 let table =
                     ["credits_transactions", "user_balance_checkpoints", "batch_aggregates"].choose(random);
                 self.session.try_run(&format!("VACUUM (ANALYZE) credits.{}", table.unwrap()))
@@ -179,8 +179,10 @@ fn balances_are_sums_under_any_snapshot() {
             let session = random.random_range(0..SESSIONS);
             sessions[session] = Stepped::new(db.connect());
         }
+        // An open cursor pins pages that vacuum would wait for.
+        let may_vacuum = sessions.iter().all(|session| session.cursors == 0);
         let session = &mut sessions[random.random_range(0..SESSIONS)];
-        let result = session.step(&mut random);
+        let result = session.step(&mut random, may_vacuum);
         session.tolerate(result);
         let reader = &mut sessions[random.random_range(0..SESSIONS)];
         let result = reader.compare();

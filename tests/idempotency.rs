@@ -49,6 +49,7 @@ fn another_content_is_refused() {
         session.try_run(&other_user).refused("23505"),
     ];
     let given = [("11", "10"), ("admin_grant", "purchase"), (&user(2).to_string(), &user(1).to_string())];
+    println!("{refusals:#?}");
     for (error, (asked, stored)) in refusals.iter().zip(given) {
         assert!(error.message().contains("\"key\""), "{error:?}");
         let detail = error.detail().expect("the detail tells the two contents");

@@ -7,7 +7,8 @@ use Direction::{Down, Up};
 
 /// A database where user 1 has this balance.
 fn database_with(balance: Decimal) -> (Database, Listener) {
-    let db = Database::create();
+    // A held commit makes the notifications of the whole cluster wait.
+    let db = Database::create_alone();
     let mut session = db.connect();
     session.grant(user(1), dec!(100));
     session.charge(user(1), dec!(100) - balance);

@@ -7,7 +7,7 @@ use postgres::Error;
 const READS: [&str; 4] = [
     "SELECT credits.get_user_balance($1)",
     "SELECT balance FROM credits.calculate_balance_with_seq($1)",
-    "SELECT balance FROM credits.get_users_balances_bulk(ARRAY[$1])",
+    "SELECT balance FROM credits.get_users_balances_bulk(ARRAY[$1::uuid])",
     "SELECT coalesce((SELECT balance FROM credits.balances WHERE user_id = $1), 0)",
 ];
 

@@ -54,8 +54,12 @@ fn insert_at_once(session: &mut Session, user: Uuid) {
 }
 
 fn insert_from_select(session: &mut Session, user: Uuid) {
-    let selects = rows(user).map(|row| format!("SELECT {row}")).join(" UNION ALL ");
-    session.run(&format!("INSERT INTO credits.credits_transactions ({COLUMNS}) {selects}"));
+    let values = rows(user).map(|row| format!("({row})")).join(", ");
+    session.run(&format!(
+        "INSERT INTO credits.credits_transactions ({COLUMNS})
+         SELECT u::uuid, kind, amount, source_id, description, batch::uuid
+         FROM (VALUES {values}) v (u, kind, amount, source_id, description, batch)"
+    ));
 }
 
 fn insert_or_do_nothing(session: &mut Session, user: Uuid) {
@@ -149,12 +153,12 @@ fn create_transaction_returns_the_row() {
     let (user, batch, key) = (user(1), Uuid::from_u128(2), Uuid::from_u128(3));
     let row = session
         .query_one(
-            "SELECT * FROM credits.create_transaction($1, 'usage', $2, 'request 1', 'chat', $3, $4)",
+            "SELECT *, created_at::text AS created FROM credits.create_transaction($1, 'usage', $2, 'request 1', 'chat', $3, $4)",
             &[&user, &dec!(0.25), &batch, &key],
         )
         .unwrap();
     let names: Vec<&str> = row.columns().iter().map(postgres::Column::name).collect();
-    let expected = "id user_id transaction_type amount source_id description created_at seq fusillade_batch_id api_key_id";
+    let expected = "id user_id transaction_type amount source_id description created_at seq fusillade_batch_id api_key_id created";
     assert_eq!(names.join(" "), expected);
     assert_eq!(row.get::<_, Uuid>("user_id"), user);
     assert_eq!(row.get::<_, &str>("transaction_type"), "usage");
@@ -164,9 +168,8 @@ fn create_transaction_returns_the_row() {
     assert_eq!(row.get::<_, Option<Uuid>>("fusillade_batch_id"), Some(batch));
     assert_eq!(row.get::<_, Option<Uuid>>("api_key_id"), Some(key));
     let same: bool = session.value(
-        "SELECT (id, created_at, seq) = (SELECT id, created_at, seq FROM credits.get_transaction_by_id($1))
-         FROM credits.credits_transactions",
-        &[&row.get::<_, Uuid>("id")],
+        "SELECT (id, created_at::text, seq) = ($1, $2, $3) FROM credits.credits_transactions",
+        &[&row.get::<_, Uuid>("id"), &row.get::<_, &str>("created"), &row.get::<_, i64>("seq")],
     );
     assert!(same, "what is returned is what is stored");
 }
