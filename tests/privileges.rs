@@ -152,8 +152,8 @@ fn row_level_security_limits_every_read() {
         &[&[user(1), user(2)].as_slice()],
     );
     assert_eq!(users, [user(1)]);
-    let wrong: i64 = tenant.value("SELECT count(*) FROM credits.verify_ledger()", &[]);
-    assert_eq!(wrong, 0, "what may not be seen is not wrong");
+    // A verdict on a part of the rows would be no verdict.
+    tenant.try_run("SELECT credits.verify_ledger()").refused("42501");
 
     // Another tenant's source_id: refused, without a word about what is stored.
     let key: String = admin
