@@ -2,7 +2,7 @@
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make install` installs into it, every other target copies it.
-# TRACE=/path/to/file.csv is what `make demo` replays; without it, it makes a trace of its own.
+# TRACE=/path/to/file.csv is what `make demo` and `make bench` replay; without it, they make up a trace.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -121,9 +121,12 @@ model: ## the settlement protocol, explored exhaustively with spin
 	fi
 	models/check
 
+# A server of its own, for the release build.
 .PHONY: bench
 bench: ## measures the goals of speed: ONLY=line[,line], QUICK=1 (less data), TRACE=file.csv for the replay
-	$(private_server)
+	$(toolchain)
+	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) bench)
+	export CREDITS_LEDGER_BIN=$$(dirname $$server) CREDITS_LEDGER_SERVER_USER=$$(tools/postgres.sh user)
 	$(call build,$$server,release)
 	$(call install_into,$$server,release)
-	cargo run --quiet --locked -p credits_ledger_bench -- $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(TRACE),--trace $(TRACE))
+	cargo run --quiet --locked -p credits_ledger_bench -- $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)") $(if $(TRACE),--trace "$(TRACE)")

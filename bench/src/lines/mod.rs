@@ -74,8 +74,17 @@ impl<'s> Bench<'s> {
 
     /// A new database with all sides, dropped after the work.
     pub fn with_database<T>(&self, work: impl FnOnce(&str, &mut Client) -> Result<T>) -> Result<T> {
+        self.with_copy(sides::PRISTINE, work)
+    }
+
+    /// A copy of a database, dropped after the work.
+    pub fn with_copy<T>(
+        &self,
+        original: &str,
+        work: impl FnOnce(&str, &mut Client) -> Result<T>,
+    ) -> Result<T> {
         const NAME: &str = "line";
-        self.server.copy_database(sides::PRISTINE, NAME)?;
+        self.server.copy_database(original, NAME)?;
         let mut client = self.server.connect(NAME)?;
         let result = work(NAME, &mut client);
         drop(client);

@@ -25,6 +25,7 @@ pub const LINES: &[Line] = &[Line {
     run: |bench| Ok(replay(bench)?.ratio("ledger", "reference", AtLeast(2.0))),
 }];
 
+const BEFORE: &str = "before_replay";
 const WRITERS: usize = 4;
 const FLUSH: usize = 100;
 const USERS: u64 = 500;
@@ -49,16 +50,12 @@ fn replay(bench: &Bench) -> Result<Measured> {
     if bench.quick {
         requests.truncate(8_000);
     }
+    bench.shared_database(BEFORE, before)?;
     let rows = f64::from(u32::try_from(requests.len())?);
     let contender = |(side, schema): (&'static str, &'static str)| -> Contender {
         let requests = &requests;
         let sample = move || {
-            bench.with_database(|database, client| {
-                client.batch_execute(&format!(
-                    "INSERT INTO {schema}.credits_transactions (user_id, transaction_type, amount, source_id) \
-                     SELECT {}, 'purchase', 1, 'first_' || i FROM generate_series(1, {USERS}) AS i",
-                    sides::user("i")
-                ))?;
+            bench.with_copy(BEFORE, |database, client| {
                 let taken = seconds(|| play(bench.server, database, schema, requests))?;
                 check(client, schema, requests.len())?;
                 Ok(rows / taken)
@@ -67,6 +64,30 @@ fn replay(bench: &Bench) -> Result<Measured> {
         (side, Box::new(sample))
     };
     bench.alternate("rows/s", [("reference", "reference"), ("ledger", "credits")].map(contender).into())
+}
+
+/// Where both sides begin: users with one credit left and 500 rows since their last checkpoint, which is how many the
+/// repository expects.
+fn before(client: &mut Client) -> Result<()> {
+    let user = sides::user("i");
+    for schema in ["credits", "reference"] {
+        client.batch_execute(&format!(
+            "INSERT INTO {schema}.credits_transactions (user_id, transaction_type, amount, source_id) \
+             SELECT {user}, 'purchase', 6, 'first_' || i FROM generate_series(1, {USERS}) AS i"
+        ))?;
+    }
+    for number in 1..=USERS {
+        client.batch_execute(&sides::reference_refresh(&sides::user(&number.to_string())))?;
+    }
+    for flush in 0..500 {
+        for schema in ["credits", "reference"] {
+            client.batch_execute(&format!(
+                "INSERT INTO {schema}.credits_transactions (user_id, transaction_type, amount, source_id) \
+                 SELECT {user}, 'usage', 0.01, 'before_{flush}_' || i FROM generate_series(1, {USERS}) AS i"
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 fn play(server: &Server, database: &str, schema: &str, requests: &[Request]) -> Result<()> {
@@ -189,7 +210,7 @@ fn check(client: &mut Client, schema: &str, requests: usize) -> Result<()> {
     let row = client.query_one(
         &format!(
             "SELECT sum(rows)::bigint, count(*) FILTER (WHERE balance <> truth), count(*) FILTER (WHERE truth <= 0) \
-             FROM (SELECT count(*) FILTER (WHERE transaction_type = 'usage') AS rows, {sum} AS truth, {balance} AS balance \
+             FROM (SELECT count(*) FILTER (WHERE source_id LIKE 'request%') AS rows, {sum} AS truth, {balance} AS balance \
                    FROM {schema}.credits_transactions GROUP BY user_id) AS users"
         ),
         &[],
