@@ -269,7 +269,7 @@ fn statements_on_the_tables_still_work() {
         .map(|n: u32| {
             let kind =
                 ["purchase", "usage", "admin_removal", "admin_grant"][usize::try_from(n % 4).expect("small")];
-            let source_id = format!("{}{n}", if n % 4 == 0 { "auto_topup_" } else { "request-" });
+            let source_id = format!("{}{n}", if n.is_multiple_of(4) { "auto_topup_" } else { "request-" });
             let batch = (kind == "usage").then(|| Uuid::from_u128(0xb));
             let (description, key) = (format!("Number {n}"), Some(Uuid::from_u128(0xa)));
             let amount = Decimal::new(i64::from(n) * 5 + 1, 1);

@@ -23,12 +23,13 @@ fn passes(filters: &Filters, description: Option<&str>, kind: &str, date: System
         && filters.end.is_none_or(|end| date <= end)
 }
 
-fn page_of<T: Clone>(mut all: Vec<T>, seq: impl Fn(&T) -> i64, page: &Page) -> Vec<T> {
-    all.sort_by_key(|entry| -seq(entry));
-    all.into_iter()
+/// The page of a list that is sorted from the newest to the oldest.
+pub fn cut<T: Clone>(all: &[T], seq: impl Fn(&T) -> i64, page: &Page) -> Vec<T> {
+    all.iter()
         .filter(|entry| page.before_seq.is_none_or(|before| seq(entry) < before))
         .skip(usize::try_from(page.skip).expect("skip is not negative"))
         .take(page.limit.map_or(usize::MAX, |limit| usize::try_from(limit).expect("limit is not negative")))
+        .cloned()
         .collect()
 }
 
@@ -42,20 +43,25 @@ fn period(filters: &Filters) -> Filters {
 }
 
 impl Model {
-    pub fn list(&self, user: Option<Uuid>, filters: &Filters, page: &Page) -> Vec<Transaction> {
+    /// The list of a user's rows, or of all.
+    pub fn list(&self, user: Option<Uuid>, filters: &Filters) -> Vec<Transaction> {
         let passing = self.rows.iter().filter(|row| {
             user.is_none_or(|user| row.user_id == user)
                 && passes(filters, row.description.as_deref(), &row.transaction_type, row.created_at)
         });
-        page_of(passing.cloned().collect(), |row| row.seq, page)
+        let mut all: Vec<Transaction> = passing.cloned().collect();
+        all.sort_by_key(|row| -row.seq);
+        all
     }
 
     /// The grouped list where there is no analytics table.
-    pub fn list_grouped(&self, user: Uuid, filters: &Filters, page: &Page) -> Vec<Item> {
-        let passing = self.items(user).into_iter().filter(|item| {
+    pub fn list_grouped(&self, user: Uuid, filters: &Filters) -> Vec<Item> {
+        let mut all = self.items(user);
+        all.retain(|item| {
             passes(filters, item.description.as_deref(), &item.transaction_type, item.created_at)
         });
-        page_of(passing.collect(), |item| item.seq, page)
+        all.sort_by_key(|item| -item.seq);
+        all
     }
 
     fn items(&self, user: Uuid) -> Vec<Item> {
@@ -101,16 +107,14 @@ impl Model {
         items
     }
 
-    pub fn sum_recent(&self, user: Uuid, count: i64, filters: &Filters) -> Decimal {
-        let page = Page { limit: Some(count), ..Page::default() };
-        let rows = self.list(Some(user), &period(filters), &page);
-        rows.iter().map(|row| signed(&row.transaction_type, row.amount)).sum()
+    pub fn sum_recent(&self, user: Uuid, count: usize, filters: &Filters) -> Decimal {
+        let rows = self.list(Some(user), &period(filters));
+        rows.iter().take(count).map(|row| signed(&row.transaction_type, row.amount)).sum()
     }
 
-    pub fn sum_recent_grouped(&self, user: Uuid, count: i64, filters: &Filters) -> Decimal {
-        let page = Page { limit: Some(count), ..Page::default() };
-        let items = self.list_grouped(user, &period(filters), &page);
-        items.iter().map(|item| signed(&item.transaction_type, item.amount)).sum()
+    pub fn sum_recent_grouped(&self, user: Uuid, count: usize, filters: &Filters) -> Decimal {
+        let items = self.list_grouped(user, &period(filters));
+        items.iter().take(count).map(|item| signed(&item.transaction_type, item.amount)).sum()
     }
 
     pub fn sum_after(&self, user: Uuid, date: SystemTime) -> Decimal {
