@@ -630,6 +630,11 @@ CREATE FUNCTION credits.verify_ledger()
         WHERE (b.total_amount, b.transaction_count, b.max_seq, b.created_at)
               IS DISTINCT FROM (r.total_amount, r.transaction_count, r.max_seq, r.created_at)
         UNION ALL
+        SELECT 'checkpoint watermark', c.user_id,
+               format('watermark %s covers transactions that have not begun, or stragglers %s are not below it', c.watermark, c.stragglers)
+        FROM credits.user_balance_checkpoints c
+        WHERE c.watermark > pg_snapshot_xmax(pg_current_snapshot()) OR c.watermark <= ANY (c.stragglers)
+        UNION ALL
         SELECT 'row xact_id', t.user_id, format('row %s is stamped %s, which is no transaction of this cluster yet', t.id, t.xact_id)
         FROM credits.credits_transactions t
         WHERE t.xact_id >= pg_snapshot_xmax(pg_current_snapshot()) AND t.xact_id IS DISTINCT FROM pg_current_xact_id_if_assigned()

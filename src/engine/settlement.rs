@@ -55,6 +55,7 @@ fn settle_stripe(relations: &Relations, users: &[(Id, Request)]) -> Result<(), L
     if users.iter().all(|&(_, request)| request != Request::Refresh) {
         lock::share_stripe(stripe);
         if let Agreement::All { lagging } = assess(relations, users)? {
+            // Not before: with a user in doubt the stripe is let go, and others could write what we have written.
             for user in lagging {
                 refresh_if_free(relations, &user);
             }
@@ -141,11 +142,17 @@ fn decide(relations: &Relations, users: &[(Id, Request)]) -> Result<(), LedgerEr
     Ok(())
 }
 
-/// Whether a checkpoint is to be refreshed: the rows that it could cover and does not are too many, or someone asked.
+/// Whether a checkpoint is to be refreshed: it could cover too many rows that it does not, or someone asked. Then one row is
+/// enough, or a straggler that has ended and would cost every reader a probe.
 fn lags(stored: &Fold, pass: &DeltaPass, request: Request) -> bool {
-    let rows = pass.advanced().transaction_count - stored.transaction_count;
-    let tolerated = if request == Request::Settle { settings::checkpoint_interval() } else { 1 };
-    rows >= tolerated
+    let advanced = pass.advanced();
+    let rows = advanced.transaction_count - stored.transaction_count;
+    match request {
+        Request::Settle => rows >= settings::checkpoint_interval(),
+        Request::RefreshIfFree | Request::Refresh => {
+            rows > 0 || advanced.coverage.stragglers() != stored.coverage.stragglers()
+        }
+    }
 }
 
 /// Refreshes the checkpoint of a user whose stripe is shared. Best effort: it neither waits nor fails the commit.

@@ -177,6 +177,6 @@ fn find_record(name: &CStr) -> *mut pg_sys::config_generic {
 
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
 fn find_record(name: &CStr) -> *mut pg_sys::config_generic {
-    // SAFETY: a lookup by name that raises an error instead of returning NULL.
-    unsafe { pg_sys::find_option(name.as_ptr(), false, false, pg_sys::ERROR.cast_signed()) }
+    // SAFETY: a lookup by name, without errors. The setting is one of the server's own.
+    unsafe { pg_sys::find_option(name.as_ptr(), false, true, 0) }
 }

@@ -27,6 +27,8 @@ pub struct Relations {
 
 thread_local! {
     static CACHED: Cell<Option<Relations>> = const { Cell::new(None) };
+    /// The ledger that was looked up last; outlives `CACHED`, which a change of any of the relations clears.
+    static LEDGER: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
     static GENERATION: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -38,6 +40,7 @@ impl Relations {
         }
         let relations = Self::search()?;
         CACHED.set(Some(relations));
+        LEDGER.set(relations.ledger);
         Some(relations)
     }
 
@@ -91,11 +94,11 @@ pub fn init() {
 /// Runs in the middle of anything, so it only sets flags. `InvalidOid` stands for every relation.
 #[pg_guard]
 extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
-    let Some(cached) = CACHED.get() else { return };
-    if relation == pg_sys::InvalidOid || cached.contains(relation) {
+    let every = relation == pg_sys::InvalidOid;
+    if every || CACHED.get().is_some_and(|cached| cached.contains(relation)) {
         CACHED.set(None);
-        if relation == pg_sys::InvalidOid || relation == cached.ledger {
-            GENERATION.set(GENERATION.get() + 1);
-        }
+    }
+    if every || relation == LEDGER.get() {
+        GENERATION.set(GENERATION.get() + 1);
     }
 }
