@@ -41,7 +41,8 @@ pub fn settle_touched() {
     let Some(relations) = Relations::lookup() else { return };
     let mut users: Vec<(Id, Request)> = touched.into_iter().collect();
     stripe::sort_for_settlement(&mut users, |&(user, _)| user);
-    // The rows of the last statement are not visible to our snapshots yet.
+    // What the last statement did is not visible to our snapshots yet. A dirty scan sees its ledger rows all the same, but
+    // the statement may have changed checkpoints, too.
     xact::see_own_changes();
 
     let mut memory = Scratch::new("credits_ledger settlement");
