@@ -270,3 +270,24 @@ fn row_level_security_holds_for_batches() {
     session.run(&format!("ALTER ROLE {role} BYPASSRLS"));
     assert_eq!(summary(&mut tenant, user(1)), [(Some(batch(2)), dec!(6), 3), (Some(batch(1)), dec!(3), 3)]);
 }
+
+/// The newest folded batches all have new rows: the page behind them is as full as any.
+#[test]
+fn pages_behind_batches_that_moved_up() {
+    let db = Database::create_alone();
+    let mut session = db.connect();
+    for number in 1..=10 {
+        session.charge_batch(user(1), batch(number), dec!(1));
+    }
+    session.refresh(user(1));
+    for number in 6..=10 {
+        session.charge_batch(user(1), batch(number), dec!(1));
+    }
+    assert_eq!(covered(&mut session, user(1)), 10);
+    let all = items(&mut session, user(1));
+    assert_eq!(all.len(), 10);
+    for (skip, before_seq) in [(0, Some(all[4].seq)), (5, None)] {
+        let page = Page { skip, limit: Some(5), before_seq };
+        assert_eq!(session.list_grouped(user(1), &Filters::default(), &page), all[5..], "{page:?}");
+    }
+}

@@ -54,6 +54,15 @@ fn walk(random: &mut StdRng, mut next: impl FnMut(&Page) -> Vec<(Uuid, i64)>) ->
     }
 }
 
+/// Ends the writers, also when the walk has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_walk_neither_repeats_nor_skips() {
     let db = Database::create_alone();
@@ -77,6 +86,7 @@ fn a_walk_neither_repeats_nor_skips() {
                 }
             });
         }
+        let _stop = Stop(&done);
         let mut random = StdRng::seed_from_u64(seed);
         for round in 0..WALKS {
             let none = Filters::default();
@@ -109,7 +119,6 @@ fn a_walk_neither_repeats_nor_skips() {
             assert_eq!(ids.len(), met.len(), "an item was met twice");
             assert!(old.is_subset(&ids), "an item was skipped: {:?}", old - &ids);
         }
-        done.store(true, Ordering::Relaxed);
     });
     session.assert_sound();
 }
