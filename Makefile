@@ -1,4 +1,4 @@
-# make demo | demo-stop | test | model | bench | install | lint | schema | check-schema
+# make demo | demo-stop | examples | test | model | bench | install | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make install` installs into it, every other target copies it.
@@ -87,6 +87,49 @@ demo: ## plays a real workload on a fresh server and leaves it running; TRACE=fi
 .PHONY: demo-stop
 demo-stop: ## stops the demo's server and removes its data
 	@tools/postgres.sh stop demo
+
+# Each example has an empty database, named after it, and finds it as any client of libpq would.
+.PHONY: examples
+examples: build ## runs the clients in examples/ against a throwaway server
+	$(private_server)
+	cargo build $(QUIET) --locked -p credits_ledger_example
+	unset $${!PG*} # of the caller's own servers
+	trap 'tools/postgres.sh stop examples' EXIT
+	PGHOST=$$(tools/postgres.sh start examples $$server)
+	export PGHOST PGUSER=postgres PGDATABASE
+	ran=0 skipped=0
+	example() {
+	  PGDATABASE=$$1
+	  shift
+	  echo "--- $$PGDATABASE"
+	  "$$CREDITS_LEDGER_BIN/createdb" "$$PGDATABASE"
+	  "$$CREDITS_LEDGER_BIN/psql" -Xqc "CREATE EXTENSION credits_ledger"
+	  "$$@"
+	  ran=$$((ran + 1))
+	}
+	skip() {
+	  echo "--- $$1: skipped, $$2 is missing"
+	  skipped=$$((skipped + 1))
+	}
+	example psql "$$CREDITS_LEDGER_BIN/psql" -Xqf examples/psql/credits.sql
+	if python3 -c 'import ensurepip, venv' 2>/dev/null; then
+	  python3 -m venv target/examples-python
+	  target/examples-python/bin/pip install -q --disable-pip-version-check -r examples/python/requirements.txt
+	  example python target/examples-python/bin/python examples/python/credits.py
+	else
+	  skip python "python3 with venv"
+	fi
+	if command -v node >/dev/null && command -v npm >/dev/null; then
+	  # Node looks for packages beside the program and above it.
+	  mkdir -p target/examples-node
+	  cp examples/node/{package.json,credits.mjs} target/examples-node/
+	  npm install --silent --no-package-lock --prefix target/examples-node
+	  example node node target/examples-node/credits.mjs
+	else
+	  skip node "node with npm"
+	fi
+	example rust target/debug/credits
+	echo "examples: $$ran ran, $$skipped skipped"
 
 .PHONY: schema
 schema: ## writes the install script of this version from the built library

@@ -1,0 +1,82 @@
+// A prepaid account, from its first purchase to zero, with node-postgres.
+//
+// PGHOST, PGUSER, PGDATABASE and the like say where. Any surprise ends the program with a status other than 0.
+
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { on } from "node:events";
+import pg from "pg";
+
+function expect(what, seen, expected) {
+  assert.deepEqual(seen, expected, what);
+  console.log(`${what}: ${seen}`);
+}
+
+// New ids, so that this can be run again and again.
+const account = randomUUID();
+const batch = randomUUID();
+
+// Two connections: a listener stays connected, while the others may come from a pool.
+const listener = new pg.Client();
+const db = new pg.Client();
+
+// numeric arrives as a string: exact. A Number would not be.
+async function balance() {
+  const { rows } = await db.query("SELECT credits.get_user_balance($1) AS balance", [account]);
+  return rows[0].balance;
+}
+
+function recordUsage(amount, sourceId, batchId = null) {
+  return db.query(
+    `INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id)
+     VALUES ($1, 'usage', $2, $3, $4)`,
+    [account, amount, sourceId, batchId],
+  );
+}
+
+// The next directions that this account crosses zero in; the channel carries those of all accounts.
+async function crossings(notifications, count) {
+  const directions = [];
+  for await (const [{ payload }] of notifications) {
+    const crossing = JSON.parse(payload);
+    if (crossing.user_id === account) directions.push(crossing.direction);
+    if (directions.length === count) return directions;
+  }
+}
+
+try {
+  await Promise.all([listener.connect(), db.connect()]);
+  const notifications = on(listener, "notification", { signal: AbortSignal.timeout(10_000) });
+  await listener.query("LISTEN credits_balance_crossed");
+
+  // A purchase. The source_id makes it safe to try again: the same one is recorded once.
+  for (let attempt = 1; attempt <= 2; attempt++) {
+    await db.query(
+      `SELECT amount FROM credits.create_transaction(
+         user_id => $1, transaction_type => 'purchase', amount => $2, source_id => $3)`,
+      [account, "10", `invoice-${account}`],
+    );
+  }
+
+  // Usage is a plain INSERT. The first three requests are a batch.
+  for (const n of [1, 2, 3]) await recordUsage("0.000123", `request-${n}-${account}`, batch);
+  await recordUsage("0.25", `request-4-${account}`);
+  const left = await balance();
+  expect("balance", left, "9.749631");
+
+  // The history, newest first, with the batch as one item. The next page: before_seq => the last seq of this one.
+  const page = await db.query(
+    `SELECT transaction_type, amount, batch_count
+       FROM credits.list_transactions_with_batches(user_id => $1, "limit" => $2)`,
+    [account, 10],
+  );
+  const items = page.rows.map((item) => `${item.transaction_type} ${item.amount} (${item.batch_count})`);
+  expect("page", items, ["usage 0.25 (1)", "usage 0.000369 (3)", "purchase 10 (1)"]);
+
+  // Spending the rest takes the balance to zero, which the commit announces.
+  await recordUsage(left, `request-5-${account}`);
+  expect("crossings", await crossings(notifications, 2), ["up", "down"]);
+  expect("balance", await balance(), "0");
+} finally {
+  await Promise.all([listener.end(), db.end()]);
+}
