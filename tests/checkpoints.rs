@@ -293,3 +293,28 @@ fn deltas_stay_bounded_without_being_asked() {
     assert!(stored.count > 0);
     session.assert_sound();
 }
+
+/// However many users a transaction refreshes, it takes at most two locks for each of the 256 stripes.
+#[test]
+fn a_large_transaction_refreshes_every_checkpoint() {
+    const USERS: i64 = 5_000;
+    let db = Database::create_alone();
+    let mut session = db.connect();
+    session.run(&format!(
+        "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+         SELECT gen_random_uuid(), 'purchase', 1, n::text FROM generate_series(1, {USERS}) n"
+    ));
+    session.run("BEGIN");
+    session.run(
+        "SELECT count(*) FROM credits.get_users_balances_bulk(
+             ARRAY(SELECT user_id FROM credits.credits_transactions), 1)",
+    );
+    let held = db.hold_commit(session);
+    let mut other = db.connect();
+    let locks: i64 = other.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", &[]);
+    assert!((256..=512).contains(&locks), "{locks} locks");
+    held.release();
+    let folded = "SELECT count(*) FROM credits.user_balance_checkpoints WHERE transaction_count = 1";
+    assert_eq!(other.value::<i64>(folded, &[]), USERS);
+    other.assert_sound();
+}

@@ -57,8 +57,8 @@ fn settle_stripe(relations: &Relations, users: &[(Id, Request)]) -> Result<(), L
         lock::share_stripe(stripe);
         if let Agreement::All { lagging } = assess(relations, users)? {
             // Not before: with a user in doubt the stripe is let go, and others could write what we have written.
-            for user in lagging {
-                refresh_if_free(relations, &user);
+            if !lagging.is_empty() {
+                refresh_if_free(relations, stripe, &lagging);
             }
             return Ok(());
         }
@@ -156,32 +156,34 @@ fn lags(stored: &Fold, pass: &DeltaPass, request: Request) -> bool {
     }
 }
 
-/// Refreshes the checkpoint of a user whose stripe is shared. Best effort: it neither waits nor fails the commit.
-fn refresh_if_free(relations: &Relations, user: &Id) {
-    xact::attempt("refreshing a checkpoint", || {
-        if !lock::try_lock_refresh(user) {
+/// Refreshes checkpoints of a stripe that is shared. Best effort: it neither waits nor fails the commit.
+fn refresh_if_free(relations: &Relations, stripe: u8, users: &[Id]) {
+    xact::attempt("refreshing checkpoints", || {
+        if !lock::try_lock_refresh(stripe) {
             return;
         }
         let Some(writer) = TableWriter::open_if_free(relations.checkpoints) else { return };
         let Some(batch_writer) = TableWriter::open_if_free(relations.batches) else { return };
-        refresh(relations, user, &writer, &batch_writer).unwrap_or_else(|error| error.raise());
+        refresh(relations, users, &writer, &batch_writer).unwrap_or_else(|error| error.raise());
     });
 }
 
-/// Whoever refreshed before us has committed by now, so the checkpoint is read again.
+/// Whoever refreshed before us has committed by now, so the checkpoints are read again.
 fn refresh(
     relations: &Relations,
-    user: &Id,
+    users: &[Id],
     writer: &TableWriter,
     batch_writer: &TableWriter,
 ) -> Result<(), LedgerError> {
     let (now, dirty) = (Snapshot::latest(), DirtySnapshot::new());
     let mut view = CommitView::open(relations, &now, &dirty);
-    let Some(stored) = view.checkpoints.find(user)? else { return Ok(()) };
-    let (pass, batches) = view.pass_with_batches(user, stored.1.fold.clone())?;
-    checkpoint::write_batches(relations, batch_writer, user, &batches)?;
-    let checkpoint = Checkpoint { fold: pass.into_advanced(), ..stored.1 };
-    checkpoint::write(writer, user, Some(&stored), &checkpoint);
+    for user in users {
+        let Some(stored) = view.checkpoints.find(user)? else { continue };
+        let (pass, batches) = view.pass_with_batches(user, stored.1.fold.clone())?;
+        checkpoint::write_batches(relations, batch_writer, user, &batches)?;
+        let checkpoint = Checkpoint { fold: pass.into_advanced(), ..stored.1.clone() };
+        checkpoint::write(writer, user, Some(&stored), &checkpoint);
+    }
     Ok(())
 }
 
