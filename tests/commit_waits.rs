@@ -1,6 +1,7 @@
 //! A commit that waits for a stripe can be given up, and leaves nothing behind.
 
 use credits_ledger_tests::{Database, Direction, HeldCommit, Listener, Refused, Session, dec, user};
+use postgres::error::SqlState;
 
 use Direction::{Down, Up};
 
@@ -105,7 +106,9 @@ fn a_terminated_backend_ends_the_wait() {
     db.until_blocked(committing.pid());
     let pid = committing.pid();
     db.observe(|observer| observer.value::<bool>("SELECT pg_terminate_backend($1)", &[&pid]));
-    committing.finish().1.refused("57P01");
+    // The connection may be gone before its last message is read.
+    let error = committing.finish().1.expect_err("a terminated backend does not commit");
+    assert!(error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN), "{error:?}");
     assert_only_the_holder_committed(&db, &mut listener, held);
 }
 
