@@ -107,14 +107,17 @@ fn decide(relations: &Relations, users: &[(Id, Request)]) -> Result<(), LedgerEr
             Some((_, checkpoint)) => {
                 let pass = view.pass(&user, &checkpoint.fold)?;
                 if lags(&checkpoint.fold, &pass, request) {
-                    view.pass_with_batches(&user, checkpoint.fold.clone())?
+                    let (pass, batches) = view.pass_with_batches(&user, checkpoint.fold.clone())?;
+                    (pass, Some(batches))
                 } else {
-                    (pass, BatchTotals::default())
+                    (pass, None)
                 }
             }
-            None => view.pass_with_batches(&user, Fold::default())?,
+            None => {
+                let (pass, batches) = view.pass_with_batches(&user, Fold::default())?;
+                (pass, Some(batches))
+            }
         };
-        let refreshed = stored.as_ref().is_none_or(|(_, checkpoint)| lags(&checkpoint.fold, &pass, request));
 
         let mut checkpoint = match &stored {
             Some((_, checkpoint)) => checkpoint.clone(),
@@ -126,8 +129,8 @@ fn decide(relations: &Relations, users: &[(Id, Request)]) -> Result<(), LedgerEr
                 Checkpoint { fold: Fold::default(), is_positive, crossed_at: None }
             }
         };
-        if refreshed {
-            checkpoint::write_batches(relations, &batch_writer, &user, &batches)?;
+        if let Some(batches) = &batches {
+            checkpoint::write_batches(relations, &batch_writer, &user, batches)?;
             checkpoint.fold = pass.advanced().clone();
         }
         let crossing = Direction::between(checkpoint.is_positive, pass.balance());
@@ -136,7 +139,7 @@ fn decide(relations: &Relations, users: &[(Id, Request)]) -> Result<(), LedgerEr
             checkpoint.crossed_at = Some(xact::now());
             notification::announce(&user, direction);
         }
-        if refreshed || crossing.is_some() {
+        if batches.is_some() || crossing.is_some() {
             checkpoint::write(&writer, &user, stored.as_ref(), &checkpoint);
         }
     }

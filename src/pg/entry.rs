@@ -4,21 +4,10 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::catalog::Relations;
+use super::function_info::function_info_v1;
 use super::xact;
 use crate::engine::touched::{self, Request};
 use crate::error::LedgerError;
-
-/// Declares the calling convention of C functions, as the macro `PG_FUNCTION_INFO_V1` does.
-macro_rules! function_info_v1 {
-    ($($finfo:ident),*) => {$(
-        #[unsafe(no_mangle)]
-        #[doc(hidden)]
-        pub extern "C-unwind" fn $finfo() -> *const pg_sys::Pg_finfo_record {
-            static V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-            &raw const V1
-        }
-    )*};
-}
 
 function_info_v1!(
     pg_finfo_current_xact_id,

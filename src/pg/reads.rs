@@ -4,16 +4,12 @@ use pgrx::pg_guard;
 use pgrx::pg_sys;
 
 use super::call;
+use super::function_info::function_info_v1;
 use crate::api::{grouped, topup, transactions};
 
 macro_rules! entry_points {
     ($($info:ident, $name:ident => $body:path;)*) => {$(
-        #[unsafe(no_mangle)]
-        #[doc(hidden)]
-        pub extern "C-unwind" fn $info() -> *const pg_sys::Pg_finfo_record {
-            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        }
+        function_info_v1!($info);
 
         #[unsafe(no_mangle)]
         #[pg_guard]
