@@ -138,8 +138,9 @@ schema: ## writes the install script of this version from the built library
 	cargo run --quiet --locked -p schema -- $(TARGET)/debug/libcredits_ledger.so credits_ledger.control $(VERSION) > $(SCRIPT)
 
 .PHONY: check-schema
-check-schema: ## fails if the committed install script is not what the code says
+check-schema: ## fails if the committed install script is not what the code says, or a released script has changed
 	$(private_server)
+	sha256sum --quiet --check sql/released.sha256
 	$(call build,$$server,dev)
 	cargo run --quiet --locked -p schema -- $(TARGET)/debug/libcredits_ledger.so credits_ledger.control $(VERSION) | diff -u $(SCRIPT) -
 

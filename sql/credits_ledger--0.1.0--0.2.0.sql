@@ -1,0 +1,1 @@
+-- From 0.1.0 to 0.2.0. A database that is updated by it is the same as one in which 0.2.0 was created.
