@@ -1,5 +1,7 @@
 //! What a reader sees: a checkpoint plus its delta, under the reader's own snapshot.
 
+use std::rc::Rc;
+
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::Credits;
 use ledger::fold::{DeltaPass, Fold};
@@ -11,6 +13,7 @@ use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{self, View};
 use crate::pg::query;
+use crate::pg::relation::Access;
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::xact;
 
@@ -29,34 +32,34 @@ pub fn read(users: &[Id]) -> Result<Vec<Balance>, LedgerError> {
     privilege::require_select(&relations, BALANCE_COLUMNS);
     match privilege::view(&relations) {
         View::Whole => {
-            let snapshot = Snapshot::active();
-            let mut reader = Reader::open(&relations, &snapshot);
+            let mut reader = Reader::open(&relations, Snapshot::active());
             users.iter().map(|user| reader.balance(user)).collect()
         }
         View::Filtered => Ok(users.iter().map(query::visible_balance).collect()),
     }
 }
 
-struct Reader<'s> {
+struct Reader {
     relations: Relations,
-    snapshot: &'s Snapshot,
+    snapshot: Rc<Snapshot>,
     open: OpenTransactions,
     /// Opened for the first user that this backend has no fold of.
-    checkpoints: Option<CheckpointScan<'s>>,
-    delta: DeltaScan<'s>,
+    checkpoints: Option<CheckpointScan>,
+    delta: DeltaScan,
     target: Coverage,
 }
 
-impl<'s> Reader<'s> {
-    fn open(relations: &Relations, snapshot: &'s Snapshot) -> Self {
+impl Reader {
+    fn open(relations: &Relations, snapshot: Snapshot) -> Self {
         let open = snapshot.open_transactions();
+        let snapshot = Rc::new(snapshot);
         Self {
             relations: *relations,
-            snapshot,
             target: Coverage::up_to(&open),
             open,
             checkpoints: None,
-            delta: DeltaScan::open(relations, Sight::AsOf(snapshot)),
+            delta: DeltaScan::open(relations, Access::Read, Sight::AsOf(Rc::clone(&snapshot))),
+            snapshot,
         }
     }
 
@@ -77,8 +80,9 @@ impl<'s> Reader<'s> {
     /// The stored fold that the reader's snapshot sees. Whoever wrote it had ended before the snapshot was taken, and all
     /// that it covers before that, so it needs no further check.
     fn stored_fold(&mut self, user: &Id) -> Result<Fold, LedgerError> {
-        let scan =
-            self.checkpoints.get_or_insert_with(|| CheckpointScan::open(&self.relations, self.snapshot));
+        let scan = self
+            .checkpoints
+            .get_or_insert_with(|| CheckpointScan::open(&self.relations, Rc::clone(&self.snapshot)));
         Ok(scan.find(user)?.map_or_else(Fold::default, |(_, checkpoint)| checkpoint.fold))
     }
 }

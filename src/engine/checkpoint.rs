@@ -1,6 +1,7 @@
 //! Stored checkpoints, and folding a delta with its batches into one.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use ledger::coverage::Coverage;
 use ledger::credits::{Credits, SumOutOfRange};
@@ -53,14 +54,19 @@ pub struct Checkpoint {
 pub type Stored = (pg_sys::ItemPointerData, Checkpoint);
 
 /// Reads stored checkpoints, one user after the other.
-pub struct CheckpointScan<'s>(IndexScan<'s>);
+pub struct CheckpointScan(IndexScan);
 
-impl<'s> CheckpointScan<'s> {
+impl CheckpointScan {
     /// Opens the checkpoints as the snapshot sees them.
-    pub fn open(relations: &Relations, snapshot: &'s Snapshot) -> Self {
+    pub fn open(relations: &Relations, snapshot: Rc<Snapshot>) -> Self {
         let table = Table::open(relations.checkpoints, Access::Read);
-        let index = Index::open(relations.checkpoints_pkey);
+        let index = Index::open(relations.checkpoints_pkey, Access::Read);
         Self(IndexScan::new(table, index, Sight::AsOf(snapshot), 1, column::COUNT))
+    }
+
+    /// Looks at the checkpoints as another snapshot sees them.
+    pub fn see_as_of(&mut self, snapshot: Rc<Snapshot>) {
+        self.0.see_with(Sight::AsOf(snapshot));
     }
 
     /// The user's checkpoint.
@@ -139,7 +145,7 @@ pub struct BatchTotals(BTreeMap<Id, BatchTotal>);
 
 /// Scans the user's delta from a stored fold on, advancing it as far as `target` allows, with its batches.
 pub fn fold_delta(
-    scan: &mut DeltaScan<'_>,
+    scan: &mut DeltaScan,
     user: &Id,
     from: Fold,
     target: Coverage,
@@ -163,8 +169,7 @@ pub fn write_batches(
     if totals.0.is_empty() {
         return Ok(());
     }
-    let now = Snapshot::latest();
-    let mut scan = batch_scan(relations, &now, 2);
+    let mut scan = batch_scan(relations, 2);
     for (batch, added) in &totals.0 {
         let mut total = *added;
         let mut stored = None;
@@ -197,8 +202,7 @@ pub fn write_batches(
 
 /// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
 pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &Id) {
-    let now = Snapshot::latest();
-    let mut scan = batch_scan(relations, &now, 1);
+    let mut scan = batch_scan(relations, 1);
     scan.seek([Key::UuidEqual(*user)]);
     let mut left = Vec::new();
     while let Some(row) = scan.next() {
@@ -211,8 +215,9 @@ pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &Id) {
     xact::see_own_changes();
 }
 
-fn batch_scan<'s>(relations: &Relations, snapshot: &'s Snapshot, key_columns: usize) -> IndexScan<'s> {
+fn batch_scan(relations: &Relations, key_columns: usize) -> IndexScan {
     let table = Table::open(relations.batches, Access::Read);
-    let index = Index::open(relations.batches_pkey);
-    IndexScan::new(table, index, Sight::AsOf(snapshot), key_columns, batch_column::COUNT)
+    let index = Index::open(relations.batches_pkey, Access::Read);
+    let now = Sight::AsOf(Rc::new(Snapshot::latest()));
+    IndexScan::new(table, index, now, key_columns, batch_column::COUNT)
 }

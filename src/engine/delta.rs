@@ -39,13 +39,14 @@ pub struct BatchedRow {
 }
 
 /// A scan over deltas, one user after the other.
-pub struct DeltaScan<'s>(IndexScan<'s>);
+pub struct DeltaScan(IndexScan);
 
-impl<'s> DeltaScan<'s> {
-    /// Opens the ledger.
-    pub fn open(relations: &Relations, sight: Sight<'s>) -> Self {
-        let table = Table::open(relations.ledger, Access::Read);
-        Self(IndexScan::new(table, Index::open(relations.delta_index), sight, 2, column::COUNT))
+impl DeltaScan {
+    /// Opens the ledger. A transaction that has inserted has locked it for writing: so it is cheapest opened that way.
+    pub fn open(relations: &Relations, access: Access, sight: Sight) -> Self {
+        let table = Table::open(relations.ledger, access);
+        let index = Index::open(relations.delta_index, access);
+        Self(IndexScan::new(table, index, sight, 2, column::COUNT))
     }
 
     /// Adds the user's rows that `from` does not cover to the pass, and shows those that it folds and that belong to a

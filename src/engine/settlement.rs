@@ -13,6 +13,7 @@
 //! last sees the rows of all others, committed or in flight, so it goes exclusive and decides on the true sum.
 
 use std::cell::LazyCell;
+use std::rc::Rc;
 
 use ledger::coverage::Coverage;
 use ledger::crossing::Direction;
@@ -26,6 +27,7 @@ use super::{Id, notification, private};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::memory::Scratch;
+use crate::pg::relation::Access;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::write::TableWriter;
 use crate::pg::{lock, xact};
@@ -45,27 +47,30 @@ pub fn settle_touched() {
     // the statement may have changed checkpoints, too.
     xact::see_own_changes();
 
+    let mut view = CommitView::open(&relations);
     let mut memory = Scratch::new("credits_ledger settlement");
     for users in users.chunk_by(|(a, _), (b, _)| stripe::of_user(a) == stripe::of_user(b)) {
-        memory.step(|| settle_stripe(&relations, users)).unwrap_or_else(|error| error.raise());
+        memory.step(|| settle_stripe(&mut view, users)).unwrap_or_else(|error| error.raise());
     }
 }
 
-fn settle_stripe(relations: &Relations, users: &[(Id, Request)]) -> Result<(), LedgerError> {
+fn settle_stripe(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerError> {
     let stripe = stripe::of_user(&users[0].0);
     if users.iter().all(|&(_, request)| request != Request::Refresh) {
         lock::share_stripe(stripe);
-        if let Agreement::All { lagging } = assess(relations, users)? {
+        view.look_again();
+        if let Agreement::All { lagging } = assess(view, users)? {
             // Not before: with a user in doubt the stripe is let go, and others could write what we have written.
             if !lagging.is_empty() {
-                refresh_if_free(relations, stripe, &lagging);
+                refresh_if_free(&view.relations, stripe, &lagging);
             }
             return Ok(());
         }
         lock::release_shared_stripe(stripe);
     }
     lock::lock_stripe(stripe);
-    decide(relations, users)
+    view.look_again();
+    decide(view, users)
 }
 
 /// Whether the users of a stripe are on the announced side of zero, whatever becomes of the rows in flight.
@@ -76,9 +81,7 @@ enum Agreement {
     Doubtful,
 }
 
-fn assess(relations: &Relations, users: &[(Id, Request)]) -> Result<Agreement, LedgerError> {
-    let (now, dirty) = (Snapshot::latest(), DirtySnapshot::new());
-    let mut view = CommitView::open(relations, &now, &dirty);
+fn assess(view: &mut CommitView, users: &[(Id, Request)]) -> Result<Agreement, LedgerError> {
     let mut lagging = Vec::new();
     for &(user, request) in users {
         xact::check_for_interrupts();
@@ -95,9 +98,8 @@ fn assess(relations: &Relations, users: &[(Id, Request)]) -> Result<Agreement, L
 }
 
 /// Decides with the stripe to ourselves.
-fn decide(relations: &Relations, users: &[(Id, Request)]) -> Result<(), LedgerError> {
-    let (now, dirty) = (Snapshot::latest(), DirtySnapshot::new());
-    let mut view = CommitView::open(relations, &now, &dirty);
+fn decide(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerError> {
+    let relations = view.relations;
     let writer = LazyCell::new(|| TableWriter::open(relations.checkpoints));
     let batch_writer = LazyCell::new(|| TableWriter::open(relations.batches));
     for &(user, request) in users {
@@ -124,13 +126,13 @@ fn decide(relations: &Relations, users: &[(Id, Request)]) -> Result<(), LedgerEr
             // Only a savepoint that was rolled back touched the user.
             None if pass.latest_seq().is_none() => continue,
             None => {
-                checkpoint::discard_batches(relations, &batch_writer, &user);
+                checkpoint::discard_batches(&relations, &batch_writer, &user);
                 let is_positive = pass.balance_before()?.is_positive();
                 Checkpoint { fold: Fold::default(), is_positive, crossed_at: None }
             }
         };
         if let Some(batches) = &batches {
-            checkpoint::write_batches(relations, &batch_writer, &user, batches)?;
+            checkpoint::write_batches(&relations, &batch_writer, &user, batches)?;
             checkpoint.fold = pass.advanced().clone();
         }
         let crossing = Direction::between(checkpoint.is_positive, pass.balance());
@@ -178,8 +180,7 @@ fn refresh(
     writer: &TableWriter,
     batch_writer: &TableWriter,
 ) -> Result<(), LedgerError> {
-    let (now, dirty) = (Snapshot::latest(), DirtySnapshot::new());
-    let mut view = CommitView::open(relations, &now, &dirty);
+    let mut view = CommitView::open(relations);
     for user in users {
         let Some(stored) = view.checkpoints.find(user)? else { continue };
         let (pass, batches) = view.pass_with_batches(user, stored.1.fold.clone())?;
@@ -191,20 +192,30 @@ fn refresh(
 }
 
 /// What a committing transaction looks at: checkpoints as of now, and deltas with the rows in flight.
-struct CommitView<'s> {
-    checkpoints: CheckpointScan<'s>,
-    delta: DeltaScan<'s>,
+struct CommitView {
+    relations: Relations,
+    checkpoints: CheckpointScan,
+    delta: DeltaScan,
     /// The most that a checkpoint may cover now.
     target: Coverage,
 }
 
-impl<'s> CommitView<'s> {
-    fn open(relations: &Relations, now: &'s Snapshot, dirty: &'s DirtySnapshot) -> Self {
+impl CommitView {
+    fn open(relations: &Relations) -> Self {
+        let now = Snapshot::latest();
         Self {
-            checkpoints: CheckpointScan::open(relations, now),
-            delta: DeltaScan::open(relations, Sight::Dirty(dirty)),
+            relations: *relations,
             target: Coverage::up_to(&now.open_transactions()),
+            checkpoints: CheckpointScan::open(relations, Rc::new(now)),
+            delta: DeltaScan::open(relations, Access::Write, Sight::Dirty(DirtySnapshot::new())),
         }
+    }
+
+    /// Moves "now" to this moment.
+    fn look_again(&mut self) {
+        let now = Snapshot::latest();
+        self.target = Coverage::up_to(&now.open_transactions());
+        self.checkpoints.see_as_of(Rc::new(now));
     }
 
     /// One pass over the user's delta, from the stored fold on or from our own where that is further.

@@ -27,26 +27,11 @@ extern "C-unwind" fn current_xact_id(_call: pg_sys::FunctionCallInfo) -> pg_sys:
     pg_sys::Datum::from(xact::current_id())
 }
 
-/// `credits.current_xact_id_support(internal)`: tells the planner to run `pg_current_xact_id()`, which is the same and built
-/// in, in place of `current_xact_id`. That spares each row the price of a pinned `search_path`, several times the call's own.
+/// `credits.current_xact_id_support(internal)`: a planner support function of 0.1.0, for databases that are not updated yet.
+/// NULL says that it has no support to give.
 #[unsafe(no_mangle)]
-#[pg_guard]
-unsafe extern "C-unwind" fn current_xact_id_support(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: the planner passes one node, and takes a node or NULL for an answer.
-    unsafe {
-        let request = (*(*call).args.as_ptr()).value.cast_mut_ptr::<pg_sys::Node>();
-        if (*request).type_ != pg_sys::NodeTag::T_SupportRequestSimplify {
-            return pg_sys::Datum::from(0_usize);
-        }
-        pg_sys::Datum::from(pg_sys::makeFuncExpr(
-            pg_sys::F_PG_CURRENT_XACT_ID.into(),
-            pg_sys::XID8OID,
-            std::ptr::null_mut(),
-            pg_sys::InvalidOid,
-            pg_sys::InvalidOid,
-            pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
-        ))
-    }
+extern "C-unwind" fn current_xact_id_support(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    pg_sys::Datum::from(0_usize)
 }
 
 /// `credits.note_transaction()`: row trigger that notes whose balance the transaction changes.

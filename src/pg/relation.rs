@@ -63,10 +63,10 @@ impl Drop for Table {
 pub struct Index(pg_sys::Relation);
 
 impl Index {
-    /// Opens the index for reading.
-    pub fn open(oid: pg_sys::Oid) -> Self {
+    /// Opens the index, waiting for its lock.
+    pub fn open(oid: pg_sys::Oid, access: Access) -> Self {
         // SAFETY: raises an error if there is no such index.
-        Self(unsafe { pg_sys::index_open(oid, Access::Read.lock_mode()) })
+        Self(unsafe { pg_sys::index_open(oid, access.lock_mode()) })
     }
 
     /// For the modules of this folder.

@@ -83,12 +83,29 @@ impl<'a> Row<'a> {
 
     /// An `xid8[]`.
     pub fn xid8_array(&self, column: Column) -> Vec<u64> {
-        let (mut elements, mut count) = (std::ptr::null_mut(), 0);
-        // SAFETY: the column is an array of 8-byte values, which is detoasted first.
+        // SAFETY: the column is an array of 8-byte values, which is copied where it is packed or compressed.
         unsafe {
-            let array = pg_sys::pg_detoast_datum(self.datum(column).cast_mut_ptr());
+            let stored = self.datum(column).cast_mut_ptr();
+            let array = pg_sys::pg_detoast_datum(stored);
+            let ids = Self::elements(array.cast());
+            if array != stored {
+                pg_sys::pfree(array.cast());
+            }
+            ids
+        }
+    }
+
+    /// # Safety
+    /// `array` is a whole array of `xid8`.
+    unsafe fn elements(array: *mut pg_sys::ArrayType) -> Vec<u64> {
+        // SAFETY: the caller's promise; the elements are copied out before they are given back.
+        unsafe {
+            if (*array).ndim == 0 {
+                return Vec::new();
+            }
+            let (mut elements, mut count) = (std::ptr::null_mut(), 0);
             pg_sys::deconstruct_array(
-                array.cast(),
+                array,
                 pg_sys::XID8OID,
                 8,
                 true,
@@ -97,9 +114,13 @@ impl<'a> Row<'a> {
                 std::ptr::null_mut(),
                 &raw mut count,
             );
-            let elements =
-                std::slice::from_raw_parts(elements.cast_const(), usize::try_from(count).unwrap_or_default());
-            elements.iter().map(|element| element.value() as u64).collect()
+            let ids =
+                std::slice::from_raw_parts(elements.cast_const(), usize::try_from(count).unwrap_or_default())
+                    .iter()
+                    .map(|element| element.value() as u64)
+                    .collect();
+            pg_sys::pfree(elements.cast());
+            ids
         }
     }
 }

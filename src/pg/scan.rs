@@ -1,6 +1,5 @@
 //! Index scans that fetch heap rows, without a query.
 
-use std::marker::PhantomData;
 use std::thread::panicking;
 
 use pgrx::pg_sys;
@@ -23,23 +22,39 @@ pub enum Key {
     Xid8AtLeast(u64),
 }
 
-/// A forward scan. It owns its relations and may be sought again and again.
-pub struct IndexScan<'s> {
+/// A forward scan. It owns its relations and what it sees with, and may be sought again and again.
+///
+/// Each index entry leads to one row at most: the scanned tables are written so that no two versions of a row are seen
+/// at once, not even dirty.
+pub struct IndexScan {
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
     columns: i32,
+    /// What the scan allocates as it goes must live as long as itself.
+    memory: pg_sys::MemoryContext,
     /// Scan keys point to these bytes.
     uuids: Box<[[u8; 16]; MAX_KEYS]>,
+    sight: Sight,
     _table: Table,
     _index: Index,
-    _sight: PhantomData<Sight<'s>>,
 }
 
-impl<'s> IndexScan<'s> {
+// As in access/genam.h and executor/tuptable.h, without the guard that pgrx puts around each call: `next` needs one for
+// all three.
+unsafe extern "C-unwind" {
+    fn index_getnext_tid(
+        scan: pg_sys::IndexScanDesc,
+        direction: pg_sys::ScanDirection::Type,
+    ) -> pg_sys::ItemPointer;
+    fn index_fetch_heap(scan: pg_sys::IndexScanDesc, slot: *mut pg_sys::TupleTableSlot) -> bool;
+    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
+}
+
+impl IndexScan {
     /// A scan over `key_columns` columns of the index whose rows have their first `columns` columns read.
-    pub fn new(table: Table, index: Index, sight: Sight<'s>, key_columns: usize, columns: i32) -> Self {
+    pub fn new(table: Table, index: Index, sight: Sight, key_columns: usize, columns: i32) -> Self {
         assert!(key_columns <= MAX_KEYS, "a scan has at most {MAX_KEYS} keys");
-        // SAFETY: both relations are open, and stay so as long as the scan; the sight outlives it by its lifetime.
+        // SAFETY: both relations are open, and stay so as long as the scan, which owns them and the sight.
         let (scan, slot) = unsafe {
             (
                 #[cfg(not(feature = "pg18"))]
@@ -62,8 +77,17 @@ impl<'s> IndexScan<'s> {
                 pg_sys::table_slot_create(table.as_raw(), std::ptr::null_mut()),
             )
         };
+        // SAFETY: a plain read; there is always a current context.
+        let memory = unsafe { pg_sys::CurrentMemoryContext };
         let uuids = Box::new([[0; 16]; MAX_KEYS]);
-        Self { scan, slot, columns, uuids, _table: table, _index: index, _sight: PhantomData }
+        Self { scan, slot, columns, memory, uuids, sight, _table: table, _index: index }
+    }
+
+    /// Sees with something else from the next [`seek`](Self::seek) on.
+    pub fn see_with(&mut self, sight: Sight) {
+        // SAFETY: the scan is valid; what it has found with the old sight is not asked for any more.
+        unsafe { (*self.scan).xs_snapshot = sight.as_raw() }
+        self.sight = sight;
     }
 
     /// Starts over, at the first row that meets the keys.
@@ -105,25 +129,37 @@ impl<'s> IndexScan<'s> {
 
     /// The next row that the sight sees.
     pub fn next(&mut self) -> Option<Row<'_>> {
-        // SAFETY: scan and slot are valid until dropped; the row borrows the slot until the next call.
-        unsafe {
-            if !pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot)
-            {
-                return None;
-            }
-            if i32::from((*self.slot).tts_nvalid) < self.columns {
-                pg_sys::slot_getsomeattrs_int(self.slot, self.columns);
-            }
-            // For a dirty snapshot the server leaves here who inserted the row just returned, if that has not ended.
-            let snapshot = &*(*self.scan).xs_snapshot;
-            let in_flight = snapshot.snapshot_type == pg_sys::SnapshotType::SNAPSHOT_DIRTY
-                && snapshot.xmin != pg_sys::InvalidTransactionId;
-            Some(Row::new(&*self.slot, in_flight))
+        let (scan, slot, columns, memory) = (self.scan, self.slot, self.columns, self.memory);
+        // SAFETY: scan and slot are valid until dropped; an error of the server's passes no frame that holds anything.
+        let found = unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                let current = pg_sys::MemoryContextSwitchTo(memory);
+                let found = loop {
+                    if index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection).is_null() {
+                        break false;
+                    }
+                    if index_fetch_heap(scan, slot) {
+                        slot_getsomeattrs_int(slot, columns);
+                        break true;
+                    }
+                };
+                pg_sys::MemoryContextSwitchTo(current);
+                found
+            })
+        };
+        if !found {
+            return None;
         }
+        let in_flight = match &self.sight {
+            Sight::AsOf(_) => false,
+            Sight::Dirty(snapshot) => snapshot.last_row_is_in_flight(),
+        };
+        // SAFETY: the row borrows the slot until the next call.
+        Some(Row::new(unsafe { &*self.slot }, in_flight))
     }
 }
 
-impl Drop for IndexScan<'_> {
+impl Drop for IndexScan {
     fn drop(&mut self) {
         if !panicking() {
             // SAFETY: made by `new`, released once, before the relations.

@@ -1,6 +1,7 @@
 //! Snapshots: what a scan sees.
 
 use std::cell::UnsafeCell;
+use std::rc::Rc;
 use std::thread::panicking;
 
 use ledger::coverage::OpenTransactions;
@@ -43,10 +44,6 @@ impl Snapshot {
         listed.extend(xact::current_id_if_any());
         OpenTransactions::new(xmax, listed)
     }
-
-    pub(super) const fn as_raw(&self) -> pg_sys::Snapshot {
-        self.0
-    }
 }
 
 /// # Safety
@@ -81,25 +78,26 @@ impl DirtySnapshot {
         Self(Box::new(UnsafeCell::new(data)))
     }
 
-    pub(super) fn as_raw(&self) -> pg_sys::Snapshot {
-        self.0.get()
+    /// Whether another transaction, one that has not ended, inserted the row that a scan has just found.
+    pub(super) fn last_row_is_in_flight(&self) -> bool {
+        // SAFETY: the server writes here while a scan looks at a row, not now.
+        unsafe { (*self.0.get()).xmin != pg_sys::InvalidTransactionId }
     }
 }
 
-/// What an index scan can see with.
-#[derive(Clone, Copy)]
-pub enum Sight<'s> {
+/// What an index scan sees with.
+pub enum Sight {
     /// The rows that this snapshot sees.
-    AsOf(&'s Snapshot),
+    AsOf(Rc<Snapshot>),
     /// The rows that are committed or in flight.
-    Dirty(&'s DirtySnapshot),
+    Dirty(DirtySnapshot),
 }
 
-impl Sight<'_> {
-    pub(super) fn as_raw(self) -> pg_sys::Snapshot {
+impl Sight {
+    pub(super) fn as_raw(&self) -> pg_sys::Snapshot {
         match self {
-            Self::AsOf(snapshot) => snapshot.as_raw(),
-            Self::Dirty(snapshot) => snapshot.as_raw(),
+            Self::AsOf(snapshot) => snapshot.0,
+            Self::Dirty(snapshot) => snapshot.0.get(),
         }
     }
 }
