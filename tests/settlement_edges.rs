@@ -1,6 +1,6 @@
 //! Settlement where the trigger, the extension or the number of users is not as usual.
 
-use credits_ledger_tests::{Database, Decimal, Direction, dec, user};
+use credits_ledger_tests::{Database, Decimal, Direction, Session, dec, user};
 
 use Direction::{Down, Up};
 
@@ -30,6 +30,43 @@ fn rows_written_with_the_trigger_off_are_announced_later() {
     // Never announced above zero, and not above zero now.
     assert_eq!(listener.drain(), []);
     session.assert_sound();
+}
+
+/// A backend looks for a checkpoint first where it last found it. Meanwhile others make checkpoints anew, so that each
+/// place holds another user's, rewrite the table, and shorten it.
+#[test]
+fn a_checkpoint_is_found_wherever_it_has_moved() {
+    const USERS: u32 = 50;
+    let db = Database::create();
+    let (mut session, mut other) = (db.connect(), db.connect());
+    for amount in [dec!(9), dec!(1)] {
+        (0..USERS).for_each(|number| session.grant(user(number), amount));
+    }
+    let mut listener = db.listen();
+    let mut everyone_crosses = |session: &mut Session, direction: Direction| {
+        for number in 0..USERS {
+            match direction {
+                Up => session.grant(user(number), dec!(10)),
+                Down => session.charge(user(number), dec!(10)),
+            }
+        }
+        let crossings: Vec<_> = (0..USERS).map(|number| (user(number), direction)).collect();
+        assert_eq!(listener.crossings(), crossings);
+        session.assert_sound();
+    };
+
+    other.run("DELETE FROM credits.user_balance_checkpoints");
+    other.run("VACUUM credits.user_balance_checkpoints");
+    (0..USERS).rev().for_each(|number| other.refresh(user(number)));
+    everyone_crosses(&mut session, Down);
+    other.run("UPDATE credits.user_balance_checkpoints SET updated_at = updated_at");
+    other.run("VACUUM FULL credits.user_balance_checkpoints");
+    everyone_crosses(&mut session, Up);
+    other.run("DELETE FROM credits.user_balance_checkpoints");
+    other.run("VACUUM credits.user_balance_checkpoints");
+    // Nobody has an announced side: it is that of the rows before.
+    everyone_crosses(&mut session, Down);
+    everyone_crosses(&mut session, Up);
 }
 
 /// A user that no settlement has met, of a restored ledger for example: what it was before is not news.

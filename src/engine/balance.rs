@@ -80,9 +80,7 @@ impl Reader {
     /// The stored fold that the reader's snapshot sees. Whoever wrote it had ended before the snapshot was taken, and all
     /// that it covers before that, so it needs no further check.
     fn stored_fold(&mut self, user: &Id) -> Result<Fold, LedgerError> {
-        let scan = self
-            .checkpoints
-            .get_or_insert_with(|| CheckpointScan::open(&self.relations, Rc::clone(&self.snapshot)));
-        Ok(scan.find(user)?.map_or_else(Fold::default, |(_, checkpoint)| checkpoint.fold))
+        let scan = self.checkpoints.get_or_insert_with(|| CheckpointScan::open(&self.relations));
+        Ok(scan.find(user, &self.snapshot)?.map_or_else(Fold::default, |(_, checkpoint)| checkpoint.fold))
     }
 }

@@ -8,11 +8,13 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::{DeltaPass, Fold};
 use pgrx::pg_sys;
 
-use super::Id;
 use super::delta::{BatchedRow, DeltaScan};
+use super::{Id, private};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
+use crate::pg::fetch::RowFetch;
 use crate::pg::relation::{Access, Index, Table};
+use crate::pg::row::Row;
 use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::write::{TableWriter, Value};
@@ -20,6 +22,7 @@ use crate::pg::xact;
 
 /// Columns of `user_balance_checkpoints`.
 mod column {
+    pub const USER_ID: usize = 1;
     pub const CHECKPOINT_SEQ: usize = 2;
     pub const BALANCE: usize = 3;
     pub const TRANSACTION_COUNT: usize = 5;
@@ -54,41 +57,56 @@ pub struct Checkpoint {
 pub type Stored = (pg_sys::ItemPointerData, Checkpoint);
 
 /// Reads stored checkpoints, one user after the other.
-pub struct CheckpointScan(IndexScan);
+pub struct CheckpointScan {
+    relations: Relations,
+    fetch: RowFetch,
+    /// Opened for the first checkpoint that is not where it was last found.
+    index: Option<IndexScan>,
+}
 
 impl CheckpointScan {
-    /// Opens the checkpoints as the snapshot sees them.
-    pub fn open(relations: &Relations, snapshot: Rc<Snapshot>) -> Self {
+    /// Opens the checkpoints.
+    pub fn open(relations: &Relations) -> Self {
         let table = Table::open(relations.checkpoints, Access::Read);
-        let index = Index::open(relations.checkpoints_pkey, Access::Read);
-        Self(IndexScan::new(table, index, Sight::AsOf(snapshot), 1, column::COUNT))
+        Self { relations: *relations, fetch: RowFetch::new(table, column::COUNT), index: None }
     }
 
-    /// Looks at the checkpoints as another snapshot sees them.
-    pub fn see_as_of(&mut self, snapshot: Rc<Snapshot>) {
-        self.0.see_with(Sight::AsOf(snapshot));
+    /// The user's checkpoint as the snapshot sees it.
+    pub fn find(&mut self, user: &Id, snapshot: &Rc<Snapshot>) -> Result<Option<Stored>, LedgerError> {
+        // A row is rewritten on its page nearly always, so that the index goes on naming the same place for it.
+        let again = private::checkpoint_place(user).and_then(|place| self.fetch.at(place, snapshot));
+        if let Some(row) = again.filter(|row| row.uuid(column::USER_ID) == *user) {
+            return decode(user, &row).map(Some);
+        }
+        let scan = self.index.get_or_insert_with(|| {
+            let table = Table::open(self.relations.checkpoints, Access::Read);
+            let index = Index::open(self.relations.checkpoints_pkey, Access::Read);
+            IndexScan::new(table, index, Sight::AsOf(Rc::clone(snapshot)), 1, column::COUNT)
+        });
+        scan.see_with(Sight::AsOf(Rc::clone(snapshot)));
+        scan.seek([Key::UuidEqual(*user)]);
+        let Some(stored) = scan.next().map(|row| decode(user, &row)) else { return Ok(None) };
+        private::keep_checkpoint_place(user, scan.place());
+        stored.map(Some)
     }
+}
 
-    /// The user's checkpoint.
-    pub fn find(&mut self, user: &Id) -> Result<Option<Stored>, LedgerError> {
-        self.0.seek([Key::UuidEqual(*user)]);
-        let Some(row) = self.0.next() else { return Ok(None) };
-        let stragglers = row.xid8_array(column::STRAGGLERS);
-        let coverage = Coverage::from_parts(row.xid8(column::WATERMARK), stragglers)
-            .ok_or_else(|| LedgerError::MalformedCheckpoint(pgrx::Uuid::from_bytes(*user).to_string()))?;
-        let fold = Fold {
-            coverage,
-            balance: row.credits(column::BALANCE),
-            transaction_count: row.int8(column::TRANSACTION_COUNT),
-            latest_seq: row.int8(column::CHECKPOINT_SEQ),
-        };
-        let checkpoint = Checkpoint {
-            fold,
-            is_positive: row.bool(column::IS_POSITIVE),
-            crossed_at: (!row.is_null(column::CROSSED_AT)).then(|| row.int8(column::CROSSED_AT)),
-        };
-        Ok(Some((row.tid(), checkpoint)))
-    }
+fn decode(user: &Id, row: &Row<'_>) -> Result<Stored, LedgerError> {
+    let stragglers = row.xid8_array(column::STRAGGLERS);
+    let coverage = Coverage::from_parts(row.xid8(column::WATERMARK), stragglers)
+        .ok_or_else(|| LedgerError::MalformedCheckpoint(pgrx::Uuid::from_bytes(*user).to_string()))?;
+    let fold = Fold {
+        coverage,
+        balance: row.credits(column::BALANCE),
+        transaction_count: row.int8(column::TRANSACTION_COUNT),
+        latest_seq: row.int8(column::CHECKPOINT_SEQ),
+    };
+    let checkpoint = Checkpoint {
+        fold,
+        is_positive: row.bool(column::IS_POSITIVE),
+        crossed_at: (!row.is_null(column::CROSSED_AT)).then(|| row.int8(column::CROSSED_AT)),
+    };
+    Ok((row.tid(), checkpoint))
 }
 
 /// Writes the user's checkpoint, in place of the one stored if there is one.

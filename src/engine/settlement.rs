@@ -20,13 +20,12 @@ use ledger::crossing::Direction;
 use ledger::fold::{DeltaPass, Fold};
 use ledger::stripe;
 
-use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan};
+use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan, Stored};
 use super::delta::DeltaScan;
 use super::touched::{self, Request};
 use super::{Id, notification, private};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::memory::Scratch;
 use crate::pg::relation::Access;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::write::TableWriter;
@@ -48,9 +47,8 @@ pub fn settle_touched() {
     xact::see_own_changes();
 
     let mut view = CommitView::open(&relations);
-    let mut memory = Scratch::new("credits_ledger settlement");
     for users in users.chunk_by(|(a, _), (b, _)| stripe::of_user(a) == stripe::of_user(b)) {
-        memory.step(|| settle_stripe(&mut view, users)).unwrap_or_else(|error| error.raise());
+        settle_stripe(&mut view, users).unwrap_or_else(|error| error.raise());
     }
 }
 
@@ -58,7 +56,6 @@ fn settle_stripe(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), L
     let stripe = stripe::of_user(&users[0].0);
     if users.iter().all(|&(_, request)| request != Request::Refresh) {
         lock::share_stripe(stripe);
-        view.look_again();
         if let Agreement::All { lagging } = assess(view, users)? {
             // Not before: with a user in doubt the stripe is let go, and others could write what we have written.
             if !lagging.is_empty() {
@@ -69,7 +66,6 @@ fn settle_stripe(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), L
         lock::release_shared_stripe(stripe);
     }
     lock::lock_stripe(stripe);
-    view.look_again();
     decide(view, users)
 }
 
@@ -82,11 +78,12 @@ enum Agreement {
 }
 
 fn assess(view: &mut CommitView, users: &[(Id, Request)]) -> Result<Agreement, LedgerError> {
+    let now = Moment::now();
     let mut lagging = Vec::new();
     for &(user, request) in users {
         xact::check_for_interrupts();
-        let Some((_, checkpoint)) = view.checkpoints.find(&user)? else { return Ok(Agreement::Doubtful) };
-        let pass = view.pass(&user, &checkpoint.fold)?;
+        let Some((_, checkpoint)) = view.stored(&user, &now)? else { return Ok(Agreement::Doubtful) };
+        let pass = view.pass(&user, &checkpoint.fold, &now)?;
         if !pass.outlook().agrees_with(checkpoint.is_positive)? {
             return Ok(Agreement::Doubtful);
         }
@@ -99,24 +96,24 @@ fn assess(view: &mut CommitView, users: &[(Id, Request)]) -> Result<Agreement, L
 
 /// Decides with the stripe to ourselves.
 fn decide(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerError> {
-    let relations = view.relations;
+    let (relations, now) = (view.relations, Moment::now());
     let writer = LazyCell::new(|| TableWriter::open(relations.checkpoints));
     let batch_writer = LazyCell::new(|| TableWriter::open(relations.batches));
     for &(user, request) in users {
         xact::check_for_interrupts();
-        let stored = view.checkpoints.find(&user)?;
+        let stored = view.stored(&user, &now)?;
         let (pass, batches) = match &stored {
             Some((_, checkpoint)) => {
-                let pass = view.pass(&user, &checkpoint.fold)?;
+                let pass = view.pass(&user, &checkpoint.fold, &now)?;
                 if lags(&checkpoint.fold, &pass, request) {
-                    let (pass, batches) = view.pass_with_batches(&user, checkpoint.fold.clone())?;
+                    let (pass, batches) = view.pass_with_batches(&user, checkpoint.fold.clone(), &now)?;
                     (pass, Some(batches))
                 } else {
                     (pass, None)
                 }
             }
             None => {
-                let (pass, batches) = view.pass_with_batches(&user, Fold::default())?;
+                let (pass, batches) = view.pass_with_batches(&user, Fold::default(), &now)?;
                 (pass, Some(batches))
             }
         };
@@ -180,10 +177,10 @@ fn refresh(
     writer: &TableWriter,
     batch_writer: &TableWriter,
 ) -> Result<(), LedgerError> {
-    let mut view = CommitView::open(relations);
+    let (mut view, now) = (CommitView::open(relations), Moment::now());
     for user in users {
-        let Some(stored) = view.checkpoints.find(user)? else { continue };
-        let (pass, batches) = view.pass_with_batches(user, stored.1.fold.clone())?;
+        let Some(stored) = view.stored(user, &now)? else { continue };
+        let (pass, batches) = view.pass_with_batches(user, stored.1.fold.clone(), &now)?;
         checkpoint::write_batches(relations, batch_writer, user, &batches)?;
         let checkpoint = Checkpoint { fold: pass.into_advanced(), ..stored.1.clone() };
         checkpoint::write(writer, user, Some(&stored), &checkpoint);
@@ -191,39 +188,48 @@ fn refresh(
     Ok(())
 }
 
-/// What a committing transaction looks at: checkpoints as of now, and deltas with the rows in flight.
+/// A moment that settlement looks at checkpoints in.
+struct Moment {
+    snapshot: Rc<Snapshot>,
+    /// The most that a checkpoint may cover then.
+    target: Coverage,
+}
+
+impl Moment {
+    fn now() -> Self {
+        let snapshot = Snapshot::latest();
+        let target = Coverage::up_to(&snapshot.open_transactions());
+        Self { snapshot: Rc::new(snapshot), target }
+    }
+}
+
+/// What a committing transaction looks at: checkpoints at a moment, and deltas with the rows in flight.
 struct CommitView {
     relations: Relations,
     checkpoints: CheckpointScan,
     delta: DeltaScan,
-    /// The most that a checkpoint may cover now.
-    target: Coverage,
 }
 
 impl CommitView {
     fn open(relations: &Relations) -> Self {
-        let now = Snapshot::latest();
         Self {
             relations: *relations,
-            target: Coverage::up_to(&now.open_transactions()),
-            checkpoints: CheckpointScan::open(relations, Rc::new(now)),
+            checkpoints: CheckpointScan::open(relations),
             delta: DeltaScan::open(relations, Access::Write, Sight::Dirty(DirtySnapshot::new())),
         }
     }
 
-    /// Moves "now" to this moment.
-    fn look_again(&mut self) {
-        let now = Snapshot::latest();
-        self.target = Coverage::up_to(&now.open_transactions());
-        self.checkpoints.see_as_of(Rc::new(now));
+    /// The user's stored checkpoint.
+    fn stored(&mut self, user: &Id, now: &Moment) -> Result<Option<Stored>, LedgerError> {
+        self.checkpoints.find(user, &now.snapshot)
     }
 
     /// One pass over the user's delta, from the stored fold on or from our own where that is further.
-    fn pass(&mut self, user: &Id, stored: &Fold) -> Result<DeltaPass, LedgerError> {
+    fn pass(&mut self, user: &Id, stored: &Fold, now: &Moment) -> Result<DeltaPass, LedgerError> {
         let base = private::get(user).filter(|fold| fold.coverage.contains(&stored.coverage));
         let base = base.unwrap_or_else(|| stored.clone());
         let coverage = base.coverage.clone();
-        let mut pass = DeltaPass::new(base, self.target.clone(), xact::current_id_if_any());
+        let mut pass = DeltaPass::new(base, now.target.clone(), xact::current_id_if_any());
         self.delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
         private::keep(user, pass.advanced());
         Ok(pass)
@@ -234,8 +240,9 @@ impl CommitView {
         &mut self,
         user: &Id,
         stored: Fold,
+        now: &Moment,
     ) -> Result<(DeltaPass, BatchTotals), LedgerError> {
-        let folded = checkpoint::fold_delta(&mut self.delta, user, stored, self.target.clone())?;
+        let folded = checkpoint::fold_delta(&mut self.delta, user, stored, now.target.clone())?;
         private::keep(user, folded.0.advanced());
         Ok(folded)
     }

@@ -6,6 +6,7 @@ pub mod analytics;
 pub mod call;
 pub mod catalog;
 pub mod entry;
+pub mod fetch;
 mod function_info;
 pub mod guc;
 pub mod lock;

@@ -4,6 +4,7 @@ use std::thread::panicking;
 
 use pgrx::pg_sys;
 
+use super::fetch::Place;
 use super::relation::{Index, Table};
 use super::row::Row;
 use super::snapshot::Sight;
@@ -35,6 +36,8 @@ pub struct IndexScan {
     /// Scan keys point to these bytes.
     uuids: Box<[[u8; 16]; MAX_KEYS]>,
     sight: Sight,
+    /// What the last index entry says.
+    place: Place,
     _table: Table,
     _index: Index,
 }
@@ -80,7 +83,8 @@ impl IndexScan {
         // SAFETY: a plain read; there is always a current context.
         let memory = unsafe { pg_sys::CurrentMemoryContext };
         let uuids = Box::new([[0; 16]; MAX_KEYS]);
-        Self { scan, slot, columns, memory, uuids, sight, _table: table, _index: index }
+        let place = Place::default();
+        Self { scan, slot, columns, memory, uuids, sight, place, _table: table, _index: index }
     }
 
     /// Sees with something else from the next [`seek`](Self::seek) on.
@@ -117,6 +121,7 @@ impl IndexScan {
         }
         // SAFETY: the server copies the keys; the bytes that they point to are ours and do not move.
         unsafe {
+            let current = pg_sys::MemoryContextSwitchTo(self.memory);
             pg_sys::index_rescan(
                 self.scan,
                 scan_keys.as_mut_ptr(),
@@ -124,20 +129,24 @@ impl IndexScan {
                 std::ptr::null_mut(),
                 0,
             );
+            pg_sys::MemoryContextSwitchTo(current);
         }
     }
 
     /// The next row that the sight sees.
     pub fn next(&mut self) -> Option<Row<'_>> {
         let (scan, slot, columns, memory) = (self.scan, self.slot, self.columns, self.memory);
+        let place = &raw mut self.place;
         // SAFETY: scan and slot are valid until dropped; an error of the server's passes no frame that holds anything.
         let found = unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let current = pg_sys::MemoryContextSwitchTo(memory);
                 let found = loop {
-                    if index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection).is_null() {
+                    let entry = index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection);
+                    if entry.is_null() {
                         break false;
                     }
+                    *place = *entry;
                     if index_fetch_heap(scan, slot) {
                         slot_getsomeattrs_int(slot, columns);
                         break true;
@@ -156,6 +165,13 @@ impl IndexScan {
         };
         // SAFETY: the row borrows the slot until the next call.
         Some(Row::new(unsafe { &*self.slot }, in_flight))
+    }
+}
+
+impl IndexScan {
+    /// Where the index says that the row is that was found last.
+    pub const fn place(&self) -> Place {
+        self.place
     }
 }
 

@@ -44,6 +44,10 @@ impl Snapshot {
         listed.extend(xact::current_id_if_any());
         OpenTransactions::new(xmax, listed)
     }
+
+    pub(super) const fn as_raw(&self) -> pg_sys::Snapshot {
+        self.0
+    }
 }
 
 /// # Safety
@@ -96,7 +100,7 @@ pub enum Sight {
 impl Sight {
     pub(super) fn as_raw(&self) -> pg_sys::Snapshot {
         match self {
-            Self::AsOf(snapshot) => snapshot.0,
+            Self::AsOf(snapshot) => snapshot.as_raw(),
             Self::Dirty(snapshot) => snapshot.0.get(),
         }
     }

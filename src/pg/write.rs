@@ -3,11 +3,13 @@
 //! They are ordinary, logged heap changes, but made without the executor: they do not depend on the isolation level, fire
 //! no trigger and check no privilege. Callers hold a lock that keeps others from writing the same row.
 
+use std::cell::RefCell;
 use std::thread::panicking;
 
 use ledger::credits::Credits;
 use pgrx::pg_sys;
 
+use super::memory::Scratch;
 use super::numeric;
 use super::relation::{Access, Table};
 
@@ -65,6 +67,8 @@ impl Value<'_> {
 pub struct TableWriter {
     indexes: pg_sys::CatalogIndexState,
     table: Table,
+    /// What a write leaves behind is given back with it: a transaction can write very many.
+    memory: RefCell<Scratch>,
 }
 
 impl TableWriter {
@@ -81,7 +85,7 @@ impl TableWriter {
     fn with(table: Table) -> Self {
         // SAFETY: the table is open. Its indexes are plain: no expressions, predicates or deferred checks.
         let indexes = unsafe { pg_sys::CatalogOpenIndexes(table.as_raw()) };
-        Self { indexes, table }
+        Self { indexes, table, memory: RefCell::new(Scratch::new("credits_ledger writes")) }
     }
 
     fn form<const N: usize>(&self, values: [Value<'_>; N]) -> pg_sys::HeapTuple {
@@ -97,22 +101,22 @@ impl TableWriter {
 
     /// Inserts a row.
     pub fn insert<const N: usize>(&self, values: [Value<'_>; N]) {
-        let tuple = self.form(values);
-        // SAFETY: table and indexes are open for writing; the tuple has the table's shape.
-        unsafe {
-            pg_sys::CatalogTupleInsertWithInfo(self.table.as_raw(), tuple, self.indexes);
-            pg_sys::heap_freetuple(tuple);
-        }
+        self.memory.borrow_mut().step(|| {
+            let tuple = self.form(values);
+            // SAFETY: table and indexes are open for writing; the tuple has the table's shape.
+            unsafe { pg_sys::CatalogTupleInsertWithInfo(self.table.as_raw(), tuple, self.indexes) }
+        });
     }
 
     /// Replaces the row at `tid`.
     pub fn update<const N: usize>(&self, mut tid: pg_sys::ItemPointerData, values: [Value<'_>; N]) {
-        let tuple = self.form(values);
-        // SAFETY: as for `insert`; the row at `tid` was found by a scan and is locked against other writers.
-        unsafe {
-            pg_sys::CatalogTupleUpdateWithInfo(self.table.as_raw(), &raw mut tid, tuple, self.indexes);
-            pg_sys::heap_freetuple(tuple);
-        }
+        self.memory.borrow_mut().step(|| {
+            let tuple = self.form(values);
+            // SAFETY: as for `insert`; the row at `tid` was found by a scan and is locked against other writers.
+            unsafe {
+                pg_sys::CatalogTupleUpdateWithInfo(self.table.as_raw(), &raw mut tid, tuple, self.indexes);
+            }
+        });
     }
 
     /// Deletes the row at `tid`.

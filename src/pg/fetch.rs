@@ -1,0 +1,88 @@
+//! Rows that are fetched again from the place that an index once named for them, without the way through the index.
+
+use std::thread::panicking;
+
+use pgrx::pg_sys;
+
+use super::relation::Table;
+use super::row::Row;
+use super::snapshot::Snapshot;
+
+/// Where an index says that a row is; its newer versions can be reached from there as long as they are on the same page.
+pub type Place = pg_sys::ItemPointerData;
+
+/// Fetches rows of one table.
+pub struct RowFetch {
+    fetch: *mut pg_sys::IndexFetchTableData,
+    slot: *mut pg_sys::TupleTableSlot,
+    columns: i32,
+    /// The table's length, which does not shrink while it is locked.
+    blocks: pg_sys::BlockNumber,
+    table: Table,
+}
+
+impl RowFetch {
+    /// Fetches rows of the table with their first `columns` columns read.
+    pub fn new(table: Table, columns: i32) -> Self {
+        let relation = table.as_raw();
+        // SAFETY: the table is open, and stays so as long as this value, which owns it.
+        let (fetch, slot, blocks) = unsafe {
+            let begin = (*(*relation).rd_tableam).index_fetch_begin.expect("every table has one");
+            (
+                begin(relation),
+                pg_sys::table_slot_create(relation, std::ptr::null_mut()),
+                pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM),
+            )
+        };
+        Self { fetch, slot, columns, blocks, table }
+    }
+
+    /// The row that the snapshot sees at the place. It may be another one by now, or none though the row is still there
+    /// and has moved: the caller compares, and asks the index.
+    pub fn at(&mut self, mut place: Place, snapshot: &Snapshot) -> Option<Row<'_>> {
+        // SAFETY: reads the place.
+        if unsafe { pgrx::itemptr::item_pointer_get_block_number(&raw const place) } >= self.blocks {
+            return None;
+        }
+        let (fetch, slot, columns, relation) = (self.fetch, self.slot, self.columns, self.table.as_raw());
+        let (mut call_again, mut all_dead) = (false, false);
+        // SAFETY: the place is within the table; an error of the server's passes no frame that holds anything.
+        let found = unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                let fetch_tuple = (*(*relation).rd_tableam).index_fetch_tuple.expect("every table has one");
+                let found = fetch_tuple(
+                    fetch,
+                    &raw mut place,
+                    snapshot.as_raw(),
+                    slot,
+                    &raw mut call_again,
+                    &raw mut all_dead,
+                );
+                if found {
+                    slot_getsomeattrs_int(slot, columns);
+                }
+                found
+            })
+        };
+        // SAFETY: the row borrows the slot until the next call.
+        found.then(|| Row::new(unsafe { &*self.slot }, false))
+    }
+}
+
+// As in executor/tuptable.h, for use within a guard.
+unsafe extern "C-unwind" {
+    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
+}
+
+impl Drop for RowFetch {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: made by `new`, released once, before the table.
+            unsafe {
+                let end = (*(*self.table.as_raw()).rd_tableam).index_fetch_end.expect("every table has one");
+                end(self.fetch);
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            }
+        }
+    }
+}
