@@ -6,3 +6,9 @@ CREATE OR REPLACE FUNCTION credits.current_xact_id(seq bigint) RETURNS xid8
     AS 'MODULE_PATHNAME', 'current_xact_id';
 DROP FUNCTION credits.current_xact_id_support(internal);
 ALTER FUNCTION credits.note_transaction() RESET ALL;
+
+-- The index of deltas without seq.
+DROP INDEX credits.credits_transactions_delta_idx;
+CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (user_id, xact_id);
+COMMENT ON INDEX credits.credits_transactions_delta_idx IS
+    'Finds the rows of a user that a checkpoint does not cover yet.';

@@ -13,7 +13,7 @@ const SCHEMA: &CStr = c"credits";
 pub struct Relations {
     /// `credits_transactions`
     pub ledger: pg_sys::Oid,
-    /// its index on `(user_id, xact_id, seq)`
+    /// its index on `(user_id, xact_id)`
     pub delta_index: pg_sys::Oid,
     /// `user_balance_checkpoints`
     pub checkpoints: pg_sys::Oid,

@@ -36,10 +36,13 @@ impl IntoDatum for NumericArgument {
 /// # Safety
 /// `datum` is a `numeric`.
 pub(super) unsafe fn from_datum(datum: pg_sys::Datum) -> Result<Credits, DecodeError> {
-    // SAFETY: the caller's promise; detoasting copies only what is compressed or out of line.
+    // SAFETY: the caller's promise; only what is compressed or out of line has to be copied.
     unsafe {
-        let packed = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
-        decode(varlena::varlena_to_byte_slice(packed))
+        let mut stored = datum.cast_mut_ptr::<pg_sys::varlena>();
+        if varlena::varatt_is_4b_c(stored) || varlena::varatt_is_1b_e(stored) {
+            stored = pg_sys::pg_detoast_datum_packed(stored);
+        }
+        decode(varlena::varlena_to_byte_slice(stored))
     }
 }
 

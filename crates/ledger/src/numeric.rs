@@ -19,6 +19,16 @@ const SHORT_WEIGHT_NEGATIVE: u16 = 0x0040;
 const SHORT_WEIGHT_MASK: u16 = 0x003F;
 
 const BASE: i128 = 10_000;
+/// 10000^n, as far as 128 bits reach.
+const POWERS: [i128; MAX_GROUPS] = {
+    let mut powers = [1; MAX_GROUPS];
+    let mut n = 1;
+    while n < MAX_GROUPS {
+        powers[n] = powers[n - 1] * BASE;
+        n += 1;
+    }
+    powers
+};
 /// Base-10000 digits after the decimal point in a unit of [`Credits`].
 const FRACTION_GROUPS: i32 = 4;
 const _: () = assert!(SCALE == 4 * FRACTION_GROUPS.unsigned_abs());
@@ -65,8 +75,10 @@ pub fn decode(bytes: &[u8]) -> Result<Credits, DecodeError> {
         }
     };
 
-    let mut units: i128 = 0;
-    for index in first..words {
+    // Four digits fit 64 bits whatever they are, and most amounts have no more.
+    let (head, tail) = (first..words.min(first + 4), first + 4..words);
+    let mut units = i128::from(head.fold(0, |units: u64, index| units * 10_000 + u64::from(word(index))));
+    for index in tail {
         units = units
             .checked_mul(BASE)
             .and_then(|units| units.checked_add(i128::from(word(index))))
@@ -78,9 +90,9 @@ pub fn decode(bytes: &[u8]) -> Result<Credits, DecodeError> {
     // The last digit counts units of 10000^(weight + 1 - digits); a unit of Credits is 10000^-4.
     let digits = i32::try_from(words - first).map_err(|_| AmountError::TooLarge)?;
     let shift = weight + 1 - digits + FRACTION_GROUPS;
-    let factor = BASE.checked_pow(shift.unsigned_abs());
+    let factor = usize::try_from(shift.unsigned_abs()).ok().and_then(|shift| POWERS.get(shift));
     let units = if shift >= 0 {
-        factor.and_then(|factor| units.checked_mul(factor)).ok_or(AmountError::TooLarge)?
+        factor.and_then(|factor| units.checked_mul(*factor)).ok_or(AmountError::TooLarge)?
     } else {
         match factor {
             Some(factor) if units % factor == 0 => units / factor,
