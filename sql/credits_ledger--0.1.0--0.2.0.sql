@@ -12,3 +12,5 @@ DROP INDEX credits.credits_transactions_delta_idx;
 CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (user_id, xact_id);
 COMMENT ON INDEX credits.credits_transactions_delta_idx IS
     'Finds the rows of a user that a checkpoint does not cover yet.';
+-- Begins every update: it waits for all who are using the ledger, and has every session look its relations up again.
+ALTER TABLE credits.credits_transactions ALTER COLUMN seq SET GENERATED ALWAYS;

@@ -63,6 +63,14 @@ pub enum LedgerError {
     /// The extension is not installed in this database.
     #[error("credits_ledger is not installed in this database")]
     NotInstalled,
+    /// The library and the SQL objects are of different versions.
+    #[error("the library of credits_ledger is version {library}, but its SQL objects are version {objects}")]
+    OtherVersion {
+        /// Of the library.
+        library: &'static str,
+        /// Of the SQL objects.
+        objects: String,
+    },
     /// A ledger row is about to be changed.
     #[error("credits_transactions is append-only: {0} is refused")]
     AppendOnly(&'static str),
@@ -86,7 +94,9 @@ impl LedgerError {
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            Self::AppendOnly(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::OtherVersion { .. } | Self::AppendOnly(_) => {
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
         }
     }
 
@@ -108,12 +118,24 @@ impl LedgerError {
             Self::MalformedCheckpoint(_) => Some(
                 "Delete its row from credits.user_balance_checkpoints and call credits.refresh_checkpoint for the user.",
             ),
+            Self::OtherVersion { library, objects } if numbers(objects) < numbers(library) => {
+                Some("Run ALTER EXTENSION credits_ledger UPDATE in this database.")
+            }
+            Self::OtherVersion { .. } => Some(
+                "Reconnect: the session loaded the library before the update. If that does not help, the server needs the \
+                 newer library, and a restart if it preloads it.",
+            ),
             Self::AppendOnly(_) => Some(
                 "Record a correcting transaction instead: admin_grant adds credits, admin_removal takes them.",
             ),
             _ => None,
         }
     }
+}
+
+/// A version as its numbers, which compare as versions do.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map_while(|number| number.parse().ok()).collect()
 }
 
 impl From<SumOutOfRange> for LedgerError {

@@ -1,10 +1,10 @@
 //! The settings. All are for superusers only: a client must not be able to silence a notification.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use crate::pg::guc;
+use crate::pg::{extension, guc};
 
 /// `credits_ledger.checkpoint_interval`: rows that a checkpoint may lag behind before a commit refreshes it. Fewer make
 /// the first read of a new session cheaper, more make commits cheaper.
@@ -21,8 +21,6 @@ static CROSSING_CHANNEL: GucSetting<Option<CString>> =
 /// `credits_ledger.analytics_table`: where the grouped list finds its labels, if it exists.
 static ANALYTICS_TABLE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"http_analytics"));
-
-const PREFIX: &CStr = c"credits_ledger";
 
 /// Defines the settings; called once, when the library is loaded.
 pub fn init() {
@@ -55,7 +53,7 @@ pub fn init() {
         c"Table that request_origin and batch_sla of the grouped list come from, if it exists.",
         &ANALYTICS_TABLE,
     );
-    guc::reserve_prefix(PREFIX);
+    guc::reserve_prefix(extension::NAME);
 }
 
 /// Rows that a checkpoint may lag behind.

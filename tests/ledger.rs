@@ -32,3 +32,4 @@ mod stragglers;
 mod stress;
 mod two_phase;
 mod verification;
+mod versions;

@@ -9,6 +9,7 @@ use crate::engine::Id;
 use crate::engine::balance::{self, Balance};
 use crate::engine::touched::{self, Request};
 use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
 use crate::pg::numeric::Numeric;
 use crate::pg::{random, xact};
 
@@ -89,6 +90,7 @@ fn refresh_checkpoints_bulk(
 /// Refreshes happen when the transaction commits.
 fn request_refresh(users: &[Id], function: &'static std::ffi::CStr) -> Result<(), ErrorReport> {
     xact::refuse_if_read_only(function);
+    Relations::locked().ok_or(LedgerError::NotInstalled)?;
     for user in users {
         touched::note(*user, Request::Refresh);
     }

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use super::arguments::required;
 use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
 use crate::pg::numeric::NumericArgument;
 use crate::pg::query::{self, NewTransaction};
 
@@ -38,6 +39,7 @@ fn create_transaction(
     if new.fusillade_batch_id.is_some() && new.transaction_type != "usage" {
         return Err(LedgerError::BatchOnNonUsage(new.transaction_type.to_string()).into());
     }
+    Relations::lookup().ok_or(LedgerError::NotInstalled)?;
     if let Some(recorded) = query::insert(&new) {
         return Ok(recorded);
     }

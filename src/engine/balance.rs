@@ -28,7 +28,7 @@ pub struct Balance {
 
 /// Balances of these users, in their order. Raises 42501 if the caller may not read the ledger.
 pub fn read(users: &[Id]) -> Result<Vec<Balance>, LedgerError> {
-    let relations = Relations::lookup().ok_or(LedgerError::NotInstalled)?;
+    let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
     privilege::require_select(&relations, BALANCE_COLUMNS);
     match privilege::view(&relations) {
         View::Whole => {

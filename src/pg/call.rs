@@ -11,6 +11,7 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
+use super::catalog::Relations;
 use crate::error::LedgerError;
 
 /// The arguments of the running call and the place where its result goes.
@@ -180,5 +181,7 @@ pub unsafe fn answer(
     fcinfo: pg_sys::FunctionCallInfo,
     body: impl FnOnce(&Call<'_>) -> Result<Answer, LedgerError>,
 ) -> pg_sys::Datum {
-    body(&Call { fcinfo, lifetime: PhantomData }).map_err(ErrorReport::from).unwrap_or_report().0
+    let call = Call { fcinfo, lifetime: PhantomData };
+    let answer = Relations::locked().ok_or(LedgerError::NotInstalled).and_then(|_| body(&call));
+    answer.map_err(ErrorReport::from).unwrap_or_report().0
 }

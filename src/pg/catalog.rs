@@ -1,4 +1,8 @@
 //! Oids of the extension's relations, cached per backend and dropped when one of them changes.
+//!
+//! Whoever looks them up has the library and the SQL objects compared first: those of different versions do not know each
+//! other's tables. The answer is cached with the oids, so an update must change one of the relations, and must wait for
+//! those who have looked: every update script begins with a statement that does both.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -6,10 +10,14 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::extension;
+use super::relation::{self, Access};
+use crate::error::LedgerError;
+
 const SCHEMA: &CStr = c"credits";
 
 /// The relations that are read and written directly.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relations {
     /// `credits_transactions`
     pub ledger: pg_sys::Oid,
@@ -30,18 +38,40 @@ thread_local! {
     /// The ledger that was looked up last; outlives `CACHED`, which a change of any of the relations clears.
     static LEDGER: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
     static GENERATION: Cell<u64> = const { Cell::new(0) };
+    /// Counts invalidations: what was looked up while one came may be out of date.
+    static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Relations {
-    /// The relations as they are now; `None` where the extension is not installed (or not any more).
+    /// The relations as they are now; `None` where the extension is not installed (or not any more). They stay so for those
+    /// who hold a lock on the ledger. Raises 55000 if they are of another version than the library.
     pub fn lookup() -> Option<Self> {
         if let Some(relations) = CACHED.get() {
             return Some(relations);
         }
+        let before = INVALIDATIONS.get();
         let relations = Self::search()?;
-        CACHED.set(Some(relations));
+        let objects = extension::installed_version()?;
+        if objects != extension::LIBRARY_VERSION {
+            LedgerError::OtherVersion { library: extension::LIBRARY_VERSION, objects }.raise();
+        }
+        if INVALIDATIONS.get() == before {
+            CACHED.set(Some(relations));
+        }
         LEDGER.set(relations.ledger);
         Some(relations)
+    }
+
+    /// The relations, with a lock on the ledger that keeps them so to the end of the transaction.
+    pub fn locked() -> Option<Self> {
+        loop {
+            let relations = Self::lookup()?;
+            relation::lock(relations.ledger, Access::Read);
+            // An update may have come before the lock.
+            if Self::lookup()? == relations {
+                return Some(relations);
+            }
+        }
     }
 
     fn search() -> Option<Self> {
@@ -94,6 +124,7 @@ pub fn init() {
 /// Runs in the middle of anything, so it only sets flags. `InvalidOid` stands for every relation.
 #[pg_guard]
 extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
+    INVALIDATIONS.set(INVALIDATIONS.get().wrapping_add(1));
     let every = relation == pg_sys::InvalidOid;
     if every || CACHED.get().is_some_and(|cached| cached.contains(relation)) {
         CACHED.set(None);

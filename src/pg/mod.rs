@@ -7,6 +7,7 @@ pub mod call;
 pub mod catalog;
 pub mod entry;
 pub mod fetch;
+pub mod extension;
 mod function_info;
 pub mod guc;
 pub mod lock;

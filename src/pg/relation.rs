@@ -25,6 +25,12 @@ impl Access {
     }
 }
 
+/// Locks the relation to the end of the transaction, whether it still exists or not.
+pub fn lock(oid: pg_sys::Oid, access: Access) {
+    // SAFETY: any oid can be locked.
+    unsafe { pg_sys::LockRelationOid(oid, access.lock_mode()) }
+}
+
 /// An open table.
 pub struct Table(pg_sys::Relation);
 
