@@ -31,5 +31,6 @@ mod snapshots;
 mod stragglers;
 mod stress;
 mod two_phase;
+mod upgrade;
 mod verification;
 mod versions;
