@@ -71,6 +71,9 @@ pub enum LedgerError {
         /// Of the SQL objects.
         objects: String,
     },
+    /// A ledger with money in it is about to be dropped.
+    #[error("credits_transactions holds transactions: dropping it is refused")]
+    HoldsTransactions,
     /// A ledger row is about to be changed.
     #[error("credits_transactions is append-only: {0} is refused")]
     AppendOnly(&'static str),
@@ -94,7 +97,7 @@ impl LedgerError {
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            Self::OtherVersion { .. } | Self::AppendOnly(_) => {
+            Self::OtherVersion { .. } | Self::HoldsTransactions | Self::AppendOnly(_) => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
         }
@@ -124,6 +127,10 @@ impl LedgerError {
             Self::OtherVersion { .. } => Some(
                 "Reconnect: the session loaded the library before the update. If that does not help, the server needs the \
                  newer library, and a restart if it preloads it.",
+            ),
+            Self::HoldsTransactions => Some(
+                "They are the only record of everybody's credits. A superuser who wants them gone says \
+                 SET credits_ledger.allow_drop = on first.",
             ),
             Self::AppendOnly(_) => Some(
                 "Record a correcting transaction instead: admin_grant adds credits, admin_removal takes them.",

@@ -32,6 +32,7 @@ pgrx::extension_sql_file!(
     requires = ["derived", api::balances::get_user_balance]
 );
 pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["derived"]);
+pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = ["verify"]);
 pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires = ["views"]);
 pgrx::extension_sql_file!(
     "../sql/schema/function_comments.sql",

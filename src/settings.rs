@@ -1,4 +1,5 @@
-//! The settings. All are for superusers only: a client must not be able to silence a notification.
+//! The settings. All are for superusers only: a client must not be able to silence a notification, or to drop
+//! the ledger.
 
 use std::ffi::CString;
 
@@ -21,6 +22,9 @@ static CROSSING_CHANNEL: GucSetting<Option<CString>> =
 /// `credits_ledger.analytics_table`: where the grouped list finds its labels, if it exists.
 static ANALYTICS_TABLE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"http_analytics"));
+
+/// `credits_ledger.allow_drop`: whether a ledger that holds transactions may be dropped.
+static ALLOW_DROP: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// Defines the settings; called once, when the library is loaded.
 pub fn init() {
@@ -53,6 +57,14 @@ pub fn init() {
         c"Table that request_origin and batch_sla of the grouped list come from, if it exists.",
         &ANALYTICS_TABLE,
     );
+    GucRegistry::define_bool_guc(
+        c"credits_ledger.allow_drop",
+        c"Whether a ledger that holds transactions may be dropped.",
+        c"",
+        &ALLOW_DROP,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     guc::reserve_prefix(extension::NAME);
 }
 
@@ -69,6 +81,11 @@ pub fn config_channel() -> Option<CString> {
 /// The channel for who crossed in which direction, unless it is off.
 pub fn crossing_channel() -> Option<CString> {
     CROSSING_CHANNEL.get().filter(|channel| !channel.is_empty())
+}
+
+/// Whether a ledger that holds transactions may be dropped.
+pub fn allow_drop() -> bool {
+    ALLOW_DROP.get()
 }
 
 /// The name of the analytics table.

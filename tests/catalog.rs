@@ -1,6 +1,6 @@
 //! What the extension promises about its objects holds for every one of them.
 
-use credits_ledger_tests::Database;
+use credits_ledger_tests::{Database, Refused};
 
 /// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts.
 const PUBLIC: [&str; 1] = ["credits.current_xact_id(bigint)"];
@@ -76,6 +76,8 @@ fn every_object_is_described() {
              FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
              WHERE relnamespace = 'credits'::regnamespace AND NOT tgisinternal
              UNION ALL
+             SELECT evtname, obj_description(oid, 'pg_event_trigger') FROM pg_event_trigger
+             UNION ALL
              SELECT 'schema', obj_description('credits'::regnamespace, 'pg_namespace')
              UNION ALL
              SELECT 'extension', obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = 'credits_ledger'
@@ -121,8 +123,30 @@ fn triggers_fire_for_replication_too() {
     let db = Database::create();
     let triggers: Vec<String> = db.connect().values(
         "SELECT tgname || ' ' || tgenabled::text FROM pg_trigger
-         WHERE tgrelid = 'credits.credits_transactions'::regclass AND NOT tgisinternal ORDER BY 1",
+         WHERE tgrelid = 'credits.credits_transactions'::regclass AND NOT tgisinternal
+         UNION ALL SELECT evtname || ' ' || evtenabled::text FROM pg_event_trigger ORDER BY 1",
         &[],
     );
-    assert_eq!(triggers, ["append_only A", "note_transaction A"]);
+    assert_eq!(triggers, ["append_only A", "credits_ledger_guard A", "note_transaction A"]);
+}
+
+#[test]
+fn settings_are_for_superusers() {
+    let db = Database::create();
+    let role = db.create_role("client");
+    let mut session = db.connect_as(&role);
+    db.connect().run(&format!("GRANT USAGE ON SCHEMA credits TO {role}"));
+    // Loads the library.
+    session.run("SELECT credits.current_xact_id(1)");
+    let settings: Vec<(String, String)> = session
+        .query("SELECT name, context FROM pg_settings WHERE name LIKE 'credits\\_ledger.%'", &[])
+        .unwrap()
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect();
+    assert!(settings.len() >= 5, "{settings:?}");
+    for (name, context) in settings {
+        assert_eq!(context, "superuser", "{name}");
+        session.try_run(&format!("SET {name} = DEFAULT")).refused("42501");
+    }
 }

@@ -20,6 +20,7 @@ mod commit_waits;
 mod crossing;
 mod differential;
 mod dump;
+mod guard;
 mod idempotency;
 mod interleavings;
 mod privileges;

@@ -109,7 +109,7 @@ fn the_extension_may_be_dropped_beside_inserts() {
     let db = Database::create();
     let mut session = db.connect();
     session.grant(user(1), dec!(1));
-    session.run("BEGIN");
+    session.run("SET credits_ledger.allow_drop = on; BEGIN");
     session.grant(user(1), dec!(1));
     session.charge(user(2), dec!(1));
     session.run("DROP EXTENSION credits_ledger; COMMIT");
@@ -132,6 +132,7 @@ fn the_extension_may_be_made_anew() {
     let db = Database::create();
     let (mut session, mut other) = (db.connect(), db.connect());
     let mut listener = db.listen();
+    session.run("SET credits_ledger.allow_drop = on");
     for round in 0..3 {
         for _ in 0..20 {
             session.grant(user(1), dec!(10));

@@ -22,6 +22,7 @@ pub type Id = [u8; 16];
 /// Registers what must happen at the end of transactions; called once, when the library is loaded.
 pub fn init() {
     crate::pg::catalog::init();
+    crate::pg::guard::init();
     crate::pg::xact::init(crate::pg::xact::Hooks {
         before_commit: settlement::settle_touched,
         forget: touched::forget,

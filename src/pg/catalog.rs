@@ -15,6 +15,7 @@ use super::relation::{self, Access};
 use crate::error::LedgerError;
 
 const SCHEMA: &CStr = c"credits";
+const LEDGER_NAME: &CStr = c"credits_transactions";
 
 /// The relations that are read and written directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,18 +76,8 @@ impl Relations {
     }
 
     fn search() -> Option<Self> {
-        // SAFETY: the names are NUL-terminated; both calls are plain syscache lookups.
-        let schema = unsafe { pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true) };
-        let find = |name: &CStr| {
-            // SAFETY: as above.
-            let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
-            (oid != pg_sys::InvalidOid).then_some(oid)
-        };
-        if schema == pg_sys::InvalidOid {
-            return None;
-        }
         Some(Self {
-            ledger: find(c"credits_transactions")?,
+            ledger: find(LEDGER_NAME)?,
             delta_index: find(c"credits_transactions_delta_idx")?,
             checkpoints: find(c"user_balance_checkpoints")?,
             checkpoints_pkey: find(c"user_balance_checkpoints_pkey")?,
@@ -106,6 +97,21 @@ impl Relations {
         ]
         .contains(&oid)
     }
+}
+
+fn find(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: the names are NUL-terminated; both calls are plain syscache lookups.
+    let oid = unsafe {
+        let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true);
+        if schema == pg_sys::InvalidOid { schema } else { pg_sys::get_relname_relid(name.as_ptr(), schema) }
+    };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// The ledger, of whatever version of the extension.
+pub fn find_ledger() -> Option<pg_sys::Oid> {
+    let ledger = find(LEDGER_NAME)?;
+    extension::installed_version().map(|_| ledger)
 }
 
 /// Changes whenever something derived from the ledger's rows outside the database must be forgotten.

@@ -5,13 +5,14 @@ use pgrx::prelude::*;
 
 use super::catalog::Relations;
 use super::function_info::function_info_v1;
-use super::xact;
+use super::{guard, xact};
 use crate::engine::touched::{self, Request};
 use crate::error::LedgerError;
 
 function_info_v1!(
     pg_finfo_current_xact_id,
     pg_finfo_current_xact_id_support,
+    pg_finfo_guard_ledger,
     pg_finfo_note_transaction,
     pg_finfo_refuse_change
 );
@@ -65,6 +66,14 @@ unsafe extern "C-unwind" fn refuse_change(call: pg_sys::FunctionCallInfo) -> pg_
         _ => "TRUNCATE",
     })
     .raise()
+}
+
+/// `credits.guard_ledger()`: event trigger before commands that drop something. See [`guard`].
+#[unsafe(no_mangle)]
+#[pg_guard]
+extern "C-unwind" fn guard_ledger(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    guard::watch();
+    pg_sys::Datum::from(0_usize)
 }
 
 /// # Safety

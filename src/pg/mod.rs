@@ -9,6 +9,7 @@ pub mod entry;
 pub mod fetch;
 pub mod extension;
 mod function_info;
+pub mod guard;
 pub mod guc;
 pub mod lock;
 pub mod memory;

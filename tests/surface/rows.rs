@@ -258,7 +258,10 @@ fn a_session_survives_the_extension_being_made_anew() {
     let mut session = db.connect();
     described(&mut session, user(1), &[Some("before")]);
     assert_eq!(found(&mut session, &Filters::default()), ["before"]);
-    db.connect().run("SET client_min_messages = warning; DROP EXTENSION credits_ledger CASCADE; CREATE EXTENSION credits_ledger");
+    db.connect().run(
+        "SET client_min_messages = warning; SET credits_ledger.allow_drop = on;
+         DROP EXTENSION credits_ledger CASCADE; CREATE EXTENSION credits_ledger",
+    );
     let sql = r#"SELECT count(*) FROM credits.list_user_transactions($1, "limit" => NULL)"#;
     assert_eq!(session.value::<i64>(sql, &[&user(1)]), 0);
     described(&mut session, user(1), &[Some("after"), Some("it")]);
