@@ -255,6 +255,11 @@ COMMENT ON COLUMN credits.batch_aggregates.updated_at IS 'When the row was last 
 CREATE INDEX batch_aggregates_user_seq_idx ON credits.batch_aggregates (user_id, max_seq, created_at);
 COMMENT ON INDEX credits.batch_aggregates_user_seq_idx IS
     'Lists the folded batches of a user, newest first.';
+
+-- These sums are of rows that row-level security may hide from a caller: whatever is granted, nobody but the owner reads
+-- the tables themselves. A policy would say who else may, but pg_dump takes an extension's policies for its user's.
+ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
+ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -461,21 +466,41 @@ AS 'MODULE_PATHNAME', 'get_user_balance_wrapper';
 --   derived
 --   api::balances::get_user_balance
 
+-- What is folded, for whoever may read the whole ledger that it is folded from, and hence PUBLIC. It is both or nothing: with
+-- nothing folded, every row is taken for a part of the delta, which costs more and changes no answer.
+
+CREATE VIEW credits.checkpoints AS
+    SELECT c.*
+    FROM credits.user_balance_checkpoints c
+    WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
+      AND NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.checkpoints IS
+    'The table user_balance_checkpoints, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
+    'security; nothing for anybody else.';
+
+CREATE VIEW credits.folded_batches AS
+    SELECT b.*
+    FROM credits.batch_aggregates b
+    WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
+      AND NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.folded_batches IS
+    'The table batch_aggregates, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
+    'security; nothing for anybody else.';
+
 -- A view reads its tables as its owner, who sees every row. Where row-level security filters the ledger for the caller,
--- the views go to these functions instead, which run as the caller and sum what it may see.
+-- the views for clients go to these functions instead, which run as the caller and sum what it may see.
 
 CREATE FUNCTION credits.visible_balances()
     RETURNS TABLE (user_id uuid, balance numeric, is_positive boolean, crossed_at timestamptz)
     LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT t.user_id, credits.get_user_balance(t.user_id), coalesce(c.is_positive, credits.get_user_balance(t.user_id) > 0),
-               c.crossed_at
-        FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) t
-        LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = t.user_id
+        SELECT b.user_id, b.balance, b.balance > 0, NULL::timestamptz
+        FROM (SELECT t.user_id, credits.get_user_balance(t.user_id) AS balance
+              FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) t OFFSET 0) b
     $$;
 COMMENT ON FUNCTION credits.visible_balances() IS
     'Balances of the users of whom the caller may see a row, from the rows that it may see: the view balances under row-level '
-    'security. Costs a scan over all of them.';
+    'security, which adds what was announced. Costs a scan over all of them.';
 
 CREATE FUNCTION credits.visible_batches()
     RETURNS TABLE (fusillade_batch_id uuid, user_id uuid, total_amount numeric, transaction_count bigint, max_seq bigint,
@@ -495,10 +520,11 @@ CREATE VIEW credits.users_without_checkpoint AS
     SELECT u.user_id
     FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
     LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
-    WHERE c.user_id IS NULL;
+    WHERE c.user_id IS NULL AND NOT row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.users_without_checkpoint IS
     'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their '
-    'rows until refresh_checkpoint or their next transaction. Names users: for operators.';
+    'rows until refresh_checkpoint or their next transaction. Empty under row-level security, as what it would show is not the '
+    'caller''s: for operators.';
 
 CREATE VIEW credits.uncovered_transactions AS
     SELECT t.*
@@ -506,18 +532,19 @@ CREATE VIEW credits.uncovered_transactions AS
     -- The upper end, which no transaction reaches, has the planner expect a short range and not a third of the rows.
     JOIN credits.credits_transactions t
       ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
+    WHERE NOT row_security_active('credits.credits_transactions')
     UNION ALL
     SELECT t.*
     FROM credits.user_balance_checkpoints c
     CROSS JOIN unnest(c.stragglers) AS s(xact_id)
     JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
+    WHERE NOT row_security_active('credits.credits_transactions')
     UNION ALL
     SELECT t.*
     FROM credits.users_without_checkpoint u
     JOIN credits.credits_transactions t ON t.user_id = u.user_id;
 COMMENT ON VIEW credits.uncovered_transactions IS
-    'The deltas: ledger rows that no checkpoint covers yet. Shows every user''s rows whatever row-level security says: for '
-    'operators.';
+    'The deltas: ledger rows that no checkpoint covers yet. Empty under row-level security: for operators.';
 
 CREATE VIEW credits.balances WITH (security_barrier) AS
     SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at
@@ -530,8 +557,9 @@ CREATE VIEW credits.balances WITH (security_barrier) AS
     CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
     WHERE NOT row_security_active('credits.credits_transactions')
     UNION ALL
-    SELECT v.user_id, v.balance, v.is_positive, v.crossed_at
+    SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at
     FROM credits.visible_balances() v
+    LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = v.user_id
     WHERE row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.balances IS
     'Every user with a transaction: the balance, exact now; is_positive, the side of zero last announced; crossed_at, when '
@@ -573,7 +601,7 @@ CREATE FUNCTION credits.verify_ledger()
             SELECT t.user_id, t.fusillade_batch_id, t.amount, t.seq, t.created_at,
                    CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END AS credits
             FROM credits.credits_transactions t
-            JOIN credits.user_balance_checkpoints c
+            JOIN credits.checkpoints c
               ON c.user_id = t.user_id AND t.xact_id < c.watermark AND t.xact_id <> ALL (c.stragglers)
         ),
         recomputed AS (
@@ -594,24 +622,27 @@ CREATE FUNCTION credits.verify_ledger()
             FROM credits.credits_transactions t
             GROUP BY t.user_id
         )
+        SELECT 'privileges', NULL::uuid, 'the checkpoints are not shown to a caller that may SELECT columns of the ledger only'
+        WHERE NOT has_table_privilege('credits.credits_transactions', 'SELECT')
+        UNION ALL
         SELECT 'checkpoint balance', c.user_id,
                format('stored %s, the covered rows sum to %s', c.balance, coalesce(r.balance, 0))
-        FROM credits.user_balance_checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        FROM credits.checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
         WHERE c.balance <> coalesce(r.balance, 0)
         UNION ALL
         SELECT 'checkpoint transaction_count', c.user_id,
                format('stored %s, %s rows are covered', c.transaction_count, coalesce(r.transaction_count, 0))
-        FROM credits.user_balance_checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        FROM credits.checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
         WHERE c.transaction_count <> coalesce(r.transaction_count, 0)
         UNION ALL
         SELECT 'checkpoint checkpoint_seq', c.user_id,
                format('stored %s, the highest covered seq is %s', c.checkpoint_seq, coalesce(r.checkpoint_seq, 0))
-        FROM credits.user_balance_checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        FROM credits.checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
         WHERE c.checkpoint_seq <> coalesce(r.checkpoint_seq, 0)
         UNION ALL
         SELECT 'checkpoint is_positive', c.user_id,
                format('announced %s, the balance is %s', c.is_positive, coalesce(s.balance, 0))
-        FROM credits.user_balance_checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
+        FROM credits.checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
         WHERE c.is_positive <> (coalesce(s.balance, 0) > 0)
         UNION ALL
         SELECT 'balance', s.user_id, format('read as %s, the rows sum to %s', credits.get_user_balance(s.user_id), s.balance)
@@ -623,14 +654,14 @@ CREATE FUNCTION credits.verify_ledger()
                       coalesce(b.fusillade_batch_id, r.fusillade_batch_id),
                       b.total_amount, b.transaction_count, b.max_seq, b.created_at,
                       r.total_amount, r.transaction_count, r.max_seq, r.created_at)
-        FROM credits.batch_aggregates b
+        FROM credits.folded_batches b
         FULL JOIN recomputed_batches r ON r.user_id = b.user_id AND r.fusillade_batch_id = b.fusillade_batch_id
         WHERE (b.total_amount, b.transaction_count, b.max_seq, b.created_at)
               IS DISTINCT FROM (r.total_amount, r.transaction_count, r.max_seq, r.created_at)
         UNION ALL
         SELECT 'checkpoint watermark', c.user_id,
                format('watermark %s covers transactions that have not begun, or stragglers %s are not below it', c.watermark, c.stragglers)
-        FROM credits.user_balance_checkpoints c
+        FROM credits.checkpoints c
         WHERE c.watermark > pg_snapshot_xmax(pg_current_snapshot()) OR c.watermark <= ANY (c.stragglers)
         UNION ALL
         SELECT 'row xact_id', t.user_id, format('row %s is stamped %s, which is no transaction of this cluster yet', t.id, t.xact_id)
@@ -745,12 +776,14 @@ COMMENT ON FUNCTION credits.aggregate_user_batches(uuid) IS
 /* <begin connected objects> */
 -- src/lib.rs
 -- finalize
--- Nothing for PUBLIC, but for the function that stamps a row: whoever may insert runs it.
+-- Nothing for PUBLIC, but for the function that stamps a row, which whoever may insert runs, and the views that ask by
+-- themselves whether the caller may read the ledger.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
+GRANT SELECT ON credits.checkpoints, credits.folded_batches TO PUBLIC;
 /* </end connected objects> */
 

@@ -2,8 +2,10 @@
 
 use credits_ledger_tests::{Database, Refused};
 
-/// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts.
-const PUBLIC: [&str; 1] = ["credits.current_xact_id(bigint)"];
+/// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts, and views that ask whether
+/// the caller may read the ledger.
+const PUBLIC: [&str; 3] =
+    ["credits.checkpoints", "credits.current_xact_id(bigint)", "credits.folded_batches"];
 
 /// What runs for each insert: C that resolves no name, and dearer with a pin than by itself.
 const UNPINNED: [&str; 2] = ["credits.current_xact_id(bigint)", "credits.note_transaction()"];
@@ -32,7 +34,7 @@ fn nothing_is_security_definer() {
 }
 
 #[test]
-fn nothing_is_public_but_the_stamp() {
+fn nothing_else_is_public() {
     let db = Database::create();
     let public: Vec<String> = db.connect().values(
         "SELECT object FROM (

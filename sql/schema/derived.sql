@@ -64,3 +64,8 @@ COMMENT ON COLUMN credits.batch_aggregates.updated_at IS 'When the row was last 
 CREATE INDEX batch_aggregates_user_seq_idx ON credits.batch_aggregates (user_id, max_seq, created_at);
 COMMENT ON INDEX credits.batch_aggregates_user_seq_idx IS
     'Lists the folded batches of a user, newest first.';
+
+-- These sums are of rows that row-level security may hide from a caller: whatever is granted, nobody but the owner reads
+-- the tables themselves. A policy would say who else may, but pg_dump takes an extension's policies for its user's.
+ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
+ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;

@@ -7,7 +7,7 @@ CREATE FUNCTION credits.verify_ledger()
             SELECT t.user_id, t.fusillade_batch_id, t.amount, t.seq, t.created_at,
                    CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END AS credits
             FROM credits.credits_transactions t
-            JOIN credits.user_balance_checkpoints c
+            JOIN credits.checkpoints c
               ON c.user_id = t.user_id AND t.xact_id < c.watermark AND t.xact_id <> ALL (c.stragglers)
         ),
         recomputed AS (
@@ -28,24 +28,27 @@ CREATE FUNCTION credits.verify_ledger()
             FROM credits.credits_transactions t
             GROUP BY t.user_id
         )
+        SELECT 'privileges', NULL::uuid, 'the checkpoints are not shown to a caller that may SELECT columns of the ledger only'
+        WHERE NOT has_table_privilege('credits.credits_transactions', 'SELECT')
+        UNION ALL
         SELECT 'checkpoint balance', c.user_id,
                format('stored %s, the covered rows sum to %s', c.balance, coalesce(r.balance, 0))
-        FROM credits.user_balance_checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        FROM credits.checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
         WHERE c.balance <> coalesce(r.balance, 0)
         UNION ALL
         SELECT 'checkpoint transaction_count', c.user_id,
                format('stored %s, %s rows are covered', c.transaction_count, coalesce(r.transaction_count, 0))
-        FROM credits.user_balance_checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        FROM credits.checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
         WHERE c.transaction_count <> coalesce(r.transaction_count, 0)
         UNION ALL
         SELECT 'checkpoint checkpoint_seq', c.user_id,
                format('stored %s, the highest covered seq is %s', c.checkpoint_seq, coalesce(r.checkpoint_seq, 0))
-        FROM credits.user_balance_checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        FROM credits.checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
         WHERE c.checkpoint_seq <> coalesce(r.checkpoint_seq, 0)
         UNION ALL
         SELECT 'checkpoint is_positive', c.user_id,
                format('announced %s, the balance is %s', c.is_positive, coalesce(s.balance, 0))
-        FROM credits.user_balance_checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
+        FROM credits.checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
         WHERE c.is_positive <> (coalesce(s.balance, 0) > 0)
         UNION ALL
         SELECT 'balance', s.user_id, format('read as %s, the rows sum to %s', credits.get_user_balance(s.user_id), s.balance)
@@ -57,14 +60,14 @@ CREATE FUNCTION credits.verify_ledger()
                       coalesce(b.fusillade_batch_id, r.fusillade_batch_id),
                       b.total_amount, b.transaction_count, b.max_seq, b.created_at,
                       r.total_amount, r.transaction_count, r.max_seq, r.created_at)
-        FROM credits.batch_aggregates b
+        FROM credits.folded_batches b
         FULL JOIN recomputed_batches r ON r.user_id = b.user_id AND r.fusillade_batch_id = b.fusillade_batch_id
         WHERE (b.total_amount, b.transaction_count, b.max_seq, b.created_at)
               IS DISTINCT FROM (r.total_amount, r.transaction_count, r.max_seq, r.created_at)
         UNION ALL
         SELECT 'checkpoint watermark', c.user_id,
                format('watermark %s covers transactions that have not begun, or stragglers %s are not below it', c.watermark, c.stragglers)
-        FROM credits.user_balance_checkpoints c
+        FROM credits.checkpoints c
         WHERE c.watermark > pg_snapshot_xmax(pg_current_snapshot()) OR c.watermark <= ANY (c.stragglers)
         UNION ALL
         SELECT 'row xact_id', t.user_id, format('row %s is stamped %s, which is no transaction of this cluster yet', t.id, t.xact_id)

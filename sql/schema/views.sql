@@ -1,18 +1,38 @@
+-- What is folded, for whoever may read the whole ledger that it is folded from, and hence PUBLIC. It is both or nothing: with
+-- nothing folded, every row is taken for a part of the delta, which costs more and changes no answer.
+
+CREATE VIEW credits.checkpoints AS
+    SELECT c.*
+    FROM credits.user_balance_checkpoints c
+    WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
+      AND NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.checkpoints IS
+    'The table user_balance_checkpoints, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
+    'security; nothing for anybody else.';
+
+CREATE VIEW credits.folded_batches AS
+    SELECT b.*
+    FROM credits.batch_aggregates b
+    WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
+      AND NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.folded_batches IS
+    'The table batch_aggregates, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
+    'security; nothing for anybody else.';
+
 -- A view reads its tables as its owner, who sees every row. Where row-level security filters the ledger for the caller,
--- the views go to these functions instead, which run as the caller and sum what it may see.
+-- the views for clients go to these functions instead, which run as the caller and sum what it may see.
 
 CREATE FUNCTION credits.visible_balances()
     RETURNS TABLE (user_id uuid, balance numeric, is_positive boolean, crossed_at timestamptz)
     LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT t.user_id, credits.get_user_balance(t.user_id), coalesce(c.is_positive, credits.get_user_balance(t.user_id) > 0),
-               c.crossed_at
-        FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) t
-        LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = t.user_id
+        SELECT b.user_id, b.balance, b.balance > 0, NULL::timestamptz
+        FROM (SELECT t.user_id, credits.get_user_balance(t.user_id) AS balance
+              FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) t OFFSET 0) b
     $$;
 COMMENT ON FUNCTION credits.visible_balances() IS
     'Balances of the users of whom the caller may see a row, from the rows that it may see: the view balances under row-level '
-    'security. Costs a scan over all of them.';
+    'security, which adds what was announced. Costs a scan over all of them.';
 
 CREATE FUNCTION credits.visible_batches()
     RETURNS TABLE (fusillade_batch_id uuid, user_id uuid, total_amount numeric, transaction_count bigint, max_seq bigint,
@@ -32,10 +52,11 @@ CREATE VIEW credits.users_without_checkpoint AS
     SELECT u.user_id
     FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
     LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
-    WHERE c.user_id IS NULL;
+    WHERE c.user_id IS NULL AND NOT row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.users_without_checkpoint IS
     'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their '
-    'rows until refresh_checkpoint or their next transaction. Names users: for operators.';
+    'rows until refresh_checkpoint or their next transaction. Empty under row-level security, as what it would show is not the '
+    'caller''s: for operators.';
 
 CREATE VIEW credits.uncovered_transactions AS
     SELECT t.*
@@ -43,18 +64,19 @@ CREATE VIEW credits.uncovered_transactions AS
     -- The upper end, which no transaction reaches, has the planner expect a short range and not a third of the rows.
     JOIN credits.credits_transactions t
       ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
+    WHERE NOT row_security_active('credits.credits_transactions')
     UNION ALL
     SELECT t.*
     FROM credits.user_balance_checkpoints c
     CROSS JOIN unnest(c.stragglers) AS s(xact_id)
     JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
+    WHERE NOT row_security_active('credits.credits_transactions')
     UNION ALL
     SELECT t.*
     FROM credits.users_without_checkpoint u
     JOIN credits.credits_transactions t ON t.user_id = u.user_id;
 COMMENT ON VIEW credits.uncovered_transactions IS
-    'The deltas: ledger rows that no checkpoint covers yet. Shows every user''s rows whatever row-level security says: for '
-    'operators.';
+    'The deltas: ledger rows that no checkpoint covers yet. Empty under row-level security: for operators.';
 
 CREATE VIEW credits.balances WITH (security_barrier) AS
     SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at
@@ -67,8 +89,9 @@ CREATE VIEW credits.balances WITH (security_barrier) AS
     CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
     WHERE NOT row_security_active('credits.credits_transactions')
     UNION ALL
-    SELECT v.user_id, v.balance, v.is_positive, v.crossed_at
+    SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at
     FROM credits.visible_balances() v
+    LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = v.user_id
     WHERE row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.balances IS
     'Every user with a transaction: the balance, exact now; is_positive, the side of zero last announced; crossed_at, when '

@@ -143,7 +143,7 @@ impl Batches {
              WHERE user_id = {user} AND fusillade_batch_id IS NOT NULL AND xact_id"
         );
         let with = format!(
-            "WITH checkpoint AS MATERIALIZED (SELECT watermark, stragglers FROM credits.user_balance_checkpoints \
+            "WITH checkpoint AS MATERIALIZED (SELECT watermark, stragglers FROM credits.checkpoints \
              WHERE user_id = {user}), \
              delta AS MATERIALIZED (SELECT {BATCH_TOTALS} FROM (\
              {uncovered} >= coalesce((SELECT watermark FROM checkpoint), '0') AND xact_id < '18446744073709551615' \
@@ -157,7 +157,7 @@ impl Batches {
         });
         let untouched = format!(
             "SELECT * FROM (SELECT fusillade_batch_id, total_amount AS amount, transaction_count AS batch_count, \
-             max_seq AS seq, created_at FROM credits.batch_aggregates WHERE user_id = {user}{}{}{reach}) folded \
+             max_seq AS seq, created_at FROM credits.folded_batches WHERE user_id = {user}{}{}{reach}) folded \
              WHERE NOT EXISTS (SELECT FROM delta WHERE delta.fusillade_batch_id = folded.fusillade_batch_id)",
             page.after_cursor("max_seq", statement),
             filters.on_batches("created_at", statement),
@@ -168,7 +168,7 @@ impl Batches {
              delta.batch_count + coalesce(folded.transaction_count, 0) AS batch_count, \
              greatest(delta.seq, folded.max_seq) AS seq, least(delta.created_at, folded.created_at) AS created_at \
              FROM delta LEFT JOIN LATERAL (SELECT total_amount, transaction_count, max_seq, created_at \
-             FROM credits.batch_aggregates b WHERE b.user_id = {user} \
+             FROM credits.folded_batches b WHERE b.user_id = {user} \
              AND b.fusillade_batch_id = delta.fusillade_batch_id LIMIT 1) folded ON true) touched WHERE true{}{}",
             page.after_cursor("seq", statement),
             filters.on_batches("created_at", statement),
