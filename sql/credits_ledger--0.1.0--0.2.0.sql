@@ -198,3 +198,9 @@ COMMENT ON FUNCTION credits.verify_ledger() IS
     'Recomputes every derived value from the ledger rows and returns what differs; no rows is the good answer. A crossing '
     'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' until '
     'refresh_checkpoint. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
+
+-- Nobody uses the row types of tables and views: a column of such a type in somebody's table would stand in the way of an update.
+REVOKE ALL ON TYPE
+    credits.credits_transactions, credits.user_balance_checkpoints, credits.batch_aggregates, credits.checkpoints,
+    credits.folded_batches, credits.users_without_checkpoint, credits.uncovered_transactions, credits.balances, credits.batches
+    FROM PUBLIC;

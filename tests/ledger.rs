@@ -27,6 +27,7 @@ mod privileges;
 mod readme;
 mod recording;
 mod refusals;
+mod roles;
 mod settlement_edges;
 mod snapshots;
 mod stragglers;

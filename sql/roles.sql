@@ -1,0 +1,44 @@
+-- Roles for the clients of a ledger. A superuser runs this with psql in the database that has the extension, as often as it
+-- likes, and again after an update; then it makes login roles members: GRANT credits_writer TO app.
+--
+-- Neither role is a way around row-level security: with a policy on credits.credits_transactions, a member sees what that
+-- lets it see. Views and functions that are not named here are for whoever operates the ledger.
+
+\set ON_ERROR_STOP on
+BEGIN;
+-- A member that is one already is no news.
+SET LOCAL client_min_messages = warning;
+
+SELECT format('CREATE ROLE %I NOLOGIN', role)
+FROM unnest(ARRAY['credits_reader', 'credits_writer']) AS role
+WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) \gexec
+
+REVOKE ALL ON SCHEMA credits FROM credits_reader, credits_writer;
+REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM credits_reader, credits_writer;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM credits_reader, credits_writer;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA credits FROM credits_reader, credits_writer;
+
+-- A reader reads the ledger, balances and batches, by table, view and function, and has them checked.
+GRANT USAGE ON SCHEMA credits TO credits_reader;
+GRANT SELECT ON credits.credits_transactions, credits.balances, credits.batches TO credits_reader;
+GRANT EXECUTE ON FUNCTION
+    credits.get_user_balance, credits.calculate_balance_with_seq, credits.get_users_balances_bulk,
+    credits.visible_balances, credits.visible_batches,
+    credits.get_transaction_by_id, credits.transaction_exists_by_source_id,
+    credits.list_user_transactions, credits.list_all_transactions, credits.list_transactions_with_batches,
+    credits.count_user_transactions, credits.count_all_transactions, credits.count_transactions_with_batches,
+    credits.sum_recent_transactions, credits.sum_recent_transactions_grouped,
+    credits.sum_transactions_after_date, credits.sum_transactions_after_date_grouped,
+    credits.get_monthly_auto_topup_spend, credits.get_monthly_auto_topup_spend_bulk,
+    credits.verify_ledger
+    TO credits_reader;
+
+-- A writer also records transactions, and has checkpoints refreshed.
+GRANT credits_reader TO credits_writer;
+GRANT INSERT ON credits.credits_transactions TO credits_writer;
+GRANT EXECUTE ON FUNCTION
+    credits.create_transaction, credits.refresh_checkpoint, credits.refresh_checkpoints_bulk,
+    credits.aggregate_user_batches
+    TO credits_writer;
+
+COMMIT;

@@ -1,0 +1,172 @@
+//! What everybody, a reader and a writer may do: for every object of the extension, exactly what is listed here.
+
+use std::fs;
+
+use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
+
+/// Whoever has no grant at all; without USAGE on the schema it cannot even name these.
+const EVERYBODY: [&str; 3] = ["checkpoints: SELECT", "current_xact_id: EXECUTE", "folded_batches: SELECT"];
+
+/// What a reader may do besides.
+const READER: [&str; 24] = [
+    "balances: SELECT",
+    "batches: SELECT",
+    "calculate_balance_with_seq: EXECUTE",
+    "count_all_transactions: EXECUTE",
+    "count_transactions_with_batches: EXECUTE",
+    "count_user_transactions: EXECUTE",
+    "credits_transactions: SELECT",
+    "get_monthly_auto_topup_spend: EXECUTE",
+    "get_monthly_auto_topup_spend_bulk: EXECUTE",
+    "get_transaction_by_id: EXECUTE",
+    "get_user_balance: EXECUTE",
+    "get_users_balances_bulk: EXECUTE",
+    "list_all_transactions: EXECUTE",
+    "list_transactions_with_batches: EXECUTE",
+    "list_user_transactions: EXECUTE",
+    "schema credits: USAGE",
+    "sum_recent_transactions: EXECUTE",
+    "sum_recent_transactions_grouped: EXECUTE",
+    "sum_transactions_after_date: EXECUTE",
+    "sum_transactions_after_date_grouped: EXECUTE",
+    "transaction_exists_by_source_id: EXECUTE",
+    "verify_ledger: EXECUTE",
+    "visible_balances: EXECUTE",
+    "visible_batches: EXECUTE",
+];
+
+/// What a writer may do besides.
+const WRITER: [&str; 5] = [
+    "aggregate_user_batches: EXECUTE",
+    "create_transaction: EXECUTE",
+    "credits_transactions: INSERT",
+    "refresh_checkpoint: EXECUTE",
+    "refresh_checkpoints_bulk: EXECUTE",
+];
+
+/// Everything that a role may do with any object of the extension, one object and privilege a line.
+fn privileges(session: &mut Session, role: &str) -> Vec<String> {
+    let mut privileges: Vec<String> = session.values(
+        "WITH privileges (object, privilege, granted) AS (
+             SELECT 'schema credits', p, has_schema_privilege($1::text, 'credits', p) FROM unnest(ARRAY['USAGE', 'CREATE']) p
+             UNION ALL
+             SELECT relname, p, has_table_privilege($1::text, c.oid, p) OR has_any_column_privilege($1::text, c.oid, p)
+             FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) p
+             WHERE relnamespace = 'credits'::regnamespace AND relkind IN ('r', 'v', 'm', 'p', 'f')
+             UNION ALL
+             SELECT relname, p, has_table_privilege($1::text, c.oid, p)
+             FROM pg_class c, unnest(ARRAY['DELETE', 'TRUNCATE', 'TRIGGER']) p
+             WHERE relnamespace = 'credits'::regnamespace AND relkind IN ('r', 'v', 'm', 'p', 'f')
+             UNION ALL
+             SELECT relname, p, has_sequence_privilege($1::text, c.oid, p) FROM pg_class c, unnest(ARRAY['USAGE', 'SELECT', 'UPDATE']) p
+             WHERE relnamespace = 'credits'::regnamespace AND relkind = 'S'
+             UNION ALL
+             SELECT proname, 'EXECUTE', has_function_privilege($1::text, oid, 'EXECUTE')
+             FROM pg_proc WHERE pronamespace = 'credits'::regnamespace
+             UNION ALL
+             SELECT 'type ' || typname, 'USAGE', has_type_privilege($1::text, oid, 'USAGE')
+             FROM pg_type WHERE typnamespace = 'credits'::regnamespace
+         )
+         SELECT object || ': ' || privilege FROM privileges WHERE granted",
+        &[&role],
+    );
+    privileges.sort();
+    privileges
+}
+
+fn sorted(parts: &[&[&'static str]]) -> Vec<&'static str> {
+    let mut all = parts.concat();
+    all.sort_unstable();
+    all
+}
+
+/// Runs the script as its first lines say.
+fn create_roles(db: &Database) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../sql/roles.sql");
+    let mut psql = db.cluster().program("psql");
+    psql.args(["--no-psqlrc", "--quiet", db.name()]);
+    let script = fs::File::open(script).expect("open sql/roles.sql");
+    let output = psql.stdin(script).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn roles_may_do_what_they_are_for_and_nothing_else() {
+    let db = Database::create_alone();
+    let mut admin = db.connect();
+    let stranger = db.create_role("stranger");
+    create_roles(&db);
+    // Whatever was granted before, and however often it runs.
+    admin.run("GRANT ALL ON ALL TABLES IN SCHEMA credits TO credits_reader; GRANT CREATE ON SCHEMA credits TO credits_writer");
+    create_roles(&db);
+    assert_eq!(privileges(&mut admin, &stranger), sorted(&[&EVERYBODY]));
+    assert_eq!(privileges(&mut admin, "credits_reader"), sorted(&[&EVERYBODY, &READER]));
+    assert_eq!(privileges(&mut admin, "credits_writer"), sorted(&[&EVERYBODY, &READER, &WRITER]));
+    let members: Vec<String> = admin.values(
+        "SELECT roleid::regrole || ' has ' || member::regrole FROM pg_auth_members
+         WHERE roleid::regrole::text LIKE 'credits%' OR member::regrole::text LIKE 'credits%'",
+        &[],
+    );
+    assert_eq!(members, ["credits_reader has credits_writer"]);
+}
+
+/// The lists above are what the roles need: everything works for them.
+#[test]
+fn a_reader_and_a_writer_can_do_their_work() {
+    let db = Database::create_alone();
+    create_roles(&db);
+    let (reader, writer) = (db.create_role("reader"), db.create_role("writer"));
+    let mut admin = db.connect();
+    admin.run(&format!("GRANT credits_reader TO {reader}; GRANT credits_writer TO {writer}"));
+    let (mut reader, mut writer) = (db.connect_as(&reader), db.connect_as(&writer));
+    writer.grant(user(1), dec!(10));
+    for _ in 0..20 {
+        writer.charge_batch(user(1), Uuid::nil(), dec!(0.5));
+    }
+    writer.run(&format!(
+        "SELECT credits.create_transaction('{0}', 'purchase', 1, 'invoice'); SELECT credits.refresh_checkpoint('{0}')",
+        user(1)
+    ));
+    writer.charge_batch(user(1), Uuid::nil(), dec!(0.5));
+    for session in [&mut reader, &mut writer] {
+        session.assert_sound();
+        let items: Vec<i32> = session.values(
+            "SELECT batch_count FROM credits.list_transactions_with_batches($1) ORDER BY seq",
+            &[&user(1)],
+        );
+        assert_eq!(items, [1, 1, 21]);
+        // From what is folded, not from all rows.
+        let folded: i64 = session.value("SELECT count(*) FROM credits.folded_batches", &[]);
+        assert_eq!(folded, 1);
+        for operator in [
+            "uncovered_transactions",
+            "users_without_checkpoint",
+            "user_balance_checkpoints",
+            "batch_aggregates",
+        ] {
+            session.try_run(&format!("SELECT FROM credits.{operator}")).refused("42501");
+        }
+    }
+    reader.insert(user(1), "purchase", dec!(1)).refused("42501");
+    for function in ["refresh_checkpoint", "aggregate_user_batches"] {
+        reader.try_run(&format!("SELECT credits.{function}('{}')", user(1))).refused("42501");
+    }
+}
+
+/// A table with a column of a row type of the extension's would keep that from being altered.
+#[test]
+fn nobody_builds_on_the_types() {
+    let db = Database::create_alone();
+    create_roles(&db);
+    let role = db.create_role("builder");
+    db.connect().run(&format!("GRANT credits_writer TO {role}; CREATE SCHEMA own AUTHORIZATION {role}"));
+    let mut builder = db.connect_as(&role);
+    let types: Vec<String> = builder.values(
+        "SELECT format_type(oid, NULL) FROM pg_type WHERE typnamespace = 'credits'::regnamespace",
+        &[],
+    );
+    assert!(types.len() >= 20, "{types:?}");
+    for name in types {
+        builder.try_run(&format!("CREATE TABLE own.mine (x {name})")).refused("42501");
+    }
+}
