@@ -32,6 +32,7 @@ mod settlement_edges;
 mod snapshots;
 mod stragglers;
 mod stress;
+mod tenants;
 mod two_phase;
 mod upgrade;
 mod verification;

@@ -1,0 +1,298 @@
+//! Under row-level security a tenant sees its own part of the ledger, whatever it asks and whatever it was granted.
+
+use std::fmt::Write;
+
+use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
+
+/// What to ask about: the other tenant, or one that does not exist.
+struct Subject {
+    user: Uuid,
+    transaction: Uuid,
+    source_id: &'static str,
+}
+
+impl Subject {
+    const NOBODY: Self = Self {
+        user: Uuid::from_u128(0xdead_0001),
+        transaction: Uuid::from_u128(0xdead_0002),
+        source_id: "no secret",
+    };
+
+    fn fill(&self, text: &str) -> String {
+        text.replace("{user}", &self.user.to_string())
+            .replace("{transaction}", &self.transaction.to_string())
+            .replace("{source_id}", self.source_id)
+    }
+
+    /// The same question's echo of the question is no answer.
+    fn unfill(&self, text: &str) -> String {
+        text.replace(&self.user.to_string(), "{user}")
+            .replace(&self.transaction.to_string(), "{transaction}")
+            .replace(self.source_id, "{source_id}")
+    }
+}
+
+/// How every function is asked about a subject. What depends on one has an answer for the superuser that differs from
+/// that about nobody.
+const QUESTIONS: [(&str, &str); 23] = [
+    ("get_user_balance", "'{user}'"),
+    ("calculate_balance_with_seq", "'{user}'"),
+    ("get_users_balances_bulk", "ARRAY['{user}'::uuid], 1"),
+    ("refresh_checkpoints_bulk", "ARRAY['{user}'::uuid]"),
+    ("get_transaction_by_id", "'{transaction}'"),
+    ("transaction_exists_by_source_id", "'{source_id}'"),
+    ("list_user_transactions", "'{user}'"),
+    ("list_transactions_with_batches", "'{user}'"),
+    ("count_user_transactions", "'{user}'"),
+    ("count_transactions_with_batches", "'{user}'"),
+    ("sum_recent_transactions", "'{user}', 1"),
+    ("sum_recent_transactions_grouped", "'{user}', 1"),
+    ("sum_transactions_after_date", "'{user}', '2000-01-01'"),
+    ("sum_transactions_after_date_grouped", "'{user}', '2000-01-01'"),
+    ("get_monthly_auto_topup_spend", "'{user}'"),
+    ("get_monthly_auto_topup_spend_bulk", "ARRAY['{user}'::uuid]"),
+    ("list_all_transactions", ""),
+    ("count_all_transactions", ""),
+    ("visible_balances", ""),
+    ("visible_batches", ""),
+    ("verify_ledger", ""),
+    ("refresh_checkpoint", "'{user}'"),
+    ("aggregate_user_batches", "'{user}'"),
+];
+
+/// Of those, which tell a superuser nothing about the subject.
+const SILENT: [&str; 3] = ["verify_ledger", "refresh_checkpoint", "aggregate_user_batches"];
+
+/// Not asked here: `create_transaction` has a test of its own, the others run behind the scenes.
+const NOT_ASKED: [&str; 6] = [
+    "create_transaction",
+    "current_xact_id",
+    "current_xact_id_support",
+    "guard_ledger",
+    "note_transaction",
+    "refuse_change",
+];
+
+/// Everything that comes back: rows, or all parts of the error.
+fn answer(session: &mut Session, sql: &str) -> String {
+    match session.query(sql, &[]) {
+        Ok(rows) => rows.iter().fold(String::new(), |mut text, row| {
+            writeln!(text, "{}", row.get::<_, Option<String>>(0).unwrap_or_default()).unwrap();
+            text
+        }),
+        Err(error) => {
+            let error = error.as_db_error().expect("an answer of the server");
+            format!("{error:?}").split(", file: ").next().unwrap_or_default().to_owned()
+        }
+    }
+}
+
+/// Two tenants with checkpoints, batches and deltas; the second one's money is known by its sevens. Whoever is to see the
+/// first has every grant that there is in the schema.
+struct Tenancy {
+    db: Database,
+    role: String,
+    other: Subject,
+}
+
+impl Tenancy {
+    const SOURCE_ID: &str = "auto_topup_secret";
+
+    fn create() -> Self {
+        let db = Database::create();
+        let role = db.create_role("tenant");
+        let mut admin = db.connect();
+        for number in [1, 2] {
+            let amount = if number == 1 { dec!(1) } else { dec!(7777) };
+            let key = if number == 1 { "auto_topup_own" } else { Self::SOURCE_ID };
+            admin.run(&format!(
+                "SELECT credits.create_transaction('{}', 'purchase', {amount}, '{key}', 'told to {number}')",
+                user(number)
+            ));
+            for round in 0..4 {
+                admin.charge_batch(user(number), Uuid::from_u128(u128::from(number)), amount);
+                if round == 1 {
+                    admin.refresh(user(number));
+                }
+            }
+        }
+        admin.run(&format!(
+            "GRANT USAGE ON SCHEMA credits TO {role};
+             GRANT ALL ON ALL TABLES IN SCHEMA credits TO {role};
+             GRANT ALL ON ALL FUNCTIONS IN SCHEMA credits TO {role};
+             ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY own ON credits.credits_transactions TO {role} USING (user_id = '{}')",
+            user(1)
+        ));
+        let transaction = admin
+            .value("SELECT id FROM credits.credits_transactions WHERE source_id = $1", &[&Self::SOURCE_ID]);
+        let other = Subject { user: user(2), transaction, source_id: Self::SOURCE_ID };
+        Self { db, role, other }
+    }
+
+    /// What a text must not contain.
+    #[track_caller]
+    fn assert_tells_nothing(&self, what: &str, text: &str) {
+        let batch = Uuid::from_u128(2).to_string();
+        for secret in [
+            "7777",
+            "secret",
+            "told to 2",
+            &batch,
+            &self.other.user.to_string(),
+            &self.other.transaction.to_string(),
+        ] {
+            assert!(!text.contains(secret), "{what}: {text}");
+        }
+    }
+}
+
+#[test]
+fn another_tenant_does_not_exist() {
+    let tenancy = Tenancy::create();
+    let (mut admin, mut tenant) = (tenancy.db.connect(), tenancy.db.connect_as(&tenancy.role));
+    let mut functions: Vec<String> = admin.values(
+        "SELECT proname::text FROM pg_proc WHERE pronamespace = 'credits'::regnamespace ORDER BY 1",
+        &[],
+    );
+    functions.retain(|name| !NOT_ASKED.contains(&name.as_str()));
+    let mut asked: Vec<&str> = QUESTIONS.iter().map(|&(name, _)| name).collect();
+    asked.sort_unstable();
+    assert_eq!(functions, asked, "every function is asked");
+
+    for (function, arguments) in QUESTIONS {
+        let question = format!("SELECT format('%s', answer) FROM credits.{function}({arguments}) answer");
+        let ask = |session: &mut Session, subject: &Subject| {
+            subject.unfill(&answer(session, &subject.fill(&question)))
+        };
+        let (told, nobody) = (ask(&mut tenant, &tenancy.other), ask(&mut tenant, &Subject::NOBODY));
+        assert_eq!(told, nobody, "{function}");
+        tenancy.assert_tells_nothing(function, &told);
+        if !SILENT.contains(&function) {
+            let known = ask(&mut admin, &tenancy.other);
+            assert_ne!(known, told, "{function} has nothing to hide");
+        }
+    }
+    admin.assert_sound();
+}
+
+#[test]
+fn relations_show_the_own_part() {
+    let tenancy = Tenancy::create();
+    let (mut admin, mut tenant) = (tenancy.db.connect(), tenancy.db.connect_as(&tenancy.role));
+    let relations: Vec<String> = admin.values(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'credits'::regnamespace AND relkind IN ('r', 'v', 'm', 'p', 'f')",
+        &[],
+    );
+    assert!(relations.len() >= 9, "{relations:?}");
+    for relation in &relations {
+        // Also through a condition of the tenant's own, which sees what it is asked about before it is refused.
+        tenant.run(
+            "CREATE OR REPLACE FUNCTION pg_temp.look(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001
+             AS 'BEGIN RAISE NOTICE ''%'', $1; IF $1 LIKE ''%7777%'' THEN RAISE ''seen: %'', $1; END IF; RETURN true; END'",
+        );
+        for condition in ["true", "pg_temp.look(t::text)"] {
+            let shown =
+                answer(&mut tenant, &format!("SELECT t::text FROM credits.{relation} t WHERE {condition}"));
+            assert!(!shown.contains("DbError"), "{relation}: {shown}");
+            tenancy.assert_tells_nothing(relation, &shown);
+        }
+    }
+    for (relation, shown) in [
+        ("credits_transactions", 5_i64),
+        ("balances", 1),
+        ("batches", 1),
+        ("checkpoints", 0),
+        ("folded_batches", 0),
+        ("user_balance_checkpoints", 0),
+        ("batch_aggregates", 0),
+        ("uncovered_transactions", 0),
+        ("users_without_checkpoint", 0),
+    ] {
+        let count = format!("SELECT count(*) FROM credits.{relation}");
+        assert_eq!(tenant.value::<i64>(&count, &[]), shown, "{relation}");
+    }
+    for relation in ["checkpoints", "folded_batches", "user_balance_checkpoints", "batch_aggregates"] {
+        let count = format!("SELECT count(*) FROM credits.{relation}");
+        assert_eq!(admin.value::<i64>(&count, &[]), 2, "{relation}");
+    }
+    // The announced side of zero is the account's, the balance that of the rows shown.
+    let own: String = tenant.value("SELECT b::text FROM credits.balances b", &[]);
+    let all: String = admin.value("SELECT b::text FROM credits.balances b WHERE user_id = $1", &[&user(1)]);
+    assert_eq!(own, all);
+    assert!(own.contains(",-3,f,"), "{own}");
+}
+
+/// A policy may hide a part of an account: no sum tells of it.
+#[test]
+fn sums_are_of_the_rows_shown() {
+    let tenancy = Tenancy::create();
+    let (mut admin, mut tenant) = (tenancy.db.connect(), tenancy.db.connect_as(&tenancy.role));
+    admin.run(&format!(
+        "DROP POLICY own ON credits.credits_transactions;
+         CREATE POLICY usage ON credits.credits_transactions TO {} USING (transaction_type = 'usage' AND user_id = '{}')",
+        tenancy.role,
+        user(1)
+    ));
+    for query in [
+        "SELECT credits.get_user_balance('{}')::text",
+        "SELECT balance::text FROM credits.balances WHERE user_id = '{}'",
+        "SELECT credits.sum_transactions_after_date('{}', '2000-01-01')::text",
+        "SELECT (-sum(total_amount))::text FROM credits.batches WHERE user_id = '{}'",
+        "SELECT (-sum(amount))::text FROM credits.list_transactions_with_batches('{}')",
+    ] {
+        let query = query.replace("{}", &user(1).to_string());
+        assert_eq!(tenant.value::<String>(&query, &[]), "-4", "{query}");
+    }
+}
+
+/// The key of another tenant's transaction is taken; that is all.
+#[test]
+fn a_refused_key_tells_nothing() {
+    let tenancy = Tenancy::create();
+    let mut tenant = tenancy.db.connect_as(&tenancy.role);
+    let Subject { transaction, source_id, .. } = tenancy.other;
+    for statement in [
+        format!("SELECT credits.create_transaction('{}', 'usage', 1, '{source_id}')", user(1)),
+        format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+             VALUES ('{}', 'usage', 1, '{source_id}')",
+            user(1)
+        ),
+        format!(
+            "INSERT INTO credits.credits_transactions (id, user_id, transaction_type, amount, source_id)
+             VALUES ('{transaction}', '{}', 'usage', 1, 'new')",
+            user(1)
+        ),
+    ] {
+        let error = tenant.try_run(&statement).refused("23505");
+        let told = format!("{} {:?} {:?}", error.message(), error.detail(), error.hint());
+        tenancy.assert_tells_nothing(&statement, &told.replace(source_id, ""));
+        assert_eq!(error.detail(), None);
+    }
+    for statement in [
+        format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES ('{}', 'usage', 1, 'new')",
+            user(2)
+        ),
+        format!("SELECT credits.create_transaction('{}', 'usage', 1, 'new')", user(2)),
+    ] {
+        tenant.try_run(&statement).refused("42501");
+    }
+}
+
+/// Channels have no access control: they say who crossed zero which way, and no amount.
+#[test]
+fn notifications_tell_no_amount() {
+    let tenancy = Tenancy::create();
+    let mut admin = tenancy.db.connect();
+    let mut listener = credits_ledger_tests::Listener::new(tenancy.db.connect_as(&tenancy.role));
+    admin.grant(user(2), dec!(77777));
+    let heard: Vec<String> = listener.drain().into_iter().map(|n| n.payload).collect();
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    let crossing = format!("{{\"user_id\":\"{}\",\"direction\":\"up\"}}", user(2));
+    assert!(heard.contains(&crossing), "{heard:?}");
+    let clock = heard.iter().find(|payload| **payload != crossing).unwrap();
+    let digits = clock.strip_prefix("credits_transactions:").unwrap();
+    assert!(digits.len() == 16 && digits.bytes().all(|digit| digit.is_ascii_digit()), "{clock}");
+}
