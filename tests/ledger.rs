@@ -28,6 +28,7 @@ mod readme;
 mod recording;
 mod refusals;
 mod roles;
+mod search_path;
 mod settlement_edges;
 mod snapshots;
 mod stragglers;

@@ -10,6 +10,8 @@ use std::ptr;
 
 use pgrx::pg_sys;
 
+use super::ownership::is_trusted;
+
 /// The search_path that every function of the extension is pinned to.
 const PINNED: &CStr = c"pg_catalog, pg_temp";
 const SETTING: &CStr = c"search_path";
@@ -18,13 +20,14 @@ const SETTING: &CStr = c"search_path";
 #[derive(Clone, Copy, Debug)]
 pub struct Table(pg_sys::Oid);
 
-/// The table or view with this name, which may be qualified; looked up in the caller's search_path if it is not.
+/// The table or view with this name, which may be qualified; looked up in the caller's search_path if it is not. There
+/// it is passed over unless it is someone's whom the caller trusts anyway; a superuser has said whom a qualified name trusts.
 pub fn find_table(name: &CStr) -> Option<Table> {
     let parts = identifiers(name)?;
     // SAFETY: catalog lookups by C strings. An error for a schema that the caller may not use unwinds through here.
     let relation = unsafe {
         match parts.as_slice() {
-            [table] => with_callers_search_path(|| pg_sys::RelnameGetRelid(table.as_ptr())),
+            [table] => with_callers_search_path(|| find_in_path(table)),
             [schema, table] => match pg_sys::LookupExplicitNamespace(schema.as_ptr(), true) {
                 pg_sys::InvalidOid => pg_sys::InvalidOid,
                 schema => pg_sys::get_relname_relid(table.as_ptr(), schema),
@@ -35,6 +38,28 @@ pub fn find_table(name: &CStr) -> Option<Table> {
     // SAFETY: as above; an oid that is not there has no kind.
     let kind = u8::try_from(unsafe { pg_sys::get_rel_relkind(relation) }).unwrap_or(0);
     b"rpvmf".contains(&kind).then_some(Table(relation))
+}
+
+/// The first relation of this name in the search_path that is trusted; `InvalidOid` if there is none.
+///
+/// # Safety
+/// As every catalog lookup.
+unsafe fn find_in_path(name: &CStr) -> pg_sys::Oid {
+    // SAFETY: the list is ours, of oids; the name is NUL-terminated.
+    unsafe {
+        let path = pg_sys::fetch_search_path(true);
+        if path.is_null() {
+            return pg_sys::InvalidOid;
+        }
+        let schemas =
+            std::slice::from_raw_parts((*path).elements, usize::try_from((*path).length).unwrap_or(0));
+        let found = schemas
+            .iter()
+            .map(|schema| pg_sys::get_relname_relid(name.as_ptr(), schema.oid_value))
+            .find(|&relation| relation != pg_sys::InvalidOid && is_trusted(relation));
+        pg_sys::list_free(path);
+        found.unwrap_or(pg_sys::InvalidOid)
+    }
 }
 
 /// Splits at the dot and folds case as the server does for a name in SQL; `None` if it is no name.

@@ -14,6 +14,7 @@ pub mod guc;
 pub mod lock;
 pub mod memory;
 pub mod numeric;
+mod ownership;
 pub mod privilege;
 pub mod query;
 pub mod random;

@@ -1,0 +1,157 @@
+//! Whoever can create objects ahead in someone's search_path has no say in what the ledger runs for them.
+
+use credits_ledger_tests::cluster::SUPERUSER;
+use credits_ledger_tests::{Database, Session, Uuid, dec, user};
+
+/// What such a user makes: whatever of it runs fails.
+const HOSTILE: &str = include_str!("search_path/hostile.sql");
+
+/// The path under which the server's own names are the last to be looked at.
+const PATH: &str = "SET search_path = hostile, public, credits, pg_catalog";
+
+/// A call of every function of the extension.
+fn calls(session: &mut Session) -> Vec<String> {
+    session.values(
+        "SELECT format('SELECT pg_catalog.format(''%%s'', r) FROM credits.%I(%s) r', proname,
+                       (SELECT string_agg(CASE format_type(a.oid, NULL)
+                                              WHEN 'uuid' THEN quote_literal($1::text) || '::pg_catalog.uuid'
+                                              WHEN 'uuid[]' THEN 'ARRAY[' || quote_literal($1::text) || '::pg_catalog.uuid]'
+                                              WHEN 'bigint' THEN '1::bigint' WHEN 'integer' THEN '1' WHEN 'numeric' THEN '1::pg_catalog.numeric'
+                                              WHEN 'timestamp with time zone' THEN '''2000-01-01''::pg_catalog.timestamptz'
+                                              WHEN 'text[]' THEN '''{usage,purchase}''::pg_catalog.text[]'
+                                              ELSE '''usage''::pg_catalog.text' END, ', ' ORDER BY n)
+                        FROM unnest(proargtypes[0:pronargs - pronargdefaults - 1]) WITH ORDINALITY a (oid, n)))
+         FROM pg_proc
+         WHERE pronamespace = 'credits'::regnamespace AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype)
+         ORDER BY proname = 'create_transaction', 1",
+        &[&user(1).to_string()],
+    )
+}
+
+#[test]
+fn nothing_of_a_hostile_user_runs() {
+    let db = Database::create();
+    let (hostile, app) = (db.create_role("hostile"), db.create_role("app"));
+    let mut admin = db.connect();
+    admin.run(&format!(
+        "CREATE SCHEMA hostile AUTHORIZATION {hostile};
+         GRANT USAGE ON SCHEMA credits TO {hostile}, {app};
+         GRANT SELECT ON ALL TABLES IN SCHEMA credits TO {app};
+         GRANT INSERT ON credits.credits_transactions TO {app};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {app};
+         ALTER DATABASE {} SET credits_ledger.checkpoint_interval = 1",
+        db.name()
+    ));
+    db.connect_as(&hostile)
+        .run(&format!("{HOSTILE}; GRANT USAGE ON SCHEMA hostile TO {app}; GRANT SELECT ON ALL TABLES IN SCHEMA hostile TO {app}"));
+    admin.grant(user(1), dec!(10));
+    for _ in 0..4 {
+        admin.charge_batch(user(1), Uuid::nil(), dec!(1));
+    }
+    let calls = calls(&mut admin);
+    assert!(calls.len() >= 24, "{calls:#?}");
+    let relations: Vec<String> = admin.values(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'credits'::regnamespace AND relkind IN ('r', 'v')",
+        &[],
+    );
+
+    for role in [SUPERUSER, &app] {
+        let connect = || {
+            let mut session = db.connect_as(role);
+            session.run(PATH);
+            // Tables without a column, by names that the ledger's own queries use.
+            for name in [
+                "credits_transactions",
+                "batch_aggregates",
+                "checkpoints",
+                "checkpoint",
+                "delta",
+                "newest",
+                "page",
+                "pg_class",
+            ] {
+                session.run(&format!("CREATE TEMP TABLE {name} ()"));
+            }
+            session
+        };
+        let mut victim = connect();
+        // The path does what it is meant to do.
+        for hijacked in [
+            "SELECT 1::numeric < 2::numeric",
+            "SELECT now()",
+            "SELECT sum(1::numeric)",
+            "SELECT 'x'::text",
+            "SELECT * FROM http_analytics",
+            "SELECT * FROM hostile.credits_transactions",
+        ] {
+            let error = victim.try_run(hijacked).unwrap_err();
+            assert!(format!("{error:?}").contains("hijacked"), "{hijacked}: {error:?}");
+        }
+        for call in &calls {
+            victim.run(call);
+            // And in a session that has planned nothing yet.
+            connect().run(call);
+        }
+        for relation in &relations {
+            victim.run(&format!("SELECT pg_catalog.format('%s', r) FROM credits.{relation} r"));
+        }
+        // Settlement, crossings and refreshes.
+        for (kind, amount) in [("usage", 100), ("admin_grant", 200), ("usage", 1)] {
+            victim.run(&format!(
+                "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+                 VALUES ('{}', '{kind}', {amount}, pg_catalog.gen_random_uuid()::pg_catalog.text)",
+                user(1)
+            ));
+        }
+    }
+    admin.assert_sound();
+}
+
+/// Labels come from a table that the caller's search_path finds, but not from anybody's: a view runs for who reads it.
+#[test]
+fn labels_come_from_whom_the_caller_trusts() {
+    let db = Database::create();
+    let roles = ["app", "hostile", "team", "owner"].map(|name| db.create_role(name));
+    let [app, hostile, team, owner] = &roles;
+    let mut admin = db.connect();
+    admin.run(&format!(
+        "GRANT {team} TO {app};
+         GRANT USAGE ON SCHEMA credits TO {app}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {app};
+         GRANT SELECT ON ALL TABLES IN SCHEMA credits TO {app};
+         ALTER DATABASE {} OWNER TO {owner}",
+        db.name()
+    ));
+    for schema in ["first", "second"] {
+        admin.run(&format!(
+            "CREATE SCHEMA {schema}; GRANT ALL ON SCHEMA {schema} TO {};
+             CREATE TABLE {schema}.http_analytics AS SELECT '{schema}'::text AS request_origin, 'key'::text AS id;
+             GRANT SELECT ON {schema}.http_analytics TO {app}",
+            roles.join(", ")
+        ));
+    }
+    admin.run(&format!("SELECT credits.create_transaction('{}', 'usage', 1, 'key')", user(1)));
+    let origin = format!("SELECT request_origin FROM credits.list_transactions_with_batches('{}')", user(1));
+    let mut sessions = [db.connect(), db.connect_as(app)];
+    for session in &mut sessions {
+        session.run("SET search_path = first, second");
+    }
+    for (owner, superuser, client) in [
+        (SUPERUSER, "first", "first"),
+        (app.as_str(), "second", "first"),
+        (team, "second", "first"),
+        (owner, "second", "first"),
+        (hostile, "second", "second"),
+    ] {
+        admin.run(&format!(
+            "ALTER TABLE first.http_analytics OWNER TO {owner}; GRANT SELECT ON first.http_analytics TO {app}"
+        ));
+        for (session, expected) in sessions.iter_mut().zip([superuser, client]) {
+            assert_eq!(session.value::<String>(&origin, &[]), expected, "owned by {owner}");
+        }
+    }
+    // Whoever may set it knows whose table it names.
+    sessions[0].run("SET credits_ledger.analytics_table = 'first.http_analytics'");
+    assert_eq!(sessions[0].value::<String>(&origin, &[]), "first");
+    drop(sessions);
+    admin.run(&format!("ALTER DATABASE {} OWNER TO postgres", db.name()));
+}
