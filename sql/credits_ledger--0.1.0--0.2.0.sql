@@ -12,6 +12,9 @@ DROP INDEX credits.credits_transactions_delta_idx;
 CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (user_id, xact_id);
 COMMENT ON INDEX credits.credits_transactions_delta_idx IS
     'Finds the rows of a user that a checkpoint does not cover yet.';
+-- As the install script does: nothing unqualified is looked up in the schema credits.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Begins every update: it waits for all who are using the ledger, and has every session look its relations up again.
 ALTER TABLE credits.credits_transactions ALTER COLUMN seq SET GENERATED ALWAYS;
 
@@ -198,9 +201,3 @@ COMMENT ON FUNCTION credits.verify_ledger() IS
     'Recomputes every derived value from the ledger rows and returns what differs; no rows is the good answer. A crossing '
     'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' until '
     'refresh_checkpoint. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
-
--- Nobody uses the row types of tables and views: a column of such a type in somebody's table would stand in the way of an update.
-REVOKE ALL ON TYPE
-    credits.credits_transactions, credits.user_balance_checkpoints, credits.batch_aggregates, credits.checkpoints,
-    credits.folded_batches, credits.users_without_checkpoint, credits.uncovered_transactions, credits.balances, credits.batches
-    FROM PUBLIC;

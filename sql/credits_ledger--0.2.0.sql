@@ -50,6 +50,10 @@ COMMENT ON TYPE credits.transaction_with_category IS
 -- requires:
 --   types
 
+-- CREATE EXTENSION has the schema credits searched, too, and it may be somebody's who made it first and put operators there
+-- that fit an expression below better than the server's own.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Stamps a ledger row with the top-level id of the transaction that inserts it, in the cluster it is inserted in.
 -- It is declared IMMUTABLE because Postgres demands that of a generated column, and takes seq so that it is evaluated
 -- for each row and never folded at plan time. It is not immutable in truth and must not be used anywhere else.
@@ -182,6 +186,9 @@ COMMENT ON TRIGGER note_transaction ON credits.credits_transactions IS
 SELECT pg_catalog.pg_extension_config_dump('credits.credits_transactions', '');
 SELECT pg_catalog.pg_extension_config_dump(
     pg_catalog.pg_get_serial_sequence('credits.credits_transactions', 'seq')::regclass, '');
+
+-- As CREATE EXTENSION has it.
+SET LOCAL search_path = credits, pg_temp;
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -466,6 +473,10 @@ AS 'MODULE_PATHNAME', 'get_user_balance_wrapper';
 --   derived
 --   api::balances::get_user_balance
 
+-- CREATE EXTENSION has the schema credits searched, too, and it may be somebody's who made it first and put operators there
+-- that fit an expression below better than the server's own.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- What is folded, for whoever may read the whole ledger that it is folded from, and hence PUBLIC. It is both or nothing: with
 -- nothing folded, every row is taken for a part of the delta, which costs more and changes no answer.
 
@@ -585,6 +596,9 @@ CREATE VIEW credits.batches WITH (security_barrier) AS
     WHERE row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.batches IS
     'Every batch of every user: total, number of rows, highest seq and first created_at, exact now.';
+
+-- As CREATE EXTENSION has it.
+SET LOCAL search_path = credits, pg_temp;
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -783,11 +797,6 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category FROM PUBLIC;
--- Nor the row types of tables and views: a column of such a type in somebody's table would stand in the way of an update.
-REVOKE ALL ON TYPE
-    credits.credits_transactions, credits.user_balance_checkpoints, credits.batch_aggregates, credits.checkpoints,
-    credits.folded_batches, credits.users_without_checkpoint, credits.uncovered_transactions, credits.balances, credits.batches
-    FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
 GRANT SELECT ON credits.checkpoints, credits.folded_batches TO PUBLIC;
 /* </end connected objects> */

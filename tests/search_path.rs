@@ -155,3 +155,33 @@ fn labels_come_from_whom_the_caller_trusts() {
     drop(sessions);
     admin.run(&format!("ALTER DATABASE {} OWNER TO postgres", db.name()));
 }
+
+/// `CREATE EXTENSION` takes the schema as it finds it, and looks into it while its script runs: whoever made it first could
+/// have put operators there that fit the script's expressions better than the server's own.
+#[test]
+fn a_schema_made_beforehand_has_no_say() {
+    let db = Database::create_empty();
+    let hostile = db.create_role("hostile");
+    let mut admin = db.connect();
+    admin.run(&format!("GRANT CREATE ON DATABASE {} TO {hostile}", db.name()));
+    db.connect_as(&hostile)
+        .run(&format!("CREATE SCHEMA credits; {}", HOSTILE.replace("hostile.", "credits.")));
+    admin.run("CREATE EXTENSION credits_ledger");
+    admin.grant(user(1), dec!(10));
+    for _ in 0..3 {
+        admin.charge_batch(user(1), Uuid::nil(), dec!(1));
+    }
+    admin.refresh(user(1));
+    admin.charge_batch(user(1), Uuid::nil(), dec!(1));
+    let relations: Vec<String> = admin.values(
+        "SELECT objid::regclass::text FROM pg_depend JOIN pg_class c ON c.oid = objid
+         WHERE deptype = 'e' AND classid = 'pg_class'::regclass AND relkind IN ('r', 'v')",
+        &[],
+    );
+    assert!(relations.len() >= 9, "{relations:?}");
+    for relation in relations {
+        admin.run(&format!("SELECT format('%s', r) FROM {relation} r"));
+    }
+    admin.run(&format!("SELECT credits.list_transactions_with_batches('{}'::uuid)", user(1)));
+    admin.assert_sound();
+}

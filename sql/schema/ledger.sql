@@ -1,3 +1,7 @@
+-- CREATE EXTENSION has the schema credits searched, too, and it may be somebody's who made it first and put operators there
+-- that fit an expression below better than the server's own.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Stamps a ledger row with the top-level id of the transaction that inserts it, in the cluster it is inserted in.
 -- It is declared IMMUTABLE because Postgres demands that of a generated column, and takes seq so that it is evaluated
 -- for each row and never folded at plan time. It is not immutable in truth and must not be used anywhere else.
@@ -130,3 +134,6 @@ COMMENT ON TRIGGER note_transaction ON credits.credits_transactions IS
 SELECT pg_catalog.pg_extension_config_dump('credits.credits_transactions', '');
 SELECT pg_catalog.pg_extension_config_dump(
     pg_catalog.pg_get_serial_sequence('credits.credits_transactions', 'seq')::regclass, '');
+
+-- As CREATE EXTENSION has it.
+SET LOCAL search_path = credits, pg_temp;

@@ -5,10 +5,5 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category FROM PUBLIC;
--- Nor the row types of tables and views: a column of such a type in somebody's table would stand in the way of an update.
-REVOKE ALL ON TYPE
-    credits.credits_transactions, credits.user_balance_checkpoints, credits.batch_aggregates, credits.checkpoints,
-    credits.folded_batches, credits.users_without_checkpoint, credits.uncovered_transactions, credits.balances, credits.batches
-    FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
 GRANT SELECT ON credits.checkpoints, credits.folded_batches TO PUBLIC;

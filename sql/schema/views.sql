@@ -1,3 +1,7 @@
+-- CREATE EXTENSION has the schema credits searched, too, and it may be somebody's who made it first and put operators there
+-- that fit an expression below better than the server's own.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- What is folded, for whoever may read the whole ledger that it is folded from, and hence PUBLIC. It is both or nothing: with
 -- nothing folded, every row is taken for a part of the delta, which costs more and changes no answer.
 
@@ -117,3 +121,6 @@ CREATE VIEW credits.batches WITH (security_barrier) AS
     WHERE row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.batches IS
     'Every batch of every user: total, number of rows, highest seq and first created_at, exact now.';
+
+-- As CREATE EXTENSION has it.
+SET LOCAL search_path = credits, pg_temp;
