@@ -62,16 +62,17 @@ impl DeltaPass {
             return Ok(false);
         }
         self.outlook.add_settled(row.amount)?;
+        self.latest_seq = later(self.latest_seq, self.transaction_count, row.seq);
         self.transaction_count += 1;
-        self.latest_seq = self.latest_seq.max(row.seq);
         if self.own_transaction == Some(row.transaction) {
             self.own = self.own.checked_add(row.amount)?;
         }
         let covered = self.advanced.coverage.covers(row.transaction);
         if covered {
-            self.advanced.balance = self.advanced.balance.checked_add(row.amount)?;
-            self.advanced.transaction_count += 1;
-            self.advanced.latest_seq = self.advanced.latest_seq.max(row.seq);
+            let advanced = &mut self.advanced;
+            advanced.balance = advanced.balance.checked_add(row.amount)?;
+            advanced.latest_seq = later(advanced.latest_seq, advanced.transaction_count, row.seq);
+            advanced.transaction_count += 1;
         }
         Ok(covered)
     }
@@ -113,6 +114,11 @@ impl DeltaPass {
     pub fn into_advanced(self) -> Fold {
         self.advanced
     }
+}
+
+/// The highest `seq` when one more row joins `count` others. It need not be above 0: who restores a row may say its `seq`.
+fn later(latest_seq: i64, count: i64, seq: i64) -> i64 {
+    if count == 0 { seq } else { latest_seq.max(seq) }
 }
 
 #[cfg(test)]
@@ -160,6 +166,16 @@ mod tests {
         let mut pass = DeltaPass::new(base.clone(), coverage(9, &[]), None);
         assert!(!pass.add(&row(10, 1, 1)).unwrap());
         assert_eq!(pass.into_advanced(), base);
+    }
+
+    #[test]
+    fn a_seq_may_be_below_zero() {
+        let mut pass = DeltaPass::new(Fold::default(), coverage(20, &[]), None);
+        for seq in [-9, -5, -7] {
+            assert!(pass.add(&row(10, 1, seq)).unwrap());
+        }
+        assert_eq!(pass.latest_seq(), Some(-5));
+        assert_eq!(pass.into_advanced().latest_seq, -5);
     }
 
     #[test]
