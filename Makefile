@@ -1,4 +1,4 @@
-# make demo | demo-stop | examples | test | model | bench | install | lint | schema | check-schema
+# make demo | demo-stop | examples | test | fuzz | model | bench | install | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make install` installs into it, every other target copies it.
@@ -147,8 +147,18 @@ check-schema: ## fails if the committed install script is not what the code says
 .PHONY: test
 test: build check-schema ## unit tests, then everything from outside against a throwaway cluster
 	$(private_server)
-	cargo test --quiet --locked -p ledger -p credits_ledger_demo
+	cargo test --quiet --locked -p ledger -p properties -p credits_ledger_demo
 	cargo test --locked -p credits_ledger_tests
+
+# Stable Rust does without a sanitizer: the crate has no unsafe code that one could watch. `make test` looks at the same
+# properties, with random inputs instead of a fuzzer's.
+.PHONY: fuzz
+fuzz: ## the properties of crates/ledger with cargo-fuzz, TARGET_SECONDS=60 each; ONLY=name for one
+	@command -v cargo-fuzz >/dev/null || { echo "make fuzz needs cargo-fuzz: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	for target in $(or $(ONLY),$$(cargo fuzz list)); do
+	  echo "--- $$target"
+	  cargo fuzz run --sanitizer none --target-dir target/fuzz "$$target" -- -verbosity=0 -print_final_stats=1 -max_total_time=$(or $(TARGET_SECONDS),60)
+	done
 
 .PHONY: lint
 lint: ## formatting, clippy, documentation
