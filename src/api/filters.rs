@@ -10,6 +10,9 @@ use crate::pg::statement::Statement;
 pub const USAGE: &str = "usage";
 const TRANSACTION_TYPES: [&str; 4] = ["purchase", "admin_grant", "admin_removal", USAGE];
 
+/// More than any list has, and room for what a query adds.
+const LONGEST_LIST: i64 = i64::MAX / 2;
+
 /// Which rows or items a function looks at.
 #[derive(Default)]
 pub struct Filters<'call> {
@@ -171,6 +174,7 @@ impl Page {
 
     /// As many as a sorted source can contribute to the page; `None` for all.
     pub fn reach<'call>(&self, statement: &mut Statement<'call>) -> Option<String> {
-        self.limit.map(|limit| statement.bind(Value::bigint(self.skip.saturating_add(limit))).to_string())
+        let reach = |limit| self.skip.saturating_add(limit).min(LONGEST_LIST);
+        self.limit.map(|limit| statement.bind(Value::bigint(reach(limit))).to_string())
     }
 }

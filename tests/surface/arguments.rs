@@ -149,6 +149,36 @@ fn arrays_of_any_shape() {
     assert_eq!(session.value::<i64>(&format!("SELECT count(*) FROM {bulk}"), &[]), 0);
 }
 
+/// No list is as long as the largest number, and none is refused for it.
+#[test]
+fn the_largest_numbers() {
+    let db = Database::create();
+    let mut session = db.connect();
+    // One single row; of a batch two rows that are folded and one that is not.
+    session.run(&format!(
+        "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id)
+         SELECT {USER}, 'usage', 1, n::text, CASE WHEN n > 1 THEN {USER} END FROM generate_series(1, 3) n;
+         SELECT credits.refresh_checkpoint({USER});
+         INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id)
+         VALUES ({USER}, 'usage', 1, 'late', {USER})"
+    ));
+    for largest in [i64::MAX, i64::MAX - 1, i64::MAX / 2, i64::MAX / 2 + 1] {
+        for (call, expected) in [
+            ("(SELECT count(*) FROM credits.list_user_transactions({user}, 0, {n}))", 4),
+            ("(SELECT count(*) FROM credits.list_user_transactions({user}, {n}, {n}))", 0),
+            ("(SELECT count(*) FROM credits.list_all_transactions(1, {n}))", 3),
+            ("(SELECT count(*) FROM credits.list_transactions_with_batches({user}, 0, {n}))", 2),
+            ("(SELECT count(*) FROM credits.list_transactions_with_batches({user}, 1, {n}))", 1),
+            ("(SELECT count(*) FROM credits.list_transactions_with_batches({user}, {n}, {n}))", 0),
+            ("credits.sum_recent_transactions({user}, {n})::bigint", -4),
+            ("credits.sum_recent_transactions_grouped({user}, {n})::bigint", -4),
+        ] {
+            let call = call.replace("{user}", USER).replace("{n}", &largest.to_string());
+            assert_eq!(session.value::<i64>(&format!("SELECT {call}"), &[]), expected, "{call}");
+        }
+    }
+}
+
 #[test]
 fn without_a_grant_nothing_is_read() {
     let db = Database::create();
