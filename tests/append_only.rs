@@ -2,6 +2,24 @@
 
 use credits_ledger_tests::{Database, Refused, dec, user};
 
+/// The functions behind the ledger's triggers know no other table.
+#[test]
+fn triggers_belong_to_the_ledger() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run("CREATE TABLE other (id uuid, user_id uuid)");
+    for (when, timing) in [("ROW", "AFTER"), ("ROW", "BEFORE"), ("STATEMENT", "AFTER")] {
+        session.run(&format!(
+            "CREATE TRIGGER other {timing} INSERT ON other FOR EACH {when} EXECUTE FUNCTION credits.note_transaction()"
+        ));
+        let error = session
+            .try_run("INSERT INTO other VALUES (gen_random_uuid(), gen_random_uuid())")
+            .refused("39P01");
+        assert!(error.message().contains("credits.credits_transactions only"), "{error:?}");
+        session.run("DROP TRIGGER other ON other");
+    }
+}
+
 #[test]
 fn every_change_is_refused() {
     let db = Database::create();

@@ -45,7 +45,11 @@ unsafe extern "C-unwind" fn note_transaction(call: pg_sys::FunctionCallInfo) -> 
         let slot = (*trigger).tg_trigslot;
         let ledger = Relations::lookup().map(|relations| relations.ledger);
         if slot.is_null() || ledger != Some((*(*trigger).tg_relation).rd_id) {
-            error!("note_transaction() is a row trigger of credits.credits_transactions only");
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+                "note_transaction() is a row trigger of credits.credits_transactions only"
+            );
         }
         pg_sys::slot_getsomeattrs_int(slot, i32::try_from(USER_ID).unwrap_or_default());
         let user = *(*slot).tts_values.add(USER_ID - 1);
