@@ -14,6 +14,29 @@ fn with_seq(session: &mut Session, user: Uuid) -> (Decimal, Option<i64>) {
     (row.get("balance"), row.get("latest_seq"))
 }
 
+/// Who restores rows says their seq, and it may be any.
+#[test]
+fn a_seq_may_be_below_zero() {
+    let db = Database::create();
+    let mut session = db.connect();
+    for (seq, latest) in [(-5_i64, -5_i64), (-7, -5), (i64::MIN, -5), (-1, -1), (i64::MAX, i64::MAX)] {
+        session
+            .execute(
+                "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, seq)
+                 OVERRIDING SYSTEM VALUE VALUES ($1, 'purchase', 1, gen_random_uuid()::text, $2)",
+                &[&user(1), &seq],
+            )
+            .expect("a seq of the client's");
+        for _ in 0..2 {
+            let found: i64 =
+                session.value("SELECT latest_seq FROM credits.calculate_balance_with_seq($1)", &[&user(1)]);
+            assert_eq!(found, latest, "after {seq}");
+            session.assert_sound();
+            session.refresh(user(1));
+        }
+    }
+}
+
 #[test]
 fn the_sign_follows_from_the_type() {
     let db = Database::create();

@@ -70,6 +70,29 @@ fn amounts_are_exact_or_refused() {
 }
 
 #[test]
+fn the_reason_is_the_one_that_holds() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let many = "1234567890".repeat(6);
+    for (amount, reason) in [
+        ("0.0000000000000001".to_owned(), "15 fractional digits"),
+        (format!("0.{many}"), "15 fractional digits"),
+        (format!("1.{many}"), "15 fractional digits"),
+        ("1e-16383".to_owned(), "15 fractional digits"),
+        ("10000000000000".to_owned(), "13 integer digits"),
+        (many, "13 integer digits"),
+        ("1e131071".to_owned(), "13 integer digits"),
+        ("-0.0".to_owned(), "not above 0"),
+        ("-1".to_owned(), "not above 0"),
+        ("'NaN'".to_owned(), "NaN"),
+        ("'-Infinity'".to_owned(), "infinity"),
+    ] {
+        let error = create(&mut session, &format!("{amount}::numeric")).refused("23514");
+        assert!(error.message().contains(reason), "{amount}: {}", error.message());
+    }
+}
+
+#[test]
 fn only_usage_belongs_to_a_batch() {
     let db = Database::create();
     let mut session = db.connect();
