@@ -441,10 +441,10 @@ AS 'MODULE_PATHNAME', 'calculate_balance_with_seq_wrapper';
 -- credits_ledger::api::recording::create_transaction
 CREATE  FUNCTION "create_transaction"(
 	"user_id" uuid, /* Option < Uuid > */
-	"transaction_type" TEXT, /* Option < & str > */
+	"transaction_type" TEXT, /* Option < Text > */
 	"amount" NUMERIC, /* Option < NumericArgument > */
-	"source_id" TEXT, /* Option < & str > */
-	"description" TEXT DEFAULT NULL, /* Option < & str > */
+	"source_id" TEXT, /* Option < Text > */
+	"description" TEXT DEFAULT NULL, /* Option < Text > */
 	"fusillade_batch_id" uuid DEFAULT NULL, /* Option < Uuid > */
 	"api_key_id" uuid DEFAULT NULL /* Option < Uuid > */
 ) RETURNS credits.credit_transaction /* Result < :: pgrx :: heap_tuple :: PgHeapTuple < '_, :: pgrx :: pgbox ::

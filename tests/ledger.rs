@@ -21,6 +21,7 @@ mod crossing;
 mod differential;
 mod dump;
 mod guard;
+mod encodings;
 mod idempotency;
 mod interleavings;
 mod privileges;

@@ -6,6 +6,20 @@ use pgrx::Uuid;
 
 use crate::engine::Id;
 use crate::error::LedgerError;
+use crate::pg::text::Text;
+
+/// The type of the rows that make up batches.
+pub const USAGE: &[u8] = b"usage";
+const TRANSACTION_TYPES: [&[u8]; 4] = [b"purchase", b"admin_grant", b"admin_removal", USAGE];
+
+/// The name of a transaction type.
+pub fn known_type(name: &'static str, value: Text) -> Result<Text, LedgerError> {
+    if TRANSACTION_TYPES.contains(&value.as_bytes()) {
+        Ok(value)
+    } else {
+        Err(LedgerError::UnknownType { name, value: value.to_string() })
+    }
+}
 
 /// A required argument.
 pub fn required<T>(name: &'static str, argument: Option<T>) -> Result<T, LedgerError> {

@@ -2,13 +2,10 @@
 
 use std::fmt::Write;
 
+use super::arguments::{USAGE, known_type};
 use crate::error::LedgerError;
 use crate::pg::call::{Argument, Call, Value};
 use crate::pg::statement::Statement;
-
-/// The type of the rows that make up batches.
-pub const USAGE: &str = "usage";
-const TRANSACTION_TYPES: [&str; 4] = ["purchase", "admin_grant", "admin_removal", USAGE];
 
 /// More than any list has, and room for what a query adds.
 const LONGEST_LIST: i64 = i64::MAX / 2;
@@ -103,11 +100,11 @@ impl<'call> Filters<'call> {
 impl<'call> Types<'call> {
     fn read(call: &Call<'call>, argument: Argument) -> Result<Option<Self>, LedgerError> {
         let Some((names, elements)) = call.text_array(argument)? else { return Ok(None) };
-        let unknown = elements.iter().find(|name| !TRANSACTION_TYPES.contains(&name.as_str()));
-        if let Some(value) = unknown {
-            return Err(LedgerError::UnknownType { name: argument.1, value: value.clone() });
+        let mut with_usage = false;
+        for name in elements {
+            with_usage |= known_type(argument.1, name)?.as_bytes() == USAGE;
         }
-        Ok(Some(Self { names, with_usage: elements.iter().any(|name| name == USAGE) }))
+        Ok(Some(Self { names, with_usage }))
     }
 }
 

@@ -6,23 +6,22 @@ use pgrx::Uuid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::arguments::required;
+use super::arguments::{USAGE, known_type, required};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::numeric::NumericArgument;
 use crate::pg::query::{self, NewTransaction};
-
-const TRANSACTION_TYPES: [&str; 4] = ["purchase", "admin_grant", "admin_removal", "usage"];
+use crate::pg::text::Text;
 
 /// `credits.create_transaction`
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn create_transaction(
     user_id: Option<Uuid>,
-    transaction_type: Option<&str>,
+    transaction_type: Option<Text>,
     amount: Option<NumericArgument>,
-    source_id: Option<&str>,
-    description: default!(Option<&str>, "NULL"),
+    source_id: Option<Text>,
+    description: default!(Option<Text>, "NULL"),
     fusillade_batch_id: default!(Option<Uuid>, "NULL"),
     api_key_id: default!(Option<Uuid>, "NULL"),
 ) -> Result<pgrx::composite_type!('static, "credits.credit_transaction"), ErrorReport> {
@@ -36,7 +35,7 @@ fn create_transaction(
         api_key_id,
     };
     let amount = exact_amount(new.amount)?;
-    if new.fusillade_batch_id.is_some() && new.transaction_type != "usage" {
+    if new.fusillade_batch_id.is_some() && new.transaction_type.as_bytes() != USAGE {
         return Err(LedgerError::BatchOnNonUsage(new.transaction_type.to_string()).into());
     }
     Relations::lookup().ok_or(LedgerError::NotInstalled)?;
@@ -51,14 +50,6 @@ fn create_transaction(
             stored: existing.map(|existing| existing.summary),
         }
         .into()),
-    }
-}
-
-fn known_type<'a>(name: &'static str, value: &'a str) -> Result<&'a str, LedgerError> {
-    if TRANSACTION_TYPES.contains(&value) {
-        Ok(value)
-    } else {
-        Err(LedgerError::UnknownType { name, value: value.to_string() })
     }
 }
 

@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::catalog::Relations;
+use super::text::Text;
 use crate::error::LedgerError;
 
 /// The arguments of the running call and the place where its result goes.
@@ -100,24 +101,31 @@ impl<'call> Call<'call> {
 
     /// A `uuid[]` that must be given, without NULLs in it.
     pub fn uuid_array(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
-        let value = self.value(argument, pg_sys::UUIDARRAYOID).ok_or_else(|| argument.missing())?;
-        // SAFETY: the declaration says uuid[].
-        let array = unsafe { pg_sys::pg_detoast_datum(value.datum.cast_mut_ptr()) };
-        // SAFETY: the array is whole now.
-        if unsafe { pg_sys::array_contains_nulls(array.cast()) } {
-            return Err(LedgerError::NullElement(argument.1));
-        }
-        Ok(Value { datum: pg_sys::Datum::from(array), ..value })
+        whole_array(argument, self.value(argument, pg_sys::UUIDARRAYOID).ok_or_else(|| argument.missing())?)
     }
 
     /// A `text[]`, if given, without NULLs in it: to be bound, and to be looked at.
-    pub fn text_array(&self, argument: Argument) -> Result<Option<(Value<'call>, Vec<String>)>, LedgerError> {
+    pub fn text_array(&self, argument: Argument) -> Result<Option<(Value<'call>, Vec<Text>)>, LedgerError> {
         let Some(value) = self.value(argument, pg_sys::TEXTARRAYOID) else { return Ok(None) };
-        // SAFETY: the declaration says text[].
-        let elements =
-            unsafe { Vec::<Option<String>>::from_polymorphic_datum(value.datum, false, value.oid) };
-        let elements: Option<Vec<String>> = elements.unwrap_or_default().into_iter().collect();
-        elements.map(|elements| Some((value, elements))).ok_or(LedgerError::NullElement(argument.1))
+        let value = whole_array(argument, value)?;
+        let (mut elements, mut count) = (std::ptr::null_mut(), 0);
+        // SAFETY: the declaration says text[], and there is no NULL in it; the elements lie in the array.
+        let elements = unsafe {
+            pg_sys::deconstruct_array(
+                value.datum.cast_mut_ptr(),
+                pg_sys::TEXTOID,
+                -1,
+                false,
+                pg_sys::TYPALIGN_INT.cast_signed(),
+                &raw mut elements,
+                std::ptr::null_mut(),
+                &raw mut count,
+            );
+            std::slice::from_raw_parts(elements.cast_const(), usize::try_from(count).unwrap_or_default())
+        };
+        // SAFETY: each of them is a text.
+        let text = |&element| unsafe { Text::from_polymorphic_datum(element, false, pg_sys::TEXTOID) };
+        Ok(Some((value, elements.iter().filter_map(text).collect())))
     }
 
     /// Where the rows of the result go: the caller reads them when the function has returned.
@@ -153,6 +161,17 @@ impl<'call> Call<'call> {
             Rows { store, context }
         }
     }
+}
+
+/// An array, neither compressed nor out of line, that has no NULL in it.
+fn whole_array(argument: Argument, value: Value<'_>) -> Result<Value<'_>, LedgerError> {
+    // SAFETY: the argument is declared as an array.
+    let array = unsafe { pg_sys::pg_detoast_datum(value.datum.cast_mut_ptr()) };
+    // SAFETY: the array is whole now.
+    if unsafe { pg_sys::array_contains_nulls(array.cast()) } {
+        return Err(LedgerError::NullElement(argument.1));
+    }
+    Ok(Value { datum: pg_sys::Datum::from(array), ..value })
 }
 
 /// The store that the rows of a result are collected in.

@@ -24,5 +24,6 @@ pub mod row;
 pub mod scan;
 pub mod snapshot;
 pub mod statement;
+pub mod text;
 pub mod write;
 pub mod xact;

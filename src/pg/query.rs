@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiTupleTable};
 
 use super::numeric::{Numeric, NumericArgument};
+use super::text::Text;
 use crate::engine::balance::Balance;
 
 /// A value of type `credits.credit_transaction`.
@@ -16,17 +17,17 @@ pub type CreditTransaction = PgHeapTuple<'static, AllocatedByRust>;
 
 /// The content of a transaction to record.
 #[derive(Debug)]
-pub struct NewTransaction<'a> {
+pub struct NewTransaction {
     /// Account.
     pub user_id: Uuid,
     /// One of the four types.
-    pub transaction_type: &'a str,
+    pub transaction_type: Text,
     /// Checked amount, with the decimal places that the client wrote.
     pub amount: NumericArgument,
     /// Idempotency key.
-    pub source_id: &'a str,
+    pub source_id: Text,
     /// Free text.
-    pub description: Option<&'a str>,
+    pub description: Option<Text>,
     /// Batch of a usage row.
     pub fusillade_batch_id: Option<Uuid>,
     /// Causing API key.
@@ -75,7 +76,7 @@ thread_local! {
 }
 
 /// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
-pub fn insert(new: &NewTransaction<'_>) -> Option<CreditTransaction> {
+pub fn insert(new: &NewTransaction) -> Option<CreditTransaction> {
     let arguments = [
         new.user_id.into(),
         new.transaction_type.into(),
@@ -89,7 +90,7 @@ pub fn insert(new: &NewTransaction<'_>) -> Option<CreditTransaction> {
 }
 
 /// The stored transaction that has the `source_id` of this one; `None` if the caller may not see it.
-pub fn find(new: &NewTransaction<'_>) -> Option<Existing> {
+pub fn find(new: &NewTransaction) -> Option<Existing> {
     let arguments =
         [new.source_id.into(), new.user_id.into(), new.transaction_type.into(), new.amount.into()];
     let row = FIND.with(|plan| plan.first_row(&arguments, |row| row.get_three()));

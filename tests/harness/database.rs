@@ -42,6 +42,14 @@ impl Database {
         Self::from_template(Cluster::shared(), "template0")
     }
 
+    /// A database of the test's own in this encoding.
+    #[must_use]
+    pub fn create_encoded(encoding: &str) -> Self {
+        let db = Self::from_template(Cluster::shared(), &format!("template0 ENCODING '{encoding}'"));
+        db.observe(|observer| observer.run("CREATE EXTENSION credits_ledger"));
+        db
+    }
+
     fn from_template(cluster: Arc<Cluster>, template: &str) -> Self {
         static CREATED: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", CREATED.fetch_add(1, Ordering::Relaxed));
