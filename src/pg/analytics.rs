@@ -63,7 +63,7 @@ unsafe fn find_in_path(name: &CStr) -> pg_sys::Oid {
 }
 
 /// Splits at the dot and folds case as the server does for a name in SQL; `None` if it is no name.
-fn identifiers(name: &CStr) -> Option<Vec<CString>> {
+pub(super) fn identifiers(name: &CStr) -> Option<Vec<CString>> {
     let separator = c_char::try_from(b'.').unwrap_or_default();
     // SAFETY: SplitIdentifierString writes into the copy, and the list points into it; both are in the call's memory.
     unsafe {
@@ -75,7 +75,10 @@ fn identifiers(name: &CStr) -> Option<Vec<CString>> {
         }
         let cells =
             std::slice::from_raw_parts((*list).elements, usize::try_from((*list).length).unwrap_or(0));
-        Some(cells.iter().map(|cell| CStr::from_ptr(cell.ptr_value.cast()).to_owned()).collect())
+        let parts: Vec<_> =
+            cells.iter().map(|cell| CStr::from_ptr(cell.ptr_value.cast()).to_owned()).collect();
+        // The server refuses "" in SQL, but not here.
+        parts.iter().all(|part| !part.is_empty()).then_some(parts)
     }
 }
 

@@ -6,6 +6,8 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::analytics;
+
 /// Defines a setting that names a notification channel; superusers only.
 pub fn define_channel(
     name: &'static CStr,
@@ -96,17 +98,9 @@ unsafe extern "C-unwind" fn check_table_name(
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: called by the server; the parser returns NULL or a list whose cells are C strings.
-    let parts = unsafe {
-        let name = pg_sys::pstrdup(text(value).as_ptr());
-        let mut list = std::ptr::null_mut();
-        if pg_sys::SplitIdentifierString(name, c".".as_ptr().cast_mut().read(), &raw mut list) {
-            if list.is_null() { 0 } else { (*list).length }
-        } else {
-            0
-        }
-    };
-    let well_formed = (1..=2).contains(&parts);
+    // SAFETY: called by the server.
+    let parts = analytics::identifiers(unsafe { text(value) });
+    let well_formed = parts.is_some_and(|parts| parts.len() <= 2);
     if !well_formed {
         explain(c"It must be a table's name, optionally with its schema: table or schema.table.");
     }

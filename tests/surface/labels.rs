@@ -213,7 +213,7 @@ fn the_setting_names_the_table() {
         session.run(&format!("SET credits_ledger.analytics_table = '{absent}'"));
         assert_eq!(labels(&mut session), [of_batch("fusillade", ""), label("1", None, None)], "{absent}");
     }
-    for malformed in ["", "a.b.c", "a b", "a.", ".a", "\"a", "1 OR true"] {
+    for malformed in ["", "\"\"", "a.\"\"", "a.b.c", "a b", "a.", ".a", "\"a", "1 OR true"] {
         session.try_run(&format!("SET credits_ledger.analytics_table = '{malformed}'")).refused("22023");
     }
 }
