@@ -6,7 +6,8 @@
 //!   ([`Database::hold_commit`]) or wait until one is blocked ([`Database::until_blocked`]); never sleep
 //! - what must hold whatever the order: `stress` (many writers, then a look at the ledger at rest) and `differential`
 //!   (one answer against plain SQL), both seeded
-//! - arithmetic and protocol that need no server: unit tests in `crates/ledger`
+//! - what a client may send, good or bad: the target `hostile`, which calls whatever the catalog has
+//! - arithmetic and protocol that need no server: unit tests in `crates/ledger`, and `crates/properties` for any input
 //!
 //! [`Session`]: credits_ledger_tests::Session
 //! [`Database::hold_commit`]: credits_ledger_tests::Database::hold_commit

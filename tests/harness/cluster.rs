@@ -133,6 +133,16 @@ impl Cluster {
         command
     }
 
+    /// What the server has written to its log so far: warnings and worse.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let log = std::fs::read(self.folder.join("log")).expect("read the server's log");
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// Where the socket is.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -1,0 +1,166 @@
+//! Calls of all functions that the catalog has.
+
+use credits_ledger_tests::{Session, Uuid};
+use postgres::types::ToSql;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+
+use crate::values::{self, TYPES, Value, Wire};
+use crate::verdict::Expected;
+
+/// Called as [`crate::rows`] are recorded: what is wrong depends on several arguments at once.
+pub const CREATE: &str = "create_transaction";
+
+/// A function of the extension.
+#[derive(Clone, Debug)]
+pub struct Function {
+    pub name: String,
+    /// Of a type that no client has values of: a trigger, or support for the planner.
+    pub internal: bool,
+    pub arguments: Vec<Argument>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Argument {
+    pub name: String,
+    kind: String,
+    has_default: bool,
+}
+
+impl Function {
+    /// All of them, from the catalog.
+    pub fn all(session: &mut Session) -> Vec<Self> {
+        let rows = session
+            .query(
+                "SELECT p.proname::text, a.name, a.type::regtype::text, a.n > pronargs - pronargdefaults,
+                        prorettype IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype)
+                 FROM pg_proc p
+                 LEFT JOIN LATERAL unnest(proargtypes::oid[], proargnames[1:pronargs]) WITH ORDINALITY a (type, name, n)
+                     ON true
+                 WHERE pronamespace = 'credits'::regnamespace AND prokind = 'f' ORDER BY p.oid, a.n",
+                &[],
+            )
+            .expect("read the catalog");
+        let mut functions: Vec<Self> = Vec::new();
+        for row in rows {
+            let name: String = row.get(0);
+            if functions.last().is_none_or(|last| last.name != name) {
+                functions.push(Self { name, internal: row.get(4), arguments: Vec::new() });
+            }
+            let function = functions.last_mut().expect("pushed above");
+            if let Some(kind) = row.get::<_, Option<String>>(2) {
+                let argument: Option<String> = row.get(1);
+                function.arguments.push(Argument {
+                    name: argument.unwrap_or_default(),
+                    kind,
+                    has_default: row.get(3),
+                });
+            }
+        }
+        functions
+    }
+
+    /// Calls it with values of all kinds; some with a default are left out.
+    pub fn call(
+        &self,
+        session: &mut Session,
+        random: &mut StdRng,
+        users: &[Uuid],
+        tolerated: &[&'static str],
+    ) {
+        let mut expected = Expected { tolerated: tolerated.to_vec(), ..Expected::default() };
+        if self.internal {
+            let nulls = vec!["NULL"; self.arguments.len()].join(", ");
+            let sql = format!("SELECT credits.{}({nulls})", self.name);
+            let error = session.try_run(&sql).expect_err(&sql);
+            let sqlstate = error.code().map(|code| code.code().to_owned());
+            // As the protocol demands of a trigger, or for want of such a value.
+            assert!(["39P01", "0A000", "42883"].map(Some).contains(&sqlstate.as_deref()), "{sql}: {error:?}");
+            return;
+        }
+        // Values are good enough for a call to succeed half of the time, however many arguments it has.
+        let spoils = random.random::<bool>();
+        let given: Vec<&Argument> =
+            self.arguments.iter().filter(|argument| !argument.has_default || random.random()).collect();
+        let values: Vec<Value> =
+            given.iter().map(|argument| argument.value(random, users, &self.name, spoils)).collect();
+        expected.faults.extend(values.iter().filter_map(|value| value.fault.clone()));
+        let arguments: Vec<String> =
+            given.iter().zip(1..).map(|(argument, n)| format!("\"{}\" => ${n}", argument.name)).collect();
+        let sql = format!("SELECT * FROM credits.{}({})", self.name, arguments.join(", "));
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            values.iter().map(|value| &value.wire as &(dyn ToSql + Sync)).collect();
+        expected.judge(session.query(&sql, &parameters), &(&sql, &values));
+    }
+}
+
+impl Argument {
+    /// A good value, or one that need not be, if `spoils`.
+    fn value(&self, random: &mut StdRng, users: &[Uuid], function: &str, spoils: bool) -> Value {
+        if spoils && random.random_bool(0.1) {
+            // seq is ignored.
+            return if self.has_default && self.name != "skip" || self.name == "seq" {
+                Value::null()
+            } else {
+                Value::refused(Wire::Null, &["22004"], format!("argument {} must not be NULL", self.name))
+            };
+        }
+        for _ in 0..100 {
+            let value = self.any(random, users, function);
+            if spoils || value.fault.is_none() {
+                return value;
+            }
+        }
+        panic!("{function} takes no value for {}", self.name);
+    }
+
+    fn any(&self, random: &mut StdRng, users: &[Uuid], function: &str) -> Value {
+        let name = self.name.as_str();
+        let bad = random.random_bool(0.2);
+        match (self.kind.as_str(), name) {
+            ("uuid", _) if bad => values::bad_uuid(random),
+            ("uuid", _) => {
+                let user = *users.choose(random).unwrap();
+                values::uuid(random, user)
+            }
+            ("uuid[]" | "text[]", _) if bad && random.random() => values::bad_array(random),
+            ("uuid[]", _) => {
+                let count = [0, 1, 2, 7, 7, 3000].choose(random).copied().unwrap();
+                let elements = (0..count).map(|_| Some(users.choose(random).unwrap().to_string())).collect();
+                self.array(random, elements, bad)
+            }
+            ("text[]", "transaction_types") => {
+                let count = [0, 1, 2, 7, 7, 3000].choose(random).copied().unwrap();
+                let elements: Vec<_> =
+                    (0..count).map(|_| Some((*TYPES.choose(random).unwrap()).to_owned())).collect();
+                if bad && random.random() {
+                    let names = format!("argument {name} has an unknown transaction type: ");
+                    let unknown = values::unknown_type(random, &["22023"], &names);
+                    let Wire::Text(text) = &unknown.wire else { panic!("a name is a text") };
+                    let wire = values::array(random, &[&elements[..], &[Some(text.clone())]].concat());
+                    return Value { wire, ..unknown };
+                }
+                self.array(random, elements, bad)
+            }
+            ("text", "search" | "source_id") if bad => values::bad_text(random),
+            ("text", "search" | "source_id") => Value::good(values::words(random)),
+            ("bigint", "skip" | "limit" | "count") => values::number(random, 8, name, false),
+            ("bigint", "before_seq" | "seq") => values::number(random, 8, name, true),
+            ("integer", "checkpoint_refresh_probability") => values::number(random, 4, name, false),
+            ("timestamp with time zone", _) if bad => values::bad_date(random),
+            ("timestamp with time zone", _) => values::date(random),
+            (kind, _) => panic!("what may the argument {name} {kind} of {function} be? Say so here"),
+        }
+    }
+
+    fn array(&self, random: &mut StdRng, mut elements: Vec<Option<String>>, with_null: bool) -> Value {
+        if with_null {
+            let place = random.random_range(0..=elements.len());
+            elements.insert(place, None);
+            let wire = values::array(random, &elements);
+            return Value::refused(wire, &["22004"], format!("argument {} must not contain NULL", self.name));
+        }
+        Value { wire: values::array(random, &elements), fault: None }
+    }
+}

@@ -1,0 +1,363 @@
+//! Good and bad values of every type, with what a bad one is refused for.
+
+use credits_ledger_tests::Uuid;
+use postgres::types::private::BytesMut;
+use postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+
+use crate::verdict::Fault;
+
+pub const TYPES: [&str; 4] = ["purchase", "admin_grant", "admin_removal", "usage"];
+
+/// A value on its way to the server, in one of the two formats of the protocol.
+#[derive(Clone, Debug)]
+pub enum Wire {
+    Null,
+    Text(String),
+    Binary(Vec<u8>),
+}
+
+impl ToSql for Wire {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self {
+            Self::Null => return Ok(IsNull::Yes),
+            Self::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Binary(bytes) => out.extend_from_slice(bytes),
+        }
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        if matches!(self, Self::Binary(_)) { Format::Binary } else { Format::Text }
+    }
+
+    to_sql_checked!();
+}
+
+/// A value, and what is wrong with it.
+#[derive(Clone, Debug)]
+pub struct Value {
+    pub wire: Wire,
+    pub fault: Option<Fault>,
+}
+
+impl Value {
+    pub fn good(text: impl Into<String>) -> Self {
+        Self { wire: Wire::Text(text.into()), fault: None }
+    }
+
+    pub fn null() -> Self {
+        Self { wire: Wire::Null, fault: None }
+    }
+
+    /// Refused by the server, whatever it is for.
+    fn bad(wire: Wire, sqlstates: &'static [&'static str]) -> Self {
+        Self { wire, fault: Some(Fault { sqlstates, names: None }) }
+    }
+
+    /// Refused with a message that says this.
+    pub fn refused(wire: Wire, sqlstates: &'static [&'static str], names: impl Into<String>) -> Self {
+        Self { wire, fault: Some(Fault { sqlstates, names: Some(names.into()) }) }
+    }
+}
+
+fn text(text: &str) -> Wire {
+    Wire::Text(text.to_owned())
+}
+
+/// What the protocol's binary format does not allow: cut short, too long, or nonsense.
+const BROKEN: &[&str] = &["08P01", "22P03", "54000"];
+
+pub fn bad_uuid(random: &mut StdRng) -> Value {
+    match random.random_range(0..3) {
+        0 => Value::bad(Wire::Binary(vec![7; [0, 15, 17, 200].choose(random).copied().unwrap()]), BROKEN),
+        1 => Value::bad(Wire::Text("f".repeat(100_000)), &["22P02"]),
+        _ => {
+            let bad =
+                ["", "nil", "00000000-0000-0000-0000-00000000000g", "{00000000", "' OR ''='", "\u{202e}"];
+            Value::bad(text(bad.choose(random).unwrap()), &["22P02"])
+        }
+    }
+}
+
+/// In one of the forms that the server reads.
+pub fn uuid(random: &mut StdRng, uuid: Uuid) -> Value {
+    match random.random_range(0..4) {
+        0 => Value::good(format!("{{{}}}", uuid.hyphenated())),
+        1 => Value::good(uuid.simple().to_string().to_uppercase()),
+        2 => Value { wire: Wire::Binary(uuid.as_bytes().to_vec()), fault: None },
+        _ => Value::good(uuid.to_string()),
+    }
+}
+
+/// Text of every kind; short, but for one in a hundred.
+pub fn words(random: &mut StdRng) -> String {
+    let words = [
+        "",
+        " ",
+        "%",
+        "_",
+        "\\",
+        "%_\\%",
+        "\\\\",
+        "'",
+        "\"",
+        "''; DROP SCHEMA credits; --",
+        "$1",
+        "%s%n%x",
+        "NULL",
+        "\\N",
+        "\\.",
+        "{a,b}",
+        "\n\r\t",
+        "\u{1}\u{7f}",
+        "שלום עולם",
+        "\u{202e}txet",
+        "残高",
+        "e\u{301}",
+        "😀",
+        "\u{feff}",
+        "İıß",
+        "auto_topup_",
+        "Batch",
+        "\u{10ffff}",
+    ];
+    let word = words.choose(random).unwrap();
+    match random.random_range(0..100) {
+        0 => word.repeat(1_000_000 / word.len().max(1)),
+        1..10 => word.repeat(random.random_range(2..200)),
+        _ => (*word).to_owned(),
+    }
+}
+
+/// Not a text of the database's encoding.
+pub fn bad_text(random: &mut StdRng) -> Value {
+    let bytes: &[u8] = [&b"\0"[..], b"usage\0", b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]
+        .choose(random)
+        .unwrap();
+    let wire = match std::str::from_utf8(bytes) {
+        Ok(text) if random.random() => Wire::Text(text.to_owned()),
+        _ => Wire::Binary(bytes.to_vec()),
+    };
+    Value::bad(wire, &["22021"])
+}
+
+/// A name that is no type of transactions, refused like this.
+pub fn unknown_type(random: &mut StdRng, sqlstate: &'static [&'static str], names: &str) -> Value {
+    let near = ["Usage", "usage ", "USAGE", "refund", "usag", "usagee", "purchase,usage"];
+    let name = if random.random() { words(random) } else { (*near.choose(random).unwrap()).to_owned() };
+    Value::refused(Wire::Text(name), sqlstate, names)
+}
+
+/// A timestamp in reach of the server.
+pub fn date(random: &mut StdRng) -> Value {
+    match random.random_range(0..4) {
+        0 => {
+            let micros = [i64::MIN, i64::MAX, 0, -1].choose(random).unwrap();
+            Value { wire: Wire::Binary(micros.to_be_bytes().to_vec()), fault: None }
+        }
+        _ => {
+            let good = [
+                "-infinity",
+                "infinity",
+                "epoch",
+                "now",
+                "today",
+                "4714-11-24 00:00:00 BC",
+                "294276-12-31 23:59:59.999999",
+                "2000-01-01 00:00:00+15:59",
+                "2024-02-29",
+                "1970-01-01 00:00:00 UTC",
+            ];
+            Value::good(*good.choose(random).unwrap())
+        }
+    }
+}
+
+pub fn bad_date(random: &mut StdRng) -> Value {
+    if random.random_bool(0.3) {
+        let micros = [i64::MIN + 1, i64::MAX - 1].choose(random).unwrap();
+        return Value::bad(Wire::Binary(micros.to_be_bytes().to_vec()), &["22008"]);
+    }
+    let bad = [
+        "",
+        "never",
+        "294277-01-01",
+        "4715-01-01 BC",
+        "2023-02-29",
+        "2024-13-01",
+        "25:00",
+        "99999999999999999999",
+        "2024-01-01 99",
+    ];
+    Value::bad(text(bad.choose(random).unwrap()), &["22007", "22008", "22009"])
+}
+
+/// A whole number of this many bytes. Below zero it is refused with 22023 where that is so.
+pub fn number(random: &mut StdRng, bytes: usize, name: &str, may_be_negative: bool) -> Value {
+    let (least, most) = if bytes == 4 { (i32::MIN.into(), i32::MAX.into()) } else { (i64::MIN, i64::MAX) };
+    match random.random_range(0..10) {
+        0 => {
+            let beyond = [i128::from(most) + 1, i128::from(least) - 1, i128::MAX];
+            Value::bad(Wire::Text(beyond.choose(random).unwrap().to_string()), &["22003"])
+        }
+        1 => {
+            let bad = ["", "one", "1.5", "1e3", "NaN", "--1", "1 2"];
+            Value::bad(text(bad.choose(random).unwrap()), &["22P02"])
+        }
+        2 => Value::bad(Wire::Binary(vec![1; [0, 3, 9].choose(random).copied().unwrap()]), BROKEN),
+        3..5 => {
+            let number = [-1, -2, least, least + 1].choose(random).copied().unwrap();
+            if may_be_negative {
+                Value::good(number.to_string())
+            } else {
+                Value::refused(
+                    Wire::Text(number.to_string()),
+                    &["22023"],
+                    format!("argument {name} must not be negative, but is {number}"),
+                )
+            }
+        }
+        _ => {
+            let number = [0, 1, 2, 10, 50, 1000, most / 2, most - 1, most].choose(random).copied().unwrap();
+            let form = ["", "+", " ", "000"].choose(random).unwrap();
+            Value::good(format!("{form}{number}"))
+        }
+    }
+}
+
+/// An array of these elements, as one, with other bounds or of several dimensions; `None` is a NULL in it.
+pub fn array(random: &mut StdRng, elements: &[Option<String>]) -> Wire {
+    let quoted: Vec<String> = elements
+        .iter()
+        .map(|element| {
+            let quote = |text: &String| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+            element.as_ref().map_or_else(|| "NULL".to_owned(), quote)
+        })
+        .collect();
+    let list = quoted.join(",");
+    let count = quoted.len();
+    Wire::Text(match random.random_range(0..6) {
+        0 if count > 0 => format!("[-7:{}]={{{list}}}", i64::try_from(count).expect("a few") - 8),
+        1 if count > 0 => format!("{{{{{list}}},{{{list}}}}}"),
+        2 if count > 0 => format!("[5:5][0:{}]={{{{{list}}}}}", count - 1),
+        3 if count > 0 => format!("{{{{{{{{{{{{{list}}}}}}}}}}}}}"),
+        _ => format!("{{{list}}}"),
+    })
+}
+
+/// What is no array, whatever the elements are.
+pub fn bad_array(random: &mut StdRng) -> Value {
+    let bad: &[u8] = [
+        &b""[..],
+        &[0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 25],
+        &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 25, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1],
+        &[0xff; 40],
+    ]
+    .choose(random)
+    .unwrap();
+    if random.random() {
+        return Value::bad(Wire::Binary(bad.to_vec()), &["08P01", "22P03", "42804", "54000", "22003"]);
+    }
+    let bad = [
+        "",
+        "usage",
+        "{",
+        "}",
+        "{{a},{b,c}}",
+        "{a},{b}",
+        "[1:0]={}",
+        "[1:5]={a}",
+        "[2147483647:2147483647]={a}",
+        "{{{{{{{a}}}}}}}",
+        "{\"}",
+        "{a,}",
+    ];
+    Value::bad(text(bad.choose(random).unwrap()), &["22P02", "54000", "2202E"])
+}
+
+/// An amount of this many units of 10^-15, in one of the forms that the server reads.
+pub fn amount(random: &mut StdRng, units: i128) -> Value {
+    let plain = decimal(units);
+    let point = if plain.contains('.') { "" } else { "." };
+    Value::good(match random.random_range(0..7) {
+        0 => format!("  +{plain} "),
+        1 => format!("000000{plain}"),
+        2 => format!("{plain}{point}{}", "0".repeat([1, 30, 5000].choose(random).copied().unwrap())),
+        3 => format!("{units}e-15"),
+        4 => format!("0.{units:0>40}E+25"),
+        _ => plain,
+    })
+}
+
+/// Units of 10^-15 without trailing zeros.
+pub fn decimal(units: i128) -> String {
+    let (sign, units) = (if units < 0 { "-" } else { "" }, units.unsigned_abs());
+    let one = 10_u128.pow(15);
+    let text = format!("{sign}{}.{:015}", units / one, units % one);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A number that is no amount, or no number.
+pub fn bad_amount(random: &mut StdRng) -> Value {
+    let numbers = [
+        "0",
+        "-0",
+        "+0",
+        "0.000",
+        "-0.0000000000000001",
+        "-1",
+        "0.0000000000000001",
+        "1.0000000000000001",
+        "10000000000000",
+        "99999999999999",
+        "10000000000000.0",
+        "9999999999999.9999999999999999",
+        "1e13",
+        "1e-16",
+        "1e131071",
+        "-1e131071",
+        "1e-16383",
+        "123456789012345678901234567890.5",
+        "NaN",
+        "nan",
+        "Infinity",
+        "-Infinity",
+        "inf",
+        "170141183460469231731687303715884105728",
+        "0.00000000000000000000000000000000000000001",
+    ];
+    match random.random_range(0..5) {
+        0 => {
+            let bad =
+                ["", "ten", "1,5", "1e", "1e-16384", "1e131072", "1e1000000", "--1", "1 2", "e5", "0.0.1"];
+            Value::bad(text(bad.choose(random).unwrap()), &["22P02", "22003"])
+        }
+        1 => {
+            // Digits, weight, sign and scale: a digit of 10000, a sign that is none, fewer digits than there should be.
+            let bad = [
+                &[0, 1, 0, 0, 0, 0, 0, 0, 0x27, 0x10][..],
+                &[0, 1, 0, 0, 0x12, 0x34, 0, 0, 0, 1],
+                &[0, 9, 0, 0, 0, 0, 0, 0, 0, 1],
+                &[0],
+            ];
+            Value::bad(Wire::Binary(bad.choose(random).unwrap().to_vec()), BROKEN)
+        }
+        2 => Value::refused(
+            Wire::Text(format!("1.{}", "7".repeat(random.random_range(16..4000)))),
+            &["23514"],
+            "amount",
+        ),
+        _ => Value::refused(text(numbers.choose(random).unwrap()), &["23514"], "amount"),
+    }
+}
