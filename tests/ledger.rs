@@ -7,6 +7,7 @@
 //! - what must hold whatever the order: `stress` (many writers, then a look at the ledger at rest) and `differential`
 //!   (one answer against plain SQL), both seeded
 //! - what a client may send, good or bad: the target `hostile`, which calls whatever the catalog has
+//! - what sessions hold on to, or leave behind where they are stopped: the target `resources`
 //! - arithmetic and protocol that need no server: unit tests in `crates/ledger`, and `crates/properties` for any input
 //!
 //! [`Session`]: credits_ledger_tests::Session
