@@ -1,13 +1,15 @@
 //! Whatever a client sends: every function, INSERT and COPY with good and bad values, in several sessions at once. Each
 //! answer is either the one that a good call has, or a refusal of the class that its bad value deserves.
 //!
-//! - [`values`]: good and bad values of every type, with what a bad one is refused for
+//! - [`values`], [`amounts`]: good and bad values of every type, with what a bad one is refused for
 //! - [`functions`]: calls of all functions that the catalog has, with such values
 //! - [`rows`]: rows to record, whole or spoilt, by every way to record them
 //! - [`settings`]: good and bad settings, and tables that labels cannot come from
 //! - [`verdict`]: whether an answer is as it must be
 //! - [`sessions`]: who does all that, in transactions and savepoints, and what must be left when they are done
 
+#[path = "hostile/amounts.rs"]
+mod amounts;
 #[path = "hostile/functions.rs"]
 mod functions;
 #[path = "hostile/rows.rs"]

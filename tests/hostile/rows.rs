@@ -10,6 +10,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedMutRandom, IndexedRandom};
 
+use crate::amounts;
 use crate::functions::CREATE;
 use crate::values::{self, TYPES, Value, Wire};
 use crate::verdict::{Expected, Fault};
@@ -112,7 +113,7 @@ impl Draft {
         let whole = [
             id(random, Some(row.user)),
             Value::good(row.kind),
-            values::amount(random, row.units),
+            amounts::amount(random, row.units),
             Value { fault: taken_fault, ..Value::good(source_id.clone()) },
             optional(row.description.clone()),
             id(random, row.batch),
@@ -154,7 +155,7 @@ impl Draft {
                     (0..20_000).map(|_| random.sample(rand::distr::Alphanumeric) as char).collect();
                 Value::refused(Wire::Text(long), &["54000"], "")
             }
-            "amount" => way.takes(random, values::bad_amount),
+            "amount" => way.takes(random, amounts::bad_amount),
             "created_at" => way.takes(random, values::bad_date),
             _ => values::bad_text(random),
         };
@@ -220,7 +221,7 @@ fn create(session: &mut Session, draft: &Draft) -> Result<(), Error> {
         format!("SELECT source_id, trim_scale(amount)::text FROM credits.{CREATE}({})", arguments.join(", "));
     let row = session.query_one(&sql, &parameters(std::slice::from_ref(draft)))?;
     assert_eq!(row.get::<_, &str>(0), draft.source_id);
-    assert_eq!(row.get::<_, &str>(1), values::decimal(draft.row.units));
+    assert_eq!(row.get::<_, &str>(1), amounts::decimal(draft.row.units));
     Ok(())
 }
 

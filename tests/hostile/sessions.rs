@@ -11,10 +11,10 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
+use crate::amounts::decimal;
 use crate::functions::{CREATE, Function};
 use crate::rows::{self, Row, Rows};
 use crate::settings::{self, Tolerated};
-use crate::values::decimal;
 use crate::verdict::{Expected, Fault};
 
 const SESSIONS: u32 = 4;
