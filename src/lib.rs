@@ -33,6 +33,11 @@ pgrx::extension_sql_file!(
 );
 pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["derived"]);
 pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = ["verify"]);
+pgrx::extension_sql_file!(
+    "../sql/schema/operations.sql",
+    name = "operations",
+    requires = ["views", api::operations::refresh_idle_checkpoints, api::operations::settlement_statistics]
+);
 pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires = ["views"]);
 pgrx::extension_sql_file!(
     "../sql/schema/function_comments.sql",

@@ -26,6 +26,7 @@ mod guard;
 mod encodings;
 mod idempotency;
 mod interleavings;
+mod operations;
 mod privileges;
 mod readme;
 mod recording;

@@ -11,6 +11,7 @@ mod balances;
 mod filters;
 pub mod grouped;
 mod newest;
+mod operations;
 mod recording;
 pub mod topup;
 pub mod transactions;

@@ -6,6 +6,7 @@
 //! - [`balance`]: what a reader sees
 //! - [`touched`]: the users whose balance a transaction changes
 //! - [`settlement`]: what happens to them when it commits
+//! - [`statistics`]: how often settlements took the ways that cost something
 //! - [`notification`]: who is told of a crossing
 
 pub mod balance;
@@ -14,6 +15,7 @@ pub mod delta;
 pub mod notification;
 pub mod private;
 pub mod settlement;
+pub mod statistics;
 pub mod touched;
 
 /// A user's id, or a batch's.
@@ -25,6 +27,10 @@ pub fn init() {
     crate::pg::guard::init();
     crate::pg::xact::init(crate::pg::xact::Hooks {
         before_commit: settlement::settle_touched,
-        forget: touched::forget,
+        committed: statistics::publish,
+        forget: || {
+            touched::forget();
+            statistics::forget();
+        },
     });
 }

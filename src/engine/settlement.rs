@@ -18,12 +18,13 @@ use std::rc::Rc;
 use ledger::coverage::Coverage;
 use ledger::crossing::Direction;
 use ledger::fold::{DeltaPass, Fold};
+use ledger::statistics::Event;
 use ledger::stripe;
 
 use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan, Stored};
 use super::delta::DeltaScan;
 use super::touched::{self, Request};
-use super::{Id, notification, private};
+use super::{Id, notification, private, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::Access;
@@ -96,6 +97,7 @@ fn assess(view: &mut CommitView, users: &[(Id, Request)]) -> Result<Agreement, L
 
 /// Decides with the stripe to ourselves.
 fn decide(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerError> {
+    statistics::count(Event::ExclusiveSection, 1);
     let (relations, now) = (view.relations, Moment::now());
     let writer = LazyCell::new(|| TableWriter::open(relations.checkpoints));
     let batch_writer = LazyCell::new(|| TableWriter::open(relations.batches));
@@ -131,12 +133,14 @@ fn decide(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerEr
         if let Some(batches) = &batches {
             checkpoint::write_batches(&relations, &batch_writer, &user, batches)?;
             checkpoint.fold = pass.advanced().clone();
+            statistics::count(Event::Refresh, 1);
         }
         let crossing = Direction::between(checkpoint.is_positive, pass.balance());
         if let Some(direction) = crossing {
             checkpoint.is_positive = pass.balance().is_positive();
             checkpoint.crossed_at = Some(xact::now());
             notification::announce(&user, direction);
+            statistics::count(direction.into(), 1);
         }
         if batches.is_some() || crossing.is_some() {
             checkpoint::write(&writer, &user, stored.as_ref(), &checkpoint);
@@ -160,14 +164,20 @@ fn lags(stored: &Fold, pass: &DeltaPass, request: Request) -> bool {
 
 /// Refreshes checkpoints of a stripe that is shared. Best effort: it neither waits nor fails the commit.
 fn refresh_if_free(relations: &Relations, stripe: u8, users: &[Id]) {
-    xact::attempt("refreshing checkpoints", || {
+    let outcome = xact::attempt("refreshing checkpoints", || {
         if !lock::try_lock_refresh(stripe) {
-            return;
+            return Event::RefreshSkipped;
         }
-        let Some(writer) = TableWriter::open_if_free(relations.checkpoints) else { return };
-        let Some(batch_writer) = TableWriter::open_if_free(relations.batches) else { return };
+        let Some(writer) = TableWriter::open_if_free(relations.checkpoints) else {
+            return Event::RefreshSkipped;
+        };
+        let Some(batch_writer) = TableWriter::open_if_free(relations.batches) else {
+            return Event::RefreshSkipped;
+        };
         refresh(relations, users, &writer, &batch_writer).unwrap_or_else(|error| error.raise());
+        Event::Refresh
     });
+    statistics::count(outcome.unwrap_or(Event::RefreshFailed), users.len());
 }
 
 /// Whoever refreshed before us has committed by now, so the checkpoints are read again.

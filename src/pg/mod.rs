@@ -22,6 +22,7 @@ mod reads;
 pub mod relation;
 pub mod row;
 pub mod scan;
+pub mod shared;
 pub mod snapshot;
 pub mod statement;
 pub mod text;

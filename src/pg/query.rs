@@ -1,10 +1,12 @@
-//! Queries that run with the caller's privileges: recording a transaction, and sums where row-level security filters.
+//! Queries that run with the caller's privileges: recording a transaction, sums where row-level security filters, and which
+//! checkpoints have fallen behind.
 
 use std::cell::OnceCell;
 
+use ledger::coverage::MAX_STRAGGLERS;
 use ledger::credits::Credits;
 use pgrx::Uuid;
-use pgrx::datum::DatumWithOid;
+use pgrx::datum::{DatumWithOid, Interval};
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiTupleTable};
 
@@ -73,6 +75,25 @@ thread_local! {
            pg_catalog.max(seq) FROM credits.credits_transactions WHERE user_id = $1",
         &[pg_sys::UUIDOID],
     ) };
+    // A checkpoint could cover more if a straggler has ended, or a row lies below the first open transaction that no
+    // watermark passes by: the one after as many as may be listed.
+    static IDLE_CHECKPOINTS: Plan = const { Plan::new(
+        "WITH open AS MATERIALIZED ( \
+           SELECT coalesce(pg_catalog.array_agg(x ORDER BY x), '{}') AS ids \
+           FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) x \
+         ), reach AS MATERIALIZED ( \
+           SELECT coalesce(o.ids[$3], pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())) AS xact_id FROM open o \
+         ) \
+         SELECT pg_catalog.array_agg(c.user_id) FROM ( \
+           SELECT c.user_id FROM credits.user_balance_checkpoints c \
+           WHERE c.updated_at < pg_catalog.now() - $1 \
+             AND (NOT c.stragglers <@ (SELECT o.ids FROM open o) \
+                  OR EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id \
+                               AND t.xact_id >= c.watermark AND t.xact_id < (SELECT r.xact_id FROM reach r))) \
+           LIMIT $2 \
+         ) c",
+        &[pg_sys::INTERVALOID, pg_sys::INT8OID, pg_sys::INT4OID],
+    ) };
 }
 
 /// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
@@ -109,6 +130,14 @@ pub fn visible_balance(user: &[u8; 16]) -> Balance {
         .with(|plan| plan.first_row(&arguments, |row| row.get_two::<Numeric, i64>()))
         .unwrap_or_default();
     Balance { balance: sums.0.map_or(Credits::ZERO, |Numeric(sum)| sum), latest_seq: sums.1 }
+}
+
+/// Users whose checkpoint was last written longer ago than this and could cover more than it does.
+pub fn users_with_idle_checkpoints(idle: Interval, limit: Option<i64>) -> Vec<Uuid> {
+    let first_not_passed = i32::try_from(MAX_STRAGGLERS + 1).unwrap_or(i32::MAX);
+    let arguments = [idle.into(), limit.into(), first_not_passed.into()];
+    let users = IDLE_CHECKPOINTS.with(|plan| plan.first_row(&arguments, |row| row.get_one()));
+    users.flatten().unwrap_or_default()
 }
 
 /// A statement prepared at its first use and kept for the session; the server plans it anew when a table changes.

@@ -10,6 +10,8 @@ use pgrx::{PgTryBuilder, pg_sys};
 pub struct Hooks {
     /// Before the commit; may raise an error, which rolls the transaction back.
     pub before_commit: fn(),
+    /// When it has committed; must not fail.
+    pub committed: fn(),
     /// When the transaction is over or prepared; must not fail.
     pub forget: fn(),
 }
@@ -31,8 +33,11 @@ unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type,
     let Some(hooks) = HOOKS.get() else { return };
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => (hooks.before_commit)(),
-        pg_sys::XactEvent::XACT_EVENT_COMMIT
-        | pg_sys::XactEvent::XACT_EVENT_ABORT
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+            (hooks.committed)();
+            (hooks.forget)();
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT
         | pg_sys::XactEvent::XACT_EVENT_PREPARE
         | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (hooks.forget)(),
         _ => {}
@@ -97,31 +102,29 @@ pub fn notify(channel: &CStr, payload: &str) {
 }
 
 /// Runs `work` in a subtransaction. If it fails the subtransaction is rolled back, the failure is logged, and the
-/// transaction goes on; a cancel or a shutdown still ends it.
-pub fn attempt(what: &str, work: impl FnOnce() + std::panic::UnwindSafe) {
+/// transaction goes on without a result; a cancel or a shutdown still ends it.
+pub fn attempt<R>(what: &str, work: impl FnOnce() -> R + std::panic::UnwindSafe) -> Option<R> {
     // SAFETY: the documented way to use an internal subtransaction; memory context and resource owner are put back.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
-        let failure = PgTryBuilder::new(|| {
-            work();
-            None
-        })
-        .catch_others(Some)
-        .execute();
+        let result = PgTryBuilder::new(|| Ok(work())).catch_others(Err).execute();
         pg_sys::MemoryContextSwitchTo(context);
-        match failure {
-            None => pg_sys::ReleaseCurrentSubTransaction(),
-            Some(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        match result {
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
-        match failure {
-            None => {}
-            Some(error) if is_request_to_stop(&error) => error.rethrow(),
-            Some(error) => log!("{what} is put off: {error:?}"),
+        match result {
+            Ok(result) => Some(result),
+            Err(error) if is_request_to_stop(&error) => error.rethrow(),
+            Err(error) => {
+                log!("{what} is put off: {error:?}");
+                None
+            }
         }
     }
 }

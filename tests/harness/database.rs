@@ -36,6 +36,12 @@ impl Database {
         Self::from_template(Cluster::start(), TEMPLATE)
     }
 
+    /// A further database with the extension in the same cluster.
+    #[must_use]
+    pub fn create_beside(&self) -> Self {
+        Self::from_template(Arc::clone(&self.cluster), TEMPLATE)
+    }
+
     /// A database without the extension.
     #[must_use]
     pub fn create_empty() -> Self {

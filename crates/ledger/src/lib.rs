@@ -5,6 +5,7 @@
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: on which side of zero a balance can end, whatever becomes of the rows in flight
 //! - [`fold`]: rows folded into a balance, and what one pass over a delta tells
+//! - [`statistics`]: how often settlements took the ways that cost something
 //! - [`stripe`]: the locks that order settlements, and the order they are taken in
 
 #![forbid(unsafe_code)]
@@ -14,4 +15,5 @@ pub mod credits;
 pub mod crossing;
 pub mod fold;
 pub mod numeric;
+pub mod statistics;
 pub mod stripe;

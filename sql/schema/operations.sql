@@ -1,0 +1,69 @@
+-- For operators: what the checkpoints do not cover, what holds them back, and what brings them up to date. The views read
+-- their tables as their owner and name every user, so they are empty where row-level security filters the ledger.
+
+CREATE VIEW credits.checkpoint_lag WITH (security_barrier) AS
+    SELECT c.user_id,
+           -- Two ranges of the delta's index, as in uncovered_transactions, counted only where this column is asked for.
+           (SELECT count(*)
+            FROM credits.credits_transactions t
+            WHERE t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615')
+           + (SELECT count(*)
+              FROM unnest(c.stragglers) AS s(xact_id)
+              JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id) AS delta_rows,
+           c.updated_at,
+           pg_snapshot_xmax(pg_current_snapshot())::text::bigint - c.watermark::text::bigint AS watermark_lag,
+           cardinality(c.stragglers) AS stragglers
+    FROM credits.user_balance_checkpoints c
+    WHERE NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.checkpoint_lag IS
+    'How far each checkpoint is behind: delta_rows, the committed rows that it does not cover; updated_at, when it was last '
+    'written; watermark_lag, how many transaction ids have been given out since its watermark; stragglers, how many it lists. '
+    'Cost: a scan of the checkpoints and, for delta_rows, an index lookup for each and its delta; without delta_rows the scan '
+    'alone; for one user index lookups. Users without a checkpoint are in users_without_checkpoint. Names users: for operators.';
+
+CREATE VIEW credits.stragglers WITH (security_barrier) AS
+    SELECT s.xact_id, s.listed_by, s.watermark_of,
+           coalesce(a.state, CASE WHEN p.gid IS NOT NULL THEN 'prepared'
+                                  WHEN pg_xact_status(s.xact_id) = 'in progress' THEN 'open'
+                                  ELSE 'ended' END) AS state,
+           coalesce(a.datname, p.database) AS database, coalesce(a.usename, p.owner) AS role,
+           coalesce(a.xact_start, p.prepared) AS since, a.pid, a.application_name, p.gid
+    FROM (
+        SELECT l.xact_id, count(*) FILTER (WHERE l.is_listed) AS listed_by, count(*) FILTER (WHERE NOT l.is_listed) AS watermark_of
+        FROM (
+            SELECT unnest(c.stragglers), true FROM credits.user_balance_checkpoints c
+            UNION ALL
+            SELECT c.watermark, false
+            FROM credits.user_balance_checkpoints c
+            JOIN pg_snapshot_xip(pg_current_snapshot()) AS open(xact_id) ON open.xact_id = c.watermark
+        ) l (xact_id, is_listed)
+        GROUP BY l.xact_id
+    ) s
+    -- Of the transactions that share the lower half of an id, one at most is in progress.
+    LEFT JOIN pg_stat_activity a ON a.backend_xid = s.xact_id::xid AND pg_xact_status(s.xact_id) = 'in progress'
+    LEFT JOIN pg_prepared_xacts p ON p.transaction = s.xact_id::xid AND pg_xact_status(s.xact_id) = 'in progress'
+    WHERE NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.stragglers IS
+    'Transactions that checkpoints could not pass, and who has them open. listed_by: how many checkpoints list it as a '
+    'straggler; watermark_of: how many have stopped at it, while it is open. state: that of its session in pg_stat_activity, '
+    'prepared, open (by a session that the caller may not look at), or ended, and then each checkpoint forgets it with its '
+    'next refresh. since: the start of the transaction, or when it was prepared. Cost: two scans of the checkpoints. On a '
+    'standby the sessions are the primary''s and not seen, and watermark_of is 0. For operators.';
+
+-- A caller of whom row-level security hides rows would refresh nothing: it gets 42501 instead.
+ALTER FUNCTION credits.refresh_idle_checkpoints(interval, bigint) SET row_security = off;
+COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS
+    'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more '
+    'than they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. '
+    'Returns how many. Waits for no one and keeps no one waiting: a stripe whose checkpoints someone else refreshes is left '
+    'out. Made to be called every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. '
+    'Errors: 22004 for a NULL idle, 22023 for a negative limit, 25006 in a read-only transaction, 42501 without SELECT on ledger '
+    'and checkpoints or where row-level security would hide rows.';
+
+COMMENT ON FUNCTION credits.settlement_statistics() IS
+    'Counts for this database since the server started or recovered from a crash, of transactions that have committed: '
+    'exclusive_sections, stripes taken exclusively (close to zero, for a new user, for refresh_checkpoint); crossings_up and '
+    'crossings_down, also with the channels off; refreshes, checkpoints that were refreshed or made; refreshes_skipped, lagging ones '
+    'left to someone who was refreshing on that stripe; refreshes_failed, those put off by an error, which is in the '
+    'server''s log. Settlements that find nothing to decide are not counted. No row if the server has no room for the counts: '
+    'there are places for 128 databases.';

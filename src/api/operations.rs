@@ -1,0 +1,59 @@
+//! For operators: what settlement has done, and checkpoints that nobody's commit refreshes.
+
+use ledger::statistics::Event;
+use pgrx::datum::Interval;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::arguments::required;
+use crate::engine::statistics;
+use crate::engine::touched::{self, Request};
+use crate::error::LedgerError;
+use crate::pg::{query, xact};
+
+/// `credits.settlement_statistics`
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn settlement_statistics() -> TableIterator<
+    'static,
+    (
+        name!(exclusive_sections, i64),
+        name!(crossings_up, i64),
+        name!(crossings_down, i64),
+        name!(refreshes, i64),
+        name!(refreshes_skipped, i64),
+        name!(refreshes_failed, i64),
+    ),
+> {
+    let counts = statistics::read().map(|counts| {
+        let of = |event| i64::try_from(counts.of(event)).unwrap_or(i64::MAX);
+        (
+            of(Event::ExclusiveSection),
+            of(Event::CrossingUp),
+            of(Event::CrossingDown),
+            of(Event::Refresh),
+            of(Event::RefreshSkipped),
+            of(Event::RefreshFailed),
+        )
+    });
+    TableIterator::new(counts)
+}
+
+/// `credits.refresh_idle_checkpoints`
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn refresh_idle_checkpoints(
+    idle: default!(Option<Interval>, "'1 hour'"),
+    limit: default!(Option<i64>, "1000"),
+) -> Result<i64, ErrorReport> {
+    let idle = required("idle", idle)?;
+    if let Some(value @ ..0) = limit {
+        return Err(LedgerError::NegativeArgument { name: "limit", value }.into());
+    }
+    xact::refuse_if_read_only(c"refresh_idle_checkpoints()");
+    let users = query::users_with_idle_checkpoints(idle, limit);
+    for user in &users {
+        touched::note(*user.as_bytes(), Request::RefreshIfFree);
+    }
+    Ok(i64::try_from(users.len()).unwrap_or(i64::MAX))
+}
