@@ -38,6 +38,11 @@ pgrx::extension_sql_file!(
     name = "operations",
     requires = ["views", api::operations::refresh_idle_checkpoints, api::operations::settlement_statistics]
 );
+pgrx::extension_sql_file!(
+    "../sql/schema/import.sql",
+    name = "import",
+    requires = ["ledger", api::balances::get_user_balance]
+);
 pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires = ["views"]);
 pgrx::extension_sql_file!(
     "../sql/schema/function_comments.sql",

@@ -25,6 +25,7 @@ mod dump;
 mod guard;
 mod encodings;
 mod idempotency;
+mod import;
 mod interleavings;
 mod operations;
 mod privileges;

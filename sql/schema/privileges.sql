@@ -2,7 +2,7 @@
 -- themselves whether the caller may read the ledger.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA credits FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
