@@ -110,7 +110,7 @@ pub fn attempt<R>(what: &str, work: impl FnOnce() -> R + std::panic::UnwindSafe)
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
-        let result = PgTryBuilder::new(|| Ok(work())).catch_others(Err).execute();
+        let result = PgTryBuilder::new(|| Ok(work())).catch_others(|error| Err(Box::new(error))).execute();
         pg_sys::MemoryContextSwitchTo(context);
         match result {
             Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
