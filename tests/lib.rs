@@ -1,6 +1,8 @@
 //! Harness of the tests from outside: a throwaway cluster, a database for each test, and sessions that can be stepped.
 //!
 //! - [`cluster`]: the one Postgres cluster of a test process, started on first use and removed however the process ends
+//! - [`lifecycle`]: what happens to a cluster's server: stopped, killed, copied, promoted
+//! - [`contents`]: what a ledger holds, to be compared with a copy of it
 //! - [`database`]: a database with the extension for one test, and who is waiting for whom in it
 //! - [`session`]: a connection, with the statements that every test needs
 //! - [`stepping`]: a session in the background, or held in the middle of its commit
@@ -11,8 +13,12 @@
 
 #[path = "harness/cluster.rs"]
 pub mod cluster;
+#[path = "harness/contents.rs"]
+pub mod contents;
 #[path = "harness/database.rs"]
 pub mod database;
+#[path = "harness/lifecycle.rs"]
+pub mod lifecycle;
 #[path = "harness/listener.rs"]
 pub mod listener;
 #[path = "harness/random.rs"]
@@ -27,6 +33,7 @@ pub mod soundness;
 pub mod stepping;
 
 pub use database::Database;
+pub use lifecycle::Shutdown;
 pub use listener::{Direction, Listener, Notification};
 pub use random::seed;
 pub use refusal::Refused;

@@ -1,7 +1,7 @@
 //! The Postgres cluster that the tests of a process share, and further ones for tests that disturb others.
 //!
-//! A shell owns a cluster from its first file to its last. It waits on a pipe from the test process, and stops and
-//! removes the cluster at end of file: that comes when the cluster is dropped or the process ends, however it ends.
+//! A shell owns the folder of a cluster. It waits on a pipe from the test process, and stops and removes the cluster at
+//! end of file: that comes when the cluster is dropped or the process ends, however it ends.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -31,29 +31,23 @@ log_min_messages = warning
 log_line_prefix = '%m [%p] %d '
 ";
 
-/// `$1` is the folder of the server's programs, `$2` the settings.
+/// `$1` is the folder of the server's programs. A process that a test has killed is not worth mentioning.
 const OWNER: &str = r#"
 set -eu
 folder=$(mktemp -d "${TMPDIR:-/tmp}/credits_ledger_tests.XXXXXX")
 data=$folder/data log=$folder/log
 remove() {
   "$1/pg_ctl" stop --pgdata="$data" --mode=immediate >/dev/null 2>&1 </dev/null || true
-  grep -E 'PANIC|TRAP|terminated by signal' "$log" >&2 || true
+  grep -E 'PANIC|TRAP|terminated by signal' "$log" 2>/dev/null | grep -v 'terminated by signal 9' >&2 || true
   rm -rf "$folder"
 }
 trap 'remove "$1"' EXIT
 trap 'exit 1' PIPE HUP INT TERM
-start() {
-  "$1/initdb" --pgdata="$data" --username=postgres --auth=trust --encoding=UTF8 --no-locale --no-sync >"$log" 2>&1 &&
-  { echo "$2"; echo "unix_socket_directories = '$folder'"; } >>"$data/postgresql.conf" &&
-  "$1/pg_ctl" start --pgdata="$data" --log="$log" --wait >/dev/null 2>&1 </dev/null
-}
-start "$1" "$2" || { cat "$log" >&2; exit 1; }
 echo "$folder"
 read -r _ || true
 "#;
 
-/// A running cluster.
+/// A cluster. Its server may be stopped and go on: see `lifecycle`.
 pub struct Cluster {
     folder: PathBuf,
     programs: PathBuf,
@@ -77,19 +71,63 @@ impl Cluster {
     }
 
     /// A new cluster.
-    ///
-    /// # Panics
-    /// If it does not start.
     #[must_use]
     pub fn start() -> Arc<Self> {
-        let programs = PathBuf::from(environment("CREDITS_LEDGER_BIN"));
+        Self::start_with("")
+    }
+
+    /// A new cluster with further settings, lines of `postgresql.conf` that override those of every cluster.
+    #[must_use]
+    pub fn start_with(settings: &str) -> Arc<Self> {
+        let cluster = Self::initialize(&Self::programs_under_test(), settings);
+        cluster.resume();
+        cluster.execute("postgres", &format!("CREATE DATABASE {TEMPLATE}"));
+        cluster.execute(TEMPLATE, "CREATE EXTENSION credits_ledger");
+        Arc::new(cluster)
+    }
+
+    /// The folder of the server's programs that the tests are run for.
+    #[must_use]
+    pub fn programs_under_test() -> PathBuf {
+        PathBuf::from(environment("CREDITS_LEDGER_BIN"))
+    }
+
+    /// A new cluster of these programs, whose server does not run yet.
+    ///
+    /// # Panics
+    /// If there is none to be had.
+    #[must_use]
+    pub fn initialize(programs: &Path, settings: &str) -> Self {
+        let cluster = Self::empty(programs);
+        // Checksums whatever the major: some have them by default, and pg_upgrade wants them alike.
+        cluster.succeed(
+            cluster
+                .program("initdb")
+                .args([
+                    "--username=postgres",
+                    "--auth=trust",
+                    "--encoding=UTF8",
+                    "--no-locale",
+                    "--no-sync",
+                    "--data-checksums",
+                ])
+                .arg("--pgdata")
+                .arg(cluster.data()),
+        );
+        cluster.configure(SETTINGS);
+        cluster.configure(settings);
+        cluster.configure(&format!("unix_socket_directories = '{}'", cluster.folder().display()));
+        cluster
+    }
+
+    /// A folder for a cluster of these programs, without data.
+    pub(crate) fn empty(programs: &Path) -> Self {
         let user = User::named(&environment("CREDITS_LEDGER_SERVER_USER"));
         // Its own process group: Ctrl-C is for the tests, and the owner must survive it to clean up.
         let mut owner = user
             .command("sh")
             .args(["-c", OWNER, "sh"])
-            .arg(&programs)
-            .arg(SETTINGS)
+            .arg(programs)
             .current_dir("/")
             .process_group(0)
             .stdin(Stdio::piped())
@@ -100,12 +138,8 @@ impl Cluster {
         let stdout = owner.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut folder).expect("read the cluster's folder");
         let folder = PathBuf::from(folder.trim_end());
-        assert!(folder.is_dir(), "the test cluster did not start: its log is above");
-
-        let cluster = Self { folder, programs, user, _owner: owner };
-        cluster.execute("postgres", &format!("CREATE DATABASE {TEMPLATE}"));
-        cluster.execute(TEMPLATE, "CREATE EXTENSION credits_ledger");
-        Arc::new(cluster)
+        assert!(folder.is_dir(), "there is no folder for a cluster");
+        Self { folder, programs: programs.to_owned(), user, _owner: owner }
     }
 
     /// How to connect to a database as a role.
@@ -128,8 +162,13 @@ impl Cluster {
     /// One of the server's programs (`psql`, `pg_dump`), set up to reach this cluster.
     #[must_use]
     pub fn program(&self, name: &str) -> Command {
-        let mut command = self.user.command(self.programs.join(name));
-        command.current_dir("/").env("PGHOST", self.folder()).env("PGUSER", SUPERUSER);
+        self.command(&self.programs.join(name))
+    }
+
+    /// Any program, as the server's user.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let mut command = self.user.command(program);
+        command.current_dir(self.folder()).env("PGHOST", self.folder()).env("PGUSER", SUPERUSER);
         command
     }
 
@@ -150,10 +189,35 @@ impl Cluster {
         assert!(lines.is_empty(), "in the server's log: {lines:#?}");
     }
 
+    /// Runs a program that must succeed, and returns what it printed.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn succeed(&self, command: &mut Command) -> String {
+        let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {printed}{complaint}{}", self.log());
+        printed
+    }
+
     /// Where the socket is.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Where the data are.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// The folder of the server's programs.
+    #[must_use]
+    pub fn programs(&self) -> &Path {
+        &self.programs
     }
 }
 

@@ -13,10 +13,12 @@ use crate::{Listener, Session};
 /// How long a test waits for something that must happen. No test measures time: only a broken one ever waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A database with the extension, empty at first, dropped when its test has passed.
+/// A database with the extension, empty at first. In the shared cluster it is dropped when its test has passed.
 pub struct Database {
     cluster: Arc<Cluster>,
     name: String,
+    /// Of the shared cluster, which outlives it.
+    dropped_at_end: bool,
     /// Looks at the other sessions.
     observer: Mutex<Session>,
 }
@@ -27,46 +29,60 @@ impl Database {
     /// Transaction ids belong to the cluster: what other tests leave open for a while holds watermarks back here too.
     #[must_use]
     pub fn create() -> Self {
-        Self::from_template(Cluster::shared(), TEMPLATE)
+        Self::from_template(&Cluster::shared(), TEMPLATE, true)
     }
 
     /// A database in a cluster of its own, for a test that would disturb others.
     #[must_use]
     pub fn create_alone() -> Self {
-        Self::from_template(Cluster::start(), TEMPLATE)
+        Self::create_in(&Cluster::start())
     }
 
     /// A further database with the extension in the same cluster.
     #[must_use]
     pub fn create_beside(&self) -> Self {
-        Self::from_template(Arc::clone(&self.cluster), TEMPLATE)
+        Self::from_template(&self.cluster, TEMPLATE, self.dropped_at_end)
     }
 
     /// A database without the extension.
     #[must_use]
     pub fn create_empty() -> Self {
-        Self::from_template(Cluster::shared(), "template0")
+        Self::from_template(&Cluster::shared(), "template0", true)
     }
 
     /// A database of the test's own in this encoding.
     #[must_use]
     pub fn create_encoded(encoding: &str) -> Self {
-        let db = Self::from_template(Cluster::shared(), &format!("template0 ENCODING '{encoding}'"));
+        let db = Self::from_template(&Cluster::shared(), &format!("template0 ENCODING '{encoding}'"), true);
         db.observe(|observer| observer.run("CREATE EXTENSION credits_ledger"));
         db
     }
 
-    fn from_template(cluster: Arc<Cluster>, template: &str) -> Self {
+    /// A database in a cluster of the test's own.
+    #[must_use]
+    pub fn create_in(cluster: &Arc<Cluster>) -> Self {
+        Self::from_template(cluster, TEMPLATE, false)
+    }
+
+    fn from_template(cluster: &Arc<Cluster>, template: &str, dropped_at_end: bool) -> Self {
         static CREATED: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", CREATED.fetch_add(1, Ordering::Relaxed));
         cluster.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE {template}"));
-        let observer = Mutex::new(Session::connect(&cluster.config(&name, SUPERUSER)));
-        Self { cluster, name, observer }
+        let mut database = Self::open(cluster, &name);
+        database.dropped_at_end = dropped_at_end;
+        database
+    }
+
+    /// A database that is there already in a cluster of the test's own.
+    #[must_use]
+    pub fn open(cluster: &Arc<Cluster>, name: &str) -> Self {
+        let observer = Mutex::new(Session::connect(&cluster.config(name, SUPERUSER)));
+        Self { cluster: Arc::clone(cluster), name: name.to_owned(), dropped_at_end: false, observer }
     }
 
     /// The cluster that it is in.
     #[must_use]
-    pub fn cluster(&self) -> &Cluster {
+    pub const fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
     }
 
@@ -135,7 +151,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        if !thread::panicking() {
+        if self.dropped_at_end && !thread::panicking() {
             self.cluster.execute("postgres", &format!("DROP DATABASE {} WITH (FORCE)", self.name));
         }
     }

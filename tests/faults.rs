@@ -1,0 +1,18 @@
+//! Tests of what is promised when a server fails, is copied or is followed, from outside.
+//!
+//! Which kind goes here: whatever needs clusters of its own, because their servers are killed, stopped, copied, promoted or
+//! configured unlike those of all other tests. Each test says what it has before and demands it after; what must hold of every
+//! ledger at rest ([`Session::assert_sound`]) must hold of every copy.
+//!
+//! - [`crash`]: backends are killed and servers stopped under load; `CREDITS_LEDGER_CRASH_ROUNDS` asks for more
+//! - [`dumps`]: every way to dump and to restore
+//! - [`copies`]: `CREATE DATABASE ... TEMPLATE`, and recovery to a point in time
+//! - [`standby`]: every answer on a hot standby, while the primary writes, and after a promotion
+//! - [`logical`]: a ledger that follows another by logical replication, until it takes over
+//!
+//! What needs two majors of Postgres is in `majors.rs`.
+//!
+//! [`Session::assert_sound`]: credits_ledger_tests::Session::assert_sound
+
+#[path = "faults/crash.rs"]
+mod crash;

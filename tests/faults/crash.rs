@@ -1,0 +1,229 @@
+//! Servers that die under load: what was acknowledged is there, and of every other transaction all or nothing.
+//!
+//! `CREDITS_LEDGER_CRASH_ROUNDS` sets the number of rounds. A seed repeats what the writers do; where the crash hits them
+//! depends on the moment.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+
+use credits_ledger_tests::cluster::Cluster;
+use credits_ledger_tests::database::PATIENCE;
+use credits_ledger_tests::{Database, Decimal, Direction, Session, Shutdown, Uuid, dec, seed, user};
+use postgres::Error;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+
+const WRITERS: u32 = 6;
+const USERS: u32 = 4;
+
+/// Checkpoints are refreshed all the time, and an acknowledged commit is on disk.
+const SETTINGS: &str = "\
+fsync = on
+synchronous_commit = on
+synchronous_standby_names = ''
+credits_ledger.checkpoint_interval = 4
+";
+
+fn rounds() -> u32 {
+    std::env::var("CREDITS_LEDGER_CRASH_ROUNDS")
+        .map_or(4, |rounds| rounds.parse().expect("CREDITS_LEDGER_CRASH_ROUNDS is a number"))
+}
+
+/// A transaction of a writer.
+struct Work {
+    statements: Vec<String>,
+    /// The rows that are there if it commits, by their `source_id`.
+    rows: Vec<String>,
+    commits: bool,
+}
+
+fn work(random: &mut StdRng, name: &str) -> Work {
+    let (mut statements, mut rows) = (vec!["BEGIN".to_owned()], Vec::new());
+    for number in 0..random.random_range(1..=4) {
+        let source = format!("{name}-{number}");
+        let (user, amount) = (user(random.random_range(0..USERS)), random.random_range(1..=6));
+        let kind = ["purchase", "admin_grant", "usage", "usage"].choose(random).unwrap();
+        let batch = if *kind == "usage" { format!("'{user}'") } else { "NULL".to_owned() };
+        let insert = format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id)
+             VALUES ('{user}', '{kind}', {amount}, '{source}', {batch})"
+        );
+        match random.random_range(0..10) {
+            0..2 => {
+                statements.extend(["SAVEPOINT s".to_owned(), insert, "ROLLBACK TO s".to_owned()]);
+                continue;
+            }
+            2..4 => statements.extend(["SAVEPOINT s".to_owned(), insert, "RELEASE s".to_owned()]),
+            4 => statements.extend([insert, format!("SELECT credits.refresh_checkpoint('{user}')")]),
+            _ => statements.push(insert),
+        }
+        rows.push(source);
+    }
+    Work { statements, rows, commits: random.random_bool(0.9) }
+}
+
+/// What a writer knows of its transactions when the server is gone.
+#[derive(Default)]
+struct Memory {
+    acknowledged: BTreeSet<String>,
+    /// Of the transaction whose commit was not answered: all of them are there, or none.
+    unanswered: Vec<String>,
+}
+
+/// Writes until the server is gone, reporting each commit that is acknowledged.
+fn write(mut session: Session, mut random: StdRng, name: &str, report: &Sender<()>) -> Memory {
+    let mut memory = Memory::default();
+    for number in 0.. {
+        let work = work(&mut random, &format!("{name}-{number}"));
+        let written: Result<(), Error> = work.statements.iter().try_for_each(|sql| session.try_run(sql));
+        let ended = written.map(|()| session.try_run(if work.commits { "COMMIT" } else { "ROLLBACK" }));
+        match ended {
+            Ok(Ok(())) if work.commits => {
+                memory.acknowledged.extend(work.rows);
+                // The test has heard enough when it crashes the server.
+                let _ = report.send(());
+            }
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                assert_gone(&session, &error);
+                if work.commits {
+                    memory.unanswered = work.rows;
+                }
+                break;
+            }
+            Err(error) => {
+                assert_gone(&session, &error);
+                break;
+            }
+        }
+    }
+    memory
+}
+
+/// Nothing is refused, but for the server's end.
+fn assert_gone(session: &Session, error: &Error) {
+    let is_end = error.code().is_none_or(|code| code.code().starts_with("57P"));
+    assert!(session.is_closed() || is_end, "{error:?}");
+}
+
+/// How a round ends.
+#[derive(Clone, Copy, Debug)]
+enum Crash {
+    /// A backend in the middle of something is killed: all others are sent away.
+    Backend,
+    /// The whole server stops where it is.
+    Server,
+}
+
+struct Test {
+    cluster: Arc<Cluster>,
+    database: String,
+    random: StdRng,
+}
+
+impl Test {
+    fn open(&self) -> Database {
+        Database::open(&self.cluster, &self.database)
+    }
+
+    /// Has writers at work, and crashes the server after some commits. A transaction prepared before stays so.
+    fn crash(&mut self, round: u32, crash: Crash) -> Vec<Memory> {
+        let db = self.open();
+        let mut preparing = db.connect();
+        preparing.run("BEGIN");
+        preparing.charge(user(round % USERS), dec!(20));
+        preparing.run(&format!("PREPARE TRANSACTION 'round-{round}'"));
+
+        let (report, acknowledged) = channel();
+        let mut victims = Vec::new();
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (session, random) = (db.connect(), StdRng::seed_from_u64(self.random.random()));
+                victims.push(session.pid());
+                let (name, report) = (format!("round-{round}-{writer}"), report.clone());
+                thread::spawn(move || write(session, random, &name, &report))
+            })
+            .collect();
+        let (enough, flush) = (self.random.random_range(10..120), self.random.random_range(0..240));
+        for number in 0..enough {
+            acknowledged.recv_timeout(PATIENCE).expect("the writers commit");
+            if number == flush {
+                preparing.run("CHECKPOINT");
+            }
+        }
+        match crash {
+            Crash::Backend => self.cluster.kill(*victims.choose(&mut self.random).unwrap()),
+            Crash::Server => self.cluster.stop(Shutdown::Immediate),
+        }
+        let memories = writers.into_iter().map(|writer| writer.join().expect("a writer knows what it did"));
+        let memories = memories.collect();
+        match crash {
+            Crash::Backend => self.cluster.until_open(),
+            Crash::Server => self.cluster.resume(),
+        }
+        memories
+    }
+
+    /// The rows of a round are those that were acknowledged, and of the commits not answered all or nothing.
+    fn check_rows(&self, round: u32, memories: &[Memory]) {
+        let mut session = self.open().connect();
+        let stored = session.values(
+            "SELECT source_id FROM credits.credits_transactions WHERE source_id LIKE $1 || '-%'",
+            &[&format!("round-{round}")],
+        );
+        let mut stored: BTreeSet<String> = stored.into_iter().collect();
+        for memory in memories {
+            let lost: Vec<_> = memory.acknowledged.iter().filter(|row| !stored.remove(*row)).collect();
+            assert!(lost.is_empty(), "acknowledged, and lost: {lost:?}");
+            let kept = memory.unanswered.iter().filter(|row| stored.remove(*row)).count();
+            assert!(
+                kept == 0 || kept == memory.unanswered.len(),
+                "{kept} rows are there of {:?}",
+                memory.unanswered
+            );
+        }
+        assert!(stored.is_empty(), "never committed, and there: {stored:?}");
+        session.assert_sound();
+    }
+
+    /// What was prepared is resolved, and every user is brought to zero: by a crossing, if it was above.
+    fn go_on(&mut self, round: u32) {
+        let db = self.open();
+        let (mut session, mut listener) = (db.connect(), db.listen());
+        let resolution = if self.random.random() { "COMMIT" } else { "ROLLBACK" };
+        session.run(&format!("{resolution} PREPARED 'round-{round}'"));
+        (0..USERS).for_each(|number| session.refresh(user(number)));
+        session.assert_sound();
+        listener.drain();
+        for number in 0..USERS {
+            let balance = session.balance(user(number));
+            let kind = if balance > Decimal::ZERO { "admin_removal" } else { "admin_grant" };
+            if balance != Decimal::ZERO {
+                session.insert(user(number), kind, balance.abs()).expect("the ledger is written to");
+            }
+            let expected: Vec<(Uuid, Direction)> =
+                (balance > Decimal::ZERO).then_some((user(number), Direction::Down)).into_iter().collect();
+            assert_eq!(listener.crossings(), expected, "from a balance of {balance}");
+        }
+        session.assert_sound();
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_and_nothing_is_half_there() {
+    let seed = seed();
+    let cluster = Cluster::start_with(SETTINGS);
+    let database = Database::create_in(&cluster).name().to_owned();
+    let mut test = Test { cluster, database, random: StdRng::seed_from_u64(seed) };
+    for round in 0..rounds() {
+        let crash = if round % 2 == 0 { Crash::Backend } else { Crash::Server };
+        let memories = test.crash(round, crash);
+        test.check_rows(round, &memories);
+        test.go_on(round);
+    }
+    let log = test.cluster.log();
+    assert!(!log.contains("PANIC") && !log.contains("terminated by signal 11"), "{log}");
+}

@@ -1,0 +1,76 @@
+//! What a ledger holds, to be compared with what a copy of it holds.
+
+use rust_decimal::dec;
+use uuid::Uuid;
+
+use crate::{Session, user};
+
+/// Users that [`Session::record_history`] records something for.
+pub const USERS: u32 = 6;
+
+/// What must survive a move to another database. Stamps and checkpoints belong to the database that they are in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    rows: String,
+    balances: String,
+    batches: String,
+    next_seq: i64,
+}
+
+impl Session {
+    /// What the ledger holds.
+    #[track_caller]
+    pub fn contents(&mut self) -> Contents {
+        Contents {
+            rows: self.value(
+                "SELECT count(*) || ' rows ' || md5(string_agg(
+                            concat_ws('|', id, user_id, transaction_type, amount, source_id, description,
+                                      fusillade_batch_id, api_key_id, created_at, seq), ',' ORDER BY seq))
+                 FROM credits.credits_transactions",
+                &[],
+            ),
+            balances: self.value(
+                "SELECT string_agg(concat_ws(' ', user_id, trim_scale(balance), is_positive), ', ' ORDER BY user_id)
+                 FROM credits.balances",
+                &[],
+            ),
+            batches: self.value(
+                "SELECT string_agg(b::text, ', ' ORDER BY user_id, fusillade_batch_id)
+                 FROM (SELECT fusillade_batch_id, user_id, trim_scale(total_amount), transaction_count, max_seq, created_at
+                       FROM credits.batches) b",
+                &[],
+            ),
+            next_seq: self.value(
+                "SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END
+                 FROM credits.credits_transactions_seq_seq",
+                &[],
+            ),
+        }
+    }
+
+    /// Records a bit of everything: users above, below and at zero, batches, amounts of every scale, what was rolled back,
+    /// rows that a checkpoint covers and rows that none does yet.
+    pub fn record_history(&mut self) {
+        for round in 0..120_u32 {
+            let (user, batch) = (user(round % (USERS - 2)), Uuid::from_u128(u128::from(round % 7)));
+            self.grant(user, dec!(1.000000000000001));
+            self.charge_batch(user, batch, dec!(0.50));
+            if round == 80 {
+                (0..USERS).for_each(|number| self.refresh(crate::user(number)));
+            }
+        }
+        self.run("BEGIN");
+        self.charge(user(0), dec!(1));
+        self.run("SAVEPOINT s");
+        self.charge(user(0), dec!(1000));
+        self.run("ROLLBACK TO s");
+        self.grant(user(1), dec!(9999999999999.999999999999999));
+        self.run("COMMIT");
+        self.charge(user(USERS - 2), dec!(1000));
+        self.grant(user(USERS - 1), dec!(2));
+        self.charge(user(USERS - 1), dec!(2));
+        self.run("BEGIN");
+        self.grant(user(1), dec!(100));
+        self.run("ROLLBACK");
+    }
+}
