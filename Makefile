@@ -1,4 +1,4 @@
-# make demo | demo-stop | examples | test | fuzz | model | bench | install | lint | schema | check-schema
+# make demo | demo-stop | examples | test | test-majors | fuzz | model | bench | install | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make install` installs into it, every other target copies it.
@@ -159,6 +159,15 @@ fuzz: ## the properties of crates/ledger with cargo-fuzz, TARGET_SECONDS=60 each
 	  echo "--- $$target"
 	  cargo fuzz run --sanitizer none --target-dir target/fuzz "$$target" -- -verbosity=0 -print_final_stats=1 -max_total_time=$(or $(TARGET_SECONDS),60)
 	done
+
+# pg_upgrade runs the programs of both.
+.PHONY: test-majors
+test-majors: OLD ?= 14
+test-majors: build ## moves a ledger from Postgres OLD (default 14) to PG: pg_upgrade, dump and restore
+	$(private_server)
+	$(MAKE) --no-print-directory build PG=$(OLD) PG_CONFIG=
+	export CREDITS_LEDGER_OLD_BIN=$$(dirname "$$(PG_CONFIG= tools/postgres.sh private $(OLD))")
+	cargo test --locked -p credits_ledger_tests --test majors -- --ignored
 
 .PHONY: lint
 lint: ## formatting, clippy, documentation

@@ -2,10 +2,8 @@
 
 use std::process::Stdio;
 
+use credits_ledger_tests::contents::SILENT;
 use credits_ledger_tests::{Database, Decimal, Direction, Uuid, dec, user};
-
-/// Settings of a restore that announces nobody's first credit as news.
-const SILENT: &str = "-c credits_ledger.config_channel= -c credits_ledger.crossing_channel=";
 
 /// Restores a dump of one database into another of the cluster.
 fn copy_database(from: &Database, into: &Database) {

@@ -79,11 +79,16 @@ impl Cluster {
     /// A new cluster with further settings, lines of `postgresql.conf` that override those of every cluster.
     #[must_use]
     pub fn start_with(settings: &str) -> Arc<Self> {
-        let cluster = Self::initialize(&Self::programs_under_test(), settings);
-        cluster.resume();
-        cluster.execute("postgres", &format!("CREATE DATABASE {TEMPLATE}"));
-        cluster.execute(TEMPLATE, "CREATE EXTENSION credits_ledger");
-        Arc::new(cluster)
+        Self::initialize(&Self::programs_under_test(), settings).begin()
+    }
+
+    /// Starts the server for the first time and makes the template of databases.
+    #[must_use]
+    pub fn begin(self) -> Arc<Self> {
+        self.resume();
+        self.execute("postgres", &format!("CREATE DATABASE {TEMPLATE}"));
+        self.execute(TEMPLATE, "CREATE EXTENSION credits_ledger");
+        Arc::new(self)
     }
 
     /// The folder of the server's programs that the tests are run for.

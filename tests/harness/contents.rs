@@ -5,6 +5,9 @@ use uuid::Uuid;
 
 use crate::{Session, user};
 
+/// Options (`PGOPTIONS`) of a restore that announces nobody's first credit as news.
+pub const SILENT: &str = "-c credits_ledger.config_channel= -c credits_ledger.crossing_channel=";
+
 /// Users that [`Session::record_history`] records something for.
 pub const USERS: u32 = 6;
 
@@ -67,7 +70,10 @@ impl Session {
         self.grant(user(1), dec!(9999999999999.999999999999999));
         self.run("COMMIT");
         self.charge(user(USERS - 2), dec!(1000));
-        self.grant(user(USERS - 1), dec!(2));
+        self.run(&format!(
+            "SELECT credits.create_transaction('{}', 'purchase', 2, 'auto_topup_1', 'Automatic top-up')",
+            user(USERS - 1)
+        ));
         self.charge(user(USERS - 1), dec!(2));
         self.run("BEGIN");
         self.grant(user(1), dec!(100));

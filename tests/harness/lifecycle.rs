@@ -35,6 +35,12 @@ impl Cluster {
         writeln!(file, "{settings}").expect("write the configuration");
     }
 
+    /// Has transaction ids go on in another epoch: this many times 2^32 further. The server is stopped.
+    #[track_caller]
+    pub fn set_epoch(&self, epoch: u32) {
+        self.succeed(self.program("pg_resetwal").arg(format!("--epoch={epoch}")).arg(self.data()));
+    }
+
     /// Starts the server, and waits until it can be connected to.
     ///
     /// # Panics

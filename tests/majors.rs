@@ -1,0 +1,135 @@
+//! Tests of moving a ledger from one Postgres major to another, from outside: `make test-majors OLD=14 PG=15`.
+//!
+//! Which kind goes here: whatever needs the programs of two majors with the extension installed in both.
+//! `CREDITS_LEDGER_OLD_BIN` is the folder of the older one's. Everything else that happens to servers is in `faults.rs`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use credits_ledger_tests::cluster::Cluster;
+use credits_ledger_tests::contents::SILENT;
+use credits_ledger_tests::{Database, Direction, Session, Shutdown, user};
+
+/// A cluster of the older major that has wrapped around its transaction ids, with a ledger.
+fn old_ledger() -> (Arc<Cluster>, Database) {
+    let programs = std::env::var("CREDITS_LEDGER_OLD_BIN").expect("run it with `make test-majors`");
+    let old = Cluster::initialize(&PathBuf::from(programs), "");
+    old.set_epoch(3);
+    let old = old.begin();
+    let db = Database::create_in(&old);
+    db.connect().record_history();
+    (old, db)
+}
+
+/// What belongs to a database and is the same only if it was not made anew.
+fn derived(session: &mut Session) -> [String; 3] {
+    [
+        "SELECT string_agg(c::text, E'\\n' ORDER BY user_id) FROM credits.user_balance_checkpoints c",
+        "SELECT string_agg(b::text, E'\\n' ORDER BY user_id, fusillade_batch_id) FROM credits.batch_aggregates b",
+        "SELECT md5(string_agg(xact_id::text, ',' ORDER BY seq)) FROM credits.credits_transactions",
+    ]
+    .map(|query| session.value(query, &[]))
+}
+
+/// What a ledger goes on with.
+#[track_caller]
+fn assert_goes_on(db: &Database) {
+    let (mut session, mut listener) = (db.connect(), db.listen());
+    session.assert_sound();
+    let (last_seq, stamped): (i64, bool) = {
+        let sql = "SELECT max(seq), max(xact_id) < pg_current_xact_id() FROM credits.credits_transactions";
+        let row = session.query_one(sql, &[]).expect("ask for the last row");
+        (row.get(0), row.get(1))
+    };
+    assert!(stamped, "transaction ids begin anew");
+    let balance = session.balance(user(0));
+    session.charge(user(0), balance);
+    assert_eq!(listener.crossings(), [(user(0), Direction::Down)]);
+    let newest: i64 = session.value("SELECT max(seq) FROM credits.credits_transactions", &[]);
+    assert!(newest > last_seq);
+    for number in 0..6 {
+        session.refresh(user(number));
+    }
+    assert_eq!(listener.crossings(), []);
+    session.assert_sound();
+}
+
+#[test]
+#[ignore = "needs two majors: make test-majors"]
+fn pg_upgrade_keeps_checkpoints_and_stamps() {
+    let (old, db) = old_ledger();
+    let name = db.name().to_owned();
+    let (contents, kept) = {
+        let mut session = db.connect();
+        (session.contents(), derived(&mut session))
+    };
+    drop(db);
+    old.stop(Shutdown::Fast);
+
+    let new = Cluster::initialize(&Cluster::programs_under_test(), "");
+    new.succeed(
+        new.program("pg_upgrade")
+            .arg("--old-bindir")
+            .arg(old.programs())
+            .arg("--new-bindir")
+            .arg(new.programs())
+            .arg("--old-datadir")
+            .arg(old.data())
+            .arg("--new-datadir")
+            .arg(new.data())
+            .arg("--socketdir")
+            .arg(new.folder()),
+    );
+    new.resume();
+    let db = Database::open(&Arc::new(new), &name);
+    let mut session = db.connect();
+    assert_eq!(session.contents(), contents);
+    assert_eq!(derived(&mut session), kept, "nothing is made anew");
+    let dumped: Vec<String> = session.values(
+        "SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'credits_ledger' ORDER BY 1",
+        &[],
+    );
+    assert_eq!(dumped, ["credits.credits_transactions", "credits.credits_transactions_seq_seq"]);
+    assert_goes_on(&db);
+}
+
+/// The dump is made by either major's pg_dump; what stamps and checkpoints say is of the new server.
+#[test]
+#[ignore = "needs two majors: make test-majors"]
+fn a_dump_is_restored_into_the_newer_major() {
+    let (old, db) = old_ledger();
+    let contents = db.connect().contents();
+    let new = Cluster::start();
+    let target = |name: &str| {
+        new.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0"));
+        Database::open(&new, name)
+    };
+    let file = new.folder().join("dump");
+
+    let restored = target("from_old_pg_dump");
+    new.succeed(old.program("pg_dump").args(["--format=plain", db.name(), "--file"]).arg(&file));
+    new.succeed(
+        new.program("psql")
+            .env("PGOPTIONS", SILENT)
+            .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", restored.name(), "--file"])
+            .arg(&file),
+    );
+    assert_eq!(restored.connect().contents(), contents);
+    restored.connect().assert_sound();
+
+    let restored = target("from_new_pg_dump");
+    new.succeed(
+        new.program("pg_dump")
+            .env("PGHOST", old.folder())
+            .args(["--format=custom", db.name(), "--file"])
+            .arg(&file),
+    );
+    new.succeed(
+        new.program("pg_restore")
+            .env("PGOPTIONS", SILENT)
+            .args(["--exit-on-error", "--jobs=2", "--dbname", restored.name()])
+            .arg(&file),
+    );
+    assert_eq!(restored.connect().contents(), contents);
+    assert_goes_on(&restored);
+}
