@@ -14,5 +14,9 @@
 //!
 //! [`Session::assert_sound`]: credits_ledger_tests::Session::assert_sound
 
+#[path = "faults/copies.rs"]
+mod copies;
 #[path = "faults/crash.rs"]
 mod crash;
+#[path = "faults/dumps.rs"]
+mod dumps;

@@ -21,7 +21,6 @@ mod checkpoints;
 mod commit_waits;
 mod crossing;
 mod differential;
-mod dump;
 mod guard;
 mod encodings;
 mod idempotency;
