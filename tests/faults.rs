@@ -14,9 +14,13 @@
 //!
 //! [`Session::assert_sound`]: credits_ledger_tests::Session::assert_sound
 
+#[path = "faults/answers.rs"]
+mod answers;
 #[path = "faults/copies.rs"]
 mod copies;
 #[path = "faults/crash.rs"]
 mod crash;
 #[path = "faults/dumps.rs"]
 mod dumps;
+#[path = "faults/standby.rs"]
+mod standby;

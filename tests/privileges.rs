@@ -143,6 +143,22 @@ fn row_level_security_limits_every_read() {
         // The owner is not subject to it.
         assert_eq!(read(&mut admin, query, user(2)).unwrap(), dec!(8.5), "{query}");
     }
+    // No read writes, and each has the snapshot of the query that it is part of.
+    tenant.run("BEGIN READ ONLY");
+    for query in READS {
+        read(&mut tenant, query, user(1)).unwrap();
+    }
+    let assigned: bool = tenant.value("SELECT pg_current_xact_id_if_assigned() IS NOT NULL", &[]);
+    assert!(!assigned, "a read took a transaction id");
+    tenant.run("COMMIT; BEGIN");
+    let within: Decimal = tenant.value(
+        "WITH written AS (INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+                          VALUES ($1, 'usage', 4, 'x') RETURNING user_id)
+         SELECT credits.get_user_balance(user_id) FROM written",
+        &[&user(1)],
+    );
+    assert_eq!(within, dec!(8.5));
+    tenant.run("ROLLBACK");
     let users: Vec<Uuid> = tenant.values("SELECT user_id FROM credits.balances", &[]);
     assert_eq!(users, [user(1)]);
     let users: Vec<Uuid> = tenant.values("SELECT user_id FROM credits.batches", &[]);

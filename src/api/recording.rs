@@ -12,6 +12,7 @@ use crate::pg::catalog::Relations;
 use crate::pg::numeric::NumericArgument;
 use crate::pg::query::{self, NewTransaction};
 use crate::pg::text::Text;
+use crate::pg::xact;
 
 /// `credits.create_transaction`
 #[pg_extern(volatile, parallel_unsafe)]
@@ -39,6 +40,8 @@ fn create_transaction(
         return Err(LedgerError::BatchOnNonUsage(new.transaction_type.to_string()).into());
     }
     Relations::lookup().ok_or(LedgerError::NotInstalled)?;
+    // The server would notice, too, but not before it has taken a transaction id, which a standby has none of.
+    xact::refuse_if_read_only(c"create_transaction()");
     if let Some(recorded) = query::insert(&new) {
         return Ok(recorded);
     }

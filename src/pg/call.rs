@@ -44,6 +44,11 @@ impl Argument {
 }
 
 impl<'call> Value<'call> {
+    /// A `uuid`.
+    pub fn uuid(bytes: &'call [u8; 16]) -> Self {
+        Self { oid: pg_sys::UUIDOID, datum: pg_sys::Datum::from(bytes.as_ptr()), lifetime: PhantomData }
+    }
+
     /// A `bigint`.
     pub fn bigint(number: i64) -> Self {
         Self { oid: pg_sys::INT8OID, datum: pg_sys::Datum::from(number), lifetime: PhantomData }

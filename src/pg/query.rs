@@ -1,5 +1,6 @@
 //! Queries that run with the caller's privileges: recording a transaction, sums where row-level security filters, and which
-//! checkpoints have fallen behind.
+//! checkpoints have fallen behind. Sums must not take a transaction id, as the others do before they run, so they are
+//! [`Statement`]s.
 
 use std::cell::OnceCell;
 
@@ -10,7 +11,9 @@ use pgrx::datum::{DatumWithOid, Interval};
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiTupleTable};
 
+use super::call::Value;
 use super::numeric::{Numeric, NumericArgument};
+use super::statement::Statement;
 use super::text::Text;
 use crate::engine::balance::Balance;
 
@@ -70,11 +73,6 @@ thread_local! {
            pg_catalog.format('%s of %s for user %s', transaction_type, amount, user_id) \
          FROM credits.credits_transactions WHERE source_id = $1"
     ), &[pg_sys::TEXTOID, pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::NUMERICOID]) };
-    static VISIBLE_BALANCE: Plan = const { Plan::new(
-        "SELECT pg_catalog.sum(CASE WHEN transaction_type IN ('purchase', 'admin_grant') THEN amount ELSE -amount END), \
-           pg_catalog.max(seq) FROM credits.credits_transactions WHERE user_id = $1",
-        &[pg_sys::UUIDOID],
-    ) };
     // A checkpoint could cover more if a straggler has ended, or a row lies below the first open transaction that no
     // watermark passes by: the one after as many as may be listed.
     static IDLE_CHECKPOINTS: Plan = const { Plan::new(
@@ -125,11 +123,13 @@ pub fn find(new: &NewTransaction) -> Option<Existing> {
 
 /// The balance of the rows that row-level security shows to the caller. Costs a query over all of them.
 pub fn visible_balance(user: &[u8; 16]) -> Balance {
-    let arguments = [Uuid::from_bytes(*user).into()];
-    let sums = VISIBLE_BALANCE
-        .with(|plan| plan.first_row(&arguments, |row| row.get_two::<Numeric, i64>()))
-        .unwrap_or_default();
-    Balance { balance: sums.0.map_or(Credits::ZERO, |Numeric(sum)| sum), latest_seq: sums.1 }
+    let mut sums = Statement::new();
+    let user = sums.bind(Value::uuid(user));
+    let (sum, latest_seq) = sums.two_values::<Numeric, i64>(&format!(
+        "SELECT pg_catalog.sum(CASE WHEN transaction_type IN ('purchase', 'admin_grant') THEN amount ELSE -amount END), \
+           pg_catalog.max(seq) FROM credits.credits_transactions WHERE user_id = {user}"
+    ));
+    Balance { balance: sum.map_or(Credits::ZERO, |Numeric(sum)| sum), latest_seq }
 }
 
 /// Users whose checkpoint was last written longer ago than this and could cover more than it does.

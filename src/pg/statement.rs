@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fmt;
 
-use pgrx::pg_sys;
+use pgrx::{FromDatum, pg_sys};
 
 use super::call::{Answer, Call, Value};
 
@@ -68,19 +68,30 @@ impl<'call> Statement<'call> {
         // SAFETY: the query has succeeded, so its result belongs to this SPI level. The value is copied to the
         // caller's memory before the level ends.
         unsafe {
-            let (table, mut is_null) = (pg_sys::SPI_tuptable, false);
-            assert!(pg_sys::SPI_processed == 1 && !table.is_null(), "the query returns one row");
-            let datum = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, 1, &raw mut is_null);
-            assert!(!is_null, "the query returns no NULL");
+            let datum = single_row_value(1).expect("the query returns no NULL");
             let (mut length, mut by_value) = (0, false);
             pg_sys::get_typlenbyval(
-                pg_sys::SPI_gettypeid((*table).tupdesc, 1),
+                pg_sys::SPI_gettypeid((*pg_sys::SPI_tuptable).tupdesc, 1),
                 &raw mut length,
                 &raw mut by_value,
             );
             let copy = pg_sys::SPI_datumTransfer(datum, by_value, length.into());
             pg_sys::SPI_finish();
             Answer::value(copy)
+        }
+    }
+
+    /// Runs the query; the two columns of its single row.
+    pub fn two_values<A: FromDatum, B: FromDatum>(&self, sql: &str) -> (Option<A>, Option<B>) {
+        self.run(sql, std::ptr::null_mut());
+        // SAFETY: as above; the values are Rust's own when the level ends, and of the types that the query says.
+        unsafe {
+            let values = (
+                single_row_value(1).and_then(|datum| A::from_datum(datum, false)),
+                single_row_value(2).and_then(|datum| B::from_datum(datum, false)),
+            );
+            pg_sys::SPI_finish();
+            values
         }
     }
 
@@ -165,6 +176,20 @@ impl<'call> Statement<'call> {
             });
             plan
         }
+    }
+}
+
+/// A column of the single row that the query of this SPI level has returned, counted from 1; `None` for NULL.
+///
+/// # Safety
+/// A query has succeeded in this SPI level; the value belongs to the level.
+unsafe fn single_row_value(column: i32) -> Option<pg_sys::Datum> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (table, mut is_null) = (pg_sys::SPI_tuptable, false);
+        assert!(pg_sys::SPI_processed == 1 && !table.is_null(), "the query returns one row");
+        let datum = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, column, &raw mut is_null);
+        (!is_null).then_some(datum)
     }
 }
 

@@ -135,7 +135,8 @@ impl Cluster {
     /// If that never comes.
     pub fn catch_up(&self, primary: &Self) {
         let mut session = Session::connect(&primary.config("postgres", SUPERUSER));
-        let written: PgLsn = session.value("SELECT pg_current_wal_flush_lsn()", &[]);
+        // What was flushed last may be half a record, which no standby replays; a commit flushes whole ones.
+        let written: PgLsn = session.value("SELECT pg_logical_emit_message(true, 'catch up', '')", &[]);
         let mut session = Session::connect(&self.config("postgres", SUPERUSER));
         let began = Instant::now();
         while !session.value::<bool>("SELECT pg_last_wal_replay_lsn() >= $1", &[&written]) {

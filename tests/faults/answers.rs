@@ -1,0 +1,92 @@
+//! Everything that can be asked of a ledger, to compare the answers of two servers.
+
+use credits_ledger_tests::contents::USERS;
+use credits_ledger_tests::{Session, user};
+
+/// Each reading function, called for every user where it takes one. `{user}` is the user, `{users}` are all and one more.
+const CALLS: &[&str] = &[
+    "get_user_balance({user})",
+    "calculate_balance_with_seq({user})",
+    "get_users_balances_bulk({users})",
+    "get_users_balances_bulk({users}, 1)",
+    "get_transaction_by_id((SELECT id FROM credits.credits_transactions WHERE user_id = {user} ORDER BY seq LIMIT 1))",
+    "transaction_exists_by_source_id('auto_topup_1')",
+    "list_user_transactions({user}, \"limit\" => NULL)",
+    "list_user_transactions({user}, 1, 3, before_seq => 100, transaction_types => '{usage}')",
+    "list_all_transactions(\"limit\" => NULL)",
+    "list_all_transactions(2, 5, search => 'top-up')",
+    "list_transactions_with_batches({user}, \"limit\" => NULL)",
+    "list_transactions_with_batches({user}, 1, 4, start_date => now() - interval '1 day')",
+    "count_user_transactions({user})",
+    "count_all_transactions()",
+    "count_transactions_with_batches({user})",
+    "sum_recent_transactions({user}, 7)",
+    "sum_recent_transactions_grouped({user}, 7)",
+    "sum_transactions_after_date({user}, '2000-01-01')",
+    "sum_transactions_after_date_grouped({user}, '2000-01-01')",
+    "get_monthly_auto_topup_spend({user})",
+    "get_monthly_auto_topup_spend_bulk({users})",
+    "visible_balances()",
+    "visible_batches()",
+    "verify_ledger()",
+];
+
+const VIEWS: [&str; 4] = ["balances", "batches", "users_without_checkpoint", "uncovered_transactions"];
+
+/// What writes, called as a client would.
+pub const WRITES: &[&str] = &[
+    "create_transaction({user}, 'usage', 1, 'written')",
+    "refresh_checkpoint({user})",
+    "refresh_checkpoints_bulk(ARRAY[{user}]::uuid[])",
+    "aggregate_user_batches({user})",
+];
+
+/// A call of the list, for a user.
+pub fn call(call: &str, number: u32) -> String {
+    let users: Vec<String> = (0..=USERS).map(|number| format!("'{}'", user(number))).collect();
+    let users = format!("ARRAY[{}]::uuid[]", users.join(", "));
+    format!("credits.{}", call.replace("{user}", &format!("'{}'", user(number))).replace("{users}", &users))
+}
+
+impl Answers for Session {
+    fn answers(&mut self) -> Vec<(String, Option<String>)> {
+        let calls = CALLS.iter().flat_map(|function| {
+            let users = if function.contains("{user}") { USERS } else { 1 };
+            (0..users).map(|number| call(function, number))
+        });
+        let views = VIEWS.iter().map(|view| format!("credits.{view}"));
+        let asked: Vec<String> = calls.chain(views).collect();
+        asked
+            .into_iter()
+            .map(|from| {
+                // Lists come in their order, sets in any.
+                let order = if from.contains("list_") { "" } else { " ORDER BY answer::text" };
+                let sql = format!("SELECT string_agg(answer::text, E'\\n'{order}) FROM {from} AS answer");
+                let answer = self.value(&sql, &[]);
+                (from, answer)
+            })
+            .collect()
+    }
+
+    fn assert_all_are_asked(&mut self) {
+        let functions: Vec<String> = self.values(
+            "SELECT DISTINCT proname::text FROM pg_proc
+             WHERE pronamespace = 'credits'::regnamespace
+               AND prorettype NOT IN ('trigger'::regtype, 'internal'::regtype) AND proname <> 'current_xact_id'",
+            &[],
+        );
+        let is_asked = |function: &String| {
+            CALLS.iter().chain(WRITES).any(|call| call.split('(').next() == Some(function.as_str()))
+        };
+        let missing: Vec<&String> = functions.iter().filter(|function| !is_asked(function)).collect();
+        assert!(missing.is_empty(), "neither among CALLS nor WRITES: {missing:?}");
+    }
+}
+
+/// What a session is asked.
+pub trait Answers {
+    /// Every answer to every question.
+    fn answers(&mut self) -> Vec<(String, Option<String>)>;
+    /// Fails if a function of the extension is not known here.
+    fn assert_all_are_asked(&mut self);
+}

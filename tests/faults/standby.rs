@@ -1,0 +1,287 @@
+//! A hot standby answers everything as the primary does, writes nothing, and goes on exactly when it is promoted.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use credits_ledger_tests::cluster::Cluster;
+use credits_ledger_tests::contents::USERS;
+use credits_ledger_tests::{Database, Decimal, Direction, Refused, Session, Shutdown, Uuid, dec, seed, user};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::answers::{self, Answers};
+
+/// Checkpoints are folded all the time, and the primary cleans up nothing that a reader of the standby may still see.
+const SETTINGS: &str = "\
+credits_ledger.checkpoint_interval = 4
+hot_standby_feedback = on
+wal_receiver_status_interval = 1
+max_standby_streaming_delay = -1
+";
+
+/// A primary and the standby that follows it, with a database of both.
+struct Pair {
+    primary: Arc<Cluster>,
+    standby: Arc<Cluster>,
+    here: Database,
+    there: Database,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let primary = Cluster::start_with(SETTINGS);
+        let here = Database::create_in(&primary);
+        here.connect().record_history();
+        let standby = primary.standby();
+        standby.catch_up(&primary);
+        // What the primary keeps is no less from now on: it hears of each reader's snapshot late, not wrongly.
+        here.until("SELECT bool_and(backend_xmin IS NOT NULL) FROM pg_stat_replication", &[]);
+        let there = Database::open(&standby, here.name());
+        Self { primary, standby, here, there }
+    }
+
+    /// Both answer the same, to a new session and to one that remembers.
+    #[track_caller]
+    fn assert_same_answers(&self, remembering: &mut Session) {
+        let expected = self.here.connect().answers();
+        self.standby.catch_up(&self.primary);
+        for session in [&mut self.there.connect(), remembering] {
+            for (expected, answer) in expected.iter().zip(session.answers()) {
+                assert_eq!(*expected, answer);
+            }
+            session.assert_sound();
+        }
+    }
+}
+
+/// Adds to and takes from users in savepoints, every third of which is rolled back. Those that remain take 0.1 each.
+fn charge_in_savepoints(session: &mut Session, count: u32) {
+    for number in 0..count {
+        session.run(&format!("SAVEPOINT s{number}"));
+        session.charge(user(number % 2), dec!(0.1));
+        if number % 3 == 0 {
+            session.run(&format!("ROLLBACK TO s{number}"));
+        }
+    }
+}
+
+/// Moves on far enough that whatever is open is passed by as a straggler, and folds it all.
+fn move_on(session: &mut Session) {
+    for number in 0..200 {
+        session.charge_batch(user(number % 4), Uuid::from_u128(u128::from(number % 3)), dec!(0.001));
+    }
+    (0..USERS).for_each(|number| session.refresh(user(number)));
+}
+
+#[test]
+fn a_standby_answers_as_the_primary_does() {
+    let pair = Pair::start();
+    let mut writer = pair.here.connect();
+    writer.assert_all_are_asked();
+    let mut remembering = pair.there.connect();
+    pair.assert_same_answers(&mut remembering);
+
+    // An open transaction with a few subtransactions, which the standby's snapshots list with it.
+    let mut few = pair.here.connect();
+    few.run("BEGIN");
+    few.grant(user(0), dec!(1000));
+    charge_in_savepoints(&mut few, 5);
+    writer.charge(user(0), dec!(0.5));
+    pair.assert_same_answers(&mut remembering);
+    move_on(&mut writer);
+    pair.assert_same_answers(&mut remembering);
+
+    // More subtransactions than a snapshot lists.
+    let mut many = pair.here.connect();
+    many.run("BEGIN");
+    charge_in_savepoints(&mut many, 150);
+    pair.assert_same_answers(&mut remembering);
+    move_on(&mut writer);
+    pair.assert_same_answers(&mut remembering);
+
+    let mut preparing = pair.here.connect();
+    preparing.run("BEGIN");
+    charge_in_savepoints(&mut preparing, 100);
+    preparing.charge(user(2), dec!(1000));
+    preparing.run("PREPARE TRANSACTION 'prepared'");
+    move_on(&mut writer);
+    pair.assert_same_answers(&mut remembering);
+
+    // A reader of the past keeps it, whatever ends, is folded, or is read by others in its own session before.
+    let mut past = pair.there.connect();
+    past.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    let before = past.answers();
+    for end in [&mut few, &mut many] {
+        end.run("COMMIT");
+        pair.assert_same_answers(&mut remembering);
+        move_on(&mut writer);
+        pair.assert_same_answers(&mut remembering);
+    }
+    preparing.run("COMMIT PREPARED 'prepared'");
+    writer.refresh(user(2));
+    pair.assert_same_answers(&mut remembering);
+    assert_eq!(past.answers(), before);
+    past.run("COMMIT");
+    pair.assert_same_answers(&mut past);
+}
+
+#[test]
+fn a_standby_writes_nothing() {
+    let pair = Pair::start();
+    let mut session = pair.there.connect();
+    for call in answers::WRITES {
+        session.try_run(&format!("SELECT {}", answers::call(call, 0))).refused("25006");
+    }
+    session.insert(user(0), "usage", dec!(1)).refused("25006");
+    // Not even where the row is there already and a retry would only return it.
+    let retry = answers::call("create_transaction({user}, 'purchase', 2, 'auto_topup_1')", USERS - 1);
+    session.try_run(&format!("SELECT {retry}")).refused("25006");
+    session.answers();
+    session.assert_sound();
+}
+
+/// Row-level security has the rows queried, which must not take a transaction id either.
+#[test]
+fn a_standby_answers_those_who_see_some_rows_only() {
+    let pair = Pair::start();
+    let role = pair.here.create_role("reader");
+    pair.here.connect().run(&format!(
+        "GRANT USAGE ON SCHEMA credits TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA credits TO {role};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {role};
+         ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY small ON credits.credits_transactions FOR SELECT TO {role} USING (amount < 1)"
+    ));
+    let ask = |session: &mut Session| {
+        let row = session
+            .query_one(
+                "SELECT credits.get_user_balance($1), (SELECT latest_seq FROM credits.calculate_balance_with_seq($1)),
+                        (SELECT balance FROM credits.get_users_balances_bulk(ARRAY[$1])),
+                        (SELECT balance FROM credits.balances WHERE user_id = $1),
+                        (SELECT sum(-amount) FROM credits.credits_transactions WHERE user_id = $1)",
+                &[&user(0)],
+            )
+            .expect("ask for a balance");
+        let latest_seq: i64 = row.get(1);
+        (latest_seq, [0, 2, 3, 4].map(|column| row.get::<_, Decimal>(column)))
+    };
+    let expected = ask(&mut pair.here.connect_as(&role));
+    assert!(expected.1.iter().all(|balance| *balance == expected.1[3] && *balance < Decimal::ZERO));
+    pair.standby.catch_up(&pair.primary);
+    assert_eq!(ask(&mut pair.there.connect_as(&role)), expected);
+}
+
+/// A transaction of a writer on the primary.
+fn write(session: &mut Session, random: &mut StdRng) {
+    session.run("BEGIN");
+    for number in 0..random.random_range(1..=4) {
+        let (user, amount) = (user(random.random_range(0..4)), Decimal::from(random.random_range(1..=6)));
+        session.run(&format!("SAVEPOINT s{number}"));
+        match random.random_range(0..4) {
+            0 => session.charge_batch(user, user, amount),
+            1 => session.charge(user, amount),
+            _ => session.grant(user, amount),
+        }
+        if random.random_bool(0.2) {
+            session.run(&format!("ROLLBACK TO s{number}"));
+        }
+    }
+    session.run(if random.random_bool(0.9) { "COMMIT" } else { "ROLLBACK" });
+}
+
+/// Every snapshot of a standby is a ledger at rest: what it reads agrees with the rows, while the primary writes.
+#[test]
+fn every_snapshot_of_a_standby_is_sound() {
+    let mut random = StdRng::seed_from_u64(seed());
+    let pair = Pair::start();
+    let (writers, readers) = (4, 2);
+    let began = Arc::new(Barrier::new(writers + readers));
+    let over = Arc::new(AtomicBool::new(false));
+    let writing: Vec<_> = (0..writers)
+        .map(|_| {
+            let (mut session, began) = (pair.here.connect(), Arc::clone(&began));
+            let mut random = StdRng::seed_from_u64(random.random());
+            thread::spawn(move || {
+                began.wait();
+                (0..150).for_each(|_| write(&mut session, &mut random));
+            })
+        })
+        .collect();
+    let reading: Vec<_> = (0..readers)
+        .map(|_| {
+            let (mut session, began, over) = (pair.there.connect(), Arc::clone(&began), Arc::clone(&over));
+            thread::spawn(move || {
+                began.wait();
+                while !over.load(Ordering::Relaxed) {
+                    session.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+                    session.assert_sound();
+                    let before = session.answers();
+                    // What others have read meanwhile in newer snapshots does not matter either.
+                    assert_eq!(session.answers(), before);
+                    session.run("COMMIT");
+                }
+            })
+        })
+        .collect();
+    let results: Vec<_> = writing.into_iter().map(thread::JoinHandle::join).collect();
+    over.store(true, Ordering::Relaxed);
+    reading.into_iter().for_each(|reader| reader.join().expect("every snapshot is sound"));
+    results.into_iter().for_each(|writer| writer.expect("the primary is written to"));
+    pair.assert_same_answers(&mut pair.there.connect());
+}
+
+/// What was open on the primary is gone, what was prepared stays so, and the next settlement announces what is due.
+#[test]
+fn a_promoted_standby_goes_on() {
+    let pair = Pair::start();
+    let mut writer = pair.here.connect();
+    let mut open = pair.here.connect();
+    open.run("BEGIN");
+    open.grant(user(0), dec!(1000));
+    charge_in_savepoints(&mut open, 100);
+    let mut preparing = pair.here.connect();
+    preparing.run("BEGIN");
+    preparing.charge(user(1), dec!(1000));
+    preparing.run("PREPARE TRANSACTION 'charged'");
+    preparing.run("BEGIN");
+    preparing.charge(user(2), dec!(1000));
+    preparing.run("PREPARE TRANSACTION 'given_up'");
+    move_on(&mut writer);
+    let expected = writer.answers();
+
+    // A session that reads before the promotion, one whose snapshot is older than it, and a listener after it.
+    let mut remembering = pair.there.connect();
+    pair.assert_same_answers(&mut remembering);
+    let mut past = pair.there.connect();
+    past.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    assert_eq!(past.answers(), expected);
+    pair.primary.stop(Shutdown::Immediate);
+    pair.standby.promote();
+
+    assert_eq!(remembering.answers(), expected);
+    let mut listener = pair.there.listen();
+    let mut session = pair.there.connect();
+    session.assert_sound();
+    let balances = |session: &mut Session| [0, 1, 2, 3].map(|number| session.balance(user(number)));
+    let before = balances(&mut session);
+    session.run("COMMIT PREPARED 'charged'");
+    session.run("ROLLBACK PREPARED 'given_up'");
+    for session in [&mut session, &mut remembering] {
+        assert_eq!(balances(session), [before[0], before[1] - dec!(1000), before[2], before[3]]);
+    }
+    assert_eq!(listener.crossings(), []);
+    remembering.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Direction::Down)]);
+    remembering.charge(user(0), before[0]);
+    assert_eq!(listener.crossings(), [(user(0), Direction::Down)]);
+    for session in [&mut session, &mut remembering] {
+        move_on(session);
+        session.assert_sound();
+    }
+    assert_eq!(past.answers(), expected);
+    past.run("COMMIT");
+    past.grant(user(0), dec!(5));
+    assert_eq!(past.balance(user(0)), session.balance(user(0)));
+    past.assert_sound();
+}
