@@ -267,6 +267,28 @@ COMMENT ON INDEX credits.batch_aggregates_user_seq_idx IS
 -- the tables themselves. A policy would say who else may, but pg_dump takes an extension's policies for its user's.
 ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
+
+-- Derived rows are true of the transaction ids of their own database only. Those of another arrive where a publication has
+-- more tables than the ledger; here they are derived anew from its rows. The engine's own writes fire no triggers.
+CREATE FUNCTION credits.leave_out() RETURNS trigger
+    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'leave_out';
+COMMENT ON FUNCTION credits.leave_out() IS
+    'Trigger: leaves out what logical replication brings for a derived table.';
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.user_balance_checkpoints
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.user_balance_checkpoints ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.user_balance_checkpoints IS
+    'Keeps the checkpoints of other databases out.';
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.batch_aggregates
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.batch_aggregates ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.batch_aggregates IS
+    'Keeps the batch totals of other databases out.';
 /* </end connected objects> */
 
 /* <begin connected objects> */

@@ -22,5 +22,7 @@ mod copies;
 mod crash;
 #[path = "faults/dumps.rs"]
 mod dumps;
+#[path = "faults/logical.rs"]
+mod logical;
 #[path = "faults/standby.rs"]
 mod standby;

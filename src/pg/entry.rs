@@ -14,7 +14,8 @@ function_info_v1!(
     pg_finfo_current_xact_id_support,
     pg_finfo_guard_ledger,
     pg_finfo_note_transaction,
-    pg_finfo_refuse_change
+    pg_finfo_refuse_change,
+    pg_finfo_leave_out
 );
 
 /// Column `user_id` of the ledger.
@@ -77,6 +78,15 @@ unsafe extern "C-unwind" fn refuse_change(call: pg_sys::FunctionCallInfo) -> pg_
 #[pg_guard]
 extern "C-unwind" fn guard_ledger(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     guard::watch();
+    pg_sys::Datum::from(0_usize)
+}
+
+/// `credits.leave_out()`: row trigger that has the server go on without the row.
+#[unsafe(no_mangle)]
+#[pg_guard]
+unsafe extern "C-unwind" fn leave_out(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above. To a trigger before the row, a null pointer in place of a tuple says that there is none.
+    unsafe { trigger_data(call, c"leave_out") };
     pg_sys::Datum::from(0_usize)
 }
 

@@ -1,0 +1,234 @@
+//! A ledger that follows another by logical replication: its rows are stamped, settled and announced where they land, its
+//! checkpoints are its own, and it takes over when its sequence has been moved on.
+
+use credits_ledger_tests::cluster::Cluster;
+use credits_ledger_tests::contents::USERS;
+use credits_ledger_tests::{Database, Direction, Session, Uuid, dec, user};
+
+use Direction::{Down, Up};
+
+const SETTINGS: &str = "\
+wal_level = logical
+credits_ledger.checkpoint_interval = 8
+max_logical_replication_workers = 10
+max_sync_workers_per_subscription = 2
+";
+
+/// A ledger that publishes its rows, and an empty one in another cluster, whose transaction ids are far above.
+struct Pair {
+    publisher: Database,
+    subscriber: Database,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let subscriber = Cluster::initialize(&Cluster::programs_under_test(), SETTINGS);
+        subscriber.set_epoch(3);
+        Self {
+            publisher: Database::create_in(&Cluster::start_with(SETTINGS)),
+            subscriber: Database::create_in(&subscriber.begin()),
+        }
+    }
+
+    /// Publishes, and waits until what is there has been copied.
+    fn follow(&self, publication: &str, options: &str) {
+        self.publisher.connect().run(&format!("CREATE PUBLICATION ledger {publication}"));
+        self.subscriber.connect().run(&format!(
+            "CREATE SUBSCRIPTION ledger CONNECTION 'host={} user=postgres dbname={}' PUBLICATION ledger {options}",
+            self.publisher.cluster().folder().display(),
+            self.publisher.name()
+        ));
+        self.subscriber.until("SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel", &[]);
+    }
+
+    /// Waits until the subscriber has all that is committed here.
+    fn catch_up(&self) {
+        let written: String =
+            self.publisher.connect().value("SELECT pg_logical_emit_message(true, 'catch up', '')::text", &[]);
+        self.publisher.until(
+            "SELECT bool_and(confirmed_flush_lsn >= $1::text::pg_lsn) FROM pg_replication_slots WHERE slot_name = 'ledger'",
+            &[&written],
+        );
+    }
+
+    /// Both hold the same.
+    #[track_caller]
+    fn assert_same(&self) {
+        self.catch_up();
+        let (mut here, mut there) = (self.publisher.connect(), self.subscriber.connect());
+        assert_eq!(here.contents(), there.contents());
+        here.assert_sound();
+        there.assert_sound();
+        let stamped: bool =
+            there.value("SELECT bool_and(xact_id > '12884901888') FROM credits.credits_transactions", &[]);
+        assert!(stamped, "rows are stamped where they land");
+    }
+
+    /// Ends following. The last worker is gone when this returns.
+    fn part(&self) {
+        self.subscriber.connect().run("ALTER SUBSCRIPTION ledger DISABLE");
+        self.subscriber.connect().run("DROP SUBSCRIPTION ledger");
+    }
+}
+
+const LEDGER: &str = "FOR TABLE credits.credits_transactions WITH (publish = 'insert')";
+
+fn refresh_all(session: &mut Session) {
+    (0..USERS).for_each(|number| session.refresh(user(number)));
+}
+
+#[test]
+fn a_subscriber_keeps_a_ledger_of_its_own() {
+    let pair = Pair::start();
+    let (mut here, mut there) = (pair.publisher.connect(), pair.subscriber.connect());
+    let mut heard = pair.subscriber.listen();
+    here.record_history();
+    pair.follow(LEDGER, "");
+    pair.assert_same();
+    // What is copied at first is one transaction: each user above zero has crossed once.
+    let positive: Vec<Uuid> =
+        there.values("SELECT user_id FROM credits.balances WHERE balance > 0 ORDER BY 1", &[]);
+    let mut first = heard.crossings();
+    first.sort_by_key(|(user, _)| *user);
+    assert_eq!(first, positive.iter().map(|user| (*user, Up)).collect::<Vec<_>>());
+
+    // What follows is settled transaction by transaction, and announced there as it is here.
+    let mut heard_here = pair.publisher.listen();
+    let balance = here.balance(user(0));
+    here.charge(user(0), balance);
+    here.grant(user(0), dec!(3));
+    here.run("BEGIN");
+    here.charge(user(0), dec!(5));
+    here.run("SAVEPOINT s");
+    here.charge(user(0), dec!(1000));
+    here.run("ROLLBACK TO s");
+    here.run("COMMIT");
+    here.grant(user(4), dec!(2000));
+    here.run("BEGIN");
+    here.grant(user(0), dec!(1000));
+    here.run("ROLLBACK");
+    let crossings = heard_here.crossings();
+    assert_eq!(crossings, [(user(0), Down), (user(0), Up), (user(0), Down), (user(4), Up)]);
+    pair.assert_same();
+    assert_eq!(heard.crossings(), crossings);
+
+    // Checkpoints of its own, by its own interval and by request, also while rows arrive.
+    let folded = "SELECT transaction_count FROM credits.user_balance_checkpoints WHERE user_id = $1";
+    let before: i64 = there.value(folded, &[&user(1)]);
+    for number in 0..200_u32 {
+        here.charge_batch(user(1), Uuid::from_u128(u128::from(number % 5)), dec!(0.01));
+        if number % 50 == 0 {
+            refresh_all(&mut there);
+        }
+    }
+    pair.assert_same();
+    refresh_all(&mut there);
+    let after: i64 = there.value(folded, &[&user(1)]);
+    assert!(after >= before + 100, "checkpoints move on: from {before} to {after}");
+    pair.assert_same();
+    assert_eq!(heard.crossings(), []);
+}
+
+/// Transactions that are sent before they have committed, those of two phases, and those that are rolled back.
+#[test]
+fn large_transactions_are_streamed() {
+    let pair = Pair::start();
+    let mut here = pair.publisher.connect();
+    here.grant(user(0), dec!(1));
+    let version: i32 = here.value("SELECT current_setting('server_version_num')::int", &[]);
+    let mut heard = pair.subscriber.listen();
+    let options = match version {
+        160_000.. => "WITH (streaming = parallel)",
+        _ => "WITH (streaming = on)",
+    };
+    pair.follow(LEDGER, options);
+    heard.drain();
+    here.run("SET logical_decoding_work_mem = '64kB'");
+    pair.publisher.cluster().execute("postgres", "ALTER SYSTEM SET logical_decoding_work_mem = '64kB'");
+    pair.publisher.cluster().execute("postgres", "SELECT pg_reload_conf()");
+    let many = "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id)
+                SELECT md5((n % 7)::text)::uuid, 'usage', 0.001, gen_random_uuid()::text, md5((n % 3)::text)::uuid
+                FROM generate_series(1, 3000) n";
+    for (end, savepoint) in [("COMMIT", "RELEASE s"), ("ROLLBACK", "RELEASE s"), ("COMMIT", "ROLLBACK TO s")]
+    {
+        here.run("BEGIN");
+        here.run(many);
+        here.run("SAVEPOINT s");
+        here.charge(user(0), dec!(1));
+        here.run(many);
+        here.run(savepoint);
+        here.run(end);
+    }
+    pair.assert_same();
+    assert_eq!(heard.crossings(), [(user(0), Down)]);
+    let streamed: bool = here.value(
+        "SELECT bool_or(stream_txns > 0) FROM pg_stat_replication_slots WHERE slot_name = 'ledger'",
+        &[],
+    );
+    assert!(streamed, "nothing was large enough");
+}
+
+/// A publication of all tables brings the publisher's checkpoints, too. They are no use here, where every row has another
+/// stamp, and must not get in the way of the subscriber's own.
+#[test]
+fn the_checkpoints_of_others_are_left_out() {
+    let pair = Pair::start();
+    let (mut here, mut there) = (pair.publisher.connect(), pair.subscriber.connect());
+    here.record_history();
+    refresh_all(&mut here);
+    pair.follow("FOR ALL TABLES", "");
+    pair.assert_same();
+    for number in 0..100_u32 {
+        here.charge_batch(user(number % 4), Uuid::from_u128(u128::from(number % 3)), dec!(0.01));
+        if number % 10 == 0 {
+            refresh_all(&mut here);
+            refresh_all(&mut there);
+        }
+    }
+    let balance = here.balance(user(1));
+    here.charge(user(1), balance);
+    // By hand, a checkpoint can still be discarded, here and there.
+    here.run(&format!("DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'", user(2)));
+    refresh_all(&mut here);
+    pair.assert_same();
+    refresh_all(&mut there);
+    pair.assert_same();
+    let workers: Vec<String> = there.values("SELECT srsubstate::text FROM pg_subscription_rel", &[]);
+    assert!(workers.iter().all(|state| state == "r"));
+}
+
+/// The order at a switch-over: nobody writes, the subscriber has everything, it stops following, its sequence is moved on.
+#[test]
+fn a_subscriber_takes_over() {
+    let pair = Pair::start();
+    let (mut here, mut there) = (pair.publisher.connect(), pair.subscriber.connect());
+    here.record_history();
+    pair.follow(LEDGER, "");
+    here.charge(user(0), dec!(0.5));
+    pair.assert_same();
+    pair.part();
+
+    // The sequence is not replicated: a seq that is taken is refused, not given twice.
+    there.insert(user(0), "usage", dec!(1)).expect_err("seq begins anew");
+    there.run(
+        "SELECT setval(pg_get_serial_sequence('credits.credits_transactions', 'seq'), max(seq))
+         FROM credits.credits_transactions",
+    );
+    let mut heard = pair.subscriber.listen();
+    let last: i64 = there.value("SELECT max(seq) FROM credits.credits_transactions", &[]);
+    let balance = there.balance(user(0));
+    there.charge(user(0), balance);
+    let next: i64 = there.value("SELECT max(seq) FROM credits.credits_transactions", &[]);
+    assert_eq!((next, heard.crossings()), (last + 1, vec![(user(0), Down)]));
+    there.assert_sound();
+
+    // The old one, emptied of its ledger, follows the new one.
+    let emptied = Database::create_in(pair.publisher.cluster());
+    let back = Pair { publisher: pair.subscriber, subscriber: emptied };
+    back.follow(LEDGER, "");
+    there.grant(user(0), dec!(7));
+    back.catch_up();
+    let mut back_there = back.subscriber.connect();
+    assert_eq!(back_there.contents(), there.contents());
+    back_there.assert_sound();
+}
