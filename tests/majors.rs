@@ -22,11 +22,13 @@ fn old_ledger() -> (Arc<Cluster>, Database) {
 }
 
 /// What belongs to a database and is the same only if it was not made anew.
-fn derived(session: &mut Session) -> [String; 3] {
+fn derived(session: &mut Session) -> [String; 4] {
     [
         "SELECT string_agg(c::text, E'\\n' ORDER BY user_id) FROM credits.user_balance_checkpoints c",
         "SELECT string_agg(b::text, E'\\n' ORDER BY user_id, fusillade_batch_id) FROM credits.batch_aggregates b",
         "SELECT md5(string_agg(xact_id::text, ',' ORDER BY seq)) FROM credits.credits_transactions",
+        "SELECT string_agg(concat_ws(' ', tgrelid::regclass, tgname, tgenabled), ', ' ORDER BY tgrelid::regclass::text, tgname)
+         FROM pg_trigger WHERE NOT tgisinternal",
     ]
     .map(|query| session.value(query, &[]))
 }
@@ -37,7 +39,7 @@ fn assert_goes_on(db: &Database) {
     let (mut session, mut listener) = (db.connect(), db.listen());
     session.assert_sound();
     let (last_seq, stamped): (i64, bool) = {
-        let sql = "SELECT max(seq), max(xact_id) < pg_current_xact_id() FROM credits.credits_transactions";
+        let sql = "SELECT max(seq), bool_and(xact_id < pg_current_xact_id()) FROM credits.credits_transactions";
         let row = session.query_one(sql, &[]).expect("ask for the last row");
         (row.get(0), row.get(1))
     };

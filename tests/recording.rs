@@ -228,3 +228,25 @@ fn rows_are_stamped_with_the_top_level_transaction() {
     let ids: i64 = session.value("SELECT count(DISTINCT xact_id) FROM credits.credits_transactions", &[]);
     assert_eq!(ids, 2);
 }
+
+/// The table's definition can be copied. What is written to the copy is stamped, too, and is no part of the ledger.
+#[test]
+fn a_table_like_the_ledger_is_none() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run(
+        "CREATE TABLE archive (LIKE credits.credits_transactions INCLUDING ALL);
+         ALTER TABLE archive ALTER COLUMN seq DROP IDENTITY;
+         CREATE TABLE archives (LIKE archive INCLUDING DEFAULTS INCLUDING GENERATED) PARTITION BY RANGE (created_at);
+         ALTER TABLE archives ATTACH PARTITION archive FOR VALUES FROM ('2000-01-01') TO ('infinity')",
+    );
+    session.grant(user(1), dec!(10));
+    let stamped: bool = session.value(
+        "INSERT INTO archive (user_id, transaction_type, amount, source_id, seq) VALUES ($1, 'usage', 20, 'x', 1)
+         RETURNING xact_id = pg_current_xact_id()",
+        &[&user(1)],
+    );
+    assert!(stamped);
+    assert_eq!(session.balance(user(1)), dec!(10));
+    session.assert_sound();
+}

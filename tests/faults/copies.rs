@@ -123,7 +123,7 @@ fn recovery_to_a_point_in_time_forgets_what_came_after() {
         session.charge(user(1), dec!(1));
     }
     (0..USERS).for_each(|number| session.refresh(user(number)));
-    let lost: i64 = session.value("SELECT max(xact_id)::text::bigint FROM credits.credits_transactions", &[]);
+    let lost: i64 = session.value("SELECT max(xact_id::text::bigint) FROM credits.credits_transactions", &[]);
     let archived: String = session.value("SELECT pg_walfile_name(pg_switch_wal())", &[]);
     db.until("SELECT last_archived_wal >= $1 FROM pg_stat_archiver", &[&archived]);
 
