@@ -39,7 +39,8 @@ fn assert_goes_on(db: &Database) {
     let (mut session, mut listener) = (db.connect(), db.listen());
     session.assert_sound();
     let (last_seq, stamped): (i64, bool) = {
-        let sql = "SELECT max(seq), bool_and(xact_id < pg_current_xact_id()) FROM credits.credits_transactions";
+        let sql =
+            "SELECT max(seq), bool_and(xact_id < pg_current_xact_id()) FROM credits.credits_transactions";
         let row = session.query_one(sql, &[]).expect("ask for the last row");
         (row.get(0), row.get(1))
     };

@@ -129,7 +129,7 @@ fn a_subscriber_keeps_a_ledger_of_its_own() {
     assert_eq!(heard.crossings(), []);
 }
 
-/// Transactions that are sent before they have committed, those of two phases, and those that are rolled back.
+/// Transactions that are sent before they have ended, by a commit or not.
 #[test]
 fn large_transactions_are_streamed() {
     let pair = Pair::start();
@@ -166,6 +166,50 @@ fn large_transactions_are_streamed() {
         &[],
     );
     assert!(streamed, "nothing was large enough");
+}
+
+/// A transaction of two phases is an ordinary one to a subscriber, unless it asked for both phases.
+#[test]
+fn two_phases_are_one_unless_asked_for() {
+    let pair = Pair::start();
+    let (mut here, mut there) = (pair.publisher.connect(), pair.subscriber.connect());
+    here.grant(user(0), dec!(5));
+    here.grant(user(1), dec!(5));
+    pair.follow(LEDGER, "");
+    let mut heard = pair.subscriber.listen();
+    let prepare = |session: &mut Session, number: u32| {
+        session.run("BEGIN");
+        session.charge(user(number), dec!(8));
+        session.run("PREPARE TRANSACTION 'charge'");
+    };
+    prepare(&mut here, 0);
+    pair.catch_up();
+    assert_eq!((there.balance(user(0)), heard.crossings()), (dec!(5), vec![]));
+    here.run("COMMIT PREPARED 'charge'");
+    pair.catch_up();
+    assert_eq!((there.balance(user(0)), heard.crossings()), (dec!(-3), vec![(user(0), Down)]));
+    there.assert_sound();
+
+    if here.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) < 150_000 {
+        return;
+    }
+    pair.part();
+    there.run(&format!(
+        "CREATE SUBSCRIPTION ledger CONNECTION 'host={} user=postgres dbname={}' PUBLICATION ledger
+         WITH (copy_data = off, two_phase = on)",
+        pair.publisher.cluster().folder().display(),
+        pair.publisher.name()
+    ));
+    pair.subscriber.until("SELECT bool_and(subtwophasestate = 'e') FROM pg_subscription", &[]);
+    prepare(&mut here, 1);
+    pair.subscriber.until("SELECT EXISTS (SELECT FROM pg_prepared_xacts)", &[]);
+    assert_eq!(there.balance(user(1)), dec!(5));
+    here.run("COMMIT PREPARED 'charge'");
+    pair.catch_up();
+    assert_eq!((there.balance(user(1)), heard.crossings()), (dec!(-3), vec![]));
+    there.refresh(user(1));
+    assert_eq!(heard.crossings(), [(user(1), Down)]);
+    there.assert_sound();
 }
 
 /// A publication of all tables brings the publisher's checkpoints, too. They are no use here, where every row has another
