@@ -92,6 +92,22 @@ fn a_standby_answers_as_the_primary_does() {
     move_on(&mut writer);
     pair.assert_same_answers(&mut remembering);
 
+    // A session that has seen the present is given a snapshot of the past. (Not later: a standby's snapshot that has more
+    // subtransactions than it lists is exported without those that it does list, and sees what others must not.)
+    let (mut past, mut brief) = (pair.there.connect(), pair.here.connect());
+    brief.run("BEGIN");
+    charge_in_savepoints(&mut brief, 3);
+    pair.assert_same_answers(&mut remembering);
+    past.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    let (before, snapshot) = (past.answers(), past.value::<String>("SELECT pg_export_snapshot()", &[]));
+    brief.run("COMMIT");
+    move_on(&mut writer);
+    pair.assert_same_answers(&mut remembering);
+    remembering.run(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{snapshot}'"));
+    assert_eq!(remembering.answers(), before);
+    remembering.run("COMMIT");
+    past.run("COMMIT");
+
     // More subtransactions than a snapshot lists.
     let mut many = pair.here.connect();
     many.run("BEGIN");
@@ -108,7 +124,7 @@ fn a_standby_answers_as_the_primary_does() {
     move_on(&mut writer);
     pair.assert_same_answers(&mut remembering);
 
-    // A reader of the past keeps it, whatever ends, is folded, or is read by others in its own session before.
+    // A reader of the past keeps it, whatever ends and is folded.
     let mut past = pair.there.connect();
     past.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
     let before = past.answers();
