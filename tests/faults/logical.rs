@@ -32,11 +32,13 @@ impl Pair {
         }
     }
 
-    /// Publishes, and waits until what is there has been copied.
+    /// Publishes, and waits until what is there has been copied. The subscriber reports what it has on disk: with what it
+    /// has applied on disk at once, nobody waits for its log writer.
     fn follow(&self, publication: &str, options: &str) {
         self.publisher.connect().run(&format!("CREATE PUBLICATION ledger {publication}"));
         self.subscriber.connect().run(&format!(
-            "CREATE SUBSCRIPTION ledger CONNECTION 'host={} user=postgres dbname={}' PUBLICATION ledger {options}",
+            "CREATE SUBSCRIPTION ledger CONNECTION 'host={} user=postgres dbname={}' PUBLICATION ledger
+             WITH (synchronous_commit = local{options})",
             self.publisher.cluster().folder().display(),
             self.publisher.name()
         ));
@@ -140,8 +142,8 @@ fn large_transactions_are_streamed() {
     let version: i32 = here.value("SELECT current_setting('server_version_num')::int", &[]);
     let mut heard = pair.subscriber.listen();
     let options = match version {
-        160_000.. => "WITH (streaming = parallel)",
-        _ => "WITH (streaming = on)",
+        160_000.. => ", streaming = parallel",
+        _ => ", streaming = on",
     };
     pair.follow(LEDGER, options);
     heard.drain();
@@ -194,7 +196,7 @@ fn two_phases_are_one_unless_asked_for() {
     pair.part();
     there.run(&format!(
         "CREATE SUBSCRIPTION ledger CONNECTION 'host={} user=postgres dbname={}' PUBLICATION ledger
-         WITH (copy_data = off, two_phase = on)",
+         WITH (copy_data = off, two_phase = on, synchronous_commit = local)",
         pair.publisher.cluster().folder().display(),
         pair.publisher.name()
     ));
