@@ -1,5 +1,11 @@
 -- From 0.1.0 to 0.2.0. A database that is updated by it is the same as one in which 0.2.0 was created.
 
+-- As the install script does: nothing unqualified is looked up in the schema credits.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- Begins every update: it waits for all who are using the ledger, and has every session look its relations up again.
+ALTER TABLE credits.credits_transactions ALTER COLUMN seq SET GENERATED ALWAYS;
+
 -- What runs for each insert is not pinned any more; the stamp needs no support function then.
 CREATE OR REPLACE FUNCTION credits.current_xact_id(seq bigint) RETURNS xid8
     LANGUAGE c IMMUTABLE PARALLEL UNSAFE
@@ -12,11 +18,6 @@ DROP INDEX credits.credits_transactions_delta_idx;
 CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (user_id, xact_id);
 COMMENT ON INDEX credits.credits_transactions_delta_idx IS
     'Finds the rows of a user that a checkpoint does not cover yet.';
--- As the install script does: nothing unqualified is looked up in the schema credits.
-SET LOCAL search_path = pg_catalog, pg_temp;
-
--- Begins every update: it waits for all who are using the ledger, and has every session look its relations up again.
-ALTER TABLE credits.credits_transactions ALTER COLUMN seq SET GENERATED ALWAYS;
 
 -- A ledger that holds transactions is not dropped by accident.
 CREATE FUNCTION credits.guard_ledger() RETURNS event_trigger
