@@ -75,7 +75,8 @@ BEGIN
                 CASE WHEN s.source_id IS NULL THEN 'source_id is NULL'
                      -- The index may hold a longer one, if it can be compressed.
                      WHEN octet_length(s.source_id) > 2692
-                         THEN format('source_id has %%s bytes, more than the 2692 that fit its index', octet_length(s.source_id)) END,
+                         THEN format('source_id has %%s bytes, more than the 2692 that fit its index',
+                                     octet_length(s.source_id)) END,
                 CASE WHEN s.fusillade_batch_id IS NOT NULL AND s.transaction_type <> 'usage'
                          THEN format('fusillade_batch_id %%s on a row that is not usage', s.fusillade_batch_id) END,
                 CASE WHEN s.created_at IS NULL THEN 'created_at is NULL' END,
@@ -139,7 +140,8 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
 
     RAISE NOTICE 'checking %', source;
-    SELECT count(*), string_agg(format('id %s, seq %s: %s', u.id, u.seq, u.reason), E'\n' ORDER BY u.place) FILTER (WHERE u.place <= 20)
+    SELECT count(*),
+           string_agg(format('id %s, seq %s: %s', u.id, u.seq, u.reason), E'\n' ORDER BY u.place) FILTER (WHERE u.place <= 20)
     INTO problems, problem
     FROM (SELECT r.*, row_number() OVER (ORDER BY r.seq, r.id) AS place FROM credits.unimportable_transactions(source) r) u;
     IF problems > 0 THEN
@@ -189,12 +191,13 @@ BEGIN
             -- The settings exist once the library is loaded.
             PERFORM credits.get_user_balance('00000000-0000-0000-0000-000000000000');
             BEGIN
-                PERFORM set_config('credits_ledger.config_channel', '', true), set_config('credits_ledger.crossing_channel', '', true);
+                PERFORM set_config('credits_ledger.config_channel', '', true),
+                        set_config('credits_ledger.crossing_channel', '', true);
             EXCEPTION WHEN insufficient_privilege THEN
                 RAISE EXCEPTION '%', SQLERRM
                     USING ERRCODE = 'insufficient_privilege',
-                          HINT = 'Only who may set the channels can import in silence. With announce => true, crossings are announced '
-                                 'as the chunks make them.';
+                          HINT = 'Only who may set the channels can import in silence. With announce => true, crossings are '
+                                 'announced as the chunks make them.';
             END;
         END IF;
         EXECUTE format($query$
@@ -278,12 +281,13 @@ BEGIN
 END
     $$;
 COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
-    'Copies the rows of a table or view with the ledger''s columns (transaction_type as text or enum; description, fusillade_batch_id and '
-    'api_key_id may be missing, others are ignored) into the ledger, with their id, created_at and seq, in the order of seq; new '
-    'transactions get higher seqs from the start. Checks every row before it imports any (unimportable_transactions), then '
-    'commits chunk_size rows at a time with a NOTICE each, and in the end compares each user''s rows and balance with the source. '
-    'Called again, it goes on where it stopped. A row whose source_id is in the ledger with the same user, type and amount is '
-    'skipped; with others it stops the import: 23505, and its chunk is rolled back. Announces no crossing unless announce is true. '
-    'Runs as the caller, who needs SELECT on the source, SELECT and INSERT on the ledger, UPDATE on its sequence, EXECUTE on the functions of the '
-    'schema and, unless announce is true, the right to set both channels. Errors besides: 23514 for rows that cannot be kept exactly, 42703 and '
-    '42804 for columns that do not fit, 55000 if a user differs in the end, 2D000 inside a transaction block, 22004, 22023, 42501.';
+    'Copies the rows of a table or view with the ledger''s columns (transaction_type as text or enum; description, '
+    'fusillade_batch_id and api_key_id may be missing, others are ignored) into the ledger, with their id, created_at and seq, in '
+    'the order of seq; new transactions get higher seqs from the start. Checks every row before it imports any '
+    '(unimportable_transactions), then commits chunk_size rows at a time with a NOTICE each, and in the end compares each user''s '
+    'rows and balance with the source. Called again, it goes on where it stopped. A row whose source_id is in the ledger with the '
+    'same user, type and amount is skipped; with others it stops the import: 23505, and its chunk is rolled back. Announces no '
+    'crossing unless announce is true. Runs as the caller, who needs SELECT on the source, SELECT and INSERT on the ledger, UPDATE '
+    'on its sequence, EXECUTE on the functions of the schema and, unless announce is true, the right to set both channels. Errors '
+    'besides: 23514 for rows that cannot be kept exactly, 42703 and 42804 for columns that do not fit, 55000 if a user differs in '
+    'the end, 2D000 inside a transaction block, 22004, 22023, 42501.';

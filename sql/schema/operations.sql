@@ -55,15 +55,15 @@ ALTER FUNCTION credits.refresh_idle_checkpoints(interval, bigint) SET row_securi
 COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS
     'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more '
     'than they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. '
-    'Returns how many. Waits for no one and keeps no one waiting: a stripe whose checkpoints someone else refreshes is left '
-    'out. Made to be called every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. '
+    'Returns how many. Takes stripes as a commit of these users would, and leaves out those whose checkpoints someone else '
+    'refreshes: made to be called every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. '
     'Errors: 22004 for a NULL idle, 22023 for a negative limit, 25006 in a read-only transaction, 42501 without SELECT on ledger '
     'and checkpoints or where row-level security would hide rows.';
 
 COMMENT ON FUNCTION credits.settlement_statistics() IS
     'Counts for this database since the server started or recovered from a crash, of transactions that have committed: '
     'exclusive_sections, stripes taken exclusively (close to zero, for a new user, for refresh_checkpoint); crossings_up and '
-    'crossings_down, also with the channels off; refreshes, checkpoints that were refreshed or made; refreshes_skipped, lagging ones '
-    'left to someone who was refreshing on that stripe; refreshes_failed, those put off by an error, which is in the '
-    'server''s log. Settlements that find nothing to decide are not counted. No row if the server has no room for the counts: '
-    'there are places for 128 databases.';
+    'crossings_down, also with the channels off; refreshes, checkpoints that were refreshed or made; refreshes_skipped, lagging '
+    'ones left alone while someone else refreshed on that stripe or the tables were locked; refreshes_failed, those put off by an '
+    'error, which is in the server''s log. Settlements that find nothing to decide are not counted. No row if the server has no '
+    'room for the counts: there are places for 128 databases.';
