@@ -203,7 +203,7 @@ COMMENT ON FUNCTION credits.verify_ledger() IS
     'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' until '
     'refresh_checkpoint. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
 -- For operators: checkpoint_lag, stragglers, settlement_statistics, refresh_idle_checkpoints
-CREATE  FUNCTION "refresh_idle_checkpoints"(
+CREATE  FUNCTION credits."refresh_idle_checkpoints"(
 	"idle" interval DEFAULT '1 hour', /* Option < Interval > */
 	"limit" bigint DEFAULT 1000 /* Option < i64 > */
 ) RETURNS bigint /* Result < i64, ErrorReport > */
@@ -212,7 +212,7 @@ SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'refresh_idle_checkpoints_wrapper';
 
-CREATE  FUNCTION "settlement_statistics"() RETURNS TABLE (
+CREATE  FUNCTION credits."settlement_statistics"() RETURNS TABLE (
 	"exclusive_sections" bigint,  /* i64 */
 	"crossings_up" bigint,  /* i64 */
 	"crossings_down" bigint,  /* i64 */

@@ -16,7 +16,7 @@ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) \gexec
 REVOKE ALL ON SCHEMA credits FROM credits_reader, credits_writer;
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM credits_reader, credits_writer;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM credits_reader, credits_writer;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA credits FROM credits_reader, credits_writer;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM credits_reader, credits_writer;
 
 -- A reader reads the ledger, balances and batches, by table, view and function, and has them checked.
 GRANT USAGE ON SCHEMA credits TO credits_reader;

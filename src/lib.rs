@@ -39,8 +39,8 @@ pgrx::extension_sql_file!(
     requires = ["views", api::operations::refresh_idle_checkpoints, api::operations::settlement_statistics]
 );
 pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires = ["views"]);
-// It needs a function alone, as the views do; of two files that wait for the same one, pgrx puts either first.
-pgrx::extension_sql_file!("../sql/schema/import.sql", name = "import", requires = ["verify"]);
+// It needs the table alone, but of two files that wait for the same one, pgrx puts either first.
+pgrx::extension_sql_file!("../sql/schema/import.sql", name = "import", requires = ["guard"]);
 pgrx::extension_sql_file!(
     "../sql/schema/function_comments.sql",
     name = "function_comments",

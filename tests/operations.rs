@@ -149,6 +149,7 @@ fn databases_are_counted_apart() {
 fn the_lag_is_the_delta() {
     let db = Database::create_alone();
     let (mut session, mut idle) = (db.connect(), db.connect());
+    session.run("SET credits_ledger.checkpoint_interval = 1000");
     session.grant(user(1), dec!(1000));
     session.refresh(user(1));
     assert_eq!(lag(&mut session, user(1)).delta_rows, 0);

@@ -19,10 +19,11 @@ fn calls(session: &mut Session) -> Vec<String> {
                                               WHEN 'bigint' THEN '1::bigint' WHEN 'integer' THEN '1' WHEN 'numeric' THEN '1::pg_catalog.numeric'
                                               WHEN 'timestamp with time zone' THEN '''2000-01-01''::pg_catalog.timestamptz'
                                               WHEN 'text[]' THEN '''{usage,purchase}''::pg_catalog.text[]'
+                                              WHEN 'regclass' THEN '''credits.credits_transactions''::pg_catalog.regclass'
                                               ELSE '''usage''::pg_catalog.text' END, ', ' ORDER BY n)
                         FROM unnest(proargtypes[0:pronargs - pronargdefaults - 1]) WITH ORDINALITY a (oid, n)))
          FROM pg_proc
-         WHERE pronamespace = 'credits'::regnamespace AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype)
+         WHERE pronamespace = 'credits'::regnamespace AND prokind = 'f' AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype)
          ORDER BY proname = 'create_transaction', 1",
         &[&user(1).to_string()],
     )

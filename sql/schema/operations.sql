@@ -1,3 +1,6 @@
+-- As in views.sql: nothing unqualified is looked up in the schema credits.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- For operators: what the checkpoints do not cover, what holds them back, and what brings them up to date. The views read
 -- their tables as their owner and name every user, so they are empty where row-level security filters the ledger.
 
@@ -67,3 +70,6 @@ COMMENT ON FUNCTION credits.settlement_statistics() IS
     'ones left alone while someone else refreshed on that stripe or the tables were locked; refreshes_failed, those put off by an '
     'error, which is in the server''s log. Settlements that find nothing to decide are not counted. No row if the server has no '
     'room for the counts: there are places for 128 databases.';
+
+-- As CREATE EXTENSION has it.
+SET LOCAL search_path = credits, pg_temp;

@@ -9,6 +9,7 @@ use super::arguments::required;
 use crate::engine::statistics;
 use crate::engine::touched::{self, Request};
 use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
 use crate::pg::{query, xact};
 
 /// `credits.settlement_statistics`
@@ -51,6 +52,7 @@ fn refresh_idle_checkpoints(
         return Err(LedgerError::NegativeArgument { name: "limit", value }.into());
     }
     xact::refuse_if_read_only(c"refresh_idle_checkpoints()");
+    Relations::locked().ok_or(LedgerError::NotInstalled)?;
     let users = query::users_with_idle_checkpoints(idle, limit);
     for user in &users {
         touched::note(*user.as_bytes(), Request::RefreshIfFree);

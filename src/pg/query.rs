@@ -83,7 +83,7 @@ thread_local! {
            SELECT coalesce(o.ids[$3], pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())) AS xact_id FROM open o \
          ) \
          SELECT pg_catalog.array_agg(c.user_id) FROM ( \
-           SELECT c.user_id FROM credits.user_balance_checkpoints c \
+           SELECT c.user_id FROM credits.checkpoints c \
            WHERE c.updated_at < pg_catalog.now() - $1 \
              AND (NOT c.stragglers <@ (SELECT o.ids FROM open o) \
                   OR EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id \

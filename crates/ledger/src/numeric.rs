@@ -84,7 +84,8 @@ pub fn decode(bytes: &[u8]) -> Result<Credits, DecodeError> {
     }
     // The last digit, which is not zero, counts units of 10000^(weight + 1 - digits); a unit of Credits is 10000^-4.
     let digits = i32::try_from(groups.len()).map_err(|_| AmountError::TooLarge)?;
-    let shift = usize::try_from(weight + 1 - digits + FRACTION_GROUPS).map_err(|_| AmountError::TooPrecise)?;
+    let shift =
+        usize::try_from(weight + 1 - digits + FRACTION_GROUPS).map_err(|_| AmountError::TooPrecise)?;
     let digit = |index| if word(index) < 10_000 { Ok(word(index)) } else { Err(DecodeError::Malformed) };
     // Counted below zero, where there is room for one more. Four digits fit 64 bits, and most amounts have no more.
     let head = first..groups.end.min(first + 4);
