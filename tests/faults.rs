@@ -7,7 +7,7 @@
 //! - [`crash`]: backends are killed and servers stopped under load; `CREDITS_LEDGER_CRASH_ROUNDS` asks for more
 //! - [`dumps`]: every way to dump and to restore
 //! - [`copies`]: `CREATE DATABASE ... TEMPLATE`, and recovery to a point in time
-//! - [`standby`]: every answer on a hot standby, while the primary writes, and after a promotion;
+//! - [`standby`]: all [`answers`] on a hot standby, while the primary writes, and after a promotion;
 //!   `CREDITS_LEDGER_STANDBY_TRANSACTIONS` asks for more
 //! - [`logical`]: a ledger that follows another by logical replication, until it takes over
 //!

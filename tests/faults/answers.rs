@@ -48,6 +48,14 @@ pub fn call(call: &str, number: u32) -> String {
     format!("credits.{}", call.replace("{user}", &format!("'{}'", user(number))).replace("{users}", &users))
 }
 
+/// What a session is asked.
+pub trait Answers {
+    /// Every answer to every question.
+    fn answers(&mut self) -> Vec<(String, Option<String>)>;
+    /// Fails if a function of the extension is not known here.
+    fn assert_all_are_asked(&mut self);
+}
+
 impl Answers for Session {
     fn answers(&mut self) -> Vec<(String, Option<String>)> {
         let calls = CALLS.iter().flat_map(|function| {
@@ -81,12 +89,4 @@ impl Answers for Session {
         let missing: Vec<&String> = functions.iter().filter(|function| !is_asked(function)).collect();
         assert!(missing.is_empty(), "neither among CALLS nor WRITES: {missing:?}");
     }
-}
-
-/// What a session is asked.
-pub trait Answers {
-    /// Every answer to every question.
-    fn answers(&mut self) -> Vec<(String, Option<String>)>;
-    /// Fails if a function of the extension is not known here.
-    fn assert_all_are_asked(&mut self);
 }
