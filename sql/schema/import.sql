@@ -8,6 +8,9 @@ DECLARE
     found_type regtype;
     columns text[];
 BEGIN
+    IF source IS NULL THEN
+        RAISE EXCEPTION 'argument source must not be NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
     FOR expected IN
         SELECT *
         FROM (VALUES
@@ -47,8 +50,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.import_query(regclass) IS
-    'For import_transactions: the query that reads the source in the columns and types of the ledger. Errors: 42703 for a '
-    'missing column, 42804 for one of another type.';
+    'For import_transactions: the query that reads the source in the columns and types of the ledger. Errors: 22004 for '
+    'NULL, 42703 for a missing column, 42804 for one of another type.';
 
 CREATE FUNCTION credits.unimportable_transactions(source regclass)
     RETURNS TABLE (id uuid, seq bigint, reason text)
@@ -101,7 +104,7 @@ END
     $$;
 COMMENT ON FUNCTION credits.unimportable_transactions(regclass) IS
     'Rows of a table that import_transactions would refuse, and why: what the ledger cannot keep exactly, and ids, source_ids and '
-    'seqs that occur more than once. A row may be listed more than once. Errors: 42703 and 42804 for a column that is missing or '
+    'seqs that occur more than once. A row may be listed more than once. Errors: 22004 for NULL, 42703 and 42804 for a column that is missing or '
     'of another type, 42501 without SELECT on the table or where row-level security would hide rows. Cost: a scan of the table, '
     'and a sort or hash of it for each of the three that has no unique index.';
 

@@ -29,8 +29,11 @@ const CALLS: &[&str] = &[
     "visible_balances()",
     "visible_batches()",
     "verify_ledger()",
+    "import_query('credits.credits_transactions')",
+    "unimportable_transactions('credits.credits_transactions')",
 ];
 
+/// Not those that tell of one server's sessions, or of what it has folded so far.
 const VIEWS: [&str; 4] = ["balances", "batches", "users_without_checkpoint", "uncovered_transactions"];
 
 /// What writes, called as a client would.
@@ -39,6 +42,7 @@ pub const WRITES: &[&str] = &[
     "refresh_checkpoint({user})",
     "refresh_checkpoints_bulk(ARRAY[{user}]::uuid[])",
     "aggregate_user_batches({user})",
+    "refresh_idle_checkpoints('0')",
 ];
 
 /// A call of the list, for a user.
@@ -79,8 +83,9 @@ impl Answers for Session {
     fn assert_all_are_asked(&mut self) {
         let functions: Vec<String> = self.values(
             "SELECT DISTINCT proname::text FROM pg_proc
-             WHERE pronamespace = 'credits'::regnamespace
-               AND prorettype NOT IN ('trigger'::regtype, 'internal'::regtype) AND proname <> 'current_xact_id'",
+             WHERE pronamespace = 'credits'::regnamespace AND prokind = 'f'
+               AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
+               AND proname NOT IN ('current_xact_id', 'settlement_statistics')",
             &[],
         );
         let is_asked = |function: &String| {

@@ -100,7 +100,8 @@ impl Argument {
     fn value(&self, random: &mut StdRng, users: &[Uuid], function: &str, spoils: bool) -> Value {
         if spoils && random.random_bool(0.1) {
             // seq is ignored.
-            return if self.has_default && self.name != "skip" || self.name == "seq" {
+            let needed = ["skip", "idle"].contains(&self.name.as_str()) || !self.has_default;
+            return if !needed || self.name == "seq" {
                 Value::null()
             } else {
                 Value::refused(Wire::Null, &["22004"], format!("argument {} must not be NULL", self.name))
@@ -148,6 +149,8 @@ impl Argument {
             ("bigint", "skip" | "limit" | "count") => values::number(random, 8, name, false),
             ("bigint", "before_seq" | "seq") => values::number(random, 8, name, true),
             ("integer", "checkpoint_refresh_probability") => values::number(random, 4, name, false),
+            ("interval", "idle") => values::interval(random, bad),
+            ("regclass", "source") => values::source(random, bad),
             ("timestamp with time zone", _) if bad => values::bad_date(random),
             ("timestamp with time zone", _) => values::date(random),
             (kind, _) => panic!("what may the argument {name} {kind} of {function} be? Say so here"),

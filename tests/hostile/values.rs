@@ -140,6 +140,35 @@ pub fn words(random: &mut StdRng) -> String {
     }
 }
 
+/// How long ago; nearly forever is too long.
+pub fn interval(random: &mut StdRng, bad: bool) -> Value {
+    if bad {
+        let [nonsense, endless] = [("a while", &["22007"]), ("170000000 years", &["22008"])];
+        let (bad, sqlstates) = if random.random() { nonsense } else { endless };
+        return Value::bad(text(bad), sqlstates);
+    }
+    Value::good(*["0", "1 microsecond", "1 hour", "-1 day", "1000 years"].choose(random).unwrap())
+}
+
+/// A table that transactions could be imported from.
+pub fn source(random: &mut StdRng, bad: bool) -> Value {
+    if bad {
+        let (bad, sqlstates): (_, &[_]) = *[
+            ("nowhere", &["42P01"][..]),
+            ("a.b.c.d", &["42601", "42602", "0A000"]),
+            ("\"", &["42602"]),
+            ("0", &["42703"]),
+            ("4294967295", &["42703"]),
+            ("pg_class", &["42703"]),
+            ("credits.balances", &["42703"]),
+        ]
+        .choose(random)
+        .unwrap();
+        return Value::bad(text(bad), sqlstates);
+    }
+    Value::good("credits.credits_transactions")
+}
+
 /// Not a text of the database's encoding.
 pub fn bad_text(random: &mut StdRng) -> Value {
     let bytes: &[u8] = [&b"\0"[..], b"usage\0", b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]
