@@ -9,7 +9,7 @@ use crate::pg::{extension, guc};
 
 /// `credits_ledger.checkpoint_interval`: rows that a checkpoint may lag behind before a commit refreshes it. Fewer make
 /// the first read of a new session cheaper, more make commits cheaper.
-static CHECKPOINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(128);
+static CHECKPOINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(64);
 
 /// `credits_ledger.config_channel`: receives `credits_transactions:{microseconds}` for each crossing; empty: off.
 static CONFIG_CHANNEL: GucSetting<Option<CString>> =
