@@ -24,7 +24,6 @@ pub type Id = [u8; 16];
 /// Registers what must happen at the end of transactions; called once, when the library is loaded.
 pub fn init() {
     crate::pg::catalog::init();
-    crate::pg::guard::init();
     crate::pg::xact::init(crate::pg::xact::Hooks {
         before_commit: settlement::settle_touched,
         committed: statistics::publish,

@@ -5,7 +5,7 @@ use std::thread::panicking;
 use pgrx::pg_sys;
 
 use super::relation::Table;
-use super::row::Row;
+use super::row::{Row, slot_getsomeattrs_int};
 use super::snapshot::Snapshot;
 
 /// Where an index says that a row is; its newer versions can be reached from there as long as they are on the same page.
@@ -67,11 +67,6 @@ impl RowFetch {
         // SAFETY: the row borrows the slot until the next call.
         found.then(|| Row::new(unsafe { &*self.slot }, false))
     }
-}
-
-// As in executor/tuptable.h, for use within a guard.
-unsafe extern "C-unwind" {
-    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
 }
 
 impl Drop for RowFetch {

@@ -24,21 +24,18 @@ thread_local! {
     static WATCHED: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
 }
 
-/// The hook of a library that was loaded before.
+/// The hook of a library that hooked in before.
 static PREVIOUS: OnceLock<pg_sys::object_access_hook_type> = OnceLock::new();
 
-/// Hooks into the server; called once, when the library is loaded.
-pub fn init() {
-    // SAFETY: libraries are loaded one after the other, by the only thread; the hook stays valid for the life of the process.
+/// Looks up what a command that is about to drop something must not drop. The first such command of a session hooks into
+/// the server: the hook is called for much else, and sessions that never drop anything need not pay for it.
+pub fn watch() {
+    // SAFETY: the only thread sets the hook, which stays valid for the life of the process.
     unsafe {
         if PREVIOUS.set(pg_sys::object_access_hook).is_ok() {
             pg_sys::object_access_hook = Some(on_object_access);
         }
     }
-}
-
-/// Looks up what a command that is about to drop something must not drop.
-pub fn watch() {
     WATCHED.set(catalog::find_ledger().unwrap_or(pg_sys::InvalidOid));
 }
 

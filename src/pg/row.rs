@@ -6,6 +6,11 @@ use pgrx::{pg_sys, varlena};
 
 use super::numeric;
 
+// As in executor/tuptable.h, without the guard that pgrx puts around the call: whoever fetches a row has one.
+unsafe extern "C-unwind" {
+    pub(super) fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
+}
+
 /// A column's place in its table, from 1.
 pub type Column = usize;
 

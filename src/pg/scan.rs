@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::fetch::Place;
 use super::relation::{Index, Table};
-use super::row::Row;
+use super::row::{Row, slot_getsomeattrs_int};
 use super::snapshot::Sight;
 
 /// Most index columns that a scan is keyed on.
@@ -42,15 +42,13 @@ pub struct IndexScan {
     _index: Index,
 }
 
-// As in access/genam.h and executor/tuptable.h, without the guard that pgrx puts around each call: `next` needs one for
-// all three.
+// As in access/genam.h, without the guard that pgrx puts around each call: `next` needs one for all.
 unsafe extern "C-unwind" {
     fn index_getnext_tid(
         scan: pg_sys::IndexScanDesc,
         direction: pg_sys::ScanDirection::Type,
     ) -> pg_sys::ItemPointer;
     fn index_fetch_heap(scan: pg_sys::IndexScanDesc, slot: *mut pg_sys::TupleTableSlot) -> bool;
-    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
 }
 
 impl IndexScan {
