@@ -41,8 +41,8 @@ REVOKE ALL ON FUNCTION credits.guard_ledger() FROM PUBLIC;
 -- the tables themselves. A policy would say who else may, but pg_dump takes an extension's policies for its user's.
 ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
--- What is folded, for whoever may read the whole ledger that it is folded from, and hence PUBLIC. It is both or nothing: with
--- nothing folded, every row is taken for a part of the delta, which costs more and changes no answer.
+-- What is folded, for whoever may read the whole ledger that it is folded from. It is both or nothing: with nothing folded,
+-- every row is taken for a part of the delta, which costs more and changes no answer.
 
 CREATE VIEW credits.checkpoints AS
     SELECT c.*
@@ -62,7 +62,7 @@ COMMENT ON VIEW credits.folded_batches IS
     'The table batch_aggregates, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
     'security; nothing for anybody else.';
 
-GRANT SELECT ON credits.checkpoints, credits.folded_batches TO PUBLIC;
+REVOKE ALL ON credits.checkpoints, credits.folded_batches FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION credits.visible_balances()
     RETURNS TABLE (user_id uuid, balance numeric, is_positive boolean, crossed_at timestamptz)

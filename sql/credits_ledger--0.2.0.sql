@@ -499,8 +499,8 @@ AS 'MODULE_PATHNAME', 'get_user_balance_wrapper';
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- What is folded, for whoever may read the whole ledger that it is folded from, and hence PUBLIC. It is both or nothing: with
--- nothing folded, every row is taken for a part of the delta, which costs more and changes no answer.
+-- What is folded, for whoever may read the whole ledger that it is folded from. It is both or nothing: with nothing folded,
+-- every row is taken for a part of the delta, which costs more and changes no answer.
 
 CREATE VIEW credits.checkpoints AS
     SELECT c.*
@@ -1229,14 +1229,12 @@ SET LOCAL search_path = credits, pg_temp;
 /* <begin connected objects> */
 -- src/lib.rs
 -- finalize
--- Nothing for PUBLIC, but for the function that stamps a row, which whoever may insert runs, and the views that ask by
--- themselves whether the caller may read the ledger.
+-- Nothing for PUBLIC, but for the function that stamps a row: whoever may insert runs it.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
-GRANT SELECT ON credits.checkpoints, credits.folded_batches TO PUBLIC;
 /* </end connected objects> */
 

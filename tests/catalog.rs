@@ -2,10 +2,8 @@
 
 use credits_ledger_tests::{Database, Refused};
 
-/// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts, and views that ask whether
-/// the caller may read the ledger.
-const PUBLIC: [&str; 3] =
-    ["credits.checkpoints", "credits.current_xact_id(bigint)", "credits.folded_batches"];
+/// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts.
+const PUBLIC: [&str; 1] = ["credits.current_xact_id(bigint)"];
 
 /// Functions without a setting of their own. What runs for each insert is C that resolves no name, and dearer with a pin than
 /// by itself. A procedure that commits cannot have one: it pins the search_path at the start of each transaction, which

@@ -5,17 +5,19 @@ use std::fs;
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
 /// Whoever has no grant at all; without USAGE on the schema it cannot even name these.
-const EVERYBODY: [&str; 3] = ["checkpoints: SELECT", "current_xact_id: EXECUTE", "folded_batches: SELECT"];
+const EVERYBODY: [&str; 1] = ["current_xact_id: EXECUTE"];
 
 /// What a reader may do besides.
-const READER: [&str; 24] = [
+const READER: [&str; 26] = [
     "balances: SELECT",
     "batches: SELECT",
     "calculate_balance_with_seq: EXECUTE",
+    "checkpoints: SELECT",
     "count_all_transactions: EXECUTE",
     "count_transactions_with_batches: EXECUTE",
     "count_user_transactions: EXECUTE",
     "credits_transactions: SELECT",
+    "folded_batches: SELECT",
     "get_monthly_auto_topup_spend: EXECUTE",
     "get_monthly_auto_topup_spend_bulk: EXECUTE",
     "get_transaction_by_id: EXECUTE",

@@ -1,9 +1,7 @@
--- Nothing for PUBLIC, but for the function that stamps a row, which whoever may insert runs, and the views that ask by
--- themselves whether the caller may read the ledger.
+-- Nothing for PUBLIC, but for the function that stamps a row: whoever may insert runs it.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
-GRANT SELECT ON credits.checkpoints, credits.folded_batches TO PUBLIC;

@@ -2,8 +2,8 @@
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- What is folded, for whoever may read the whole ledger that it is folded from, and hence PUBLIC. It is both or nothing: with
--- nothing folded, every row is taken for a part of the delta, which costs more and changes no answer.
+-- What is folded, for whoever may read the whole ledger that it is folded from. It is both or nothing: with nothing folded,
+-- every row is taken for a part of the delta, which costs more and changes no answer.
 
 CREATE VIEW credits.checkpoints AS
     SELECT c.*
