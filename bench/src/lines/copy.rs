@@ -21,7 +21,7 @@ fn copy(bench: &Bench) -> Result<Measured> {
     let make = format!(
         "COPY (SELECT {}, 'usage', 0.000734, gen_random_uuid(), 'chat completion' FROM generate_series(1, {rows}) AS i) \
          TO '{file}'",
-        user("(1 + i * 7919 % 1000)")
+        user("(1 + i % 1000 * 7919 % 1000)")
     );
     bench.with_database(|database, client| {
         grant(client, 1000)?;
