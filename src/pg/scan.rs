@@ -164,9 +164,7 @@ impl IndexScan {
         // SAFETY: the row borrows the slot until the next call.
         Some(Row::new(unsafe { &*self.slot }, in_flight))
     }
-}
 
-impl IndexScan {
     /// Where the index says that the row is that was found last.
     pub const fn place(&self) -> Place {
         self.place
