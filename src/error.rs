@@ -22,6 +22,9 @@ pub enum LedgerError {
         /// Its value.
         value: i64,
     },
+    /// A time before this transaction that no timestamp can tell.
+    #[error("argument idle reaches back further than timestamps do: {0}")]
+    IdleOutOfRange(String),
     /// A name that is not one of the four transaction types.
     #[error("argument {name} has an unknown transaction type: \"{value}\"")]
     UnknownType {
@@ -92,6 +95,7 @@ impl LedgerError {
             Self::NegativeArgument { .. } | Self::UnknownType { .. } => {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
             }
+            Self::IdleOutOfRange(_) => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Self::Amount { .. } | Self::BatchOnNonUsage(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
             Self::SourceIdConflict { .. } => PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,

@@ -335,6 +335,10 @@ fn idle_checkpoints_are_refreshed_by_the_portion() {
     assert!(error.message().contains("-3"), "{error:?}");
     session.try_run("BEGIN READ ONLY; SELECT credits.refresh_idle_checkpoints(); COMMIT").refused("25006");
     session.run("ROLLBACK");
+    // Also where no checkpoint is looked at.
+    let endless = "SELECT credits.refresh_idle_checkpoints('170000000 years', 0)";
+    let error = session.try_run(endless).refused("22008");
+    assert!(error.message().contains("170000000 years"), "{error:?}");
     session.assert_sound();
 }
 

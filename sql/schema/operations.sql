@@ -60,8 +60,8 @@ COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS
     'than they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. '
     'Returns how many. Takes stripes as a commit of these users would, and leaves out those whose checkpoints someone else '
     'refreshes: made to be called every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. '
-    'Errors: 22004 for a NULL idle, 22023 for a negative limit, 25006 in a read-only transaction, 42501 without SELECT on ledger '
-    'and checkpoints or where row-level security would hide rows.';
+    'Errors: 22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, '
+    '25006 in a read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
 
 COMMENT ON FUNCTION credits.settlement_statistics() IS
     'Counts for this database since the server started or recovered from a crash, of transactions that have committed: '

@@ -1,7 +1,8 @@
 //! For operators: what settlement has done, and checkpoints that nobody's commit refreshes.
 
 use ledger::statistics::Event;
-use pgrx::datum::Interval;
+use pgrx::datum::datetime_support::now;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -47,15 +48,24 @@ fn refresh_idle_checkpoints(
     idle: default!(Option<Interval>, "'1 hour'"),
     limit: default!(Option<i64>, "1000"),
 ) -> Result<i64, ErrorReport> {
-    let idle = required("idle", idle)?;
+    let last_written = before_now(required("idle", idle)?)?;
     if let Some(value @ ..0) = limit {
         return Err(LedgerError::NegativeArgument { name: "limit", value }.into());
     }
     xact::refuse_if_read_only(c"refresh_idle_checkpoints()");
     Relations::locked().ok_or(LedgerError::NotInstalled)?;
-    let users = query::users_with_idle_checkpoints(idle, limit);
+    let users = query::users_with_idle_checkpoints(last_written, limit);
     for user in &users {
         touched::note(*user.as_bytes(), Request::RefreshIfFree);
     }
     Ok(i64::try_from(users.len()).unwrap_or(i64::MAX))
+}
+
+/// That long before this transaction started.
+fn before_now(idle: Interval) -> Result<TimestampWithTimeZone, LedgerError> {
+    PgTryBuilder::new(|| Ok(now() - idle))
+        .catch_when(PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, |_| {
+            Err(LedgerError::IdleOutOfRange(idle.to_string()))
+        })
+        .execute()
 }

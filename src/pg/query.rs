@@ -7,7 +7,7 @@ use std::cell::OnceCell;
 use ledger::coverage::MAX_STRAGGLERS;
 use ledger::credits::Credits;
 use pgrx::Uuid;
-use pgrx::datum::{DatumWithOid, Interval};
+use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiTupleTable};
 
@@ -84,13 +84,13 @@ thread_local! {
          ) \
          SELECT pg_catalog.array_agg(c.user_id) FROM ( \
            SELECT c.user_id FROM credits.checkpoints c \
-           WHERE c.updated_at < pg_catalog.now() - $1 \
+           WHERE c.updated_at < $1 \
              AND (NOT c.stragglers <@ (SELECT o.ids FROM open o) \
                   OR EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id \
                                AND t.xact_id >= c.watermark AND t.xact_id < (SELECT r.xact_id FROM reach r))) \
            LIMIT $2 \
          ) c",
-        &[pg_sys::INTERVALOID, pg_sys::INT8OID, pg_sys::INT4OID],
+        &[pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID, pg_sys::INT4OID],
     ) };
 }
 
@@ -132,10 +132,10 @@ pub fn visible_balance(user: &[u8; 16]) -> Balance {
     Balance { balance: sum.map_or(Credits::ZERO, |Numeric(sum)| sum), latest_seq }
 }
 
-/// Users whose checkpoint was last written longer ago than this and could cover more than it does.
-pub fn users_with_idle_checkpoints(idle: Interval, limit: Option<i64>) -> Vec<Uuid> {
+/// Users whose checkpoint was last written before this and could cover more than it does.
+pub fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: Option<i64>) -> Vec<Uuid> {
     let first_not_passed = i32::try_from(MAX_STRAGGLERS + 1).unwrap_or(i32::MAX);
-    let arguments = [idle.into(), limit.into(), first_not_passed.into()];
+    let arguments = [last_written.into(), limit.into(), first_not_passed.into()];
     let users = IDLE_CHECKPOINTS.with(|plan| plan.first_row(&arguments, |row| row.get_one()));
     users.flatten().unwrap_or_default()
 }
