@@ -9,14 +9,20 @@ pub const STRIPES: usize = 256;
 /// Stripe of a user: an 8-bit fold of the uuid, so that sequential as well as random ids spread evenly.
 #[must_use]
 pub fn of_user(user: &[u8; 16]) -> u8 {
-    // Fibonacci hashing (Knuth, TAOCP 3, 6.4): the high byte of the product depends on every bit of the key.
+    hash(user).to_be_bytes()[0]
+}
+
+/// A hash of a user's uuid, to be used from the highest bit on.
+#[must_use]
+pub fn hash(user: &[u8; 16]) -> u64 {
+    // Fibonacci hashing (Knuth, TAOCP 3, 6.4): the high bits of the product depend on every bit of the key.
     let key = u128::from_be_bytes(*user);
     let [low, high] = [key, key >> 64].map(|half| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&half.to_le_bytes()[..8]);
         u64::from_le_bytes(bytes)
     });
-    (low ^ high.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[0]
+    (low ^ high.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// Puts users into the order in which they are settled: by stripe, then by id.
