@@ -22,6 +22,7 @@ mod commit_waits;
 mod crossing;
 mod differential;
 mod encodings;
+mod folds;
 mod guard;
 mod idempotency;
 mod import;

@@ -6,9 +6,10 @@ use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::Credits;
 use ledger::fold::{DeltaPass, Fold};
 
+use super::Id;
 use super::checkpoint::CheckpointScan;
 use super::delta::{BALANCE_COLUMNS, DeltaScan};
-use super::{Id, private};
+use super::folds::Folds;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{self, View};
@@ -43,7 +44,8 @@ struct Reader {
     relations: Relations,
     snapshot: Rc<Snapshot>,
     open: OpenTransactions,
-    /// Opened for the first user that this backend has no fold of.
+    folds: Folds,
+    /// Opened for the first user that there is no fold of.
     checkpoints: Option<CheckpointScan>,
     delta: DeltaScan,
     target: Coverage,
@@ -57,6 +59,7 @@ impl Reader {
             relations: *relations,
             target: Coverage::up_to(&open),
             open,
+            folds: Folds::open(relations),
             checkpoints: None,
             delta: DeltaScan::open(relations, Access::Read, Sight::AsOf(Rc::clone(&snapshot))),
             snapshot,
@@ -65,15 +68,14 @@ impl Reader {
 
     fn balance(&mut self, user: &Id) -> Result<Balance, LedgerError> {
         xact::check_for_interrupts();
-        let private = private::get(user).filter(|fold| fold.coverage.serves(&self.open));
-        let base = match private {
+        let base = match self.folds.furthest(user, |coverage| coverage.serves(&self.open)) {
             Some(fold) => fold,
             None => self.stored_fold(user)?,
         };
         let coverage = base.coverage.clone();
         let mut pass = DeltaPass::new(base, self.target.clone(), None);
         self.delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
-        private::keep(user, pass.advanced());
+        self.folds.keep(user, pass.advanced());
         Ok(Balance { balance: pass.balance(), latest_seq: pass.latest_seq() })
     }
 

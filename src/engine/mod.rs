@@ -3,6 +3,7 @@
 //! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
 //! - [`checkpoint`]: stored checkpoints, and folding a delta with its batches into one
 //! - [`private`]: the checkpoints that a backend keeps in its own memory
+//! - [`folds`]: the furthest fold of a user, its own or one that another backend has published
 //! - [`balance`]: what a reader sees
 //! - [`touched`]: the users whose balance a transaction changes
 //! - [`settlement`]: what happens to them when it commits
@@ -12,6 +13,7 @@
 pub mod balance;
 pub mod checkpoint;
 pub mod delta;
+pub mod folds;
 pub mod notification;
 pub mod private;
 pub mod settlement;

@@ -23,8 +23,9 @@ use ledger::stripe;
 
 use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan, Stored};
 use super::delta::DeltaScan;
+use super::folds::Folds;
 use super::touched::{self, Request};
-use super::{Id, notification, private, statistics};
+use super::{Id, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::Access;
@@ -216,6 +217,7 @@ impl Moment {
 /// What a committing transaction looks at: checkpoints at a moment, and deltas with the rows in flight.
 struct CommitView {
     relations: Relations,
+    folds: Folds,
     checkpoints: CheckpointScan,
     delta: DeltaScan,
 }
@@ -224,6 +226,7 @@ impl CommitView {
     fn open(relations: &Relations) -> Self {
         Self {
             relations: *relations,
+            folds: Folds::open(relations),
             checkpoints: CheckpointScan::open(relations),
             delta: DeltaScan::open(relations, Access::Write, Sight::Dirty(DirtySnapshot::new())),
         }
@@ -234,14 +237,14 @@ impl CommitView {
         self.checkpoints.find(user, &now.snapshot)
     }
 
-    /// One pass over the user's delta, from the stored fold on or from our own where that is further.
+    /// One pass over the user's delta, from the stored fold on or from a further one that is known.
     fn pass(&mut self, user: &Id, stored: &Fold, now: &Moment) -> Result<DeltaPass, LedgerError> {
-        let base = private::get(user).filter(|fold| fold.coverage.contains(&stored.coverage));
+        let base = self.folds.furthest(user, |coverage| coverage.contains(&stored.coverage));
         let base = base.unwrap_or_else(|| stored.clone());
         let coverage = base.coverage.clone();
         let mut pass = DeltaPass::new(base, now.target.clone(), xact::current_id_if_any());
         self.delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
-        private::keep(user, pass.advanced());
+        self.folds.keep(user, pass.advanced());
         Ok(pass)
     }
 
@@ -253,7 +256,7 @@ impl CommitView {
         now: &Moment,
     ) -> Result<(DeltaPass, BatchTotals), LedgerError> {
         let folded = checkpoint::fold_delta(&mut self.delta, user, stored, now.target.clone())?;
-        private::keep(user, folded.0.advanced());
+        self.folds.keep(user, folded.0.advanced());
         Ok(folded)
     }
 }

@@ -119,6 +119,12 @@ pub fn ledger_generation() -> u64 {
     GENERATION.get()
 }
 
+/// Learns of all changes of tables that have been committed.
+pub fn accept_invalidations() {
+    // SAFETY: as every lock of a relation does; the callbacks only set flags, ours among them.
+    unsafe { pg_sys::AcceptInvalidationMessages() }
+}
+
 /// Registers for relation cache invalidations; called once, when the library is loaded.
 pub fn init() {
     // SAFETY: the callback stays valid for the life of the process.

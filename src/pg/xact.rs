@@ -75,6 +75,12 @@ pub fn is_read_only() -> bool {
     unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
 }
 
+/// Whether workers of a parallel query run or may run: subtransactions are out of the question then.
+pub fn is_parallel() -> bool {
+    // SAFETY: a plain read of backend state.
+    unsafe { pg_sys::IsInParallelMode() }
+}
+
 /// Raises 25006 where the transaction may not write.
 pub fn refuse_if_read_only(command: &'static CStr) {
     // SAFETY: the name is NUL-terminated.

@@ -1,0 +1,113 @@
+//! Folds that sessions hand to each other.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use credits_ledger_tests::cluster::Cluster;
+use credits_ledger_tests::{Database, Decimal, Session, dec, user};
+
+/// Entries of the delta's index that a balance costs.
+fn read_for_balance(session: &mut Session) -> i64 {
+    session.run("BEGIN");
+    let read = "SELECT pg_stat_get_xact_tuples_returned('credits.credits_transactions_delta_idx'::regclass)";
+    let before: i64 = session.value(read, &[]);
+    session.balance(user(1));
+    let after: i64 = session.value(read, &[]);
+    session.run("COMMIT");
+    after - before
+}
+
+#[test]
+fn what_a_session_has_folded_another_does_not_read_again() {
+    let db = Database::create_alone();
+    let (mut writer, mut reader) = (db.connect(), db.connect());
+    writer.grant(user(1), dec!(100));
+    reader.balance(user(1));
+    for _ in 0..40 {
+        writer.charge(user(1), dec!(1));
+    }
+    let read = read_for_balance(&mut reader);
+    assert!(read < 4, "the last row, and those in flight when the one before it was settled: read {read}");
+    assert_eq!(reader.balance(user(1)), dec!(60));
+    // A session that has just come may have missed a change of the ledger, so it reads on from the stored checkpoint.
+    let read = read_for_balance(&mut db.connect());
+    assert!(read >= 40, "read {read}");
+}
+
+/// Only the owner can, on purpose. Then nothing that was folded before is right, whoever has it, and whoever looks first.
+#[test]
+fn a_ledger_that_its_owner_changes_is_read_afresh() {
+    let db = Database::create_alone();
+    let mut sessions = [db.connect(), db.connect(), db.connect()];
+    sessions[0].grant(user(1), dec!(1000));
+    let mut charges = 0;
+    for first in 0..=sessions.len() {
+        let [writer, within, idle] = &mut sessions;
+        for session in [&mut *within, idle] {
+            session.balance(user(1));
+        }
+        for _ in 0..10 {
+            writer.charge(user(1), dec!(1));
+            charges += 1;
+        }
+        // Has the ledger locked already, so that no lock tells it of the change.
+        within.run("BEGIN");
+        within.balance(user(1));
+        let amount = if first % 2 == 0 { dec!(2) } else { dec!(3) };
+        db.connect().run(&format!(
+            "ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only;
+             UPDATE credits.credits_transactions SET amount = {amount} WHERE transaction_type = 'usage';
+             ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only"
+        ));
+        let balance = dec!(1000) - amount * Decimal::from(charges);
+        for turn in first..=first + sessions.len() {
+            let who = turn % (sessions.len() + 1);
+            let found = match sessions.get_mut(who) {
+                Some(session) => session.balance(user(1)),
+                None => db.connect().balance(user(1)),
+            };
+            assert_eq!(
+                found, balance,
+                "session {who} of writer, within a transaction, idle, new; {first} first"
+            );
+        }
+        sessions[1].run("COMMIT");
+    }
+}
+
+#[test]
+fn without_shared_memory_each_session_folds_for_itself() {
+    let cluster =
+        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
+    let _sealed = Sealed::new(cluster.data().join("pg_dynshmem"));
+    let db = Database::create_in(&cluster);
+    let (mut writer, mut reader) = (db.connect(), db.connect());
+    writer.grant(user(1), dec!(100));
+    reader.balance(user(1));
+    for _ in 0..40 {
+        writer.charge(user(1), dec!(1));
+    }
+    assert_eq!(reader.balance(user(1)), dec!(60));
+    let read = read_for_balance(&mut reader);
+    assert!(read < 4, "its own fold is there: read {read}");
+    reader.assert_sound();
+    let log = cluster.log();
+    assert!(log.contains("sharing folds is put off"), "{log}");
+}
+
+/// A folder that nothing can be put in.
+struct Sealed(PathBuf);
+
+impl Sealed {
+    fn new(folder: PathBuf) -> Self {
+        fs::set_permissions(&folder, Permissions::from_mode(0o500)).expect("the folder is there");
+        Self(folder)
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        let _ = fs::set_permissions(&self.0, Permissions::from_mode(0o700));
+    }
+}
