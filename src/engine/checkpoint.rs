@@ -30,7 +30,6 @@ mod column {
     pub const STRAGGLERS: usize = 7;
     pub const IS_POSITIVE: usize = 8;
     pub const CROSSED_AT: usize = 9;
-    pub const COUNT: i32 = 9;
 }
 
 /// Columns of `batch_aggregates`.
@@ -39,7 +38,6 @@ mod batch_column {
     pub const TRANSACTION_COUNT: usize = 4;
     pub const MAX_SEQ: usize = 5;
     pub const CREATED_AT: usize = 6;
-    pub const COUNT: i32 = 7;
 }
 
 /// A row of `user_balance_checkpoints`.
@@ -68,7 +66,7 @@ impl CheckpointScan {
     /// Opens the checkpoints.
     pub fn open(relations: &Relations) -> Self {
         let table = Table::open(relations.checkpoints, Access::Read);
-        Self { relations: *relations, fetch: RowFetch::new(table, column::COUNT), index: None }
+        Self { relations: *relations, fetch: RowFetch::new(table), index: None }
     }
 
     /// The user's checkpoint as the snapshot sees it.
@@ -81,7 +79,7 @@ impl CheckpointScan {
         let scan = self.index.get_or_insert_with(|| {
             let table = Table::open(self.relations.checkpoints, Access::Read);
             let index = Index::open(self.relations.checkpoints_pkey, Access::Read);
-            IndexScan::new(table, index, Sight::AsOf(Rc::clone(snapshot)), 1, column::COUNT)
+            IndexScan::new(table, index, Sight::AsOf(Rc::clone(snapshot)), 1)
         });
         scan.see_with(Sight::AsOf(Rc::clone(snapshot)));
         scan.seek([Key::UuidEqual(*user)]);
@@ -237,5 +235,5 @@ fn batch_scan(relations: &Relations, key_columns: usize) -> IndexScan {
     let table = Table::open(relations.batches, Access::Read);
     let index = Index::open(relations.batches_pkey, Access::Read);
     let now = Sight::AsOf(Rc::new(Snapshot::latest()));
-    IndexScan::new(table, index, now, key_columns, batch_column::COUNT)
+    IndexScan::new(table, index, now, key_columns)
 }

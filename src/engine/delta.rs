@@ -19,7 +19,6 @@ mod column {
     pub const CREATED_AT: usize = 9;
     pub const SEQ: usize = 10;
     pub const XACT_ID: usize = 11;
-    pub const COUNT: i32 = 11;
 }
 
 /// Columns that a balance is computed from, for checking privileges.
@@ -46,7 +45,7 @@ impl DeltaScan {
     pub fn open(relations: &Relations, access: Access, sight: Sight) -> Self {
         let table = Table::open(relations.ledger, access);
         let index = Index::open(relations.delta_index, access);
-        Self(IndexScan::new(table, index, sight, 2, column::COUNT))
+        Self(IndexScan::new(table, index, sight, 2))
     }
 
     /// Adds the user's rows that `from` does not cover to the pass, and shows those that it folds and that belong to a
@@ -62,7 +61,14 @@ impl DeltaScan {
         for transactions in stragglers.chain([Key::Xid8AtLeast(from.watermark())]) {
             self.0.seek([Key::UuidEqual(*user), transactions]);
             while let Some(row) = self.0.next() {
-                if pass.add(&delta_row(&row))? && !row.is_null(column::BATCH) {
+                let amount = signed_amount(&row);
+                // What else it says may never come to be.
+                if row.in_flight() {
+                    pass.add_in_flight(amount)?;
+                    continue;
+                }
+                let (transaction, seq) = (row.xid8(column::XACT_ID), row.int8(column::SEQ));
+                if pass.add(&DeltaRow { transaction, amount, seq })? && !row.is_null(column::BATCH) {
                     batched(BatchedRow {
                         batch: row.uuid(column::BATCH),
                         amount: row.credits(column::AMOUNT),
@@ -76,13 +82,8 @@ impl DeltaScan {
     }
 }
 
-fn delta_row(row: &Row<'_>) -> DeltaRow {
+fn signed_amount(row: &Row<'_>) -> Credits {
     let amount = row.credits(column::AMOUNT);
     let adds = matches!(row.text(column::TRANSACTION_TYPE), b"purchase" | b"admin_grant");
-    DeltaRow {
-        transaction: row.xid8(column::XACT_ID),
-        amount: if adds { amount } else { Credits::from_units(-amount.units()) },
-        seq: row.int8(column::SEQ),
-        in_flight: row.in_flight(),
-    }
+    if adds { amount } else { Credits::from_units(-amount.units()) }
 }

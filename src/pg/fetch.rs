@@ -5,7 +5,7 @@ use std::thread::panicking;
 use pgrx::pg_sys;
 
 use super::relation::Table;
-use super::row::{Row, slot_getsomeattrs_int};
+use super::row::Row;
 use super::snapshot::Snapshot;
 
 /// Where an index says that a row is; its newer versions can be reached from there as long as they are on the same page.
@@ -15,15 +15,14 @@ pub type Place = pg_sys::ItemPointerData;
 pub struct RowFetch {
     fetch: *mut pg_sys::IndexFetchTableData,
     slot: *mut pg_sys::TupleTableSlot,
-    columns: i32,
     /// The table's length, which does not shrink while it is locked.
     blocks: pg_sys::BlockNumber,
     table: Table,
 }
 
 impl RowFetch {
-    /// Fetches rows of the table with their first `columns` columns read.
-    pub fn new(table: Table, columns: i32) -> Self {
+    /// Fetches rows of the table.
+    pub fn new(table: Table) -> Self {
         let relation = table.as_raw();
         // SAFETY: the table is open, and stays so as long as this value, which owns it.
         let (fetch, slot, blocks) = unsafe {
@@ -34,7 +33,7 @@ impl RowFetch {
                 pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM),
             )
         };
-        Self { fetch, slot, columns, blocks, table }
+        Self { fetch, slot, blocks, table }
     }
 
     /// The row that the snapshot sees at the place. It may be another one by now, or none though the row is still there
@@ -44,28 +43,24 @@ impl RowFetch {
         if unsafe { pgrx::itemptr::item_pointer_get_block_number(&raw const place) } >= self.blocks {
             return None;
         }
-        let (fetch, slot, columns, relation) = (self.fetch, self.slot, self.columns, self.table.as_raw());
+        let (fetch, slot, relation) = (self.fetch, self.slot, self.table.as_raw());
         let (mut call_again, mut all_dead) = (false, false);
         // SAFETY: the place is within the table; an error of the server's passes no frame that holds anything.
         let found = unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let fetch_tuple = (*(*relation).rd_tableam).index_fetch_tuple.expect("every table has one");
-                let found = fetch_tuple(
+                fetch_tuple(
                     fetch,
                     &raw mut place,
                     snapshot.as_raw(),
                     slot,
                     &raw mut call_again,
                     &raw mut all_dead,
-                );
-                if found {
-                    slot_getsomeattrs_int(slot, columns);
-                }
-                found
+                )
             })
         };
         // SAFETY: the row borrows the slot until the next call.
-        found.then(|| Row::new(unsafe { &*self.slot }, false))
+        found.then(|| unsafe { Row::new(self.slot, false) })
     }
 }
 

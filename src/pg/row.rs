@@ -1,29 +1,34 @@
 //! Columns of a row that a scan stands on.
 
+use std::marker::PhantomData;
+
 use ledger::credits::Credits;
 use pgrx::prelude::*;
 use pgrx::{pg_sys, varlena};
 
 use super::numeric;
 
-// As in executor/tuptable.h, without the guard that pgrx puts around the call: whoever fetches a row has one.
+// As in executor/tuptable.h, without the guard that pgrx puts around the call: it fails for a column past the last only.
 unsafe extern "C-unwind" {
-    pub(super) fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
+    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
 }
 
 /// A column's place in its table, from 1.
 pub type Column = usize;
 
-/// A row, valid until the scan moves on. Reading a column of another type or past those that were read is a mistake of
-/// the caller's that the table definitions rule out.
+/// A row, valid until the scan moves on. Its columns are taken apart as far as they are asked for. Asking for a column of
+/// another type or past the last is a mistake of the caller's that the table definitions rule out.
 pub struct Row<'a> {
-    slot: &'a pg_sys::TupleTableSlot,
+    slot: *mut pg_sys::TupleTableSlot,
     in_flight: bool,
+    scan: PhantomData<&'a pg_sys::TupleTableSlot>,
 }
 
-impl<'a> Row<'a> {
-    pub(super) const fn new(slot: &'a pg_sys::TupleTableSlot, in_flight: bool) -> Self {
-        Self { slot, in_flight }
+impl Row<'_> {
+    /// # Safety
+    /// The slot must hold a row for as long as this value lives.
+    pub(super) const unsafe fn new(slot: *mut pg_sys::TupleTableSlot, in_flight: bool) -> Self {
+        Self { slot, in_flight, scan: PhantomData }
     }
 
     /// Inserted by another transaction that has not ended; only a dirty snapshot shows such rows.
@@ -33,22 +38,31 @@ impl<'a> Row<'a> {
 
     /// Where the row is stored.
     pub const fn tid(&self) -> pg_sys::ItemPointerData {
-        self.slot.tts_tid
+        // SAFETY: the slot holds a row.
+        unsafe { (*self.slot).tts_tid }
     }
 
     /// Whether the column is NULL.
     pub fn is_null(&self, column: Column) -> bool {
-        // SAFETY: the scan has read this column.
-        unsafe { *self.slot.tts_isnull.add(column - 1) }
+        self.take_apart(column);
+        // SAFETY: the row is taken apart that far.
+        unsafe { *(*self.slot).tts_isnull.add(column - 1) }
     }
 
     fn datum(&self, column: Column) -> pg_sys::Datum {
-        assert!(
-            column <= usize::try_from(self.slot.tts_nvalid).unwrap_or_default(),
-            "column {column} is not read"
-        );
-        // SAFETY: checked.
-        unsafe { *self.slot.tts_values.add(column - 1) }
+        self.take_apart(column);
+        // SAFETY: the row is taken apart that far.
+        unsafe { *(*self.slot).tts_values.add(column - 1) }
+    }
+
+    /// Takes the row apart up to this column.
+    fn take_apart(&self, column: Column) {
+        // SAFETY: the slot holds a row, of a table with this column.
+        unsafe {
+            if usize::try_from((*self.slot).tts_nvalid).unwrap_or_default() < column {
+                slot_getsomeattrs_int(self.slot, i32::try_from(column).unwrap_or_default());
+            }
+        }
     }
 
     /// A `uuid`.

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::fetch::Place;
 use super::relation::{Index, Table};
-use super::row::{Row, slot_getsomeattrs_int};
+use super::row::Row;
 use super::snapshot::Sight;
 
 /// Most index columns that a scan is keyed on.
@@ -30,7 +30,6 @@ pub enum Key {
 pub struct IndexScan {
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
-    columns: i32,
     /// What the scan allocates as it goes must live as long as itself.
     memory: pg_sys::MemoryContext,
     /// Scan keys point to these bytes.
@@ -52,8 +51,8 @@ unsafe extern "C-unwind" {
 }
 
 impl IndexScan {
-    /// A scan over `key_columns` columns of the index whose rows have their first `columns` columns read.
-    pub fn new(table: Table, index: Index, sight: Sight, key_columns: usize, columns: i32) -> Self {
+    /// A scan over `key_columns` columns of the index.
+    pub fn new(table: Table, index: Index, sight: Sight, key_columns: usize) -> Self {
         assert!(key_columns <= MAX_KEYS, "a scan has at most {MAX_KEYS} keys");
         // SAFETY: both relations are open, and stay so as long as the scan, which owns them and the sight.
         let (scan, slot) = unsafe {
@@ -82,7 +81,7 @@ impl IndexScan {
         let memory = unsafe { pg_sys::CurrentMemoryContext };
         let uuids = Box::new([[0; 16]; MAX_KEYS]);
         let place = Place::default();
-        Self { scan, slot, columns, memory, uuids, sight, place, _table: table, _index: index }
+        Self { scan, slot, memory, uuids, sight, place, _table: table, _index: index }
     }
 
     /// Sees with something else from the next [`seek`](Self::seek) on.
@@ -133,7 +132,7 @@ impl IndexScan {
 
     /// The next row that the sight sees.
     pub fn next(&mut self) -> Option<Row<'_>> {
-        let (scan, slot, columns, memory) = (self.scan, self.slot, self.columns, self.memory);
+        let (scan, slot, memory) = (self.scan, self.slot, self.memory);
         let place = &raw mut self.place;
         // SAFETY: scan and slot are valid until dropped; an error of the server's passes no frame that holds anything.
         let found = unsafe {
@@ -146,7 +145,6 @@ impl IndexScan {
                     }
                     *place = *entry;
                     if index_fetch_heap(scan, slot) {
-                        slot_getsomeattrs_int(slot, columns);
                         break true;
                     }
                 };
@@ -162,7 +160,7 @@ impl IndexScan {
             Sight::Dirty(snapshot) => snapshot.last_row_is_in_flight(),
         };
         // SAFETY: the row borrows the slot until the next call.
-        Some(Row::new(unsafe { &*self.slot }, in_flight))
+        Some(unsafe { Row::new(self.slot, in_flight) })
     }
 
     /// Where the index says that the row is that was found last.

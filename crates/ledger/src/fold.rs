@@ -17,7 +17,7 @@ pub struct Fold {
     pub latest_seq: i64,
 }
 
-/// A ledger row as far as sums are concerned.
+/// A ledger row as far as sums are concerned, committed or the reader's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeltaRow {
     /// Transaction that inserted it.
@@ -26,8 +26,6 @@ pub struct DeltaRow {
     pub amount: Credits,
     /// Its place in the order of insertion.
     pub seq: i64,
-    /// Inserted by another transaction that has not ended.
-    pub in_flight: bool,
 }
 
 /// One pass over the rows that `base` does not cover, advancing it as far as `target` allows.
@@ -57,10 +55,6 @@ impl DeltaPass {
     /// # Errors
     /// [`SumOutOfRange`].
     pub fn add(&mut self, row: &DeltaRow) -> Result<bool, SumOutOfRange> {
-        if row.in_flight {
-            self.outlook.add_in_flight(row.amount)?;
-            return Ok(false);
-        }
         self.outlook.add_settled(row.amount)?;
         self.latest_seq = later(self.latest_seq, self.transaction_count, row.seq);
         self.transaction_count += 1;
@@ -75,6 +69,14 @@ impl DeltaPass {
             advanced.transaction_count += 1;
         }
         Ok(covered)
+    }
+
+    /// Counts the signed amount of a row of another transaction that has not ended.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`].
+    pub fn add_in_flight(&mut self, amount: Credits) -> Result<(), SumOutOfRange> {
+        self.outlook.add_in_flight(amount)
     }
 
     /// What the balance is and can become.
@@ -126,7 +128,7 @@ mod tests {
     use super::*;
 
     fn row(transaction: u64, units: i128, seq: i64) -> DeltaRow {
-        DeltaRow { transaction, amount: Credits::from_units(units), seq, in_flight: false }
+        DeltaRow { transaction, amount: Credits::from_units(units), seq }
     }
 
     fn coverage(watermark: u64, stragglers: &[u64]) -> Coverage {
@@ -146,7 +148,7 @@ mod tests {
         assert!(pass.add(&row(19, 2, 12)).unwrap());
         assert!(!pass.add(&row(20, 4, 11)).unwrap());
         assert!(!pass.add(&row(30, 8, 13)).unwrap());
-        assert!(!pass.add(&DeltaRow { in_flight: true, ..row(25, -1000, 14) }).unwrap());
+        pass.add_in_flight(Credits::from_units(-1000)).unwrap();
 
         assert_eq!(pass.balance(), Credits::from_units(115));
         assert_eq!(pass.balance_before().unwrap(), Credits::from_units(107));
