@@ -127,13 +127,17 @@ pub fn write(writer: &TableWriter, user: &Id, stored: Option<&Stored>, checkpoin
     }
 }
 
-/// What a fold adds to a batch.
+/// The totals of rows of a batch.
 #[derive(Clone, Copy, Debug)]
-struct BatchTotal {
-    amount: Credits,
-    transaction_count: i64,
-    max_seq: i64,
-    created_at: i64,
+pub struct BatchTotal {
+    /// Sum of their amounts, positive.
+    pub amount: Credits,
+    /// How many there are.
+    pub transaction_count: i64,
+    /// The highest `seq` among them.
+    pub max_seq: i64,
+    /// The smallest `created_at` among them, in microseconds.
+    pub created_at: i64,
 }
 
 impl BatchTotal {
@@ -155,9 +159,40 @@ impl From<BatchedRow> for BatchTotal {
     }
 }
 
-/// What the rows that a pass folds add to the user's batches, in the order of the batches' ids.
+/// What rows of a user add to its batches, in the order of the batches' ids.
 #[derive(Debug, Default)]
 pub struct BatchTotals(BTreeMap<Id, BatchTotal>);
+
+impl BatchTotals {
+    /// Adds a row.
+    pub fn add(&mut self, row: BatchedRow) -> Result<(), SumOutOfRange> {
+        self.0.entry(row.batch).or_insert(BatchTotal::EMPTY).merge(&row.into())
+    }
+
+    /// Adds what is folded of these batches, as the snapshot sees it.
+    pub fn add_folded(
+        &mut self,
+        relations: &Relations,
+        user: &Id,
+        snapshot: &Rc<Snapshot>,
+    ) -> Result<(), SumOutOfRange> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut scan = batch_scan(relations, Rc::clone(snapshot), 2);
+        for (batch, total) in &mut self.0 {
+            if let Some((_, folded)) = find_batch(&mut scan, user, batch) {
+                total.merge(&folded)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Each batch with its total.
+    pub fn iter(&self) -> impl Iterator<Item = (&Id, &BatchTotal)> {
+        self.0.iter()
+    }
+}
 
 /// Scans the user's delta from a stored fold on, advancing it as far as `target` allows, with its batches.
 pub fn fold_delta(
@@ -169,9 +204,7 @@ pub fn fold_delta(
     let coverage = from.coverage.clone();
     let mut pass = DeltaPass::new(from, target, xact::current_id_if_any());
     let mut batches = BatchTotals::default();
-    scan.add_to(&mut pass, user, &coverage, |row| {
-        batches.0.entry(row.batch).or_insert(BatchTotal::EMPTY).merge(&row.into())
-    })?;
+    scan.add_to(&mut pass, user, &coverage, |row| batches.add(row))?;
     Ok((pass, batches))
 }
 
@@ -185,19 +218,12 @@ pub fn write_batches(
     if totals.0.is_empty() {
         return Ok(());
     }
-    let mut scan = batch_scan(relations, 2);
+    let mut scan = batch_scan(relations, Rc::new(Snapshot::latest()), 2);
     for (batch, added) in &totals.0 {
         let mut total = *added;
-        let mut stored = None;
-        scan.seek([Key::UuidEqual(*user), Key::UuidEqual(*batch)]);
-        if let Some(row) = scan.next() {
-            total.merge(&BatchTotal {
-                amount: row.credits(batch_column::TOTAL_AMOUNT),
-                transaction_count: row.int8(batch_column::TRANSACTION_COUNT),
-                max_seq: row.int8(batch_column::MAX_SEQ),
-                created_at: row.int8(batch_column::CREATED_AT),
-            })?;
-            stored = Some(row.tid());
+        let stored = find_batch(&mut scan, user, batch);
+        if let Some((_, folded)) = &stored {
+            total.merge(folded)?;
         }
         let values = [
             Value::Uuid(batch),
@@ -209,7 +235,7 @@ pub fn write_batches(
             Value::Timestamptz(xact::now()),
         ];
         match stored {
-            Some(tid) => writer.update(tid, values),
+            Some((tid, _)) => writer.update(tid, values),
             None => writer.insert(values),
         }
     }
@@ -218,7 +244,7 @@ pub fn write_batches(
 
 /// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
 pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &Id) {
-    let mut scan = batch_scan(relations, 1);
+    let mut scan = batch_scan(relations, Rc::new(Snapshot::latest()), 1);
     scan.seek([Key::UuidEqual(*user)]);
     let mut left = Vec::new();
     while let Some(row) = scan.next() {
@@ -231,9 +257,22 @@ pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &Id) {
     xact::see_own_changes();
 }
 
-fn batch_scan(relations: &Relations, key_columns: usize) -> IndexScan {
+fn batch_scan(relations: &Relations, snapshot: Rc<Snapshot>, key_columns: usize) -> IndexScan {
     let table = Table::open(relations.batches, Access::Read);
     let index = Index::open(relations.batches_pkey, Access::Read);
-    let now = Sight::AsOf(Rc::new(Snapshot::latest()));
-    IndexScan::new(table, index, now, key_columns)
+    IndexScan::new(table, index, Sight::AsOf(snapshot), key_columns)
+}
+
+/// What is folded of a batch, and where that is stored.
+fn find_batch(scan: &mut IndexScan, user: &Id, batch: &Id) -> Option<(pg_sys::ItemPointerData, BatchTotal)> {
+    scan.seek([Key::UuidEqual(*user), Key::UuidEqual(*batch)]);
+    scan.next().map(|row| {
+        let folded = BatchTotal {
+            amount: row.credits(batch_column::TOTAL_AMOUNT),
+            transaction_count: row.int8(batch_column::TRANSACTION_COUNT),
+            max_seq: row.int8(batch_column::MAX_SEQ),
+            created_at: row.int8(batch_column::CREATED_AT),
+        };
+        (row.tid(), folded)
+    })
 }

@@ -49,7 +49,7 @@ impl DeltaScan {
     }
 
     /// Adds the user's rows that `from` does not cover to the pass, and shows those that it folds and that belong to a
-    /// batch to `batched`. One range of the index, plus one probe for each straggler.
+    /// batch to `batched`.
     pub fn add_to(
         &mut self,
         pass: &mut DeltaPass,
@@ -57,29 +57,56 @@ impl DeltaScan {
         from: &Coverage,
         mut batched: impl FnMut(BatchedRow) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
+        self.each(user, from, |row| {
+            let amount = signed_amount(row);
+            // What else it says may never come to be.
+            if row.in_flight() {
+                return pass.add_in_flight(amount);
+            }
+            let (transaction, seq) = (row.xid8(column::XACT_ID), row.int8(column::SEQ));
+            if pass.add(&DeltaRow { transaction, amount, seq })? {
+                batched_row(row).map_or(Ok(()), &mut batched)
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    /// Shows the user's rows that `from` does not cover and that belong to a batch.
+    pub fn batched(
+        &mut self,
+        user: &Id,
+        from: &Coverage,
+        mut batched: impl FnMut(BatchedRow) -> Result<(), SumOutOfRange>,
+    ) -> Result<(), SumOutOfRange> {
+        self.each(user, from, |row| batched_row(row).map_or(Ok(()), &mut batched))
+    }
+
+    /// One range of the index, plus one probe for each straggler.
+    fn each(
+        &mut self,
+        user: &Id,
+        from: &Coverage,
+        mut visit: impl FnMut(&Row<'_>) -> Result<(), SumOutOfRange>,
+    ) -> Result<(), SumOutOfRange> {
         let stragglers = from.stragglers().iter().map(|&id| Key::Xid8Equal(id));
         for transactions in stragglers.chain([Key::Xid8AtLeast(from.watermark())]) {
             self.0.seek([Key::UuidEqual(*user), transactions]);
             while let Some(row) = self.0.next() {
-                let amount = signed_amount(&row);
-                // What else it says may never come to be.
-                if row.in_flight() {
-                    pass.add_in_flight(amount)?;
-                    continue;
-                }
-                let (transaction, seq) = (row.xid8(column::XACT_ID), row.int8(column::SEQ));
-                if pass.add(&DeltaRow { transaction, amount, seq })? && !row.is_null(column::BATCH) {
-                    batched(BatchedRow {
-                        batch: row.uuid(column::BATCH),
-                        amount: row.credits(column::AMOUNT),
-                        seq: row.int8(column::SEQ),
-                        created_at: row.int8(column::CREATED_AT),
-                    })?;
-                }
+                visit(&row)?;
             }
         }
         Ok(())
     }
+}
+
+fn batched_row(row: &Row<'_>) -> Option<BatchedRow> {
+    (!row.is_null(column::BATCH)).then(|| BatchedRow {
+        batch: row.uuid(column::BATCH),
+        amount: row.credits(column::AMOUNT),
+        seq: row.int8(column::SEQ),
+        created_at: row.int8(column::CREATED_AT),
+    })
 }
 
 fn signed_amount(row: &Row<'_>) -> Credits {

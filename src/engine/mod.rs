@@ -5,12 +5,14 @@
 //! - [`private`]: the checkpoints that a backend keeps in its own memory
 //! - [`folds`]: the furthest fold of a user, its own or one that another backend has published
 //! - [`balance`]: what a reader sees
+//! - [`batches`]: what it sees of the batches that a delta touches
 //! - [`touched`]: the users whose balance a transaction changes
 //! - [`settlement`]: what happens to them when it commits
 //! - [`statistics`]: how often settlements took the ways that cost something
 //! - [`notification`]: who is told of a crossing
 
 pub mod balance;
+pub mod batches;
 pub mod checkpoint;
 pub mod delta;
 pub mod folds;

@@ -53,6 +53,11 @@ impl<'call> Value<'call> {
     pub fn bigint(number: i64) -> Self {
         Self { oid: pg_sys::INT8OID, datum: pg_sys::Datum::from(number), lifetime: PhantomData }
     }
+
+    /// An array, in memory that outlives the call.
+    pub(super) fn array(oid: pg_sys::Oid, array: *mut pg_sys::ArrayType) -> Self {
+        Self { oid, datum: pg_sys::Datum::from(array), lifetime: PhantomData }
+    }
 }
 
 impl<'call> Call<'call> {
@@ -71,6 +76,12 @@ impl<'call> Call<'call> {
     /// A `uuid` that must be given.
     pub fn uuid(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
         self.value(argument, pg_sys::UUIDOID).ok_or_else(|| argument.missing())
+    }
+
+    /// The bytes of a `uuid` that must be given.
+    pub fn uuid_bytes(&self, argument: Argument) -> Result<&'call [u8; 16], LedgerError> {
+        // SAFETY: a uuid is 16 bytes, passed by reference; arguments outlive the call.
+        self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
     }
 
     /// A `text`, if given.

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod analytics;
+mod array;
 pub mod call;
 pub mod catalog;
 pub mod entry;

@@ -13,15 +13,30 @@ pub enum View {
     Filtered,
 }
 
+/// Whether the caller may be told what is folded of the ledger. The views `checkpoints` and `folded_batches` say the same.
+pub fn may_see_folded(relations: &Relations) -> bool {
+    may_select(relations) && view(relations) == View::Whole
+}
+
+/// Whether the caller may SELECT every column of the ledger, by a privilege on the table.
+fn may_select(relations: &Relations) -> bool {
+    let select = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
+    // SAFETY: a catalog lookup; the oid was looked up just before.
+    unsafe {
+        let result = pg_sys::pg_class_aclcheck(relations.ledger, pg_sys::GetUserId(), select);
+        result == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
 /// Raises 42501 unless the caller may SELECT these columns of the ledger.
 pub fn require_select(relations: &Relations, columns: &[i16]) {
-    // SAFETY: catalog lookups; the oid was looked up just before.
+    if may_select(relations) {
+        return;
+    }
+    // SAFETY: as above.
     unsafe {
         let (table, role) = (relations.ledger, pg_sys::GetUserId());
         let select = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
-        if pg_sys::pg_class_aclcheck(table, role, select) == pg_sys::AclResult::ACLCHECK_OK {
-            return;
-        }
         let may_select = |&column: &i16| {
             pg_sys::pg_attribute_aclcheck(table, column, role, select) == pg_sys::AclResult::ACLCHECK_OK
         };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use credits_ledger_tests::{Database, Decimal, Session, Uuid, dec, user};
+use credits_ledger_tests::{Database, Decimal, Refused, Session, Uuid, dec, user};
 
 use crate::calls::{Calls, Filters, Item, Page};
 
@@ -290,4 +290,42 @@ fn pages_behind_batches_that_moved_up() {
         let page = Page { skip, limit: Some(5), before_seq };
         assert_eq!(session.list_grouped(user(1), &Filters::default(), &page), all[5..], "{page:?}");
     }
+}
+
+/// What is folded of a user without a checkpoint was left behind, and is not counted beside the rows.
+#[test]
+fn without_a_checkpoint_batches_are_their_rows() {
+    let db = Database::create_alone();
+    let mut session = db.connect();
+    session.charge_batch(user(1), batch(1), dec!(1));
+    session.charge_batch(user(1), batch(2), dec!(2));
+    session.refresh(user(1));
+    session.charge_batch(user(1), batch(1), dec!(4));
+    let before = items(&mut session, user(1));
+    session.run("DELETE FROM credits.user_balance_checkpoints");
+    assert_eq!(covered(&mut session, user(1)), 2, "left behind");
+    assert_eq!(items(&mut session, user(1)), before);
+}
+
+/// Folded totals are for whoever may read the whole table; others are told the same from the rows.
+#[test]
+fn privileges_on_columns_suffice() {
+    let db = Database::create_alone();
+    let role = db.create_role("columns");
+    let mut session = db.connect();
+    session.charge_batch(user(1), batch(1), dec!(1));
+    session.charge(user(1), dec!(2));
+    session.refresh(user(1));
+    session.charge_batch(user(1), batch(1), dec!(4));
+    session.run(&format!(
+        "GRANT USAGE ON SCHEMA credits TO {role};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {role};
+         GRANT SELECT (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, created_at, seq)
+             ON credits.credits_transactions TO {role}"
+    ));
+    let expected = items(&mut session, user(1));
+    assert_eq!(items(&mut db.connect_as(&role), user(1)), expected);
+    session.run(&format!("REVOKE SELECT (amount) ON credits.credits_transactions FROM {role}"));
+    let list = format!("SELECT credits.list_transactions_with_batches('{}')", user(1));
+    db.connect_as(&role).try_run(&list).refused("42501");
 }

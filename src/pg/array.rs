@@ -1,0 +1,81 @@
+//! Arrays that a query takes as parameters. They are made in the memory of the running call.
+
+use ledger::credits::Credits;
+use pgrx::pg_sys;
+
+use super::call::Value;
+use super::numeric;
+
+/// How the server lays out the elements of an array.
+struct Elements {
+    oid: pg_sys::Oid,
+    array_oid: pg_sys::Oid,
+    length: i32,
+    by_value: bool,
+    alignment: u8,
+}
+
+const UUID: Elements = Elements {
+    oid: pg_sys::UUIDOID,
+    array_oid: pg_sys::UUIDARRAYOID,
+    length: 16,
+    by_value: false,
+    alignment: pg_sys::TYPALIGN_CHAR,
+};
+
+const NUMERIC: Elements = Elements {
+    oid: pg_sys::NUMERICOID,
+    array_oid: pg_sys::NUMERICARRAYOID,
+    length: -1,
+    by_value: false,
+    alignment: pg_sys::TYPALIGN_INT,
+};
+
+const BIGINT: Elements = Elements {
+    oid: pg_sys::INT8OID,
+    array_oid: pg_sys::INT8ARRAYOID,
+    length: 8,
+    by_value: true,
+    alignment: pg_sys::TYPALIGN_DOUBLE,
+};
+
+const TIMESTAMPTZ: Elements =
+    Elements { oid: pg_sys::TIMESTAMPTZOID, array_oid: pg_sys::TIMESTAMPTZARRAYOID, ..BIGINT };
+
+impl Value<'_> {
+    /// A `uuid[]`.
+    pub fn uuids<'a>(uuids: impl Iterator<Item = &'a [u8; 16]>) -> Self {
+        array_of(&UUID, uuids.map(|uuid| pg_sys::Datum::from(std::ptr::from_ref(uuid))))
+    }
+
+    /// A `numeric[]`.
+    pub fn numerics(credits: impl Iterator<Item = Credits>) -> Self {
+        array_of(&NUMERIC, credits.map(numeric::into_datum))
+    }
+
+    /// A `bigint[]`.
+    pub fn bigints(numbers: impl Iterator<Item = i64>) -> Self {
+        array_of(&BIGINT, numbers.map(pg_sys::Datum::from))
+    }
+
+    /// A `timestamptz[]`, from microseconds since the server's epoch.
+    pub fn timestamptzs(dates: impl Iterator<Item = i64>) -> Self {
+        array_of(&TIMESTAMPTZ, dates.map(pg_sys::Datum::from))
+    }
+}
+
+fn array_of<'call>(elements: &Elements, datums: impl Iterator<Item = pg_sys::Datum>) -> Value<'call> {
+    let mut datums: Vec<pg_sys::Datum> = datums.collect();
+    // SAFETY: the datums are of the type that is described; the array is a copy of them.
+    let array = unsafe {
+        pg_sys::construct_array(
+            datums.as_mut_ptr(),
+            i32::try_from(datums.len()).unwrap_or(i32::MAX),
+            elements.oid,
+            elements.length,
+            elements.by_value,
+            elements.alignment.cast_signed(),
+        )
+    };
+    Value::array(elements.array_oid, array)
+}
