@@ -184,7 +184,7 @@ model: ## the settlement protocol, explored exhaustively with spin
 	fi
 	models/check
 
-# A server of its own, for the release build.
+# A server of its own, for the release build. The client is one, too: a debug build takes 0.3 ms to read a page of 50 rows.
 .PHONY: bench
 bench: ## measures the goals of speed: ONLY=line[,line], QUICK=1 (less data), TRACE=file.csv for the replay
 	$(toolchain)
@@ -192,4 +192,4 @@ bench: ## measures the goals of speed: ONLY=line[,line], QUICK=1 (less data), TR
 	export CREDITS_LEDGER_BIN=$$(dirname $$server) CREDITS_LEDGER_SERVER_USER=$$(tools/postgres.sh user)
 	$(call build,$$server,release)
 	$(call install_into,$$server,release)
-	cargo run --quiet --locked -p credits_ledger_bench -- $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)") $(if $(TRACE),--trace "$(TRACE)")
+	cargo run --quiet --locked --release -p credits_ledger_bench -- $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)") $(if $(TRACE),--trace "$(TRACE)")
