@@ -850,10 +850,11 @@ CREATE PROCEDURE credits.import_transactions(source regclass, chunk_size bigint 
     LANGUAGE plpgsql
     AS $$
 DECLARE
-    query text;
+    -- Types are looked up before the search_path is pinned: a name that is no keyword is qualified.
+    query pg_catalog.text;
     -- What is wrong: how much of it, and its first lines.
     problems bigint;
-    problem text;
+    problem pg_catalog.text;
     -- Rows of the source up to last_seq, the last one when we began, and how many of them are through.
     total bigint;
     last_seq bigint;
@@ -863,7 +864,7 @@ DECLARE
     to_seq bigint;
     chunk_rows bigint;
     inserted bigint;
-    began timestamptz;
+    began pg_catalog.timestamptz;
     began_with bigint;
 BEGIN
     -- A procedure that commits cannot have its search_path pinned: each of its transactions begins by doing so.

@@ -56,6 +56,13 @@ fn nothing_of_a_hostile_user_runs() {
         &[],
     );
 
+    admin.run(
+        "CREATE TABLE public.source AS
+             SELECT id, user_id, transaction_type, amount, 'imported' AS source_id, created_at, seq + 1000 AS seq
+             FROM credits.credits_transactions LIMIT 1;
+         UPDATE public.source SET id = gen_random_uuid()",
+    );
+
     for role in [SUPERUSER, &app] {
         let connect = || {
             let mut session = db.connect_as(role);
@@ -92,6 +99,9 @@ fn nothing_of_a_hostile_user_runs() {
             victim.run(call);
             // And in a session that has planned nothing yet.
             connect().run(call);
+        }
+        if role == SUPERUSER {
+            victim.run("CALL credits.import_transactions('public.source', 10, true)");
         }
         for relation in &relations {
             victim.run(&format!("SELECT pg_catalog.format('%s', r) FROM credits.{relation} r"));
