@@ -6,12 +6,35 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- Begins every update: it waits for all who are using the ledger, and has every session look its relations up again.
 ALTER TABLE credits.credits_transactions ALTER COLUMN seq SET GENERATED ALWAYS;
 
--- What runs for each insert is not pinned any more; the stamp needs no support function then.
+-- The library pins the search_path where it runs SQL, no longer each function in its definition; the stamp needs no support
+-- function then.
 CREATE OR REPLACE FUNCTION credits.current_xact_id(seq bigint) RETURNS xid8
     LANGUAGE c IMMUTABLE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'current_xact_id';
 DROP FUNCTION credits.current_xact_id_support(internal);
-ALTER FUNCTION credits.note_transaction() RESET ALL;
+ALTER FUNCTION credits.aggregate_user_batches(uuid) RESET search_path;
+ALTER FUNCTION credits.calculate_balance_with_seq(uuid) RESET search_path;
+ALTER FUNCTION credits.count_all_transactions(text, text[], timestamptz, timestamptz) RESET search_path;
+ALTER FUNCTION credits.count_transactions_with_batches(uuid, text, text[], timestamptz, timestamptz) RESET search_path;
+ALTER FUNCTION credits.count_user_transactions(uuid, text, text[], timestamptz, timestamptz) RESET search_path;
+ALTER FUNCTION credits.create_transaction(uuid, text, numeric, text, text, uuid, uuid) RESET search_path;
+ALTER FUNCTION credits.get_monthly_auto_topup_spend(uuid) RESET search_path;
+ALTER FUNCTION credits.get_monthly_auto_topup_spend_bulk(uuid[]) RESET search_path;
+ALTER FUNCTION credits.get_transaction_by_id(uuid) RESET search_path;
+ALTER FUNCTION credits.get_user_balance(uuid) RESET search_path;
+ALTER FUNCTION credits.get_users_balances_bulk(uuid[], integer) RESET search_path;
+ALTER FUNCTION credits.list_all_transactions(bigint, bigint, text, text[], timestamptz, timestamptz, bigint) RESET search_path;
+ALTER FUNCTION credits.list_transactions_with_batches(uuid, bigint, bigint, text, text[], timestamptz, timestamptz, bigint) RESET search_path;
+ALTER FUNCTION credits.list_user_transactions(uuid, bigint, bigint, text, text[], timestamptz, timestamptz, bigint) RESET search_path;
+ALTER FUNCTION credits.note_transaction() RESET search_path;
+ALTER FUNCTION credits.refresh_checkpoint(uuid) RESET search_path;
+ALTER FUNCTION credits.refresh_checkpoints_bulk(uuid[]) RESET search_path;
+ALTER FUNCTION credits.refuse_change() RESET search_path;
+ALTER FUNCTION credits.sum_recent_transactions(uuid, bigint, timestamptz, timestamptz) RESET search_path;
+ALTER FUNCTION credits.sum_recent_transactions_grouped(uuid, bigint, timestamptz, timestamptz) RESET search_path;
+ALTER FUNCTION credits.sum_transactions_after_date(uuid, timestamptz) RESET search_path;
+ALTER FUNCTION credits.sum_transactions_after_date_grouped(uuid, timestamptz) RESET search_path;
+ALTER FUNCTION credits.transaction_exists_by_source_id(text) RESET search_path;
 
 -- The index of deltas without seq.
 DROP INDEX credits.credits_transactions_delta_idx;
@@ -21,7 +44,7 @@ COMMENT ON INDEX credits.credits_transactions_delta_idx IS
 
 -- A ledger that holds transactions is not dropped by accident.
 CREATE FUNCTION credits.guard_ledger() RETURNS event_trigger
-    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    LANGUAGE c
     AS 'MODULE_PATHNAME', 'guard_ledger';
 COMMENT ON FUNCTION credits.guard_ledger() IS
     'Event trigger: has the library loaded and the ledger looked up before anything is dropped. The library refuses to drop a '
@@ -208,7 +231,6 @@ CREATE  FUNCTION credits."refresh_idle_checkpoints"(
 	"limit" bigint DEFAULT 1000 /* Option < i64 > */
 ) RETURNS bigint /* Result < i64, ErrorReport > */
 VOLATILE PARALLEL UNSAFE
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'refresh_idle_checkpoints_wrapper';
 
@@ -221,7 +243,6 @@ CREATE  FUNCTION credits."settlement_statistics"() RETURNS TABLE (
 	"refreshes_failed" bigint  /* i64 */
 )
 STRICT VOLATILE PARALLEL UNSAFE
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
 
@@ -603,7 +624,7 @@ REVOKE ALL ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) F
 -- Derived rows are true of the transaction ids of their own database only. Those of another arrive where a publication has
 -- more tables than the ledger; here they are derived anew from its rows. The engine's own writes fire no triggers.
 CREATE FUNCTION credits.leave_out() RETURNS trigger
-    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    LANGUAGE c
     AS 'MODULE_PATHNAME', 'leave_out';
 COMMENT ON FUNCTION credits.leave_out() IS
     'Trigger: leaves out what logical replication brings for a derived table.';

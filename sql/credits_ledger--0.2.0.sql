@@ -57,8 +57,8 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- Stamps a ledger row with the top-level id of the transaction that inserts it, in the cluster it is inserted in.
 -- It is declared IMMUTABLE because Postgres demands that of a generated column, and takes seq so that it is evaluated
 -- for each row and never folded at plan time. It is not immutable in truth and must not be used anywhere else.
--- Like the triggers below it runs for each insert, is C and resolves no name: a pinned search_path would protect nothing
--- and cost every insert more than the function itself.
+-- Like every function in C it has no SET search_path, which would cost each insert more than the function itself: the library
+-- pins the search_path where it runs SQL, and this one runs none.
 CREATE FUNCTION credits.current_xact_id(seq bigint) RETURNS xid8
     LANGUAGE c IMMUTABLE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'current_xact_id';
@@ -157,7 +157,7 @@ COMMENT ON INDEX credits.credits_transactions_auto_topup_idx IS
     'Finds the automatic top-ups of a user by date.';
 
 CREATE FUNCTION credits.refuse_change() RETURNS trigger
-    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    LANGUAGE c
     AS 'MODULE_PATHNAME', 'refuse_change';
 COMMENT ON FUNCTION credits.refuse_change() IS
     'Trigger: refuses UPDATE, DELETE and TRUNCATE of the ledger with SQLSTATE 55000.';
@@ -271,7 +271,7 @@ ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
 -- Derived rows are true of the transaction ids of their own database only. Those of another arrive where a publication has
 -- more tables than the ledger; here they are derived anew from its rows. The engine's own writes fire no triggers.
 CREATE FUNCTION credits.leave_out() RETURNS trigger
-    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    LANGUAGE c
     AS 'MODULE_PATHNAME', 'leave_out';
 COMMENT ON FUNCTION credits.leave_out() IS
     'Trigger: leaves out what logical replication brings for a derived table.';
@@ -301,12 +301,12 @@ COMMENT ON TRIGGER leave_out_replicated ON credits.batch_aggregates IS
 
 -- Single rows
 CREATE FUNCTION credits.get_transaction_by_id(transaction_id uuid) RETURNS SETOF credits.credit_transaction
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1
     AS 'MODULE_PATHNAME', 'get_transaction_by_id';
 COMMENT ON FUNCTION credits.get_transaction_by_id(uuid) IS
     'The transaction with this id, or no row. 22004 for NULL. Cost: one lookup by primary key.';
 CREATE FUNCTION credits.transaction_exists_by_source_id(source_id text) RETURNS boolean
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'transaction_exists_by_source_id';
 COMMENT ON FUNCTION credits.transaction_exists_by_source_id(text) IS
     'Whether a transaction has this source_id. 22004 for NULL. Cost: one lookup by unique index.';
@@ -318,7 +318,7 @@ CREATE FUNCTION credits.list_user_transactions(
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL,
     before_seq bigint DEFAULT NULL
 ) RETURNS SETOF credits.credit_transaction
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50
     AS 'MODULE_PATHNAME', 'list_user_transactions';
 COMMENT ON FUNCTION credits.list_user_transactions(uuid, bigint, bigint, text, text[], timestamptz, timestamptz, bigint) IS
     'A user''s transactions, by descending seq. search is literal text, found anywhere in the description '
@@ -331,7 +331,7 @@ CREATE FUNCTION credits.list_all_transactions(
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL,
     before_seq bigint DEFAULT NULL
 ) RETURNS SETOF credits.credit_transaction
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50
     AS 'MODULE_PATHNAME', 'list_all_transactions';
 COMMENT ON FUNCTION credits.list_all_transactions(bigint, bigint, text, text[], timestamptz, timestamptz, bigint) IS
     'The transactions of all users, by descending seq; arguments and errors as list_user_transactions. Cost: the '
@@ -342,7 +342,7 @@ CREATE FUNCTION credits.list_transactions_with_batches(
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL,
     before_seq bigint DEFAULT NULL
 ) RETURNS SETOF credits.transaction_with_category
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50
     AS 'MODULE_PATHNAME', 'list_transactions_with_batches';
 COMMENT ON FUNCTION credits.list_transactions_with_batches(uuid, bigint, bigint, text, text[], timestamptz, timestamptz, bigint) IS
     'A user''s history with each batch as one item, by descending seq (of a batch: its highest). A batch''s '
@@ -357,7 +357,7 @@ CREATE FUNCTION credits.count_user_transactions(
     search text DEFAULT NULL, transaction_types text[] DEFAULT NULL,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL
 ) RETURNS bigint
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'count_user_transactions';
 COMMENT ON FUNCTION credits.count_user_transactions(uuid, text, text[], timestamptz, timestamptz) IS
     'Number of a user''s transactions; filters and errors as list_user_transactions. Cost: an index scan of the '
@@ -366,7 +366,7 @@ CREATE FUNCTION credits.count_all_transactions(
     search text DEFAULT NULL, transaction_types text[] DEFAULT NULL,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL
 ) RETURNS bigint
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'count_all_transactions';
 COMMENT ON FUNCTION credits.count_all_transactions(text, text[], timestamptz, timestamptz) IS
     'Number of transactions of all users; filters and errors as list_all_transactions. Cost: a scan of the '
@@ -376,7 +376,7 @@ CREATE FUNCTION credits.count_transactions_with_batches(
     search text DEFAULT NULL, transaction_types text[] DEFAULT NULL,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL
 ) RETURNS bigint
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'count_transactions_with_batches';
 COMMENT ON FUNCTION credits.count_transactions_with_batches(uuid, text, text[], timestamptz, timestamptz) IS
     'Number of items in a user''s grouped history; filters and errors as list_transactions_with_batches. Cost: '
@@ -387,7 +387,7 @@ CREATE FUNCTION credits.sum_recent_transactions(
     user_id uuid, count bigint,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL
 ) RETURNS numeric
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'sum_recent_transactions';
 COMMENT ON FUNCTION credits.sum_recent_transactions(uuid, bigint, timestamptz, timestamptz) IS
     'Signed sum of the newest count transactions of a user within the dates (inclusive), exact; 0 if there are '
@@ -396,20 +396,20 @@ CREATE FUNCTION credits.sum_recent_transactions_grouped(
     user_id uuid, count bigint,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL
 ) RETURNS numeric
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'sum_recent_transactions_grouped';
 COMMENT ON FUNCTION credits.sum_recent_transactions_grouped(uuid, bigint, timestamptz, timestamptz) IS
     'Signed sum of the newest count items of a user''s grouped history within the dates (inclusive), exact; 0 if '
     'there are none. 22004 for a NULL user_id or count, 22023 for a negative count. Cost: as the list of these '
     'items.';
 CREATE FUNCTION credits.sum_transactions_after_date(user_id uuid, after_date timestamptz) RETURNS numeric
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'sum_transactions_after_date';
 COMMENT ON FUNCTION credits.sum_transactions_after_date(uuid, timestamptz) IS
     'Signed sum of a user''s transactions with created_at > after_date, exact; 0 if there are none. 22004 for '
     'NULL. Cost: the rows after the date.';
 CREATE FUNCTION credits.sum_transactions_after_date_grouped(user_id uuid, after_date timestamptz) RETURNS numeric
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'sum_transactions_after_date_grouped';
 COMMENT ON FUNCTION credits.sum_transactions_after_date_grouped(uuid, timestamptz) IS
     'Signed sum of the items of a user''s grouped history that are dated after after_date, exact; 0 if there are '
@@ -418,13 +418,13 @@ COMMENT ON FUNCTION credits.sum_transactions_after_date_grouped(uuid, timestampt
 
 -- Automatic top-ups: transactions whose source_id begins with auto_topup_, of any type, in this calendar month (UTC)
 CREATE FUNCTION credits.get_monthly_auto_topup_spend(user_id uuid) RETURNS numeric
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'get_monthly_auto_topup_spend';
 COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend(uuid) IS
     'Credits topped up automatically for a user this month (UTC), exact; 0 if none. 22004 for NULL. Cost: these '
     'top-ups.';
 CREATE FUNCTION credits.get_monthly_auto_topup_spend_bulk(user_ids uuid[]) RETURNS TABLE (user_id uuid, total numeric)
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 100 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 100
     AS 'MODULE_PATHNAME', 'get_monthly_auto_topup_spend_bulk';
 COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend_bulk(uuid[]) IS
     'Credits topped up automatically this month (UTC), exact, for each of the users that has any, once. 22004 for '
@@ -438,7 +438,6 @@ CREATE  FUNCTION "aggregate_user_batches"(
 	"user_id" uuid /* Option < Uuid > */
 ) RETURNS VOID /* Result < (), ErrorReport > */
 VOLATILE PARALLEL UNSAFE
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregate_user_batches_wrapper';
 /* </end connected objects> */
@@ -453,7 +452,6 @@ CREATE  FUNCTION "calculate_balance_with_seq"(
 	"latest_seq" bigint  /* Option < i64 > */
 )
 STABLE PARALLEL RESTRICTED
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'calculate_balance_with_seq_wrapper';
 /* </end connected objects> */
@@ -472,7 +470,6 @@ CREATE  FUNCTION "create_transaction"(
 ) RETURNS credits.credit_transaction /* Result < :: pgrx :: heap_tuple :: PgHeapTuple < '_, :: pgrx :: pgbox ::
 AllocatedByRust > , ErrorReport > */
 VOLATILE PARALLEL UNSAFE
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'create_transaction_wrapper';
 /* </end connected objects> */
@@ -484,7 +481,6 @@ CREATE  FUNCTION "get_user_balance"(
 	"user_id" uuid /* Option < Uuid > */
 ) RETURNS NUMERIC /* Result < Numeric, ErrorReport > */
 STABLE PARALLEL RESTRICTED
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'get_user_balance_wrapper';
 /* </end connected objects> */
@@ -716,7 +712,7 @@ COMMENT ON FUNCTION credits.verify_ledger() IS
 --   verify
 
 CREATE FUNCTION credits.guard_ledger() RETURNS event_trigger
-    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    LANGUAGE c
     AS 'MODULE_PATHNAME', 'guard_ledger';
 COMMENT ON FUNCTION credits.guard_ledger() IS
     'Event trigger: has the library loaded and the ledger looked up before anything is dropped. The library refuses to drop a '
@@ -1046,7 +1042,6 @@ CREATE  FUNCTION "get_users_balances_bulk"(
 	"balance" NUMERIC  /* Numeric */
 )
 VOLATILE PARALLEL UNSAFE
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'get_users_balances_bulk_wrapper';
 /* </end connected objects> */
@@ -1058,7 +1053,6 @@ CREATE  FUNCTION "refresh_checkpoint"(
 	"user_id" uuid /* Option < Uuid > */
 ) RETURNS VOID /* Result < (), ErrorReport > */
 VOLATILE PARALLEL UNSAFE
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'refresh_checkpoint_wrapper';
 /* </end connected objects> */
@@ -1073,7 +1067,6 @@ CREATE  FUNCTION "refresh_checkpoints_bulk"(
 	"balance" NUMERIC  /* Numeric */
 )
 VOLATILE PARALLEL UNSAFE
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'refresh_checkpoints_bulk_wrapper';
 /* </end connected objects> */
@@ -1121,7 +1114,6 @@ CREATE  FUNCTION "refresh_idle_checkpoints"(
 	"limit" bigint DEFAULT 1000 /* Option < i64 > */
 ) RETURNS bigint /* Result < i64, ErrorReport > */
 VOLATILE PARALLEL UNSAFE
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'refresh_idle_checkpoints_wrapper';
 /* </end connected objects> */
@@ -1138,7 +1130,6 @@ CREATE  FUNCTION "settlement_statistics"() RETURNS TABLE (
 	"refreshes_failed" bigint  /* i64 */
 )
 STRICT VOLATILE PARALLEL UNSAFE
-SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
 /* </end connected objects> */

@@ -1,7 +1,8 @@
 //! Whoever can create objects ahead in someone's search_path has no say in what the ledger runs for them.
 
 use credits_ledger_tests::cluster::SUPERUSER;
-use credits_ledger_tests::{Database, Session, Uuid, dec, user};
+use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
+use postgres::error::SqlState;
 
 /// What such a user makes: whatever of it runs fails.
 const HOSTILE: &str = include_str!("search_path/hostile.sql");
@@ -9,22 +10,24 @@ const HOSTILE: &str = include_str!("search_path/hostile.sql");
 /// The path under which the server's own names are the last to be looked at.
 const PATH: &str = "SET search_path = hostile, public, credits, pg_catalog";
 
-/// A call of every function of the extension.
+/// Calls of every function of the extension: with the arguments that it must have, and with all of them.
 fn calls(session: &mut Session) -> Vec<String> {
     session.values(
-        "SELECT format('SELECT pg_catalog.format(''%%s'', r) FROM credits.%I(%s) r', proname,
+        "SELECT DISTINCT format('SELECT pg_catalog.format(''%%s'', r) FROM credits.%I(%s) r', proname,
                        (SELECT string_agg(CASE format_type(a.oid, NULL)
                                               WHEN 'uuid' THEN quote_literal($1::text) || '::pg_catalog.uuid'
                                               WHEN 'uuid[]' THEN 'ARRAY[' || quote_literal($1::text) || '::pg_catalog.uuid]'
                                               WHEN 'bigint' THEN '1::bigint' WHEN 'integer' THEN '1' WHEN 'numeric' THEN '1::pg_catalog.numeric'
                                               WHEN 'timestamp with time zone' THEN '''2000-01-01''::pg_catalog.timestamptz'
+                                              WHEN 'interval' THEN '''0''::pg_catalog.interval'
                                               WHEN 'text[]' THEN '''{usage,purchase}''::pg_catalog.text[]'
                                               WHEN 'regclass' THEN '''credits.credits_transactions''::pg_catalog.regclass'
                                               ELSE '''usage''::pg_catalog.text' END, ', ' ORDER BY n)
-                        FROM unnest(proargtypes[0:pronargs - pronargdefaults - 1]) WITH ORDINALITY a (oid, n)))
-         FROM pg_proc
+                        FROM unnest(proargtypes[0:pronargs - left_out - 1]) WITH ORDINALITY a (oid, n))),
+                proname = 'create_transaction'
+         FROM pg_proc, unnest(ARRAY[0, pronargdefaults]) left_out
          WHERE pronamespace = 'credits'::regnamespace AND prokind = 'f' AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype)
-         ORDER BY proname = 'create_transaction', 1",
+         ORDER BY 2, 1",
         &[&user(1).to_string()],
     )
 }
@@ -50,20 +53,24 @@ fn nothing_of_a_hostile_user_runs() {
         admin.charge_batch(user(1), Uuid::nil(), dec!(1));
     }
     let calls = calls(&mut admin);
-    assert!(calls.len() >= 24, "{calls:#?}");
+    assert!(calls.len() >= 35, "{calls:#?}");
     let relations: Vec<String> = admin.values(
         "SELECT relname::text FROM pg_class WHERE relnamespace = 'credits'::regnamespace AND relkind IN ('r', 'v')",
         &[],
     );
 
-    admin.run(
+    admin.run(&format!(
         "CREATE TABLE public.source AS
              SELECT id, user_id, transaction_type, amount, 'imported' AS source_id, created_at, seq + 1000 AS seq
              FROM credits.credits_transactions LIMIT 1;
-         UPDATE public.source SET id = gen_random_uuid()",
-    );
+         UPDATE public.source SET id = gen_random_uuid();
+         CREATE POLICY every ON credits.credits_transactions TO {app} USING (true)"
+    ));
 
-    for role in [SUPERUSER, &app] {
+    for (role, is_filtered) in [(SUPERUSER, false), (&app, false), (&app, true)] {
+        if is_filtered {
+            admin.run("ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY");
+        }
         let connect = || {
             let mut session = db.connect_as(role);
             session.run(PATH);
@@ -95,10 +102,19 @@ fn nothing_of_a_hostile_user_runs() {
             let error = victim.try_run(hijacked).unwrap_err();
             assert!(format!("{error:?}").contains("hijacked"), "{hijacked}: {error:?}");
         }
+        let run = |session: &mut Session, call: &str| {
+            if let Err(error) = session.try_run(call) {
+                // Some functions refuse to answer from a part of the rows.
+                assert!(
+                    is_filtered && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE),
+                    "{call}: {error:?}"
+                );
+            }
+        };
         for call in &calls {
-            victim.run(call);
+            run(&mut victim, call);
             // And in a session that has planned nothing yet.
-            connect().run(call);
+            run(&mut connect(), call);
         }
         if role == SUPERUSER {
             victim.run("CALL credits.import_transactions('public.source', 10, true)");
@@ -116,6 +132,88 @@ fn nothing_of_a_hostile_user_runs() {
         }
     }
     admin.assert_sound();
+}
+
+/// A policy, a trigger or a view of the application's runs inside of the ledger's functions under the search_path that it
+/// says itself: a temporary table of the caller's does not come before the one that it means.
+#[test]
+fn functions_of_the_application_keep_their_search_path() {
+    let db = Database::create();
+    let app = db.create_role("app");
+    let (own, foreign) = (user(1), user(2));
+    let mut admin = db.connect();
+    admin.run(&format!(
+        "CREATE SCHEMA app; GRANT USAGE ON SCHEMA app, credits TO {app};
+         CREATE TABLE app.members (member name, user_id uuid); INSERT INTO app.members VALUES ('{app}', '{own}');
+         CREATE TABLE app.log (amount numeric);
+         CREATE TABLE app.requests (id text, request_origin text); INSERT INTO app.requests VALUES ('recorded', 'web');
+         CREATE FUNCTION app.me() RETURNS uuid LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = app, pg_temp
+             AS $$ BEGIN RETURN (SELECT user_id FROM members WHERE member = session_user); END $$;
+         CREATE FUNCTION app.log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = app, pg_temp
+             AS $$ BEGIN INSERT INTO log VALUES (NEW.amount); RETURN NEW; END $$;
+         CREATE FUNCTION app.requests() RETURNS SETOF app.requests LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = app, pg_temp
+             AS $$ BEGIN RETURN QUERY SELECT * FROM requests; END $$;
+         CREATE POLICY own ON credits.credits_transactions USING (user_id = app.me());
+         CREATE TRIGGER log AFTER INSERT ON credits.credits_transactions FOR EACH ROW EXECUTE FUNCTION app.log();
+         CREATE VIEW app.http_analytics AS SELECT * FROM app.requests();
+         ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY;
+         GRANT SELECT ON app.http_analytics TO {app}; GRANT INSERT ON credits.credits_transactions TO {app};
+         GRANT SELECT ON ALL TABLES IN SCHEMA credits TO {app}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {app}"
+    ));
+    admin.grant(own, dec!(10));
+    admin.grant(foreign, dec!(20));
+    let mut session = db.connect_as(&app);
+    session.run(&format!(
+        "CREATE TEMP TABLE members (member name, user_id uuid); INSERT INTO members VALUES (session_user, '{foreign}');
+         CREATE TEMP TABLE requests (id text, request_origin text); INSERT INTO requests VALUES ('recorded', 'forged');
+         CREATE TEMP TABLE log (amount numeric);
+         GRANT ALL ON members, requests, log TO PUBLIC;
+         SET search_path = app, public"
+    ));
+    let record = |session: &mut Session, user: Uuid, source_id: &str| {
+        session.try_run(&format!("SELECT credits.create_transaction('{user}', 'usage', 1, '{source_id}')"))
+    };
+    record(&mut session, own, "recorded").unwrap();
+    record(&mut session, foreign, "refused").refused("42501");
+    assert_eq!((session.balance(own), session.balance(foreign)), (dec!(9), dec!(0)));
+    assert_eq!(
+        session.value::<String>(
+            &format!(
+                "SELECT request_origin FROM credits.list_transactions_with_batches('{own}') WHERE source_id = 'recorded'"
+            ),
+            &[]
+        ),
+        "web"
+    );
+    assert_eq!(session.value::<i64>("SELECT count(*) FROM log", &[]), 0);
+    assert_eq!(admin.value::<i64>("SELECT count(*) FROM app.log WHERE amount = 1", &[]), 1);
+}
+
+/// The caller has its own search_path back after an answer and after an error.
+#[test]
+fn the_callers_search_path_is_put_back() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(10));
+    let calls = calls(&mut session);
+    let path = |session: &mut Session| session.value::<String>("SHOW search_path", &[]);
+    session.run("SET search_path = credits");
+    for call in &calls {
+        session.run(call);
+        assert_eq!(path(&mut session), "credits", "{call}");
+    }
+    session.run("BEGIN; SET LOCAL search_path = public; SAVEPOINT s");
+    // Refused by the index, in the middle of the insert.
+    session
+        .try_run(&format!(
+            "SELECT credits.create_transaction('{}', 'usage', 1, (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 1000) i))",
+            user(1)
+        ))
+        .refused("54000");
+    session.run("ROLLBACK TO s");
+    assert_eq!(path(&mut session), "public");
+    session.run("COMMIT");
+    assert_eq!(path(&mut session), "credits");
 }
 
 /// Labels come from a table that the caller's search_path finds, but not from anybody's: a view runs for who reads it.

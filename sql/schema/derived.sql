@@ -73,7 +73,7 @@ ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
 -- Derived rows are true of the transaction ids of their own database only. Those of another arrive where a publication has
 -- more tables than the ledger; here they are derived anew from its rows. The engine's own writes fire no triggers.
 CREATE FUNCTION credits.leave_out() RETURNS trigger
-    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    LANGUAGE c
     AS 'MODULE_PATHNAME', 'leave_out';
 COMMENT ON FUNCTION credits.leave_out() IS
     'Trigger: leaves out what logical replication brings for a derived table.';

@@ -1,5 +1,5 @@
 CREATE FUNCTION credits.guard_ledger() RETURNS event_trigger
-    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    LANGUAGE c
     AS 'MODULE_PATHNAME', 'guard_ledger';
 COMMENT ON FUNCTION credits.guard_ledger() IS
     'Event trigger: has the library loaded and the ledger looked up before anything is dropped. The library refuses to drop a '

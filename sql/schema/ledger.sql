@@ -5,8 +5,8 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- Stamps a ledger row with the top-level id of the transaction that inserts it, in the cluster it is inserted in.
 -- It is declared IMMUTABLE because Postgres demands that of a generated column, and takes seq so that it is evaluated
 -- for each row and never folded at plan time. It is not immutable in truth and must not be used anywhere else.
--- Like the triggers below it runs for each insert, is C and resolves no name: a pinned search_path would protect nothing
--- and cost every insert more than the function itself.
+-- Like every function in C it has no SET search_path, which would cost each insert more than the function itself: the library
+-- pins the search_path where it runs SQL, and this one runs none.
 CREATE FUNCTION credits.current_xact_id(seq bigint) RETURNS xid8
     LANGUAGE c IMMUTABLE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'current_xact_id';
@@ -105,7 +105,7 @@ COMMENT ON INDEX credits.credits_transactions_auto_topup_idx IS
     'Finds the automatic top-ups of a user by date.';
 
 CREATE FUNCTION credits.refuse_change() RETURNS trigger
-    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    LANGUAGE c
     AS 'MODULE_PATHNAME', 'refuse_change';
 COMMENT ON FUNCTION credits.refuse_change() IS
     'Trigger: refuses UPDATE, DELETE and TRUNCATE of the ledger with SQLSTATE 55000.';

@@ -3,12 +3,12 @@
 
 -- Single rows
 CREATE FUNCTION credits.get_transaction_by_id(transaction_id uuid) RETURNS SETOF credits.credit_transaction
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1
     AS 'MODULE_PATHNAME', 'get_transaction_by_id';
 COMMENT ON FUNCTION credits.get_transaction_by_id(uuid) IS
     'The transaction with this id, or no row. 22004 for NULL. Cost: one lookup by primary key.';
 CREATE FUNCTION credits.transaction_exists_by_source_id(source_id text) RETURNS boolean
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'transaction_exists_by_source_id';
 COMMENT ON FUNCTION credits.transaction_exists_by_source_id(text) IS
     'Whether a transaction has this source_id. 22004 for NULL. Cost: one lookup by unique index.';
@@ -20,7 +20,7 @@ CREATE FUNCTION credits.list_user_transactions(
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL,
     before_seq bigint DEFAULT NULL
 ) RETURNS SETOF credits.credit_transaction
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50
     AS 'MODULE_PATHNAME', 'list_user_transactions';
 COMMENT ON FUNCTION credits.list_user_transactions(uuid, bigint, bigint, text, text[], timestamptz, timestamptz, bigint) IS
     'A user''s transactions, by descending seq. search is literal text, found anywhere in the description '
@@ -33,7 +33,7 @@ CREATE FUNCTION credits.list_all_transactions(
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL,
     before_seq bigint DEFAULT NULL
 ) RETURNS SETOF credits.credit_transaction
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50
     AS 'MODULE_PATHNAME', 'list_all_transactions';
 COMMENT ON FUNCTION credits.list_all_transactions(bigint, bigint, text, text[], timestamptz, timestamptz, bigint) IS
     'The transactions of all users, by descending seq; arguments and errors as list_user_transactions. Cost: the '
@@ -44,7 +44,7 @@ CREATE FUNCTION credits.list_transactions_with_batches(
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL,
     before_seq bigint DEFAULT NULL
 ) RETURNS SETOF credits.transaction_with_category
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50
     AS 'MODULE_PATHNAME', 'list_transactions_with_batches';
 COMMENT ON FUNCTION credits.list_transactions_with_batches(uuid, bigint, bigint, text, text[], timestamptz, timestamptz, bigint) IS
     'A user''s history with each batch as one item, by descending seq (of a batch: its highest). A batch''s '
@@ -59,7 +59,7 @@ CREATE FUNCTION credits.count_user_transactions(
     search text DEFAULT NULL, transaction_types text[] DEFAULT NULL,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL
 ) RETURNS bigint
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'count_user_transactions';
 COMMENT ON FUNCTION credits.count_user_transactions(uuid, text, text[], timestamptz, timestamptz) IS
     'Number of a user''s transactions; filters and errors as list_user_transactions. Cost: an index scan of the '
@@ -68,7 +68,7 @@ CREATE FUNCTION credits.count_all_transactions(
     search text DEFAULT NULL, transaction_types text[] DEFAULT NULL,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL
 ) RETURNS bigint
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'count_all_transactions';
 COMMENT ON FUNCTION credits.count_all_transactions(text, text[], timestamptz, timestamptz) IS
     'Number of transactions of all users; filters and errors as list_all_transactions. Cost: a scan of the '
@@ -78,7 +78,7 @@ CREATE FUNCTION credits.count_transactions_with_batches(
     search text DEFAULT NULL, transaction_types text[] DEFAULT NULL,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL
 ) RETURNS bigint
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'count_transactions_with_batches';
 COMMENT ON FUNCTION credits.count_transactions_with_batches(uuid, text, text[], timestamptz, timestamptz) IS
     'Number of items in a user''s grouped history; filters and errors as list_transactions_with_batches. Cost: '
@@ -89,7 +89,7 @@ CREATE FUNCTION credits.sum_recent_transactions(
     user_id uuid, count bigint,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL
 ) RETURNS numeric
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'sum_recent_transactions';
 COMMENT ON FUNCTION credits.sum_recent_transactions(uuid, bigint, timestamptz, timestamptz) IS
     'Signed sum of the newest count transactions of a user within the dates (inclusive), exact; 0 if there are '
@@ -98,20 +98,20 @@ CREATE FUNCTION credits.sum_recent_transactions_grouped(
     user_id uuid, count bigint,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL
 ) RETURNS numeric
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'sum_recent_transactions_grouped';
 COMMENT ON FUNCTION credits.sum_recent_transactions_grouped(uuid, bigint, timestamptz, timestamptz) IS
     'Signed sum of the newest count items of a user''s grouped history within the dates (inclusive), exact; 0 if '
     'there are none. 22004 for a NULL user_id or count, 22023 for a negative count. Cost: as the list of these '
     'items.';
 CREATE FUNCTION credits.sum_transactions_after_date(user_id uuid, after_date timestamptz) RETURNS numeric
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'sum_transactions_after_date';
 COMMENT ON FUNCTION credits.sum_transactions_after_date(uuid, timestamptz) IS
     'Signed sum of a user''s transactions with created_at > after_date, exact; 0 if there are none. 22004 for '
     'NULL. Cost: the rows after the date.';
 CREATE FUNCTION credits.sum_transactions_after_date_grouped(user_id uuid, after_date timestamptz) RETURNS numeric
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'sum_transactions_after_date_grouped';
 COMMENT ON FUNCTION credits.sum_transactions_after_date_grouped(uuid, timestamptz) IS
     'Signed sum of the items of a user''s grouped history that are dated after after_date, exact; 0 if there are '
@@ -120,13 +120,13 @@ COMMENT ON FUNCTION credits.sum_transactions_after_date_grouped(uuid, timestampt
 
 -- Automatic top-ups: transactions whose source_id begins with auto_topup_, of any type, in this calendar month (UTC)
 CREATE FUNCTION credits.get_monthly_auto_topup_spend(user_id uuid) RETURNS numeric
-    LANGUAGE c STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'get_monthly_auto_topup_spend';
 COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend(uuid) IS
     'Credits topped up automatically for a user this month (UTC), exact; 0 if none. 22004 for NULL. Cost: these '
     'top-ups.';
 CREATE FUNCTION credits.get_monthly_auto_topup_spend_bulk(user_ids uuid[]) RETURNS TABLE (user_id uuid, total numeric)
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 100 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 100
     AS 'MODULE_PATHNAME', 'get_monthly_auto_topup_spend_bulk';
 COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend_bulk(uuid[]) IS
     'Credits topped up automatically this month (UTC), exact, for each of the users that has any, once. 22004 for '

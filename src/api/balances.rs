@@ -15,14 +15,12 @@ use crate::pg::{random, xact};
 
 /// `credits.get_user_balance`
 #[pg_extern(stable, parallel_restricted)]
-#[search_path(pg_catalog, pg_temp)]
 fn get_user_balance(user_id: Option<Uuid>) -> Result<Numeric, ErrorReport> {
     Ok(Numeric(balance_of(user_id)?.balance))
 }
 
 /// `credits.calculate_balance_with_seq`
 #[pg_extern(stable, parallel_restricted)]
-#[search_path(pg_catalog, pg_temp)]
 fn calculate_balance_with_seq(
     user_id: Option<Uuid>,
 ) -> Result<TableIterator<'static, (name!(balance, Numeric), name!(latest_seq, Option<i64>))>, ErrorReport> {
@@ -37,7 +35,6 @@ fn balance_of(user_id: Option<Uuid>) -> Result<Balance, LedgerError> {
 
 /// `credits.get_users_balances_bulk`
 #[pg_extern(volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
 fn get_users_balances_bulk(
     user_ids: Option<Vec<Option<Uuid>>>,
     checkpoint_refresh_probability: default!(Option<i32>, "NULL"),
@@ -63,21 +60,18 @@ fn get_users_balances_bulk(
 
 /// `credits.refresh_checkpoint`
 #[pg_extern(volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
 fn refresh_checkpoint(user_id: Option<Uuid>) -> Result<(), ErrorReport> {
     request_refresh(&[*required("user_id", user_id)?.as_bytes()], c"refresh_checkpoint()")
 }
 
 /// `credits.aggregate_user_batches`
 #[pg_extern(volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
 fn aggregate_user_batches(user_id: Option<Uuid>) -> Result<(), ErrorReport> {
     request_refresh(&[*required("user_id", user_id)?.as_bytes()], c"aggregate_user_batches()")
 }
 
 /// `credits.refresh_checkpoints_bulk`
 #[pg_extern(volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
 fn refresh_checkpoints_bulk(
     user_ids: Option<Vec<Option<Uuid>>>,
 ) -> Result<TableIterator<'static, (name!(user_id, Uuid), name!(balance, Numeric))>, ErrorReport> {

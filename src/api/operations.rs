@@ -15,7 +15,6 @@ use crate::pg::{query, xact};
 
 /// `credits.settlement_statistics`
 #[pg_extern(volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
 fn settlement_statistics() -> TableIterator<
     'static,
     (
@@ -43,7 +42,6 @@ fn settlement_statistics() -> TableIterator<
 
 /// `credits.refresh_idle_checkpoints`
 #[pg_extern(volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
 fn refresh_idle_checkpoints(
     idle: default!(Option<Interval>, "'1 hour'"),
     limit: default!(Option<i64>, "1000"),

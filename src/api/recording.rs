@@ -16,7 +16,6 @@ use crate::pg::xact;
 
 /// `credits.create_transaction`
 #[pg_extern(volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
 fn create_transaction(
     user_id: Option<Uuid>,
     transaction_type: Option<Text>,

@@ -1,20 +1,13 @@
-//! Finds the application's analytics table as the caller of a function would.
-//!
-//! The functions run under a pinned search_path, set by their SET clause. The value it replaced is what the caller
-//! has; the server keeps it in the setting's stack, to put it back when the function returns, and gives no other access
-//! to it. [`callers_search_path`] reads it there.
+//! Finds the application's analytics table as the caller of a function would: under the caller's own search_path, before
+//! it is pinned for the query.
 
-use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 
 use pgrx::pg_sys;
 
 use super::ownership::is_trusted;
-
-/// The search_path that every function of the extension is pinned to.
-const PINNED: &CStr = c"pg_catalog, pg_temp";
-const SETTING: &CStr = c"search_path";
+use super::search_path::SearchPath;
 
 /// A table or view and the ways to name it.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +20,7 @@ pub fn find_table(name: &CStr) -> Option<Table> {
     // SAFETY: catalog lookups by C strings. An error for a schema that the caller may not use unwinds through here.
     let relation = unsafe {
         match parts.as_slice() {
-            [table] => with_callers_search_path(|| find_in_path(table)),
+            [table] => find_in_path(table),
             [schema, table] => match pg_sys::LookupExplicitNamespace(schema.as_ptr(), true) {
                 pg_sys::InvalidOid => pg_sys::InvalidOid,
                 schema => pg_sys::get_relname_relid(table.as_ptr(), schema),
@@ -127,7 +120,9 @@ pub struct Column {
 impl Column {
     /// The clause that gives a text the collation of the column, so that the two can be compared.
     pub fn collate(&self) -> String {
-        // SAFETY: the server formats the name of the collation, qualified; NULL if it is gone.
+        // The name is qualified where the query would not find it otherwise.
+        let _path = SearchPath::pinned();
+        // SAFETY: the server formats the name of the collation; NULL if it is gone.
         unsafe {
             let name = pg_sys::get_collation_name(self.collation);
             if self.collation == pg_sys::DEFAULT_COLLATION_OID || name.is_null() {
@@ -137,74 +132,4 @@ impl Column {
             CStr::from_ptr(quoted).to_str().map_or_else(|_| String::new(), |name| format!(" COLLATE {name}"))
         }
     }
-}
-
-/// Runs `body` under the caller's search_path.
-fn with_callers_search_path<T>(body: impl FnOnce() -> T) -> T {
-    // SAFETY: the nest level is left as it was found; after an error the abort of the transaction unwinds it.
-    unsafe {
-        let Some(path) = callers_search_path() else { return body() };
-        let level = pg_sys::NewGUCNestLevel();
-        pg_sys::set_config_option(
-            SETTING.as_ptr(),
-            path.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-        let result = body();
-        pg_sys::AtEOXact_GUC(true, level);
-        result
-    }
-}
-
-/// The value that our SET clause has replaced; `None` if the path is not the pinned one, hence the caller's own.
-///
-/// # Safety
-/// To be called while a function of the extension runs.
-unsafe fn callers_search_path() -> Option<CString> {
-    // SAFETY: the record of a setting of the server lives as long as the process; the string on top of its stack
-    // until the function that pushed it returns.
-    unsafe {
-        if CStr::from_ptr(pg_sys::namespace_search_path) != PINNED {
-            return None;
-        }
-        let saved = (*search_path_record()).stack;
-        if saved.is_null() || (*saved).state != pg_sys::GucStackState::GUC_SAVE {
-            return None;
-        }
-        let prior = (*saved).prior.val.stringval;
-        (!prior.is_null()).then(|| CStr::from_ptr(prior).to_owned())
-    }
-}
-
-/// The server's record of the setting search_path, looked for once.
-fn search_path_record() -> *mut pg_sys::config_generic {
-    thread_local!(static RECORD: Cell<*mut pg_sys::config_generic> = const { Cell::new(ptr::null_mut()) });
-    if RECORD.get().is_null() {
-        RECORD.set(find_record(SETTING));
-    }
-    RECORD.get()
-}
-
-#[cfg(any(feature = "pg14", feature = "pg15"))]
-fn find_record(name: &CStr) -> *mut pg_sys::config_generic {
-    // SAFETY: the array holds as many records as there are settings.
-    unsafe {
-        let count = usize::try_from(pg_sys::GetNumConfigOptions()).unwrap_or(0);
-        std::slice::from_raw_parts(pg_sys::get_guc_variables(), count)
-            .iter()
-            .copied()
-            .find(|record| CStr::from_ptr((**record).name) == name)
-            .expect("search_path is a setting")
-    }
-}
-
-#[cfg(not(any(feature = "pg14", feature = "pg15")))]
-fn find_record(name: &CStr) -> *mut pg_sys::config_generic {
-    // SAFETY: a lookup by name, without errors. The setting is one of the server's own.
-    unsafe { pg_sys::find_option(name.as_ptr(), false, true, 0) }
 }

@@ -23,6 +23,7 @@ mod reads;
 pub mod relation;
 pub mod row;
 pub mod scan;
+mod search_path;
 pub mod shared;
 pub mod snapshot;
 pub mod statement;

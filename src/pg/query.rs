@@ -13,6 +13,7 @@ use pgrx::spi::{OwnedPreparedStatement, SpiTupleTable};
 
 use super::call::Value;
 use super::numeric::{Numeric, NumericArgument};
+use super::search_path::SearchPath;
 use super::statement::Statement;
 use super::text::Text;
 use crate::engine::balance::Balance;
@@ -158,6 +159,7 @@ impl Plan {
         arguments: &[DatumWithOid<'_>],
         read: impl FnOnce(SpiTupleTable<'_>) -> pgrx::spi::SpiResult<R>,
     ) -> Option<R> {
+        let _path = SearchPath::pinned();
         let result = Spi::connect_mut(|client| {
             if self.prepared.get().is_none() {
                 let types: Vec<PgOid> = self.arguments.iter().map(|&oid| PgOid::from(oid)).collect();

@@ -8,10 +8,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fmt;
+use std::thread::panicking;
 
 use pgrx::{FromDatum, pg_sys};
 
 use super::call::{Answer, Call, Value};
+use super::search_path::SearchPath;
 
 /// Most plans that a backend keeps. There are fewer shapes than this as long as the analytics table keeps its name.
 const KEPT_PLANS: usize = 512;
@@ -64,7 +66,7 @@ impl<'call> Statement<'call> {
 
     /// Runs the query; the single column of its single row is the function's result.
     pub fn answer_value(&self, sql: &str) -> Answer {
-        self.run(sql, std::ptr::null_mut());
+        let _level = self.run(sql, std::ptr::null_mut());
         // SAFETY: the query has succeeded, so its result belongs to this SPI level. The value is copied to the
         // caller's memory before the level ends.
         unsafe {
@@ -75,23 +77,19 @@ impl<'call> Statement<'call> {
                 &raw mut length,
                 &raw mut by_value,
             );
-            let copy = pg_sys::SPI_datumTransfer(datum, by_value, length.into());
-            pg_sys::SPI_finish();
-            Answer::value(copy)
+            Answer::value(pg_sys::SPI_datumTransfer(datum, by_value, length.into()))
         }
     }
 
     /// Runs the query; the two columns of its single row.
     pub fn two_values<A: FromDatum, B: FromDatum>(&self, sql: &str) -> (Option<A>, Option<B>) {
-        self.run(sql, std::ptr::null_mut());
+        let _level = self.run(sql, std::ptr::null_mut());
         // SAFETY: as above; the values are Rust's own when the level ends, and of the types that the query says.
         unsafe {
-            let values = (
+            (
                 single_row_value(1).and_then(|datum| A::from_datum(datum, false)),
                 single_row_value(2).and_then(|datum| B::from_datum(datum, false)),
-            );
-            pg_sys::SPI_finish();
-            values
+            )
         }
     }
 
@@ -110,21 +108,19 @@ impl<'call> Statement<'call> {
                 std::ptr::null_mut(),
                 std::ptr::null(),
             );
-            self.run(sql, receiver);
+            let _level = self.run(sql, receiver);
             if let Some(destroy) = (*receiver).rDestroy {
                 destroy(receiver);
             }
-            pg_sys::SPI_finish();
         }
         Answer::rows()
     }
 
     /// Opens an SPI level and runs the query in it, with the snapshot of the calling query.
-    fn run(&self, sql: &str, receiver: *mut pg_sys::DestReceiver) {
-        // SAFETY: the plan was made for parameters of these types. An error unwinds through here, and the abort of
-        // the transaction or subtransaction ends the SPI level.
+    fn run(&self, sql: &str, receiver: *mut pg_sys::DestReceiver) -> SpiLevel {
+        let level = SpiLevel::open();
+        // SAFETY: the plan was made for parameters of these types.
         unsafe {
-            pg_sys::SPI_connect();
             let parameters = pg_sys::makeParamList(i32::try_from(self.parameters.len()).unwrap_or(i32::MAX));
             let places = (*parameters).params.as_mut_slice(self.parameters.len());
             for (place, value) in places.iter_mut().zip(&self.parameters) {
@@ -144,6 +140,7 @@ impl<'call> Statement<'call> {
             let code = pg_sys::SPI_execute_plan_extended(self.plan(sql), &raw const options);
             assert!(code == pg_sys::SPI_OK_SELECT.cast_signed(), "SPI_execute_plan_extended returned {code}");
         }
+        level
     }
 
     /// The kept plan of this text, made if there is none.
@@ -175,6 +172,29 @@ impl<'call> Statement<'call> {
                 }
             });
             plan
+        }
+    }
+}
+
+/// An SPI level, which the result of a query belongs to. Nothing that a caller has in its search_path is found in it.
+struct SpiLevel {
+    _path: SearchPath,
+}
+
+impl SpiLevel {
+    fn open() -> Self {
+        let path = SearchPath::pinned();
+        // SAFETY: an error unwinds through here, and the abort of the transaction or subtransaction ends the level.
+        unsafe { pg_sys::SPI_connect() };
+        Self { _path: path }
+    }
+}
+
+impl Drop for SpiLevel {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: the level that `open` has opened; those above it have ended.
+            unsafe { pg_sys::SPI_finish() };
         }
     }
 }

@@ -153,7 +153,7 @@ fn a_missing_column_counts_as_absent() {
     }
 }
 
-/// The functions run under a search_path of their own; the table is looked for in the caller's.
+/// The query runs under a search_path of its own; the table is looked for in the caller's.
 #[test]
 fn the_callers_search_path_finds_the_table() {
     let db = Database::create();
@@ -192,6 +192,19 @@ fn the_callers_search_path_finds_the_table() {
     // A table of the session's own comes first, as for any query.
     session.run(&TABLE.replace("CREATE TABLE", "CREATE TEMP TABLE"));
     assert_eq!(found(&mut session), "");
+}
+
+/// The query names the collation as it finds it, not as the caller does.
+#[test]
+fn a_key_may_have_a_collation_of_the_callers_search_path() {
+    let db = Database::create();
+    let mut session = ledger(&db, &["x"]);
+    session.run(
+        "CREATE SCHEMA app; CREATE COLLATION app.own FROM \"C\"; SET search_path = app;
+         CREATE TABLE http_analytics (id text COLLATE own PRIMARY KEY, request_origin text);
+         INSERT INTO http_analytics VALUES ('x', 'web')",
+    );
+    assert_eq!(labels(&mut session)[1], label("x", Some("web"), None));
 }
 
 #[test]
