@@ -35,6 +35,22 @@ impl Scope {
     }
 }
 
+/// A query for the rows of a page, in its order. `columns` must have `seq`.
+pub fn page_of_rows<'call>(
+    statement: &mut Statement<'call>,
+    columns: &str,
+    scope: Scope,
+    filters: &Filters<'call>,
+    page: &Page,
+) -> String {
+    let rows = if filters.have_period() {
+        format!("SELECT * FROM ({}) rows", newest_rows(statement, columns, scope, filters, page))
+    } else {
+        passing_rows(statement, columns, scope, filters, page)
+    };
+    format!("{rows} ORDER BY seq DESC{}", page.cut(statement))
+}
+
 /// A query for the newest rows that a page can need, not sorted. `columns` must have `seq`.
 pub fn newest_rows<'call>(
     statement: &mut Statement<'call>,
@@ -43,14 +59,16 @@ pub fn newest_rows<'call>(
     filters: &Filters<'call>,
     page: &Page,
 ) -> String {
+    let Some(reach) = page.reach(statement) else {
+        return passing_rows(statement, columns, scope, filters, page);
+    };
+    if !filters.have_period() {
+        let rows = passing_rows(statement, columns, scope, filters, page);
+        return format!("({rows} ORDER BY seq DESC LIMIT {reach})");
+    }
     let whose = scope.condition();
     let cursor = page.after_cursor("seq", statement);
     let passes = filters.on_rows(statement);
-    let rows = format!("SELECT {columns} FROM credits.credits_transactions WHERE {whose}");
-    let Some(reach) = page.reach(statement) else { return format!("{rows}{cursor}{passes}") };
-    if !filters.have_period() {
-        return format!("({rows}{cursor}{passes} ORDER BY seq DESC LIMIT {reach})");
-    }
     let by_date = match scope {
         Scope::All => "true",
         Scope::User(_) | Scope::Singles(_) => &whose,
@@ -63,5 +81,21 @@ pub fn newest_rows<'call>(
          SELECT * FROM passed UNION ALL SELECT * FROM (\
          SELECT {columns} FROM credits.credits_transactions WHERE {by_date}{passes} AND seq < (SELECT min(seq) FROM newest) \
          AND (SELECT count(*) FROM newest) = {LOOKED_THROUGH} AND (SELECT count(*) FROM passed) < {reach} OFFSET 0) older)"
+    )
+}
+
+/// A query for all rows after the cursor that pass the filters.
+fn passing_rows<'call>(
+    statement: &mut Statement<'call>,
+    columns: &str,
+    scope: Scope,
+    filters: &Filters<'call>,
+    page: &Page,
+) -> String {
+    format!(
+        "SELECT {columns} FROM credits.credits_transactions WHERE {}{}{}",
+        scope.condition(),
+        page.after_cursor("seq", statement),
+        filters.on_rows(statement)
     )
 }

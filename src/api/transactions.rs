@@ -1,7 +1,7 @@
 //! Reads of ledger rows: one, a page, how many, and their signed sum.
 
 use super::filters::{Filters, Page, Period, count};
-use super::newest::{Scope, newest_rows};
+use super::newest::{Scope, page_of_rows};
 use crate::error::LedgerError;
 use crate::pg::call::{Answer, Argument, Call};
 use crate::pg::statement::Statement;
@@ -51,8 +51,7 @@ fn list<'call>(
     page: &Page,
     filters: &Filters<'call>,
 ) -> Answer {
-    let rows = newest_rows(&mut statement, COLUMNS, scope, filters, page);
-    let sql = format!("SELECT * FROM ({rows}) rows ORDER BY seq DESC{}", page.cut(&mut statement));
+    let sql = page_of_rows(&mut statement, COLUMNS, scope, filters, page);
     statement.answer_rows(&sql, call)
 }
 
@@ -83,13 +82,8 @@ pub fn sum_recent_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let scope = Scope::User(statement.bind(call.uuid(USER_ID)?));
     let page = Page::newest(count(call, Argument(1, "count"))?);
     let filters = Filters::in_period(Period::read(call, 2));
-    let rows = newest_rows(&mut statement, "transaction_type, amount, seq", scope, &filters, &page);
-    let sql = format!(
-        "SELECT coalesce(sum({SIGNED_AMOUNT}), 0) \
-         FROM (SELECT transaction_type, amount FROM ({rows}) rows ORDER BY seq DESC{}) newest",
-        page.cut(&mut statement),
-    );
-    Ok(statement.answer_value(&sql))
+    let rows = page_of_rows(&mut statement, "transaction_type, amount, seq", scope, &filters, &page);
+    Ok(statement.answer_value(&format!("SELECT coalesce(sum({SIGNED_AMOUNT}), 0) FROM ({rows}) newest")))
 }
 
 /// `sum_transactions_after_date(user_id, after_date)`

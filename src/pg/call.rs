@@ -144,7 +144,8 @@ impl<'call> Call<'call> {
         Ok(Some((value, elements.iter().filter_map(text).collect())))
     }
 
-    /// Where the rows of the result go: the caller reads them when the function has returned.
+    /// Where the rows of the result go: the caller reads them when the function has returned, with the columns that the
+    /// function is declared to have.
     pub(super) fn result_rows(&self) -> Rows {
         // SAFETY: fcinfo is the running call's; resultinfo is NULL or a node, told apart by its tag.
         unsafe {
@@ -163,17 +164,10 @@ impl<'call> Call<'call> {
             let context = (*(*result).econtext).ecxt_per_query_memory;
             let random =
                 (*result).allowedModes & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random.cast_signed();
-            let (store, columns) = PgMemoryContexts::For(context).switch_to(|_| {
-                let mut columns: pg_sys::TupleDesc = std::ptr::null_mut();
-                pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &raw mut columns);
-                (
-                    pg_sys::tuplestore_begin_heap(random != 0, false, pg_sys::work_mem),
-                    pg_sys::CreateTupleDescCopy(columns),
-                )
-            });
+            let store = PgMemoryContexts::For(context)
+                .switch_to(|_| pg_sys::tuplestore_begin_heap(random != 0, false, pg_sys::work_mem));
             (*result).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
             (*result).setResult = store;
-            (*result).setDesc = columns;
             Rows { store, context }
         }
     }

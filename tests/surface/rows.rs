@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use credits_ledger_tests::{Database, Session, Uuid, dec, user};
+use credits_ledger_tests::{Database, Decimal, Session, Uuid, dec, user};
 
 use crate::calls::{Calls, Filters, Page};
 
@@ -208,6 +208,9 @@ fn a_list_may_stand_among_the_columns() {
     described(&mut session, user(1), &[Some("a"), Some("b")]);
     let sql = "SELECT (credits.list_user_transactions($1)).description";
     assert_eq!(session.values::<String>(sql, &[&user(1)]), ["b", "a"]);
+    session.run(&format!("SELECT credits.create_transaction('{}', 'purchase', 7, 'auto_topup_1')", user(1)));
+    let sql = "SELECT (credits.get_monthly_auto_topup_spend_bulk(ARRAY[$1::uuid])).total";
+    assert_eq!(session.values::<Decimal>(sql, &[&user(1)]), [dec!(7)]);
 }
 
 #[test]
