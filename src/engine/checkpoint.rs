@@ -160,7 +160,7 @@ impl From<BatchedRow> for BatchTotal {
 }
 
 /// What rows of a user add to its batches, in the order of the batches' ids.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BatchTotals(BTreeMap<Id, BatchTotal>);
 
 impl BatchTotals {
@@ -194,7 +194,7 @@ impl BatchTotals {
     }
 }
 
-/// Scans the user's delta from a stored fold on, advancing it as far as `target` allows, with its batches.
+/// Scans the user's delta from a fold on, advancing it as far as `target` allows, with the batches of the rows that it gains.
 pub fn fold_delta(
     scan: &mut DeltaScan,
     user: &Id,

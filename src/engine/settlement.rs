@@ -74,9 +74,24 @@ fn settle_stripe(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), L
 /// Whether the users of a stripe are on the announced side of zero, whatever becomes of the rows in flight.
 enum Agreement {
     /// All of them; the checkpoints of some have fallen behind.
-    All { lagging: Vec<Id> },
+    All { lagging: Vec<Lagging> },
     /// Not all, or not known: a user without a checkpoint has no announced side yet.
     Doubtful,
+}
+
+/// A checkpoint that has fallen behind.
+struct Lagging {
+    user: Id,
+    stored: Fold,
+    /// What it can become, if the pass that found this out has told.
+    refreshed: Option<Refreshed>,
+}
+
+/// What a checkpoint becomes, and what its batches gain.
+#[derive(Clone)]
+struct Refreshed {
+    fold: Fold,
+    batches: BatchTotals,
 }
 
 fn assess(view: &mut CommitView, users: &[(Id, Request)]) -> Result<Agreement, LedgerError> {
@@ -85,12 +100,12 @@ fn assess(view: &mut CommitView, users: &[(Id, Request)]) -> Result<Agreement, L
     for &(user, request) in users {
         xact::check_for_interrupts();
         let Some((_, checkpoint)) = view.stored(&user, &now)? else { return Ok(Agreement::Doubtful) };
-        let pass = view.pass(&user, &checkpoint.fold, &now)?;
+        let (pass, refreshed) = view.pass(&user, &checkpoint.fold, &now)?;
         if !pass.outlook().agrees_with(checkpoint.is_positive)? {
             return Ok(Agreement::Doubtful);
         }
         if lags(&checkpoint.fold, &pass, request) {
-            lagging.push(user);
+            lagging.push(Lagging { user, stored: checkpoint.fold, refreshed });
         }
     }
     Ok(Agreement::All { lagging })
@@ -105,22 +120,8 @@ fn decide(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerEr
     for &(user, request) in users {
         xact::check_for_interrupts();
         let stored = view.stored(&user, &now)?;
-        let (pass, batches) = match &stored {
-            Some((_, checkpoint)) => {
-                let pass = view.pass(&user, &checkpoint.fold, &now)?;
-                if lags(&checkpoint.fold, &pass, request) {
-                    let (pass, batches) = view.pass_with_batches(&user, checkpoint.fold.clone(), &now)?;
-                    (pass, Some(batches))
-                } else {
-                    (pass, None)
-                }
-            }
-            None => {
-                let (pass, batches) = view.pass_with_batches(&user, Fold::default(), &now)?;
-                (pass, Some(batches))
-            }
-        };
-
+        let from = stored.as_ref().map_or_else(Fold::default, |(_, checkpoint)| checkpoint.fold.clone());
+        let (pass, refreshed) = view.pass(&user, &from, &now)?;
         let mut checkpoint = match &stored {
             Some((_, checkpoint)) => checkpoint.clone(),
             // Only a savepoint that was rolled back touched the user.
@@ -131,9 +132,12 @@ fn decide(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerEr
                 Checkpoint { fold: Fold::default(), is_positive, crossed_at: None }
             }
         };
-        if let Some(batches) = &batches {
-            checkpoint::write_batches(&relations, &batch_writer, &user, batches)?;
-            checkpoint.fold = pass.advanced().clone();
+        let is_refreshed = stored.is_none() || lags(&from, &pass, request);
+        if is_refreshed {
+            let Refreshed { fold, batches } =
+                refreshed.map_or_else(|| view.refreshed(&user, from, &now), Ok)?;
+            checkpoint::write_batches(&relations, &batch_writer, &user, &batches)?;
+            checkpoint.fold = fold;
             statistics::count(Event::Refresh, 1);
         }
         let crossing = Direction::between(checkpoint.is_positive, pass.balance());
@@ -143,7 +147,7 @@ fn decide(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerEr
             notification::announce(&user, direction);
             statistics::count(direction.into(), 1);
         }
-        if batches.is_some() || crossing.is_some() {
+        if is_refreshed || crossing.is_some() {
             checkpoint::write(&writer, &user, stored.as_ref(), &checkpoint);
         }
     }
@@ -164,7 +168,7 @@ fn lags(stored: &Fold, pass: &DeltaPass, request: Request) -> bool {
 }
 
 /// Refreshes checkpoints of a stripe that is shared. Best effort: it neither waits nor fails the commit.
-fn refresh_if_free(relations: &Relations, stripe: u8, users: &[Id]) {
+fn refresh_if_free(relations: &Relations, stripe: u8, lagging: &[Lagging]) {
     let outcome = xact::attempt("refreshing checkpoints", || {
         if !lock::try_lock_refresh(stripe) {
             return Event::RefreshSkipped;
@@ -175,26 +179,29 @@ fn refresh_if_free(relations: &Relations, stripe: u8, users: &[Id]) {
         let Some(batch_writer) = TableWriter::open_if_free(relations.batches) else {
             return Event::RefreshSkipped;
         };
-        refresh(relations, users, &writer, &batch_writer).unwrap_or_else(|error| error.raise());
+        refresh(relations, lagging, &writer, &batch_writer).unwrap_or_else(|error| error.raise());
         Event::Refresh
     });
-    statistics::count(outcome.unwrap_or(Event::RefreshFailed), users.len());
+    statistics::count(outcome.unwrap_or(Event::RefreshFailed), lagging.len());
 }
 
 /// Whoever refreshed before us has committed by now, so the checkpoints are read again.
 fn refresh(
     relations: &Relations,
-    users: &[Id],
+    lagging: &[Lagging],
     writer: &TableWriter,
     batch_writer: &TableWriter,
 ) -> Result<(), LedgerError> {
     let (mut view, now) = (CommitView::open(relations), Moment::now());
-    for user in users {
+    for Lagging { user, stored: assessed, refreshed } in lagging {
         let Some(stored) = view.stored(user, &now)? else { continue };
-        let (pass, batches) = view.pass_with_batches(user, stored.1.fold.clone(), &now)?;
+        let from = &stored.1.fold;
+        let Refreshed { fold, batches } = match refreshed {
+            Some(refreshed) if from == assessed => refreshed.clone(),
+            _ => view.refreshed(user, from.clone(), &now)?,
+        };
         checkpoint::write_batches(relations, batch_writer, user, &batches)?;
-        let checkpoint = Checkpoint { fold: pass.into_advanced(), ..stored.1.clone() };
-        checkpoint::write(writer, user, Some(&stored), &checkpoint);
+        checkpoint::write(writer, user, Some(&stored), &Checkpoint { fold, ..stored.1.clone() });
     }
     Ok(())
 }
@@ -237,26 +244,26 @@ impl CommitView {
         self.checkpoints.find(user, &now.snapshot)
     }
 
-    /// One pass over the user's delta, from the stored fold on or from a further one that is known.
-    fn pass(&mut self, user: &Id, stored: &Fold, now: &Moment) -> Result<DeltaPass, LedgerError> {
-        let base = self.folds.furthest(user, |coverage| coverage.contains(&stored.coverage));
-        let base = base.unwrap_or_else(|| stored.clone());
-        let coverage = base.coverage.clone();
-        let mut pass = DeltaPass::new(base, now.target.clone(), xact::current_id_if_any());
-        self.delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
-        self.folds.keep(user, pass.advanced());
-        Ok(pass)
-    }
-
-    /// One pass from the stored fold on, with the batches that it folds.
-    fn pass_with_batches(
+    /// One pass over the user's delta, from the stored fold on or from a further one that is known. It also tells what the
+    /// checkpoint becomes by a refresh, if it has met all the rows that the refresh folds.
+    fn pass(
         &mut self,
         user: &Id,
-        stored: Fold,
+        stored: &Fold,
         now: &Moment,
-    ) -> Result<(DeltaPass, BatchTotals), LedgerError> {
-        let folded = checkpoint::fold_delta(&mut self.delta, user, stored, now.target.clone())?;
-        self.folds.keep(user, folded.0.advanced());
-        Ok(folded)
+    ) -> Result<(DeltaPass, Option<Refreshed>), LedgerError> {
+        let base = self.folds.furthest(user, |coverage| coverage.contains(&stored.coverage));
+        let base = base.unwrap_or_else(|| stored.clone());
+        let meets_all = base.transaction_count == stored.transaction_count;
+        let (pass, batches) = checkpoint::fold_delta(&mut self.delta, user, base, now.target.clone())?;
+        self.folds.keep(user, pass.advanced());
+        let refreshed = meets_all.then(|| Refreshed { fold: pass.advanced().clone(), batches });
+        Ok((pass, refreshed))
+    }
+
+    /// What a checkpoint becomes by a refresh.
+    fn refreshed(&mut self, user: &Id, stored: Fold, now: &Moment) -> Result<Refreshed, LedgerError> {
+        let (pass, batches) = checkpoint::fold_delta(&mut self.delta, user, stored, now.target.clone())?;
+        Ok(Refreshed { fold: pass.into_advanced(), batches })
     }
 }
