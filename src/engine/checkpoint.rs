@@ -93,11 +93,13 @@ fn decode(user: &Id, row: &Row<'_>) -> Result<Stored, LedgerError> {
     let stragglers = row.xid8_array(column::STRAGGLERS);
     let coverage = Coverage::from_parts(row.xid8(column::WATERMARK), stragglers)
         .ok_or_else(|| LedgerError::MalformedCheckpoint(pgrx::Uuid::from_bytes(*user).to_string()))?;
+    let transaction_count = row.int8(column::TRANSACTION_COUNT);
     let fold = Fold {
         coverage,
         balance: row.credits(column::BALANCE),
-        transaction_count: row.int8(column::TRANSACTION_COUNT),
+        transaction_count,
         latest_seq: row.int8(column::CHECKPOINT_SEQ),
+        unbatched_since: transaction_count,
     };
     let checkpoint = Checkpoint {
         fold,

@@ -63,12 +63,13 @@ impl DeltaScan {
             if row.in_flight() {
                 return pass.add_in_flight(amount);
             }
-            let (transaction, seq) = (row.xid8(column::XACT_ID), row.int8(column::SEQ));
-            if pass.add(&DeltaRow { transaction, amount, seq })? {
-                batched_row(row).map_or(Ok(()), &mut batched)
-            } else {
-                Ok(())
-            }
+            let delta_row = DeltaRow {
+                transaction: row.xid8(column::XACT_ID),
+                amount,
+                seq: row.int8(column::SEQ),
+                is_batched: !row.is_null(column::BATCH),
+            };
+            if pass.add(&delta_row)? { batched_row(row).map_or(Ok(()), &mut batched) } else { Ok(()) }
         })
     }
 

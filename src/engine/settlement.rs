@@ -245,7 +245,7 @@ impl CommitView {
     }
 
     /// One pass over the user's delta, from the stored fold on or from a further one that is known. It also tells what the
-    /// checkpoint becomes by a refresh, if it has met all the rows that the refresh folds.
+    /// checkpoint becomes by a refresh, if it has met all the rows of batches that the refresh folds.
     fn pass(
         &mut self,
         user: &Id,
@@ -254,7 +254,7 @@ impl CommitView {
     ) -> Result<(DeltaPass, Option<Refreshed>), LedgerError> {
         let base = self.folds.furthest(user, |coverage| coverage.contains(&stored.coverage));
         let base = base.unwrap_or_else(|| stored.clone());
-        let meets_all = base.transaction_count == stored.transaction_count;
+        let meets_all = base.gained_no_batch_since(stored);
         let (pass, batches) = checkpoint::fold_delta(&mut self.delta, user, base, now.target.clone())?;
         self.folds.keep(user, pass.advanced());
         let refreshed = meets_all.then(|| Refreshed { fold: pass.advanced().clone(), batches });

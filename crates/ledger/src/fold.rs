@@ -15,6 +15,19 @@ pub struct Fold {
     pub transaction_count: i64,
     /// The highest `seq` among them; 0 if there are none.
     pub latest_seq: i64,
+    /// No row of a batch has joined since it had this many rows. Of a stored fold only the present is known.
+    pub unbatched_since: i64,
+}
+
+impl Fold {
+    /// Whether no row that this has and `older` has not is one of a batch. `older` is one that this contains.
+    ///
+    /// The coverages of two moments are contained in each other, the earlier one in the later. So of the rows that this had
+    /// when it was `unbatched_since`, an older fold with no fewer rows has every one.
+    #[must_use]
+    pub const fn gained_no_batch_since(&self, older: &Self) -> bool {
+        self.unbatched_since <= older.transaction_count
+    }
 }
 
 /// A ledger row as far as sums are concerned, committed or the reader's own.
@@ -26,6 +39,8 @@ pub struct DeltaRow {
     pub amount: Credits,
     /// Its place in the order of insertion.
     pub seq: i64,
+    /// Whether it belongs to a batch.
+    pub is_batched: bool,
 }
 
 /// One pass over the rows that `base` does not cover, advancing it as far as `target` allows.
@@ -33,6 +48,7 @@ pub struct DeltaRow {
 pub struct DeltaPass {
     own_transaction: Option<u64>,
     advanced: Fold,
+    gained_batch: bool,
     outlook: Outlook,
     own: Credits,
     transaction_count: i64,
@@ -47,7 +63,8 @@ impl DeltaPass {
         let (transaction_count, latest_seq) = (base.transaction_count, base.latest_seq);
         let coverage = if target.contains(&base.coverage) { target } else { base.coverage.clone() };
         let advanced = Fold { coverage, ..base };
-        Self { own_transaction, advanced, outlook, own: Credits::ZERO, transaction_count, latest_seq }
+        let own = Credits::ZERO;
+        Self { own_transaction, advanced, gained_batch: false, outlook, own, transaction_count, latest_seq }
     }
 
     /// Counts a row that `base` does not cover; `true` if the advanced fold now covers it.
@@ -67,6 +84,11 @@ impl DeltaPass {
             advanced.balance = advanced.balance.checked_add(row.amount)?;
             advanced.latest_seq = later(advanced.latest_seq, advanced.transaction_count, row.seq);
             advanced.transaction_count += 1;
+            // Rows join in the order of an index, which is not that of moments: all of a pass join at once.
+            self.gained_batch |= row.is_batched;
+            if self.gained_batch {
+                advanced.unbatched_since = advanced.transaction_count;
+            }
         }
         Ok(covered)
     }
@@ -128,7 +150,7 @@ mod tests {
     use super::*;
 
     fn row(transaction: u64, units: i128, seq: i64) -> DeltaRow {
-        DeltaRow { transaction, amount: Credits::from_units(units), seq }
+        DeltaRow { transaction, amount: Credits::from_units(units), seq, is_batched: false }
     }
 
     fn coverage(watermark: u64, stragglers: &[u64]) -> Coverage {
@@ -142,6 +164,7 @@ mod tests {
             balance: Credits::from_units(100),
             transaction_count: 4,
             latest_seq: 9,
+            unbatched_since: 2,
         };
         let mut pass = DeltaPass::new(base, coverage(20, &[]), Some(30));
         assert!(pass.add(&row(5, 1, 3)).unwrap());
@@ -160,6 +183,32 @@ mod tests {
             (Credits::from_units(103), 6, 12)
         );
         assert_eq!(advanced.coverage, coverage(20, &[]));
+        assert_eq!(advanced.unbatched_since, 2);
+    }
+
+    /// A straggler comes first in the pass that ends it, and is not in a checkpoint that was made meanwhile.
+    #[test]
+    fn rows_of_batches_joined_with_all_of_their_pass() {
+        let base = Fold {
+            coverage: coverage(10, &[5]),
+            transaction_count: 4,
+            unbatched_since: 4,
+            ..Fold::default()
+        };
+        let mut pass = DeltaPass::new(base.clone(), coverage(20, &[]), None);
+        assert!(pass.add(&DeltaRow { is_batched: true, ..row(5, 1, 1) }).unwrap());
+        assert!(pass.add(&row(12, 1, 2)).unwrap());
+        let meanwhile = Fold { coverage: coverage(15, &[5]), transaction_count: 5, ..base.clone() };
+        let advanced = pass.into_advanced();
+        assert!(!advanced.gained_no_batch_since(&meanwhile));
+        assert!(advanced.gained_no_batch_since(&advanced));
+
+        let mut pass = DeltaPass::new(advanced.clone(), coverage(30, &[]), None);
+        assert!(pass.add(&row(25, 1, 3)).unwrap());
+        assert!(!pass.add(&DeltaRow { is_batched: true, ..row(30, 1, 4) }).unwrap());
+        let further = pass.into_advanced();
+        assert!(further.gained_no_batch_since(&advanced));
+        assert!(!further.gained_no_batch_since(&base));
     }
 
     #[test]

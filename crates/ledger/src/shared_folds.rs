@@ -85,7 +85,7 @@ impl SharedFolds {
 }
 
 /// Origin, user and what is fixed of a fold, before its stragglers.
-const FIXED: usize = 10;
+const FIXED: usize = 11;
 const WORDS: usize = FIXED + MAX_STRAGGLERS;
 /// Which word is the number of stragglers.
 const STRAGGLERS: usize = 5;
@@ -108,6 +108,7 @@ fn words_of(fold: &Fold, origin: &Origin, user: &[u8; 16]) -> Words {
         balance_low,
         fold.transaction_count.cast_unsigned(),
         fold.latest_seq.cast_unsigned(),
+        fold.unbatched_since.cast_unsigned(),
     ]);
     words[FIXED..FIXED + stragglers.len()].copy_from_slice(stragglers);
     words
@@ -117,7 +118,9 @@ fn words_of(fold: &Fold, origin: &Origin, user: &[u8; 16]) -> Words {
 fn fold_of(words: &Words, origin: &Origin, user: &[u8; 16]) -> Option<Fold> {
     let [user_high, user_low] = halves(u128::from_be_bytes(*user));
     let (fixed, stragglers) = words.split_at(FIXED);
-    let &[ledger, epoch, high, low, watermark, _, balance_high, balance_low, count, seq] = fixed else {
+    let &[ledger, epoch, high, low, watermark, _, balance_high, balance_low, count, seq, unbatched_since] =
+        fixed
+    else {
         return None;
     };
     if [ledger, epoch, high, low] != [ledger_word(origin), origin.epoch, user_high, user_low] {
@@ -129,6 +132,7 @@ fn fold_of(words: &Words, origin: &Origin, user: &[u8; 16]) -> Option<Fold> {
         balance: Credits::from_units(balance.cast_signed()),
         transaction_count: count.cast_signed(),
         latest_seq: seq.cast_signed(),
+        unbatched_since: unbatched_since.cast_signed(),
     })
 }
 
@@ -210,6 +214,7 @@ mod tests {
             balance: Credits::from_units(i128::from(-rows) << 70),
             transaction_count: rows,
             latest_seq: -3 * rows,
+            unbatched_since: rows / 2,
         }
     }
 

@@ -13,17 +13,38 @@ struct Row {
     transaction: u64,
     units: i128,
     seq: i64,
+    is_batched: bool,
 }
 
-/// The rows that a coverage covers, summed up one by one.
+/// The rows that a coverage covers, summed up one by one, as if it had been stored.
 fn fold(rows: &[Row], coverage: &Coverage) -> Fold {
     let covered = || rows.iter().filter(|row| coverage.covers(row.transaction));
+    let transaction_count = i64::try_from(covered().count()).expect("a few");
     Fold {
         coverage: coverage.clone(),
         balance: Credits::from_units(covered().map(|row| row.units).sum()),
-        transaction_count: i64::try_from(covered().count()).expect("a few"),
+        transaction_count,
         latest_seq: covered().map(|row| row.seq).max().unwrap_or(0),
+        unbatched_since: transaction_count,
     }
+}
+
+/// The pass over those of the rows that `from` does not cover.
+fn pass(rows: &[Row], from: Fold, target: &Coverage, own: Option<u64>) -> DeltaPass {
+    let base = from.coverage.clone();
+    let reached = if target.contains(&base) { target } else { &base };
+    let mut pass = DeltaPass::new(from, target.clone(), own);
+    for row in rows.iter().filter(|row| !base.covers(row.transaction)) {
+        let delta_row = DeltaRow {
+            transaction: row.transaction,
+            amount: Credits::from_units(row.units),
+            seq: row.seq,
+            is_batched: row.is_batched,
+        };
+        assert_eq!(pass.add(&delta_row), Ok(reached.covers(row.transaction)));
+        assert_eq!(pass.add_in_flight(Credits::from_units(1)), Ok(()));
+    }
+    pass
 }
 
 /// A pass over the delta of a fold that was taken at any moment makes the fold of a later one, and sums what is there.
@@ -32,12 +53,12 @@ fn fold(rows: &[Row], coverage: &Coverage) -> Fold {
 /// If there are too few bytes.
 pub fn folds_what_is_covered(input: &mut Unstructured<'_>) -> Result<()> {
     let mut cluster = Cluster::new(input)?;
-    let mut moments = Vec::new();
-    for _ in 0..2 {
+    let mut coverages = Vec::new();
+    for _ in 0..4 {
         for _ in 0..input.int_in_range(0..=30)? {
             cluster.step(input)?;
         }
-        moments.push(cluster.now());
+        coverages.push(Coverage::up_to(&cluster.now().open()));
     }
     let now: Moment = cluster.now();
     let ids = now.ids();
@@ -47,27 +68,42 @@ pub fn folds_what_is_covered(input: &mut Unstructured<'_>) -> Result<()> {
             transaction: input.int_in_range(0..=ids.end / 2)?,
             units: input.int_in_range(-1000..=1000)?,
             seq: if input.ratio(1, 10)? { input.arbitrary()? } else { input.int_in_range(-3..=1000)? },
+            is_batched: input.ratio(1, 5)?,
         });
     }
-    // The rows that can be seen; what is in flight comes below.
+    // The rows that can be seen; what is in flight comes in each pass.
     rows.retain(|row| now.has_ended(row.transaction));
 
-    let [base, target] = [&moments[0], &moments[1]].map(|moment| Coverage::up_to(&moment.open()));
+    let [base, target] = [&coverages[0], &coverages[2]];
     // Now and then the wrong way round: then the fold stays as it is.
     let (base, target) = if input.ratio(1, 8)? { (target, base) } else { (base, target) };
     let own = rows.first().map(|row| row.transaction).filter(|&id| !base.covers(id));
-    let mut pass = DeltaPass::new(fold(&rows, &base), target.clone(), own);
-    let reached = if target.contains(&base) { &target } else { &base };
-    for row in rows.iter().filter(|row| !base.covers(row.transaction)) {
-        let row =
-            DeltaRow { transaction: row.transaction, amount: Credits::from_units(row.units), seq: row.seq };
-        assert_eq!(pass.add(&row), Ok(reached.covers(row.transaction)));
-        assert_eq!(pass.add_in_flight(Credits::from_units(1)), Ok(()));
-    }
+    let stored = fold(&rows, base);
+    let first = pass(&rows, stored.clone(), target, own);
     let sum = |rows: &mut dyn Iterator<Item = &Row>| Credits::from_units(rows.map(|row| row.units).sum());
-    assert_eq!(pass.balance(), sum(&mut rows.iter()));
-    assert_eq!(pass.balance_before(), Ok(sum(&mut rows.iter().filter(|row| own != Some(row.transaction)))));
-    assert_eq!(pass.latest_seq(), rows.iter().map(|row| row.seq).max());
-    assert_eq!(pass.into_advanced(), fold(&rows, reached), "{rows:?} from {base:?} to {target:?}");
+    assert_eq!(first.balance(), sum(&mut rows.iter()));
+    assert_eq!(first.balance_before(), Ok(sum(&mut rows.iter().filter(|row| own != Some(row.transaction)))));
+    assert_eq!(first.latest_seq(), rows.iter().map(|row| row.seq).max());
+    let reached = if target.contains(base) { target } else { base };
+    let advanced = first.into_advanced();
+    let expected = Fold { unbatched_since: advanced.unbatched_since, ..fold(&rows, reached) };
+    assert_eq!(advanced, expected, "{rows:?} from {base:?} to {target:?}");
+
+    let further = pass(&rows, advanced.clone(), &coverages[3], own).into_advanced();
+    for fold_then in [&stored, &advanced, &further] {
+        knows_of_batches(&rows, fold_then, &coverages);
+    }
     Ok(())
+}
+
+/// Whatever checkpoint is stored meanwhile: a fold that says so has gained no row of a batch since.
+fn knows_of_batches(rows: &[Row], further: &Fold, coverages: &[Coverage]) {
+    for stored in coverages.iter().filter(|stored| further.coverage.contains(stored)) {
+        let mut gained = rows
+            .iter()
+            .filter(|row| further.coverage.covers(row.transaction) && !stored.covers(row.transaction));
+        if further.gained_no_batch_since(&fold(rows, stored)) {
+            assert!(!gained.any(|row| row.is_batched), "{rows:?}: {further:?} since {stored:?}");
+        }
+    }
 }
