@@ -91,6 +91,11 @@ fn without_shared_memory_each_session_folds_for_itself() {
     assert_eq!(reader.balance(user(1)), dec!(60));
     let read = read_for_balance(&mut reader);
     assert!(read < 4, "its own fold is there: read {read}");
+    for _ in 0..200 {
+        writer.charge(user(1), dec!(0.1));
+    }
+    let read = read_for_balance(&mut reader);
+    assert!(read < 70, "its own is far behind the stored checkpoint: read {read}");
     reader.assert_sound();
     let log = cluster.log();
     assert!(log.contains("sharing folds is put off"), "{log}");

@@ -6,10 +6,10 @@ use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::Credits;
 use ledger::fold::{DeltaPass, Fold};
 
-use super::Id;
 use super::checkpoint::CheckpointScan;
 use super::delta::{BALANCE_COLUMNS, DeltaScan};
 use super::folds::Folds;
+use super::{Id, private};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{self, View};
@@ -68,15 +68,24 @@ impl Reader {
 
     fn balance(&mut self, user: &Id) -> Result<Balance, LedgerError> {
         xact::check_for_interrupts();
-        let base = match self.folds.furthest(user, |coverage| coverage.serves(&self.open)) {
-            Some(fold) => fold,
-            None => self.stored_fold(user)?,
-        };
+        let base = self.base(user)?;
         let coverage = base.coverage.clone();
         let mut pass = DeltaPass::new(base, self.target.clone(), None);
         self.delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
         self.folds.keep(user, pass.advanced());
         Ok(Balance { balance: pass.balance(), latest_seq: pass.latest_seq() })
+    }
+
+    /// The furthest fold that serves the reader: what it has to read is what came after.
+    fn base(&mut self, user: &Id) -> Result<Fold, LedgerError> {
+        let published = self.folds.published(user);
+        if let Some(fold) = published.filter(|fold| fold.coverage.serves(&self.open)) {
+            return Ok(fold);
+        }
+        let stored = self.stored_fold(user)?;
+        let own = private::get(user)
+            .filter(|own| own.coverage.serves(&self.open) && own.coverage.contains(&stored.coverage));
+        Ok(own.unwrap_or(stored))
     }
 
     /// The stored fold that the reader's snapshot sees. Whoever wrote it had ended before the snapshot was taken, and all

@@ -1,11 +1,11 @@
-//! The furthest fold of a user that is known: this backend's own, or one that another backend has published.
+//! Folds that this backend and others have published for each other.
 //!
-//! Both are true for good, as [`private`] says. Those that are shared save a backend the rows that others have read since
-//! its own last visit; its own are there when a shared one is too new for a reader, or was overwritten.
+//! A published fold saves a backend the rows that others have read since its own last visit. It is as far as what is stored,
+//! or nearly: settlement, which alone stores one, publishes it first. Where nothing can be published, a backend keeps its own
+//! as [`private`], which may have fallen far behind what is stored.
 
 use std::cell::{Cell, OnceCell};
 
-use ledger::coverage::Coverage;
 use ledger::fold::Fold;
 use ledger::shared_folds::{Origin, SharedFolds};
 
@@ -35,21 +35,18 @@ impl Folds {
         Self { shared }
     }
 
-    /// The fold with the most rows among those whose coverage is of use.
-    pub fn furthest(&self, user: &Id, is_of_use: impl Fn(&Coverage) -> bool) -> Option<Fold> {
-        let shared = self.shared.as_ref().and_then(|(folds, origin)| folds.get(origin, user));
-        [shared, private::get(user)]
-            .into_iter()
-            .flatten()
-            .filter(|fold| is_of_use(&fold.coverage))
-            .max_by_key(|fold| fold.transaction_count)
+    /// The published fold of the user.
+    pub fn published(&self, user: &Id) -> Option<Fold> {
+        let (folds, origin) = self.shared.as_ref()?;
+        folds.get(origin, user)
     }
 
-    /// Keeps the fold and publishes it, unless a further one is there.
+    /// Publishes the fold, or keeps it as this backend's own where that is not possible.
     pub fn keep(&self, user: &Id, fold: &Fold) {
-        private::keep(user, fold);
-        if let Some((folds, origin)) = &self.shared {
-            folds.publish(origin, user, fold);
+        let is_published =
+            self.shared.as_ref().is_some_and(|(folds, origin)| folds.publish(origin, user, fold));
+        if !is_published {
+            private::keep(user, fold);
         }
     }
 }

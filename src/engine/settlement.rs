@@ -25,7 +25,7 @@ use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan, Stored};
 use super::delta::DeltaScan;
 use super::folds::Folds;
 use super::touched::{self, Request};
-use super::{Id, notification, statistics};
+use super::{Id, notification, private, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::Access;
@@ -252,8 +252,10 @@ impl CommitView {
         stored: &Fold,
         now: &Moment,
     ) -> Result<(DeltaPass, Option<Refreshed>), LedgerError> {
-        let base = self.folds.furthest(user, |coverage| coverage.contains(&stored.coverage));
-        let base = base.unwrap_or_else(|| stored.clone());
+        let is_further = |fold: &Fold| fold.coverage.contains(&stored.coverage);
+        let published = self.folds.published(user).filter(is_further);
+        let known = published.or_else(|| private::get(user).filter(is_further));
+        let base = known.unwrap_or_else(|| stored.clone());
         let meets_all = base.gained_no_batch_since(stored);
         let (pass, batches) = checkpoint::fold_delta(&mut self.delta, user, base, now.target.clone())?;
         self.folds.keep(user, pass.advanced());

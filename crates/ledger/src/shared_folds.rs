@@ -67,14 +67,13 @@ impl SharedFolds {
         fold_of(&words, origin, user)
     }
 
-    /// Publishes a fold of the user, unless one with as many rows is there.
-    pub fn publish(&self, origin: &Origin, user: &[u8; 16], fold: &Fold) {
+    /// Publishes a fold of the user, unless one with as many rows is there. Whether one of the two is there now.
+    pub fn publish(&self, origin: &Origin, user: &[u8; 16], fold: &Fold) -> bool {
         let slot = self.slot(origin, user);
-        let Some((version, words)) = slot.read() else { return };
+        let Some((version, words)) = slot.read() else { return false };
         let known = fold_of(&words, origin, user);
-        if known.is_none_or(|known| known.transaction_count < fold.transaction_count) {
-            slot.write(version, &words_of(fold, origin, user));
-        }
+        known.is_some_and(|known| known.transaction_count >= fold.transaction_count)
+            || slot.write(version, &words_of(fold, origin, user))
     }
 
     fn slot(&self, origin: &Origin, user: &[u8; 16]) -> &Slot {
@@ -183,16 +182,17 @@ impl Slot {
     }
 
     /// Writes the words in place of those of this version, unless someone else was faster.
-    fn write(&self, version: u64, words: &Words) {
+    fn write(&self, version: u64, words: &Words) -> bool {
         let taken = self.version.compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed);
         if taken.is_err() {
-            return;
+            return false;
         }
         fence(Ordering::Release);
         for (shared, &word) in self.words.iter().zip(&words[..FIXED + straggler_count(words)]) {
             shared.store(word, Ordering::Relaxed);
         }
         self.version.store(version + 2, Ordering::Release);
+        true
     }
 }
 
@@ -223,7 +223,7 @@ mod tests {
         static FOLDS: SharedFolds = SharedFolds::empty();
         assert_eq!(FOLDS.get(&ORIGIN, &USER), None);
         for rows in 1..100 {
-            FOLDS.publish(&ORIGIN, &USER, &fold(rows));
+            assert!(FOLDS.publish(&ORIGIN, &USER, &fold(rows)));
             assert_eq!(FOLDS.get(&ORIGIN, &USER), Some(fold(rows)));
         }
     }
