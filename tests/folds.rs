@@ -76,6 +76,31 @@ fn a_ledger_that_its_owner_changes_is_read_afresh() {
     }
 }
 
+/// A change that is tried out leaves nothing behind, whether the ledger was opened to changes before or within.
+#[test]
+fn a_change_that_is_rolled_back_was_never_folded() {
+    const OPEN: &str = "ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only;";
+    const CLOSE: &str = "ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;";
+    const CHANGE: &str =
+        "UPDATE credits.credits_transactions SET amount = 5 WHERE transaction_type = 'usage';";
+    let db = Database::create_alone();
+    let (mut owner, mut other) = (db.connect(), db.connect());
+    other.grant(user(1), dec!(100));
+    other.charge(user(1), dec!(1));
+    for (before, within) in [("", format!("{OPEN}{CHANGE}{CLOSE}")), (OPEN, CHANGE.to_owned())] {
+        owner.run(before);
+        other.balance(user(1));
+        owner.run(&format!("BEGIN; {within}"));
+        assert_eq!(owner.balance(user(1)), dec!(95));
+        owner.run("ROLLBACK");
+        for session in [&mut other, &mut owner] {
+            assert_eq!(session.balance(user(1)), dec!(99));
+        }
+        owner.run(CLOSE);
+    }
+    other.assert_sound();
+}
+
 #[test]
 fn without_shared_memory_each_session_folds_for_itself() {
     let cluster =

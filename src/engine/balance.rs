@@ -6,15 +6,15 @@ use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::Credits;
 use ledger::fold::{DeltaPass, Fold};
 
+use super::Id;
 use super::checkpoint::CheckpointScan;
 use super::delta::{BALANCE_COLUMNS, DeltaScan};
 use super::folds::Folds;
-use super::{Id, private};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{self, View};
 use crate::pg::query;
-use crate::pg::relation::Access;
+use crate::pg::relation::{Access, Table};
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::xact;
 
@@ -55,13 +55,14 @@ impl Reader {
     fn open(relations: &Relations, snapshot: Snapshot) -> Self {
         let open = snapshot.open_transactions();
         let snapshot = Rc::new(snapshot);
+        let ledger = Table::open(relations.ledger, Access::Read);
         Self {
             relations: *relations,
             target: Coverage::up_to(&open),
             open,
-            folds: Folds::open(relations),
+            folds: Folds::open(relations, &ledger),
             checkpoints: None,
-            delta: DeltaScan::open(relations, Access::Read, Sight::AsOf(Rc::clone(&snapshot))),
+            delta: DeltaScan::open(relations, ledger, Access::Read, Sight::AsOf(Rc::clone(&snapshot))),
             snapshot,
         }
     }
@@ -83,7 +84,9 @@ impl Reader {
             return Ok(fold);
         }
         let stored = self.stored_fold(user)?;
-        let own = private::get(user)
+        let own = self
+            .folds
+            .own(user)
             .filter(|own| own.coverage.serves(&self.open) && own.coverage.contains(&stored.coverage));
         Ok(own.unwrap_or(stored))
     }

@@ -41,11 +41,11 @@ pub struct BatchedRow {
 pub struct DeltaScan(IndexScan);
 
 impl DeltaScan {
-    /// Opens the ledger. A transaction that has inserted has locked it for writing: so it is cheapest opened that way.
-    pub fn open(relations: &Relations, access: Access, sight: Sight) -> Self {
-        let table = Table::open(relations.ledger, access);
+    /// A scan of the ledger, which has been opened for this. A transaction that has inserted has locked it for writing: so it
+    /// is cheapest opened that way.
+    pub fn open(relations: &Relations, ledger: Table, access: Access, sight: Sight) -> Self {
         let index = Index::open(relations.delta_index, access);
-        Self(IndexScan::new(table, index, sight, 2))
+        Self(IndexScan::new(ledger, index, sight, 2))
     }
 
     /// Adds the user's rows that `from` does not cover to the pass, and shows those that it folds and that belong to a

@@ -11,6 +11,7 @@ use ledger::shared_folds::{Origin, SharedFolds};
 
 use super::{Id, private};
 use crate::pg::catalog::{self, Relations};
+use crate::pg::relation::Table;
 use crate::pg::{shared, xact};
 
 thread_local! {
@@ -23,16 +24,19 @@ thread_local! {
 /// The folds that a settlement or a reader may start from.
 pub struct Folds {
     shared: Option<(&'static SharedFolds, Origin)>,
+    is_append_only: bool,
 }
 
 impl Folds {
-    /// As of now: a ledger changed before is read afresh.
-    pub fn open(relations: &Relations) -> Self {
-        let shared = shared_folds().map(|folds| {
+    /// As of now: a ledger changed before is read afresh. While rows are changed by this transaction, or could be, no fold is
+    /// used or kept: this transaction may be rolled back.
+    pub fn open(relations: &Relations, ledger: &Table) -> Self {
+        let is_append_only = ledger.is_append_only();
+        let shared = shared_folds().filter(|_| is_append_only).map(|folds| {
             let epoch = enter_epoch(folds);
             (folds, Origin { database: shared::database(), ledger: relations.ledger.to_u32(), epoch })
         });
-        Self { shared }
+        Self { shared, is_append_only }
     }
 
     /// The published fold of the user.
@@ -41,11 +45,16 @@ impl Folds {
         folds.get(origin, user)
     }
 
+    /// This backend's own fold of the user.
+    pub fn own(&self, user: &Id) -> Option<Fold> {
+        private::get(user).filter(|_| self.is_append_only)
+    }
+
     /// Publishes the fold, or keeps it as this backend's own where that is not possible.
     pub fn keep(&self, user: &Id, fold: &Fold) {
         let is_published =
             self.shared.as_ref().is_some_and(|(folds, origin)| folds.publish(origin, user, fold));
-        if !is_published {
+        if !is_published && self.is_append_only {
             private::keep(user, fold);
         }
     }

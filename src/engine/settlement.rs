@@ -25,10 +25,10 @@ use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan, Stored};
 use super::delta::DeltaScan;
 use super::folds::Folds;
 use super::touched::{self, Request};
-use super::{Id, notification, private, statistics};
+use super::{Id, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::relation::Access;
+use crate::pg::relation::{Access, Table};
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::write::TableWriter;
 use crate::pg::{lock, xact};
@@ -231,11 +231,12 @@ struct CommitView {
 
 impl CommitView {
     fn open(relations: &Relations) -> Self {
+        let ledger = Table::open(relations.ledger, Access::Write);
         Self {
             relations: *relations,
-            folds: Folds::open(relations),
+            folds: Folds::open(relations, &ledger),
             checkpoints: CheckpointScan::open(relations),
-            delta: DeltaScan::open(relations, Access::Write, Sight::Dirty(DirtySnapshot::new())),
+            delta: DeltaScan::open(relations, ledger, Access::Write, Sight::Dirty(DirtySnapshot::new())),
         }
     }
 
@@ -254,7 +255,7 @@ impl CommitView {
     ) -> Result<(DeltaPass, Option<Refreshed>), LedgerError> {
         let is_further = |fold: &Fold| fold.coverage.contains(&stored.coverage);
         let published = self.folds.published(user).filter(is_further);
-        let known = published.or_else(|| private::get(user).filter(is_further));
+        let known = published.or_else(|| self.folds.own(user).filter(is_further));
         let base = known.unwrap_or_else(|| stored.clone());
         let meets_all = base.gained_no_batch_since(stored);
         let (pass, batches) = checkpoint::fold_delta(&mut self.delta, user, base, now.target.clone())?;

@@ -3,6 +3,7 @@
 //! Both are closed when dropped and keep their lock to the end of the transaction, as a query's do. While an error
 //! unwinds nothing is called: the server's abort releases what the resource owner holds.
 
+use std::ffi::CStr;
 use std::thread::panicking;
 
 use pgrx::pg_sys;
@@ -47,6 +48,25 @@ impl Table {
         unsafe {
             pg_sys::ConditionalLockRelationOid(oid, access.lock_mode())
                 .then(|| Self(pg_sys::table_open(oid, pg_sys::NoLock.cast_signed())))
+        }
+    }
+
+    /// Whether the rows that this transaction sees can only have been inserted, or changed by transactions that have ended:
+    /// the trigger `append_only` refuses all else in every session, and it is not this transaction that has enabled it.
+    pub fn is_append_only(&self) -> bool {
+        let mode = pg_sys::ShareRowExclusiveLock.cast_signed();
+        // SAFETY: the table is open; its description has as many triggers as it says, with names.
+        unsafe {
+            let description = (*self.0).trigdesc;
+            if description.is_null() || pg_sys::CheckRelationLockedByMe(self.0, mode, true) {
+                return false;
+            }
+            let count = usize::try_from((*description).numtriggers).unwrap_or_default();
+            let triggers = std::slice::from_raw_parts((*description).triggers, count);
+            triggers.iter().any(|trigger| {
+                trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
+                    && CStr::from_ptr(trigger.tgname) == c"append_only"
+            })
         }
     }
 
