@@ -101,8 +101,49 @@ fn a_change_that_is_rolled_back_was_never_folded() {
     other.assert_sound();
 }
 
+/// The same of a checkpoint.
 #[test]
-fn without_shared_memory_each_session_folds_for_itself() {
+fn a_checkpoint_that_was_never_stored_is_not_handed_on() {
+    let db = Database::create_alone();
+    let mut other = db.connect();
+    other.grant(user(1), dec!(100));
+    other.charge(user(1), dec!(1));
+    // It has just come, and begins with what is stored.
+    let mut owner = db.connect();
+    owner.run("BEGIN; UPDATE credits.user_balance_checkpoints SET balance = balance + 10");
+    assert_eq!(owner.balance(user(1)), dec!(109));
+    owner.run("ROLLBACK");
+    for session in [&mut other, &mut owner] {
+        assert_eq!(session.balance(user(1)), dec!(99));
+    }
+    other.assert_sound();
+}
+
+/// In one transaction or in two.
+#[test]
+fn a_checkpoint_that_is_made_anew_replaces_what_came_of_the_old_one() {
+    let db = Database::create_alone();
+    let (mut owner, mut other) = (db.connect(), db.connect());
+    other.grant(user(1), dec!(100));
+    other.charge(user(1), dec!(1));
+    for (begin, commit) in [("", ""), ("BEGIN", "COMMIT")] {
+        owner.balance(user(1));
+        owner.run("UPDATE credits.user_balance_checkpoints SET balance = balance + 10");
+        assert_eq!(db.connect().balance(user(1)), dec!(109));
+        assert_eq!(other.balance(user(1)), dec!(109), "as published");
+        owner.run(begin);
+        owner.run("DELETE FROM credits.user_balance_checkpoints");
+        owner.refresh(user(1));
+        owner.run(commit);
+        for session in [&mut other, &mut owner] {
+            assert_eq!(session.balance(user(1)), dec!(99));
+        }
+    }
+    other.assert_sound();
+}
+
+#[test]
+fn without_shared_memory_sessions_begin_with_what_is_stored() {
     let cluster =
         Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
     let _sealed = Sealed::new(cluster.data().join("pg_dynshmem"));
@@ -110,17 +151,12 @@ fn without_shared_memory_each_session_folds_for_itself() {
     let (mut writer, mut reader) = (db.connect(), db.connect());
     writer.grant(user(1), dec!(100));
     reader.balance(user(1));
-    for _ in 0..40 {
-        writer.charge(user(1), dec!(1));
-    }
-    assert_eq!(reader.balance(user(1)), dec!(60));
-    let read = read_for_balance(&mut reader);
-    assert!(read < 4, "its own fold is there: read {read}");
     for _ in 0..200 {
         writer.charge(user(1), dec!(0.1));
     }
     let read = read_for_balance(&mut reader);
-    assert!(read < 70, "its own is far behind the stored checkpoint: read {read}");
+    assert!(read < 70, "no further than the checkpoint interval: read {read}");
+    assert_eq!(reader.balance(user(1)), dec!(80));
     reader.assert_sound();
     let log = cluster.log();
     assert!(log.contains("sharing folds is put off"), "{log}");

@@ -51,9 +51,13 @@ CREATE FUNCTION credits.verify_ledger()
         FROM credits.checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
         WHERE c.is_positive <> (coalesce(s.balance, 0) > 0)
         UNION ALL
+        -- Not of a checkpoint that is named above: nothing can be read from one that holds no number of credits.
         SELECT 'balance', s.user_id, format('read as %s, the rows sum to %s', credits.get_user_balance(s.user_id), s.balance)
         FROM summed s
-        WHERE credits.get_user_balance(s.user_id) <> s.balance
+        LEFT JOIN credits.checkpoints c ON c.user_id = s.user_id
+        LEFT JOIN recomputed r ON r.user_id = s.user_id
+        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) THEN false
+                   ELSE credits.get_user_balance(s.user_id) <> s.balance END
         UNION ALL
         SELECT 'batch', coalesce(b.user_id, r.user_id),
                format('batch %s: stored %s in %s rows up to seq %s since %s, the covered rows make %s in %s rows up to seq %s since %s',

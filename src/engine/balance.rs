@@ -73,22 +73,17 @@ impl Reader {
         let coverage = base.coverage.clone();
         let mut pass = DeltaPass::new(base, self.target.clone(), None);
         self.delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
-        self.folds.keep(user, pass.advanced());
+        self.folds.publish(user, pass.advanced());
         Ok(Balance { balance: pass.balance(), latest_seq: pass.latest_seq() })
     }
 
-    /// The furthest fold that serves the reader: what it has to read is what came after.
+    /// A fold that serves the reader: what it has to read is what came after.
     fn base(&mut self, user: &Id) -> Result<Fold, LedgerError> {
         let published = self.folds.published(user);
-        if let Some(fold) = published.filter(|fold| fold.coverage.serves(&self.open)) {
-            return Ok(fold);
+        match published.filter(|fold| fold.coverage.serves(&self.open)) {
+            Some(fold) => Ok(fold),
+            None => self.stored_fold(user),
         }
-        let stored = self.stored_fold(user)?;
-        let own = self
-            .folds
-            .own(user)
-            .filter(|own| own.coverage.serves(&self.open) && own.coverage.contains(&stored.coverage));
-        Ok(own.unwrap_or(stored))
     }
 
     /// The stored fold that the reader's snapshot sees. Whoever wrote it had ended before the snapshot was taken, and all

@@ -9,7 +9,7 @@ use ledger::fold::{DeltaPass, Fold};
 use pgrx::pg_sys;
 
 use super::delta::{BatchedRow, DeltaScan};
-use super::{Id, private};
+use super::{Id, places};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::fetch::RowFetch;
@@ -72,7 +72,7 @@ impl CheckpointScan {
     /// The user's checkpoint as the snapshot sees it.
     pub fn find(&mut self, user: &Id, snapshot: &Rc<Snapshot>) -> Result<Option<Stored>, LedgerError> {
         // A row is rewritten on its page nearly always, so that the index goes on naming the same place for it.
-        let again = private::checkpoint_place(user).and_then(|place| self.fetch.at(place, snapshot));
+        let again = places::get(user).and_then(|place| self.fetch.at(place, snapshot));
         if let Some(row) = again.filter(|row| row.uuid(column::USER_ID) == *user) {
             return decode(user, &row).map(Some);
         }
@@ -84,7 +84,7 @@ impl CheckpointScan {
         scan.see_with(Sight::AsOf(Rc::clone(snapshot)));
         scan.seek([Key::UuidEqual(*user)]);
         let Some(stored) = scan.next().map(|row| decode(user, &row)) else { return Ok(None) };
-        private::keep_checkpoint_place(user, scan.place());
+        places::keep(user, scan.place());
         stored.map(Some)
     }
 }

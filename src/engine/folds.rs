@@ -1,17 +1,18 @@
 //! Folds that this backend and others have published for each other.
 //!
-//! A published fold saves a backend the rows that others have read since its own last visit. It is as far as what is stored,
-//! or nearly: settlement, which alone stores one, publishes it first. Where nothing can be published, a backend keeps its own
-//! as [`private`], which may have fallen far behind what is stored.
+//! What a coverage covers never changes, so a fold that was computed once stays true for good, written down or not, and
+//! even if the transaction that computed it rolls back. A published fold saves a backend the rows that others have read
+//! before. It is as far as what is stored, or nearly: settlement, which alone stores one, publishes it first.
+//! [`ledger::coverage::Coverage::serves`] says which readers may use one.
 
 use std::cell::{Cell, OnceCell};
 
 use ledger::fold::Fold;
 use ledger::shared_folds::{Origin, SharedFolds};
 
-use super::{Id, private};
+use super::Id;
 use crate::pg::catalog::{self, Relations};
-use crate::pg::relation::Table;
+use crate::pg::relation::{self, Table};
 use crate::pg::{shared, xact};
 
 thread_local! {
@@ -19,45 +20,65 @@ thread_local! {
     static SHARED: OnceCell<Option<&'static SharedFolds>> = const { OnceCell::new() };
     /// The generation of the ledger that this backend last entered an epoch with.
     static ENTERED: Cell<Option<u64>> = const { Cell::new(None) };
+    /// Whether the transaction is to forget what was published, when it commits.
+    static FORGETTING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The folds that a settlement or a reader may start from.
 pub struct Folds {
     shared: Option<(&'static SharedFolds, Origin)>,
-    is_append_only: bool,
+    /// What this transaction sees may differ from what they are made of.
+    may_differ: bool,
 }
 
 impl Folds {
-    /// As of now: a ledger changed before is read afresh. While rows are changed by this transaction, or could be, no fold is
-    /// used or kept: this transaction may be rolled back.
+    /// As of now: a ledger changed before is read afresh. None is used or published by a transaction that may have changed
+    /// rows or checkpoints: it may be rolled back.
     pub fn open(relations: &Relations, ledger: &Table) -> Self {
-        let is_append_only = ledger.is_append_only();
-        let shared = shared_folds().filter(|_| is_append_only).map(|folds| {
+        let shared = shared_folds().map(|folds| {
             let epoch = enter_epoch(folds);
             (folds, Origin { database: shared::database(), ledger: relations.ledger.to_u32(), epoch })
         });
-        Self { shared, is_append_only }
+        let may_differ = !ledger.is_append_only() || relation::may_have_written(relations.checkpoints);
+        Self { shared, may_differ }
     }
 
     /// The published fold of the user.
     pub fn published(&self, user: &Id) -> Option<Fold> {
-        let (folds, origin) = self.shared.as_ref()?;
+        let (folds, origin) = self.shared.as_ref().filter(|_| !self.may_differ)?;
         folds.get(origin, user)
     }
 
-    /// This backend's own fold of the user.
-    pub fn own(&self, user: &Id) -> Option<Fold> {
-        private::get(user).filter(|_| self.is_append_only)
-    }
-
-    /// Publishes the fold, or keeps it as this backend's own where that is not possible.
-    pub fn keep(&self, user: &Id, fold: &Fold) {
-        let is_published =
-            self.shared.as_ref().is_some_and(|(folds, origin)| folds.publish(origin, user, fold));
-        if !is_published && self.is_append_only {
-            private::keep(user, fold);
+    /// Publishes the fold.
+    pub fn publish(&self, user: &Id, fold: &Fold) {
+        if let Some((folds, origin)) = self.shared.as_ref().filter(|_| !self.may_differ) {
+            folds.publish(origin, user, fold);
         }
     }
+
+    /// The user's checkpoint is gone, perhaps because it was wrong: what was published of it is not used from here on, and by
+    /// nobody when the transaction has committed. A user of whom no row was folded never had a checkpoint.
+    pub fn forget(&mut self, user: &Id) {
+        let known = self.shared.as_ref().and_then(|(folds, origin)| folds.get(origin, user));
+        if known.is_some_and(|fold| fold.transaction_count > 0) {
+            self.may_differ = true;
+            FORGETTING.set(true);
+        }
+    }
+}
+
+/// The transaction has committed: what it was to forget is forgotten.
+pub fn committed() {
+    if FORGETTING.take()
+        && let Some(folds) = shared_folds()
+    {
+        folds.begin_epoch();
+    }
+}
+
+/// The transaction has not committed.
+pub fn rolled_back() {
+    FORGETTING.set(false);
 }
 
 fn shared_folds() -> Option<&'static SharedFolds> {

@@ -2,8 +2,8 @@
 //!
 //! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
 //! - [`checkpoint`]: stored checkpoints, and folding a delta with its batches into one
-//! - [`private`]: the checkpoints that a backend keeps in its own memory
-//! - [`folds`]: the furthest fold of a user, its own or one that another backend has published
+//! - [`places`]: where a backend last found the stored checkpoints
+//! - [`folds`]: folds that backends publish for each other
 //! - [`balance`]: what a reader sees
 //! - [`batches`]: what it sees of the batches that a delta touches
 //! - [`touched`]: the users whose balance a transaction changes
@@ -17,7 +17,7 @@ pub mod checkpoint;
 pub mod delta;
 pub mod folds;
 pub mod notification;
-pub mod private;
+pub mod places;
 pub mod settlement;
 pub mod statistics;
 pub mod touched;
@@ -30,10 +30,14 @@ pub fn init() {
     crate::pg::catalog::init();
     crate::pg::xact::init(crate::pg::xact::Hooks {
         before_commit: settlement::settle_touched,
-        committed: statistics::publish,
+        committed: || {
+            statistics::publish();
+            folds::committed();
+        },
         forget: || {
             touched::forget();
             statistics::forget();
+            folds::rolled_back();
         },
     });
 }

@@ -120,7 +120,13 @@ fn decide(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerEr
     for &(user, request) in users {
         xact::check_for_interrupts();
         let stored = view.stored(&user, &now)?;
-        let from = stored.as_ref().map_or_else(Fold::default, |(_, checkpoint)| checkpoint.fold.clone());
+        let from = match &stored {
+            Some((_, checkpoint)) => checkpoint.fold.clone(),
+            None => {
+                view.folds.forget(&user);
+                Fold::default()
+            }
+        };
         let (pass, refreshed) = view.pass(&user, &from, &now)?;
         let mut checkpoint = match &stored {
             Some((_, checkpoint)) => checkpoint.clone(),
@@ -245,7 +251,7 @@ impl CommitView {
         self.checkpoints.find(user, &now.snapshot)
     }
 
-    /// One pass over the user's delta, from the stored fold on or from a further one that is known. It also tells what the
+    /// One pass over the user's delta, from the stored fold on or from a published one that is further. It also tells what the
     /// checkpoint becomes by a refresh, if it has met all the rows of batches that the refresh folds.
     fn pass(
         &mut self,
@@ -253,13 +259,12 @@ impl CommitView {
         stored: &Fold,
         now: &Moment,
     ) -> Result<(DeltaPass, Option<Refreshed>), LedgerError> {
-        let is_further = |fold: &Fold| fold.coverage.contains(&stored.coverage);
-        let published = self.folds.published(user).filter(is_further);
-        let known = published.or_else(|| self.folds.own(user).filter(is_further));
-        let base = known.unwrap_or_else(|| stored.clone());
+        let published = self.folds.published(user);
+        let further = published.filter(|fold| fold.coverage.contains(&stored.coverage));
+        let base = further.unwrap_or_else(|| stored.clone());
         let meets_all = base.gained_no_batch_since(stored);
         let (pass, batches) = checkpoint::fold_delta(&mut self.delta, user, base, now.target.clone())?;
-        self.folds.keep(user, pass.advanced());
+        self.folds.publish(user, pass.advanced());
         let refreshed = meets_all.then(|| Refreshed { fold: pass.advanced().clone(), batches });
         Ok((pass, refreshed))
     }

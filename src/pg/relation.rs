@@ -32,6 +32,12 @@ pub fn lock(oid: pg_sys::Oid, access: Access) {
     unsafe { pg_sys::LockRelationOid(oid, access.lock_mode()) }
 }
 
+/// Whether this transaction has locked the relation for writing, so that it sees changes of its own there, perhaps.
+pub fn may_have_written(oid: pg_sys::Oid) -> bool {
+    // SAFETY: a look at the locks of this backend.
+    unsafe { pg_sys::CheckRelationOidLockedByMe(oid, Access::Write.lock_mode(), true) }
+}
+
 /// An open table.
 pub struct Table(pg_sys::Relation);
 

@@ -1,0 +1,44 @@
+//! Where this backend last found the stored checkpoints, which is where they are looked for first.
+
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+
+use super::Id;
+use crate::pg::catalog;
+use crate::pg::fetch::Place;
+
+/// Users kept: a quarter of a megabyte.
+const CAPACITY: NonZeroUsize = NonZeroUsize::new(4096).expect("above zero");
+
+struct Places {
+    of_users: LruCache<Id, Place>,
+    generation: u64,
+}
+
+thread_local! {
+    static PLACES: RefCell<Places> = RefCell::new(Places { of_users: LruCache::new(CAPACITY), generation: 0 });
+}
+
+fn with<R>(work: impl FnOnce(&mut LruCache<Id, Place>) -> R) -> R {
+    PLACES.with_borrow_mut(|places| {
+        // A changed table, a rewritten one above all, is read afresh.
+        let generation = catalog::ledger_generation();
+        if places.generation != generation {
+            places.of_users.clear();
+            places.generation = generation;
+        }
+        work(&mut places.of_users)
+    })
+}
+
+/// Where the user's checkpoint was last found. It may have moved since.
+pub fn get(user: &Id) -> Option<Place> {
+    with(|places| places.get(user).copied())
+}
+
+/// Keeps where the user's checkpoint was found.
+pub fn keep(user: &Id, place: Place) {
+    with(|places| places.put(*user, place));
+}
