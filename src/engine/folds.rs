@@ -43,15 +43,19 @@ impl Folds {
         Self { shared, may_differ }
     }
 
+    fn usable(&self) -> Option<&(&'static SharedFolds, Origin)> {
+        self.shared.as_ref().filter(|_| !self.may_differ)
+    }
+
     /// The published fold of the user.
     pub fn published(&self, user: &Id) -> Option<Fold> {
-        let (folds, origin) = self.shared.as_ref().filter(|_| !self.may_differ)?;
+        let (folds, origin) = self.usable()?;
         folds.get(origin, user)
     }
 
     /// Publishes the fold.
     pub fn publish(&self, user: &Id, fold: &Fold) {
-        if let Some((folds, origin)) = self.shared.as_ref().filter(|_| !self.may_differ) {
+        if let Some((folds, origin)) = self.usable() {
             folds.publish(origin, user, fold);
         }
     }

@@ -48,8 +48,8 @@ impl SharedFolds {
         Self { epoch: AtomicU64::new(0), slots: [const { Slot::new() }; SLOTS] }
     }
 
-    /// The current epoch. Whoever then makes sure to have learnt of all changes of the ledger so far, and finds none that it
-    /// has not forgotten its own folds for, may read and publish in this epoch. Otherwise it begins a new one.
+    /// The current epoch. Whoever then makes sure to have learnt of all changes of the ledger so far, and finds none since it
+    /// entered an epoch before, may read and publish in this one. Otherwise it begins a new one.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
@@ -67,13 +67,14 @@ impl SharedFolds {
         fold_of(&words, origin, user)
     }
 
-    /// Publishes a fold of the user, unless one with as many rows is there. Whether one of the two is there now.
-    pub fn publish(&self, origin: &Origin, user: &[u8; 16], fold: &Fold) -> bool {
+    /// Publishes a fold of the user, unless one with as many rows is there.
+    pub fn publish(&self, origin: &Origin, user: &[u8; 16], fold: &Fold) {
         let slot = self.slot(origin, user);
-        let Some((version, words)) = slot.read() else { return false };
+        let Some((version, words)) = slot.read() else { return };
         let known = fold_of(&words, origin, user);
-        known.is_some_and(|known| known.transaction_count >= fold.transaction_count)
-            || slot.write(version, &words_of(fold, origin, user))
+        if known.is_none_or(|known| known.transaction_count < fold.transaction_count) {
+            slot.write(version, &words_of(fold, origin, user));
+        }
     }
 
     fn slot(&self, origin: &Origin, user: &[u8; 16]) -> &Slot {
@@ -182,17 +183,16 @@ impl Slot {
     }
 
     /// Writes the words in place of those of this version, unless someone else was faster.
-    fn write(&self, version: u64, words: &Words) -> bool {
+    fn write(&self, version: u64, words: &Words) {
         let taken = self.version.compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed);
         if taken.is_err() {
-            return false;
+            return;
         }
         fence(Ordering::Release);
         for (shared, &word) in self.words.iter().zip(&words[..FIXED + straggler_count(words)]) {
             shared.store(word, Ordering::Relaxed);
         }
         self.version.store(version + 2, Ordering::Release);
-        true
     }
 }
 
@@ -223,7 +223,8 @@ mod tests {
         static FOLDS: SharedFolds = SharedFolds::empty();
         assert_eq!(FOLDS.get(&ORIGIN, &USER), None);
         for rows in 1..100 {
-            assert!(FOLDS.publish(&ORIGIN, &USER, &fold(rows)));
+            assert_ne!(FOLDS.get(&ORIGIN, &USER), Some(fold(rows)));
+            FOLDS.publish(&ORIGIN, &USER, &fold(rows));
             assert_eq!(FOLDS.get(&ORIGIN, &USER), Some(fold(rows)));
         }
     }
