@@ -1,4 +1,4 @@
-/* Settlement at commit, as src/settlement carries it out, for spin. README.md in this folder says what is abstracted.
+/* Settlement at commit, as src/engine/settlement.rs carries it out, for spin. README.md in this folder says what is abstracted.
 
    TRANSACTIONS insert at most one row for each of USERS, roll back or settle, then commit or fail. Each of REFRESHERS
    has no rows and refreshes one user's checkpoint. Every schedule and every choice of amounts is explored. Claims:
@@ -11,7 +11,8 @@
                  (heap_update would wait, then fail the commit with "tuple concurrently updated")
    - and no deadlock: everyone ends.
 
-   NO_... removes one part of the protocol. Each must be found wrong: see the script `check`. */
+   HEADROOM adds what src/engine/shared.rs tells of headroom. NO_... and COUNT_... remove or change one part of the protocol. Each
+   must be found wrong: see the script `check`. */
 
 #ifndef TRANSACTIONS
 #define TRANSACTIONS 2
@@ -39,6 +40,7 @@
 #define NOBODY 255
 #define STRIPE_OF(user) ((user) % STRIPES)
 #define AMOUNT(t, user) amount[(t) * USERS + (user)]
+#define TOUCHED(user, s) (STRIPE_OF(user) == (s) && AMOUNT(me, user) != 0)
 #define BIT(n) (1 << (n))
 #define HAS(set, n) (((set) >> (n)) & 1)
 #define POSITIVE(balance) ((balance) > 0)
@@ -69,6 +71,11 @@ bool  refreshing[USERS];                /* the try-lock of a counted refresh */
 
 /* What listeners know. */
 bool  announced[USERS];
+
+#ifdef HEADROOM
+/* Shared memory: all that settlements of the user's charges have counted, and up to where the balance stays above zero. */
+short spent[USERS], limit[USERS];
+#endif
 
 bool  missed, doubled, lost_flip, inexact, collision;
 byte  ended;
@@ -126,6 +133,9 @@ inline drop_snapshot() {
     do
     :: u < USERS ->
        seen_exists[u] = 0; seen_positive[u] = 0; seen_balance[u] = 0; seen_covered[u] = 0; seen_version[u] = 0;
+#ifdef HEADROOM
+       seen_spent[u] = 0;
+#endif
        u++
     :: else -> break
     od;
@@ -203,6 +213,49 @@ inline write_row(user, extend, state, announces) {
   }
 }
 
+#ifdef HEADROOM
+#define DEBIT(user) (AMOUNT(me, user) < 0 -> -AMOUNT(me, user) : 0)
+#define CREDIT(user) (AMOUNT(me, user) > 0 -> AMOUNT(me, user) : 0)
+
+/* Counts the own charges of the stripe's users. */
+inline count_charges(s) {
+  user = 0;
+  do
+  :: user < USERS ->
+     atomic {
+       if
+       :: TOUCHED(user, s) ->
+          seen_spent[user] = spent[user] + DEBIT(user);
+#ifndef COUNT_AFTER_CHECK
+          spent[user] = seen_spent[user]
+#endif
+       :: else
+       fi
+     };
+     user++
+  :: else -> user = 0; break
+  od
+}
+
+/* What the pass leaves to be spent; own grants may still be rolled back. */
+inline publish(user) {
+  d_step {
+#ifdef COUNT_OWN_GRANTS
+    margin = lowest;
+#else
+    margin = lowest - CREDIT(user);
+#endif
+#ifdef COUNT_AFTER_SCAN
+    margin = margin + spent[user];
+#else
+    margin = margin + seen_spent[user];
+#endif
+    if :: seen_positive[user] && margin > limit[user] -> limit[user] = margin :: else fi;
+    margin = 0
+  }
+}
+#endif
+
 /* Counted refresh, the stripe held SHARE: skipped if someone else is at it, state columns unchanged. */
 inline refresh(user) {
   if
@@ -241,11 +294,15 @@ inline decide(user) {
   fi
 }
 
-#define TOUCHED(user, s) (STRIPE_OF(user) == (s) && AMOUNT(me, user) != 0)
-
 inline settle_stripe(s) {
+#ifdef COUNT_BEFORE_LOCK
+  count_charges(s);
+#endif
 #ifndef NO_SHARED_LOCK
   if :: !forced -> lock_share(s) :: else fi;
+#endif
+#if defined(HEADROOM) && !defined(COUNT_BEFORE_LOCK)
+  count_charges(s);
 #endif
   if :: !forced -> take_snapshot() :: else fi;
   straddles = forced; user = 0;
@@ -254,10 +311,27 @@ inline settle_stripe(s) {
      if
      :: TOUCHED(user, s) ->
         if
+#ifdef HEADROOM
+        :: seen_spent[user] < limit[user] && !counted ->
+#ifdef COUNT_AFTER_CHECK
+           spent[user] = spent[user] + DEBIT(user)
+#else
+           skip
+#endif
+        :: !(seen_spent[user] < limit[user] && !counted) && !seen_exists[user] -> straddles = true
+#else
         :: !seen_exists[user] -> straddles = true
+#endif
         :: else ->
            scan_dirty(user);
            straddles = (POSITIVE(lowest) != seen_positive[user]) || (POSITIVE(highest) != seen_positive[user])
+#ifdef HEADROOM
+           ;
+#ifdef COUNT_AFTER_CHECK
+           spent[user] = spent[user] + DEBIT(user);
+#endif
+           if :: !straddles -> publish(user) :: else fi
+#endif
         fi;
 #ifdef REFRESH_BEFORE_DECISION
         if :: !straddles && counted -> refresh(user); take_snapshot() :: else fi;
@@ -360,12 +434,17 @@ inline release() {
   }
 }
 
+#ifdef HEADROOM
+#define HEADROOM_LOCALS ; short seen_spent[USERS], margin
+#else
+#define HEADROOM_LOCALS
+#endif
 #define LOCALS \
   byte mode[STRIPES]; byte try_locks; byte u, user, t, n, first; \
   byte snapshot_committed, snapshot_ended; \
   bool seen_exists[USERS], seen_positive[USERS]; short seen_balance[USERS]; \
   byte seen_covered[USERS], seen_version[USERS]; \
-  short settled, lowest, highest; bool straddles, forced, counted
+  short settled, lowest, highest; bool straddles, forced, counted HEADROOM_LOCALS
 
 proctype Transaction(byte me) {
   LOCALS;
@@ -431,11 +510,19 @@ init {
     do
     :: u < USERS ->
        exists[u] = true; positive[u] = POSITIVE(base); announced[u] = POSITIVE(base); balance[u] = base;
-       writer[u] = NOBODY; u++
+       writer[u] = NOBODY;
+#ifdef HEADROOM
+       /* As an earlier settlement has left it. */
+       if :: base > 0 -> limit[u] = base :: else fi;
+#endif
+       u++
     :: else -> break
     od;
 #ifdef NEW_USER
-    exists[0] = false; positive[0] = false; balance[0] = base
+    exists[0] = false; positive[0] = false; balance[0] = base;
+#ifdef HEADROOM
+    limit[0] = 0
+#endif
 #endif
   };
   do

@@ -26,7 +26,6 @@ ALTER FUNCTION credits.get_users_balances_bulk(uuid[], integer) RESET search_pat
 ALTER FUNCTION credits.list_all_transactions(bigint, bigint, text, text[], timestamptz, timestamptz, bigint) RESET search_path;
 ALTER FUNCTION credits.list_transactions_with_batches(uuid, bigint, bigint, text, text[], timestamptz, timestamptz, bigint) RESET search_path;
 ALTER FUNCTION credits.list_user_transactions(uuid, bigint, bigint, text, text[], timestamptz, timestamptz, bigint) RESET search_path;
-ALTER FUNCTION credits.note_transaction() RESET search_path;
 ALTER FUNCTION credits.refresh_checkpoint(uuid) RESET search_path;
 ALTER FUNCTION credits.refresh_checkpoints_bulk(uuid[]) RESET search_path;
 ALTER FUNCTION credits.refuse_change() RESET search_path;
@@ -35,6 +34,29 @@ ALTER FUNCTION credits.sum_recent_transactions_grouped(uuid, bigint, timestamptz
 ALTER FUNCTION credits.sum_transactions_after_date(uuid, timestamptz) RESET search_path;
 ALTER FUNCTION credits.sum_transactions_after_date_grouped(uuid, timestamptz) RESET search_path;
 ALTER FUNCTION credits.transaction_exists_by_source_id(text) RESET search_path;
+
+-- Settlements rely on what all others have charged, which the library of 0.1.0 does not tell them: it has no such function, so
+-- that its sessions cannot insert any more.
+CREATE OR REPLACE FUNCTION credits.note_transaction() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'note_row';
+COMMENT ON FUNCTION credits.note_transaction() IS
+    'Trigger: notes the user of an inserted row and its amount in backend memory; the user is settled when the transaction commits.';
+
+-- What sessions tell each other of users comes from checkpoints, too. The engine's own writes fire no triggers.
+CREATE FUNCTION credits.announce_change() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'announce_change';
+COMMENT ON FUNCTION credits.announce_change() IS
+    'Trigger: has every session forget what it knows of users, when the transaction has committed.';
+
+CREATE TRIGGER announce_change
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.user_balance_checkpoints
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change();
+ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER announce_change;
+COMMENT ON TRIGGER announce_change ON credits.user_balance_checkpoints IS
+    'A checkpoint that was changed or deleted by hand is looked at again.';
+REVOKE ALL ON FUNCTION credits.announce_change() FROM PUBLIC;
 
 -- The index of deltas without seq.
 DROP INDEX credits.credits_transactions_delta_idx;

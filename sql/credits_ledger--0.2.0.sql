@@ -171,9 +171,9 @@ COMMENT ON TRIGGER append_only ON credits.credits_transactions IS
 
 CREATE FUNCTION credits.note_transaction() RETURNS trigger
     LANGUAGE c
-    AS 'MODULE_PATHNAME', 'note_transaction';
+    AS 'MODULE_PATHNAME', 'note_row';
 COMMENT ON FUNCTION credits.note_transaction() IS
-    'Trigger: notes the user of an inserted row in backend memory; the user is settled when the transaction commits.';
+    'Trigger: notes the user of an inserted row and its amount in backend memory; the user is settled when the transaction commits.';
 
 -- ALWAYS: rows that logical replication applies are settled on the server they land in.
 CREATE TRIGGER note_transaction
@@ -289,6 +289,20 @@ CREATE TRIGGER leave_out_replicated
 ALTER TABLE credits.batch_aggregates ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.batch_aggregates IS
     'Keeps the batch totals of other databases out.';
+
+-- What sessions tell each other of users comes from checkpoints, too. The engine's own writes fire no triggers.
+CREATE FUNCTION credits.announce_change() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'announce_change';
+COMMENT ON FUNCTION credits.announce_change() IS
+    'Trigger: has every session forget what it knows of users, when the transaction has committed.';
+
+CREATE TRIGGER announce_change
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.user_balance_checkpoints
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change();
+ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER announce_change;
+COMMENT ON TRIGGER announce_change ON credits.user_balance_checkpoints IS
+    'A checkpoint that was changed or deleted by hand is looked at again.';
 /* </end connected objects> */
 
 /* <begin connected objects> */

@@ -2,20 +2,25 @@
 
 use credits_ledger_tests::{Database, Refused, dec, user};
 
-/// The functions behind the ledger's triggers know no other table.
+/// The functions behind the triggers know no other table.
 #[test]
-fn triggers_belong_to_the_ledger() {
+fn triggers_belong_to_their_tables() {
     let db = Database::create();
     let mut session = db.connect();
     session.run("CREATE TABLE other (id uuid, user_id uuid)");
-    for (when, timing) in [("ROW", "AFTER"), ("ROW", "BEFORE"), ("STATEMENT", "AFTER")] {
+    for (when, timing, function, table) in [
+        ("ROW", "AFTER", "note_transaction", "credits_transactions"),
+        ("ROW", "BEFORE", "note_transaction", "credits_transactions"),
+        ("STATEMENT", "AFTER", "note_transaction", "credits_transactions"),
+        ("STATEMENT", "AFTER", "announce_change", "user_balance_checkpoints"),
+    ] {
         session.run(&format!(
-            "CREATE TRIGGER other {timing} INSERT ON other FOR EACH {when} EXECUTE FUNCTION credits.note_transaction()"
+            "CREATE TRIGGER other {timing} INSERT ON other FOR EACH {when} EXECUTE FUNCTION credits.{function}()"
         ));
         let error = session
             .try_run("INSERT INTO other VALUES (gen_random_uuid(), gen_random_uuid())")
             .refused("39P01");
-        assert!(error.message().contains("credits.credits_transactions only"), "{error:?}");
+        assert!(error.message().ends_with(&format!("credits.{table} only")), "{error:?}");
         session.run("DROP TRIGGER other ON other");
     }
 }

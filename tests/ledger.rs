@@ -24,6 +24,7 @@ mod differential;
 mod encodings;
 mod folds;
 mod guard;
+mod headroom;
 mod idempotency;
 mod import;
 mod interleavings;

@@ -75,7 +75,8 @@ const SILENT: [&str; 6] = [
 
 /// Not asked here: `create_transaction` and the import have tests of their own, `settlement_statistics` counts without saying
 /// whose, the others run behind the scenes.
-const NOT_ASKED: [&str; 8] = [
+const NOT_ASKED: [&str; 9] = [
+    "announce_change",
     "create_transaction",
     "current_xact_id",
     "guard_ledger",

@@ -9,7 +9,7 @@ use ledger::fold::{DeltaPass, Fold};
 use super::Id;
 use super::checkpoint::CheckpointScan;
 use super::delta::{BALANCE_COLUMNS, DeltaScan};
-use super::folds::Folds;
+use super::shared::Shared;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{self, View};
@@ -44,7 +44,7 @@ struct Reader {
     relations: Relations,
     snapshot: Rc<Snapshot>,
     open: OpenTransactions,
-    folds: Folds,
+    shared: Shared,
     /// Opened for the first user that there is no fold of.
     checkpoints: Option<CheckpointScan>,
     delta: DeltaScan,
@@ -60,7 +60,7 @@ impl Reader {
             relations: *relations,
             target: Coverage::up_to(&open),
             open,
-            folds: Folds::open(relations, &ledger),
+            shared: Shared::open(relations, &ledger),
             checkpoints: None,
             delta: DeltaScan::open(relations, ledger, Access::Read, Sight::AsOf(Rc::clone(&snapshot))),
             snapshot,
@@ -73,13 +73,13 @@ impl Reader {
         let coverage = base.coverage.clone();
         let mut pass = DeltaPass::new(base, self.target.clone(), None);
         self.delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
-        self.folds.publish(user, pass.advanced());
+        self.shared.publish_fold(user, pass.advanced());
         Ok(Balance { balance: pass.balance(), latest_seq: pass.latest_seq() })
     }
 
     /// A fold that serves the reader: what it has to read is what came after.
     fn base(&mut self, user: &Id) -> Result<Fold, LedgerError> {
-        let published = self.folds.published(user);
+        let published = self.shared.fold(user);
         match published.filter(|fold| fold.coverage.serves(&self.open)) {
             Some(fold) => Ok(fold),
             None => self.stored_fold(user),

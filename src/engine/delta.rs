@@ -4,7 +4,7 @@ use ledger::coverage::Coverage;
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::{DeltaPass, DeltaRow};
 
-use super::Id;
+use super::{Id, touched};
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::Row;
@@ -13,6 +13,7 @@ use crate::pg::snapshot::Sight;
 
 /// Columns of `credits_transactions`.
 mod column {
+    pub const USER_ID: usize = 2;
     pub const TRANSACTION_TYPE: usize = 3;
     pub const AMOUNT: usize = 4;
     pub const BATCH: usize = 7;
@@ -108,6 +109,11 @@ fn batched_row(row: &Row<'_>) -> Option<BatchedRow> {
         seq: row.int8(column::SEQ),
         created_at: row.int8(column::CREATED_AT),
     })
+}
+
+/// Notes a row that the transaction has inserted.
+pub fn note(row: &Row<'_>) {
+    touched::note_row(row.uuid(column::USER_ID), signed_amount(row));
 }
 
 fn signed_amount(row: &Row<'_>) -> Credits {

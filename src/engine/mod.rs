@@ -3,7 +3,7 @@
 //! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
 //! - [`checkpoint`]: stored checkpoints, and folding a delta with its batches into one
 //! - [`places`]: where a backend last found the stored checkpoints
-//! - [`folds`]: folds that backends publish for each other
+//! - [`shared`]: what backends tell each other: folds, and how much users can spend
 //! - [`balance`]: what a reader sees
 //! - [`batches`]: what it sees of the batches that a delta touches
 //! - [`touched`]: the users whose balance a transaction changes
@@ -15,10 +15,10 @@ pub mod balance;
 pub mod batches;
 pub mod checkpoint;
 pub mod delta;
-pub mod folds;
 pub mod notification;
 pub mod places;
 pub mod settlement;
+pub mod shared;
 pub mod statistics;
 pub mod touched;
 
@@ -30,14 +30,11 @@ pub fn init() {
     crate::pg::catalog::init();
     crate::pg::xact::init(crate::pg::xact::Hooks {
         before_commit: settlement::settle_touched,
-        committed: || {
-            statistics::publish();
-            folds::committed();
-        },
+        before_prepare: settlement::count_prepared,
+        committed: statistics::publish,
         forget: || {
             touched::forget();
             statistics::forget();
-            folds::rolled_back();
         },
     });
 }

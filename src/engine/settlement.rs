@@ -3,14 +3,15 @@
 //! For each stripe, in ascending order:
 //!
 //! 1. Share the stripe: several transactions may look at its users at once, none may announce a crossing meanwhile.
-//! 2. Read each user's checkpoint as of now, then its delta dirty. Rows of transactions that have not ended span an
+//! 2. Count what the transaction charges each user. One that is known to stay above zero all the same needs no more.
+//! 3. Read each other user's checkpoint as of now, then its delta dirty. Rows of transactions that have not ended span an
 //!    interval of balances; if all of it lies on the announced side of zero, there is nothing to decide. Nobody waited.
-//! 3. Otherwise let go of the stripe and take it exclusively, which waits for those who are committing on it. Every row
+//! 4. Otherwise let go of the stripe and take it exclusively, which waits for those who are committing on it. Every row
 //!    that is still in flight now is followed by a settlement of its own, so committed and own rows alone decide. Every
 //!    touched user of the stripe is read again: while the stripe was let go, someone may have settled it without our row.
 //!
-//! Locks are released when the commit is visible. Of the transactions that together make a crossing, the one that scans
-//! last sees the rows of all others, committed or in flight, so it goes exclusive and decides on the true sum.
+//! Locks are released when the commit is visible. Of the transactions that together make a crossing, the one that looks
+//! last sees the rows of all others, committed or in flight, or counted, so it goes exclusive and decides on the true sum.
 
 use std::cell::LazyCell;
 use std::rc::Rc;
@@ -18,13 +19,14 @@ use std::rc::Rc;
 use ledger::coverage::Coverage;
 use ledger::crossing::Direction;
 use ledger::fold::{DeltaPass, Fold};
+use ledger::shared::headroom::Counted;
 use ledger::statistics::Event;
 use ledger::stripe;
 
 use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan, Stored};
 use super::delta::DeltaScan;
-use super::folds::Folds;
-use super::touched::{self, Request};
+use super::shared::Shared;
+use super::touched::{self, Noted, Request};
 use super::{Id, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -36,39 +38,155 @@ use crate::settings;
 
 /// Settles everyone that the transaction touched. An error rolls the transaction back.
 pub fn settle_touched() {
-    let touched = touched::take();
-    if touched.is_empty() {
-        return;
-    }
-    // Gone if the transaction dropped the extension.
-    let Some(relations) = Relations::lookup() else { return };
-    let mut users: Vec<(Id, Request)> = touched.into_iter().collect();
-    stripe::sort_for_settlement(&mut users, |&(user, _)| user);
-    // What the last statement did is not visible to our snapshots yet. A dirty scan sees its ledger rows all the same, but
-    // the statement may have changed checkpoints, too.
-    xact::see_own_changes();
-
-    let mut view = CommitView::open(&relations);
-    for users in users.chunk_by(|(a, _), (b, _)| stripe::of_user(a) == stripe::of_user(b)) {
-        settle_stripe(&mut view, users).unwrap_or_else(|error| error.raise());
+    let Some((mut settlement, mut users)) = begin() else { return };
+    stripe::sort_for_settlement(&mut users, |settled| settled.user);
+    for users in users.chunk_by_mut(|a, b| stripe::of_user(&a.user) == stripe::of_user(&b.user)) {
+        settlement.settle_stripe(users).unwrap_or_else(|error| error.raise());
     }
 }
 
-fn settle_stripe(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerError> {
-    let stripe = stripe::of_user(&users[0].0);
-    if users.iter().all(|&(_, request)| request != Request::Refresh) {
-        lock::share_stripe(stripe);
-        if let Agreement::All { lagging } = assess(view, users)? {
-            // Not before: with a user in doubt the stripe is let go, and others could write what we have written.
-            if !lagging.is_empty() {
-                refresh_if_free(&view.relations, stripe, &lagging);
-            }
-            return Ok(());
-        }
-        lock::release_shared_stripe(stripe);
+/// Counts what a transaction charges that is about to be prepared. It is not settled; whoever settles its users later
+/// relies on the count.
+pub fn count_prepared() {
+    let Some((settlement, users)) = begin() else { return };
+    for Settled { user, noted, .. } in &users {
+        settlement.shared.count(user, &noted.written);
     }
-    lock::lock_stripe(stripe);
-    decide(view, users)
+}
+
+fn begin() -> Option<(Settlement, Vec<Settled>)> {
+    let touched = touched::take();
+    if touched.is_empty() {
+        return None;
+    }
+    // Gone if the transaction dropped the extension.
+    let settlement = Settlement::open(Relations::lookup()?);
+    let settled = |(user, noted)| Settled { user, noted, counted: Counted::default() };
+    Some((settlement, touched.into_iter().map(settled).collect()))
+}
+
+/// A user that is being settled.
+struct Settled {
+    user: Id,
+    noted: Noted,
+    counted: Counted,
+}
+
+/// The settlement of a transaction.
+struct Settlement {
+    relations: Relations,
+    shared: Shared,
+    /// Opened for the first user that has to be looked at.
+    view: Option<CommitView>,
+}
+
+impl Settlement {
+    fn open(relations: Relations) -> Self {
+        let ledger = Table::open(relations.ledger, Access::Write);
+        Self { relations, shared: Shared::open(&relations, &ledger), view: None }
+    }
+
+    fn settle_stripe(&mut self, users: &mut [Settled]) -> Result<(), LedgerError> {
+        let stripe = stripe::of_user(&users[0].user);
+        let is_forced = users.iter().any(|settled| settled.noted.request == Request::Refresh);
+        if is_forced {
+            lock::lock_stripe(stripe);
+        } else {
+            lock::share_stripe(stripe);
+        }
+        for settled in &mut *users {
+            settled.counted = self.shared.count(&settled.user, &settled.noted.written);
+        }
+        if !is_forced {
+            if let Agreement::All { lagging } = self.assess(users)? {
+                // Not before: with a user in doubt the stripe is let go, and others could write what we have written.
+                if !lagging.is_empty() {
+                    refresh_if_free(&self.relations, stripe, &lagging);
+                }
+                return Ok(());
+            }
+            lock::release_shared_stripe(stripe);
+            lock::lock_stripe(stripe);
+        }
+        self.decide(users)
+    }
+
+    fn assess(&mut self, users: &[Settled]) -> Result<Agreement, LedgerError> {
+        let now = LazyCell::new(Moment::now);
+        let mut lagging = Vec::new();
+        for Settled { user, noted, counted } in users {
+            if noted.request == Request::Settle && self.shared.has_headroom(user, counted) {
+                continue;
+            }
+            xact::check_for_interrupts();
+            let view = CommitView::get(&mut self.view, &self.relations);
+            let Some((_, checkpoint)) = view.stored(user, &now)? else { return Ok(Agreement::Doubtful) };
+            let (pass, refreshed) = view.pass(&self.shared, user, &checkpoint.fold, &now)?;
+            if !pass.outlook().agrees_with(checkpoint.is_positive)? {
+                return Ok(Agreement::Doubtful);
+            }
+            let lags = lags(&checkpoint.fold, &pass, noted.request);
+            if checkpoint.is_positive {
+                let lag = if lags { 0 } else { gained(&checkpoint.fold, &pass) };
+                self.shared.publish_headroom(user, &pass, &noted.written, counted, lag);
+            }
+            if lags {
+                lagging.push(Lagging { user: *user, stored: checkpoint.fold, refreshed });
+            }
+        }
+        Ok(Agreement::All { lagging })
+    }
+
+    /// Decides with the stripe to ourselves.
+    fn decide(&mut self, users: &[Settled]) -> Result<(), LedgerError> {
+        statistics::count(Event::ExclusiveSection, 1);
+        let relations = self.relations;
+        let view = CommitView::get(&mut self.view, &relations);
+        let now = Moment::now();
+        let writer = LazyCell::new(|| TableWriter::open(relations.checkpoints));
+        let batch_writer = LazyCell::new(|| TableWriter::open(relations.batches));
+        for &Settled { user, noted: Noted { request, .. }, .. } in users {
+            xact::check_for_interrupts();
+            let stored = view.stored(&user, &now)?;
+            let from = match &stored {
+                Some((_, checkpoint)) => checkpoint.fold.clone(),
+                None => {
+                    self.shared.forget(&relations, &user);
+                    Fold::default()
+                }
+            };
+            let (pass, refreshed) = view.pass(&self.shared, &user, &from, &now)?;
+            let mut checkpoint = match &stored {
+                Some((_, checkpoint)) => checkpoint.clone(),
+                // Only a savepoint that was rolled back touched the user.
+                None if pass.latest_seq().is_none() => continue,
+                None => {
+                    checkpoint::discard_batches(&relations, &batch_writer, &user);
+                    let is_positive = pass.balance_before()?.is_positive();
+                    Checkpoint { fold: Fold::default(), is_positive, crossed_at: None }
+                }
+            };
+            let is_refreshed = stored.is_none() || lags(&from, &pass, request);
+            if is_refreshed {
+                let Refreshed { fold, batches } =
+                    refreshed.map_or_else(|| view.refreshed(&user, from, &now), Ok)?;
+                checkpoint::write_batches(&relations, &batch_writer, &user, &batches)?;
+                checkpoint.fold = fold;
+                statistics::count(Event::Refresh, 1);
+            }
+            let crossing = Direction::between(checkpoint.is_positive, pass.balance());
+            if let Some(direction) = crossing {
+                checkpoint.is_positive = pass.balance().is_positive();
+                checkpoint.crossed_at = Some(xact::now());
+                notification::announce(&user, direction);
+                statistics::count(direction.into(), 1);
+            }
+            if is_refreshed || crossing.is_some() {
+                checkpoint::write(&writer, &user, stored.as_ref(), &checkpoint);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether the users of a stripe are on the announced side of zero, whatever becomes of the rows in flight.
@@ -94,83 +212,21 @@ struct Refreshed {
     batches: BatchTotals,
 }
 
-fn assess(view: &mut CommitView, users: &[(Id, Request)]) -> Result<Agreement, LedgerError> {
-    let now = Moment::now();
-    let mut lagging = Vec::new();
-    for &(user, request) in users {
-        xact::check_for_interrupts();
-        let Some((_, checkpoint)) = view.stored(&user, &now)? else { return Ok(Agreement::Doubtful) };
-        let (pass, refreshed) = view.pass(&user, &checkpoint.fold, &now)?;
-        if !pass.outlook().agrees_with(checkpoint.is_positive)? {
-            return Ok(Agreement::Doubtful);
-        }
-        if lags(&checkpoint.fold, &pass, request) {
-            lagging.push(Lagging { user, stored: checkpoint.fold, refreshed });
-        }
-    }
-    Ok(Agreement::All { lagging })
-}
-
-/// Decides with the stripe to ourselves.
-fn decide(view: &mut CommitView, users: &[(Id, Request)]) -> Result<(), LedgerError> {
-    statistics::count(Event::ExclusiveSection, 1);
-    let (relations, now) = (view.relations, Moment::now());
-    let writer = LazyCell::new(|| TableWriter::open(relations.checkpoints));
-    let batch_writer = LazyCell::new(|| TableWriter::open(relations.batches));
-    for &(user, request) in users {
-        xact::check_for_interrupts();
-        let stored = view.stored(&user, &now)?;
-        let from = match &stored {
-            Some((_, checkpoint)) => checkpoint.fold.clone(),
-            None => {
-                view.folds.forget(&user);
-                Fold::default()
-            }
-        };
-        let (pass, refreshed) = view.pass(&user, &from, &now)?;
-        let mut checkpoint = match &stored {
-            Some((_, checkpoint)) => checkpoint.clone(),
-            // Only a savepoint that was rolled back touched the user.
-            None if pass.latest_seq().is_none() => continue,
-            None => {
-                checkpoint::discard_batches(&relations, &batch_writer, &user);
-                let is_positive = pass.balance_before()?.is_positive();
-                Checkpoint { fold: Fold::default(), is_positive, crossed_at: None }
-            }
-        };
-        let is_refreshed = stored.is_none() || lags(&from, &pass, request);
-        if is_refreshed {
-            let Refreshed { fold, batches } =
-                refreshed.map_or_else(|| view.refreshed(&user, from, &now), Ok)?;
-            checkpoint::write_batches(&relations, &batch_writer, &user, &batches)?;
-            checkpoint.fold = fold;
-            statistics::count(Event::Refresh, 1);
-        }
-        let crossing = Direction::between(checkpoint.is_positive, pass.balance());
-        if let Some(direction) = crossing {
-            checkpoint.is_positive = pass.balance().is_positive();
-            checkpoint.crossed_at = Some(xact::now());
-            notification::announce(&user, direction);
-            statistics::count(direction.into(), 1);
-        }
-        if is_refreshed || crossing.is_some() {
-            checkpoint::write(&writer, &user, stored.as_ref(), &checkpoint);
-        }
-    }
-    Ok(())
-}
-
 /// Whether a checkpoint is to be refreshed: it could cover too many rows that it does not, or someone asked. Then one row is
 /// enough, or a straggler that has ended and would cost every reader a probe.
 fn lags(stored: &Fold, pass: &DeltaPass, request: Request) -> bool {
-    let advanced = pass.advanced();
-    let rows = advanced.transaction_count - stored.transaction_count;
+    let rows = gained(stored, pass);
     match request {
         Request::Settle => rows >= settings::checkpoint_interval(),
         Request::RefreshIfFree | Request::Refresh => {
-            rows > 0 || advanced.coverage.stragglers() != stored.coverage.stragglers()
+            rows > 0 || pass.advanced().coverage.stragglers() != stored.coverage.stragglers()
         }
     }
+}
+
+/// How many rows a refresh would fold.
+const fn gained(stored: &Fold, pass: &DeltaPass) -> i64 {
+    pass.advanced().transaction_count - stored.transaction_count
 }
 
 /// Refreshes checkpoints of a stripe that is shared. Best effort: it neither waits nor fails the commit.
@@ -229,18 +285,23 @@ impl Moment {
 
 /// What a committing transaction looks at: checkpoints at a moment, and deltas with the rows in flight.
 struct CommitView {
-    relations: Relations,
-    folds: Folds,
     checkpoints: CheckpointScan,
     delta: DeltaScan,
 }
 
 impl CommitView {
+    fn get<'a>(opened: &'a mut Option<Self>, relations: &Relations) -> &'a mut Self {
+        opened.get_or_insert_with(|| {
+            // What the last statement did is not visible to our snapshots yet. A dirty scan sees its ledger rows all the
+            // same, but the statement may have changed checkpoints, too.
+            xact::see_own_changes();
+            Self::open(relations)
+        })
+    }
+
     fn open(relations: &Relations) -> Self {
         let ledger = Table::open(relations.ledger, Access::Write);
         Self {
-            relations: *relations,
-            folds: Folds::open(relations, &ledger),
             checkpoints: CheckpointScan::open(relations),
             delta: DeltaScan::open(relations, ledger, Access::Write, Sight::Dirty(DirtySnapshot::new())),
         }
@@ -255,16 +316,17 @@ impl CommitView {
     /// checkpoint becomes by a refresh, if it has met all the rows of batches that the refresh folds.
     fn pass(
         &mut self,
+        shared: &Shared,
         user: &Id,
         stored: &Fold,
         now: &Moment,
     ) -> Result<(DeltaPass, Option<Refreshed>), LedgerError> {
-        let published = self.folds.published(user);
+        let published = shared.fold(user);
         let further = published.filter(|fold| fold.coverage.contains(&stored.coverage));
         let base = further.unwrap_or_else(|| stored.clone());
         let meets_all = base.gained_no_batch_since(stored);
         let (pass, batches) = checkpoint::fold_delta(&mut self.delta, user, base, now.target.clone())?;
-        self.folds.publish(user, pass.advanced());
+        shared.publish_fold(user, pass.advanced());
         let refreshed = meets_all.then(|| Refreshed { fold: pass.advanced().clone(), batches });
         Ok((pass, refreshed))
     }

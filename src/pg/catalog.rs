@@ -119,6 +119,12 @@ pub fn ledger_generation() -> u64 {
     GENERATION.get()
 }
 
+/// Has every session forget what it derived from the ledger's rows, as soon as the transaction has committed.
+pub fn announce_change(ledger: pg_sys::Oid) {
+    // SAFETY: raises an error if there is no such table.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(ledger) }
+}
+
 /// Learns of all changes of tables that have been committed.
 pub fn accept_invalidations() {
     // SAFETY: as every lock of a relation does; the callbacks only set flags, ours among them.

@@ -3,23 +3,23 @@
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::catalog::Relations;
+use super::catalog::{self, Relations};
 use super::function_info::function_info_v1;
+use super::row::Row;
 use super::{guard, xact};
-use crate::engine::touched::{self, Request};
+use crate::engine::delta;
 use crate::error::LedgerError;
 
 function_info_v1!(
+    pg_finfo_announce_change,
     pg_finfo_current_xact_id,
     pg_finfo_current_xact_id_support,
     pg_finfo_guard_ledger,
+    pg_finfo_note_row,
     pg_finfo_note_transaction,
     pg_finfo_refuse_change,
     pg_finfo_leave_out
 );
-
-/// Column `user_id` of the ledger.
-const USER_ID: usize = 2;
 
 /// `credits.current_xact_id(bigint)`: the id that stamps a ledger row. See `sql/schema/ledger.sql` for why it takes an
 /// argument that it does not read.
@@ -36,27 +36,32 @@ extern "C-unwind" fn current_xact_id_support(_call: pg_sys::FunctionCallInfo) ->
     pg_sys::Datum::from(0_usize)
 }
 
-/// `credits.note_transaction()`: row trigger that notes whose balance the transaction changes.
+/// `credits.note_transaction()`: row trigger that notes whose balance the transaction changes, and by how much.
 #[unsafe(no_mangle)]
 #[pg_guard]
-unsafe extern "C-unwind" fn note_transaction(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+unsafe extern "C-unwind" fn note_row(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: called by the server with a valid call; the trigger's data live as long as the call.
     unsafe {
         let trigger = trigger_data(call, c"note_transaction");
         let slot = (*trigger).tg_trigslot;
         let ledger = Relations::lookup().map(|relations| relations.ledger);
         if slot.is_null() || ledger != Some((*(*trigger).tg_relation).rd_id) {
-            ereport!(
-                ERROR,
-                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-                "note_transaction() is a row trigger of credits.credits_transactions only"
+            refuse_trigger(
+                "note_transaction() is a row trigger of credits.credits_transactions only".to_owned(),
             );
         }
-        pg_sys::slot_getsomeattrs_int(slot, i32::try_from(USER_ID).unwrap_or_default());
-        let user = *(*slot).tts_values.add(USER_ID - 1);
-        touched::note(*user.cast_mut_ptr::<[u8; 16]>(), Request::Settle);
+        delta::note(&Row::new(slot, false));
     }
     pg_sys::Datum::from(0_usize)
+}
+
+/// `credits.note_transaction()` of 0.1.0, for databases that are not updated yet, where it is refused. Of the library of then,
+/// it noted no amounts: a session that has that one loaded does not find the function of today.
+#[unsafe(no_mangle)]
+#[pg_guard]
+unsafe extern "C-unwind" fn note_transaction(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: called as that one.
+    unsafe { note_row(call) }
 }
 
 /// `credits.refuse_change()`: statement trigger that keeps the ledger append-only.
@@ -90,6 +95,25 @@ unsafe extern "C-unwind" fn leave_out(call: pg_sys::FunctionCallInfo) -> pg_sys:
     pg_sys::Datum::from(0_usize)
 }
 
+/// `credits.announce_change()`: statement trigger behind changes of the checkpoints by hand.
+#[unsafe(no_mangle)]
+#[pg_guard]
+unsafe extern "C-unwind" fn announce_change(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    let table = unsafe { (*(*trigger_data(call, c"announce_change")).tg_relation).rd_id };
+    match Relations::lookup() {
+        Some(relations) if relations.checkpoints == table => catalog::announce_change(relations.ledger),
+        _ => refuse_trigger(
+            "announce_change() is a trigger of credits.user_balance_checkpoints only".to_owned(),
+        ),
+    }
+    pg_sys::Datum::from(0_usize)
+}
+
+fn refuse_trigger(reason: String) -> ! {
+    ereport!(ERROR, PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, reason);
+}
+
 /// # Safety
 /// `call` is valid.
 unsafe fn trigger_data(
@@ -100,11 +124,7 @@ unsafe fn trigger_data(
     unsafe {
         let context = (*call).context;
         if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            ereport!(
-                ERROR,
-                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-                format!("{}() must be called as a trigger", function.to_string_lossy())
-            );
+            refuse_trigger(format!("{}() must be called as a trigger", function.to_string_lossy()));
         }
         context.cast()
     }

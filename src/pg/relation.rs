@@ -57,9 +57,10 @@ impl Table {
         }
     }
 
-    /// Whether the rows that this transaction sees can only have been inserted, or changed by transactions that have ended:
-    /// the trigger `append_only` refuses all else in every session, and it is not this transaction that has enabled it.
-    pub fn is_append_only(&self) -> bool {
+    /// Whether the rows that this transaction sees can only have been inserted, and noted by those who did, or changed by
+    /// transactions that have ended: in every session the trigger `append_only` refuses all else and `note_transaction`
+    /// notes, and it is not this transaction that has enabled them.
+    pub fn only_gains_noted_rows(&self) -> bool {
         let mode = pg_sys::ShareRowExclusiveLock.cast_signed();
         // SAFETY: the table is open; its description has as many triggers as it says, with names.
         unsafe {
@@ -69,9 +70,11 @@ impl Table {
             }
             let count = usize::try_from((*description).numtriggers).unwrap_or_default();
             let triggers = std::slice::from_raw_parts((*description).triggers, count);
-            triggers.iter().any(|trigger| {
-                trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
-                    && CStr::from_ptr(trigger.tgname) == c"append_only"
+            [c"append_only", c"note_transaction"].iter().all(|&name| {
+                triggers.iter().any(|trigger| {
+                    trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
+                        && CStr::from_ptr(trigger.tgname) == name
+                })
             })
         }
     }

@@ -2,9 +2,9 @@
 
 use std::ffi::CStr;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use ledger::shared_folds::SharedFolds;
+use ledger::shared::Shared;
 use ledger::statistics::Statistics;
 use pgrx::pg_sys;
 
@@ -12,7 +12,7 @@ use super::xact;
 
 /// Names carry the version of the layout: a server keeps what an older library made until it restarts.
 const STATISTICS: &CStr = c"credits_ledger statistics 1";
-const FOLDS: &CStr = c"credits_ledger folds 1";
+const DIRECTORY: &CStr = c"credits_ledger shared 2";
 
 /// DSM_HANDLE_INVALID
 const NO_SEGMENT: pg_sys::dsm_handle = 0;
@@ -30,33 +30,62 @@ pub fn statistics() -> Option<&'static Statistics> {
     })
 }
 
-/// The folds that the backends of this server share, made by the first backend that asks; `None` if there is no room for
-/// them. They are a segment of their own, which lives as long as the server; its handle is in the main segment, as above.
-/// Runs a subtransaction, likewise.
-pub fn folds() -> Option<&'static SharedFolds> {
-    xact::attempt("sharing folds", || {
-        // SAFETY: as above. The segment is as large as asked for, aligned to a page, mapped as long as this backend lives,
-        // and zeroed before anybody learns its handle; zeros are no folds.
-        unsafe {
-            let handle = in_main_segment(FOLDS, |place: *mut AtomicU32| place.write(AtomicU32::new(0)));
-            let lock = init_lock();
-            pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-            let known = handle.load(Ordering::Relaxed);
-            let segment = if known == NO_SEGMENT {
-                let segment = pg_sys::dsm_create(size_of::<SharedFolds>(), 0);
-                pg_sys::dsm_segment_address(segment).cast::<SharedFolds>().write_bytes(0, 1);
-                pg_sys::dsm_pin_segment(segment);
-                handle.store(pg_sys::dsm_segment_handle(segment), Ordering::Relaxed);
-                segment
-            } else {
-                pg_sys::dsm_attach(known)
-            };
-            pg_sys::LWLockRelease(lock);
-            assert!(!segment.is_null(), "the segment of the handle is gone");
-            pg_sys::dsm_pin_mapping(segment);
-            &*pg_sys::dsm_segment_address(segment).cast::<SharedFolds>()
-        }
-    })
+/// What everyone knows of the segment that backends share.
+#[derive(Debug)]
+pub struct Directory {
+    handle: AtomicU32,
+    /// Somebody could not attach to it.
+    is_missed: AtomicBool,
+}
+
+impl Directory {
+    /// The directory of this server, made by the first backend that asks, likewise; `None` if there is no room for it: then
+    /// nobody has one.
+    pub fn find() -> Option<&'static Self> {
+        xact::attempt("sharing folds", || {
+            let empty = Self { handle: AtomicU32::new(NO_SEGMENT), is_missed: AtomicBool::new(false) };
+            // SAFETY: all of it is atomics.
+            unsafe { in_main_segment(DIRECTORY, |place: *mut Self| place.write(empty)) }
+        })
+    }
+
+    /// Attaches to the segment for as long as this backend lives, or makes it, to last as long as the server; `None` if it
+    /// cannot. Runs a subtransaction, likewise.
+    pub fn attach(&self) -> Option<&'static Shared> {
+        xact::attempt("sharing folds", || {
+            // SAFETY: the lock is released with the subtransaction if something fails. The segment is as large as asked for,
+            // aligned to a page, mapped as long as this backend lives, and zeroed before anybody learns its handle; as zeros
+            // it says nothing.
+            unsafe {
+                let lock = init_lock();
+                pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+                let known = self.handle.load(Ordering::Relaxed);
+                let segment = if known == NO_SEGMENT {
+                    let segment = pg_sys::dsm_create(size_of::<Shared>(), 0);
+                    pg_sys::dsm_segment_address(segment).cast::<Shared>().write_bytes(0, 1);
+                    pg_sys::dsm_pin_segment(segment);
+                    self.handle.store(pg_sys::dsm_segment_handle(segment), Ordering::Relaxed);
+                    segment
+                } else {
+                    pg_sys::dsm_attach(known)
+                };
+                pg_sys::LWLockRelease(lock);
+                assert!(!segment.is_null(), "the segment of the handle is gone");
+                pg_sys::dsm_pin_mapping(segment);
+                &*pg_sys::dsm_segment_address(segment).cast::<Shared>()
+            }
+        })
+    }
+
+    /// Tells everyone that this backend is not attached.
+    pub fn miss(&self) {
+        self.is_missed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether everyone who has settled is attached.
+    pub fn is_shared_by_all(&self) -> bool {
+        !self.is_missed.load(Ordering::SeqCst)
+    }
 }
 
 /// A value in the server's main segment, made by the first backend that asks; an error if there is no room for it.

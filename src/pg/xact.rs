@@ -10,6 +10,8 @@ use pgrx::{PgTryBuilder, pg_sys};
 pub struct Hooks {
     /// Before the commit; may raise an error, which rolls the transaction back.
     pub before_commit: fn(),
+    /// Before it is prepared; may raise an error, likewise.
+    pub before_prepare: fn(),
     /// When it has committed; must not fail.
     pub committed: fn(),
     /// When the transaction is over or prepared; must not fail.
@@ -37,9 +39,8 @@ unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type,
             (hooks.committed)();
             (hooks.forget)();
         }
-        pg_sys::XactEvent::XACT_EVENT_ABORT
-        | pg_sys::XactEvent::XACT_EVENT_PREPARE
-        | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (hooks.forget)(),
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (hooks.before_prepare)(),
+        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => (hooks.forget)(),
         _ => {}
     }
 }

@@ -74,12 +74,20 @@ impl Outlook {
         self.settled
     }
 
+    /// The balance if every charge in flight commits and every grant in flight rolls back.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`].
+    pub fn lowest(&self) -> Result<Credits, SumOutOfRange> {
+        self.settled.checked_add(self.negative)
+    }
+
     /// Whether every outcome lies on the announced side of zero: then this transaction has nothing to decide.
     ///
     /// # Errors
     /// [`SumOutOfRange`].
     pub fn agrees_with(&self, announced_positive: bool) -> Result<bool, SumOutOfRange> {
-        let lowest = self.settled.checked_add(self.negative)?;
+        let lowest = self.lowest()?;
         let highest = self.settled.checked_add(self.positive)?;
         Ok(lowest.is_positive() == announced_positive && highest.is_positive() == announced_positive)
     }

@@ -5,7 +5,7 @@
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: on which side of zero a balance can end, whatever becomes of the rows in flight
 //! - [`fold`]: rows folded into a balance, and what one pass over a delta tells
-//! - [`shared_folds`]: folds that backends hand to each other
+//! - [`shared`]: what backends tell each other of users
 //! - [`statistics`]: how often settlements took the ways that cost something
 //! - [`stripe`]: the locks that order settlements, and the order they are taken in
 
@@ -16,6 +16,6 @@ pub mod credits;
 pub mod crossing;
 pub mod fold;
 pub mod numeric;
-pub mod shared_folds;
+pub mod shared;
 pub mod statistics;
 pub mod stripe;

@@ -1,0 +1,90 @@
+//! Slots for what is told of users.
+//!
+//! Nobody waits here, and nothing is promised: what is in a slot may be overwritten by what is told of another user, a
+//! writer gives way to another one, and who reads while a slot is being written finds nothing. Each slot is a sequence lock
+//! over atomic words (Boehm, "Can seqlocks get along with programming language memory models?", 2012), so that it is read
+//! whole or not at all.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::Origin;
+use crate::stripe;
+
+/// Slots of each kind.
+pub const SLOTS: usize = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 13;
+
+/// The user's slot, which is that of some others, too.
+pub fn of_user(origin: &Origin, user: &[u8; 16]) -> usize {
+    let hash = stripe::hash(user).wrapping_add(u64::from(origin.database) << (u64::BITS - SLOT_BITS));
+    // The highest bits, so many that they number the slots.
+    usize::try_from(hash >> (u64::BITS - SLOT_BITS)).unwrap_or_default()
+}
+
+/// Words of a [`key`].
+pub const KEY: usize = 4;
+
+/// What tells words of a user from all others.
+pub fn key(origin: &Origin, user: &[u8; 16]) -> [u64; KEY] {
+    let ledger = u64::from(origin.database) << 32 | u64::from(origin.ledger);
+    let [user_high, user_low] = halves(u128::from_be_bytes(*user));
+    [ledger, origin.epoch, user_high, user_low]
+}
+
+/// The high and the low word.
+pub fn halves(value: u128) -> [u64; 2] {
+    // What is cut off is the other half.
+    #[allow(clippy::cast_possible_truncation)]
+    [(value >> 64) as u64, value as u64]
+}
+
+/// Words that are read whole or not at all.
+#[derive(Debug)]
+pub struct Slot<const WORDS: usize> {
+    /// Odd while the words are being written.
+    version: AtomicU64,
+    words: [AtomicU64; WORDS],
+}
+
+impl<const WORDS: usize> Slot<WORDS> {
+    /// All zeros.
+    #[cfg(test)]
+    pub const fn new() -> Self {
+        Self { version: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; WORDS] }
+    }
+
+    /// The first words, as many more as those call for, and their version; `None` while they are being written.
+    pub fn read(
+        &self,
+        first: usize,
+        more: impl FnOnce(&[u64; WORDS]) -> usize,
+    ) -> Option<(u64, [u64; WORDS])> {
+        let version = self.version.load(Ordering::Acquire);
+        let mut words = [0; WORDS];
+        self.copy(&mut words[..first], 0);
+        let last = first + more(&words);
+        self.copy(&mut words[first..last], first);
+        fence(Ordering::Acquire);
+        let whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
+        whole.then_some((version, words))
+    }
+
+    fn copy(&self, words: &mut [u64], from: usize) {
+        for (word, shared) in words.iter_mut().zip(&self.words[from..]) {
+            *word = shared.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Writes the words in place of those of this version, unless someone else was faster.
+    pub fn write(&self, version: u64, words: &[u64]) {
+        let taken = self.version.compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed);
+        if taken.is_err() {
+            return;
+        }
+        fence(Ordering::Release);
+        for (shared, &word) in self.words.iter().zip(words) {
+            shared.store(word, Ordering::Relaxed);
+        }
+        self.version.store(version + 2, Ordering::Release);
+    }
+}

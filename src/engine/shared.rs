@@ -1,0 +1,139 @@
+//! What this backend and others tell each other: folds, and how much users can spend.
+//!
+//! What a coverage covers never changes, so a fold that was computed once stays true for good, written down or not, and
+//! even if the transaction that computed it rolls back. A published fold saves a backend the rows that others have read
+//! before. [`ledger::coverage::Coverage::serves`] says which readers may use one. [`ledger::shared::headroom`] says why
+//! headroom stays true.
+
+use std::cell::{Cell, OnceCell};
+
+use ledger::fold::{DeltaPass, Fold};
+use ledger::shared::headroom::{Counted, Headroom, Written};
+use ledger::shared::{self, Origin};
+
+use super::Id;
+use crate::pg::catalog::{self, Relations};
+use crate::pg::relation::{self, Table};
+use crate::pg::shared::{Directory, database};
+use crate::pg::xact;
+use crate::settings;
+
+thread_local! {
+    /// Looked up once; `None` if the server has no room for it.
+    static DIRECTORY: OnceCell<Option<&'static Directory>> = const { OnceCell::new() };
+    /// Attached to once; `None` if that failed.
+    static MEMORY: OnceCell<Option<&'static shared::Shared>> = const { OnceCell::new() };
+    /// The generation of the ledger that this backend last entered an epoch with.
+    static ENTERED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// What a settlement or a reader may rely on.
+pub struct Shared {
+    memory: Option<(&'static shared::Shared, Origin)>,
+    /// What this transaction sees may differ from what others do.
+    may_differ: bool,
+}
+
+impl Shared {
+    /// As of now: a ledger changed before is read afresh. Nothing is used or published by a transaction that may have changed
+    /// rows or checkpoints: it may be rolled back.
+    pub fn open(relations: &Relations, ledger: &Table) -> Self {
+        let memory = memory().map(|memory| {
+            let epoch = enter_epoch(&memory.epoch);
+            (memory, Origin { database: database(), ledger: relations.ledger.to_u32(), epoch })
+        });
+        let may_differ = !ledger.only_gains_noted_rows() || relation::may_have_written(relations.checkpoints);
+        Self { memory, may_differ }
+    }
+
+    fn usable(&self) -> Option<&(&'static shared::Shared, Origin)> {
+        self.memory.as_ref().filter(|_| !self.may_differ)
+    }
+
+    /// The published fold of the user.
+    pub fn fold(&self, user: &Id) -> Option<Fold> {
+        let (memory, origin) = self.usable()?;
+        memory.folds.get(origin, user)
+    }
+
+    /// Publishes the fold.
+    pub fn publish_fold(&self, user: &Id, fold: &Fold) {
+        if let Some((memory, origin)) = self.usable() {
+            memory.folds.publish(origin, user, fold);
+        }
+    }
+
+    /// Counts what the transaction has written of the user: all others rely on it.
+    pub fn count(&self, user: &Id, written: &Written) -> Counted {
+        match &self.memory {
+            Some((memory, origin)) => memory.headroom.count(origin, user, written),
+            None => {
+                if let Some(directory) = directory() {
+                    directory.miss();
+                }
+                Counted::default()
+            }
+        }
+    }
+
+    /// Whether the user is known to stay above zero, and its checkpoint to lag behind by less than the interval, with all
+    /// that has been counted.
+    pub fn has_headroom(&self, user: &Id, counted: &Counted) -> bool {
+        let known = self.usable().and_then(|(memory, origin)| memory.headroom.get(origin, user));
+        known.is_some_and(|headroom| {
+            headroom.suffices(counted, settings::checkpoint_interval().unsigned_abs())
+        }) && directory().is_some_and(Directory::is_shared_by_all)
+    }
+
+    /// Tells what a pass leaves of a user whose announced side is above zero.
+    pub fn publish_headroom(
+        &self,
+        user: &Id,
+        pass: &DeltaPass,
+        written: &Written,
+        counted: &Counted,
+        lag: i64,
+    ) {
+        if let Some((memory, origin)) = self.usable()
+            && let Some(left) = Headroom::left_by(pass.outlook(), written, counted, lag.unsigned_abs())
+        {
+            memory.headroom.publish(origin, user, &left);
+        }
+    }
+
+    /// The user's checkpoint is gone, perhaps because it was wrong: what was told of it is not used from here on, and by
+    /// nobody when the transaction has committed. A user of whom no row was folded never had a checkpoint.
+    pub fn forget(&mut self, relations: &Relations, user: &Id) {
+        let known = self.memory.as_ref().and_then(|(memory, origin)| memory.folds.get(origin, user));
+        if known.is_some_and(|fold| fold.transaction_count > 0) {
+            self.may_differ = true;
+            catalog::announce_change(relations.ledger);
+        }
+    }
+}
+
+fn directory() -> Option<&'static Directory> {
+    DIRECTORY.with(|directory| *directory.get_or_init(Directory::find))
+}
+
+fn memory() -> Option<&'static shared::Shared> {
+    MEMORY.with(|memory| match memory.get() {
+        Some(&memory) => memory,
+        // Attaching runs a subtransaction: another call will.
+        None if xact::is_parallel() => None,
+        None => *memory.get_or_init(|| directory()?.attach()),
+    })
+}
+
+/// Enters the epoch as [`shared::Epoch::current`] says.
+fn enter_epoch(epoch: &shared::Epoch) -> u64 {
+    loop {
+        let current = epoch.current();
+        catalog::accept_invalidations();
+        let generation = Some(catalog::ledger_generation());
+        if ENTERED.replace(generation) == generation {
+            return current;
+        }
+        epoch.begin();
+    }
+}

@@ -1,0 +1,249 @@
+//! What users can spend before anybody needs to look at their balance.
+
+use credits_ledger_tests::cluster::Cluster;
+use credits_ledger_tests::{Database, Direction, Session, dec, user};
+
+use super::folds::Sealed;
+use Direction::{Down, Up};
+
+/// Sessions that have settled before, so that none of them begins an epoch later on.
+fn sessions<const N: usize>(db: &Database) -> [Session; N] {
+    let mut sessions = std::array::from_fn(|_| db.connect());
+    for session in &mut sessions {
+        session.run("SET lock_timeout = '50s'");
+        session.grant(user(90), dec!(1));
+    }
+    sessions
+}
+
+/// Does something while nobody can read a checkpoint.
+fn without_checkpoints(keeper: &mut Session, work: impl FnOnce()) {
+    keeper.run("BEGIN; LOCK TABLE credits.user_balance_checkpoints IN ACCESS EXCLUSIVE MODE");
+    work();
+    keeper.run("COMMIT");
+}
+
+/// User 1 has 100 credits, and the last settlement has told that.
+fn tell(session: &mut Session) {
+    session.grant(user(1), dec!(100));
+    session.grant(user(1), dec!(1));
+    session.charge(user(1), dec!(1));
+}
+
+#[test]
+fn charges_far_from_zero_read_nothing() {
+    let db = Database::create_alone();
+    let [mut keeper, mut first, mut second] = sessions(&db);
+    tell(&mut first);
+    without_checkpoints(&mut keeper, || {
+        for _ in 0..20 {
+            second.charge(user(1), dec!(1));
+            first.charge(user(1), dec!(1));
+            second.grant(user(1), dec!(5));
+        }
+    });
+    assert_eq!(first.balance(user(1)), dec!(160));
+    first.assert_sound();
+}
+
+/// The last credit is charged by whoever reaches the limit, of however many sessions.
+#[test]
+fn the_charge_that_reaches_zero_is_announced() {
+    let db = Database::create_alone();
+    for last in [dec!(10), dec!(10.000000000000001), dec!(11), dec!(5000)] {
+        let mut sessions: [Session; 3] = sessions(&db);
+        tell(&mut sessions[0]);
+        let mut listener = db.listen();
+        // A listener is a session that has just come.
+        tell(&mut sessions[1]);
+        sessions[2].charge(user(1), dec!(100));
+        for number in 0..9 {
+            sessions[number % 3].charge(user(1), dec!(10));
+        }
+        assert_eq!(listener.drain(), []);
+        sessions[0].charge(user(1), last);
+        assert_eq!(listener.crossings(), [(user(1), Down)]);
+        sessions[1].grant(user(1), last);
+        assert_eq!(listener.crossings(), [(user(1), Up)]);
+        sessions[1].charge(user(1), dec!(10));
+        assert_eq!(listener.crossings(), [(user(1), Down)]);
+        sessions[2].assert_sound();
+        sessions[0].grant(user(1), dec!(0.000000000000001));
+        listener.drain();
+        sessions[0].charge(user(1), dec!(0.000000000000001));
+    }
+}
+
+/// Each of the open transactions could commit without the others.
+#[test]
+fn charges_in_flight_count_when_they_commit() {
+    let db = Database::create_alone();
+    let [mut first, mut second, mut third] = sessions(&db);
+    let mut listener = db.listen();
+    tell(&mut first);
+    listener.drain();
+    for (session, amount) in [(&mut first, dec!(40)), (&mut second, dec!(50))] {
+        session.run("BEGIN");
+        session.charge(user(1), amount);
+    }
+    third.charge(user(1), dec!(10));
+    first.run("COMMIT");
+    assert_eq!(listener.drain(), []);
+    second.run("COMMIT");
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    third.assert_sound();
+}
+
+/// It is counted when it is prepared, for nobody settles it later.
+#[test]
+fn a_prepared_charge_counts() {
+    let db = Database::create_alone();
+    let [mut first, mut second] = sessions(&db);
+    let mut listener = db.listen();
+    tell(&mut first);
+    listener.drain();
+    let gid = format!("'{}'", db.name());
+    second.run("BEGIN");
+    second.charge(user(1), dec!(60));
+    second.run(&format!("PREPARE TRANSACTION {gid}"));
+    second.run(&format!("COMMIT PREPARED {gid}"));
+    first.charge(user(1), dec!(39));
+    assert_eq!(listener.drain(), []);
+    first.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    first.assert_sound();
+}
+
+/// The grant of a commit that fails when its user is settled already is nothing to spend.
+#[test]
+fn a_grant_that_does_not_commit_is_not_there_to_spend() {
+    let db = Database::create_alone();
+    let stripe = |number| ledger::stripe::of_user(user(number).as_bytes());
+    let later = (2..).find(|&number| stripe(number) > stripe(1)).unwrap();
+    let [mut first, mut granting, mut crossing] = sessions(&db);
+    let mut listener = db.listen();
+    first.grant(user(later), dec!(1));
+    first.grant(user(1), dec!(10));
+    listener.drain();
+
+    crossing.run("BEGIN");
+    crossing.charge(user(later), dec!(5));
+    let held = db.hold_commit(crossing);
+    granting.run("BEGIN");
+    granting.grant(user(1), dec!(1000));
+    granting.grant(user(later), dec!(1));
+    let pid = granting.pid();
+    let committing = granting.background(|session| session.try_run("COMMIT"));
+    db.until_blocked(pid);
+    db.observe(|observer| observer.value::<bool>("SELECT pg_cancel_backend($1)", &[&pid]));
+    committing.finish().1.expect_err("it was cancelled");
+    held.release();
+    listener.drain();
+
+    first.charge(user(1), dec!(9));
+    assert_eq!(listener.drain(), []);
+    first.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    first.assert_sound();
+}
+
+/// Whichever way they were written: nobody has noted them.
+#[test]
+fn rows_that_nobody_noted_end_what_was_told() {
+    let db = Database::create_alone();
+    let [mut first, mut owner] = sessions(&db);
+    let mut listener = db.listen();
+    let trigger =
+        |how: &str| format!("ALTER TABLE credits.credits_transactions {how} TRIGGER note_transaction");
+    let unnoted = [
+        (trigger("DISABLE"), trigger("ENABLE ALWAYS")),
+        (
+            format!("{}; SET session_replication_role = replica", trigger("ENABLE")),
+            format!("RESET session_replication_role; {}", trigger("ENABLE ALWAYS")),
+        ),
+    ];
+    for (off, on) in &unnoted {
+        for within_one in [true, false] {
+            tell(&mut first);
+            listener.drain();
+            owner.run(if within_one { "BEGIN" } else { "" });
+            owner.run(off);
+            owner.charge(user(1), dec!(150));
+            owner.run(on);
+            owner.run(if within_one { "COMMIT" } else { "" });
+            assert_eq!(listener.drain(), []);
+            first.charge(user(1), dec!(1));
+            assert_eq!(listener.crossings(), [(user(1), Down)], "{off}, {within_one}");
+            first.grant(user(1), dec!(51));
+            first.assert_sound();
+        }
+    }
+    // Others go on charging while the trigger fires in some sessions only.
+    tell(&mut first);
+    owner.run(&unnoted[1].0);
+    first.charge(user(1), dec!(1));
+    owner.charge(user(1), dec!(150));
+    listener.drain();
+    first.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    owner.run(&unnoted[1].1);
+    first.assert_sound();
+}
+
+#[test]
+fn a_checkpoint_that_is_deleted_comes_back_with_the_next_charge() {
+    let db = Database::create_alone();
+    let [mut first, mut owner] = sessions(&db);
+    for delete in ["DELETE FROM", "TRUNCATE"] {
+        tell(&mut first);
+        owner.run(&format!("{delete} credits.user_balance_checkpoints"));
+        first.charge(user(1), dec!(1));
+        let checkpoints = "SELECT count(*) FROM credits.user_balance_checkpoints";
+        assert_eq!(first.value::<i64>(checkpoints, &[]), 1, "{delete}");
+        first.assert_sound();
+    }
+}
+
+/// What others can rely on ends with the first that cannot take part.
+#[test]
+fn a_session_that_cannot_count_is_looked_at() {
+    let cluster = Cluster::start_with("dynamic_shared_memory_type = mmap");
+    let db = Database::create_in(&cluster);
+    let [mut keeper, mut first] = sessions(&db);
+    let mut listener = db.listen();
+    let mut stranger = db.connect();
+    tell(&mut first);
+    without_checkpoints(&mut keeper, || first.charge(user(1), dec!(1)));
+    listener.drain();
+    let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+    stranger.charge(user(1), dec!(60));
+    drop(sealed);
+    let log = cluster.log();
+    assert!(log.contains("sharing folds is put off"), "{log}");
+    first.charge(user(1), dec!(38));
+    assert_eq!(listener.drain(), []);
+    first.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    first.assert_sound();
+}
+
+/// Rows are counted as those of the delta are: with the interval's last one the checkpoint is refreshed.
+#[test]
+fn a_checkpoint_is_refreshed_when_it_lags_by_the_interval() {
+    let db = Database::create_alone();
+    let [mut session] = sessions(&db);
+    session.run("SET credits_ledger.checkpoint_interval = 5");
+    tell(&mut session);
+    session.refresh(user(1));
+    let folded = "SELECT transaction_count FROM credits.user_balance_checkpoints WHERE user_id = $1";
+    let mut counts = Vec::new();
+    for _ in 0..12 {
+        session.charge(user(1), dec!(1));
+        counts.push(session.value::<i64>(folded, &[&user(1)]) - 3);
+    }
+    assert_eq!(counts, [0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 10, 10]);
+    session.run("SET credits_ledger.checkpoint_interval = 1");
+    session.charge(user(1), dec!(1));
+    assert_eq!(session.value::<i64>(folded, &[&user(1)]) - 3, 12);
+    session.assert_sound();
+}
