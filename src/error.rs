@@ -77,6 +77,9 @@ pub enum LedgerError {
     /// A ledger with money in it is about to be dropped.
     #[error("credits_transactions holds transactions: dropping it is refused")]
     HoldsTransactions,
+    /// A ledger row is inserted when its transaction has been settled already.
+    #[error("credits_transactions cannot be inserted into while the transaction commits")]
+    Committing,
     /// A ledger row is about to be changed.
     #[error("credits_transactions is append-only: {0} is refused")]
     AppendOnly(&'static str),
@@ -101,6 +104,7 @@ impl LedgerError {
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            Self::Committing => PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,
             Self::OtherVersion { .. } | Self::HoldsTransactions | Self::AppendOnly(_) => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
@@ -132,6 +136,9 @@ impl LedgerError {
                 "Reconnect: the session loaded the library before the update. If that does not help, the server needs the \
                  newer library, and a restart if it preloads it.",
             ),
+            Self::Committing => {
+                Some("Another library inserts at the end of transactions; it must do so before.")
+            }
             Self::HoldsTransactions => Some(
                 "They are the only record of everybody's credits. A superuser who wants them gone says \
                  SET credits_ledger.allow_drop = on first.",

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use credits_ledger_tests::cluster::Cluster;
-use credits_ledger_tests::{Database, Decimal, Session, dec, user};
+use credits_ledger_tests::{Database, Decimal, Refused, Session, dec, user};
 
 /// Entries of the delta's index that a balance costs.
 fn read_for_balance(session: &mut Session) -> i64 {
@@ -35,6 +35,147 @@ fn what_a_session_has_folded_another_does_not_read_again() {
     // A session that has just come may have missed a change of the ledger, so it reads on from the stored checkpoint.
     let read = read_for_balance(&mut db.connect());
     assert!(read >= 40, "read {read}");
+}
+
+/// Scans of the delta's index that a balance costs.
+fn scans_for_balance(session: &mut Session) -> i64 {
+    session.run("BEGIN");
+    let scans = "SELECT pg_stat_get_xact_numscans('credits.credits_transactions_delta_idx'::regclass)";
+    let before: i64 = session.value(scans, &[]);
+    session.balance(user(1));
+    let after: i64 = session.value(scans, &[]);
+    session.run("COMMIT");
+    after - before
+}
+
+/// Two readers find out: what is folded, and that it is all.
+fn find_complete(session: &mut Session) {
+    for _ in 0..2 {
+        session.balance(user(1));
+    }
+    assert_eq!(scans_for_balance(session), 0);
+}
+
+#[test]
+fn a_balance_that_nobody_has_changed_reads_no_rows() {
+    let db = Database::create_alone();
+    let (mut writer, mut reader) = (db.connect(), db.connect());
+    writer.grant(user(1), dec!(100));
+    reader.balance(user(1));
+    for charge in 1..5 {
+        writer.charge(user(1), dec!(1));
+        let balance = dec!(100) - Decimal::from(charge);
+        assert_eq!(reader.balance(user(1)), balance);
+        find_complete(&mut writer);
+        assert_eq!(scans_for_balance(&mut reader), 0);
+        assert_eq!(reader.balance(user(1)), balance);
+        let latest: (i64, i64) = (
+            reader.value("SELECT latest_seq FROM credits.calculate_balance_with_seq($1)", &[&user(1)]),
+            reader.value("SELECT max(seq) FROM credits.credits_transactions", &[]),
+        );
+        assert_eq!(latest.0, latest.1);
+    }
+    writer.assert_sound();
+}
+
+/// A row is counted when its transaction settles, or is prepared. Until it has committed too, nobody may take what is there
+/// for all.
+#[test]
+fn a_row_that_is_counted_but_not_committed_is_still_to_come() {
+    let db = Database::create_alone();
+    let (mut writer, mut reader) = (db.connect(), db.connect());
+    writer.grant(user(1), dec!(100));
+    writer.charge(user(1), dec!(1));
+    let gid = format!("'{}'", db.name());
+    let mut read_all = |balance: Decimal| {
+        for _ in 0..4 {
+            assert_eq!(reader.balance(user(1)), balance);
+        }
+    };
+    read_all(dec!(99));
+
+    writer.run("BEGIN");
+    writer.charge(user(1), dec!(10));
+    read_all(dec!(99));
+    let held = db.hold_commit(writer);
+    read_all(dec!(99));
+    let mut writer = held.release();
+    read_all(dec!(89));
+
+    writer.run("BEGIN");
+    writer.charge(user(1), dec!(10));
+    writer.run(&format!("PREPARE TRANSACTION {gid}"));
+    read_all(dec!(89));
+    writer.run(&format!("COMMIT PREPARED {gid}"));
+    read_all(dec!(79));
+
+    writer.run("BEGIN");
+    writer.charge(user(1), dec!(10));
+    read_all(dec!(79));
+    writer.run("ROLLBACK");
+    read_all(dec!(79));
+    writer.assert_sound();
+}
+
+/// What others have found complete is not complete for who has written, or looks back.
+#[test]
+fn a_complete_fold_does_not_hide_what_a_reader_sees() {
+    let db = Database::create_alone();
+    let (mut own, mut past, mut other) = (db.connect(), db.connect(), db.connect());
+    other.grant(user(1), dec!(100));
+    for session in [&mut own, &mut past] {
+        session.balance(user(1));
+    }
+    other.run(
+        "CREATE FUNCTION note_balance() RETURNS trigger LANGUAGE plpgsql AS
+         $$BEGIN INSERT INTO seen VALUES (credits.get_user_balance(NEW.user_id)); RETURN NULL; END$$;
+         CREATE TABLE seen (balance numeric);
+         CREATE TRIGGER a_first AFTER INSERT ON credits.credits_transactions
+             FOR EACH ROW EXECUTE FUNCTION note_balance()",
+    );
+    find_complete(&mut other);
+    // Before the ledger's own trigger has noted the row.
+    own.charge(user(1), dec!(1));
+    assert_eq!(own.value::<Decimal>("SELECT balance FROM seen", &[]), dec!(99));
+
+    past.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    assert_eq!(past.balance(user(1)), dec!(99));
+    find_complete(&mut other);
+    own.run("BEGIN");
+    own.charge(user(1), dec!(1));
+    assert_eq!(own.balance(user(1)), dec!(98));
+    own.run("SAVEPOINT a");
+    own.charge(user(1), dec!(1));
+    assert_eq!(own.balance(user(1)), dec!(97));
+    own.run("ROLLBACK TO a");
+    assert_eq!(own.balance(user(1)), dec!(98));
+    assert_eq!(other.balance(user(1)), dec!(99));
+    own.run("COMMIT");
+    find_complete(&mut other);
+    assert_eq!(past.balance(user(1)), dec!(99));
+    past.run("COMMIT");
+    assert_eq!(past.balance(user(1)), dec!(98));
+    other.assert_sound();
+}
+
+/// A serializable reader has looked for the rows that a later one inserts.
+#[test]
+fn a_complete_fold_does_not_hide_a_conflict() {
+    let db = Database::create_alone();
+    let (mut first, mut second) = (db.connect(), db.connect());
+    first.grant(user(1), dec!(100));
+    find_complete(&mut second);
+    find_complete(&mut first);
+    for session in [&mut first, &mut second] {
+        session.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
+        assert_eq!(session.balance(user(1)), dec!(100));
+    }
+    first.charge(user(1), dec!(100));
+    first.run("COMMIT");
+    second.insert(user(1), "usage", dec!(100)).refused("40001");
+    second.run("ROLLBACK");
+    assert_eq!(second.balance(user(1)), dec!(0));
+    second.assert_sound();
 }
 
 /// Only the owner can, on purpose. Then nothing that was folded before is right, whoever has it, and whoever looks first.

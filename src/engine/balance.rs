@@ -5,6 +5,7 @@ use std::rc::Rc;
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::Credits;
 use ledger::fold::{DeltaPass, Fold};
+use ledger::shared::folds::Published;
 
 use super::Id;
 use super::checkpoint::CheckpointScan;
@@ -15,7 +16,7 @@ use crate::pg::catalog::Relations;
 use crate::pg::privilege::{self, View};
 use crate::pg::query;
 use crate::pg::relation::{Access, Table};
-use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::xact;
 
 /// A user's balance as the caller's snapshot has it.
@@ -45,44 +46,86 @@ struct Reader {
     snapshot: Rc<Snapshot>,
     open: OpenTransactions,
     shared: Shared,
+    /// Whether a complete fold tells this reader all.
+    only_reads_others: bool,
     /// Opened for the first user that there is no fold of.
     checkpoints: Option<CheckpointScan>,
-    delta: DeltaScan,
+    /// Opened for the first user whose fold may not be complete.
+    delta: Option<DeltaScan>,
+    /// The same for what is in flight.
+    in_flight: Option<DeltaScan>,
     target: Coverage,
+}
+
+/// What a reader starts from.
+struct Base {
+    fold: Fold,
+    is_published: bool,
+    is_complete: bool,
 }
 
 impl Reader {
     fn open(relations: &Relations, snapshot: Snapshot) -> Self {
         let open = snapshot.open_transactions();
-        let snapshot = Rc::new(snapshot);
-        let ledger = Table::open(relations.ledger, Access::Read);
         Self {
             relations: *relations,
             target: Coverage::up_to(&open),
             open,
-            shared: Shared::open(relations, &ledger),
+            shared: Shared::open(relations, &Table::open(relations.ledger, Access::Read)),
+            only_reads_others: xact::only_reads_others(),
             checkpoints: None,
-            delta: DeltaScan::open(relations, ledger, Access::Read, Sight::AsOf(Rc::clone(&snapshot))),
-            snapshot,
+            delta: None,
+            in_flight: None,
+            snapshot: Rc::new(snapshot),
         }
     }
 
     fn balance(&mut self, user: &Id) -> Result<Balance, LedgerError> {
         xact::check_for_interrupts();
         let base = self.base(user)?;
-        let coverage = base.coverage.clone();
-        let mut pass = DeltaPass::new(base, self.target.clone(), None);
-        self.delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
+        if base.is_complete {
+            return Ok(Balance {
+                balance: base.fold.balance,
+                latest_seq: (base.fold.transaction_count > 0).then_some(base.fold.latest_seq),
+            });
+        }
+        let coverage = base.fold.coverage.clone();
+        let known = base.fold.transaction_count;
+        let mut pass = DeltaPass::new(base.fold, self.target.clone(), None);
+        let delta = self.delta.get_or_insert_with(|| {
+            DeltaScan::open(&self.relations, Access::Read, Sight::AsOf(Rc::clone(&self.snapshot)))
+        });
+        delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
         self.shared.publish_fold(user, pass.advanced());
+        if base.is_published && pass.transaction_count() == known {
+            self.look_for_more(user);
+        }
         Ok(Balance { balance: pass.balance(), latest_seq: pass.latest_seq() })
     }
 
     /// A fold that serves the reader: what it has to read is what came after.
-    fn base(&mut self, user: &Id) -> Result<Fold, LedgerError> {
-        let published = self.shared.fold(user);
-        match published.filter(|fold| fold.coverage.serves(&self.open)) {
-            Some(fold) => Ok(fold),
-            None => self.stored_fold(user),
+    fn base(&mut self, user: &Id) -> Result<Base, LedgerError> {
+        let published = self.shared.fold(user).filter(|known| known.fold.coverage.serves(&self.open));
+        match published {
+            Some(Published { fold, complete_at }) => {
+                let is_complete = self.only_reads_others
+                    && complete_at.is_some_and(|counted| self.shared.rows(user) == Some(counted));
+                Ok(Base { fold, is_published: true, is_complete })
+            }
+            None => Ok(Base { fold: self.stored_fold(user)?, is_published: false, is_complete: false }),
+        }
+    }
+
+    /// Tells the others that the user's published fold is complete, if that is so.
+    fn look_for_more(&mut self, user: &Id) {
+        // Counted first: a row that is counted later will tell for itself.
+        let (true, Some(rows)) = (self.only_reads_others, self.shared.rows(user)) else { return };
+        let Some(Published { fold, .. }) = self.shared.fold(user) else { return };
+        let in_flight = self.in_flight.get_or_insert_with(|| {
+            DeltaScan::open(&self.relations, Access::Read, Sight::Dirty(DirtySnapshot::new()))
+        });
+        if in_flight.is_empty(user, &fold.coverage) {
+            self.shared.complete_fold(user, &fold, rows);
         }
     }
 

@@ -8,7 +8,7 @@ use super::delta::DeltaScan;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege;
-use crate::pg::relation::{Access, Table};
+use crate::pg::relation::Access;
 use crate::pg::snapshot::{Sight, Snapshot};
 
 /// The whole totals of the batches that have rows in the user's delta; what is folded of all others is true as it is. `None`
@@ -22,8 +22,7 @@ pub fn touched(user: &Id) -> Result<Option<BatchTotals>, LedgerError> {
     let Some((_, checkpoint)) = CheckpointScan::open(&relations).find(user, &snapshot)? else {
         return Ok(None);
     };
-    let ledger = Table::open(relations.ledger, Access::Read);
-    let mut delta = DeltaScan::open(&relations, ledger, Access::Read, Sight::AsOf(Rc::clone(&snapshot)));
+    let mut delta = DeltaScan::open(&relations, Access::Read, Sight::AsOf(Rc::clone(&snapshot)));
     let mut totals = BatchTotals::default();
     delta.batched(user, &checkpoint.fold.coverage, |row| totals.add(row))?;
     totals.add_folded(&relations, user, &snapshot)?;

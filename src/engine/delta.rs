@@ -42,11 +42,19 @@ pub struct BatchedRow {
 pub struct DeltaScan(IndexScan);
 
 impl DeltaScan {
-    /// A scan of the ledger, which has been opened for this. A transaction that has inserted has locked it for writing: so it
-    /// is cheapest opened that way.
-    pub fn open(relations: &Relations, ledger: Table, access: Access, sight: Sight) -> Self {
+    /// A transaction that has inserted has locked the ledger for writing: so it is cheapest opened that way.
+    pub fn open(relations: &Relations, access: Access, sight: Sight) -> Self {
+        let ledger = Table::open(relations.ledger, access);
         let index = Index::open(relations.delta_index, access);
         Self(IndexScan::new(ledger, index, sight, 2))
+    }
+
+    /// Whether there is no row of the user that `from` does not cover.
+    pub fn is_empty(&mut self, user: &Id, from: &Coverage) -> bool {
+        ranges(from).all(|transactions| {
+            self.0.seek([Key::UuidEqual(*user), transactions]);
+            self.0.next().is_none()
+        })
     }
 
     /// Adds the user's rows that `from` does not cover to the pass, and shows those that it folds and that belong to a
@@ -59,14 +67,14 @@ impl DeltaScan {
         mut batched: impl FnMut(BatchedRow) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
         self.each(user, from, |row| {
-            let amount = signed_amount(row);
             // What else it says may never come to be.
             if row.in_flight() {
-                return pass.add_in_flight(amount);
+                return pass.add_in_flight(signed_amount(row));
             }
             let delta_row = DeltaRow {
+                // The last column first: the row is taken apart once.
                 transaction: row.xid8(column::XACT_ID),
-                amount,
+                amount: signed_amount(row),
                 seq: row.int8(column::SEQ),
                 is_batched: !row.is_null(column::BATCH),
             };
@@ -84,15 +92,13 @@ impl DeltaScan {
         self.each(user, from, |row| batched_row(row).map_or(Ok(()), &mut batched))
     }
 
-    /// One range of the index, plus one probe for each straggler.
     fn each(
         &mut self,
         user: &Id,
         from: &Coverage,
         mut visit: impl FnMut(&Row<'_>) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
-        let stragglers = from.stragglers().iter().map(|&id| Key::Xid8Equal(id));
-        for transactions in stragglers.chain([Key::Xid8AtLeast(from.watermark())]) {
+        for transactions in ranges(from) {
             self.0.seek([Key::UuidEqual(*user), transactions]);
             while let Some(row) = self.0.next() {
                 visit(&row)?;
@@ -102,11 +108,19 @@ impl DeltaScan {
     }
 }
 
+/// Where the rows of a user lie that `from` does not cover: one range of the index, and one probe for each straggler.
+fn ranges(from: &Coverage) -> impl Iterator<Item = Key> {
+    let stragglers = from.stragglers().iter().map(|&id| Key::Xid8Equal(id));
+    stragglers.chain([Key::Xid8AtLeast(from.watermark())])
+}
+
 fn batched_row(row: &Row<'_>) -> Option<BatchedRow> {
+    // The last column first, as above: nearly all rows that are asked belong to a batch.
+    let seq = row.int8(column::SEQ);
     (!row.is_null(column::BATCH)).then(|| BatchedRow {
         batch: row.uuid(column::BATCH),
         amount: row.credits(column::AMOUNT),
-        seq: row.int8(column::SEQ),
+        seq,
         created_at: row.int8(column::CREATED_AT),
     })
 }

@@ -35,6 +35,7 @@ pub fn init() {
         forget: || {
             touched::forget();
             statistics::forget();
+            shared::end_transaction();
         },
     });
 }

@@ -300,10 +300,9 @@ impl CommitView {
     }
 
     fn open(relations: &Relations) -> Self {
-        let ledger = Table::open(relations.ledger, Access::Write);
         Self {
             checkpoints: CheckpointScan::open(relations),
-            delta: DeltaScan::open(relations, ledger, Access::Write, Sight::Dirty(DirtySnapshot::new())),
+            delta: DeltaScan::open(relations, Access::Write, Sight::Dirty(DirtySnapshot::new())),
         }
     }
 
@@ -321,7 +320,7 @@ impl CommitView {
         stored: &Fold,
         now: &Moment,
     ) -> Result<(DeltaPass, Option<Refreshed>), LedgerError> {
-        let published = shared.fold(user);
+        let published = shared.fold(user).map(|published| published.fold);
         let further = published.filter(|fold| fold.coverage.contains(&stored.coverage));
         let base = further.unwrap_or_else(|| stored.clone());
         let meets_all = base.gained_no_batch_since(stored);

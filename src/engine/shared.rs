@@ -8,12 +8,13 @@
 use std::cell::{Cell, OnceCell};
 
 use ledger::fold::{DeltaPass, Fold};
+use ledger::shared::folds::Published;
 use ledger::shared::headroom::{Counted, Headroom, Written};
 use ledger::shared::{self, Origin};
 
 use super::Id;
 use crate::pg::catalog::{self, Relations};
-use crate::pg::relation::{self, Table};
+use crate::pg::relation::Table;
 use crate::pg::shared::{Directory, database};
 use crate::pg::xact;
 use crate::settings;
@@ -25,6 +26,8 @@ thread_local! {
     static MEMORY: OnceCell<Option<&'static shared::Shared>> = const { OnceCell::new() };
     /// The generation of the ledger that this backend last entered an epoch with.
     static ENTERED: Cell<Option<u64>> = const { Cell::new(None) };
+    /// Whether this transaction may have changed the ledger, or checkpoints, other than as the engine does.
+    static CHANGING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What a settlement or a reader may rely on.
@@ -42,7 +45,7 @@ impl Shared {
             let epoch = enter_epoch(&memory.epoch);
             (memory, Origin { database: database(), ledger: relations.ledger.to_u32(), epoch })
         });
-        let may_differ = !ledger.only_gains_noted_rows() || relation::may_have_written(relations.checkpoints);
+        let may_differ = CHANGING.get() || !ledger.only_gains_noted_rows();
         Self { memory, may_differ }
     }
 
@@ -51,9 +54,23 @@ impl Shared {
     }
 
     /// The published fold of the user.
-    pub fn fold(&self, user: &Id) -> Option<Fold> {
+    pub fn fold(&self, user: &Id) -> Option<Published> {
         let (memory, origin) = self.usable()?;
         memory.folds.get(origin, user)
+    }
+
+    /// How many rows of the user have been counted; `None` if not all are.
+    pub fn rows(&self, user: &Id) -> Option<u64> {
+        let (memory, origin) = self.usable()?;
+        let rows = memory.headroom.rows(origin, user);
+        everyone_counts().then_some(rows)
+    }
+
+    /// Tells that the fold has been complete since so many rows had been counted.
+    pub fn complete_fold(&self, user: &Id, fold: &Fold, rows: u64) {
+        if let Some((memory, origin)) = self.usable() {
+            memory.folds.complete(origin, user, fold, rows);
+        }
     }
 
     /// Publishes the fold.
@@ -82,7 +99,7 @@ impl Shared {
         let known = self.usable().and_then(|(memory, origin)| memory.headroom.get(origin, user));
         known.is_some_and(|headroom| {
             headroom.suffices(counted, settings::checkpoint_interval().unsigned_abs())
-        }) && directory().is_some_and(Directory::is_shared_by_all)
+        }) && everyone_counts()
     }
 
     /// Tells what a pass leaves of a user whose announced side is above zero.
@@ -105,7 +122,7 @@ impl Shared {
     /// nobody when the transaction has committed. A user of whom no row was folded never had a checkpoint.
     pub fn forget(&mut self, relations: &Relations, user: &Id) {
         let known = self.memory.as_ref().and_then(|(memory, origin)| memory.folds.get(origin, user));
-        if known.is_some_and(|fold| fold.transaction_count > 0) {
+        if known.is_some_and(|known| known.fold.transaction_count > 0) {
             self.may_differ = true;
             catalog::announce_change(relations.ledger);
         }
@@ -114,6 +131,10 @@ impl Shared {
 
 fn directory() -> Option<&'static Directory> {
     DIRECTORY.with(|directory| *directory.get_or_init(Directory::find))
+}
+
+fn everyone_counts() -> bool {
+    directory().is_some_and(Directory::is_shared_by_all)
 }
 
 fn memory() -> Option<&'static shared::Shared> {
@@ -125,7 +146,13 @@ fn memory() -> Option<&'static shared::Shared> {
     })
 }
 
-/// Enters the epoch as [`shared::Epoch::current`] says.
+/// The transaction is over.
+pub fn end_transaction() {
+    CHANGING.set(false);
+}
+
+/// Enters the epoch as [`shared::Epoch::current`] says. A change that is learnt of may be the transaction's own, which others
+/// learn of when it commits, and so does this one when it is rolled back.
 fn enter_epoch(epoch: &shared::Epoch) -> u64 {
     loop {
         let current = epoch.current();
@@ -134,6 +161,7 @@ fn enter_epoch(epoch: &shared::Epoch) -> u64 {
         if ENTERED.replace(generation) == generation {
             return current;
         }
+        CHANGING.set(CHANGING.get() || xact::has_written());
         epoch.begin();
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! A user stays noted if the savepoint that touched it is rolled back: settling it then finds nothing to do.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use ledger::credits::Credits;
 use ledger::shared::headroom::Written;
 
 use super::Id;
+use crate::error::LedgerError;
 
 /// What to do for a user at commit. Of several, the last in this order counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +32,8 @@ pub struct Noted {
 }
 
 thread_local! {
+    /// Whether everyone has been handed over: who is noted now would not be settled.
+    static TAKEN: Cell<bool> = const { Cell::new(false) };
     static TOUCHED: RefCell<HashMap<Id, Noted>> = RefCell::new(HashMap::new());
 }
 
@@ -39,8 +42,11 @@ pub fn note(user: Id, request: Request) {
     update(user, request, |_| ());
 }
 
-/// Notes a row with its signed amount.
+/// Notes a row with its signed amount; raises 25000 at the end of the transaction, where it is too late.
 pub fn note_row(user: Id, amount: Credits) {
+    if TAKEN.get() {
+        LedgerError::Committing.raise();
+    }
     update(user, Request::Settle, |written| written.add(amount));
 }
 
@@ -54,10 +60,12 @@ fn update(user: Id, request: Request, change: impl FnOnce(&mut Written)) {
 
 /// Hands over everyone noted in this transaction.
 pub fn take() -> HashMap<Id, Noted> {
+    TAKEN.set(true);
     TOUCHED.take()
 }
 
 /// Forgets everyone noted: the transaction is over.
 pub fn forget() {
+    TAKEN.set(false);
     TOUCHED.with_borrow_mut(HashMap::clear);
 }

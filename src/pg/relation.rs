@@ -32,12 +32,6 @@ pub fn lock(oid: pg_sys::Oid, access: Access) {
     unsafe { pg_sys::LockRelationOid(oid, access.lock_mode()) }
 }
 
-/// Whether this transaction has locked the relation for writing, so that it sees changes of its own there, perhaps.
-pub fn may_have_written(oid: pg_sys::Oid) -> bool {
-    // SAFETY: a look at the locks of this backend.
-    unsafe { pg_sys::CheckRelationOidLockedByMe(oid, Access::Write.lock_mode(), true) }
-}
-
 /// An open table.
 pub struct Table(pg_sys::Relation);
 
@@ -57,15 +51,13 @@ impl Table {
         }
     }
 
-    /// Whether the rows that this transaction sees can only have been inserted, and noted by those who did, or changed by
-    /// transactions that have ended: in every session the trigger `append_only` refuses all else and `note_transaction`
-    /// notes, and it is not this transaction that has enabled them.
+    /// Whether rows can only be inserted, and are noted by those who do: in every session the trigger `append_only` refuses all
+    /// else and `note_transaction` notes.
     pub fn only_gains_noted_rows(&self) -> bool {
-        let mode = pg_sys::ShareRowExclusiveLock.cast_signed();
         // SAFETY: the table is open; its description has as many triggers as it says, with names.
         unsafe {
             let description = (*self.0).trigdesc;
-            if description.is_null() || pg_sys::CheckRelationLockedByMe(self.0, mode, true) {
+            if description.is_null() {
                 return false;
             }
             let count = usize::try_from((*description).numtriggers).unwrap_or_default();

@@ -58,6 +58,22 @@ pub fn current_id_if_any() -> Option<u64> {
     (id != 0).then_some(id)
 }
 
+/// Whether the transaction has written anything.
+pub fn has_written() -> bool {
+    current_id_if_any().is_some()
+}
+
+/// Whether the transaction sees exactly what its snapshots have of others' transactions, and nobody asks which rows it has
+/// looked for: it has written nothing, is not serializable, and is not on a standby.
+pub fn only_reads_others() -> bool {
+    // SAFETY: plain reads of backend state.
+    unsafe {
+        !has_written()
+            && pg_sys::XactIsoLevel < pg_sys::XACT_SERIALIZABLE.cast_signed()
+            && !pg_sys::RecoveryInProgress()
+    }
+}
+
 /// Makes what the transaction has done so far visible to its own snapshots.
 pub fn see_own_changes() {
     // SAFETY: called between commands.

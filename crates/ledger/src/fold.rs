@@ -121,6 +121,12 @@ impl DeltaPass {
         self.balance().checked_sub(self.own)
     }
 
+    /// How many rows count.
+    #[must_use]
+    pub const fn transaction_count(&self) -> i64 {
+        self.transaction_count
+    }
+
     /// The highest `seq` among the rows that count, if there are any.
     #[must_use]
     pub fn latest_seq(&self) -> Option<i64> {

@@ -2,6 +2,10 @@
 //!
 //! What one backend has folded serves all of them, for what a coverage covers never changes. So the latest fold of a user is
 //! published, and whoever settles the user next reads only the rows that came after it.
+//!
+//! Often nothing came after it. Every row is counted ([`super::headroom`]) before it is committed: so if somebody took the
+//! count, and then found no row that the fold does not cover, neither committed nor in flight, the fold is all there is as
+//! long as the count stays the same. Who sees a row that it does not cover sees a higher count.
 
 use super::Origin;
 use super::slots::{self, KEY, SLOTS, Slot, halves};
@@ -18,21 +22,46 @@ pub struct SharedFolds([FoldSlot; SLOTS]);
 #[repr(align(64))]
 struct FoldSlot(Slot<WORDS>);
 
+/// A fold as it is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The fold.
+    pub fold: Fold,
+    /// With so many rows counted it is all there is of the user.
+    pub complete_at: Option<u64>,
+}
+
 impl SharedFolds {
     /// The fold of the user that was published last, if it is still there.
     #[must_use]
-    pub fn get(&self, origin: &Origin, user: &[u8; 16]) -> Option<Fold> {
+    pub fn get(&self, origin: &Origin, user: &[u8; 16]) -> Option<Published> {
         let (_, words) = self.slot(origin, user).read(FIXED, straggler_count)?;
-        fold_of(&words, origin, user)
+        published(&words, origin, user)
     }
 
     /// Publishes a fold of the user, unless one with as many rows is there.
     pub fn publish(&self, origin: &Origin, user: &[u8; 16], fold: &Fold) {
+        self.replace(origin, user, fold, None, |known| known.fold.transaction_count < fold.transaction_count);
+    }
+
+    /// Tells of a fold that was published that it is complete.
+    pub fn complete(&self, origin: &Origin, user: &[u8; 16], fold: &Fold, counted: u64) {
+        self.replace(origin, user, fold, Some(counted), |known| known.fold == *fold);
+    }
+
+    fn replace(
+        &self,
+        origin: &Origin,
+        user: &[u8; 16],
+        fold: &Fold,
+        complete_at: Option<u64>,
+        gives_way: impl FnOnce(Published) -> bool,
+    ) {
         let slot = self.slot(origin, user);
         let Some((version, words)) = slot.read(FIXED, straggler_count) else { return };
-        let known = fold_of(&words, origin, user);
-        if known.is_none_or(|known| known.transaction_count < fold.transaction_count) {
-            slot.write(version, &words_of(fold, origin, user)[..FIXED + fold.coverage.stragglers().len()]);
+        if published(&words, origin, user).is_none_or(gives_way) {
+            let words = words_of(fold, complete_at, origin, user);
+            slot.write(version, &words[..FIXED + straggler_count(&words)]);
         }
     }
 
@@ -42,14 +71,14 @@ impl SharedFolds {
 }
 
 /// The key and what is fixed of a fold, before its stragglers.
-const FIXED: usize = KEY + 7;
+const FIXED: usize = KEY + 8;
 const WORDS: usize = FIXED + MAX_STRAGGLERS;
 /// Which word is the number of stragglers.
 const STRAGGLERS: usize = 5;
 
 type Words = [u64; WORDS];
 
-fn words_of(fold: &Fold, origin: &Origin, user: &[u8; 16]) -> Words {
+fn words_of(fold: &Fold, complete_at: Option<u64>, origin: &Origin, user: &[u8; 16]) -> Words {
     let [ledger, epoch, user_high, user_low] = slots::key(origin, user);
     let [balance_high, balance_low] = halves(fold.balance.units().cast_unsigned());
     let stragglers = fold.coverage.stragglers();
@@ -66,27 +95,31 @@ fn words_of(fold: &Fold, origin: &Origin, user: &[u8; 16]) -> Words {
         fold.transaction_count.cast_unsigned(),
         fold.latest_seq.cast_unsigned(),
         fold.unbatched_since.cast_unsigned(),
+        complete_at.map_or(0, |counted| counted + 1),
     ]);
     words[FIXED..FIXED + stragglers.len()].copy_from_slice(stragglers);
     words
 }
 
-/// The fold that the words are, if it is this one's.
-fn fold_of(words: &Words, origin: &Origin, user: &[u8; 16]) -> Option<Fold> {
+/// What the words say, if it is this one's.
+fn published(words: &Words, origin: &Origin, user: &[u8; 16]) -> Option<Published> {
     let (fixed, stragglers) = words.split_at(FIXED);
     let (key, fold) = fixed.split_at(KEY);
     if key != slots::key(origin, user) {
         return None;
     }
-    let &[watermark, _, balance_high, balance_low, count, seq, unbatched_since] = fold else { return None };
+    let &[watermark, _, balance_high, balance_low, count, seq, unbatched_since, complete_at] = fold else {
+        return None;
+    };
     let balance = u128::from(balance_high) << 64 | u128::from(balance_low);
-    Some(Fold {
+    let fold = Fold {
         coverage: Coverage::from_parts(watermark, stragglers[..straggler_count(words)].iter().copied())?,
         balance: Credits::from_units(balance.cast_signed()),
         transaction_count: count.cast_signed(),
         latest_seq: seq.cast_signed(),
         unbatched_since: unbatched_since.cast_signed(),
-    })
+    };
+    Some(Published { fold, complete_at: complete_at.checked_sub(1) })
 }
 
 /// How many of the words behind the fixed ones are stragglers.
@@ -103,6 +136,10 @@ mod tests {
     impl SharedFolds {
         const fn empty() -> Self {
             Self([const { FoldSlot(Slot::new()) }; SLOTS])
+        }
+
+        fn fold(&self, origin: &Origin, user: &[u8; 16]) -> Option<Fold> {
+            self.get(origin, user).map(|published| published.fold)
         }
     }
 
@@ -125,11 +162,11 @@ mod tests {
     #[test]
     fn a_fold_is_found_as_it_was_published() {
         static FOLDS: SharedFolds = SharedFolds::empty();
-        assert_eq!(FOLDS.get(&ORIGIN, &USER), None);
+        assert_eq!(FOLDS.fold(&ORIGIN, &USER), None);
         for rows in 1..100 {
-            assert_ne!(FOLDS.get(&ORIGIN, &USER), Some(fold(rows)));
+            assert_ne!(FOLDS.fold(&ORIGIN, &USER), Some(fold(rows)));
             FOLDS.publish(&ORIGIN, &USER, &fold(rows));
-            assert_eq!(FOLDS.get(&ORIGIN, &USER), Some(fold(rows)));
+            assert_eq!(FOLDS.fold(&ORIGIN, &USER), Some(fold(rows)));
         }
     }
 
@@ -138,8 +175,26 @@ mod tests {
         static FOLDS: SharedFolds = SharedFolds::empty();
         for rows in [5, 3, 5] {
             FOLDS.publish(&ORIGIN, &USER, &fold(rows));
-            assert_eq!(FOLDS.get(&ORIGIN, &USER), Some(fold(5)));
+            assert_eq!(FOLDS.fold(&ORIGIN, &USER), Some(fold(5)));
         }
+    }
+
+    #[test]
+    fn only_the_fold_that_is_there_can_be_complete() {
+        static FOLDS: SharedFolds = SharedFolds::empty();
+        let complete_at = || FOLDS.get(&ORIGIN, &USER).unwrap().complete_at;
+        FOLDS.publish(&ORIGIN, &USER, &fold(5));
+        assert_eq!(complete_at(), None);
+        FOLDS.complete(&ORIGIN, &USER, &fold(4), 7);
+        assert_eq!(complete_at(), None);
+        for counted in [0, 7] {
+            FOLDS.complete(&ORIGIN, &USER, &fold(5), counted);
+            assert_eq!(complete_at(), Some(counted));
+        }
+        FOLDS.publish(&ORIGIN, &USER, &fold(5));
+        assert_eq!(complete_at(), Some(7));
+        FOLDS.publish(&ORIGIN, &USER, &fold(6));
+        assert_eq!(complete_at(), None);
     }
 
     #[test]
@@ -151,14 +206,14 @@ mod tests {
             Origin { ledger: 16385, ..ORIGIN },
             Origin { epoch: 1, ..ORIGIN },
         ] {
-            assert_eq!(FOLDS.get(&other, &USER), None, "{other:?}");
+            assert_eq!(FOLDS.fold(&other, &USER), None, "{other:?}");
         }
         // More users than there are slots: each finds its own or none.
         for number in 0..20_000_u128 {
             FOLDS.publish(&ORIGIN, &number.to_be_bytes(), &fold(i64::try_from(number).unwrap()));
         }
         let found = (0..20_000_u128).filter_map(|number| {
-            let found = FOLDS.get(&ORIGIN, &number.to_be_bytes())?;
+            let found = FOLDS.fold(&ORIGIN, &number.to_be_bytes())?;
             assert_eq!(found, fold(i64::try_from(number).unwrap()));
             Some(())
         });
@@ -187,7 +242,7 @@ mod tests {
                         let mut reads = 0;
                         for _ in 0..200_000 {
                             for (user, parity) in users.iter().zip(0..) {
-                                if let Some(found) = FOLDS.get(&ORIGIN, user) {
+                                if let Some(found) = FOLDS.fold(&ORIGIN, user) {
                                     assert_eq!(found, fold(found.transaction_count));
                                     assert_eq!(found.transaction_count % 2, parity);
                                     reads += 1;

@@ -102,10 +102,16 @@ impl SharedHeadroom {
     #[must_use]
     pub fn count(&self, origin: &Origin, user: &[u8; 16], written: &Written) -> Counted {
         let slot = self.slot(origin, user);
-        let rows = slot.rows.fetch_add(written.rows, Ordering::Relaxed);
+        let rows = slot.rows.fetch_add(written.rows, Ordering::SeqCst);
         let add = |charged: u64| Some(charged.saturating_add(written.charged));
         let before = slot.charged.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).unwrap_or(u64::MAX);
         Counted { charged: before.saturating_add(written.charged), rows }
+    }
+
+    /// How many rows have been counted.
+    #[must_use]
+    pub fn rows(&self, origin: &Origin, user: &[u8; 16]) -> u64 {
+        self.slot(origin, user).rows.load(Ordering::SeqCst)
     }
 
     /// What the user is known to have.
