@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::Id;
-use super::checkpoint::{BatchTotals, CheckpointScan};
+use super::checkpoint::{BatchRuns, BatchTotals, CheckpointScan};
 use super::delta::DeltaScan;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -23,8 +23,9 @@ pub fn touched(user: &Id) -> Result<Option<BatchTotals>, LedgerError> {
         return Ok(None);
     };
     let mut delta = DeltaScan::open(&relations, Access::Read, Sight::AsOf(Rc::clone(&snapshot)));
-    let mut totals = BatchTotals::default();
-    delta.batched(user, &checkpoint.fold.coverage, |row| totals.add(row))?;
+    let mut batches = BatchRuns::default();
+    delta.batched(user, &checkpoint.fold.coverage, |row| batches.add(row))?;
+    let mut totals = batches.totals()?;
     totals.add_folded(&relations, user, &snapshot)?;
     Ok(Some(totals))
 }

@@ -165,10 +165,35 @@ impl From<BatchedRow> for BatchTotal {
 #[derive(Clone, Debug, Default)]
 pub struct BatchTotals(BTreeMap<Id, BatchTotal>);
 
-impl BatchTotals {
+/// Totals in the making, from rows that mostly follow others of their batch.
+#[derive(Debug, Default)]
+pub struct BatchRuns {
+    run: Option<(Id, BatchTotal)>,
+    totals: BatchTotals,
+}
+
+impl BatchRuns {
     /// Adds a row.
     pub fn add(&mut self, row: BatchedRow) -> Result<(), SumOutOfRange> {
-        self.0.entry(row.batch).or_insert(BatchTotal::EMPTY).merge(&row.into())
+        match &mut self.run {
+            Some((batch, total)) if *batch == row.batch => total.merge(&row.into()),
+            _ => {
+                let before = self.run.replace((row.batch, row.into()));
+                self.totals.merge(before)
+            }
+        }
+    }
+
+    /// The totals of all rows.
+    pub fn totals(mut self) -> Result<BatchTotals, SumOutOfRange> {
+        self.totals.merge(self.run)?;
+        Ok(self.totals)
+    }
+}
+
+impl BatchTotals {
+    fn merge(&mut self, run: Option<(Id, BatchTotal)>) -> Result<(), SumOutOfRange> {
+        run.map_or(Ok(()), |(batch, total)| self.0.entry(batch).or_insert(BatchTotal::EMPTY).merge(&total))
     }
 
     /// Adds what is folded of these batches, as the snapshot sees it.
@@ -205,9 +230,9 @@ pub fn fold_delta(
 ) -> Result<(DeltaPass, BatchTotals), SumOutOfRange> {
     let coverage = from.coverage.clone();
     let mut pass = DeltaPass::new(from, target, xact::current_id_if_any());
-    let mut batches = BatchTotals::default();
+    let mut batches = BatchRuns::default();
     scan.add_to(&mut pass, user, &coverage, |row| batches.add(row))?;
-    Ok((pass, batches))
+    Ok((pass, batches.totals()?))
 }
 
 /// Adds the totals to the user's rows of `batch_aggregates`.
