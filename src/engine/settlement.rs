@@ -127,6 +127,7 @@ impl Settlement {
             }
             let lags = lags(&checkpoint.fold, &pass, noted.request);
             if checkpoint.is_positive {
+                // One that lags is refreshed now, by us or by whoever is at it.
                 let lag = if lags { 0 } else { gained(&checkpoint.fold, &pass) };
                 self.shared.publish_headroom(user, &pass, &noted.written, counted, lag);
             }
