@@ -9,6 +9,7 @@
    - inexact:    what is stored as covered is the sum of the committed rows it covers
    - collision:  no settlement writes a checkpoint row that was replaced, or is being replaced, since it was read
                  (heap_update would wait, then fail the commit with "tuple concurrently updated")
+   - unsound:    when all have ended and less is counted than the limit, the balance is above zero, and so is the stored state
    - and no deadlock: everyone ends.
 
    HEADROOM adds what src/engine/shared.rs tells of headroom. NO_... and COUNT_... remove or change one part of the protocol. Each
@@ -77,7 +78,7 @@ bool  announced[USERS];
 short spent[USERS], limit[USERS];
 #endif
 
-bool  missed, doubled, lost_flip, inexact, collision;
+bool  missed, doubled, lost_flip, inexact, collision, unsound;
 byte  ended;
 
 #ifdef QUEUE
@@ -464,6 +465,9 @@ proctype Transaction(byte me) {
 #ifdef FORCE
   :: forced = true                                 /* refresh_checkpoint was called */
 #endif
+#ifdef PREPARE
+  :: goto prepared
+#endif
   fi;
 #ifdef NO_ORDER
   if :: descending = true :: skip fi;
@@ -481,6 +485,17 @@ proctype Transaction(byte me) {
   :: commit()
   :: roll_back()                                   /* an error after the decision */
   fi;
+#ifdef PREPARE
+  goto released;
+prepared:                                          /* counts, settles nobody, holds no lock */
+#ifndef NO_COUNT_OF_PREPARED
+  do
+  :: n < STRIPES -> count_charges(n); n++
+  :: else -> n = 0; break
+  od;
+#endif
+  if :: commit() :: roll_back() fi;
+#endif
 released:
   forced = false; counted = false; descending = false;
   release()
@@ -554,8 +569,13 @@ init {
           t++
        :: else -> break
        od;
+#ifndef PREPARE
        missed = (announced[u] != POSITIVE(sum)); assert(!missed);
+#endif
        lost_flip = (exists[u] && positive[u] != announced[u]); assert(!lost_flip);
+#ifdef HEADROOM
+       unsound = (spent[u] < limit[u] && (!POSITIVE(sum) || !positive[u])); assert(!unsound);
+#endif
        inexact = (exists[u] && balance[u] != sum_covered); assert(!inexact);
        u++
     :: else -> break
