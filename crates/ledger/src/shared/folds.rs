@@ -129,8 +129,10 @@ fn straggler_count(words: &Words) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
     use std::thread;
 
+    use super::super::Epoch;
     use super::*;
 
     impl SharedFolds {
@@ -218,6 +220,18 @@ mod tests {
             Some(())
         });
         assert!(found.count() > SLOTS / 2);
+    }
+
+    #[test]
+    fn a_new_epoch_forgets() {
+        static FOLDS: SharedFolds = SharedFolds::empty();
+        let epoch = Epoch(AtomicU64::new(ORIGIN.epoch));
+        FOLDS.publish(&ORIGIN, &USER, &fold(2));
+        epoch.begin();
+        let origin = Origin { epoch: epoch.current(), ..ORIGIN };
+        assert_eq!(FOLDS.fold(&origin, &USER), None);
+        FOLDS.publish(&origin, &USER, &fold(1));
+        assert_eq!(FOLDS.fold(&origin, &USER), Some(fold(1)));
     }
 
     /// Two users on one slot, written by some while others read: every fold is whole, and its user's.
