@@ -83,22 +83,18 @@ impl Reader {
     fn balance(&mut self, user: &Id) -> Result<Balance, LedgerError> {
         xact::check_for_interrupts();
         let base = self.base(user)?;
-        if base.is_complete {
-            return Ok(Balance {
-                balance: base.fold.balance,
-                latest_seq: (base.fold.transaction_count > 0).then_some(base.fold.latest_seq),
-            });
-        }
         let coverage = base.fold.coverage.clone();
         let known = base.fold.transaction_count;
         let mut pass = DeltaPass::new(base.fold, self.target.clone(), None);
-        let delta = self.delta.get_or_insert_with(|| {
-            DeltaScan::open(&self.relations, Access::Read, Sight::AsOf(Rc::clone(&self.snapshot)))
-        });
-        delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
-        self.shared.publish_fold(user, pass.advanced());
-        if base.is_published && pass.transaction_count() == known {
-            self.look_for_more(user);
+        if !base.is_complete {
+            let delta = self.delta.get_or_insert_with(|| {
+                DeltaScan::open(&self.relations, Access::Read, Sight::AsOf(Rc::clone(&self.snapshot)))
+            });
+            delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
+            self.shared.publish_fold(user, pass.advanced());
+            if base.is_published && pass.transaction_count() == known {
+                self.look_for_more(user);
+            }
         }
         Ok(Balance { balance: pass.balance(), latest_seq: pass.latest_seq() })
     }
