@@ -64,6 +64,17 @@ CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (use
 COMMENT ON INDEX credits.credits_transactions_delta_idx IS
     'Finds the rows of a user that a checkpoint does not cover yet.';
 
+-- A row is in one index by user and seq, not in two; and in the index by user and date with others of the same second.
+DROP INDEX credits.credits_transactions_user_seq_idx;
+CREATE INDEX credits_transactions_batched_idx ON credits.credits_transactions (user_id, seq)
+    WHERE fusillade_batch_id IS NOT NULL;
+COMMENT ON INDEX credits.credits_transactions_batched_idx IS
+    'Lists the rows of a user that belong to batches, newest first.';
+DROP INDEX credits.credits_transactions_user_created_idx;
+CREATE INDEX credits_transactions_user_created_idx ON credits.credits_transactions (user_id, (created_at::timestamptz(0)));
+COMMENT ON INDEX credits.credits_transactions_user_created_idx IS
+    'Finds the rows of a user by date, to the second.';
+
 -- A ledger that holds transactions is not dropped by accident.
 CREATE FUNCTION credits.guard_ledger() RETURNS event_trigger
     LANGUAGE c

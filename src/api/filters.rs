@@ -72,18 +72,18 @@ impl<'call> Filters<'call> {
         !self.period.bounds.is_empty()
     }
 
-    /// The conditions on ledger rows, each with its AND.
-    pub fn on_rows(&self, statement: &mut Statement<'call>) -> String {
+    /// The conditions on ledger rows, each with its AND; `compared` gives a date the form in which an index has it.
+    pub fn on_rows(&self, compared: impl Fn(&str) -> String, statement: &mut Statement<'call>) -> String {
         let mut sql = self.on_description("description", statement);
         if let Some(types) = &self.types {
             let _ = write!(sql, " AND transaction_type = ANY ({})", statement.bind(types.names));
         }
-        sql + &self.period.on("created_at", statement)
+        sql + &self.period.on("created_at", compared, statement)
     }
 
     /// The conditions on batches, whose date is `created_at`, each with its AND.
     pub fn on_batches(&self, created_at: &str, statement: &mut Statement<'call>) -> String {
-        self.on_description("'Batch'", statement) + &self.period.on(created_at, statement)
+        self.on_description("'Batch'", statement) + &self.period.on(created_at, str::to_owned, statement)
     }
 
     /// ILIKE folds case by the collation of the database, and finds its pattern faster than `position` in a lowered
@@ -121,12 +121,19 @@ impl<'call> Period<'call> {
         Self { bounds: vec![(">", date)] }
     }
 
-    /// A period decides whether rows are best found by date or by seq, so the query is planned for it.
-    fn on(&self, created_at: &str, statement: &mut Statement<'call>) -> String {
+    /// The conditions on what is dated `created_at`, in the form in which dates are compared. A period decides whether
+    /// rows are best found by date or by seq, so the query is planned for it.
+    fn on(
+        &self,
+        created_at: &str,
+        compared: impl Fn(&str) -> String,
+        statement: &mut Statement<'call>,
+    ) -> String {
         let mut sql = String::new();
         for &(operator, date) in &self.bounds {
             statement.plan_each_time();
-            let _ = write!(sql, " AND {created_at} {operator} {}", statement.bind(date));
+            let date = statement.bind(date).to_string();
+            let _ = write!(sql, " AND {} {operator} {}", compared(created_at), compared(&date));
         }
         sql
     }

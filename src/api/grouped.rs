@@ -12,7 +12,7 @@
 use super::analytics::Labels;
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, newest_rows};
-use super::transactions::SIGNED_AMOUNT;
+use super::transactions::signed_amount;
 use crate::engine::Id;
 use crate::engine::batches;
 use crate::engine::checkpoint::BatchTotals;
@@ -61,8 +61,9 @@ pub fn sum_recent_transactions_grouped(call: &Call<'_>) -> Result<Answer, Ledger
     let page = Page::newest(count(call, Argument(1, "count"))?);
     let items = Items::new(&mut statement, user, &Filters::in_period(Period::read(call, 2)), &page)?;
     let sql = format!(
-        "SELECT coalesce(sum({SIGNED_AMOUNT}), 0) \
+        "SELECT coalesce(sum({}), 0) \
          FROM (SELECT transaction_type, amount FROM ({}) items ORDER BY seq DESC{}) newest",
+        signed_amount("transaction_type"),
         items.union,
         page.cut(&mut statement),
     );
@@ -75,7 +76,11 @@ pub fn sum_transactions_after_date_grouped(call: &Call<'_>) -> Result<Answer, Le
     let user = call.uuid_bytes(USER_ID)?;
     let filters = Filters::in_period(Period::after(call.required_timestamptz(Argument(1, "after_date"))?));
     let items = Items::new(&mut statement, user, &filters, &Page::default())?;
-    let sql = format!("SELECT coalesce(sum({SIGNED_AMOUNT}), 0) FROM ({}) items", items.union);
+    let sql = format!(
+        "SELECT coalesce(sum({}), 0) FROM ({}) items",
+        signed_amount("transaction_type"),
+        items.union
+    );
     Ok(statement.answer_value(&sql))
 }
 
@@ -97,7 +102,7 @@ impl Items {
         let singles = format!(
             "SELECT id, transaction_type, amount, source_id, description, created_at, seq, NULL::uuid AS batch_id, \
              1::bigint AS batch_count FROM ({}) singles",
-            newest_rows(statement, SINGLE_COLUMNS, Scope::Singles(user), filters, page),
+            newest_rows(statement, |_| SINGLE_COLUMNS.into(), Scope::Singles(user), filters, page),
         );
         if !filters.admit_batches() {
             return Ok(Self { user, union: singles });

@@ -1,14 +1,19 @@
 //! The newest ledger rows that pass the filters: the source of every page.
 //!
-//! Rows are listed by `seq`, and the index by (user and) `seq` gives them in order. A period is another matter: the rows
-//! of last March are far from the end of that index, and an index by date gives them in another order. Dates follow
-//! `seq` closely, but not always, for a client may date its rows; so neither order may stand in for the other. Hence
-//! two steps. The newest rows are looked through first: a page of a period that has not ended is found among them, as
-//! is a page after a cursor. Only if they do not fill the page, the older rows of the period are collected by date and
-//! sorted. A page costs its rows or those of the period, and never those of the history around it.
+//! Rows are listed by `seq`, and the indexes by (user and) `seq` give them in order. A user's rows are in two of those:
+//! the rows of no batch, and the rows of batches, which are all usage. A list of both merges the newest of each.
+//!
+//! A period is another matter: the rows of last March are far from the end of those indexes, and an index by date gives
+//! them in another order. Dates follow `seq` closely, but not always, for a client may date its rows; so neither order
+//! may stand in for the other. Hence two steps. The newest rows are looked through first: a page of a period that has
+//! not ended is found among them, as is a page after a cursor. Only if they do not fill the page, the older rows of the
+//! period are collected by date and sorted. A page costs its rows or those of the period, and never those of the history
+//! around it.
 
 use super::filters::{Filters, Page};
 use crate::pg::statement::{Parameter, Statement};
+
+const LEDGER: &str = "credits.credits_transactions";
 
 /// Rows that are looked through before an index by date is used.
 const LOOKED_THROUGH: u32 = 1000;
@@ -33,42 +38,79 @@ impl Scope {
             Self::Singles(user) => format!("user_id = {user} AND fusillade_batch_id IS NULL"),
         }
     }
+
+    /// The parts that are each in one index by `seq`. Rows of batches may be unwanted.
+    fn parts(self, with_batches: bool) -> Vec<Part> {
+        let whole = |scope: Self| Part { condition: scope.condition(), kind: "transaction_type" };
+        match self {
+            Self::User(user) if with_batches => vec![
+                whole(Self::Singles(user)),
+                Part {
+                    condition: format!("user_id = {user} AND fusillade_batch_id IS NOT NULL"),
+                    kind: "'usage'",
+                },
+            ],
+            Self::User(user) => vec![whole(Self::Singles(user))],
+            Self::All | Self::Singles(_) => vec![whole(self)],
+        }
+    }
+
+    /// The condition on a row that passes the filters.
+    pub fn passing<'call>(self, filters: &Filters<'call>, statement: &mut Statement<'call>) -> String {
+        self.condition() + &self.filtered(filters, statement)
+    }
+
+    /// The conditions of the filters, each with its AND. The index of a user's dates has them to the second. Rounding
+    /// keeps dates in order, so that a comparison of dates may well begin with that of their seconds.
+    fn filtered<'call>(self, filters: &Filters<'call>, statement: &mut Statement<'call>) -> String {
+        match self {
+            Self::All => filters.on_rows(str::to_owned, statement),
+            Self::User(_) | Self::Singles(_) => {
+                filters.on_rows(|date| format!("({date}::timestamptz(0), {date})"), statement)
+            }
+        }
+    }
 }
 
-/// A query for the rows of a page, in its order. `columns` must have `seq`.
+/// Rows that an index has in the order of `seq`.
+struct Part {
+    condition: String,
+    /// The type of each of them, as SQL.
+    kind: &'static str,
+}
+
+/// A query for the rows of a page, in its order. `columns` must have `seq`; it is given the expression for a row's type.
 pub fn page_of_rows<'call>(
     statement: &mut Statement<'call>,
-    columns: &str,
+    columns: impl Fn(&str) -> String,
     scope: Scope,
     filters: &Filters<'call>,
     page: &Page,
 ) -> String {
-    let rows = if filters.have_period() {
-        format!("SELECT * FROM ({}) rows", newest_rows(statement, columns, scope, filters, page))
-    } else {
-        passing_rows(statement, columns, scope, filters, page)
-    };
-    format!("{rows} ORDER BY seq DESC{}", page.cut(statement))
+    let rows = newest_rows(statement, columns, scope, filters, page);
+    format!("SELECT * FROM ({rows}) rows ORDER BY seq DESC{}", page.cut(statement))
 }
 
-/// A query for the newest rows that a page can need, not sorted. `columns` must have `seq`.
+/// A query for the newest rows that a page can need, not sorted. `columns` as above.
 pub fn newest_rows<'call>(
     statement: &mut Statement<'call>,
-    columns: &str,
+    columns: impl Fn(&str) -> String,
     scope: Scope,
     filters: &Filters<'call>,
     page: &Page,
 ) -> String {
-    let Some(reach) = page.reach(statement) else {
-        return passing_rows(statement, columns, scope, filters, page);
-    };
-    if !filters.have_period() {
-        let rows = passing_rows(statement, columns, scope, filters, page);
-        return format!("({rows} ORDER BY seq DESC LIMIT {reach})");
-    }
     let whose = scope.condition();
     let cursor = page.after_cursor("seq", statement);
-    let passes = filters.on_rows(statement);
+    let passes = scope.filtered(filters, statement);
+    let any_row = columns("transaction_type");
+    let Some(reach) = page.reach(statement) else {
+        return format!("SELECT {any_row} FROM {LEDGER} WHERE {whose}{cursor}{passes}");
+    };
+    let parts = scope.parts(filters.admit_batches());
+    if !filters.have_period() {
+        return newest_of(&parts, columns, &format!("{cursor}{passes}"), &reach);
+    }
+    let newest = newest_of(&parts, |_| "*".into(), &cursor, &LOOKED_THROUGH.to_string());
     let by_date = match scope {
         Scope::All => "true",
         Scope::User(_) | Scope::Singles(_) => &whose,
@@ -76,26 +118,21 @@ pub fn newest_rows<'call>(
     // OFFSET 0: the older rows are collected whole, so the LIMIT around them must not tempt the planner to walk them.
     format!(
         "(WITH newest AS MATERIALIZED (\
-         SELECT * FROM credits.credits_transactions WHERE {whose}{cursor} ORDER BY seq DESC LIMIT {LOOKED_THROUGH}), \
-         passed AS MATERIALIZED (SELECT {columns} FROM newest WHERE true{passes}) \
+         SELECT * FROM ({newest}) parts ORDER BY seq DESC LIMIT {LOOKED_THROUGH}), \
+         passed AS MATERIALIZED (SELECT {any_row} FROM newest WHERE true{passes}) \
          SELECT * FROM passed UNION ALL SELECT * FROM (\
-         SELECT {columns} FROM credits.credits_transactions WHERE {by_date}{passes} AND seq < (SELECT min(seq) FROM newest) \
+         SELECT {any_row} FROM {LEDGER} WHERE {by_date}{passes} AND seq < (SELECT min(seq) FROM newest) \
          AND (SELECT count(*) FROM newest) = {LOOKED_THROUGH} AND (SELECT count(*) FROM passed) < {reach} OFFSET 0) older)"
     )
 }
 
-/// A query for all rows after the cursor that pass the filters.
-fn passing_rows<'call>(
-    statement: &mut Statement<'call>,
-    columns: &str,
-    scope: Scope,
-    filters: &Filters<'call>,
-    page: &Page,
-) -> String {
-    format!(
-        "SELECT {columns} FROM credits.credits_transactions WHERE {}{}{}",
-        scope.condition(),
-        page.after_cursor("seq", statement),
-        filters.on_rows(statement)
-    )
+/// A query for the `limit` newest rows of each part that meet the conditions, each with its AND.
+fn newest_of(parts: &[Part], columns: impl Fn(&str) -> String, conditions: &str, limit: &str) -> String {
+    let newest = |Part { condition, kind }: &Part| {
+        format!(
+            "(SELECT {} FROM {LEDGER} WHERE {condition}{conditions} ORDER BY seq DESC LIMIT {limit})",
+            columns(kind)
+        )
+    };
+    parts.iter().map(newest).collect::<Vec<_>>().join(" UNION ALL ")
 }

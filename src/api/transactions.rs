@@ -11,9 +11,10 @@ const USER_ID: Argument = Argument(0, "user_id");
 /// The columns of `credits.credit_transaction`.
 const COLUMNS: &str = "id, user_id, transaction_type, amount, source_id, description, created_at, seq, fusillade_batch_id, api_key_id";
 
-/// The effect of a row on the balance.
-pub const SIGNED_AMOUNT: &str =
-    "CASE WHEN transaction_type IN ('purchase', 'admin_grant') THEN amount ELSE -amount END";
+/// The effect on the balance of a row of this type, as SQL.
+pub fn signed_amount(kind: &str) -> String {
+    format!("CASE WHEN {kind} IN ('purchase', 'admin_grant') THEN amount ELSE -amount END")
+}
 
 /// `get_transaction_by_id(transaction_id)`
 pub fn get_transaction_by_id(call: &Call<'_>) -> Result<Answer, LedgerError> {
@@ -51,7 +52,7 @@ fn list<'call>(
     page: &Page,
     filters: &Filters<'call>,
 ) -> Answer {
-    let sql = page_of_rows(&mut statement, COLUMNS, scope, filters, page);
+    let sql = page_of_rows(&mut statement, |_| COLUMNS.into(), scope, filters, page);
     statement.answer_rows(&sql, call)
 }
 
@@ -68,12 +69,8 @@ pub fn count_all_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
 }
 
 fn count_rows<'call>(mut statement: Statement<'call>, scope: Scope, filters: &Filters<'call>) -> Answer {
-    let sql = format!(
-        "SELECT count(*) FROM credits.credits_transactions WHERE {}{}",
-        scope.condition(),
-        filters.on_rows(&mut statement)
-    );
-    statement.answer_value(&sql)
+    let passing = scope.passing(filters, &mut statement);
+    statement.answer_value(&format!("SELECT count(*) FROM credits.credits_transactions WHERE {passing}"))
 }
 
 /// `sum_recent_transactions(user_id, count, start_date, end_date)`
@@ -82,17 +79,19 @@ pub fn sum_recent_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let scope = Scope::User(statement.bind(call.uuid(USER_ID)?));
     let page = Page::newest(count(call, Argument(1, "count"))?);
     let filters = Filters::in_period(Period::read(call, 2));
-    let rows = page_of_rows(&mut statement, "transaction_type, amount, seq", scope, &filters, &page);
-    Ok(statement.answer_value(&format!("SELECT coalesce(sum({SIGNED_AMOUNT}), 0) FROM ({rows}) newest")))
+    let columns = |kind: &str| format!("{} AS effect, seq", signed_amount(kind));
+    let rows = page_of_rows(&mut statement, columns, scope, &filters, &page);
+    Ok(statement.answer_value(&format!("SELECT coalesce(sum(effect), 0) FROM ({rows}) newest")))
 }
 
 /// `sum_transactions_after_date(user_id, after_date)`
 pub fn sum_transactions_after_date(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
-    let user = statement.bind(call.uuid(USER_ID)?);
-    let after = statement.bind(call.required_timestamptz(Argument(1, "after_date"))?);
+    let scope = Scope::User(statement.bind(call.uuid(USER_ID)?));
+    let filters = Filters::in_period(Period::after(call.required_timestamptz(Argument(1, "after_date"))?));
+    let passing = scope.passing(&filters, &mut statement);
     Ok(statement.answer_value(&format!(
-        "SELECT coalesce(sum({SIGNED_AMOUNT}), 0) FROM credits.credits_transactions \
-         WHERE user_id = {user} AND created_at > {after}"
+        "SELECT coalesce(sum({}), 0) FROM credits.credits_transactions WHERE {passing}",
+        signed_amount("transaction_type")
     )))
 }

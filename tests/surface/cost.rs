@@ -102,12 +102,18 @@ fn answers_cost_what_they_show() {
         ("list_user_transactions({whale}, 1000)", 3 * (page + 1000)),
         ("list_user_transactions({whale}, before_seq => {middle})", 3 * page),
         ("list_user_transactions({whale}, transaction_types => '{usage}')", 4 * page),
+        // One row of no batch in ten is a purchase; rows of batches are passed over.
+        ("list_user_transactions({whale}, transaction_types => '{purchase}')", 3 * 10 * page),
         ("list_user_transactions({whale}, start_date => now() - interval '90 days')", 3 * (page + 1000)),
         (
             "list_user_transactions({whale}, start_date => {past}, end_date => {past} + interval '1 day')",
             3 * (1000 + day),
         ),
         ("list_user_transactions({whale}, end_date => {past}, before_seq => {middle})", 3 * (page + 1000)),
+        (
+            "count_user_transactions({whale}, start_date => {past}, end_date => {past} + interval '1 day')",
+            3 * day,
+        ),
         ("list_user_transactions({minnow})", 3 * few),
         ("list_user_transactions({minnow}, end_date => {past})", 5 * few),
         ("list_all_transactions()", 3 * page),

@@ -85,10 +85,13 @@ impl World {
     }
 }
 
-/// Of the last two months, in whole hours, so that rows share dates.
+/// Of the last two months, near whole hours, so that rows share dates and seconds.
 fn date(random: &mut StdRng) -> SystemTime {
     let hour = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs() / 3600;
-    SystemTime::UNIX_EPOCH + Duration::from_secs((hour - random.random_range(0..24 * 60)) * 3600)
+    let micros = [0, 499_999, 500_000, 999_999].choose(random).copied().unwrap_or_default();
+    SystemTime::UNIX_EPOCH
+        + Duration::from_secs((hour - random.random_range(0..24 * 60)) * 3600)
+        + Duration::from_micros(micros)
 }
 
 const COLUMNS: &str = "id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at";
@@ -208,7 +211,6 @@ impl Stepped {
         let mut text = String::new();
         for row in &rows {
             let or_null = |text: Option<String>| text.unwrap_or_else(|| r"\N".into());
-            let since = row.created_at.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
             text += &format!(
                 "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\n",
                 row.id,
@@ -218,8 +220,7 @@ impl Stepped {
                 row.source_id,
                 or_null(row.description.as_ref().map(|text| text.replace('\\', r"\\"))),
                 or_null(row.fusillade_batch_id.map(|id| id.to_string())),
-                // The only form of a date that needs no calendar here.
-                postgres_timestamp(&mut self.session, since.as_secs()),
+                timestamp_text(&mut self.session, row.created_at),
             );
         }
         let mut writer = self.session.copy_in(sql).expect("copy");
@@ -321,8 +322,8 @@ fn length<T>(list: &[T]) -> i64 {
     i64::try_from(list.len()).expect("a few")
 }
 
-fn postgres_timestamp(session: &mut Session, epoch_seconds: u64) -> String {
-    session.value("SELECT to_timestamp($1::text::float8)::text", &[&epoch_seconds.to_string()])
+fn timestamp_text(session: &mut Session, date: SystemTime) -> String {
+    session.value("SELECT $1::timestamptz::text", &[&date])
 }
 
 fn this_month(session: &mut Session) -> std::ops::Range<SystemTime> {

@@ -200,6 +200,61 @@ fn a_sum_counts_within_its_period_and_after_its_date() {
     }
 }
 
+/// The index has the dates of a user rounded to the second; what is asked for is exact.
+#[test]
+fn dates_are_told_apart_by_the_microsecond() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let dates = [
+        "-infinity",
+        "4714-11-24 00:00:00+00 BC",
+        "1969-12-31 23:59:58.5+00",
+        "1999-12-31 23:59:58.499999+00",
+        "1999-12-31 23:59:58.5+00",
+        "1999-12-31 23:59:58.500001+00",
+        "1999-12-31 23:59:59+00",
+        "2000-01-01 00:00:00.499999+00",
+        "2000-01-01 00:00:00.5+00",
+        "2000-01-01 00:00:00.500001+00",
+        "294276-12-31 23:59:59.999999+00",
+        "infinity",
+    ];
+    session.run(&format!(
+        "CREATE TABLE dates AS SELECT unnest('{{{}}}'::timestamptz[]) AS date;
+         INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, created_at)
+         SELECT '{one}', 'purchase', 1, 'edge ' || date, date FROM dates;
+         INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, created_at)
+         SELECT '{one}', 'purchase', 1, 'other ' || n, timestamptz '2026-01-01' + n * interval '1 hour'
+         FROM generate_series(1, 5000) n",
+        dates.join(","),
+        one = user(1)
+    ));
+    session.run("VACUUM ANALYZE credits.credits_transactions");
+    session.run("BEGIN");
+    let wrong: Vec<String> = session.values(
+        "WITH answers AS (
+             SELECT a.date AS from_date, b.date AS to_date, counted, listed, summed_after, count, after
+             FROM dates a CROSS JOIN dates b
+             CROSS JOIN LATERAL credits.count_user_transactions($1, start_date => a.date, end_date => b.date) counted
+             CROSS JOIN LATERAL (SELECT count(*) AS listed FROM
+                 credits.list_user_transactions($1, 0, 10000, start_date => a.date, end_date => b.date)) l
+             CROSS JOIN LATERAL credits.sum_transactions_after_date($1, a.date) summed_after
+             CROSS JOIN LATERAL (SELECT count(*) FROM credits.credits_transactions
+                 WHERE created_at BETWEEN a.date AND b.date) plain
+             CROSS JOIN LATERAL (SELECT count(*) AS after FROM credits.credits_transactions
+                 WHERE created_at > a.date) later)
+         SELECT answers::text FROM answers WHERE (counted, listed, summed_after) IS DISTINCT FROM (count, count, after)",
+        &[&user(1)],
+    );
+    assert_eq!(wrong, [""; 0]);
+    let scans: i64 = session.value(
+        "SELECT pg_stat_get_xact_numscans('credits.credits_transactions_user_created_idx'::regclass)",
+        &[],
+    );
+    assert!(scans > 0, "the index is not used");
+    session.run("COMMIT");
+}
+
 /// Where the function stands in the statement does not matter.
 #[test]
 fn a_list_may_stand_among_the_columns() {
