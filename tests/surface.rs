@@ -22,6 +22,8 @@ mod keyset;
 mod labels;
 #[path = "surface/model.rs"]
 mod model;
+#[path = "surface/pages.rs"]
+mod pages;
 #[path = "surface/property.rs"]
 mod property;
 #[path = "surface/rows.rs"]

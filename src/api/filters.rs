@@ -32,9 +32,9 @@ pub struct Period<'call> {
 /// Which part of a list is asked for.
 #[derive(Default)]
 pub struct Page {
-    before_seq: Option<i64>,
-    skip: i64,
-    limit: Option<i64>,
+    pub before_seq: Option<i64>,
+    pub skip: i64,
+    pub limit: Option<i64>,
 }
 
 /// `value`, unless it is below zero.
@@ -60,6 +60,11 @@ impl<'call> Filters<'call> {
     /// Rows of any kind in a period.
     pub fn in_period(period: Period<'call>) -> Self {
         Self { period, ..Self::default() }
+    }
+
+    /// Whether any row passes.
+    pub fn admit_all(&self) -> bool {
+        self.search.is_none() && self.types.is_none() && !self.have_period()
     }
 
     /// Whether batches can be among the items.

@@ -82,7 +82,7 @@ impl CheckpointScan {
             IndexScan::new(table, index, Sight::AsOf(Rc::clone(snapshot)), 1)
         });
         scan.see_with(Sight::AsOf(Rc::clone(snapshot)));
-        scan.seek([Key::UuidEqual(*user)]);
+        scan.seek(&[Key::UuidEqual(*user)]);
         let Some(stored) = scan.next().map(|row| decode(user, &row)) else { return Ok(None) };
         places::keep(user, scan.place());
         stored.map(Some)
@@ -272,7 +272,7 @@ pub fn write_batches(
 /// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
 pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &Id) {
     let mut scan = batch_scan(relations, Rc::new(Snapshot::latest()), 1);
-    scan.seek([Key::UuidEqual(*user)]);
+    scan.seek(&[Key::UuidEqual(*user)]);
     let mut left = Vec::new();
     while let Some(row) = scan.next() {
         left.push(row.tid());
@@ -292,7 +292,7 @@ fn batch_scan(relations: &Relations, snapshot: Rc<Snapshot>, key_columns: usize)
 
 /// What is folded of a batch, and where that is stored.
 fn find_batch(scan: &mut IndexScan, user: &Id, batch: &Id) -> Option<(pg_sys::ItemPointerData, BatchTotal)> {
-    scan.seek([Key::UuidEqual(*user), Key::UuidEqual(*batch)]);
+    scan.seek(&[Key::UuidEqual(*user), Key::UuidEqual(*batch)]);
     scan.next().map(|row| {
         let folded = BatchTotal {
             amount: row.credits(batch_column::TOTAL_AMOUNT),

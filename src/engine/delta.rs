@@ -7,23 +7,25 @@ use ledger::fold::{DeltaPass, DeltaRow};
 use super::{Id, touched};
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Index, Table};
-use crate::pg::row::Row;
+use crate::pg::row::{Column, Row};
 use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::Sight;
 
 /// Columns of `credits_transactions`.
-mod column {
-    pub const USER_ID: usize = 2;
-    pub const TRANSACTION_TYPE: usize = 3;
-    pub const AMOUNT: usize = 4;
-    pub const BATCH: usize = 7;
-    pub const CREATED_AT: usize = 9;
-    pub const SEQ: usize = 10;
-    pub const XACT_ID: usize = 11;
+pub mod column {
+    use crate::pg::row::Column;
+
+    pub const USER_ID: Column = 2;
+    pub const TRANSACTION_TYPE: Column = 3;
+    pub const AMOUNT: Column = 4;
+    pub const BATCH: Column = 7;
+    pub const CREATED_AT: Column = 9;
+    pub const SEQ: Column = 10;
+    pub const XACT_ID: Column = 11;
 }
 
 /// Columns that a balance is computed from, for checking privileges.
-pub const BALANCE_COLUMNS: &[i16] = &[2, 3, 4, 10, 11];
+pub const BALANCE_COLUMNS: &[Column] = &[2, 3, 4, 10, 11];
 
 /// What a batch total takes from a row.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +54,7 @@ impl DeltaScan {
     /// Whether there is no row of the user that `from` does not cover.
     pub fn is_empty(&mut self, user: &Id, from: &Coverage) -> bool {
         ranges(from).all(|transactions| {
-            self.0.seek([Key::UuidEqual(*user), transactions]);
+            self.0.seek(&[Key::UuidEqual(*user), transactions]);
             self.0.next().is_none()
         })
     }
@@ -99,7 +101,7 @@ impl DeltaScan {
         mut visit: impl FnMut(&Row<'_>) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
         for transactions in ranges(from) {
-            self.0.seek([Key::UuidEqual(*user), transactions]);
+            self.0.seek(&[Key::UuidEqual(*user), transactions]);
             while let Some(row) = self.0.next() {
                 visit(&row)?;
             }

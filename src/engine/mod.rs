@@ -5,6 +5,7 @@
 //! - [`places`]: where a backend last found the stored checkpoints
 //! - [`shared`]: what backends tell each other: folds, and how much users can spend
 //! - [`balance`]: what a reader sees
+//! - [`newest`]: the rows of an unfiltered page
 //! - [`batches`]: what it sees of the batches that a delta touches
 //! - [`touched`]: the users whose balance a transaction changes
 //! - [`settlement`]: what happens to them when it commits
@@ -15,6 +16,7 @@ pub mod balance;
 pub mod batches;
 pub mod checkpoint;
 pub mod delta;
+pub mod newest;
 pub mod notification;
 pub mod places;
 pub mod settlement;

@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::catalog::Relations;
+use super::row::{Column, Row};
 use super::text::Text;
 use crate::error::LedgerError;
 
@@ -146,7 +147,7 @@ impl<'call> Call<'call> {
 
     /// Where the rows of the result go: the caller reads them when the function has returned, with the columns that the
     /// function is declared to have.
-    pub(super) fn result_rows(&self) -> Rows {
+    pub fn result_rows(&self) -> Rows {
         // SAFETY: fcinfo is the running call's; resultinfo is NULL or a node, told apart by its tag.
         unsafe {
             let result = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
@@ -168,7 +169,7 @@ impl<'call> Call<'call> {
                 .switch_to(|_| pg_sys::tuplestore_begin_heap(random != 0, false, pg_sys::work_mem));
             (*result).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
             (*result).setResult = store;
-            Rows { store, context }
+            Rows { store, context, columns: (*result).expectedDesc }
         }
     }
 }
@@ -185,9 +186,31 @@ fn whole_array(argument: Argument, value: Value<'_>) -> Result<Value<'_>, Ledger
 }
 
 /// The store that the rows of a result are collected in.
-pub(super) struct Rows {
+pub struct Rows {
     pub(super) store: *mut pg_sys::Tuplestorestate,
     pub(super) context: pg_sys::MemoryContext,
+    /// Those of the result; NULL where the caller does not say.
+    columns: pg_sys::TupleDesc,
+}
+
+impl Rows {
+    /// Adds these columns of a row, which must be of the types that the result has.
+    pub fn put<const N: usize>(&self, row: &Row<'_>, columns: [Column; N]) {
+        // SAFETY: a description, if there is one, is valid as long as the call.
+        let expected = unsafe { self.columns.as_ref() }.map(|columns| columns.natts);
+        if expected != i32::try_from(N).ok() {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                "the type credits.credit_transaction is not what it was made as"
+            );
+        }
+        let (mut values, mut nulls) = row.columns(columns);
+        // SAFETY: as many values as the description says; the store copies them.
+        unsafe {
+            pg_sys::tuplestore_putvalues(self.store, self.columns, values.as_mut_ptr(), nulls.as_mut_ptr());
+        }
+    }
 }
 
 impl Answer {
@@ -197,7 +220,7 @@ impl Answer {
     }
 
     /// Rows, in the result already.
-    pub(super) fn rows() -> Self {
+    pub fn rows() -> Self {
         Self(pg_sys::Datum::null())
     }
 }

@@ -32,6 +32,12 @@ pub struct Relations {
     pub batches: pg_sys::Oid,
     /// its primary key
     pub batches_pkey: pg_sys::Oid,
+    /// `credits_transactions_single_idx`, unless somebody has dropped it: pages can do without, as without the next two
+    pub single_index: Option<pg_sys::Oid>,
+    /// `credits_transactions_batched_idx`
+    pub batched_index: Option<pg_sys::Oid>,
+    /// `credits_transactions_seq_idx`
+    pub seq_index: Option<pg_sys::Oid>,
 }
 
 thread_local! {
@@ -83,19 +89,22 @@ impl Relations {
             checkpoints_pkey: find(c"user_balance_checkpoints_pkey")?,
             batches: find(c"batch_aggregates")?,
             batches_pkey: find(c"batch_aggregates_pkey")?,
+            single_index: find(c"credits_transactions_single_idx"),
+            batched_index: find(c"credits_transactions_batched_idx"),
+            seq_index: find(c"credits_transactions_seq_idx"),
         })
     }
 
     fn contains(&self, oid: pg_sys::Oid) -> bool {
-        [
+        let needed = [
             self.ledger,
             self.delta_index,
             self.checkpoints,
             self.checkpoints_pkey,
             self.batches,
             self.batches_pkey,
-        ]
-        .contains(&oid)
+        ];
+        needed.contains(&oid) || [self.single_index, self.batched_index, self.seq_index].contains(&Some(oid))
     }
 }
 

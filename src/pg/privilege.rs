@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 
 use super::catalog::Relations;
+use super::row::Column;
 
 /// How much of the ledger a caller sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ fn may_select(relations: &Relations) -> bool {
 }
 
 /// Raises 42501 unless the caller may SELECT these columns of the ledger.
-pub fn require_select(relations: &Relations, columns: &[i16]) {
+pub fn require_select(relations: &Relations, columns: &[Column]) {
     if may_select(relations) {
         return;
     }
@@ -37,7 +38,8 @@ pub fn require_select(relations: &Relations, columns: &[i16]) {
     unsafe {
         let (table, role) = (relations.ledger, pg_sys::GetUserId());
         let select = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
-        let may_select = |&column: &i16| {
+        let may_select = |&column: &Column| {
+            let column = i16::try_from(column).unwrap_or_default();
             pg_sys::pg_attribute_aclcheck(table, column, role, select) == pg_sys::AclResult::ACLCHECK_OK
         };
         if !columns.iter().all(may_select) {

@@ -96,6 +96,12 @@ impl Index {
         Self(unsafe { pg_sys::index_open(oid, access.lock_mode()) })
     }
 
+    /// Whether every snapshot finds every row by it: not while it is being built, or if that has failed.
+    pub fn is_complete(&self) -> bool {
+        // SAFETY: the index is open.
+        unsafe { (*(*self.0).rd_index).indisvalid && !(*(*self.0).rd_index).indcheckxmin }
+    }
+
     /// For the modules of this folder.
     pub(super) const fn as_raw(&self) -> pg_sys::Relation {
         self.0

@@ -55,6 +55,16 @@ impl Row<'_> {
         unsafe { *(*self.slot).tts_values.add(column - 1) }
     }
 
+    /// These columns, and which of them are NULL. They belong to the row.
+    pub(super) fn columns<const N: usize>(&self, columns: [Column; N]) -> ([pg_sys::Datum; N], [bool; N]) {
+        self.take_apart(columns.into_iter().max().unwrap_or_default());
+        // SAFETY: the row is taken apart as far as any of them.
+        unsafe {
+            let (values, nulls) = ((*self.slot).tts_values, (*self.slot).tts_isnull);
+            (columns.map(|column| *values.add(column - 1)), columns.map(|column| *nulls.add(column - 1)))
+        }
+    }
+
     /// Takes the row apart up to this column.
     fn take_apart(&self, column: Column) {
         // SAFETY: the slot holds a row, of a table with this column.

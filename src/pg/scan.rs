@@ -21,14 +21,18 @@ pub enum Key {
     Xid8Equal(u64),
     /// `>= xid8`
     Xid8AtLeast(u64),
+    /// `< bigint`
+    BigintBelow(i64),
 }
 
-/// A forward scan. It owns its relations and what it sees with, and may be sought again and again.
+/// A scan in the order of the index, or backward. It owns its relations and what it sees with, and may be sought again
+/// and again.
 ///
 /// Each index entry leads to one row at most: the scanned tables are written so that no two versions of a row are seen
 /// at once, not even dirty.
 pub struct IndexScan {
     scan: pg_sys::IndexScanDesc,
+    direction: pg_sys::ScanDirection::Type,
     slot: *mut pg_sys::TupleTableSlot,
     /// What the scan allocates as it goes must live as long as itself.
     memory: pg_sys::MemoryContext,
@@ -37,6 +41,8 @@ pub struct IndexScan {
     sight: Sight,
     /// What the last index entry says.
     place: Place,
+    /// Whether it led to a row.
+    found: bool,
     _table: Table,
     _index: Index,
 }
@@ -81,7 +87,25 @@ impl IndexScan {
         let memory = unsafe { pg_sys::CurrentMemoryContext };
         let uuids = Box::new([[0; 16]; MAX_KEYS]);
         let place = Place::default();
-        Self { scan, slot, memory, uuids, sight, place, _table: table, _index: index }
+        let direction = pg_sys::ScanDirection::ForwardScanDirection;
+        Self {
+            scan,
+            direction,
+            slot,
+            memory,
+            uuids,
+            sight,
+            place,
+            found: false,
+            _table: table,
+            _index: index,
+        }
+    }
+
+    /// The same scan from the end of the index.
+    pub const fn backward(mut self) -> Self {
+        self.direction = pg_sys::ScanDirection::BackwardScanDirection;
+        self
     }
 
     /// Sees with something else from the next [`seek`](Self::seek) on.
@@ -92,9 +116,14 @@ impl IndexScan {
     }
 
     /// Starts over, at the first row that meets the keys.
-    pub fn seek<const N: usize>(&mut self, keys: [Key; N]) {
-        const { assert!(N <= MAX_KEYS) };
-        let mut scan_keys = [pg_sys::ScanKeyData::default(); N];
+    pub fn seek(&mut self, keys: &[Key]) {
+        // SAFETY: the scan is valid.
+        let expected = unsafe { (*self.scan).numberOfKeys };
+        assert!(
+            usize::try_from(expected) == Ok(keys.len()),
+            "a scan is sought with as many keys as it was made for"
+        );
+        let mut scan_keys = [pg_sys::ScanKeyData::default(); MAX_KEYS];
         for (index, key) in keys.iter().enumerate() {
             let (strategy, procedure, argument) = match *key {
                 Key::UuidEqual(uuid) => {
@@ -108,6 +137,9 @@ impl IndexScan {
                 Key::Xid8AtLeast(id) => {
                     (pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_XID8GE, pg_sys::Datum::from(id))
                 }
+                Key::BigintBelow(number) => {
+                    (pg_sys::BTLessStrategyNumber, pg_sys::F_INT8LT, pg_sys::Datum::from(number))
+                }
             };
             let column = i16::try_from(index + 1).unwrap_or_default();
             let strategy = u16::try_from(strategy).unwrap_or_default();
@@ -116,13 +148,14 @@ impl IndexScan {
                 pg_sys::ScanKeyInit(&raw mut scan_keys[index], column, strategy, procedure.into(), argument);
             }
         }
+        self.found = false;
         // SAFETY: the server copies the keys; the bytes that they point to are ours and do not move.
         unsafe {
             let current = pg_sys::MemoryContextSwitchTo(self.memory);
             pg_sys::index_rescan(
                 self.scan,
                 scan_keys.as_mut_ptr(),
-                i32::try_from(N).unwrap_or_default(),
+                i32::try_from(keys.len()).unwrap_or_default(),
                 std::ptr::null_mut(),
                 0,
             );
@@ -132,14 +165,19 @@ impl IndexScan {
 
     /// The next row that the sight sees.
     pub fn next(&mut self) -> Option<Row<'_>> {
-        let (scan, slot, memory) = (self.scan, self.slot, self.memory);
+        self.found = self.find_next();
+        self.current()
+    }
+
+    fn find_next(&mut self) -> bool {
+        let (scan, direction, slot, memory) = (self.scan, self.direction, self.slot, self.memory);
         let place = &raw mut self.place;
         // SAFETY: scan and slot are valid until dropped; an error of the server's passes no frame that holds anything.
-        let found = unsafe {
+        unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let current = pg_sys::MemoryContextSwitchTo(memory);
                 let found = loop {
-                    let entry = index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection);
+                    let entry = index_getnext_tid(scan, direction);
                     if entry.is_null() {
                         break false;
                     }
@@ -151,15 +189,19 @@ impl IndexScan {
                 pg_sys::MemoryContextSwitchTo(current);
                 found
             })
-        };
-        if !found {
+        }
+    }
+
+    /// The row that [`next`](Self::next) has returned last.
+    pub fn current(&self) -> Option<Row<'_>> {
+        if !self.found {
             return None;
         }
         let in_flight = match &self.sight {
             Sight::AsOf(_) => false,
             Sight::Dirty(snapshot) => snapshot.last_row_is_in_flight(),
         };
-        // SAFETY: the row borrows the slot until the next call.
+        // SAFETY: the row borrows the slot, which holds it until the next one is looked for.
         Some(unsafe { Row::new(self.slot, in_flight) })
     }
 
