@@ -62,7 +62,7 @@ impl<'call> Filters<'call> {
         Self { period, ..Self::default() }
     }
 
-    /// Whether any row passes.
+    /// Whether every row passes.
     pub fn admit_all(&self) -> bool {
         self.search.is_none() && self.types.is_none() && !self.have_period()
     }

@@ -65,8 +65,9 @@ impl NewestRows {
         if let Some(last) = self.last {
             self.scans[last].next();
         }
-        let seq = |scan: usize| self.scans[scan].current().map(|row| row.int8(column::SEQ));
-        self.last = (0..self.scans.len()).filter(|&scan| seq(scan).is_some()).max_by_key(|&scan| seq(scan));
+        let standing = self.scans.iter().enumerate();
+        let by_seq = standing.filter_map(|(place, scan)| Some((scan.current()?.int8(column::SEQ), place)));
+        self.last = by_seq.max().map(|(_, place)| place);
         self.scans[self.last?].current()
     }
 }
