@@ -11,10 +11,11 @@ mod storage;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use postgres::Client;
+use postgres::types::ToSql;
 
 use crate::report::{Measured, Side};
 use crate::server::{Length, Load, Server};
@@ -142,6 +143,28 @@ impl<'s> Bench<'s> {
     pub fn per_second(&self, database: &str, script: &str, clients: u32, options: &str) -> Result<f64> {
         let length = Length::Seconds(self.scale(4, 2));
         Ok(self.server.pgbench(&Load { database, script, clients, length, options })?.per_second)
+    }
+
+    /// Milliseconds that a client waits for a statement that it has prepared and binds these parameters to.
+    pub fn latency_bound(
+        &self,
+        database: &str,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<f64> {
+        let mut client = self.server.connect(database)?;
+        let statement = client.prepare(statement)?;
+        // Whether one plan for all parameters will do, the server decides after five.
+        for _ in 0..10 {
+            client.query(&statement, parameters)?;
+        }
+        let length = Duration::from_secs(self.scale(2, 1));
+        let (started, mut count) = (Instant::now(), 0_u32);
+        while started.elapsed() < length {
+            client.query(&statement, parameters)?;
+            count += 1;
+        }
+        Ok(1000.0 * started.elapsed().as_secs_f64() / f64::from(count))
     }
 
     /// Milliseconds that one client waits for a script.
