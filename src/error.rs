@@ -74,6 +74,15 @@ pub enum LedgerError {
         /// Of the SQL objects.
         objects: String,
     },
+    /// Something of the extension's that the engine cannot do without.
+    #[error("{0} is missing")]
+    Missing(String),
+    /// The index that deltas are read by does not have all rows.
+    #[error("index credits.credits_transactions_delta_idx is not valid")]
+    InvalidDeltaIndex,
+    /// An index that the engine cannot maintain.
+    #[error("index {0} on a derived table has a predicate, an expression or a deferred check")]
+    IndexNotPlain(String),
     /// A ledger with money in it is about to be dropped.
     #[error("credits_transactions holds transactions: dropping it is refused")]
     HoldsTransactions,
@@ -105,9 +114,12 @@ impl LedgerError {
             Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::Committing => PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,
-            Self::OtherVersion { .. } | Self::HoldsTransactions | Self::AppendOnly(_) => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
+            Self::OtherVersion { .. }
+            | Self::Missing(_)
+            | Self::InvalidDeltaIndex
+            | Self::IndexNotPlain(_)
+            | Self::HoldsTransactions
+            | Self::AppendOnly(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         }
     }
 
@@ -136,6 +148,15 @@ impl LedgerError {
                 "Reconnect: the session loaded the library before the update. If that does not help, the server needs the \
                  newer library, and a restart if it preloads it.",
             ),
+            Self::Missing(_) => {
+                Some("It was dropped or renamed. Bring it back as sql/credits_ledger--VERSION.sql has it.")
+            }
+            Self::InvalidDeltaIndex => Some(
+                "It is being built, or that has failed: REINDEX INDEX credits.credits_transactions_delta_idx builds it.",
+            ),
+            Self::IndexNotPlain(_) => {
+                Some("Drop it. Indexes of the derived tables are on plain columns and rows.")
+            }
             Self::Committing => {
                 Some("Another library inserts at the end of transactions; it must do so before.")
             }

@@ -14,6 +14,7 @@
 //! [`Database::hold_commit`]: credits_ledger_tests::Database::hold_commit
 //! [`Database::until_blocked`]: credits_ledger_tests::Database::until_blocked
 
+mod altered_relations;
 mod append_only;
 mod balances;
 mod catalog;

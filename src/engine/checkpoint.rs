@@ -78,7 +78,7 @@ impl CheckpointScan {
         }
         let scan = self.index.get_or_insert_with(|| {
             let table = Table::open(self.relations.checkpoints, Access::Read);
-            let index = Index::open(self.relations.checkpoints_pkey, Access::Read);
+            let index = Index::primary_key_of(&table);
             IndexScan::new(table, index, Sight::AsOf(Rc::clone(snapshot)), 1)
         });
         scan.see_with(Sight::AsOf(Rc::clone(snapshot)));
@@ -286,7 +286,7 @@ pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &Id) {
 
 fn batch_scan(relations: &Relations, snapshot: Rc<Snapshot>, key_columns: usize) -> IndexScan {
     let table = Table::open(relations.batches, Access::Read);
-    let index = Index::open(relations.batches_pkey, Access::Read);
+    let index = Index::primary_key_of(&table);
     IndexScan::new(table, index, Sight::AsOf(snapshot), key_columns)
 }
 

@@ -5,6 +5,7 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::{DeltaPass, DeltaRow};
 
 use super::{Id, touched};
+use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::{Column, Row};
@@ -44,10 +45,14 @@ pub struct BatchedRow {
 pub struct DeltaScan(IndexScan);
 
 impl DeltaScan {
-    /// A transaction that has inserted has locked the ledger for writing: so it is cheapest opened that way.
+    /// A transaction that has inserted has locked the ledger for writing: so it is cheapest opened that way. Raises 55000 while
+    /// the index is not valid: it does not have all rows.
     pub fn open(relations: &Relations, access: Access, sight: Sight) -> Self {
         let ledger = Table::open(relations.ledger, access);
         let index = Index::open(relations.delta_index, access);
+        if !index.is_valid() {
+            LedgerError::InvalidDeltaIndex.raise();
+        }
         Self(IndexScan::new(ledger, index, sight, 2))
     }
 

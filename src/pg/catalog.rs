@@ -26,12 +26,8 @@ pub struct Relations {
     pub delta_index: pg_sys::Oid,
     /// `user_balance_checkpoints`
     pub checkpoints: pg_sys::Oid,
-    /// its primary key
-    pub checkpoints_pkey: pg_sys::Oid,
     /// `batch_aggregates`
     pub batches: pg_sys::Oid,
-    /// its primary key
-    pub batches_pkey: pg_sys::Oid,
     /// `credits_transactions_single_idx`, unless somebody has dropped it: pages can do without, as without the next two
     pub single_index: Option<pg_sys::Oid>,
     /// `credits_transactions_batched_idx`
@@ -50,18 +46,19 @@ thread_local! {
 }
 
 impl Relations {
-    /// The relations as they are now; `None` where the extension is not installed (or not any more). They stay so for those
-    /// who hold a lock on the ledger. Raises 55000 if they are of another version than the library.
+    /// The relations as they are now; `None` where the extension is not installed (or not any more). The ledger and its
+    /// indexes stay so for those who hold a lock on the ledger. Raises 55000 if they are of another version than the library,
+    /// or one of those that it cannot do without is missing.
     pub fn lookup() -> Option<Self> {
         if let Some(relations) = CACHED.get() {
             return Some(relations);
         }
         let before = INVALIDATIONS.get();
-        let relations = Self::search()?;
         let objects = extension::installed_version()?;
         if objects != extension::LIBRARY_VERSION {
             LedgerError::OtherVersion { library: extension::LIBRARY_VERSION, objects }.raise();
         }
+        let relations = Self::search();
         if INVALIDATIONS.get() == before {
             CACHED.set(Some(relations));
         }
@@ -81,29 +78,20 @@ impl Relations {
         }
     }
 
-    fn search() -> Option<Self> {
-        Some(Self {
-            ledger: find(LEDGER_NAME)?,
-            delta_index: find(c"credits_transactions_delta_idx")?,
-            checkpoints: find(c"user_balance_checkpoints")?,
-            checkpoints_pkey: find(c"user_balance_checkpoints_pkey")?,
-            batches: find(c"batch_aggregates")?,
-            batches_pkey: find(c"batch_aggregates_pkey")?,
+    fn search() -> Self {
+        Self {
+            ledger: find_needed(LEDGER_NAME),
+            delta_index: find_needed(c"credits_transactions_delta_idx"),
+            checkpoints: find_needed(c"user_balance_checkpoints"),
+            batches: find_needed(c"batch_aggregates"),
             single_index: find(c"credits_transactions_single_idx"),
             batched_index: find(c"credits_transactions_batched_idx"),
             seq_index: find(c"credits_transactions_seq_idx"),
-        })
+        }
     }
 
     fn contains(&self, oid: pg_sys::Oid) -> bool {
-        let needed = [
-            self.ledger,
-            self.delta_index,
-            self.checkpoints,
-            self.checkpoints_pkey,
-            self.batches,
-            self.batches_pkey,
-        ];
+        let needed = [self.ledger, self.delta_index, self.checkpoints, self.batches];
         needed.contains(&oid) || [self.single_index, self.batched_index, self.seq_index].contains(&Some(oid))
     }
 }
@@ -115,6 +103,10 @@ fn find(name: &CStr) -> Option<pg_sys::Oid> {
         if schema == pg_sys::InvalidOid { schema } else { pg_sys::get_relname_relid(name.as_ptr(), schema) }
     };
     (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+fn find_needed(name: &CStr) -> pg_sys::Oid {
+    find(name).unwrap_or_else(|| LedgerError::Missing(format!("credits.{}", name.to_string_lossy())).raise())
 }
 
 /// The ledger, of whatever version of the extension.

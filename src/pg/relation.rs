@@ -8,6 +8,8 @@ use std::thread::panicking;
 
 use pgrx::pg_sys;
 
+use crate::error::LedgerError;
+
 /// Lock to open a relation with.
 #[derive(Clone, Copy, Debug)]
 pub enum Access {
@@ -71,6 +73,11 @@ impl Table {
         }
     }
 
+    fn name(&self) -> String {
+        // SAFETY: the table is open; its name is NUL-terminated.
+        unsafe { CStr::from_ptr((*(*self.0).rd_rel).relname.data.as_ptr()) }.to_string_lossy().into_owned()
+    }
+
     /// For the modules of this folder.
     pub(super) const fn as_raw(&self) -> pg_sys::Relation {
         self.0
@@ -96,10 +103,31 @@ impl Index {
         Self(unsafe { pg_sys::index_open(oid, access.lock_mode()) })
     }
 
-    /// Whether every snapshot finds every row by it: not while it is being built, or if that has failed.
+    /// Opens the primary key of a table for reading. The table's lock keeps it in place, even if another is made to follow it.
+    pub fn primary_key_of(table: &Table) -> Self {
+        // SAFETY: the table is open.
+        unsafe {
+            #[cfg(not(feature = "pg18"))]
+            let oid = pg_sys::RelationGetPrimaryKeyIndex(table.0);
+            #[cfg(feature = "pg18")]
+            let oid = pg_sys::RelationGetPrimaryKeyIndex(table.0, false);
+            if oid == pg_sys::InvalidOid {
+                LedgerError::Missing(format!("the primary key of {}", table.name())).raise();
+            }
+            Self::open(oid, Access::Read)
+        }
+    }
+
+    /// Whether it has every row: not while it is being built concurrently, or if that has failed.
+    pub fn is_valid(&self) -> bool {
+        // SAFETY: the index is open.
+        unsafe { (*(*self.0).rd_index).indisvalid }
+    }
+
+    /// Whether every snapshot, however old, finds every row by it.
     pub fn is_complete(&self) -> bool {
         // SAFETY: the index is open.
-        unsafe { (*(*self.0).rd_index).indisvalid && !(*(*self.0).rd_index).indcheckxmin }
+        self.is_valid() && unsafe { !(*(*self.0).rd_index).indcheckxmin }
     }
 
     /// For the modules of this folder.

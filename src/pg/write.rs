@@ -4,6 +4,7 @@
 //! no trigger and check no privilege. Callers hold a lock that keeps others from writing the same row.
 
 use std::cell::RefCell;
+use std::ffi::CStr;
 use std::thread::panicking;
 
 use ledger::credits::Credits;
@@ -12,6 +13,7 @@ use pgrx::pg_sys;
 use super::memory::Scratch;
 use super::numeric;
 use super::relation::{Access, Table};
+use crate::error::LedgerError;
 
 /// A column value.
 #[derive(Clone, Copy, Debug)]
@@ -83,9 +85,32 @@ impl TableWriter {
     }
 
     fn with(table: Table) -> Self {
-        // SAFETY: the table is open. Its indexes are plain: no expressions, predicates or deferred checks.
+        // SAFETY: the table is open.
         let indexes = unsafe { pg_sys::CatalogOpenIndexes(table.as_raw()) };
-        Self { indexes, table, memory: RefCell::new(Scratch::new("credits_ledger writes")) }
+        let writer = Self { indexes, table, memory: RefCell::new(Scratch::new("credits_ledger writes")) };
+        writer.require_plain_indexes();
+        writer
+    }
+
+    /// The catalog's writes know no other indexes. Somebody may have made one: raises 55000 then.
+    fn require_plain_indexes(&self) {
+        // SAFETY: as many open indexes and descriptions of them as it says.
+        unsafe {
+            let state = &*self.indexes;
+            let count = usize::try_from(state.ri_NumIndices).unwrap_or_default();
+            for number in 0..count {
+                let (index, info) =
+                    (*state.ri_IndexRelationDescs.add(number), &**state.ri_IndexRelationInfo.add(number));
+                let is_plain = info.ii_Expressions.is_null()
+                    && info.ii_Predicate.is_null()
+                    && info.ii_ExclusionOps.is_null()
+                    && (*(*index).rd_index).indimmediate;
+                if !is_plain {
+                    let name = CStr::from_ptr((*(*index).rd_rel).relname.data.as_ptr());
+                    LedgerError::IndexNotPlain(name.to_string_lossy().into_owned()).raise();
+                }
+            }
+        }
     }
 
     fn form<const N: usize>(&self, values: [Value<'_>; N]) -> pg_sys::HeapTuple {
