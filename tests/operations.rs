@@ -70,6 +70,30 @@ fn committed_settlements_are_counted() {
     assert_eq!(added(&mut session, &mut seen), [1, 1, 0, 1, 0, 0], "what was prepared is settled now");
 }
 
+/// Users of whom there is nothing cost nobody a wait, however often they are asked for.
+#[test]
+fn users_without_rows_take_no_stripe_alone() {
+    let db = Database::create_alone();
+    let (mut session, mut other) = (db.connect(), db.connect());
+    let mut seen = statistics(&mut session);
+    let ask = format!("SELECT credits.get_users_balances_bulk(ARRAY['{}']::uuid[], 1)", user(1));
+    session.run(&ask);
+    session.run("BEGIN; SAVEPOINT s");
+    session.grant(user(1), dec!(100));
+    session.run("ROLLBACK TO s; COMMIT");
+    assert_eq!(added(&mut session, &mut seen), [0; 6]);
+    // Rows that may be there are another matter.
+    other.run("BEGIN");
+    other.grant(user(1), dec!(100));
+    session.run(&ask);
+    assert_eq!(added(&mut session, &mut seen), [1, 0, 0, 0, 0, 0]);
+    other.run("COMMIT");
+    assert_eq!(added(&mut session, &mut seen), [1, 1, 0, 1, 0, 0]);
+    session.run(&ask);
+    assert_eq!(added(&mut session, &mut seen)[0], 0);
+    session.assert_sound();
+}
+
 /// A settlement that comes to nothing leaves no count behind, for its own transaction or the next one.
 #[test]
 fn a_commit_that_fails_is_not_counted() {

@@ -120,7 +120,13 @@ impl Settlement {
             }
             xact::check_for_interrupts();
             let view = CommitView::get(&mut self.view, &self.relations);
-            let Some((_, checkpoint)) = view.stored(user, &now)? else { return Ok(Agreement::Doubtful) };
+            let Some((_, checkpoint)) = view.stored(user, &now)? else {
+                // Nobody's rows: asked for by name, or touched by a savepoint that was rolled back.
+                if view.delta.is_empty(user, &Coverage::default()) {
+                    continue;
+                }
+                return Ok(Agreement::Doubtful);
+            };
             let (pass, refreshed) = view.pass(&self.shared, user, &checkpoint.fold, &now)?;
             if !pass.outlook().agrees_with(checkpoint.is_positive)? {
                 return Ok(Agreement::Doubtful);
