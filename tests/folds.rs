@@ -219,6 +219,55 @@ fn a_ledger_that_its_owner_changes_is_read_afresh() {
     }
 }
 
+/// What a reader computes whose snapshot is older than the change is true for nobody else, and the other way round.
+#[test]
+fn a_snapshot_from_before_a_change_is_kept_apart() {
+    let db = Database::create_alone();
+    let (mut old, mut new, mut owner) = (db.connect(), db.connect(), db.connect());
+    let mut exporter = db.connect();
+    for amount in [dec!(90), dec!(10)] {
+        owner.grant(user(1), amount);
+    }
+    owner.refresh(user(1));
+    for session in [&mut old, &mut new, &mut owner] {
+        assert_eq!(session.balance(user(1)), dec!(100));
+    }
+    const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
+    for session in [&mut old, &mut exporter] {
+        session.run(BEGIN);
+    }
+    let exported: String = exporter.value("SELECT pg_export_snapshot()", &[]);
+    let _: i64 = old.value("SELECT count(*) FROM credits.credits_transactions", &[]);
+    owner.run(&format!(
+        "BEGIN;
+         ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only;
+         DELETE FROM credits.credits_transactions WHERE amount = 10;
+         ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
+         DELETE FROM credits.user_balance_checkpoints;
+         SELECT credits.refresh_checkpoint('{}');
+         COMMIT",
+        user(1)
+    ));
+    for round in 0..3 {
+        assert_eq!(new.balance(user(1)), dec!(90), "round {round}");
+        assert_eq!(old.balance(user(1)), dec!(100), "round {round}");
+        // One that has learnt of the change before it takes over the old snapshot.
+        owner.run(&format!("{BEGIN}; SET TRANSACTION SNAPSHOT '{exported}'"));
+        assert_eq!(owner.balance(user(1)), dec!(100), "round {round}");
+        owner.run("COMMIT");
+        assert_eq!(new.balance(user(1)), dec!(90), "round {round}");
+        assert_eq!(owner.balance(user(1)), dec!(90), "round {round}");
+    }
+    for session in [&mut old, &mut exporter] {
+        session.run("COMMIT");
+    }
+    assert_eq!(old.balance(user(1)), dec!(90));
+    new.charge(user(1), dec!(1));
+    new.refresh(user(1));
+    assert_eq!(old.balance(user(1)), dec!(89));
+    new.assert_sound();
+}
+
 /// A change that is tried out leaves nothing behind, whether the ledger was opened to changes before or within.
 #[test]
 fn a_change_that_is_rolled_back_was_never_folded() {

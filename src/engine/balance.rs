@@ -67,11 +67,12 @@ struct Base {
 impl Reader {
     fn open(relations: &Relations, snapshot: Snapshot) -> Self {
         let open = snapshot.open_transactions();
+        let ledger = Table::open(relations.ledger, Access::Read);
         Self {
             relations: *relations,
             target: Coverage::up_to(&open),
+            shared: Shared::open_for_reader(relations, &ledger, &open),
             open,
-            shared: Shared::open(relations, &Table::open(relations.ledger, Access::Read)),
             only_reads_others: xact::only_reads_others(),
             checkpoints: None,
             delta: None,

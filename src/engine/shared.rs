@@ -5,8 +5,9 @@
 //! before. [`ledger::coverage::Coverage::serves`] says which readers may use one. [`ledger::shared::headroom`] says why
 //! headroom stays true.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
+use ledger::coverage::OpenTransactions;
 use ledger::fold::{DeltaPass, Fold};
 use ledger::shared::folds::Published;
 use ledger::shared::headroom::{Counted, Headroom, Written};
@@ -16,6 +17,7 @@ use super::Id;
 use crate::pg::catalog::{self, Relations};
 use crate::pg::relation::Table;
 use crate::pg::shared::{Directory, database};
+use crate::pg::snapshot::Snapshot;
 use crate::pg::xact;
 use crate::settings;
 
@@ -26,6 +28,8 @@ thread_local! {
     static MEMORY: OnceCell<Option<&'static shared::Shared>> = const { OnceCell::new() };
     /// The generation of the ledger that this backend last entered an epoch with.
     static ENTERED: Cell<Option<u64>> = const { Cell::new(None) };
+    /// The transactions that were open when this backend last learnt of a change.
+    static LEARNT: RefCell<OpenTransactions> = RefCell::default();
     /// Whether this transaction may have changed the ledger, or checkpoints, other than as the engine does.
     static CHANGING: Cell<bool> = const { Cell::new(false) };
 }
@@ -41,12 +45,20 @@ impl Shared {
     /// As of now: a ledger changed before is read afresh. Nothing is used or published by a transaction that may have changed
     /// rows or checkpoints: it may be rolled back.
     pub fn open(relations: &Relations, ledger: &Table) -> Self {
-        let memory = memory().map(|memory| {
-            let epoch = enter_epoch(&memory.epoch);
-            (memory, Origin { database: database(), ledger: relations.ledger.to_u32(), epoch })
+        let memory = memory().and_then(|memory| {
+            let epoch = enter_epoch(&memory.epoch)?;
+            Some((memory, Origin { database: database(), ledger: relations.ledger.to_u32(), epoch }))
         });
         let may_differ = CHANGING.get() || !ledger.only_gains_noted_rows();
         Self { memory, may_differ }
+    }
+
+    /// The same for a reader for whom these transactions are open. If it sees the ledger as it was before a change that has been
+    /// learnt of, then what it computes is not true of the ledger any more, nor what others have computed since of what it sees.
+    pub fn open_for_reader(relations: &Relations, ledger: &Table, open: &OpenTransactions) -> Self {
+        let mut shared = Self::open(relations, ledger);
+        shared.may_differ |= !LEARNT.with_borrow(|learnt| open.is_as_late_as(learnt));
+        shared
     }
 
     fn usable(&self) -> Option<&(&'static shared::Shared, Origin)> {
@@ -152,16 +164,22 @@ pub fn end_transaction() {
 }
 
 /// Enters the epoch as [`shared::Epoch::current`] says. A change that is learnt of may be the transaction's own, which others
-/// learn of when it commits, and so does this one when it is rolled back.
-fn enter_epoch(epoch: &shared::Epoch) -> u64 {
+/// learn of when it commits, and so does this one when it is rolled back. `None` if there is one to learn of while workers of
+/// a parallel query run, where no snapshot can be taken.
+fn enter_epoch(epoch: &shared::Epoch) -> Option<u64> {
     loop {
         let current = epoch.current();
         catalog::accept_invalidations();
         let generation = Some(catalog::ledger_generation());
-        if ENTERED.replace(generation) == generation {
-            return current;
+        if ENTERED.get() == generation {
+            return Some(current);
         }
+        if xact::is_parallel() {
+            return None;
+        }
+        LEARNT.set(Snapshot::latest().open_transactions());
         CHANGING.set(CHANGING.get() || xact::has_written());
+        ENTERED.set(generation);
         epoch.begin();
     }
 }

@@ -38,6 +38,17 @@ impl OpenTransactions {
         listed.sort_unstable();
         Self { xmax, listed }
     }
+
+    /// Whether every transaction that had ended for a snapshot with `other` had ended for this one, too.
+    #[must_use]
+    pub fn is_as_late_as(&self, other: &Self) -> bool {
+        self.xmax >= other.xmax
+            && self
+                .listed
+                .iter()
+                .take_while(|&&id| id < other.xmax)
+                .all(|id| other.listed.binary_search(id).is_ok())
+    }
 }
 
 /// What a checkpoint covers: exactly the transactions below the watermark that are not stragglers.
@@ -126,6 +137,18 @@ mod tests {
         assert_eq!(widen(700, (5 << 32) | 750), (5 << 32) | 700);
         assert_eq!(widen(u32::MAX, (5 << 32) | 10), (4 << 32) | u64::from(u32::MAX));
         assert_eq!(widen(750, 750), 750);
+    }
+
+    #[test]
+    fn a_snapshot_is_as_late_as_one_that_has_seen_no_more_ends() {
+        let now = open(1000, &[900, 950]);
+        for as_late in [&now, &open(1000, &[]), &open(1000, &[950]), &open(2000, &[900, 1000])] {
+            assert!(as_late.is_as_late_as(&now), "{as_late:?}");
+        }
+        for earlier in [open(999, &[]), open(1000, &[900, 949]), open(2000, &[999])] {
+            assert!(!earlier.is_as_late_as(&now), "{earlier:?}");
+        }
+        assert!(open(1, &[]).is_as_late_as(&OpenTransactions::default()));
     }
 
     #[test]
