@@ -35,6 +35,14 @@ ALTER FUNCTION credits.sum_transactions_after_date(uuid, timestamptz) RESET sear
 ALTER FUNCTION credits.sum_transactions_after_date_grouped(uuid, timestamptz) RESET search_path;
 ALTER FUNCTION credits.transaction_exists_by_source_id(text) RESET search_path;
 
+-- Logical replication applies changes row by row and fires row triggers alone. REPLICA: elsewhere the trigger above has its say first.
+CREATE TRIGGER append_only_applied
+    BEFORE UPDATE OR DELETE ON credits.credits_transactions
+    FOR EACH ROW EXECUTE FUNCTION credits.refuse_change();
+ALTER TABLE credits.credits_transactions ENABLE REPLICA TRIGGER append_only_applied;
+COMMENT ON TRIGGER append_only_applied ON credits.credits_transactions IS
+    'Refuses UPDATE and DELETE that logical replication applies.';
+
 -- Settlements rely on what all others have charged, which the library of 0.1.0 does not tell them: it has no such function, so
 -- that its sessions cannot insert any more.
 CREATE OR REPLACE FUNCTION credits.note_transaction() RETURNS trigger

@@ -87,7 +87,7 @@ CREATE TABLE credits.credits_transactions (
         CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15),
     CONSTRAINT batch_is_usage
         CHECK (fusillade_batch_id IS NULL OR transaction_type = 'usage')
-) WITH (
+) USING heap WITH (
     -- Absolute thresholds: a fraction of a large ledger is far too many rows to wait for.
     autovacuum_vacuum_insert_scale_factor = 0,
     autovacuum_vacuum_insert_threshold = 100000,
@@ -171,6 +171,14 @@ ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
 COMMENT ON TRIGGER append_only ON credits.credits_transactions IS
     'Refuses UPDATE, DELETE and TRUNCATE.';
 
+-- Logical replication applies changes row by row and fires row triggers alone. REPLICA: elsewhere the trigger above has its say first.
+CREATE TRIGGER append_only_applied
+    BEFORE UPDATE OR DELETE ON credits.credits_transactions
+    FOR EACH ROW EXECUTE FUNCTION credits.refuse_change();
+ALTER TABLE credits.credits_transactions ENABLE REPLICA TRIGGER append_only_applied;
+COMMENT ON TRIGGER append_only_applied ON credits.credits_transactions IS
+    'Refuses UPDATE and DELETE that logical replication applies.';
+
 CREATE FUNCTION credits.note_transaction() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'note_row';
@@ -210,7 +218,7 @@ CREATE TABLE credits.user_balance_checkpoints (
     crossed_at        timestamptz,
 
     CONSTRAINT user_balance_checkpoints_pkey PRIMARY KEY (user_id)
-) WITH (
+) USING heap WITH (
     -- Room on the page keeps the updates heap-only.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0,
@@ -243,7 +251,7 @@ CREATE TABLE credits.batch_aggregates (
     updated_at         timestamptz NOT NULL,
 
     CONSTRAINT batch_aggregates_pkey PRIMARY KEY (user_id, fusillade_batch_id)
-) WITH (
+) USING heap WITH (
     fillfactor = 70,
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 20000,

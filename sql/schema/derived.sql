@@ -10,7 +10,7 @@ CREATE TABLE credits.user_balance_checkpoints (
     crossed_at        timestamptz,
 
     CONSTRAINT user_balance_checkpoints_pkey PRIMARY KEY (user_id)
-) WITH (
+) USING heap WITH (
     -- Room on the page keeps the updates heap-only.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0,
@@ -43,7 +43,7 @@ CREATE TABLE credits.batch_aggregates (
     updated_at         timestamptz NOT NULL,
 
     CONSTRAINT batch_aggregates_pkey PRIMARY KEY (user_id, fusillade_batch_id)
-) WITH (
+) USING heap WITH (
     fillfactor = 70,
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 20000,

@@ -35,7 +35,7 @@ CREATE TABLE credits.credits_transactions (
         CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15),
     CONSTRAINT batch_is_usage
         CHECK (fusillade_batch_id IS NULL OR transaction_type = 'usage')
-) WITH (
+) USING heap WITH (
     -- Absolute thresholds: a fraction of a large ledger is far too many rows to wait for.
     autovacuum_vacuum_insert_scale_factor = 0,
     autovacuum_vacuum_insert_threshold = 100000,
@@ -118,6 +118,14 @@ CREATE TRIGGER append_only
 ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
 COMMENT ON TRIGGER append_only ON credits.credits_transactions IS
     'Refuses UPDATE, DELETE and TRUNCATE.';
+
+-- Logical replication applies changes row by row and fires row triggers alone. REPLICA: elsewhere the trigger above has its say first.
+CREATE TRIGGER append_only_applied
+    BEFORE UPDATE OR DELETE ON credits.credits_transactions
+    FOR EACH ROW EXECUTE FUNCTION credits.refuse_change();
+ALTER TABLE credits.credits_transactions ENABLE REPLICA TRIGGER append_only_applied;
+COMMENT ON TRIGGER append_only_applied ON credits.credits_transactions IS
+    'Refuses UPDATE and DELETE that logical replication applies.';
 
 CREATE FUNCTION credits.note_transaction() RETURNS trigger
     LANGUAGE c

@@ -64,7 +64,7 @@ unsafe extern "C-unwind" fn note_transaction(call: pg_sys::FunctionCallInfo) -> 
     unsafe { note_row(call) }
 }
 
-/// `credits.refuse_change()`: statement trigger that keeps the ledger append-only.
+/// `credits.refuse_change()`: trigger that keeps the ledger append-only.
 #[unsafe(no_mangle)]
 #[pg_guard]
 unsafe extern "C-unwind" fn refuse_change(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {

@@ -54,7 +54,7 @@ impl Table {
     }
 
     /// Whether rows can only be inserted, and are noted by those who do: in every session the trigger `append_only` refuses all
-    /// else and `note_transaction` notes.
+    /// else, and `append_only_applied` where replication fires no other, and `note_transaction` notes.
     pub fn only_gains_noted_rows(&self) -> bool {
         // SAFETY: the table is open; its description has as many triggers as it says, with names.
         unsafe {
@@ -64,12 +64,18 @@ impl Table {
             }
             let count = usize::try_from((*description).numtriggers).unwrap_or_default();
             let triggers = std::slice::from_raw_parts((*description).triggers, count);
-            [c"append_only", c"note_transaction"].iter().all(|&name| {
+            let fires = |(name, when): (&CStr, u8)| {
                 triggers.iter().any(|trigger| {
-                    trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
-                        && CStr::from_ptr(trigger.tgname) == name
+                    trigger.tgenabled == when.cast_signed() && CStr::from_ptr(trigger.tgname) == name
                 })
-            })
+            };
+            [
+                (c"append_only", pg_sys::TRIGGER_FIRES_ALWAYS),
+                (c"append_only_applied", pg_sys::TRIGGER_FIRES_ON_REPLICA),
+                (c"note_transaction", pg_sys::TRIGGER_FIRES_ALWAYS),
+            ]
+            .into_iter()
+            .all(fires)
         }
     }
 

@@ -241,6 +241,32 @@ fn the_checkpoints_of_others_are_left_out() {
     assert!(workers.iter().all(|state| state == "r"));
 }
 
+/// A publisher whose owner corrects its ledger does not correct the subscriber's behind its back.
+#[test]
+fn a_replicated_change_is_refused() {
+    let pair = Pair::start();
+    let (mut here, mut there) = (pair.publisher.connect(), pair.subscriber.connect());
+    if here.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) < 150_000 {
+        // Before disable_on_error, the worker only tries again and again.
+        return;
+    }
+    here.grant(user(1), dec!(90));
+    here.grant(user(1), dec!(10));
+    pair.follow("FOR ALL TABLES", ", disable_on_error = true");
+    assert_eq!(there.balance(user(1)), dec!(100));
+    here.run(
+        "BEGIN;
+         ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only;
+         DELETE FROM credits.credits_transactions WHERE amount = 10;
+         ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
+         COMMIT",
+    );
+    pair.subscriber.until("SELECT NOT subenabled FROM pg_subscription", &[]);
+    assert_eq!(there.balance(user(1)), dec!(100));
+    there.assert_sound();
+    pair.part();
+}
+
 /// The order at a switch-over: nobody writes, the subscriber has everything, it stops following, its sequence is moved on.
 #[test]
 fn a_subscriber_takes_over() {
