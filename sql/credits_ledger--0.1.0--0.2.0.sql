@@ -105,10 +105,20 @@ REVOKE ALL ON FUNCTION credits.guard_ledger() FROM PUBLIC;
 -- the tables themselves. A policy would say who else may, but pg_dump takes an extension's policies for its user's.
 ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
+-- A view reads its tables as its owner, and the planner takes the columns' statistics as the owner's, too: it would try an operator
+-- of the caller's on values that the caller may not see. Hence security_barrier, which is lost on a view that is nothing but
+-- a UNION ALL. What folded_batches reads has no statistics to tell of, nor any that were made before.
+ALTER TABLE credits.batch_aggregates
+    ALTER COLUMN fusillade_batch_id SET STATISTICS 0, ALTER COLUMN user_id SET STATISTICS 0,
+    ALTER COLUMN total_amount SET STATISTICS 0, ALTER COLUMN transaction_count SET STATISTICS 0,
+    ALTER COLUMN max_seq SET STATISTICS 0, ALTER COLUMN created_at SET STATISTICS 0,
+    ALTER COLUMN updated_at SET STATISTICS 0;
+DELETE FROM pg_catalog.pg_statistic WHERE starelid = 'credits.batch_aggregates'::regclass;
+
 -- What is folded, for whoever may read the whole ledger that it is folded from. It is both or nothing: with nothing folded,
 -- every row is taken for a part of the delta, which costs more and changes no answer.
 
-CREATE VIEW credits.checkpoints AS
+CREATE VIEW credits.checkpoints WITH (security_barrier) AS
     SELECT c.*
     FROM credits.user_balance_checkpoints c
     WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
@@ -140,7 +150,7 @@ COMMENT ON FUNCTION credits.visible_balances() IS
     'Balances of the users of whom the caller may see a row, from the rows that it may see: the view balances under row-level '
     'security, which adds what was announced. Costs a scan over all of them.';
 
-CREATE OR REPLACE VIEW credits.users_without_checkpoint AS
+CREATE OR REPLACE VIEW credits.users_without_checkpoint WITH (security_barrier) AS
     SELECT u.user_id
     FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
     LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
@@ -150,41 +160,68 @@ COMMENT ON VIEW credits.users_without_checkpoint IS
     'rows until refresh_checkpoint or their next transaction. Empty under row-level security, as what it would show is not the '
     'caller''s: for operators.';
 
-CREATE OR REPLACE VIEW credits.uncovered_transactions AS
-    SELECT t.*
-    FROM credits.user_balance_checkpoints c
-    -- The upper end, which no transaction reaches, has the planner expect a short range and not a third of the rows.
-    JOIN credits.credits_transactions t
-      ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
-    WHERE NOT row_security_active('credits.credits_transactions')
-    UNION ALL
-    SELECT t.*
-    FROM credits.user_balance_checkpoints c
-    CROSS JOIN unnest(c.stragglers) AS s(xact_id)
-    JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
-    WHERE NOT row_security_active('credits.credits_transactions')
-    UNION ALL
-    SELECT t.*
-    FROM credits.users_without_checkpoint u
-    JOIN credits.credits_transactions t ON t.user_id = u.user_id;
+CREATE OR REPLACE VIEW credits.uncovered_transactions WITH (security_barrier) AS
+    SELECT u.*
+    FROM (
+        SELECT t.*
+        FROM credits.user_balance_checkpoints c
+        -- The upper end, which no transaction reaches, has the planner expect a short range and not a third of the rows.
+        JOIN credits.credits_transactions t
+          ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
+        WHERE NOT row_security_active('credits.credits_transactions')
+        UNION ALL
+        SELECT t.*
+        FROM credits.user_balance_checkpoints c
+        CROSS JOIN unnest(c.stragglers) AS s(xact_id)
+        JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
+        WHERE NOT row_security_active('credits.credits_transactions')
+        UNION ALL
+        SELECT t.*
+        FROM credits.users_without_checkpoint u
+        JOIN credits.credits_transactions t ON t.user_id = u.user_id
+    ) u;
 COMMENT ON VIEW credits.uncovered_transactions IS
     'The deltas: ledger rows that no checkpoint covers yet. Empty under row-level security: for operators.';
 
 CREATE OR REPLACE VIEW credits.balances WITH (security_barrier) AS
-    SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at
-    FROM credits.user_balance_checkpoints c
-    WHERE NOT row_security_active('credits.credits_transactions')
-      AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
-    UNION ALL
-    SELECT u.user_id, b.balance, b.balance > 0, NULL
-    FROM credits.users_without_checkpoint u
-    CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
-    WHERE NOT row_security_active('credits.credits_transactions')
-    UNION ALL
-    SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at
-    FROM credits.visible_balances() v
-    LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = v.user_id
-    WHERE row_security_active('credits.credits_transactions');
+    SELECT a.user_id, a.balance, a.is_positive, a.crossed_at
+    FROM (
+        SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at
+        FROM credits.user_balance_checkpoints c
+        WHERE NOT row_security_active('credits.credits_transactions')
+          AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
+        UNION ALL
+        SELECT u.user_id, b.balance, b.balance > 0, NULL
+        FROM credits.users_without_checkpoint u
+        CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
+        WHERE NOT row_security_active('credits.credits_transactions')
+        UNION ALL
+        SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at
+        FROM credits.visible_balances() v
+        LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = v.user_id
+        WHERE row_security_active('credits.credits_transactions')
+    ) a;
+
+CREATE OR REPLACE VIEW credits.batches WITH (security_barrier) AS
+    SELECT a.fusillade_batch_id, a.user_id, a.total_amount, a.transaction_count, a.max_seq, a.created_at
+    FROM (
+        SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
+               sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
+        FROM (
+            SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
+            FROM credits.batch_aggregates b
+            UNION ALL
+            SELECT t.fusillade_batch_id, t.user_id, t.amount, 1, t.seq, t.created_at
+            FROM credits.uncovered_transactions t
+            WHERE t.fusillade_batch_id IS NOT NULL
+        ) p
+        WHERE NOT row_security_active('credits.credits_transactions')
+        GROUP BY p.fusillade_batch_id, p.user_id
+        UNION ALL
+        SELECT v.fusillade_batch_id, v.user_id, v.total_amount, v.transaction_count, v.max_seq, v.created_at
+        FROM credits.visible_batches() v
+        WHERE row_security_active('credits.credits_transactions')
+    ) a;
 
 -- verify_ledger reads what is folded through these views.
 CREATE OR REPLACE FUNCTION credits.verify_ledger()

@@ -144,7 +144,10 @@ fn triggers_fire_for_replication_too() {
          UNION ALL SELECT evtname || ' ' || evtenabled::text FROM pg_event_trigger ORDER BY 1",
         &[],
     );
-    assert_eq!(triggers, ["append_only A", "append_only_applied R", "credits_ledger_guard A", "note_transaction A"]);
+    assert_eq!(
+        triggers,
+        ["append_only A", "append_only_applied R", "credits_ledger_guard A", "note_transaction A"]
+    );
 }
 
 #[test]

@@ -132,6 +132,13 @@ fn a_reader_and_a_writer_can_do_their_work() {
         user(1)
     ));
     writer.charge_batch(user(1), Uuid::nil(), dec!(0.5));
+    writer
+        .try_run(&format!(
+            "INSERT INTO credits.credits_transactions (seq, user_id, transaction_type, amount, source_id)
+             OVERRIDING SYSTEM VALUE VALUES (1000, '{}', 'usage', 1, 'in the way')",
+            user(1)
+        ))
+        .refused("42501");
     for session in [&mut reader, &mut writer] {
         session.assert_sound();
         let items: Vec<i32> = session.values(

@@ -243,6 +243,59 @@ fn relations_show_the_own_part() {
     assert!(own.contains(",-3,f,"), "{own}");
 }
 
+/// The planner tries a condition's operator on what statistics have of a column, and the executor before other conditions.
+#[test]
+fn operators_of_a_tenants_own_are_shown_nothing() {
+    let tenancy = Tenancy::create();
+    let (mut admin, mut tenant) = (tenancy.db.connect(), tenancy.db.connect_as(&tenancy.role));
+    admin.run("ANALYZE");
+    tenant.run("CREATE TABLE pg_temp.shown (value text)");
+    let zeros = [
+        ("numeric", "0"),
+        ("uuid", "00000000-0000-0000-0000-000000000000"),
+        ("text", ""),
+        ("bigint", "0"),
+        ("timestamp with time zone", "2000-01-01"),
+        ("boolean", "false"),
+    ];
+    for (kind, _) in zeros {
+        tenant.run(&format!(
+            "CREATE FUNCTION pg_temp.look({kind}, {kind}) RETURNS boolean LANGUAGE plpgsql STRICT COST 0.0001
+             AS 'BEGIN INSERT INTO pg_temp.shown VALUES ($1::text); RETURN true; END';
+             CREATE OPERATOR pg_temp.>>> (LEFTARG = {kind}, RIGHTARG = {kind}, FUNCTION = pg_temp.look, RESTRICT = scalargtsel)"
+        ));
+    }
+    let columns = admin
+        .query(
+            "SELECT attrelid::regclass::text, attname::text, format_type(atttypid, NULL)
+             FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+             WHERE relnamespace = 'credits'::regnamespace AND relkind IN ('r', 'v') AND attnum > 0
+             ORDER BY 1, attnum",
+            &[],
+        )
+        .unwrap();
+    let mut asked = 0;
+    for row in &columns {
+        let (relation, column, kind): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let Some((_, zero)) = zeros.iter().find(|(known, _)| *known == kind) else { continue };
+        let condition = format!("{column} OPERATOR(pg_temp.>>>) '{zero}'::{kind}");
+        for query in ["EXPLAIN SELECT", "SELECT count(*)"] {
+            tenant.run("TRUNCATE pg_temp.shown");
+            tenant.run(&format!("{query} FROM {relation} WHERE {condition}"));
+            let shown = answer(&mut tenant, "SELECT value FROM pg_temp.shown");
+            tenancy.assert_tells_nothing(&format!("{query} FROM {relation} by {column}"), &shown);
+            let others: i64 = admin.value(
+                "SELECT count(*) FROM credits.user_balance_checkpoints c
+                 WHERE user_id = $1 AND crossed_at::text = ANY (string_to_array($2, E'\n'))",
+                &[&user(2), &shown],
+            );
+            assert_eq!(others, 0, "{query} FROM {relation} by {column}: {shown}");
+        }
+        asked += 1;
+    }
+    assert!(asked > 60, "{asked} columns");
+}
+
 /// A policy may hide a part of an account: no sum tells of it.
 #[test]
 fn sums_are_of_the_rows_shown() {

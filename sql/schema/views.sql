@@ -2,10 +2,14 @@
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- A view reads its tables as its owner, and the planner takes the columns' statistics as the owner's, too: it would try an operator
+-- of the caller's on values that the caller may not see. Hence security_barrier, which is lost on a view that is nothing but
+-- a UNION ALL.
+
 -- What is folded, for whoever may read the whole ledger that it is folded from. It is both or nothing: with nothing folded,
 -- every row is taken for a part of the delta, which costs more and changes no answer.
 
-CREATE VIEW credits.checkpoints AS
+CREATE VIEW credits.checkpoints WITH (security_barrier) AS
     SELECT c.*
     FROM credits.user_balance_checkpoints c
     WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
@@ -14,6 +18,8 @@ COMMENT ON VIEW credits.checkpoints IS
     'The table user_balance_checkpoints, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
     'security; nothing for anybody else.';
 
+-- No barrier: a page takes the newest of a user in the order of an index, which an ORDER BY would not reach through it. The table
+-- has no statistics to tell of, and a condition of the caller's is tried on no row before this one.
 CREATE VIEW credits.folded_batches AS
     SELECT b.*
     FROM credits.batch_aggregates b
@@ -23,7 +29,7 @@ COMMENT ON VIEW credits.folded_batches IS
     'The table batch_aggregates, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
     'security; nothing for anybody else.';
 
--- A view reads its tables as its owner, who sees every row. Where row-level security filters the ledger for the caller,
+-- The owner sees every row. Where row-level security filters the ledger for the caller,
 -- the views for clients go to these functions instead, which run as the caller and sum what it may see.
 
 CREATE FUNCTION credits.visible_balances()
@@ -52,7 +58,7 @@ COMMENT ON FUNCTION credits.visible_batches() IS
     'Batches computed from the rows that the caller may see: the view batches under row-level security. Costs a scan over '
     'all of them.';
 
-CREATE VIEW credits.users_without_checkpoint AS
+CREATE VIEW credits.users_without_checkpoint WITH (security_barrier) AS
     SELECT u.user_id
     FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
     LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
@@ -62,63 +68,72 @@ COMMENT ON VIEW credits.users_without_checkpoint IS
     'rows until refresh_checkpoint or their next transaction. Empty under row-level security, as what it would show is not the '
     'caller''s: for operators.';
 
-CREATE VIEW credits.uncovered_transactions AS
-    SELECT t.*
-    FROM credits.user_balance_checkpoints c
-    -- The upper end, which no transaction reaches, has the planner expect a short range and not a third of the rows.
-    JOIN credits.credits_transactions t
-      ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
-    WHERE NOT row_security_active('credits.credits_transactions')
-    UNION ALL
-    SELECT t.*
-    FROM credits.user_balance_checkpoints c
-    CROSS JOIN unnest(c.stragglers) AS s(xact_id)
-    JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
-    WHERE NOT row_security_active('credits.credits_transactions')
-    UNION ALL
-    SELECT t.*
-    FROM credits.users_without_checkpoint u
-    JOIN credits.credits_transactions t ON t.user_id = u.user_id;
+CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
+    SELECT u.*
+    FROM (
+        SELECT t.*
+        FROM credits.user_balance_checkpoints c
+        -- The upper end, which no transaction reaches, has the planner expect a short range and not a third of the rows.
+        JOIN credits.credits_transactions t
+          ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
+        WHERE NOT row_security_active('credits.credits_transactions')
+        UNION ALL
+        SELECT t.*
+        FROM credits.user_balance_checkpoints c
+        CROSS JOIN unnest(c.stragglers) AS s(xact_id)
+        JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
+        WHERE NOT row_security_active('credits.credits_transactions')
+        UNION ALL
+        SELECT t.*
+        FROM credits.users_without_checkpoint u
+        JOIN credits.credits_transactions t ON t.user_id = u.user_id
+    ) u;
 COMMENT ON VIEW credits.uncovered_transactions IS
     'The deltas: ledger rows that no checkpoint covers yet. Empty under row-level security: for operators.';
 
 CREATE VIEW credits.balances WITH (security_barrier) AS
-    SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at
-    FROM credits.user_balance_checkpoints c
-    WHERE NOT row_security_active('credits.credits_transactions')
-      AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
-    UNION ALL
-    SELECT u.user_id, b.balance, b.balance > 0, NULL
-    FROM credits.users_without_checkpoint u
-    CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
-    WHERE NOT row_security_active('credits.credits_transactions')
-    UNION ALL
-    SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at
-    FROM credits.visible_balances() v
-    LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = v.user_id
-    WHERE row_security_active('credits.credits_transactions');
+    SELECT a.user_id, a.balance, a.is_positive, a.crossed_at
+    FROM (
+        SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at
+        FROM credits.user_balance_checkpoints c
+        WHERE NOT row_security_active('credits.credits_transactions')
+          AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
+        UNION ALL
+        SELECT u.user_id, b.balance, b.balance > 0, NULL
+        FROM credits.users_without_checkpoint u
+        CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
+        WHERE NOT row_security_active('credits.credits_transactions')
+        UNION ALL
+        SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at
+        FROM credits.visible_balances() v
+        LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = v.user_id
+        WHERE row_security_active('credits.credits_transactions')
+    ) a;
 COMMENT ON VIEW credits.balances IS
     'Every user with a transaction: the balance, exact now; is_positive, the side of zero last announced; crossed_at, when '
     'that last changed. For one user: index lookups, and before Postgres 16 a scan of the user''s rows for one without a '
     'checkpoint.';
 
 CREATE VIEW credits.batches WITH (security_barrier) AS
-    SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
-           sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
+    SELECT a.fusillade_batch_id, a.user_id, a.total_amount, a.transaction_count, a.max_seq, a.created_at
     FROM (
-        SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
-        FROM credits.batch_aggregates b
+        SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
+               sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
+        FROM (
+            SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
+            FROM credits.batch_aggregates b
+            UNION ALL
+            SELECT t.fusillade_batch_id, t.user_id, t.amount, 1, t.seq, t.created_at
+            FROM credits.uncovered_transactions t
+            WHERE t.fusillade_batch_id IS NOT NULL
+        ) p
+        WHERE NOT row_security_active('credits.credits_transactions')
+        GROUP BY p.fusillade_batch_id, p.user_id
         UNION ALL
-        SELECT t.fusillade_batch_id, t.user_id, t.amount, 1, t.seq, t.created_at
-        FROM credits.uncovered_transactions t
-        WHERE t.fusillade_batch_id IS NOT NULL
-    ) p
-    WHERE NOT row_security_active('credits.credits_transactions')
-    GROUP BY p.fusillade_batch_id, p.user_id
-    UNION ALL
-    SELECT v.fusillade_batch_id, v.user_id, v.total_amount, v.transaction_count, v.max_seq, v.created_at
-    FROM credits.visible_batches() v
-    WHERE row_security_active('credits.credits_transactions');
+        SELECT v.fusillade_batch_id, v.user_id, v.total_amount, v.transaction_count, v.max_seq, v.created_at
+        FROM credits.visible_batches() v
+        WHERE row_security_active('credits.credits_transactions')
+    ) a;
 COMMENT ON VIEW credits.batches IS
     'Every batch of every user: total, number of rows, highest seq and first created_at, exact now.';
 
