@@ -32,8 +32,14 @@ pub fn init() {
     crate::pg::catalog::init();
     crate::pg::xact::init(crate::pg::xact::Hooks {
         before_commit: settlement::settle_touched,
-        before_prepare: settlement::count_prepared,
-        committed: statistics::publish,
+        before_prepare: || {
+            settlement::count_prepared();
+            shared::prepare_change();
+        },
+        committed: || {
+            statistics::publish();
+            shared::publish_change();
+        },
         forget: || {
             touched::forget();
             statistics::forget();

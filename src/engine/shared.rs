@@ -12,6 +12,7 @@ use ledger::fold::{DeltaPass, Fold};
 use ledger::shared::folds::Published;
 use ledger::shared::headroom::{Counted, Headroom, Written};
 use ledger::shared::{self, Origin};
+use pgrx::pg_sys;
 
 use super::Id;
 use crate::pg::catalog::{self, Relations};
@@ -32,6 +33,8 @@ thread_local! {
     static LEARNT: RefCell<OpenTransactions> = RefCell::default();
     /// Whether this transaction may have changed the ledger, or checkpoints, other than as the engine does.
     static CHANGING: Cell<bool> = const { Cell::new(false) };
+    /// Whether this transaction has announced a change.
+    static ANNOUNCING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What a settlement or a reader may rely on.
@@ -46,7 +49,7 @@ impl Shared {
     /// rows or checkpoints: it may be rolled back.
     pub fn open(relations: &Relations, ledger: &Table) -> Self {
         let memory = memory().and_then(|memory| {
-            let epoch = enter_epoch(&memory.epoch)?;
+            let epoch = enter_epoch(memory, relations.ledger)?;
             Some((memory, Origin { database: database(), ledger: relations.ledger.to_u32(), epoch }))
         });
         let may_differ = CHANGING.get() || !ledger.only_gains_noted_rows();
@@ -136,7 +139,7 @@ impl Shared {
         let known = self.memory.as_ref().and_then(|(memory, origin)| memory.folds.get(origin, user));
         if known.is_some_and(|known| known.fold.transaction_count > 0) {
             self.may_differ = true;
-            catalog::announce_change(relations.ledger);
+            announce_change(relations);
         }
     }
 }
@@ -149,6 +152,10 @@ fn everyone_counts() -> bool {
     directory().is_some_and(Directory::is_shared_by_all)
 }
 
+fn attached() -> Option<&'static shared::Shared> {
+    MEMORY.with(|memory| memory.get().copied().flatten())
+}
+
 fn memory() -> Option<&'static shared::Shared> {
     MEMORY.with(|memory| match memory.get() {
         Some(&memory) => memory,
@@ -158,20 +165,52 @@ fn memory() -> Option<&'static shared::Shared> {
     })
 }
 
+/// Has everyone forget what was told, as soon as the transaction has committed: what is not the engine's doing has changed
+/// what is derived from the ledger. Unlike a change of the ledger it leaves no mark on a definition.
+pub fn announce_change(relations: &Relations) {
+    if memory().is_none()
+        && let Some(directory) = directory()
+    {
+        directory.miss();
+    }
+    ANNOUNCING.set(true);
+    catalog::announce_change(relations.ledger);
+}
+
+/// The transaction has committed.
+pub fn publish_change() {
+    if ANNOUNCING.get()
+        && let Some(memory) = attached()
+    {
+        memory.epoch.begin();
+    }
+}
+
+/// The transaction is about to be prepared: whoever commits it will not know that it announces a change.
+pub fn prepare_change() {
+    if ANNOUNCING.get()
+        && let Some(memory) = attached()
+    {
+        memory.definitions.void();
+    }
+}
+
 /// The transaction is over.
 pub fn end_transaction() {
     CHANGING.set(false);
+    ANNOUNCING.set(false);
 }
 
 /// Enters the epoch as [`shared::Epoch::current`] says. A change that is learnt of may be the transaction's own, which others
 /// learn of when it commits, and so does this one when it is rolled back. `None` if there is one to learn of while workers of
 /// a parallel query run, where no snapshot can be taken.
-fn enter_epoch(epoch: &shared::Epoch) -> Option<u64> {
+fn enter_epoch(memory: &shared::Shared, ledger: pg_sys::Oid) -> Option<u64> {
     loop {
-        let current = epoch.current();
+        let current = memory.epoch.current();
         catalog::accept_invalidations();
         let generation = Some(catalog::ledger_generation());
-        if ENTERED.get() == generation {
+        let entered = ENTERED.get();
+        if entered == generation {
             return Some(current);
         }
         if xact::is_parallel() {
@@ -179,7 +218,14 @@ fn enter_epoch(epoch: &shared::Epoch) -> Option<u64> {
         }
         LEARNT.set(Snapshot::latest().open_transactions());
         CHANGING.set(CHANGING.get() || xact::has_written());
+        let definition = catalog::definition(ledger);
+        let seen = definition.is_some_and(|digest| memory.definitions.contains(database(), digest));
+        if entered.is_some() || !seen || !everyone_counts() {
+            memory.epoch.begin();
+            if let Some(digest) = definition {
+                memory.definitions.note(database(), digest);
+            }
+        }
         ENTERED.set(generation);
-        epoch.begin();
     }
 }

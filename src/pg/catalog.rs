@@ -6,12 +6,14 @@
 
 use std::cell::Cell;
 use std::ffi::CStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::extension;
 use super::relation::{self, Access};
+use super::system_catalog::{self, Lookup};
 use crate::error::LedgerError;
 
 const SCHEMA: &CStr = c"credits";
@@ -118,6 +120,36 @@ pub fn find_ledger() -> Option<pg_sys::Oid> {
 /// Changes whenever something derived from the ledger's rows outside the database must be forgotten.
 pub fn ledger_generation() -> u64 {
     GENERATION.get()
+}
+
+/// A digest of the ledger's definition: the versions of its row in `pg_class` and of its triggers. `None` if the transaction
+/// itself has changed it.
+pub fn definition(ledger: pg_sys::Oid) -> Option<u64> {
+    let class = Lookup {
+        catalog: pg_sys::RelationRelationId,
+        index: pg_sys::ClassOidIndexId,
+        column: pg_sys::Anum_pg_class_oid,
+        equal: pg_sys::F_OIDEQ,
+    };
+    let triggers = Lookup {
+        catalog: pg_sys::TriggerRelationId,
+        index: pg_sys::TriggerRelidNameIndexId,
+        column: pg_sys::Anum_pg_trigger_tgrelid,
+        equal: pg_sys::F_OIDEQ,
+    };
+    let (mut digest, mut is_own) = (DefaultHasher::new(), false);
+    for lookup in [class, triggers] {
+        // SAFETY: the columns are oids. A row has a header, and is not moved while it is looked at.
+        unsafe {
+            system_catalog::visit(lookup, pg_sys::Datum::from(ledger), |_, row| {
+                let (place, made_by) = (row.t_self, (*row.t_data).t_choice.t_heap.t_xmin);
+                is_own |= pg_sys::TransactionIdIsCurrentTransactionId(made_by);
+                (made_by.into_inner(), place.ip_blkid.bi_hi, place.ip_blkid.bi_lo, place.ip_posid)
+                    .hash(&mut digest);
+            });
+        }
+    }
+    (!is_own).then(|| digest.finish())
 }
 
 /// Has every session forget what it derived from the ledger's rows, as soon as the transaction has committed.

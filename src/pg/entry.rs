@@ -3,11 +3,11 @@
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::catalog::{self, Relations};
+use super::catalog::Relations;
 use super::function_info::function_info_v1;
 use super::row::Row;
 use super::{guard, xact};
-use crate::engine::delta;
+use crate::engine::{delta, shared};
 use crate::error::LedgerError;
 
 function_info_v1!(
@@ -102,7 +102,7 @@ unsafe extern "C-unwind" fn announce_change(call: pg_sys::FunctionCallInfo) -> p
     // SAFETY: as above.
     let table = unsafe { (*(*trigger_data(call, c"announce_change")).tg_relation).rd_id };
     match Relations::lookup() {
-        Some(relations) if relations.checkpoints == table => catalog::announce_change(relations.ledger),
+        Some(relations) if relations.checkpoints == table => shared::announce_change(&relations),
         _ => refuse_trigger(
             "announce_change() is a trigger of credits.user_balance_checkpoints only".to_owned(),
         ),

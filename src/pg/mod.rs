@@ -27,6 +27,7 @@ mod search_path;
 pub mod shared;
 pub mod snapshot;
 pub mod statement;
+mod system_catalog;
 pub mod text;
 pub mod write;
 pub mod xact;

@@ -12,7 +12,7 @@ use super::xact;
 
 /// Names carry the version of the layout: a server keeps what an older library made until it restarts.
 const STATISTICS: &CStr = c"credits_ledger statistics 1";
-const DIRECTORY: &CStr = c"credits_ledger shared 2";
+const DIRECTORY: &CStr = c"credits_ledger shared 3";
 
 /// DSM_HANDLE_INVALID
 const NO_SEGMENT: pg_sys::dsm_handle = 0;

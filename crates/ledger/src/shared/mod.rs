@@ -2,14 +2,17 @@
 //!
 //! It is true of a ledger that is only inserted into, and forgotten when a ledger is changed otherwise. Every backend learns
 //! of that on its own, in its own time, so what is told belongs to an epoch: who learns of a change begins a new one, and so
-//! does who has just come and may have missed one.
+//! does who has just come and may have missed one. A change leaves its mark on the ledger's definition, which does not let
+//! it happen otherwise: who comes and finds the definition that was last seen has missed none.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub mod definitions;
 pub mod folds;
 pub mod headroom;
 mod slots;
 
+use definitions::SeenDefinitions;
 use folds::SharedFolds;
 use headroom::SharedHeadroom;
 
@@ -18,6 +21,8 @@ use headroom::SharedHeadroom;
 pub struct Shared {
     /// The current epoch.
     pub epoch: Epoch,
+    /// The definitions that were seen in it.
+    pub definitions: SeenDefinitions,
     /// The latest fold of each user.
     pub folds: SharedFolds,
     /// How much each user can spend.
