@@ -17,7 +17,7 @@ use crate::fold::Fold;
 #[derive(Debug)]
 pub struct SharedFolds([FoldSlot; SLOTS]);
 
-/// 256 bytes: 2 MB in all.
+/// 256 bytes: 8 MB in all.
 #[derive(Debug)]
 #[repr(align(64))]
 struct FoldSlot(Slot<WORDS>);
@@ -211,10 +211,10 @@ mod tests {
             assert_eq!(FOLDS.fold(&other, &USER), None, "{other:?}");
         }
         // More users than there are slots: each finds its own or none.
-        for number in 0..20_000_u128 {
+        for number in 0..4 * SLOTS as u128 {
             FOLDS.publish(&ORIGIN, &number.to_be_bytes(), &fold(i64::try_from(number).unwrap()));
         }
-        let found = (0..20_000_u128).filter_map(|number| {
+        let found = (0..4 * SLOTS as u128).filter_map(|number| {
             let found = FOLDS.fold(&ORIGIN, &number.to_be_bytes())?;
             assert_eq!(found, fold(i64::try_from(number).unwrap()));
             Some(())

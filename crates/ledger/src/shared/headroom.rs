@@ -85,7 +85,7 @@ impl Headroom {
 #[derive(Debug)]
 pub struct SharedHeadroom([HeadroomSlot; SLOTS]);
 
-/// 128 bytes: 1 MB in all.
+/// 128 bytes: 4 MB in all.
 #[derive(Debug)]
 #[repr(align(64))]
 struct HeadroomSlot {

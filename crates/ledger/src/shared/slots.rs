@@ -12,7 +12,7 @@ use crate::stripe;
 
 /// Slots of each kind.
 pub const SLOTS: usize = 1 << SLOT_BITS;
-const SLOT_BITS: u32 = 13;
+const SLOT_BITS: u32 = 15;
 
 /// The user's slot, which is that of some others, too.
 pub fn of_user(origin: &Origin, user: &[u8; 16]) -> usize {
