@@ -167,7 +167,7 @@ impl<'s> Bench<'s> {
         Ok(1000.0 * started.elapsed().as_secs_f64() / f64::from(count))
     }
 
-    /// Milliseconds that one client waits for a script.
+    /// Milliseconds that one client waits for the last statement of a script.
     pub fn latency(&self, database: &str, script: &str) -> Result<f64> {
         let length = Length::Seconds(self.scale(2, 1));
         Ok(self.server.pgbench(&Load { database, script, clients: 1, length, options: "" })?.milliseconds)
