@@ -23,7 +23,7 @@ thread_local! {
 
 fn with<R>(work: impl FnOnce(&mut LruCache<Id, Place>) -> R) -> R {
     PLACES.with_borrow_mut(|places| {
-        // A changed table, a rewritten one above all, is read afresh.
+        // Another ledger's are elsewhere. A place that a checkpoint has moved from is noticed when it is looked at.
         let generation = catalog::ledger_generation();
         if places.generation != generation {
             places.of_users.clear();

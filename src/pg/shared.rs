@@ -54,7 +54,7 @@ impl Directory {
     pub fn attach(&self) -> Option<&'static Shared> {
         xact::attempt("sharing folds", || {
             // SAFETY: the lock is released with the subtransaction if something fails. The segment is as large as asked for,
-            // aligned to a page, mapped as long as this backend lives, and zeroed before anybody learns its handle; as zeros
+            // aligned to a cache line, mapped as long as this backend lives, and zeroed before anybody learns its handle; as zeros
             // it says nothing.
             unsafe {
                 let lock = init_lock();
