@@ -70,10 +70,10 @@ pub enum Length {
 
 /// What pgbench reports.
 pub struct Speed {
-    /// Transactions.
     pub per_second: f64,
-    /// That the last statement of the script took.
     pub milliseconds: f64,
+    /// Of these, what the last statement of the script took.
+    pub milliseconds_of_last: f64,
 }
 
 impl Server {
@@ -170,8 +170,11 @@ impl Server {
         };
         // A list of the script's commands with their latencies ends the report.
         let last = report.lines().last().and_then(|line| line.split_whitespace().next());
-        let milliseconds = last.context("pgbench's report")?.parse().context("a latency")?;
-        Ok(Speed { per_second: number("tps = ")?, milliseconds })
+        Ok(Speed {
+            per_second: number("tps = ")?,
+            milliseconds: number("latency average = ")?,
+            milliseconds_of_last: last.context("pgbench's report")?.parse().context("a latency")?,
+        })
     }
 }
 

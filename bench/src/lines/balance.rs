@@ -81,7 +81,7 @@ fn read(bench: &Bench, sides: &[(&'static str, &str)]) -> Result<Measured> {
     let contender = |&(side, query): &(&'static str, &str)| -> Contender {
         // The user is bound as an application does it; who it is was asked before.
         let script = format!("\\set n random(1, {users})\nSELECT {} AS who \\gset\n{query};\n", user(":n"));
-        (side, Box::new(move || bench.latency(STEADY, &script)))
+        (side, Box::new(move || bench.latency_of_last(STEADY, &script)))
     };
     bench.alternate("ms", sides.iter().map(contender).collect())
 }

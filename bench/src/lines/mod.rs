@@ -18,7 +18,7 @@ use postgres::Client;
 use postgres::types::ToSql;
 
 use crate::report::{Measured, Side};
-use crate::server::{Length, Load, Server};
+use crate::server::{Length, Load, Server, Speed};
 use crate::sides;
 
 /// One question, with its sides and goals.
@@ -167,10 +167,19 @@ impl<'s> Bench<'s> {
         Ok(1000.0 * started.elapsed().as_secs_f64() / f64::from(count))
     }
 
-    /// Milliseconds that one client waits for the last statement of a script.
+    /// Milliseconds that one client waits for a script.
     pub fn latency(&self, database: &str, script: &str) -> Result<f64> {
+        Ok(self.one_client(database, script)?.milliseconds)
+    }
+
+    /// Milliseconds that one client waits for the last statement of a script.
+    pub fn latency_of_last(&self, database: &str, script: &str) -> Result<f64> {
+        Ok(self.one_client(database, script)?.milliseconds_of_last)
+    }
+
+    fn one_client(&self, database: &str, script: &str) -> Result<Speed> {
         let length = Length::Seconds(self.scale(2, 1));
-        Ok(self.server.pgbench(&Load { database, script, clients: 1, length, options: "" })?.milliseconds)
+        self.server.pgbench(&Load { database, script, clients: 1, length, options: "" })
     }
 }
 
