@@ -34,6 +34,15 @@ pub fn lock(oid: pg_sys::Oid, access: Access) {
     unsafe { pg_sys::LockRelationOid(oid, access.lock_mode()) }
 }
 
+/// The name of an open relation, for messages.
+///
+/// # Safety
+/// The relation is open.
+pub(super) unsafe fn name(relation: pg_sys::Relation) -> String {
+    // SAFETY: the caller's promise; a name is NUL-terminated.
+    unsafe { CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()) }.to_string_lossy().into_owned()
+}
+
 /// An open table.
 pub struct Table(pg_sys::Relation);
 
@@ -79,11 +88,6 @@ impl Table {
         }
     }
 
-    fn name(&self) -> String {
-        // SAFETY: the table is open; its name is NUL-terminated.
-        unsafe { CStr::from_ptr((*(*self.0).rd_rel).relname.data.as_ptr()) }.to_string_lossy().into_owned()
-    }
-
     /// For the modules of this folder.
     pub(super) const fn as_raw(&self) -> pg_sys::Relation {
         self.0
@@ -118,7 +122,7 @@ impl Index {
             #[cfg(feature = "pg18")]
             let oid = pg_sys::RelationGetPrimaryKeyIndex(table.0, false);
             if oid == pg_sys::InvalidOid {
-                LedgerError::Missing(format!("the primary key of {}", table.name())).raise();
+                LedgerError::Missing(format!("the primary key of {}", name(table.0))).raise();
             }
             Self::open(oid, Access::Read)
         }

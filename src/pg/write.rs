@@ -4,7 +4,6 @@
 //! no trigger and check no privilege. Callers hold a lock that keeps others from writing the same row.
 
 use std::cell::RefCell;
-use std::ffi::CStr;
 use std::thread::panicking;
 
 use ledger::credits::Credits;
@@ -12,7 +11,7 @@ use pgrx::pg_sys;
 
 use super::memory::Scratch;
 use super::numeric;
-use super::relation::{Access, Table};
+use super::relation::{self, Access, Table};
 use crate::error::LedgerError;
 
 /// A column value.
@@ -106,8 +105,7 @@ impl TableWriter {
                     && info.ii_ExclusionOps.is_null()
                     && (*(*index).rd_index).indimmediate;
                 if !is_plain {
-                    let name = CStr::from_ptr((*(*index).rd_rel).relname.data.as_ptr());
-                    LedgerError::IndexNotPlain(name.to_string_lossy().into_owned()).raise();
+                    LedgerError::IndexNotPlain(relation::name(index)).raise();
                 }
             }
         }
