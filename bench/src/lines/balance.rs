@@ -13,9 +13,12 @@ pub const LINES: &[Line] = &[
         what: "get_user_balance, 1,000 users in the steady state of small flushes",
         needs: &["get_user_balance"],
         run: |bench| {
+            // The user is bound as an application does it; who it is was asked before.
             let one = ":who";
+            let ask = format!("\\set n random(1, {})\nSELECT {} AS who \\gset\n", users(bench), user(":n"));
             let measured = read(
                 bench,
+                &ask,
                 &[
                     (
                         "primary-key SELECT",
@@ -40,6 +43,7 @@ pub const LINES: &[Line] = &[
             let users = format!("ARRAY(SELECT {} FROM generate_series(1, {}) AS i)", user("i"), users(bench));
             let measured = read(
                 bench,
+                "",
                 &[
                     ("ledger", &format!("SELECT sum(balance) FROM credits.get_users_balances_bulk({users})")),
                     (
@@ -64,7 +68,8 @@ fn users(bench: &Bench) -> i64 {
 }
 
 /// New sessions read users with some 500 rows since their grant, which is the reference's last checkpoint.
-fn read(bench: &Bench, sides: &[(&'static str, &str)]) -> Result<Measured> {
+/// `before` is run before each query, and not counted.
+fn read(bench: &Bench, before: &str, sides: &[(&'static str, &str)]) -> Result<Measured> {
     const STEADY: &str = "steady";
     let users = users(bench);
     bench.shared_database(STEADY, |client| {
@@ -79,8 +84,7 @@ fn read(bench: &Bench, sides: &[(&'static str, &str)]) -> Result<Measured> {
         Ok(())
     })?;
     let contender = |&(side, query): &(&'static str, &str)| -> Contender {
-        // The user is bound as an application does it; who it is was asked before.
-        let script = format!("\\set n random(1, {users})\nSELECT {} AS who \\gset\n{query};\n", user(":n"));
+        let script = format!("{before}{query};\n");
         (side, Box::new(move || bench.latency_of_last(STEADY, &script)))
     };
     bench.alternate("ms", sides.iter().map(contender).collect())
