@@ -16,7 +16,7 @@ fn assert_refused(session: &mut Session, what: &str) {
     }
 }
 
-fn in_debt(session: &mut Session) {
+fn with_a_delta(session: &mut Session) {
     session.grant(user(1), dec!(5));
     session.charge_batch(user(1), user(1), dec!(2));
 }
@@ -27,7 +27,7 @@ fn primary_keys_may_be_made_anew_under_a_transaction() {
     let db = Database::create();
     let mut admin = db.connect();
     let mut listener = db.listen();
-    in_debt(&mut admin);
+    with_a_delta(&mut admin);
     assert_eq!(listener.crossings(), [(user(1), Up)]);
     // One that has the tables at hand, but has not met the user.
     let mut session = db.connect();
@@ -45,7 +45,7 @@ fn primary_keys_may_be_made_anew_under_a_transaction() {
 fn without_the_index_of_deltas_nothing_is_settled() {
     let db = Database::create();
     let (mut session, mut admin) = (db.connect(), db.connect());
-    in_debt(&mut session);
+    with_a_delta(&mut session);
     admin.run("ALTER INDEX credits.credits_transactions_delta_idx RENAME TO elsewhere");
     assert_refused(&mut session, "credits.credits_transactions_delta_idx is missing");
     admin.run("ALTER INDEX credits.elsewhere RENAME TO credits_transactions_delta_idx");
@@ -58,7 +58,7 @@ fn without_the_index_of_deltas_nothing_is_settled() {
 fn an_index_of_deltas_that_is_not_valid_is_not_used() {
     let db = Database::create();
     let (mut session, mut admin) = (db.connect(), db.connect());
-    in_debt(&mut session);
+    with_a_delta(&mut session);
     admin.run(
         "DROP INDEX credits.credits_transactions_delta_idx;
          CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (user_id, xact_id);
@@ -79,7 +79,7 @@ fn an_index_of_deltas_that_is_not_valid_is_not_used() {
 fn a_derived_table_that_is_missing_stops_commits() {
     let db = Database::create();
     let (mut session, mut admin) = (db.connect(), db.connect());
-    in_debt(&mut session);
+    with_a_delta(&mut session);
     for table in ["user_balance_checkpoints", "batch_aggregates"] {
         session.run("BEGIN");
         session.charge(user(1), dec!(7));
@@ -101,7 +101,7 @@ fn indexes_on_derived_tables_must_be_plain() {
     // Alone: the refreshes must have rows to fold.
     let db = Database::create_alone();
     let (mut session, mut admin) = (db.connect(), db.connect());
-    in_debt(&mut session);
+    with_a_delta(&mut session);
     for definition in ["(user_id) WHERE NOT is_positive", "((balance * 2))"] {
         session.charge(user(1), dec!(1));
         session.grant(user(1), dec!(1));

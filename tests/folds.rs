@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use credits_ledger_tests::cluster::Cluster;
-use credits_ledger_tests::{Database, Decimal, Refused, Session, dec, user};
+use credits_ledger_tests::{Database, Decimal, Refused, Session, correction, dec, user};
 
 /// Entries of the delta's index that a balance costs.
 fn read_for_balance(session: &mut Session) -> i64 {
@@ -37,27 +37,24 @@ fn what_a_session_has_folded_another_does_not_read_again() {
     assert_eq!(read, 0);
 }
 
+const CHARGE_MORE: &str =
+    "UPDATE credits.credits_transactions SET amount = amount + 1 WHERE transaction_type = 'usage'";
+
 /// A session that comes after a change which nobody has learnt of yet is not taken in by what was told before.
 #[test]
 fn who_comes_after_a_change_reads_afresh() {
-    const LEDGER: [&str; 3] = [
-        "ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only",
-        "UPDATE credits.credits_transactions SET amount = amount + 1 WHERE transaction_type = 'usage'",
-        "ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only",
-    ];
-    const CHECKPOINT: [&str; 1] = ["UPDATE credits.user_balance_checkpoints SET balance = balance - 1"];
-    let in_two_phases = |statements: &[&str]| {
-        vec![
-            format!("BEGIN; {}; PREPARE TRANSACTION 'DB'", statements.join(";")),
-            "COMMIT PREPARED 'DB'".into(),
-        ]
+    let steps = correction(CHARGE_MORE);
+    let ledger = steps.join(";");
+    let checkpoint = "UPDATE credits.user_balance_checkpoints SET balance = balance - 1".to_owned();
+    let in_two_phases = |change: &str| {
+        vec![format!("BEGIN; {change}; PREPARE TRANSACTION 'DB'"), "COMMIT PREPARED 'DB'".to_owned()]
     };
     for (what, steps) in [
-        ("the ledger", vec![LEDGER.join(";")]),
-        ("the ledger, in steps", LEDGER.map(str::to_owned).to_vec()),
-        ("the ledger, in two phases", in_two_phases(&LEDGER)),
-        ("a checkpoint", vec![CHECKPOINT.join(";")]),
-        ("a checkpoint, in two phases", in_two_phases(&CHECKPOINT)),
+        ("the ledger", vec![ledger.clone()]),
+        ("the ledger, in steps", steps.to_vec()),
+        ("the ledger, in two phases", in_two_phases(&ledger)),
+        ("a checkpoint", vec![checkpoint.clone()]),
+        ("a checkpoint, in two phases", in_two_phases(&checkpoint)),
     ] {
         let db = Database::create_alone();
         let mut before = db.connect();
@@ -82,12 +79,7 @@ fn a_definition_that_is_rolled_back_was_never_seen() {
     before.grant(user(1), dec!(100));
     before.charge(user(1), dec!(1));
     for (end, balance) in [("ROLLBACK", dec!(99)), ("COMMIT", dec!(98))] {
-        owner.run(
-            "BEGIN;
-             ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only;
-             UPDATE credits.credits_transactions SET amount = amount + 1 WHERE transaction_type = 'usage';
-             ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only",
-        );
+        owner.run(&format!("BEGIN; {}", correction(CHARGE_MORE).join(";")));
         assert_eq!(owner.balance(user(1)), dec!(98), "{end}");
         // Tells of the ledger as it still is.
         assert_eq!(before.balance(user(1)), dec!(99), "{end}");
@@ -259,11 +251,10 @@ fn a_ledger_that_its_owner_changes_is_read_afresh() {
         within.run("BEGIN");
         within.balance(user(1));
         let amount = if first % 2 == 0 { dec!(2) } else { dec!(3) };
-        db.connect().run(&format!(
-            "ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only;
-             UPDATE credits.credits_transactions SET amount = {amount} WHERE transaction_type = 'usage';
-             ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only"
-        ));
+        let change = format!(
+            "UPDATE credits.credits_transactions SET amount = {amount} WHERE transaction_type = 'usage'"
+        );
+        db.connect().run(&correction(&change).join(";"));
         let balance = dec!(1000) - amount * Decimal::from(charges);
         for turn in first..=first + sessions.len() {
             let who = turn % (sessions.len() + 1);
@@ -300,13 +291,11 @@ fn a_snapshot_from_before_a_change_is_kept_apart() {
     let exported: String = exporter.value("SELECT pg_export_snapshot()", &[]);
     let _: i64 = old.value("SELECT count(*) FROM credits.credits_transactions", &[]);
     owner.run(&format!(
-        "BEGIN;
-         ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only;
-         DELETE FROM credits.credits_transactions WHERE amount = 10;
-         ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
+        "BEGIN; {};
          DELETE FROM credits.user_balance_checkpoints;
          SELECT credits.refresh_checkpoint('{}');
          COMMIT",
+        correction("DELETE FROM credits.credits_transactions WHERE amount = 10").join(";"),
         user(1)
     ));
     for round in 0..3 {
@@ -332,15 +321,14 @@ fn a_snapshot_from_before_a_change_is_kept_apart() {
 /// A change that is tried out leaves nothing behind, whether the ledger was opened to changes before or within.
 #[test]
 fn a_change_that_is_rolled_back_was_never_folded() {
-    const OPEN: &str = "ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only;";
-    const CLOSE: &str = "ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;";
-    const CHANGE: &str =
-        "UPDATE credits.credits_transactions SET amount = 5 WHERE transaction_type = 'usage';";
+    let correction =
+        correction("UPDATE credits.credits_transactions SET amount = 5 WHERE transaction_type = 'usage'");
+    let [open, change, close] = &correction;
     let db = Database::create_alone();
     let (mut owner, mut other) = (db.connect(), db.connect());
     other.grant(user(1), dec!(100));
     other.charge(user(1), dec!(1));
-    for (before, within) in [("", format!("{OPEN}{CHANGE}{CLOSE}")), (OPEN, CHANGE.to_owned())] {
+    for (before, within) in [("", &correction.join(";")), (open, change)] {
         owner.run(before);
         other.balance(user(1));
         owner.run(&format!("BEGIN; {within}"));
@@ -349,7 +337,7 @@ fn a_change_that_is_rolled_back_was_never_folded() {
         for session in [&mut other, &mut owner] {
             assert_eq!(session.balance(user(1)), dec!(99));
         }
-        owner.run(CLOSE);
+        owner.run(close);
     }
     other.assert_sound();
 }

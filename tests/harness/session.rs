@@ -13,6 +13,16 @@ pub fn user(number: u32) -> Uuid {
     Uuid::from_u128(0x1000_0000_0000_4000_8000_0000_0000_0000 + u128::from(number))
 }
 
+/// How the owner of a ledger changes its rows all the same, in three statements.
+#[must_use]
+pub fn correction(change: &str) -> [String; 3] {
+    [
+        "ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only".to_owned(),
+        change.to_owned(),
+        "ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only".to_owned(),
+    ]
+}
+
 /// A connection. Everything that [`Client`] does, and shorthands that panic with the statement that failed.
 pub struct Session {
     client: Client,
