@@ -12,6 +12,11 @@ use pgrx::pg_sys;
 use crate::pg::analytics::{Column, Table, find_table};
 use crate::settings;
 
+/// `request_origin` of a batch that the table does not know.
+pub const DEFAULT_ORIGIN: &str = "fusillade";
+/// `batch_sla` of such a batch.
+pub const DEFAULT_SLA: &str = "";
+
 /// What the labels add to a query over `page`: two expressions and the joins that they need.
 pub struct Labels {
     pub request_origin: String,
@@ -20,16 +25,17 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// The labels that the analytics table gives, as the caller finds it.
-    pub fn find() -> Self {
-        let table = settings::analytics_table().and_then(|name| find_table(&name));
-        table.and_then(Self::of_table).unwrap_or_else(Self::defaults)
+    /// The labels that the analytics table gives, as the caller finds it; `None` without one.
+    pub fn find() -> Option<Self> {
+        settings::analytics_table().and_then(|name| find_table(&name)).and_then(Self::of_table)
     }
 
-    fn defaults() -> Self {
+    /// Those that items have without a table.
+    pub fn defaults() -> Self {
+        let of_batch = |label: &str| format!("CASE WHEN page.batch_id IS NOT NULL THEN '{label}' END");
         Self {
-            request_origin: "CASE WHEN page.batch_id IS NOT NULL THEN 'fusillade' END".into(),
-            batch_sla: "CASE WHEN page.batch_id IS NOT NULL THEN '' END".into(),
+            request_origin: of_batch(DEFAULT_ORIGIN),
+            batch_sla: of_batch(DEFAULT_SLA),
             joins: String::new(),
         }
     }
@@ -54,12 +60,13 @@ impl Labels {
             .column(c"fusillade_batch_id")
             .and_then(|batch| source_id_is("a.fusillade_batch_id", &batch));
         Some(Self {
-            request_origin: "CASE WHEN page.batch_id IS NOT NULL \
-                 THEN coalesce(nullif(of_batch.source, ''), 'fusillade') ELSE of_single.origin END"
-                .into(),
-            batch_sla:
-                "CASE WHEN page.batch_id IS NOT NULL THEN coalesce(of_batch.sla, '') ELSE of_single.sla END"
-                    .into(),
+            request_origin: format!(
+                "CASE WHEN page.batch_id IS NOT NULL \
+                 THEN coalesce(nullif(of_batch.source, ''), '{DEFAULT_ORIGIN}') ELSE of_single.origin END"
+            ),
+            batch_sla: format!(
+                "CASE WHEN page.batch_id IS NOT NULL THEN coalesce(of_batch.sla, '{DEFAULT_SLA}') ELSE of_single.sla END"
+            ),
             joins: join(
                 "of_single",
                 &format!("{origin} AS origin, {sla} AS sla"),

@@ -162,6 +162,13 @@ impl Page {
         Self { limit: Some(count), ..Self::default() }
     }
 
+    /// One after the other, whether an item of the list is on the page; ends with the page.
+    pub fn places(&self) -> impl Iterator<Item = bool> {
+        let limit = self.limit.unwrap_or(LONGEST_LIST);
+        let skip = if limit > 0 { self.skip } else { 0 };
+        (0..skip).map(|_| false).chain((0..limit).map(|_| true))
+    }
+
     /// The condition that keeps what is older than the cursor, with its AND.
     pub fn after_cursor(&self, seq: &str, statement: &mut Statement<'_>) -> String {
         self.before_seq.map_or_else(String::new, |before| {

@@ -6,32 +6,46 @@
 //! counted twice or left out, whatever is refreshed meanwhile. Of folded batches and single rows no more are read than
 //! the page can show, and what is folded of touched batches in between.
 //!
+//! A list without filters and labels has the engine find its items, too: see [`NewestItems`].
+//!
 //! For a caller that row-level security keeps from seeing every row, folded totals would tell of rows it may not see.
 //! Its batches are grouped from the rows it sees.
 
-use super::analytics::Labels;
+use pgrx::Uuid;
+
+use super::analytics::{DEFAULT_ORIGIN, DEFAULT_SLA, Labels};
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, newest_rows};
 use super::transactions::signed_amount;
 use crate::engine::Id;
 use crate::engine::batches;
 use crate::engine::checkpoint::BatchTotals;
+use crate::engine::items::{Item, NewestItems, SINGLE_COLUMNS};
 use crate::error::LedgerError;
-use crate::pg::call::{Answer, Argument, Call, Value};
+use crate::pg::call::{Answer, Argument, Call, Rows, Value};
+use crate::pg::column_value::ColumnValue;
+use crate::pg::memory::Scratch;
 use crate::pg::statement::{Parameter, Statement};
 
 const USER_ID: Argument = Argument(0, "user_id");
 
 /// What is read of the rows that belong to no batch.
-const SINGLE_COLUMNS: &str = "id, transaction_type, amount, source_id, description, created_at, seq";
+const SINGLE: &str = "id, transaction_type, amount, source_id, description, created_at, seq";
 
 /// `list_transactions_with_batches(user_id, skip, limit, FILTERS, before_seq)`
 pub fn list_transactions_with_batches(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let mut statement = Statement::new();
     let user = call.uuid_bytes(USER_ID)?;
-    let page = Page::read(call, 1, 7)?;
-    let items = Items::new(&mut statement, user, &Filters::read(call, 3)?, &page)?;
+    let (page, filters) = (Page::read(call, 1, 7)?, Filters::read(call, 3)?);
     let labels = Labels::find();
+    if filters.admit_all()
+        && labels.is_none()
+        && let Some(items) = NewestItems::open(user, page.before_seq)?
+    {
+        return Ok(list_unfiltered(call, user, items, &page));
+    }
+    let mut statement = Statement::new();
+    let items = Items::new(&mut statement, user, &filters, &page)?;
+    let labels = labels.unwrap_or_else(Labels::defaults);
     let sql = format!(
         "SELECT page.id, {user}, page.transaction_type, page.amount, page.source_id, page.description, \
          page.created_at, page.seq, page.batch_id, {origin}, {sla}, least(page.batch_count, 2147483647)::int \
@@ -44,6 +58,56 @@ pub fn list_transactions_with_batches(call: &Call<'_>) -> Result<Answer, LedgerE
         joins = labels.joins,
     );
     Ok(statement.answer_rows(&sql, call))
+}
+
+fn list_unfiltered(call: &Call<'_>, user: &Id, mut items: NewestItems, page: &Page) -> Answer {
+    let result = call.result_rows();
+    let mut memory = Scratch::new("credits_ledger items");
+    for is_shown in page.places() {
+        let Some(item) = items.next() else { break };
+        if is_shown {
+            memory.step(|| put(&result, user, &item));
+        }
+    }
+    Answer::rows()
+}
+
+/// Adds an item without labels of its own to a result of type `credits.transaction_with_category`.
+fn put(result: &Rows, user: &Id, item: &Item<'_>) {
+    match item {
+        Item::Single(row) => {
+            let [id, user_id, kind, amount, source_id, description, created_at, seq] =
+                row.values(SINGLE_COLUMNS);
+            result.put([
+                id,
+                user_id,
+                kind,
+                amount,
+                source_id,
+                description,
+                created_at,
+                seq,
+                ColumnValue::Null,
+                ColumnValue::Null,
+                ColumnValue::Null,
+                ColumnValue::Int4(1),
+            ]);
+        }
+        Item::Batch(batch, total) => result.put([
+            ColumnValue::Uuid(batch),
+            ColumnValue::Uuid(user),
+            ColumnValue::Text("usage"),
+            ColumnValue::Credits(total.amount),
+            ColumnValue::Text(&Uuid::from_bytes(*batch).to_string()),
+            ColumnValue::Text("Batch"),
+            ColumnValue::Timestamptz(total.created_at),
+            ColumnValue::Int8(total.max_seq),
+            ColumnValue::Uuid(batch),
+            ColumnValue::Text(DEFAULT_ORIGIN),
+            ColumnValue::Text(DEFAULT_SLA),
+            ColumnValue::Int4(total.transaction_count.try_into().unwrap_or(i32::MAX)),
+        ]),
+    }
 }
 
 /// `count_transactions_with_batches(user_id, FILTERS)`
@@ -102,7 +166,7 @@ impl Items {
         let singles = format!(
             "SELECT id, transaction_type, amount, source_id, description, created_at, seq, NULL::uuid AS batch_id, \
              1::bigint AS batch_count FROM ({}) singles",
-            newest_rows(statement, |_| SINGLE_COLUMNS.into(), Scope::Singles(user), filters, page),
+            newest_rows(statement, |_| SINGLE.into(), Scope::Singles(user), filters, page),
         );
         if !filters.admit_batches() {
             return Ok(Self { user, union: singles });

@@ -59,15 +59,10 @@ fn list<'call>(call: &Call<'call>, user: Option<&'call Id>, page: &Page, filters
 
 fn list_unfiltered(call: &Call<'_>, mut rows: NewestRows, page: &Page) -> Answer {
     let result = call.result_rows();
-    let (mut to_skip, mut to_list) = (page.skip, page.limit.unwrap_or(i64::MAX));
-    while to_list > 0
-        && let Some(row) = rows.next()
-    {
-        if to_skip > 0 {
-            to_skip -= 1;
-        } else {
-            result.put(&row, LISTED_COLUMNS);
-            to_list -= 1;
+    for is_shown in page.places() {
+        let Some(row) = rows.next() else { break };
+        if is_shown {
+            result.put(row.values(LISTED_COLUMNS));
         }
     }
     Answer::rows()

@@ -12,12 +12,13 @@ use super::delta::{BatchedRow, DeltaScan};
 use super::{Id, places};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
+use crate::pg::column_value::ColumnValue;
 use crate::pg::fetch::RowFetch;
 use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::{Sight, Snapshot};
-use crate::pg::write::{TableWriter, Value};
+use crate::pg::write::TableWriter;
 use crate::pg::xact;
 
 /// Columns of `user_balance_checkpoints`.
@@ -33,7 +34,8 @@ mod column {
 }
 
 /// Columns of `batch_aggregates`.
-mod batch_column {
+pub mod batch_column {
+    pub const BATCH: usize = 1;
     pub const TOTAL_AMOUNT: usize = 3;
     pub const TRANSACTION_COUNT: usize = 4;
     pub const MAX_SEQ: usize = 5;
@@ -113,15 +115,15 @@ fn decode(user: &Id, row: &Row<'_>) -> Result<Stored, LedgerError> {
 pub fn write(writer: &TableWriter, user: &Id, stored: Option<&Stored>, checkpoint: &Checkpoint) {
     let fold = &checkpoint.fold;
     let values = [
-        Value::Uuid(user),
-        Value::Int8(fold.latest_seq),
-        Value::Credits(fold.balance),
-        Value::Timestamptz(xact::now()),
-        Value::Int8(fold.transaction_count),
-        Value::Xid8(fold.coverage.watermark()),
-        Value::Xid8Array(fold.coverage.stragglers()),
-        Value::Bool(checkpoint.is_positive),
-        checkpoint.crossed_at.map_or(Value::Null, Value::Timestamptz),
+        ColumnValue::Uuid(user),
+        ColumnValue::Int8(fold.latest_seq),
+        ColumnValue::Credits(fold.balance),
+        ColumnValue::Timestamptz(xact::now()),
+        ColumnValue::Int8(fold.transaction_count),
+        ColumnValue::Xid8(fold.coverage.watermark()),
+        ColumnValue::Xid8Array(fold.coverage.stragglers()),
+        ColumnValue::Bool(checkpoint.is_positive),
+        checkpoint.crossed_at.map_or(ColumnValue::Null, ColumnValue::Timestamptz),
     ];
     match stored {
         Some((tid, _)) => writer.update(*tid, values),
@@ -253,13 +255,13 @@ pub fn write_batches(
             total.merge(folded)?;
         }
         let values = [
-            Value::Uuid(batch),
-            Value::Uuid(user),
-            Value::Credits(total.amount),
-            Value::Int8(total.transaction_count),
-            Value::Int8(total.max_seq),
-            Value::Timestamptz(total.created_at),
-            Value::Timestamptz(xact::now()),
+            ColumnValue::Uuid(batch),
+            ColumnValue::Uuid(user),
+            ColumnValue::Credits(total.amount),
+            ColumnValue::Int8(total.transaction_count),
+            ColumnValue::Int8(total.max_seq),
+            ColumnValue::Timestamptz(total.created_at),
+            ColumnValue::Timestamptz(xact::now()),
         ];
         match stored {
             Some((tid, _)) => writer.update(tid, values),
@@ -293,13 +295,18 @@ fn batch_scan(relations: &Relations, snapshot: Rc<Snapshot>, key_columns: usize)
 /// What is folded of a batch, and where that is stored.
 fn find_batch(scan: &mut IndexScan, user: &Id, batch: &Id) -> Option<(pg_sys::ItemPointerData, BatchTotal)> {
     scan.seek(&[Key::UuidEqual(*user), Key::UuidEqual(*batch)]);
-    scan.next().map(|row| {
-        let folded = BatchTotal {
-            amount: row.credits(batch_column::TOTAL_AMOUNT),
-            transaction_count: row.int8(batch_column::TRANSACTION_COUNT),
-            max_seq: row.int8(batch_column::MAX_SEQ),
-            created_at: row.int8(batch_column::CREATED_AT),
-        };
-        (row.tid(), folded)
-    })
+    scan.next().map(|row| (row.tid(), decode_batch(&row).1))
+}
+
+/// The batch that a row of `batch_aggregates` is about, and what is folded of it.
+pub fn decode_batch(row: &Row<'_>) -> (Id, BatchTotal) {
+    // The last column first: the row is taken apart once.
+    let created_at = row.int8(batch_column::CREATED_AT);
+    let folded = BatchTotal {
+        amount: row.credits(batch_column::TOTAL_AMOUNT),
+        transaction_count: row.int8(batch_column::TRANSACTION_COUNT),
+        max_seq: row.int8(batch_column::MAX_SEQ),
+        created_at,
+    };
+    (row.uuid(batch_column::BATCH), folded)
 }

@@ -6,6 +6,7 @@
 //! - [`shared`]: what backends tell each other: folds, and how much users can spend
 //! - [`balance`]: what a reader sees
 //! - [`newest`]: the rows of an unfiltered page
+//! - [`items`]: the same with each batch as one item
 //! - [`batches`]: what it sees of the batches that a delta touches
 //! - [`touched`]: the users whose balance a transaction changes
 //! - [`settlement`]: what happens to them when it commits
@@ -16,6 +17,7 @@ pub mod balance;
 pub mod batches;
 pub mod checkpoint;
 pub mod delta;
+pub mod items;
 pub mod newest;
 pub mod notification;
 pub mod places;

@@ -4,6 +4,8 @@
 
 use std::rc::Rc;
 
+use pgrx::pg_sys;
+
 use super::Id;
 use super::delta::column;
 use crate::pg::catalog::Relations;
@@ -45,16 +47,8 @@ impl NewestRows {
             .collect();
         let snapshot = Rc::new(Snapshot::active());
         let scan = |index| {
-            let index = Index::open(index, Access::Read);
-            if !index.is_complete() {
-                return None;
-            }
-            let table = Table::open(relations.ledger, Access::Read);
-            let sight = Sight::AsOf(Rc::clone(&snapshot));
-            let mut scan = IndexScan::new(table, index, sight, keys.len()).backward();
-            scan.seek(&keys);
-            scan.next();
-            Some(scan)
+            let ledger = Table::open(relations.ledger, Access::Read);
+            scan(ledger, index, &snapshot, &keys)
         };
         Some(Self { scans: indexes.into_iter().map(scan).collect::<Option<_>>()?, last: None })
     }
@@ -70,4 +64,22 @@ impl NewestRows {
         self.last = by_seq.max().map(|(_, place)| place);
         self.scans[self.last?].current()
     }
+}
+
+/// Rows of a table, backward from the end of what the keys say of the index, standing on the first. `None` if the index does
+/// not have every row.
+pub(super) fn scan(
+    table: Table,
+    index: pg_sys::Oid,
+    snapshot: &Rc<Snapshot>,
+    keys: &[Key],
+) -> Option<IndexScan> {
+    let index = Index::open(index, Access::Read);
+    if !index.is_complete() {
+        return None;
+    }
+    let mut scan = IndexScan::new(table, index, Sight::AsOf(Rc::clone(snapshot)), keys.len()).backward();
+    scan.seek(keys);
+    scan.next();
+    Some(scan)
 }

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::catalog::Relations;
-use super::row::{Column, Row};
+use super::column_value::{self, ColumnValue};
 use super::text::Text;
 use crate::error::LedgerError;
 
@@ -194,21 +194,21 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Adds these columns of a row, which must be of the types that the result has.
-    pub fn put<const N: usize>(&self, row: &Row<'_>, columns: [Column; N]) {
+    /// Adds a row of these values, which must be of the types that the result has.
+    pub fn put<const N: usize>(&self, values: [ColumnValue<'_>; N]) {
         // SAFETY: a description, if there is one, is valid as long as the call.
         let expected = unsafe { self.columns.as_ref() }.map(|columns| columns.natts);
         if expected != i32::try_from(N).ok() {
             ereport!(
                 ERROR,
                 PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-                "the type credits.credit_transaction is not what it was made as"
+                "the type of the result is not what it was made as"
             );
         }
-        let (mut values, mut nulls) = row.columns(columns);
+        let (mut datums, mut nulls) = column_value::datums(values);
         // SAFETY: as many values as the description says; the store copies them.
         unsafe {
-            pg_sys::tuplestore_putvalues(self.store, self.columns, values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::tuplestore_putvalues(self.store, self.columns, datums.as_mut_ptr(), nulls.as_mut_ptr());
         }
     }
 }

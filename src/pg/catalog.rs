@@ -30,12 +30,14 @@ pub struct Relations {
     pub checkpoints: pg_sys::Oid,
     /// `batch_aggregates`
     pub batches: pg_sys::Oid,
-    /// `credits_transactions_single_idx`, unless somebody has dropped it: pages can do without, as without the next two
+    /// `credits_transactions_single_idx`, unless somebody has dropped it: pages can do without, as without the next three
     pub single_index: Option<pg_sys::Oid>,
     /// `credits_transactions_batched_idx`
     pub batched_index: Option<pg_sys::Oid>,
     /// `credits_transactions_seq_idx`
     pub seq_index: Option<pg_sys::Oid>,
+    /// `batch_aggregates_user_seq_idx`
+    pub folded_index: Option<pg_sys::Oid>,
 }
 
 thread_local! {
@@ -89,12 +91,14 @@ impl Relations {
             single_index: find(c"credits_transactions_single_idx"),
             batched_index: find(c"credits_transactions_batched_idx"),
             seq_index: find(c"credits_transactions_seq_idx"),
+            folded_index: find(c"batch_aggregates_user_seq_idx"),
         }
     }
 
     fn contains(&self, oid: pg_sys::Oid) -> bool {
         let needed = [self.ledger, self.delta_index, self.checkpoints, self.batches];
-        needed.contains(&oid) || [self.single_index, self.batched_index, self.seq_index].contains(&Some(oid))
+        let useful = [self.single_index, self.batched_index, self.seq_index, self.folded_index];
+        needed.contains(&oid) || useful.contains(&Some(oid))
     }
 }
 

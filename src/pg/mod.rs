@@ -6,6 +6,7 @@ pub mod analytics;
 mod array;
 pub mod call;
 pub mod catalog;
+pub mod column_value;
 pub mod entry;
 pub mod extension;
 pub mod fetch;

@@ -6,6 +6,7 @@ use ledger::credits::Credits;
 use pgrx::prelude::*;
 use pgrx::{pg_sys, varlena};
 
+use super::column_value::{ColumnValue, Stored};
 use super::numeric;
 
 // As in executor/tuptable.h, without the guard that pgrx puts around the call: it fails for a column past the last only.
@@ -55,14 +56,16 @@ impl Row<'_> {
         unsafe { *(*self.slot).tts_values.add(column - 1) }
     }
 
-    /// These columns, and which of them are NULL. They belong to the row.
-    pub(super) fn columns<const N: usize>(&self, columns: [Column; N]) -> ([pg_sys::Datum; N], [bool; N]) {
+    /// These columns.
+    pub fn values<const N: usize>(&self, columns: [Column; N]) -> [ColumnValue<'_>; N] {
         self.take_apart(columns.into_iter().max().unwrap_or_default());
-        // SAFETY: the row is taken apart as far as any of them.
-        unsafe {
-            let (values, nulls) = ((*self.slot).tts_values, (*self.slot).tts_isnull);
-            (columns.map(|column| *values.add(column - 1)), columns.map(|column| *nulls.add(column - 1)))
-        }
+        columns.map(|column| {
+            if self.is_null(column) {
+                ColumnValue::Null
+            } else {
+                ColumnValue::Of(Stored { datum: self.datum(column), row: PhantomData })
+            }
+        })
     }
 
     /// Takes the row apart up to this column.

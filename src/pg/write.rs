@@ -6,63 +6,12 @@
 use std::cell::RefCell;
 use std::thread::panicking;
 
-use ledger::credits::Credits;
 use pgrx::pg_sys;
 
+use super::column_value::{self, ColumnValue};
 use super::memory::Scratch;
-use super::numeric;
 use super::relation::{self, Access, Table};
 use crate::error::LedgerError;
-
-/// A column value.
-#[derive(Clone, Copy, Debug)]
-pub enum Value<'a> {
-    /// NULL
-    Null,
-    /// `uuid`
-    Uuid(&'a [u8; 16]),
-    /// `bigint`
-    Int8(i64),
-    /// `numeric`
-    Credits(Credits),
-    /// `timestamptz`, in microseconds since the server's epoch
-    Timestamptz(i64),
-    /// `boolean`
-    Bool(bool),
-    /// `xid8`
-    Xid8(u64),
-    /// `xid8[]`
-    Xid8Array(&'a [u64]),
-}
-
-impl Value<'_> {
-    fn to_datum(self) -> pg_sys::Datum {
-        match self {
-            Self::Null => pg_sys::Datum::from(0_usize),
-            Self::Uuid(bytes) => pg_sys::Datum::from(std::ptr::from_ref(bytes)),
-            Self::Int8(value) | Self::Timestamptz(value) => pg_sys::Datum::from(value),
-            Self::Credits(credits) => numeric::into_datum(credits),
-            Self::Bool(value) => pg_sys::Datum::from(value),
-            Self::Xid8(id) => pg_sys::Datum::from(id),
-            Self::Xid8Array(ids) => {
-                let mut elements: Vec<pg_sys::Datum> =
-                    ids.iter().map(|&id| pg_sys::Datum::from(id)).collect();
-                // SAFETY: the elements are 8-byte values; the array is a copy.
-                let array = unsafe {
-                    pg_sys::construct_array(
-                        elements.as_mut_ptr(),
-                        i32::try_from(elements.len()).unwrap_or_default(),
-                        pg_sys::XID8OID,
-                        8,
-                        true,
-                        pg_sys::TYPALIGN_DOUBLE.cast_signed(),
-                    )
-                };
-                pg_sys::Datum::from(array)
-            }
-        }
-    }
-}
 
 /// A derived table open for writing, with its indexes.
 pub struct TableWriter {
@@ -111,9 +60,8 @@ impl TableWriter {
         }
     }
 
-    fn form<const N: usize>(&self, values: [Value<'_>; N]) -> pg_sys::HeapTuple {
-        let mut nulls = values.map(|value| matches!(value, Value::Null));
-        let mut datums = values.map(Value::to_datum);
+    fn form<const N: usize>(&self, values: [ColumnValue<'_>; N]) -> pg_sys::HeapTuple {
+        let (mut datums, mut nulls) = column_value::datums(values);
         // SAFETY: there is a value for each column of the table.
         unsafe {
             let descriptor = (*self.table.as_raw()).rd_att;
@@ -123,7 +71,7 @@ impl TableWriter {
     }
 
     /// Inserts a row.
-    pub fn insert<const N: usize>(&self, values: [Value<'_>; N]) {
+    pub fn insert<const N: usize>(&self, values: [ColumnValue<'_>; N]) {
         self.memory.borrow_mut().step(|| {
             let tuple = self.form(values);
             // SAFETY: table and indexes are open for writing; the tuple has the table's shape.
@@ -132,7 +80,7 @@ impl TableWriter {
     }
 
     /// Replaces the row at `tid`.
-    pub fn update<const N: usize>(&self, mut tid: pg_sys::ItemPointerData, values: [Value<'_>; N]) {
+    pub fn update<const N: usize>(&self, mut tid: pg_sys::ItemPointerData, values: [ColumnValue<'_>; N]) {
         self.memory.borrow_mut().step(|| {
             let tuple = self.form(values);
             // SAFETY: as for `insert`; the row at `tid` was found by a scan and is locked against other writers.

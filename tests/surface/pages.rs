@@ -4,9 +4,12 @@ use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
 use crate::calls::{Calls, Filters, Page};
 
-/// Two users, rows of batches and of none in turns.
+/// Two users, rows of batches and of none in turns. A batch is folded, one is in part, and one is not.
 fn history(session: &mut Session) {
     for number in 0..30 {
+        if number == 15 {
+            session.refresh(user(1));
+        }
         match number % 3 {
             0 => session.charge(user(1), dec!(1)),
             1 => session.charge_batch(user(1), Uuid::from_u128(number / 10), dec!(1)),
@@ -15,7 +18,7 @@ fn history(session: &mut Session) {
     }
 }
 
-/// The pages of a user and of everybody, as far as they show which rows they have.
+/// The pages of a user, plain and grouped, and of everybody, as far as they show which rows they have.
 fn pages(session: &mut Session) -> Vec<Vec<i64>> {
     let mut pages = Vec::new();
     for (skip, limit, before_seq) in [
@@ -32,33 +35,37 @@ fn pages(session: &mut Session) -> Vec<Vec<i64>> {
         ] {
             pages.push(listed.into_iter().map(|row| row.seq).collect());
         }
+        let grouped = session.list_grouped(user(1), &Filters::default(), &page);
+        pages.push(grouped.into_iter().map(|item| item.seq).collect());
     }
     pages
 }
 
 #[test]
 fn a_page_does_without_its_indexes() {
-    let db = Database::create();
+    let db = Database::create_alone();
     let mut session = db.connect();
     history(&mut session);
     let expected = pages(&mut session);
-    assert_eq!(expected[0].len(), 20);
-    for (name, unique) in
-        [("single", "user_id, (seq * 0)"), ("batched", "user_id, (seq * 0)"), ("seq", "(seq * 0)")]
-    {
-        let (mut owner, index) = (db.connect(), format!("credits_transactions_{name}_idx"));
+    assert_eq!([expected[0].len(), expected[2].len()], [20, 13]);
+    let ledger = "credits.credits_transactions";
+    for (table, index, unique) in [
+        (ledger, "credits_transactions_single_idx", "user_id, (seq * 0)"),
+        (ledger, "credits_transactions_batched_idx", "user_id, (seq * 0)"),
+        (ledger, "credits_transactions_seq_idx", "(seq * 0)"),
+        ("credits.batch_aggregates", "batch_aggregates_user_seq_idx", "user_id"),
+    ] {
+        let mut owner = db.connect();
         owner.run(&format!("DROP INDEX credits.{index}"));
-        assert_eq!(pages(&mut session), expected, "without the index {name}");
+        assert_eq!(pages(&mut session), expected, "without {index}");
         session.run("BEGIN");
         session.charge(user(2), dec!(1));
         session.try_run("DELETE FROM credits.credits_transactions").refused("55000");
         session.run("ROLLBACK");
         // What fails leaves an invalid index behind.
         let create = "CREATE UNIQUE INDEX CONCURRENTLY";
-        owner
-            .try_run(&format!("{create} {index} ON credits.credits_transactions ({unique})"))
-            .refused("23505");
-        assert_eq!(pages(&mut session), expected, "with an invalid index {name}");
+        owner.try_run(&format!("{create} {index} ON {table} ({unique})")).refused("23505");
+        assert_eq!(pages(&mut session), expected, "with an invalid {index}");
     }
 }
 
@@ -96,26 +103,22 @@ fn a_page_does_not_hide_a_conflict() {
     let (mut first, mut second) = (db.connect(), db.connect());
     history(&mut first);
     first.run("CREATE TABLE notes (note text); INSERT INTO notes VALUES ('zero')");
-    for looks in [false, true] {
+    for look in ["", "list_user_transactions", "list_transactions_with_batches"] {
         for session in [&mut first, &mut second] {
             session.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
         }
-        if looks {
-            first.list_user(
-                user(1),
-                &Filters::default(),
-                &Page { skip: 0, limit: Some(1), before_seq: None },
-            );
+        if !look.is_empty() {
+            first.run(&format!("SELECT * FROM credits.{look}('{}', 0, 1)", user(1)));
         }
         second.run("SELECT * FROM notes");
         first.run("INSERT INTO notes VALUES ('one')");
         second.charge(user(1), dec!(1));
         first.run("COMMIT");
         let committed = second.try_run("COMMIT");
-        if looks {
-            committed.refused("40001");
-        } else {
+        if look.is_empty() {
             committed.expect("nobody has looked");
+        } else {
+            committed.refused("40001");
         }
     }
 }
@@ -125,10 +128,15 @@ fn a_page_of_another_type_is_refused() {
     let db = Database::create();
     let mut session = db.connect();
     history(&mut session);
-    session.run("ALTER TYPE credits.credit_transaction ADD ATTRIBUTE more integer");
-    session.try_run("SELECT * FROM credits.list_all_transactions()").refused("42804");
-    session.run("ALTER TYPE credits.credit_transaction DROP ATTRIBUTE more");
-    session.try_run("SELECT * FROM credits.list_all_transactions()").refused("42804");
+    let grouped = format!("list_transactions_with_batches('{}')", user(1));
+    for (kind, list) in
+        [("credit_transaction", "list_all_transactions()"), ("transaction_with_category", &grouped)]
+    {
+        for change in ["ADD ATTRIBUTE more integer", "DROP ATTRIBUTE more"] {
+            session.run(&format!("ALTER TYPE credits.{kind} {change}"));
+            session.try_run(&format!("SELECT * FROM credits.{list}")).refused("42804");
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! The newest items of a user's history, each batch being one, without a query.
+//!
+//! As for plain rows, setting up a query would cost more than finding a page does.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::iter::Peekable;
+use std::rc::Rc;
+use std::vec;
+
+use super::batches;
+use super::checkpoint::{self, BatchTotal, batch_column};
+use super::delta::column;
+use super::{Id, newest};
+use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
+use crate::pg::relation::{Access, Table};
+use crate::pg::row::{Column, Row};
+use crate::pg::scan::{IndexScan, Key};
+use crate::pg::snapshot::Snapshot;
+use crate::pg::xact;
+
+/// Columns that the list shows of a row that belongs to no batch, in the order of `transaction_with_category`.
+pub const SINGLE_COLUMNS: [Column; 8] = [1, 2, 3, 4, 5, 6, 9, 10];
+
+/// An item.
+pub enum Item<'a> {
+    /// A row that belongs to no batch.
+    Single(Row<'a>),
+    /// A batch with its whole total.
+    Batch(Id, BatchTotal),
+}
+
+/// Items with the highest `seq` first, as the running query's snapshot sees them. A batch has the highest of its rows.
+pub struct NewestItems {
+    singles: IndexScan,
+    /// What is folded of batches.
+    folded: IndexScan,
+    /// The batches that the delta touches: what is folded of them is a part of them.
+    touched: Peekable<vec::IntoIter<(Id, BatchTotal)>>,
+    touched_ids: HashSet<Id>,
+    last: Option<Source>,
+}
+
+/// Where an item comes from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Singles,
+    Folded,
+    Touched,
+}
+
+impl NewestItems {
+    /// The items of a user that are older than the cursor. `None` if they must come from a query: where the caller may not
+    /// be told what is folded, nothing is, or an index is missing. Costs the user's delta.
+    pub fn open(user: &Id, before_seq: Option<i64>) -> Result<Option<Self>, LedgerError> {
+        let Some(relations) = Relations::locked() else { return Ok(None) };
+        let batches = Table::open(relations.batches, Access::Read);
+        // Its index may have been dropped before the lock.
+        let relations = Relations::lookup().filter(|now| now.batches == relations.batches);
+        let Some((relations, single_index, folded_index)) =
+            relations.and_then(|found| Some((found, found.single_index?, found.folded_index?)))
+        else {
+            return Ok(None);
+        };
+        let Some(touched) = batches::touched(user)? else { return Ok(None) };
+        let snapshot = Rc::new(Snapshot::active());
+        let keys: Vec<Key> =
+            [Key::UuidEqual(*user)].into_iter().chain(before_seq.map(Key::BigintBelow)).collect();
+        let ledger = Table::open(relations.ledger, Access::Read);
+        let (Some(singles), Some(folded)) = (
+            newest::scan(ledger, single_index, &snapshot, &keys),
+            newest::scan(batches, folded_index, &snapshot, &keys),
+        ) else {
+            return Ok(None);
+        };
+        let touched_ids = touched.iter().map(|(&batch, _)| batch).collect();
+        let older = |total: &BatchTotal| before_seq.is_none_or(|before| total.max_seq < before);
+        let mut touched: Vec<_> =
+            touched.iter().filter(|(_, total)| older(total)).map(|(&batch, &total)| (batch, total)).collect();
+        touched.sort_unstable_by_key(|(_, total)| Reverse(total.max_seq));
+        let mut items =
+            Self { singles, folded, touched: touched.into_iter().peekable(), touched_ids, last: None };
+        items.pass_touched();
+        Ok(Some(items))
+    }
+
+    /// The next older item.
+    pub fn next(&mut self) -> Option<Item<'_>> {
+        xact::check_for_interrupts();
+        match self.last {
+            Some(Source::Singles) => _ = self.singles.next(),
+            Some(Source::Folded) => {
+                self.folded.next();
+                self.pass_touched();
+            }
+            Some(Source::Touched) => _ = self.touched.next(),
+            None => {}
+        }
+        let by_seq = [
+            self.singles.current().map(|row| (row.int8(column::SEQ), Source::Singles)),
+            self.folded.current().map(|row| (row.int8(batch_column::MAX_SEQ), Source::Folded)),
+            self.touched.peek().map(|(_, total)| (total.max_seq, Source::Touched)),
+        ];
+        self.last = by_seq.into_iter().flatten().max().map(|(_, source)| source);
+        match self.last? {
+            Source::Singles => self.singles.current().map(Item::Single),
+            Source::Folded => self.folded.current().map(|row| {
+                let (batch, total) = checkpoint::decode_batch(&row);
+                Item::Batch(batch, total)
+            }),
+            Source::Touched => self.touched.peek().map(|&(batch, total)| Item::Batch(batch, total)),
+        }
+    }
+
+    /// Moves on to a folded batch that the delta does not touch.
+    fn pass_touched(&mut self) {
+        while let Some(row) = self.folded.current()
+            && self.touched_ids.contains(&row.uuid(batch_column::BATCH))
+        {
+            self.folded.next();
+        }
+    }
+}

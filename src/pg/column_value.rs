@@ -1,0 +1,83 @@
+//! Values for the columns of a new row.
+
+use std::marker::PhantomData;
+
+use ledger::credits::Credits;
+use pgrx::pg_sys;
+
+use super::numeric;
+
+/// A column value.
+#[derive(Clone, Copy, Debug)]
+pub enum ColumnValue<'a> {
+    /// NULL
+    Null,
+    /// `uuid`
+    Uuid(&'a [u8; 16]),
+    /// `integer`
+    Int4(i32),
+    /// `bigint`
+    Int8(i64),
+    /// `text`, of nothing but ASCII
+    Text(&'a str),
+    /// `numeric`
+    Credits(Credits),
+    /// `timestamptz`, in microseconds since the server's epoch
+    Timestamptz(i64),
+    /// `boolean`
+    Bool(bool),
+    /// `xid8`
+    Xid8(u64),
+    /// `xid8[]`
+    Xid8Array(&'a [u64]),
+    /// What a row has, of whatever type; see [`Row::values`](super::row::Row::values)
+    Of(Stored<'a>),
+}
+
+/// A value that belongs to a row and is not NULL.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    pub(super) datum: pg_sys::Datum,
+    pub(super) row: PhantomData<&'a ()>,
+}
+
+/// The values as the server takes them, and which of them are NULL. What must be allocated is in the current memory context.
+pub(super) fn datums<const N: usize>(values: [ColumnValue<'_>; N]) -> ([pg_sys::Datum; N], [bool; N]) {
+    (values.map(ColumnValue::to_datum), values.map(|value| matches!(value, ColumnValue::Null)))
+}
+
+impl ColumnValue<'_> {
+    fn to_datum(self) -> pg_sys::Datum {
+        match self {
+            Self::Null => pg_sys::Datum::from(0_usize),
+            Self::Uuid(bytes) => pg_sys::Datum::from(std::ptr::from_ref(bytes)),
+            Self::Int4(value) => pg_sys::Datum::from(value),
+            Self::Int8(value) | Self::Timestamptz(value) => pg_sys::Datum::from(value),
+            Self::Credits(credits) => numeric::into_datum(credits),
+            Self::Text(text) => {
+                let length = i32::try_from(text.len()).unwrap_or_default();
+                // SAFETY: copies as many bytes as there are.
+                unsafe { pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), length) }.into()
+            }
+            Self::Of(stored) => stored.datum,
+            Self::Bool(value) => pg_sys::Datum::from(value),
+            Self::Xid8(id) => pg_sys::Datum::from(id),
+            Self::Xid8Array(ids) => {
+                let mut elements: Vec<pg_sys::Datum> =
+                    ids.iter().map(|&id| pg_sys::Datum::from(id)).collect();
+                // SAFETY: the elements are 8-byte values; the array is a copy.
+                let array = unsafe {
+                    pg_sys::construct_array(
+                        elements.as_mut_ptr(),
+                        i32::try_from(elements.len()).unwrap_or_default(),
+                        pg_sys::XID8OID,
+                        8,
+                        true,
+                        pg_sys::TYPALIGN_DOUBLE.cast_signed(),
+                    )
+                };
+                pg_sys::Datum::from(array)
+            }
+        }
+    }
+}
