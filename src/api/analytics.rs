@@ -3,7 +3,8 @@
 //! The table belongs to the application and may be absent, or lack a column: each label then has its default. Labels
 //! are looked up for the rows of a page only, by the table's own keys: its `id` for single rows, which have it as
 //! their `source_id`, and its `fusillade_batch_id` for batches. The `source_id`s of the page are cast to the type of the
-//! key where they are the very text of such a value; the key is never cast to text.
+//! key where they are the very text of such a value, but for batches, whose ids are at hand; the key is never cast to
+//! text.
 
 use std::ffi::CStr;
 
@@ -55,10 +56,11 @@ impl Labels {
             )
         };
         let of_single = table.column(c"id").and_then(|id| source_id_is("a.id", &id));
-        // For a batch, source_id is the batch's id as text.
-        let of_batch = table
-            .column(c"fusillade_batch_id")
-            .and_then(|batch| source_id_is("a.fusillade_batch_id", &batch));
+        let of_batch = table.column(c"fusillade_batch_id").and_then(|batch| match batch.base_type {
+            pg_sys::UUIDOID => Some("a.fusillade_batch_id = page.batch_id".into()),
+            // For a batch, source_id is the batch's id as text.
+            _ => source_id_is("a.fusillade_batch_id", &batch),
+        });
         Some(Self {
             request_origin: format!(
                 "CASE WHEN page.batch_id IS NOT NULL \

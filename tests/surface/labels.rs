@@ -133,6 +133,28 @@ fn keys_of_several_types() {
 }
 
 #[test]
+fn keys_of_batches_of_several_types() {
+    let db = Database::create();
+    let mut session = ledger(&db, &[]);
+    session.run("CREATE DOMAIN batch_id AS uuid");
+    for (key_type, key, origin) in [
+        ("uuid", BATCH.to_string(), "api"),
+        ("batch_id", BATCH.to_string(), "api"),
+        ("text", BATCH.to_string(), "api"),
+        ("text", BATCH.to_string().to_uppercase(), "fusillade"),
+        ("bigint", "177".into(), "fusillade"),
+        ("numeric", "177".into(), "fusillade"),
+    ] {
+        session.run(&format!(
+            "CREATE TABLE http_analytics (fusillade_batch_id {key_type}, batch_request_source text);
+             INSERT INTO http_analytics VALUES ('{key}', 'api')"
+        ));
+        assert_eq!(labels(&mut session), [of_batch(origin, "")], "{key_type} {key}");
+        session.run("DROP TABLE http_analytics");
+    }
+}
+
+#[test]
 fn a_missing_column_counts_as_absent() {
     let db = Database::create();
     let mut session = ledger(&db, &["1"]);
