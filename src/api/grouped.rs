@@ -20,7 +20,7 @@ use super::transactions::signed_amount;
 use crate::engine::Id;
 use crate::engine::batches;
 use crate::engine::checkpoint::BatchTotals;
-use crate::engine::items::{Item, NewestItems, SINGLE_COLUMNS};
+use crate::engine::items::{Item, LISTED_COLUMNS, NewestItems};
 use crate::error::LedgerError;
 use crate::pg::call::{Answer, Argument, Call, Rows, Value};
 use crate::pg::column_value::ColumnValue;
@@ -30,7 +30,7 @@ use crate::pg::statement::{Parameter, Statement};
 const USER_ID: Argument = Argument(0, "user_id");
 
 /// What is read of the rows that belong to no batch.
-const SINGLE: &str = "id, transaction_type, amount, source_id, description, created_at, seq";
+const SINGLE_COLUMNS: &str = "id, transaction_type, amount, source_id, description, created_at, seq";
 
 /// `list_transactions_with_batches(user_id, skip, limit, FILTERS, before_seq)`
 pub fn list_transactions_with_batches(call: &Call<'_>) -> Result<Answer, LedgerError> {
@@ -77,7 +77,7 @@ fn put(result: &Rows, user: &Id, item: &Item<'_>) {
     match item {
         Item::Single(row) => {
             let [id, user_id, kind, amount, source_id, description, created_at, seq] =
-                row.values(SINGLE_COLUMNS);
+                row.values(LISTED_COLUMNS);
             result.put([
                 id,
                 user_id,
@@ -166,7 +166,7 @@ impl Items {
         let singles = format!(
             "SELECT id, transaction_type, amount, source_id, description, created_at, seq, NULL::uuid AS batch_id, \
              1::bigint AS batch_count FROM ({}) singles",
-            newest_rows(statement, |_| SINGLE.into(), Scope::Singles(user), filters, page),
+            newest_rows(statement, |_| SINGLE_COLUMNS.into(), Scope::Singles(user), filters, page),
         );
         if !filters.admit_batches() {
             return Ok(Self { user, union: singles });

@@ -217,6 +217,11 @@ impl BatchTotals {
         Ok(())
     }
 
+    /// Whether the batch is one of them.
+    pub fn contains(&self, batch: &Id) -> bool {
+        self.0.contains_key(batch)
+    }
+
     /// Each batch with its total.
     pub fn iter(&self) -> impl Iterator<Item = (&Id, &BatchTotal)> {
         self.0.iter()

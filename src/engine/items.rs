@@ -2,26 +2,22 @@
 //!
 //! As for plain rows, setting up a query would cost more than finding a page does.
 
-use std::cmp::Reverse;
-use std::collections::HashSet;
-use std::iter::Peekable;
 use std::rc::Rc;
-use std::vec;
 
 use super::batches;
-use super::checkpoint::{self, BatchTotal, batch_column};
+use super::checkpoint::{self, BatchTotal, BatchTotals, batch_column};
 use super::delta::column;
 use super::{Id, newest};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Table};
 use crate::pg::row::{Column, Row};
-use crate::pg::scan::{IndexScan, Key};
+use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::xact;
 
 /// Columns that the list shows of a row that belongs to no batch, in the order of `transaction_with_category`.
-pub const SINGLE_COLUMNS: [Column; 8] = [1, 2, 3, 4, 5, 6, 9, 10];
+pub const LISTED_COLUMNS: [Column; 8] = [1, 2, 3, 4, 5, 6, 9, 10];
 
 /// An item.
 pub enum Item<'a> {
@@ -37,8 +33,9 @@ pub struct NewestItems {
     /// What is folded of batches.
     folded: IndexScan,
     /// The batches that the delta touches: what is folded of them is a part of them.
-    touched: Peekable<vec::IntoIter<(Id, BatchTotal)>>,
-    touched_ids: HashSet<Id>,
+    touched: BatchTotals,
+    /// Those of them that are still to come, the newest last.
+    touched_left: Vec<(Id, BatchTotal)>,
     last: Option<Source>,
 }
 
@@ -54,33 +51,13 @@ impl NewestItems {
     /// The items of a user that are older than the cursor. `None` if they must come from a query: where the caller may not
     /// be told what is folded, nothing is, or an index is missing. Costs the user's delta.
     pub fn open(user: &Id, before_seq: Option<i64>) -> Result<Option<Self>, LedgerError> {
-        let Some(relations) = Relations::locked() else { return Ok(None) };
-        let batches = Table::open(relations.batches, Access::Read);
-        // Its index may have been dropped before the lock.
-        let relations = Relations::lookup().filter(|now| now.batches == relations.batches);
-        let Some((relations, single_index, folded_index)) =
-            relations.and_then(|found| Some((found, found.single_index?, found.folded_index?)))
-        else {
-            return Ok(None);
-        };
         let Some(touched) = batches::touched(user)? else { return Ok(None) };
-        let snapshot = Rc::new(Snapshot::active());
-        let keys: Vec<Key> =
-            [Key::UuidEqual(*user)].into_iter().chain(before_seq.map(Key::BigintBelow)).collect();
-        let ledger = Table::open(relations.ledger, Access::Read);
-        let (Some(singles), Some(folded)) = (
-            newest::scan(ledger, single_index, &snapshot, &keys),
-            newest::scan(batches, folded_index, &snapshot, &keys),
-        ) else {
-            return Ok(None);
-        };
-        let touched_ids = touched.iter().map(|(&batch, _)| batch).collect();
+        let Some((singles, folded)) = scans(user, before_seq) else { return Ok(None) };
         let older = |total: &BatchTotal| before_seq.is_none_or(|before| total.max_seq < before);
-        let mut touched: Vec<_> =
+        let mut touched_left: Vec<_> =
             touched.iter().filter(|(_, total)| older(total)).map(|(&batch, &total)| (batch, total)).collect();
-        touched.sort_unstable_by_key(|(_, total)| Reverse(total.max_seq));
-        let mut items =
-            Self { singles, folded, touched: touched.into_iter().peekable(), touched_ids, last: None };
+        touched_left.sort_unstable_by_key(|(_, total)| total.max_seq);
+        let mut items = Self { singles, folded, touched, touched_left, last: None };
         items.pass_touched();
         Ok(Some(items))
     }
@@ -94,13 +71,13 @@ impl NewestItems {
                 self.folded.next();
                 self.pass_touched();
             }
-            Some(Source::Touched) => _ = self.touched.next(),
+            Some(Source::Touched) => _ = self.touched_left.pop(),
             None => {}
         }
         let by_seq = [
             self.singles.current().map(|row| (row.int8(column::SEQ), Source::Singles)),
             self.folded.current().map(|row| (row.int8(batch_column::MAX_SEQ), Source::Folded)),
-            self.touched.peek().map(|(_, total)| (total.max_seq, Source::Touched)),
+            self.touched_left.last().map(|(_, total)| (total.max_seq, Source::Touched)),
         ];
         self.last = by_seq.into_iter().flatten().max().map(|(_, source)| source);
         match self.last? {
@@ -109,16 +86,29 @@ impl NewestItems {
                 let (batch, total) = checkpoint::decode_batch(&row);
                 Item::Batch(batch, total)
             }),
-            Source::Touched => self.touched.peek().map(|&(batch, total)| Item::Batch(batch, total)),
+            Source::Touched => self.touched_left.last().map(|&(batch, total)| Item::Batch(batch, total)),
         }
     }
 
     /// Moves on to a folded batch that the delta does not touch.
     fn pass_touched(&mut self) {
         while let Some(row) = self.folded.current()
-            && self.touched_ids.contains(&row.uuid(batch_column::BATCH))
+            && self.touched.contains(&row.uuid(batch_column::BATCH))
         {
             self.folded.next();
         }
     }
+}
+
+/// The user's single rows and what is folded of its batches, older than the cursor. `None` if an index is missing or does not
+/// have every row.
+fn scans(user: &Id, before_seq: Option<i64>) -> Option<(IndexScan, IndexScan)> {
+    let before = Relations::locked()?;
+    let batches = Table::open(before.batches, Access::Read);
+    // An index of the batches may have been dropped before their lock.
+    let relations = Relations::lookup().filter(|now| now.batches == before.batches)?;
+    let ledger = Table::open(relations.ledger, Access::Read);
+    let snapshot = Rc::new(Snapshot::active());
+    let scan = |table, index| newest::scan(table, index, Some(user), before_seq, &snapshot);
+    Some((scan(ledger, relations.single_index?)?, scan(batches, relations.folded_index?)?))
 }

@@ -40,17 +40,12 @@ impl NewestRows {
             Some(_) => vec![relations.single_index?, relations.batched_index?],
             None => vec![relations.seq_index?],
         };
-        let keys: Vec<Key> = user
-            .map(|user| Key::UuidEqual(*user))
-            .into_iter()
-            .chain(before_seq.map(Key::BigintBelow))
-            .collect();
         let snapshot = Rc::new(Snapshot::active());
-        let scan = |index| {
+        let newest = |index| {
             let ledger = Table::open(relations.ledger, Access::Read);
-            scan(ledger, index, &snapshot, &keys)
+            scan(ledger, index, user, before_seq, &snapshot)
         };
-        Some(Self { scans: indexes.into_iter().map(scan).collect::<Option<_>>()?, last: None })
+        Some(Self { scans: indexes.into_iter().map(newest).collect::<Option<_>>()?, last: None })
     }
 
     /// The next older row.
@@ -66,20 +61,23 @@ impl NewestRows {
     }
 }
 
-/// Rows of a table, backward from the end of what the keys say of the index, standing on the first. `None` if the index does
-/// not have every row.
+/// Rows of a table that are the user's, or everybody's, and older than the cursor, backward by an index on the user, if any,
+/// and on what is compared with the cursor; standing on the first. `None` if the index does not have every row.
 pub(super) fn scan(
     table: Table,
     index: pg_sys::Oid,
+    user: Option<&Id>,
+    before_seq: Option<i64>,
     snapshot: &Rc<Snapshot>,
-    keys: &[Key],
 ) -> Option<IndexScan> {
     let index = Index::open(index, Access::Read);
     if !index.is_complete() {
         return None;
     }
+    let user = user.map(|user| Key::UuidEqual(*user));
+    let keys: Vec<Key> = user.into_iter().chain(before_seq.map(Key::BigintBelow)).collect();
     let mut scan = IndexScan::new(table, index, Sight::AsOf(Rc::clone(snapshot)), keys.len()).backward();
-    scan.seek(keys);
+    scan.seek(&keys);
     scan.next();
     Some(scan)
 }
