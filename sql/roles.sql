@@ -38,7 +38,8 @@ GRANT EXECUTE ON FUNCTION
 -- A writer also records transactions, and has checkpoints refreshed. It may not choose a seq (OVERRIDING SYSTEM VALUE): the next
 -- ones could be taken when their turn comes.
 GRANT credits_reader TO credits_writer;
-GRANT INSERT (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at)
+GRANT INSERT (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at, category,
+              metadata)
     ON credits.credits_transactions TO credits_writer;
 GRANT EXECUTE ON FUNCTION
     credits.create_transaction, credits.refresh_checkpoint, credits.refresh_checkpoints_bulk,

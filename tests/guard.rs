@@ -18,7 +18,8 @@ const DROPS: [&str; 9] = [
      DROP TABLE public.parent CASCADE",
     "SET session_replication_role = replica; DROP EXTENSION credits_ledger",
     "CREATE TYPE public.shape AS (id uuid, user_id uuid, transaction_type text, amount numeric, source_id text, description text,
-                                  fusillade_batch_id uuid, api_key_id uuid, created_at timestamptz, seq bigint, xact_id xid8);
+                                  fusillade_batch_id uuid, api_key_id uuid, created_at timestamptz, seq bigint, xact_id xid8, category text,
+                                  metadata jsonb, reverses uuid);
      ALTER TABLE credits.credits_transactions OF public.shape;
      DROP TYPE public.shape CASCADE",
 ];

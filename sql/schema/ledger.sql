@@ -25,6 +25,9 @@ CREATE TABLE credits.credits_transactions (
     created_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
     seq                bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
     xact_id            xid8        NOT NULL GENERATED ALWAYS AS (credits.current_xact_id(seq)) STORED,
+    category           text,
+    metadata           jsonb,
+    reverses           uuid,
 
     CONSTRAINT credits_transactions_pkey PRIMARY KEY (id),
     CONSTRAINT credits_transactions_source_id_key UNIQUE (source_id),
@@ -45,6 +48,10 @@ CREATE TABLE credits.credits_transactions (
     autovacuum_analyze_threshold = 100000
 );
 ALTER TABLE credits.credits_transactions ALTER COLUMN user_id SET STATISTICS 1000;
+-- NOT VALID, as an update has them: it looks at no row, and those from before it have no such values.
+ALTER TABLE credits.credits_transactions
+    ADD CONSTRAINT category_is_short CHECK (char_length(category) <= 200) NOT VALID,
+    ADD CONSTRAINT metadata_is_object CHECK (jsonb_typeof(metadata) = 'object') NOT VALID;
 
 -- The delta of a checkpoint is one range of this index. Rows that one transaction writes for one user have the same key,
 -- which the index keeps once: with seq behind it, a flush of 100 rows would take five times the space.
@@ -85,12 +92,22 @@ COMMENT ON COLUMN credits.credits_transactions.seq IS
     'Order of insertion, for listing. Not the order of commit: nothing is derived by comparing it.';
 COMMENT ON COLUMN credits.credits_transactions.xact_id IS
     'Transaction that inserted the row, in this cluster. Not dumped and not replicated: stamped afresh where the row lands.';
+COMMENT ON COLUMN credits.credits_transactions.category IS
+    'What the transaction was for: a model, a product, a tier. At most 200 characters; NULL unless given.';
+COMMENT ON COLUMN credits.credits_transactions.metadata IS
+    'The application''s own: a JSON object; NULL unless given.';
+COMMENT ON COLUMN credits.credits_transactions.reverses IS
+    'id of the transaction that this one takes back; NULL unless given.';
 COMMENT ON CONSTRAINT transaction_type_is_known ON credits.credits_transactions IS
     'The four types of transaction.';
 COMMENT ON CONSTRAINT amount_is_positive_and_exact ON credits.credits_transactions IS
     'An amount is exact or refused, never rounded: above 0, at most 13 integer and 15 fractional digits.';
 COMMENT ON CONSTRAINT batch_is_usage ON credits.credits_transactions IS
     'Only usage rows belong to a batch.';
+COMMENT ON CONSTRAINT category_is_short ON credits.credits_transactions IS
+    'A category is a label, not a text.';
+COMMENT ON CONSTRAINT metadata_is_object ON credits.credits_transactions IS
+    'metadata has keys.';
 COMMENT ON INDEX credits.credits_transactions_delta_idx IS
     'Finds the rows of a user that a checkpoint does not cover yet.';
 COMMENT ON INDEX credits.credits_transactions_single_idx IS
