@@ -34,6 +34,7 @@ mod privileges;
 mod readme;
 mod recording;
 mod refusals;
+mod repairs;
 mod roles;
 mod search_path;
 mod settlement_edges;

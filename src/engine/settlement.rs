@@ -49,8 +49,9 @@ pub fn settle_touched() {
 /// relies on the count.
 pub fn count_prepared() {
     let Some((settlement, users)) = begin() else { return };
+    let shared = settlement.shared();
     for Settled { user, noted, .. } in &users {
-        settlement.shared.count(user, &noted.written);
+        shared.count(user, &noted.written);
     }
 }
 
@@ -75,15 +76,20 @@ struct Settled {
 /// The settlement of a transaction.
 struct Settlement {
     relations: Relations,
-    shared: Shared,
+    ledger: Table,
     /// Opened for the first user that has to be looked at.
     view: Option<CommitView>,
 }
 
 impl Settlement {
     fn open(relations: Relations) -> Self {
-        let ledger = Table::open(relations.ledger, Access::Write);
-        Self { relations, shared: Shared::open(&relations, &ledger), view: None }
+        Self { relations, ledger: Table::open(relations.ledger, Access::Write), view: None }
+    }
+
+    /// What is told of users as of now. To be asked for anew with each lock of a stripe: while this transaction waited for it,
+    /// somebody may have repaired a checkpoint, and then nothing that was told before is true.
+    fn shared(&self) -> Shared {
+        Shared::open(&self.relations, &self.ledger)
     }
 
     fn settle_stripe(&mut self, users: &mut [Settled]) -> Result<(), LedgerError> {
@@ -94,11 +100,12 @@ impl Settlement {
         } else {
             lock::share_stripe(stripe);
         }
+        let mut shared = self.shared();
         for settled in &mut *users {
-            settled.counted = self.shared.count(&settled.user, &settled.noted.written);
+            settled.counted = shared.count(&settled.user, &settled.noted.written);
         }
         if !is_forced {
-            if let Agreement::All { lagging } = self.assess(users)? {
+            if let Agreement::All { lagging } = self.assess(&shared, users)? {
                 // Not before: with a user in doubt the stripe is let go, and others could write what we have written.
                 if !lagging.is_empty() {
                     refresh_if_free(&self.relations, stripe, &lagging);
@@ -107,15 +114,16 @@ impl Settlement {
             }
             lock::release_shared_stripe(stripe);
             lock::lock_stripe(stripe);
+            shared = self.shared();
         }
-        self.decide(users)
+        self.decide(shared, users)
     }
 
-    fn assess(&mut self, users: &[Settled]) -> Result<Agreement, LedgerError> {
+    fn assess(&mut self, shared: &Shared, users: &[Settled]) -> Result<Agreement, LedgerError> {
         let now = LazyCell::new(Moment::now);
         let mut lagging = Vec::new();
         for Settled { user, noted, counted } in users {
-            if noted.request == Request::Settle && self.shared.has_headroom(user, counted) {
+            if noted.request == Request::Settle && shared.has_headroom(user, counted) {
                 continue;
             }
             xact::check_for_interrupts();
@@ -127,7 +135,7 @@ impl Settlement {
                 }
                 return Ok(Agreement::Doubtful);
             };
-            let (pass, refreshed) = view.pass(&self.shared, user, &checkpoint.fold, &now)?;
+            let (pass, refreshed) = view.pass(shared, user, &checkpoint.fold, &now)?;
             if !pass.outlook().agrees_with(checkpoint.is_positive)? {
                 return Ok(Agreement::Doubtful);
             }
@@ -135,7 +143,7 @@ impl Settlement {
             if checkpoint.is_positive {
                 // One that lags is refreshed now, by us or by whoever is at it.
                 let lag = if lags { 0 } else { gained(&checkpoint.fold, &pass) };
-                self.shared.publish_headroom(user, &pass, &noted.written, counted, lag);
+                shared.publish_headroom(user, &pass, &noted.written, counted, lag);
             }
             if lags {
                 lagging.push(Lagging { user: *user, stored: checkpoint.fold, refreshed });
@@ -145,7 +153,7 @@ impl Settlement {
     }
 
     /// Decides with the stripe to ourselves.
-    fn decide(&mut self, users: &[Settled]) -> Result<(), LedgerError> {
+    fn decide(&mut self, mut shared: Shared, users: &[Settled]) -> Result<(), LedgerError> {
         statistics::count(Event::ExclusiveSection, 1);
         let relations = self.relations;
         let view = CommitView::get(&mut self.view, &relations);
@@ -158,11 +166,11 @@ impl Settlement {
             let from = match &stored {
                 Some((_, checkpoint)) => checkpoint.fold.clone(),
                 None => {
-                    self.shared.forget(&relations, &user);
+                    shared.forget(&relations, &user);
                     Fold::default()
                 }
             };
-            let (pass, refreshed) = view.pass(&self.shared, &user, &from, &now)?;
+            let (pass, refreshed) = view.pass(&shared, &user, &from, &now)?;
             let mut checkpoint = match &stored {
                 Some((_, checkpoint)) => checkpoint.clone(),
                 // Only a savepoint that was rolled back touched the user.
