@@ -344,6 +344,27 @@ COMMENT ON TRIGGER announce_change ON credits.user_balance_checkpoints IS
 -- requires:
 --   derived
 
+-- Recording. What is recorded by a function has all that an INSERT of the caller's has: its privileges, triggers and policies.
+
+CREATE FUNCTION credits.create_transaction(
+    user_id uuid, transaction_type text, amount numeric, source_id text,
+    description text DEFAULT NULL, fusillade_batch_id uuid DEFAULT NULL, api_key_id uuid DEFAULT NULL
+) RETURNS credits.credit_transaction
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'create_transaction_wrapper';
+COMMENT ON FUNCTION credits.create_transaction(uuid, text, numeric, text, text, uuid, uuid) IS
+    'Records a transaction and returns its row, exactly as an INSERT does. If source_id is taken by a transaction of the same '
+    'user, type and amount, that row is returned: a retry is safe. Errors: 23505 source_id taken by another transaction, '
+    '23514 amount not above 0 or of more than 13 integer or 15 fractional digits, or a batch on a row that is not usage, '
+    '22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the '
+    'row out; an error of a trigger comes as the trigger raised it.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   recording
+
 -- The reading functions. Each binds its arguments into a query of its own, run with the rights, the row-level security and
 -- the snapshot of the caller; none writes, so all work in a read-only transaction and on a standby.
 
@@ -502,24 +523,6 @@ CREATE  FUNCTION "calculate_balance_with_seq"(
 STABLE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'calculate_balance_with_seq_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/api/recording.rs
--- credits_ledger::api::recording::create_transaction
-CREATE  FUNCTION "create_transaction"(
-	"user_id" uuid, /* Option < Uuid > */
-	"transaction_type" TEXT, /* Option < Text > */
-	"amount" NUMERIC, /* Option < NumericArgument > */
-	"source_id" TEXT, /* Option < Text > */
-	"description" TEXT DEFAULT NULL, /* Option < Text > */
-	"fusillade_batch_id" uuid DEFAULT NULL, /* Option < Uuid > */
-	"api_key_id" uuid DEFAULT NULL /* Option < Uuid > */
-) RETURNS credits.credit_transaction /* Result < :: pgrx :: heap_tuple :: PgHeapTuple < '_, :: pgrx :: pgbox ::
-AllocatedByRust > , ErrorReport > */
-VOLATILE PARALLEL UNSAFE
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'create_transaction_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1141,7 +1144,6 @@ AS 'MODULE_PATHNAME', 'refresh_checkpoints_bulk_wrapper';
 /* <begin connected objects> */
 -- src/lib.rs
 -- requires:
---   api::recording::create_transaction
 --   api::balances::get_user_balance
 --   api::balances::calculate_balance_with_seq
 --   api::balances::get_users_balances_bulk
@@ -1149,11 +1151,6 @@ AS 'MODULE_PATHNAME', 'refresh_checkpoints_bulk_wrapper';
 --   api::balances::refresh_checkpoints_bulk
 --   api::balances::aggregate_user_batches
 
-COMMENT ON FUNCTION credits.create_transaction(uuid, text, numeric, text, text, uuid, uuid) IS
-    'Records a transaction and returns its row, exactly as an INSERT does. If source_id is taken by a transaction of the same '
-    'user, type and amount, that row is returned: a retry is safe. Errors: 23505 source_id taken by another transaction, '
-    '23514 amount not above 0 or of more than 13 integer or 15 fractional digits, or a batch on a row that is not usage, '
-    '22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index.';
 COMMENT ON FUNCTION credits.get_user_balance(uuid) IS
     'Balance of a user in credits: the signed sum of the rows that the caller''s snapshot sees; 0 for an unknown user. Costs '
     'an index lookup plus the rows since the last checkpoint. Errors: 22004 for NULL, 42501 without SELECT on the ledger.';

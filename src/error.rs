@@ -57,6 +57,9 @@ pub enum LedgerError {
         /// The one stored; `None` if the caller may not see it.
         stored: Option<String>,
     },
+    /// A trigger of the application kept the row from being inserted.
+    #[error("a trigger on credits_transactions left out the transaction with source_id \"{0}\"")]
+    LeftOut(String),
     /// A sum that does not fit the engine's 128-bit arithmetic.
     #[error("the sum of credits is out of range")]
     SumOutOfRange,
@@ -110,6 +113,7 @@ impl LedgerError {
             Self::IdleOutOfRange(_) => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Self::Amount { .. } | Self::BatchOnNonUsage(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
             Self::SourceIdConflict { .. } => PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
+            Self::LeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
@@ -137,6 +141,9 @@ impl LedgerError {
             }
             Self::SourceIdConflict { .. } => Some(
                 "A retry must repeat user_id, transaction_type and amount; a new transaction needs its own source_id.",
+            ),
+            Self::LeftOut(_) => Some(
+                "Nothing was recorded: a BEFORE trigger returned NULL, or gave the row a source_id that is taken.",
             ),
             Self::MalformedCheckpoint(_) => Some(
                 "Delete its row from credits.user_balance_checkpoints and call credits.refresh_checkpoint for the user.",

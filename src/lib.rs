@@ -31,7 +31,8 @@ pgrx::extension_sql_file!(
     name = "views",
     requires = ["derived", api::balances::get_user_balance]
 );
-pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["derived"]);
+pgrx::extension_sql_file!("../sql/schema/recording.sql", name = "recording", requires = ["derived"]);
+pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["recording"]);
 pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = ["verify"]);
 pgrx::extension_sql_file!(
     "../sql/schema/operations.sql",
@@ -45,7 +46,6 @@ pgrx::extension_sql_file!(
     "../sql/schema/function_comments.sql",
     name = "function_comments",
     requires = [
-        api::recording::create_transaction,
         api::balances::get_user_balance,
         api::balances::calculate_balance_with_seq,
         api::balances::get_users_balances_bulk,

@@ -42,6 +42,7 @@ mod snapshots;
 mod stragglers;
 mod stress;
 mod tenants;
+mod triggers;
 mod two_phase;
 mod upgrade;
 mod verification;

@@ -1,8 +1,3 @@
-COMMENT ON FUNCTION credits.create_transaction(uuid, text, numeric, text, text, uuid, uuid) IS
-    'Records a transaction and returns its row, exactly as an INSERT does. If source_id is taken by a transaction of the same '
-    'user, type and amount, that row is returned: a retry is safe. Errors: 23505 source_id taken by another transaction, '
-    '23514 amount not above 0 or of more than 13 integer or 15 fractional digits, or a batch on a row that is not usage, '
-    '22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index.';
 COMMENT ON FUNCTION credits.get_user_balance(uuid) IS
     'Balance of a user in credits: the signed sum of the rows that the caller''s snapshot sees; 0 for an unknown user. Costs '
     'an index lookup plus the rows since the last checkpoint. Errors: 22004 for NULL, 42501 without SELECT on the ledger.';

@@ -1,7 +1,7 @@
 //! The SQL functions: arguments in, result out.
 //!
 //! They are called on NULL input, so that a NULL gets an error that names the argument, and run with the caller's
-//! privileges. `pg` pins the `search_path` of whatever SQL they run. Comments and privileges are in `sql/schema`.
+//! privileges. `pg` pins the `search_path` of whatever SQL they read with. Comments and privileges are in `sql/schema`.
 
 #![allow(clippy::result_large_err, reason = "pgrx keeps an error's SQLSTATE only if its type is ErrorReport")]
 
@@ -12,6 +12,6 @@ mod filters;
 pub mod grouped;
 mod newest;
 mod operations;
-mod recording;
+pub mod recording;
 pub mod topup;
 pub mod transactions;

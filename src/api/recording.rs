@@ -1,62 +1,67 @@
 //! Recording transactions.
 
-use ledger::credits::{Amount, AmountError};
+use ledger::credits::{Amount, AmountError, Credits};
 use ledger::numeric::DecodeError;
 use pgrx::Uuid;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::prelude::*;
 
-use super::arguments::{USAGE, known_type, required};
+use super::arguments::{USAGE, known_type};
 use crate::error::LedgerError;
+use crate::pg::call::{Answer, Argument, Call, Value};
 use crate::pg::catalog::Relations;
-use crate::pg::numeric::NumericArgument;
-use crate::pg::query::{self, NewTransaction};
-use crate::pg::text::Text;
+use crate::pg::privilege::{View, view};
+use crate::pg::query::{self, Inserted, NewTransaction};
 use crate::pg::xact;
 
-/// `credits.create_transaction`
-#[pg_extern(volatile, parallel_unsafe)]
-fn create_transaction(
-    user_id: Option<Uuid>,
-    transaction_type: Option<Text>,
-    amount: Option<NumericArgument>,
-    source_id: Option<Text>,
-    description: default!(Option<Text>, "NULL"),
-    fusillade_batch_id: default!(Option<Uuid>, "NULL"),
-    api_key_id: default!(Option<Uuid>, "NULL"),
-) -> Result<pgrx::composite_type!('static, "credits.credit_transaction"), ErrorReport> {
+const USER_ID: Argument = Argument(0, "user_id");
+const TRANSACTION_TYPE: Argument = Argument(1, "transaction_type");
+
+/// `create_transaction(user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id)`
+pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let user_id = call.uuid(USER_ID)?;
+    let kind = known_type(TRANSACTION_TYPE.1, call.required_content(TRANSACTION_TYPE)?)?;
+    let (amount, credits) = call.required_numeric(Argument(2, "amount"))?;
+    let source_id = call.required_content(Argument(3, "source_id"))?;
+    let credits = exact_amount(credits)?;
     let new = NewTransaction {
-        user_id: required("user_id", user_id)?,
-        transaction_type: known_type("transaction_type", required("transaction_type", transaction_type)?)?,
-        amount: required("amount", amount)?,
-        source_id: required("source_id", source_id)?,
-        description,
-        fusillade_batch_id,
-        api_key_id,
+        user_id,
+        transaction_type: Value::text(kind),
+        amount,
+        source_id: Value::text(source_id),
+        description: call.text(Argument(4, "description")),
+        fusillade_batch_id: call.uuid_if_given(Argument(5, "fusillade_batch_id")),
+        api_key_id: call.uuid_if_given(Argument(6, "api_key_id")),
     };
-    let amount = exact_amount(new.amount)?;
-    if new.fusillade_batch_id.is_some() && new.transaction_type.as_bytes() != USAGE {
-        return Err(LedgerError::BatchOnNonUsage(new.transaction_type.to_string()).into());
+    if new.fusillade_batch_id.is_some() && kind.as_bytes() != USAGE {
+        return Err(LedgerError::BatchOnNonUsage(kind.to_string()));
     }
-    Relations::lookup().ok_or(LedgerError::NotInstalled)?;
+    let relations = Relations::lookup().ok_or(LedgerError::NotInstalled)?;
     // The server would notice, too, but not before it has taken a transaction id, which a standby has none of.
     xact::refuse_if_read_only(c"create_transaction()");
-    if let Some(recorded) = query::insert(&new) {
-        return Ok(recorded);
-    }
+    let is_left_out = match query::insert(&new) {
+        Inserted::Recorded(transaction) => return Ok(transaction),
+        Inserted::Taken => false,
+        Inserted::LeftOut => true,
+    };
     match query::find(&new) {
         Some(existing) if existing.is_same => Ok(existing.transaction),
-        existing => Err(LedgerError::SourceIdConflict {
-            source_id: new.source_id.to_string(),
-            asked: format!("{} of {} for user {}", new.transaction_type, amount.as_decimal(), new.user_id),
-            stored: existing.map(|existing| existing.summary),
+        // A trigger may also have given the row another source_id, which is taken.
+        None if is_left_out || view(&relations) == View::Whole => {
+            Err(LedgerError::LeftOut(source_id.to_string()))
         }
-        .into()),
+        existing => Err(LedgerError::SourceIdConflict {
+            source_id: source_id.to_string(),
+            asked: format!(
+                "{kind} of {} for user {}",
+                credits.as_decimal(),
+                Uuid::from_bytes(*call.uuid_bytes(USER_ID)?)
+            ),
+            stored: existing.map(|existing| existing.summary),
+        }),
     }
 }
 
-fn exact_amount(argument: NumericArgument) -> Result<Amount, LedgerError> {
-    let credits = argument.credits.map_err(|error| match error {
+fn exact_amount(credits: Result<Credits, DecodeError>) -> Result<Amount, LedgerError> {
+    let credits = credits.map_err(|error| match error {
         DecodeError::Value(error) => LedgerError::Amount { value: None, error },
         DecodeError::Malformed => LedgerError::Amount { value: None, error: AmountError::NotANumber },
     })?;

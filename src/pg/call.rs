@@ -1,18 +1,23 @@
 //! A call of one of our SQL functions that are written against the server's own calling convention.
 //!
-//! The reading functions hand their arguments on to a query as they are and let its rows go straight into the result,
-//! so they take a [`Call`] instead of Rust values: nothing is converted, and a list of a million rows is never held in
-//! memory twice. Their entry points are in [`super::reads`]; their SQL declarations, and with them the types of the
-//! arguments, in `sql/schema/reads.sql`.
+//! Functions that read or record rows hand their arguments on to a query as they are and let its rows go straight into the
+//! result, so they take a [`Call`] instead of Rust values: nothing is converted, and a list of a million rows is never held in
+//! memory twice. Their entry points are in [`super::functions`]; their SQL declarations, and with them the types of the
+//! arguments, in `sql/schema/reads.sql` and `sql/schema/recording.sql`.
 
 use std::marker::PhantomData;
 
+use ledger::credits::Credits;
+use ledger::numeric::DecodeError;
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::catalog::Relations;
 use super::column_value::{self, ColumnValue};
+use super::numeric;
+use super::raised::guard;
 use super::text::Text;
 use crate::error::LedgerError;
 
@@ -55,6 +60,20 @@ impl<'call> Value<'call> {
         Self { oid: pg_sys::INT8OID, datum: pg_sys::Datum::from(number), lifetime: PhantomData }
     }
 
+    /// A `text`.
+    pub fn text(text: Text) -> Self {
+        Self { oid: pg_sys::TEXTOID, datum: text.as_datum(), lifetime: PhantomData }
+    }
+
+    /// A `timestamptz`.
+    pub fn timestamptz(time: TimestampWithTimeZone) -> Self {
+        Self {
+            oid: pg_sys::TIMESTAMPTZOID,
+            datum: time.into_datum().expect("a time is not NULL"),
+            lifetime: PhantomData,
+        }
+    }
+
     /// An array, in memory that outlives the call.
     pub(super) fn array(oid: pg_sys::Oid, array: *mut pg_sys::ArrayType) -> Self {
         Self { oid, datum: pg_sys::Datum::from(array), lifetime: PhantomData }
@@ -79,6 +98,11 @@ impl<'call> Call<'call> {
         self.value(argument, pg_sys::UUIDOID).ok_or_else(|| argument.missing())
     }
 
+    /// A `uuid`, if given.
+    pub fn uuid_if_given(&self, argument: Argument) -> Option<Value<'call>> {
+        self.value(argument, pg_sys::UUIDOID)
+    }
+
     /// The bytes of a `uuid` that must be given.
     pub fn uuid_bytes(&self, argument: Argument) -> Result<&'call [u8; 16], LedgerError> {
         // SAFETY: a uuid is 16 bytes, passed by reference; arguments outlive the call.
@@ -93,6 +117,24 @@ impl<'call> Call<'call> {
     /// A `text` that must be given.
     pub fn required_text(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
         self.text(argument).ok_or_else(|| argument.missing())
+    }
+
+    /// A `text` that must be given, to be looked at.
+    pub fn required_content(&self, argument: Argument) -> Result<Text, LedgerError> {
+        let datum = self.datum(argument).ok_or_else(|| argument.missing())?;
+        // SAFETY: the declaration says text.
+        Ok(unsafe { Text::from_polymorphic_datum(datum, false, pg_sys::TEXTOID) }.expect("it is not NULL"))
+    }
+
+    /// A `numeric` that must be given, as the client wrote it, and its value where it is one that a sum could hold.
+    #[allow(clippy::type_complexity)]
+    pub fn required_numeric(
+        &self,
+        argument: Argument,
+    ) -> Result<(Value<'call>, Result<Credits, DecodeError>), LedgerError> {
+        let value = self.value(argument, pg_sys::NUMERICOID).ok_or_else(|| argument.missing())?;
+        // SAFETY: the declaration says numeric.
+        Ok((value, unsafe { numeric::from_datum(value.datum) }))
     }
 
     /// A `timestamptz`, if given.
@@ -228,12 +270,26 @@ impl Answer {
 /// Runs `body` on the call that the server made, and reports its error.
 ///
 /// # Safety
-/// `fcinfo` must be what the server passed to the function that is running.
+/// `fcinfo` must be what the server passed to the function that is running, which does nothing else.
 pub unsafe fn answer(
     fcinfo: pg_sys::FunctionCallInfo,
     body: impl FnOnce(&Call<'_>) -> Result<Answer, LedgerError>,
 ) -> pg_sys::Datum {
     let call = Call { fcinfo, lifetime: PhantomData };
-    let answer = Relations::locked().ok_or(LedgerError::NotInstalled).and_then(|_| body(&call));
-    answer.map_err(ErrorReport::from).unwrap_or_report().0
+    // SAFETY: the caller's promise.
+    unsafe { guard(|| body(&call).map_err(ErrorReport::from).unwrap_or_report().0) }
+}
+
+/// The same for a function that reads: with a lock on the ledger, from before its arguments are looked at.
+///
+/// # Safety
+/// As above.
+pub unsafe fn answer_read(
+    fcinfo: pg_sys::FunctionCallInfo,
+    body: impl FnOnce(&Call<'_>) -> Result<Answer, LedgerError>,
+) -> pg_sys::Datum {
+    // SAFETY: as above.
+    unsafe {
+        answer(fcinfo, |call| Relations::locked().ok_or(LedgerError::NotInstalled).and_then(|_| body(call)))
+    }
 }

@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use super::catalog::Relations;
 use super::function_info::function_info_v1;
 use super::row::Row;
-use super::{guard, xact};
+use super::{guard, stamp};
 use crate::engine::{delta, shared};
 use crate::error::LedgerError;
 
@@ -26,7 +26,7 @@ function_info_v1!(
 #[unsafe(no_mangle)]
 #[pg_guard]
 extern "C-unwind" fn current_xact_id(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    pg_sys::Datum::from(xact::current_id())
+    pg_sys::Datum::from(stamp::give())
 }
 
 /// `credits.current_xact_id_support(internal)`: a planner support function of 0.1.0, for databases that are not updated yet.

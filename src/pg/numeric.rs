@@ -2,7 +2,7 @@
 
 use ledger::credits::Credits;
 use ledger::numeric::{DecodeError, decode, encode};
-use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
@@ -13,25 +13,6 @@ use crate::error::LedgerError;
 /// A `numeric` result: a sum of credits.
 #[derive(Clone, Copy, Debug)]
 pub struct Numeric(pub Credits);
-
-/// A `numeric` argument, which may be anything that `numeric` can hold.
-#[derive(Clone, Copy, Debug)]
-pub struct NumericArgument {
-    /// Its value, where it is one that a sum could hold.
-    pub credits: Result<Credits, DecodeError>,
-    datum: pg_sys::Datum,
-}
-
-/// Passes the argument on as it came, with the decimal places that the client wrote.
-impl IntoDatum for NumericArgument {
-    fn into_datum(self) -> Option<pg_sys::Datum> {
-        Some(self.datum)
-    }
-
-    fn type_oid() -> pg_sys::Oid {
-        pg_sys::NUMERICOID
-    }
-}
 
 /// # Safety
 /// `datum` is a `numeric`.
@@ -91,37 +72,12 @@ impl FromDatum for Numeric {
     }
 }
 
-impl FromDatum for NumericArgument {
-    unsafe fn from_polymorphic_datum(
-        datum: pg_sys::Datum,
-        is_null: bool,
-        _type: pg_sys::Oid,
-    ) -> Option<Self> {
-        // SAFETY: the function is declared to take a numeric.
-        (!is_null).then(|| Self { credits: unsafe { from_datum(datum) }, datum })
-    }
+// SAFETY: names the SQL type that the implementations above convert.
+unsafe impl SqlTranslatable for Numeric {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Numeric);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> =
+        Ok(SqlMappingRef::Numeric { precision: None, scale: None });
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::Numeric { precision: None, scale: None }));
 }
-
-// SAFETY: as for any type that is read from its datum.
-unsafe impl<'fcx> ArgAbi<'fcx> for NumericArgument {
-    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the caller has checked that the argument is not NULL.
-        unsafe { arg.unbox_arg_using_from_datum() }.expect("the argument is not NULL")
-    }
-}
-
-macro_rules! is_numeric_in_sql {
-    ($($rust:ty),*) => {$(
-        // SAFETY: names the SQL type that the implementations above convert.
-        unsafe impl SqlTranslatable for $rust {
-            const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!($rust);
-            const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
-            const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> =
-                Ok(SqlMappingRef::Numeric { precision: None, scale: None });
-            const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
-                Ok(ReturnsRef::One(SqlMappingRef::Numeric { precision: None, scale: None }));
-        }
-    )*};
-}
-
-is_numeric_in_sql!(Numeric, NumericArgument);

@@ -1,49 +1,50 @@
 //! Queries that run with the caller's privileges: recording a transaction, sums where row-level security filters, and which
-//! checkpoints have fallen behind. Sums must not take a transaction id, as the others do before they run, so they are
-//! [`Statement`]s.
-
-use std::cell::OnceCell;
+//! checkpoints have fallen behind.
 
 use ledger::coverage::MAX_STRAGGLERS;
 use ledger::credits::Credits;
 use pgrx::Uuid;
-use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
-use pgrx::prelude::*;
-use pgrx::spi::{OwnedPreparedStatement, SpiTupleTable};
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys;
 
-use super::call::Value;
-use super::numeric::{Numeric, NumericArgument};
-use super::search_path::SearchPath;
+use super::call::{Answer, Value};
+use super::numeric::Numeric;
+use super::stamp;
 use super::statement::Statement;
-use super::text::Text;
 use crate::engine::balance::Balance;
 
-/// A value of type `credits.credit_transaction`.
-pub type CreditTransaction = PgHeapTuple<'static, AllocatedByRust>;
-
 /// The content of a transaction to record.
-#[derive(Debug)]
-pub struct NewTransaction {
+pub struct NewTransaction<'call> {
     /// Account.
-    pub user_id: Uuid,
+    pub user_id: Value<'call>,
     /// One of the four types.
-    pub transaction_type: Text,
+    pub transaction_type: Value<'call>,
     /// Checked amount, with the decimal places that the client wrote.
-    pub amount: NumericArgument,
+    pub amount: Value<'call>,
     /// Idempotency key.
-    pub source_id: Text,
+    pub source_id: Value<'call>,
     /// Free text.
-    pub description: Option<Text>,
+    pub description: Option<Value<'call>>,
     /// Batch of a usage row.
-    pub fusillade_batch_id: Option<Uuid>,
+    pub fusillade_batch_id: Option<Value<'call>>,
     /// Causing API key.
-    pub api_key_id: Option<Uuid>,
+    pub api_key_id: Option<Value<'call>>,
+}
+
+/// What has become of a transaction to record.
+pub enum Inserted {
+    /// It is there: its row.
+    Recorded(Answer),
+    /// Its `source_id` is taken.
+    Taken,
+    /// A trigger that comes before the row has left it out.
+    LeftOut,
 }
 
 /// The stored transaction that has a `source_id`.
 pub struct Existing {
     /// The row.
-    pub transaction: CreditTransaction,
+    pub transaction: Answer,
     /// Whether user, type and amount are those asked for.
     pub is_same: bool,
     /// User, type and amount, for people.
@@ -51,75 +52,53 @@ pub struct Existing {
 }
 
 /// Columns of a stored row in the order of `credits.credit_transaction`.
-macro_rules! as_credit_transaction {
-    () => {
-        "ROW(id, user_id, transaction_type, amount, source_id, description, created_at, seq, fusillade_batch_id, \
-         api_key_id)::credits.credit_transaction"
-    };
-}
-
-thread_local! {
-    static INSERT: Plan = const { Plan::new(concat!(
-        "INSERT INTO credits.credits_transactions \
-         (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (source_id) DO NOTHING RETURNING ",
-        as_credit_transaction!()
-    ), &[
-        pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::NUMERICOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::UUIDOID,
-        pg_sys::UUIDOID,
-    ]) };
-    static FIND: Plan = const { Plan::new(concat!(
-        "SELECT ", as_credit_transaction!(),
-        ", user_id = $2 AND transaction_type = $3 AND amount = $4, \
-           pg_catalog.format('%s of %s for user %s', transaction_type, amount, user_id) \
-         FROM credits.credits_transactions WHERE source_id = $1"
-    ), &[pg_sys::TEXTOID, pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::NUMERICOID]) };
-    // A checkpoint could cover more if a straggler has ended, or a row lies below the first open transaction that no
-    // watermark passes by: the one after as many as may be listed.
-    static IDLE_CHECKPOINTS: Plan = const { Plan::new(
-        "WITH open AS MATERIALIZED ( \
-           SELECT coalesce(pg_catalog.array_agg(x ORDER BY x), '{}') AS ids \
-           FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) x \
-         ), reach AS MATERIALIZED ( \
-           SELECT coalesce(o.ids[$3], pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())) AS xact_id FROM open o \
-         ) \
-         SELECT pg_catalog.array_agg(c.user_id) FROM ( \
-           SELECT c.user_id FROM credits.checkpoints c \
-           WHERE c.updated_at < $1 \
-             AND (NOT c.stragglers <@ (SELECT o.ids FROM open o) \
-                  OR EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id \
-                               AND t.xact_id >= c.watermark AND t.xact_id < (SELECT r.xact_id FROM reach r))) \
-           LIMIT $2 \
-         ) c",
-        &[pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID, pg_sys::INT4OID],
-    ) };
-}
+const AS_CREDIT_TRANSACTION: &str = "ROW(id, user_id, transaction_type, amount, source_id, description, created_at, seq, \
+     fusillade_batch_id, api_key_id)::credits.credit_transaction";
 
 /// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
-pub fn insert(new: &NewTransaction) -> Option<CreditTransaction> {
-    let arguments = [
-        new.user_id.into(),
-        new.transaction_type.into(),
-        new.amount.into(),
-        new.source_id.into(),
-        new.description.into(),
-        new.fusillade_batch_id.into(),
-        new.api_key_id.into(),
+pub fn insert(new: &NewTransaction<'_>) -> Inserted {
+    let mut insert = Statement::of_caller();
+    let values = [
+        insert.bind(new.user_id),
+        insert.bind(new.transaction_type),
+        insert.bind(new.amount),
+        insert.bind(new.source_id),
+        insert.bind_optional(pg_sys::TEXTOID, new.description),
+        insert.bind_optional(pg_sys::UUIDOID, new.fusillade_batch_id),
+        insert.bind_optional(pg_sys::UUIDOID, new.api_key_id),
     ];
-    INSERT.with(|plan| plan.first_row(&arguments, |row| row.get_one())).flatten()
+    let sql = format!(
+        "INSERT INTO credits.credits_transactions \
+           (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id) \
+         VALUES ({}) ON CONFLICT (source_id) DO NOTHING RETURNING {AS_CREDIT_TRANSACTION}",
+        values.map(|value| value.to_string()).join(", ")
+    );
+    let stamps = stamp::given();
+    match insert.first_row(&sql, |row| row.answer(1)) {
+        Some(transaction) => Inserted::Recorded(transaction),
+        // A row is stamped behind the triggers that could leave it out, and before its keys are compared.
+        None if stamp::given() == stamps => Inserted::LeftOut,
+        None => Inserted::Taken,
+    }
 }
 
 /// The stored transaction that has the `source_id` of this one; `None` if the caller may not see it.
-pub fn find(new: &NewTransaction) -> Option<Existing> {
-    let arguments =
-        [new.source_id.into(), new.user_id.into(), new.transaction_type.into(), new.amount.into()];
-    let row = FIND.with(|plan| plan.first_row(&arguments, |row| row.get_three()));
-    match row {
-        Some((Some(transaction), Some(is_same), Some(summary))) => {
-            Some(Existing { transaction, is_same, summary })
-        }
-        _ => None,
-    }
+pub fn find(new: &NewTransaction<'_>) -> Option<Existing> {
+    let mut find = Statement::of_caller();
+    let source_id = find.bind(new.source_id);
+    let [user, kind, amount] = [new.user_id, new.transaction_type, new.amount].map(|value| find.bind(value));
+    let sql = format!(
+        "SELECT {AS_CREDIT_TRANSACTION}, \
+           user_id OPERATOR(pg_catalog.=) {user} AND transaction_type OPERATOR(pg_catalog.=) {kind} \
+             AND amount OPERATOR(pg_catalog.=) {amount}, \
+           pg_catalog.format('%s of %s for user %s', transaction_type, amount, user_id) \
+         FROM credits.credits_transactions WHERE source_id OPERATOR(pg_catalog.=) {source_id}"
+    );
+    find.first_row(&sql, |row| Existing {
+        transaction: row.answer(1),
+        is_same: row.value(2).unwrap_or_default(),
+        summary: row.value(3).unwrap_or_default(),
+    })
 }
 
 /// The balance of the rows that row-level security shows to the caller. Costs a query over all of them.
@@ -135,40 +114,28 @@ pub fn visible_balance(user: &[u8; 16]) -> Balance {
 
 /// Users whose checkpoint was last written before this and could cover more than it does.
 pub fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: Option<i64>) -> Vec<Uuid> {
-    let first_not_passed = i32::try_from(MAX_STRAGGLERS + 1).unwrap_or(i32::MAX);
-    let arguments = [last_written.into(), limit.into(), first_not_passed.into()];
-    let users = IDLE_CHECKPOINTS.with(|plan| plan.first_row(&arguments, |row| row.get_one()));
-    users.flatten().unwrap_or_default()
-}
-
-/// A statement prepared at its first use and kept for the session; the server plans it anew when a table changes.
-struct Plan {
-    sql: &'static str,
-    arguments: &'static [pg_sys::Oid],
-    prepared: OnceCell<OwnedPreparedStatement>,
-}
-
-impl Plan {
-    const fn new(sql: &'static str, arguments: &'static [pg_sys::Oid]) -> Self {
-        Self { sql, arguments, prepared: OnceCell::new() }
-    }
-
-    /// Runs the statement and reads its first row, if there is one.
-    fn first_row<R>(
-        &self,
-        arguments: &[DatumWithOid<'_>],
-        read: impl FnOnce(SpiTupleTable<'_>) -> pgrx::spi::SpiResult<R>,
-    ) -> Option<R> {
-        let _path = SearchPath::pinned();
-        let result = Spi::connect_mut(|client| {
-            if self.prepared.get().is_none() {
-                let types: Vec<PgOid> = self.arguments.iter().map(|&oid| PgOid::from(oid)).collect();
-                // A trigger of the user's may have run the same statement meanwhile: then that one is kept.
-                let _ = self.prepared.set(client.prepare_mut(self.sql, &types)?.keep());
-            }
-            let rows = client.update(self.prepared.get().expect("prepared above"), Some(1), arguments)?;
-            if rows.is_empty() { Ok(None) } else { read(rows.first()).map(Some) }
-        });
-        result.unwrap_or_else(|error: pgrx::spi::Error| error!("{}: {error}", self.sql))
-    }
+    let mut idle = Statement::new();
+    let last_written = idle.bind(Value::timestamptz(last_written));
+    let limit = idle.bind_optional(pg_sys::INT8OID, limit.map(Value::bigint));
+    let first_not_passed = MAX_STRAGGLERS + 1;
+    // A checkpoint could cover more if a straggler has ended, or a row lies below the first open transaction that no
+    // watermark passes by: the one after as many as may be listed.
+    let sql = format!(
+        "WITH open AS MATERIALIZED ( \
+           SELECT coalesce(pg_catalog.array_agg(x ORDER BY x), '{{}}') AS ids \
+           FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) x \
+         ), reach AS MATERIALIZED ( \
+           SELECT coalesce(o.ids[{first_not_passed}], pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())) AS xact_id \
+           FROM open o \
+         ) \
+         SELECT pg_catalog.array_agg(c.user_id) FROM ( \
+           SELECT c.user_id FROM credits.checkpoints c \
+           WHERE c.updated_at < {last_written} \
+             AND (NOT c.stragglers <@ (SELECT o.ids FROM open o) \
+                  OR EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id \
+                               AND t.xact_id >= c.watermark AND t.xact_id < (SELECT r.xact_id FROM reach r))) \
+           LIMIT {limit} \
+         ) c"
+    );
+    idle.first_row(&sql, |row| row.value::<Vec<Uuid>>(1)).flatten().unwrap_or_default()
 }

@@ -13,6 +13,7 @@ use std::thread::panicking;
 use pgrx::{FromDatum, pg_sys};
 
 use super::call::{Answer, Call, Value};
+use super::raised::call_out;
 use super::search_path::SearchPath;
 
 /// Most plans that a backend keeps. There are fewer shapes than this as long as the analytics table keeps its name.
@@ -31,10 +32,27 @@ pub enum Planning {
     EachTime,
 }
 
+/// How a statement runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Running {
+    /// With the snapshot of the calling query, and with nothing that a caller has in its search_path.
+    Reading,
+    /// As a statement of the caller's does: with a snapshot of its own, under the caller's search_path, to its end. Whatever it
+    /// names must be qualified.
+    AsCaller,
+}
+
 /// A query under construction.
 pub struct Statement<'call> {
-    parameters: Vec<Value<'call>>,
+    parameters: Vec<Bound<'call>>,
     planning: Planning,
+    running: Running,
+}
+
+/// A parameter, and its value unless it is NULL.
+struct Bound<'call> {
+    oid: pg_sys::Oid,
+    value: Option<Value<'call>>,
 }
 
 /// The place of a bound value in the text of a query.
@@ -50,12 +68,27 @@ impl fmt::Display for Parameter {
 impl<'call> Statement<'call> {
     /// A query without parameters so far.
     pub fn new() -> Self {
-        Self { parameters: Vec::new(), planning: Planning::Once }
+        Self { parameters: Vec::new(), planning: Planning::Once, running: Running::Reading }
+    }
+
+    /// A statement of the caller's, which triggers and policies cannot tell from one that it has sent itself. Every name,
+    /// operators' too, must be qualified.
+    pub fn of_caller() -> Self {
+        Self { running: Running::AsCaller, ..Self::new() }
     }
 
     /// Binds a value.
     pub fn bind(&mut self, value: Value<'call>) -> Parameter {
-        self.parameters.push(value);
+        self.push(Bound { oid: value.oid, value: Some(value) })
+    }
+
+    /// Binds a value of this type, or NULL.
+    pub fn bind_optional(&mut self, oid: pg_sys::Oid, value: Option<Value<'call>>) -> Parameter {
+        self.push(Bound { oid, value })
+    }
+
+    fn push(&mut self, bound: Bound<'call>) -> Parameter {
+        self.parameters.push(bound);
         Parameter(self.parameters.len())
     }
 
@@ -66,31 +99,20 @@ impl<'call> Statement<'call> {
 
     /// Runs the query; the single column of its single row is the function's result.
     pub fn answer_value(&self, sql: &str) -> Answer {
-        let _level = self.run(sql, std::ptr::null_mut());
-        // SAFETY: the query has succeeded, so its result belongs to this SPI level. The value is copied to the
-        // caller's memory before the level ends.
-        unsafe {
-            let datum = single_row_value(1).expect("the query returns no NULL");
-            let (mut length, mut by_value) = (0, false);
-            pg_sys::get_typlenbyval(
-                pg_sys::SPI_gettypeid((*pg_sys::SPI_tuptable).tupdesc, 1),
-                &raw mut length,
-                &raw mut by_value,
-            );
-            Answer::value(pg_sys::SPI_datumTransfer(datum, by_value, length.into()))
-        }
+        self.first_row(sql, |row| row.answer(1)).expect("the query returns one row")
     }
 
     /// Runs the query; the two columns of its single row.
     pub fn two_values<A: FromDatum, B: FromDatum>(&self, sql: &str) -> (Option<A>, Option<B>) {
-        let _level = self.run(sql, std::ptr::null_mut());
-        // SAFETY: as above; the values are Rust's own when the level ends, and of the types that the query says.
-        unsafe {
-            (
-                single_row_value(1).and_then(|datum| A::from_datum(datum, false)),
-                single_row_value(2).and_then(|datum| B::from_datum(datum, false)),
-            )
-        }
+        self.first_row(sql, |row| (row.value(1), row.value(2))).expect("the query returns one row")
+    }
+
+    /// Runs the query and reads its first row, if it has one.
+    pub fn first_row<R>(&self, sql: &str, read: impl FnOnce(&ResultRow<'_>) -> R) -> Option<R> {
+        let level = self.run(sql, std::ptr::null_mut());
+        // SAFETY: the query has succeeded, so its result belongs to this SPI level.
+        let has_row = unsafe { pg_sys::SPI_processed > 0 && !pg_sys::SPI_tuptable.is_null() };
+        has_row.then(|| read(&ResultRow { _level: &level }))
     }
 
     /// Runs the query; its rows are the function's result.
@@ -116,29 +138,30 @@ impl<'call> Statement<'call> {
         Answer::rows()
     }
 
-    /// Opens an SPI level and runs the query in it, with the snapshot of the calling query.
+    /// Opens an SPI level and runs the query in it.
     fn run(&self, sql: &str, receiver: *mut pg_sys::DestReceiver) -> SpiLevel {
-        let level = SpiLevel::open();
+        let level = SpiLevel::open(self.running);
         // SAFETY: the plan was made for parameters of these types.
         unsafe {
             let parameters = pg_sys::makeParamList(i32::try_from(self.parameters.len()).unwrap_or(i32::MAX));
             let places = (*parameters).params.as_mut_slice(self.parameters.len());
-            for (place, value) in places.iter_mut().zip(&self.parameters) {
+            for (place, Bound { oid, value }) in places.iter_mut().zip(&self.parameters) {
                 *place = pg_sys::ParamExternData {
-                    value: value.datum,
-                    isnull: false,
+                    value: value.map_or(pg_sys::Datum::null(), |value| value.datum),
+                    isnull: value.is_none(),
                     pflags: u16::try_from(pg_sys::PARAM_FLAG_CONST).unwrap_or_default(),
-                    ptype: value.oid,
+                    ptype: *oid,
                 };
             }
             let options = pg_sys::SPIExecuteOptions {
                 params: parameters,
-                read_only: true,
+                read_only: self.running == Running::Reading,
                 dest: receiver,
                 ..Default::default()
             };
-            let code = pg_sys::SPI_execute_plan_extended(self.plan(sql), &raw const options);
-            assert!(code == pg_sys::SPI_OK_SELECT.cast_signed(), "SPI_execute_plan_extended returned {code}");
+            let (plan, options) = (self.plan(sql), &raw const options);
+            let code = call_out(|| SPI_execute_plan_extended(plan, options));
+            assert!(code >= 0, "SPI_execute_plan_extended returned {code}");
         }
         level
     }
@@ -149,7 +172,7 @@ impl<'call> Statement<'call> {
             return plan;
         }
         let text = CString::new(sql).expect("identifiers hold no zero byte");
-        let mut types: Vec<pg_sys::Oid> = self.parameters.iter().map(|value| value.oid).collect();
+        let mut types: Vec<pg_sys::Oid> = self.parameters.iter().map(|bound| bound.oid).collect();
         let options = pg_sys::CURSOR_OPT_PARALLEL_OK
             | match self.planning {
                 Planning::Once => pg_sys::CURSOR_OPT_GENERIC_PLAN,
@@ -176,14 +199,49 @@ impl<'call> Statement<'call> {
     }
 }
 
-/// An SPI level, which the result of a query belongs to. Nothing that a caller has in its search_path is found in it.
+/// The first row of a query's result.
+pub struct ResultRow<'level> {
+    _level: &'level SpiLevel,
+}
+
+impl ResultRow<'_> {
+    /// A column, counted from 1; `None` for NULL.
+    fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
+        // SAFETY: the query has succeeded and returned a row, which belongs to the level.
+        unsafe {
+            let (table, mut is_null) = (pg_sys::SPI_tuptable, false);
+            let datum = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, column, &raw mut is_null);
+            (!is_null).then_some(datum)
+        }
+    }
+
+    /// A column of the type that the query says, as a value of Rust's own; `None` for NULL.
+    pub fn value<T: FromDatum>(&self, column: i32) -> Option<T> {
+        // SAFETY: the value is copied, or used up, before the level ends.
+        self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+
+    /// A column that is not NULL, as the result of the function.
+    pub fn answer(&self, column: i32) -> Answer {
+        let datum = self.datum(column).expect("the query returns no NULL");
+        // SAFETY: as above. The value is copied to the memory that the function was called with.
+        unsafe {
+            let (mut length, mut by_value) = (0, false);
+            let oid = pg_sys::SPI_gettypeid((*pg_sys::SPI_tuptable).tupdesc, column);
+            pg_sys::get_typlenbyval(oid, &raw mut length, &raw mut by_value);
+            Answer::value(pg_sys::SPI_datumTransfer(datum, by_value, length.into()))
+        }
+    }
+}
+
+/// An SPI level, which the result of a query belongs to.
 struct SpiLevel {
-    _path: SearchPath,
+    _path: Option<SearchPath>,
 }
 
 impl SpiLevel {
-    fn open() -> Self {
-        let path = SearchPath::pinned();
+    fn open(running: Running) -> Self {
+        let path = (running == Running::Reading).then(SearchPath::pinned);
         // SAFETY: an error unwinds through here, and the abort of the transaction or subtransaction ends the level.
         unsafe { pg_sys::SPI_connect() };
         Self { _path: path }
@@ -199,22 +257,14 @@ impl Drop for SpiLevel {
     }
 }
 
-/// A column of the single row that the query of this SPI level has returned, counted from 1; `None` for NULL.
-///
-/// # Safety
-/// A query has succeeded in this SPI level; the value belongs to the level.
-unsafe fn single_row_value(column: i32) -> Option<pg_sys::Datum> {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let (table, mut is_null) = (pg_sys::SPI_tuptable, false);
-        assert!(pg_sys::SPI_processed == 1 && !table.is_null(), "the query returns one row");
-        let datum = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, column, &raw mut is_null);
-        (!is_null).then_some(datum)
-    }
-}
-
+// From executor/spi.h and executor/tstoreReceiver.h, the same from Postgres 14 on: the first without the guard that pgrx puts
+// around it, the second is not bound by pgrx.
 unsafe extern "C-unwind" {
-    /// From executor/tstoreReceiver.h, which pgrx does not bind; the same from Postgres 14 on.
+    fn SPI_execute_plan_extended(
+        plan: pg_sys::SPIPlanPtr,
+        options: *const pg_sys::SPIExecuteOptions,
+    ) -> std::ffi::c_int;
+
     fn SetTuplestoreDestReceiverParams(
         receiver: *mut pg_sys::DestReceiver,
         store: *mut pg_sys::Tuplestorestate,

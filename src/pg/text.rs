@@ -5,17 +5,17 @@
 
 use std::fmt;
 
-use pgrx::callconv::{Arg, ArgAbi};
-use pgrx::pgrx_sql_entity_graph::metadata::{
-    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
-};
-use pgrx::{FromDatum, IntoDatum, pg_sys, varlena};
+use pgrx::{FromDatum, pg_sys, varlena};
 
 /// A `text` argument, valid while the function runs.
 #[derive(Clone, Copy)]
 pub struct Text(pg_sys::Datum);
 
 impl Text {
+    pub(super) const fn as_datum(self) -> pg_sys::Datum {
+        self.0
+    }
+
     /// Its bytes, in the encoding of the database.
     pub fn as_bytes(&self) -> &[u8] {
         // SAFETY: the datum is a text that is whole, and outlives the argument.
@@ -51,30 +51,4 @@ impl FromDatum for Text {
         // SAFETY: the function is declared to take a text; detoasting copies only what is compressed or out of line.
         (!is_null).then(|| Self(unsafe { pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()) }.into()))
     }
-}
-
-impl IntoDatum for Text {
-    fn into_datum(self) -> Option<pg_sys::Datum> {
-        Some(self.0)
-    }
-
-    fn type_oid() -> pg_sys::Oid {
-        pg_sys::TEXTOID
-    }
-}
-
-// SAFETY: as for any type that is read from its datum.
-unsafe impl<'fcx> ArgAbi<'fcx> for Text {
-    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the caller has checked that the argument is not NULL.
-        unsafe { arg.unbox_arg_using_from_datum() }.expect("the argument is not NULL")
-    }
-}
-
-// SAFETY: names the SQL type that the implementations above convert.
-unsafe impl SqlTranslatable for Text {
-    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Text);
-    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
-    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("TEXT"));
-    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("TEXT")));
 }

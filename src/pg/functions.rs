@@ -1,26 +1,30 @@
-//! The entry points of the reading functions: the names that `sql/schema/reads.sql` declares, and what answers them.
+//! The entry points of the functions that read or record rows: the names that `sql/schema/reads.sql` and
+//! `sql/schema/recording.sql` declare, and what answers them.
 
-use pgrx::pg_guard;
 use pgrx::pg_sys;
 
 use super::call;
 use super::function_info::function_info_v1;
-use crate::api::{grouped, topup, transactions};
+use crate::api::{grouped, recording, topup, transactions};
 
 macro_rules! entry_points {
-    ($($info:ident, $name:ident => $body:path;)*) => {$(
+    ($answer:path: $($info:ident, $name:ident => $body:path;)*) => {$(
         function_info_v1!($info);
 
         #[unsafe(no_mangle)]
-        #[pg_guard]
         extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
             // SAFETY: the server calls this function, with its own call information.
-            unsafe { call::answer(fcinfo, $body) }
+            unsafe { $answer(fcinfo, $body) }
         }
     )*};
 }
 
-entry_points! {
+// The name that pgrx gave it, which databases of 0.2.0 have it under.
+entry_points! { call::answer:
+    pg_finfo_create_transaction_wrapper, create_transaction_wrapper => recording::create_transaction;
+}
+
+entry_points! { call::answer_read:
     pg_finfo_get_transaction_by_id, get_transaction_by_id => transactions::get_transaction_by_id;
     pg_finfo_transaction_exists_by_source_id, transaction_exists_by_source_id
         => transactions::transaction_exists_by_source_id;
