@@ -52,6 +52,32 @@ CREATE OR REPLACE VIEW credits.uncovered_transactions WITH (security_barrier) AS
 
 -- The guard, and what it keeps.
 
+DROP EVENT TRIGGER credits_ledger_guard;
+COMMENT ON FUNCTION credits.guard_ledger() IS
+    'Event trigger: refuses, with SQLSTATE 55000, to drop a ledger that holds transactions, unless credits_ledger.allow_drop is '
+    'on, and to give the ledger, derived tables or result types another shape. Warns of what pg_dump leaves out.';
+
+-- Every command, as cascades reach a table from almost anything. It is this one that notes what was there: disabled, it
+-- switches the other two off. ALWAYS: also while replication applies.
+CREATE EVENT TRIGGER credits_ledger_guard ON ddl_command_start
+    EXECUTE FUNCTION credits.guard_ledger();
+ALTER EVENT TRIGGER credits_ledger_guard ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER credits_ledger_guard IS
+    'Keeps a ledger that holds transactions from being dropped by accident, and notes the shape of its tables.';
+
+CREATE EVENT TRIGGER credits_ledger_guard_end ON ddl_command_end
+    EXECUTE FUNCTION credits.guard_ledger();
+ALTER EVENT TRIGGER credits_ledger_guard_end ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER credits_ledger_guard_end IS
+    'Refuses changes of the shape of the ledger''s tables, and warns of what pg_dump leaves out.';
+
+-- A large table is not rewritten first and refused then.
+CREATE EVENT TRIGGER credits_ledger_guard_rewrite ON table_rewrite
+    EXECUTE FUNCTION credits.guard_ledger();
+ALTER EVENT TRIGGER credits_ledger_guard_rewrite ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER credits_ledger_guard_rewrite IS
+    'Refuses changes of the shape of the ledger''s tables before their rows are written anew.';
+
 -- Recording.
 
 COMMENT ON FUNCTION credits.create_transaction(uuid, text, numeric, text, text, uuid, uuid) IS

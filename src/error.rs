@@ -5,6 +5,9 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use thiserror::Error;
 
+use crate::pg::definition::Role;
+use crate::pg::shape::Change;
+
 /// What can be wrong with a call. Every message names the offending argument or value.
 #[derive(Debug, Error)]
 pub enum LedgerError {
@@ -89,6 +92,16 @@ pub enum LedgerError {
     /// A ledger with money in it is about to be dropped.
     #[error("credits_transactions holds transactions: dropping it is refused")]
     HoldsTransactions,
+    /// A table or type would get a shape that the engine or a dump cannot do with.
+    #[error("{name} keeps the shape that it was made with: {change} is refused")]
+    KeepsItsShape {
+        /// The table or type.
+        name: &'static str,
+        /// What it is to the engine.
+        role: Role,
+        /// What would be changed.
+        change: Change,
+    },
     /// A ledger row is inserted when its transaction has been settled already.
     #[error("credits_transactions cannot be inserted into while the transaction commits")]
     Committing,
@@ -123,6 +136,7 @@ impl LedgerError {
             | Self::InvalidDeltaIndex
             | Self::IndexNotPlain(_)
             | Self::HoldsTransactions
+            | Self::KeepsItsShape { .. }
             | Self::AppendOnly(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         }
     }
@@ -171,10 +185,41 @@ impl LedgerError {
                 "They are the only record of everybody's credits. A superuser who wants them gone says \
                  SET credits_ledger.allow_drop = on first.",
             ),
+            Self::KeepsItsShape { role, change, .. } => Some(hint_of_shape(*role, change)),
             Self::AppendOnly(_) => Some(
                 "Record a correcting transaction instead: admin_grant adds credits, admin_removal takes them.",
             ),
             _ => None,
+        }
+    }
+}
+
+/// What to do instead.
+const fn hint_of_shape(role: Role, change: &Change) -> &'static str {
+    match (role, change) {
+        (_, Change::GotParent | Change::GotChild) => {
+            "Statements on one of the two tables would reach rows of the other, past its triggers. A view with UNION ALL reads \
+             both."
+        }
+        (Role::Ledger, Change::GotRule) => {
+            "A rule turns a statement into another before the ledger sees it. Use a trigger."
+        }
+        (Role::Ledger, Change::LostCheck(_) | Change::LostPrimaryKey) => {
+            "A dump would be restored with it, and without all rows if one of them does not pass."
+        }
+        (Role::Ledger, _) => {
+            "A dump has the rows and not the change, so that a restore would lose them. What belongs to a transaction goes into \
+             metadata, or into a table of your own keyed by id."
+        }
+        (Role::Derived, Change::GotTrigger) => {
+            "What the engine writes fires no triggers. REINDEX, CLUSTER and VACUUM FULL are the tools for this table, not \
+             those that copy what triggers tell them, as pg_repack does."
+        }
+        (Role::Derived, _) => {
+            "The engine writes the table itself. What belongs to an account goes into a table of your own keyed by user_id."
+        }
+        (Role::ResultType, _) => {
+            "Functions of the ledger return rows of this type. Choose columns in a query, or make a type of your own."
         }
     }
 }

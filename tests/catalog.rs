@@ -146,7 +146,14 @@ fn triggers_fire_for_replication_too() {
     );
     assert_eq!(
         triggers,
-        ["append_only A", "append_only_applied R", "credits_ledger_guard A", "note_transaction A"]
+        [
+            "append_only A",
+            "append_only_applied R",
+            "credits_ledger_guard A",
+            "credits_ledger_guard_end A",
+            "credits_ledger_guard_rewrite A",
+            "note_transaction A"
+        ]
     );
 }
 

@@ -38,6 +38,7 @@ mod repairs;
 mod roles;
 mod search_path;
 mod settlement_edges;
+mod shapes;
 mod snapshots;
 mod stragglers;
 mod stress;

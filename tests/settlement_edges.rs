@@ -172,8 +172,7 @@ fn tables_may_be_rewritten() {
         "REINDEX TABLE CONCURRENTLY credits.user_balance_checkpoints",
         "REINDEX TABLE CONCURRENTLY credits.batch_aggregates",
         "CLUSTER credits.credits_transactions USING credits_transactions_delta_idx",
-        "ALTER TABLE credits.credits_transactions ADD COLUMN note text",
-        "ALTER TABLE credits.credits_transactions DROP COLUMN note",
+        "ALTER TABLE credits.credits_transactions SET (fillfactor = 90)",
         "ALTER TABLE credits.user_balance_checkpoints SET (fillfactor = 60)",
         "ANALYZE",
     ]) {

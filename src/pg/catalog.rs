@@ -11,13 +11,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::definition::{self, Definition};
 use super::extension;
 use super::relation::{self, Access};
 use super::system_catalog::{self, Lookup};
 use crate::error::LedgerError;
 
 const SCHEMA: &CStr = c"credits";
-const LEDGER_NAME: &CStr = c"credits_transactions";
 
 /// The relations that are read and written directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,10 +84,10 @@ impl Relations {
 
     fn search() -> Self {
         Self {
-            ledger: find_needed(LEDGER_NAME),
+            ledger: find_needed(definition::LEDGER.name),
             delta_index: find_needed(c"credits_transactions_delta_idx"),
-            checkpoints: find_needed(c"user_balance_checkpoints"),
-            batches: find_needed(c"batch_aggregates"),
+            checkpoints: find_needed(definition::CHECKPOINTS.name),
+            batches: find_needed(definition::BATCHES.name),
             single_index: find(c"credits_transactions_single_idx"),
             batched_index: find(c"credits_transactions_batched_idx"),
             seq_index: find(c"credits_transactions_seq_idx"),
@@ -117,8 +117,13 @@ fn find_needed(name: &CStr) -> pg_sys::Oid {
 
 /// The ledger, of whatever version of the extension.
 pub fn find_ledger() -> Option<pg_sys::Oid> {
-    let ledger = find(LEDGER_NAME)?;
+    let ledger = find(definition::LEDGER.name)?;
     extension::installed_version().map(|_| ledger)
+}
+
+/// The tables and types of the extension, as far as they are there.
+pub fn defined() -> impl Iterator<Item = (pg_sys::Oid, &'static Definition)> {
+    definition::ALL.into_iter().filter_map(|definition| Some((find(definition.name)?, definition)))
 }
 
 /// Changes whenever something derived from the ledger's rows outside the database must be forgotten.

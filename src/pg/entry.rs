@@ -1,9 +1,12 @@
 //! Entry points that the server calls for each row or statement, without the argument handling of `#[pg_extern]`.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::catalog::Relations;
+use super::command::Command;
 use super::function_info::function_info_v1;
 use super::row::Row;
 use super::{guard, stamp};
@@ -78,11 +81,24 @@ unsafe extern "C-unwind" fn refuse_change(call: pg_sys::FunctionCallInfo) -> pg_
     .raise()
 }
 
-/// `credits.guard_ledger()`: event trigger before commands that drop something. See [`guard`].
+/// `credits.guard_ledger()`: event trigger before and after commands, and before tables are rewritten. See [`guard`].
 #[unsafe(no_mangle)]
 #[pg_guard]
-extern "C-unwind" fn guard_ledger(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    guard::watch();
+unsafe extern "C-unwind" fn guard_ledger(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: called by the server with a valid call, which it marks as an event trigger's by the type of its context; the
+    // command is valid as long as the call.
+    unsafe {
+        let context = (*call).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_EventTriggerData {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED,
+                "guard_ledger() must be called as an event trigger"
+            );
+        }
+        let event = &*context.cast::<pg_sys::EventTriggerData>();
+        guard::on_event(CStr::from_ptr(event.event), Command::new(event.parsetree));
+    }
     pg_sys::Datum::from(0_usize)
 }
 
@@ -116,10 +132,7 @@ fn refuse_trigger(reason: String) -> ! {
 
 /// # Safety
 /// `call` is valid.
-unsafe fn trigger_data(
-    call: pg_sys::FunctionCallInfo,
-    function: &std::ffi::CStr,
-) -> *mut pg_sys::TriggerData {
+unsafe fn trigger_data(call: pg_sys::FunctionCallInfo, function: &CStr) -> *mut pg_sys::TriggerData {
     // SAFETY: the caller's promise; the server marks a trigger's call by the type of its context.
     unsafe {
         let context = (*call).context;

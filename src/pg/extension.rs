@@ -31,3 +31,12 @@ pub fn installed_version() -> Option<String> {
     }
     version
 }
+
+/// Whether a script of the extension's own runs: it creates or updates the objects.
+pub fn runs_script() -> bool {
+    // SAFETY: plain reads of backend state, and a catalog lookup.
+    unsafe {
+        pg_sys::creating_extension
+            && pg_sys::CurrentExtensionObject == pg_sys::get_extension_oid(NAME.as_ptr(), true)
+    }
+}

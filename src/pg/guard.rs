@@ -1,42 +1,185 @@
-//! The guard of the ledger: nothing drops it by accident while it holds transactions.
+//! The guard of the ledger: nothing drops it by accident while it holds transactions, and nobody gives it, or what the engine
+//! writes and returns, another shape.
 //!
-//! The server names every object that it is about to drop, whatever the command and however far it cascades, to a hook of
-//! the library. A session that has never used the ledger has no library loaded: an event trigger calls it before any
-//! command that could reach the ledger, and it looks up which table to watch for. Rows that the dropping transaction
-//! itself inserted are nobody's money yet.
+//! **Dropping.** The server names every object that it is about to drop, whatever the command and however far it cascades, to
+//! a hook of the library. A session that has never used the ledger has no library loaded: an event trigger calls it before
+//! any command, and it looks up which table to watch for. Rows that the dropping transaction itself inserted are nobody's
+//! money yet.
+//!
+//! **Shapes.** The same call notes the shape of the ledger, of the derived tables and of the types that functions return. When
+//! the command has done its work, however it got there, or is about to rewrite a table, the shapes are compared. Two reasons
+//! to refuse a difference: `pg_dump` has the rows of an extension's table and not the change, so that a restore loses them; or the
+//! engine reads and writes the table as it was made, or other tables get at its rows.
+//!
+//! What a dump leaves out without losing rows is warned of.
 
-use std::cell::Cell;
-use std::ffi::{c_int, c_void};
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, c_int, c_void};
 use std::sync::OnceLock;
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::catalog;
+use super::command::{Command, LeftOut};
+use super::definition::{CHECKS, Definition, Role};
+use super::extension;
 use super::relation::{Access, Table};
+use super::shape::{Change, Shape};
 use super::snapshot::Snapshot;
 use super::xact;
 use crate::error::LedgerError;
 use crate::settings;
 
+/// Commands under way that are remembered: they run inside one another. Those that failed stay until they are one too many.
+const MAX_COMMANDS: usize = 32;
+
+/// A relation as it was when a command began.
+struct Noted {
+    oid: pg_sys::Oid,
+    definition: &'static Definition,
+    shape: Shape,
+}
+
+/// A command under way.
+struct UnderWay {
+    command: Command,
+    /// When its transaction began: a command that ends transactions itself is not found again.
+    transaction: i64,
+    /// What was there when it began.
+    shapes: Vec<Noted>,
+}
+
 thread_local! {
     /// The ledger when the running command began; `InvalidOid` where there is none.
     static WATCHED: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    static UNDER_WAY: RefCell<Vec<UnderWay>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The hook of a library that hooked in before.
 static PREVIOUS: OnceLock<pg_sys::object_access_hook_type> = OnceLock::new();
 
-/// Looks up what a command that is about to drop something must not drop. The first such command of a session hooks into
-/// the server: the hook is called for much else, and sessions that never drop anything need not pay for it.
-pub fn watch() {
+/// Runs for an event of the server's event triggers.
+pub fn on_event(event: &CStr, command: Command) {
+    match event.to_bytes() {
+        b"ddl_command_start" => begin(command),
+        b"ddl_command_end" => end(command),
+        _ => refuse_changes(None),
+    }
+}
+
+/// Before a command. The first of a session hooks into the server: the hook is called for much else, and sessions without DDL
+/// need not pay for it.
+fn begin(command: Command) {
     // SAFETY: the only thread sets the hook, which stays valid for the life of the process.
     unsafe {
         if PREVIOUS.set(pg_sys::object_access_hook).is_ok() {
             pg_sys::object_access_hook = Some(on_object_access);
         }
     }
-    WATCHED.set(catalog::find_ledger().unwrap_or(pg_sys::InvalidOid));
+    if command.only_makes_something_new() {
+        return;
+    }
+    let ledger = catalog::find_ledger();
+    WATCHED.set(ledger.unwrap_or(pg_sys::InvalidOid));
+    if ledger.is_none() || extension::runs_script() || is_binary_upgrade() {
+        return;
+    }
+    catalog::accept_invalidations();
+    let shapes: Vec<Noted> = catalog::defined()
+        .filter_map(|(oid, definition)| Some(Noted { oid, definition, shape: Shape::of(oid)? }))
+        .collect();
+    refuse_what_the_engine_would_miss(command, &shapes);
+    UNDER_WAY.with_borrow_mut(|commands| {
+        commands.retain(|other| other.command != command);
+        if commands.len() == MAX_COMMANDS {
+            commands.remove(0);
+        }
+        commands.push(UnderWay { command, transaction: xact::began_at(), shapes });
+    });
+}
+
+/// The engine writes derived tables as the server writes its catalog: with plain indexes, and without looking at constraints.
+fn refuse_what_the_engine_would_miss(command: Command, shapes: &[Noted]) {
+    let derived = |table: pg_sys::Oid| {
+        shapes.iter().find(|noted| noted.definition.role == Role::Derived && noted.oid == table)
+    };
+    if let Some((table, index)) = command.index_that_is_not_plain()
+        && derived(table).is_some()
+    {
+        LedgerError::IndexNotPlain(index).raise();
+    }
+    if let Some(noted) = command.adds_constraint_to().and_then(derived) {
+        refuse(noted.definition, Change::GotConstraint);
+    }
+}
+
+/// After a command that has succeeded.
+fn end(command: Command) {
+    if !command.is_of_extension() {
+        refuse_changes(Some(command));
+    }
+    UNDER_WAY.with_borrow_mut(|commands| {
+        if let Some(place) = commands.iter().position(|other| other.command == command) {
+            commands.truncate(place);
+        }
+    });
+    if catalog::find_ledger().is_some() && !extension::runs_script() && !is_binary_upgrade() {
+        warn_of_what_dumps_leave_out(command);
+    }
+}
+
+/// Compares with what was there when this command, or else the innermost one, began.
+fn refuse_changes(command: Option<Command>) {
+    UNDER_WAY.with_borrow(|commands| {
+        let now = xact::began_at();
+        let mut ours = commands.iter().rev().filter(|other| other.transaction == now);
+        let Some(before) = ours.find(|other| command.is_none_or(|command| other.command == command)) else {
+            return;
+        };
+        for Noted { oid, definition, shape } in &before.shapes {
+            let Some(after) = shape.changed(*oid) else { continue };
+            for change in shape.difference(&after, definition.columns.len()) {
+                if is_refused(definition.role, &change) {
+                    refuse(definition, change);
+                }
+            }
+        }
+    });
+}
+
+fn is_refused(role: Role, change: &Change) -> bool {
+    match (role, change) {
+        // An application's own, which it may take away again.
+        (Role::Ledger, Change::GotCheck(_) | Change::GotTrigger) | (Role::Derived, Change::LostCheck(_)) => {
+            false
+        }
+        (Role::Ledger, Change::LostCheck(name)) => CHECKS.contains(&name.as_str()),
+        _ => true,
+    }
+}
+
+fn refuse(definition: &Definition, change: Change) -> ! {
+    LedgerError::KeepsItsShape { name: definition.display_name(), role: definition.role, change }.raise()
+}
+
+fn warn_of_what_dumps_leave_out(command: Command) {
+    let left_out = command.left_out_of_dumps();
+    if left_out.is_empty() {
+        return;
+    }
+    for LeftOut { table, what } in left_out {
+        let Some((_, definition)) = catalog::defined().find(|(oid, _)| *oid == table) else { continue };
+        let name = definition.display_name();
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!("pg_dump leaves this {what} of {name} out: a restored database is without it"),
+            "credits_ledger",
+        )
+        .set_hint("Keep the command where you keep your migrations, and run it after a restore.")
+        .report(PgLogLevel::WARNING);
+    }
 }
 
 #[pg_guard]

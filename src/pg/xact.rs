@@ -86,6 +86,12 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+/// When the transaction began, in microseconds since the server's epoch.
+pub fn began_at() -> i64 {
+    // SAFETY: a plain read of backend state.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
 /// Whether the transaction may not write: it was started READ ONLY, or the server is a standby.
 pub fn is_read_only() -> bool {
     // SAFETY: plain reads of backend state.

@@ -1,0 +1,309 @@
+//! The shape of a relation: what the engine and a dump of its rows rely on, and what a command has done to it.
+
+use std::ffi::{CStr, c_char};
+use std::fmt;
+
+use pgrx::pg_sys;
+
+/// What a relation is made of.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Its name with its schema's.
+    name: (String, String),
+    /// In the log or not, and how its rows are stored.
+    storage: (c_char, pg_sys::Oid),
+    /// The type that it is a table of, if it is one.
+    of_type: pg_sys::Oid,
+    columns: Vec<Column>,
+    /// Whether it inherits from another table or is a partition of one.
+    has_parent: bool,
+    /// The tables that inherit from it.
+    children: Vec<pg_sys::Oid>,
+    has_rules: bool,
+    has_primary_key: bool,
+    checks: Vec<String>,
+    /// Without those that the server made for a constraint.
+    triggers: Vec<pg_sys::Oid>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Column {
+    name: String,
+    is_dropped: bool,
+    /// With what modifies it, and its collation.
+    data_type: (pg_sys::Oid, i32, pg_sys::Oid),
+    not_null: bool,
+    is_identity: bool,
+    /// The expression that generates it, if one does.
+    generated: Option<String>,
+}
+
+/// What makes one shape differ from another.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Its name or its schema's.
+    Renamed,
+    /// `SET UNLOGGED`, `SET ACCESS METHOD`.
+    Stored,
+    /// `OF`
+    MadeOfType,
+    /// A column more.
+    ColumnAdded(String),
+    /// A column less.
+    ColumnDropped(String),
+    /// A column of another name.
+    ColumnRenamed(String),
+    /// A column of another type or collation, generated otherwise, no identity or not `NOT NULL` any more.
+    ColumnAltered(String),
+    /// It inherits, or is a partition.
+    GotParent,
+    /// A table inherits from it.
+    GotChild,
+    /// A rule.
+    GotRule,
+    /// The primary key is gone.
+    LostPrimaryKey,
+    /// A constraint of any kind.
+    GotConstraint,
+    /// A `CHECK` more.
+    GotCheck(String),
+    /// A `CHECK` less.
+    LostCheck(String),
+    /// A trigger.
+    GotTrigger,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Renamed => write!(f, "another name"),
+            Self::Stored => write!(f, "another way to store it"),
+            Self::MadeOfType => write!(f, "OF a type"),
+            Self::ColumnAdded(name) => write!(f, "a new column {name}"),
+            Self::ColumnDropped(name) => write!(f, "dropping column {name}"),
+            Self::ColumnRenamed(name) => write!(f, "another name for column {name}"),
+            Self::ColumnAltered(name) => write!(f, "another definition of column {name}"),
+            Self::GotParent => write!(f, "a table that it inherits from or is a partition of"),
+            Self::GotChild => write!(f, "a table that inherits from it"),
+            Self::GotRule => write!(f, "a rule"),
+            Self::LostPrimaryKey => write!(f, "dropping the primary key"),
+            Self::GotConstraint => write!(f, "a constraint"),
+            Self::GotCheck(name) => write!(f, "a new constraint {name}"),
+            Self::LostCheck(name) => write!(f, "dropping constraint {name}"),
+            Self::GotTrigger => write!(f, "a trigger"),
+        }
+    }
+}
+
+// As in catalog/pg_inherits.h, which pgrx has no bindings for.
+unsafe extern "C-unwind" {
+    fn has_superclass(relation: pg_sys::Oid) -> bool;
+    fn find_inheritance_children(parent: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> *mut pg_sys::List;
+}
+
+impl Shape {
+    /// The shape that the relation has now, as far as this session has been told; `None` if there is no such relation. Takes no
+    /// lock.
+    pub fn of(oid: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: a relation that is not locked may be changed by others meanwhile, but its description here is not: nothing
+        // that is called before it is closed learns of changes.
+        unsafe { with_relation(oid, |relation| Self::read(relation)) }
+    }
+
+    /// The shape that a command of this transaction has left, if it may have changed it: whoever does locks the relation, but for
+    /// the name of its schema.
+    pub fn changed(&self, oid: pg_sys::Oid) -> Option<Self> {
+        let mode = pg_sys::ShareUpdateExclusiveLock.cast_signed();
+        // SAFETY: as for `of`.
+        unsafe {
+            with_relation(oid, |relation| {
+                (pg_sys::CheckRelationLockedByMe(relation, mode, true) || schema_of(relation) != self.name.0)
+                    .then(|| Self::read(relation))
+            })
+        }
+        .flatten()
+    }
+
+    /// # Safety
+    /// The relation is open.
+    unsafe fn read(relation: pg_sys::Relation) -> Self {
+        // SAFETY: the caller's promise. A description is valid as long as its relation is open, and has as many parts as it says.
+        unsafe {
+            let (oid, class) = ((*relation).rd_id, &*(*relation).rd_rel);
+            let is_table = class.relkind == pg_sys::RELKIND_RELATION.cast_signed();
+            let children = find_inheritance_children(oid, pg_sys::NoLock.cast_signed());
+            let children = pgrx::PgList::<pg_sys::Oid>::from_pg(children);
+            Self {
+                name: (schema_of(relation), text(class.relname.data.as_ptr())),
+                storage: (class.relpersistence, class.relam),
+                of_type: class.reloftype,
+                columns: columns((*relation).rd_att),
+                has_parent: has_superclass(oid),
+                children: children.iter_oid().collect(),
+                has_rules: !(*relation).rd_rules.is_null(),
+                has_primary_key: is_table && primary_key(relation) != pg_sys::InvalidOid,
+                checks: checks((*relation).rd_att),
+                triggers: triggers((*relation).trigdesc),
+            }
+        }
+    }
+
+    /// What `after` has that this has not, or the other way round; what only loosens it from other tables is none, and so is
+    /// what becomes of columns behind the first `own`.
+    pub fn difference(&self, after: &Self, own: usize) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut note = |differs: bool, change: Change| {
+            if differs {
+                changes.push(change);
+            }
+        };
+        note(self.name != after.name, Change::Renamed);
+        note(self.storage != after.storage, Change::Stored);
+        note(after.of_type != pg_sys::InvalidOid && after.of_type != self.of_type, Change::MadeOfType);
+        note(after.has_parent && !self.has_parent, Change::GotParent);
+        note(after.children.iter().any(|child| !self.children.contains(child)), Change::GotChild);
+        note(after.has_rules && !self.has_rules, Change::GotRule);
+        note(self.has_primary_key && !after.has_primary_key, Change::LostPrimaryKey);
+        note(after.triggers.iter().any(|trigger| !self.triggers.contains(trigger)), Change::GotTrigger);
+        for (old, new) in self.columns.iter().zip(&after.columns).take(own) {
+            changes.extend(old.change(new));
+        }
+        let added = after.columns.iter().skip(self.columns.len()).filter(|column| !column.is_dropped);
+        changes.extend(added.map(|column| Change::ColumnAdded(column.name.clone())));
+        let without = |these: &[String], those: &[String]| -> Vec<String> {
+            these.iter().filter(|name| !those.contains(name)).cloned().collect()
+        };
+        changes.extend(without(&after.checks, &self.checks).into_iter().map(Change::GotCheck));
+        changes.extend(without(&self.checks, &after.checks).into_iter().map(Change::LostCheck));
+        changes
+    }
+}
+
+impl Column {
+    fn change(&self, after: &Self) -> Option<Change> {
+        let name = || self.name.clone();
+        if self.is_dropped != after.is_dropped {
+            Some(Change::ColumnDropped(name()))
+        } else if self.name != after.name {
+            Some(Change::ColumnRenamed(name()))
+        } else if self.data_type != after.data_type
+            || self.generated != after.generated
+            || (self.not_null && !after.not_null)
+            || (self.is_identity && !after.is_identity)
+        {
+            Some(Change::ColumnAltered(name()))
+        } else {
+            None
+        }
+    }
+}
+
+/// # Safety
+/// `body` does nothing that closes the relation or changes its description.
+unsafe fn with_relation<R>(oid: pg_sys::Oid, body: impl FnOnce(pg_sys::Relation) -> R) -> Option<R> {
+    // SAFETY: opened and closed once; while an error unwinds, the server closes it.
+    unsafe {
+        let relation = pg_sys::RelationIdGetRelation(oid);
+        if relation.is_null() {
+            return None;
+        }
+        let result = body(relation);
+        pg_sys::RelationClose(relation);
+        Some(result)
+    }
+}
+
+/// # Safety
+/// The relation is open.
+unsafe fn schema_of(relation: pg_sys::Relation) -> String {
+    // SAFETY: the caller's promise.
+    unsafe { text(pg_sys::get_namespace_name((*(*relation).rd_rel).relnamespace)) }
+}
+
+/// # Safety
+/// The relation is an open table.
+unsafe fn primary_key(relation: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::RelationGetPrimaryKeyIndex(relation);
+        #[cfg(feature = "pg18")]
+        return pg_sys::RelationGetPrimaryKeyIndex(relation, true);
+    }
+}
+
+/// # Safety
+/// The description is valid.
+unsafe fn columns(description: pg_sys::TupleDesc) -> Vec<Column> {
+    // SAFETY: the caller's promise; it has as many columns as it says.
+    unsafe {
+        (0..(*description).natts)
+            .map(|number| {
+                #[cfg(not(feature = "pg18"))]
+                let column = &*(*description).attrs.as_ptr().add(usize::try_from(number).unwrap_or_default());
+                #[cfg(feature = "pg18")]
+                let column = &*pg_sys::TupleDescAttr(description, number);
+                Column {
+                    name: text(column.attname.data.as_ptr()),
+                    is_dropped: column.attisdropped,
+                    data_type: (column.atttypid, column.atttypmod, column.attcollation),
+                    not_null: column.attnotnull,
+                    is_identity: column.attidentity != 0,
+                    generated: (column.attgenerated != 0).then(|| default(description, column.attnum)),
+                }
+            })
+            .collect()
+    }
+}
+
+/// The expression of a column's default, in the server's own form.
+///
+/// # Safety
+/// The description is valid.
+unsafe fn default(description: pg_sys::TupleDesc, column: i16) -> String {
+    // SAFETY: the caller's promise; as many defaults as it says.
+    unsafe {
+        let Some(constraints) = (*description).constr.as_ref() else { return String::new() };
+        (0..usize::from(constraints.num_defval))
+            .map(|number| &*constraints.defval.add(number))
+            .find(|default| default.adnum == column)
+            .map(|default| text(default.adbin))
+            .unwrap_or_default()
+    }
+}
+
+/// # Safety
+/// The description is valid.
+unsafe fn checks(description: pg_sys::TupleDesc) -> Vec<String> {
+    // SAFETY: the caller's promise; as many checks as it says.
+    unsafe {
+        let Some(constraints) = (*description).constr.as_ref() else { return Vec::new() };
+        (0..usize::from(constraints.num_check))
+            .map(|number| text((*constraints.check.add(number)).ccname))
+            .collect()
+    }
+}
+
+/// # Safety
+/// The description is null or valid.
+unsafe fn triggers(description: *const pg_sys::TriggerDesc) -> Vec<pg_sys::Oid> {
+    // SAFETY: the caller's promise; as many triggers as it says.
+    unsafe {
+        let Some(description) = description.as_ref() else { return Vec::new() };
+        (0..usize::try_from(description.numtriggers).unwrap_or_default())
+            .map(|number| &*description.triggers.add(number))
+            .filter(|trigger| !trigger.tgisinternal)
+            .map(|trigger| trigger.tgoid)
+            .collect()
+    }
+}
+
+/// # Safety
+/// NULL or a text that ends with NUL.
+unsafe fn text(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
