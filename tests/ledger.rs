@@ -37,6 +37,7 @@ mod refusals;
 mod repairs;
 mod roles;
 mod search_path;
+mod serializable;
 mod settlement_edges;
 mod shapes;
 mod snapshots;

@@ -1,4 +1,7 @@
 //! Stored checkpoints, and folding a delta with its batches into one.
+//!
+//! Stored rows are read without SIREAD locks: the transaction's business is the ledger. A balance as of a snapshot conflicts
+//! with a row that it does not have by the delta, which is where any such row belongs.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -73,17 +76,18 @@ impl CheckpointScan {
 
     /// The user's checkpoint as the snapshot sees it.
     pub fn find(&mut self, user: &Id, snapshot: &Rc<Snapshot>) -> Result<Option<Stored>, LedgerError> {
+        let sight = Sight::without_siread(snapshot);
         // A row is rewritten on its page nearly always, so that the index goes on naming the same place for it.
-        let again = places::get(user).and_then(|place| self.fetch.at(place, snapshot));
+        let again = places::get(user).and_then(|place| self.fetch.at(place, &sight));
         if let Some(row) = again.filter(|row| row.uuid(column::USER_ID) == *user) {
             return decode(user, &row).map(Some);
         }
         let scan = self.index.get_or_insert_with(|| {
             let table = Table::open(self.relations.checkpoints, Access::Read);
             let index = Index::primary_key_of(&table);
-            IndexScan::new(table, index, Sight::AsOf(Rc::clone(snapshot)), 1)
+            IndexScan::new(table, index, Sight::without_siread(snapshot), 1)
         });
-        scan.see_with(Sight::AsOf(Rc::clone(snapshot)));
+        scan.see_with(sight);
         scan.seek(&[Key::UuidEqual(*user)]);
         let Some(stored) = scan.next().map(|row| decode(user, &row)) else { return Ok(None) };
         places::keep(user, scan.place());
@@ -208,7 +212,7 @@ impl BatchTotals {
         if self.0.is_empty() {
             return Ok(());
         }
-        let mut scan = batch_scan(relations, Rc::clone(snapshot), 2);
+        let mut scan = batch_scan(relations, snapshot, 2);
         for (batch, total) in &mut self.0 {
             if let Some((_, folded)) = find_batch(&mut scan, user, batch) {
                 total.merge(&folded)?;
@@ -252,7 +256,7 @@ pub fn write_batches(
     if totals.0.is_empty() {
         return Ok(());
     }
-    let mut scan = batch_scan(relations, Rc::new(Snapshot::latest()), 2);
+    let mut scan = batch_scan(relations, &Rc::new(Snapshot::latest()), 2);
     for (batch, added) in &totals.0 {
         let mut total = *added;
         let stored = find_batch(&mut scan, user, batch);
@@ -278,7 +282,7 @@ pub fn write_batches(
 
 /// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
 pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &Id) {
-    let mut scan = batch_scan(relations, Rc::new(Snapshot::latest()), 1);
+    let mut scan = batch_scan(relations, &Rc::new(Snapshot::latest()), 1);
     scan.seek(&[Key::UuidEqual(*user)]);
     let mut left = Vec::new();
     while let Some(row) = scan.next() {
@@ -291,10 +295,10 @@ pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &Id) {
     xact::see_own_changes();
 }
 
-fn batch_scan(relations: &Relations, snapshot: Rc<Snapshot>, key_columns: usize) -> IndexScan {
+fn batch_scan(relations: &Relations, snapshot: &Rc<Snapshot>, key_columns: usize) -> IndexScan {
     let table = Table::open(relations.batches, Access::Read);
     let index = Index::primary_key_of(&table);
-    IndexScan::new(table, index, Sight::AsOf(snapshot), key_columns)
+    IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns)
 }
 
 /// What is folded of a batch, and where that is stored.

@@ -13,7 +13,7 @@ use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Table};
 use crate::pg::row::{Column, Row};
 use crate::pg::scan::IndexScan;
-use crate::pg::snapshot::Snapshot;
+use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::xact;
 
 /// Columns that the list shows of a row that belongs to no batch, in the order of `transaction_with_category`.
@@ -109,6 +109,7 @@ fn scans(user: &Id, before_seq: Option<i64>) -> Option<(IndexScan, IndexScan)> {
     let relations = Relations::lookup().filter(|now| now.batches == before.batches)?;
     let ledger = Table::open(relations.ledger, Access::Read);
     let snapshot = Rc::new(Snapshot::active());
-    let scan = |table, index| newest::scan(table, index, Some(user), before_seq, &snapshot);
-    Some((scan(ledger, relations.single_index?)?, scan(batches, relations.folded_index?)?))
+    let scan = |table, index, sight| newest::scan(table, index, Some(user), before_seq, sight);
+    let singles = scan(ledger, relations.single_index?, Sight::AsOf(Rc::clone(&snapshot)))?;
+    Some((singles, scan(batches, relations.folded_index?, Sight::without_siread(&snapshot))?))
 }

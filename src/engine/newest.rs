@@ -43,7 +43,7 @@ impl NewestRows {
         let snapshot = Rc::new(Snapshot::active());
         let newest = |index| {
             let ledger = Table::open(relations.ledger, Access::Read);
-            scan(ledger, index, user, before_seq, &snapshot)
+            scan(ledger, index, user, before_seq, Sight::AsOf(Rc::clone(&snapshot)))
         };
         Some(Self { scans: indexes.into_iter().map(newest).collect::<Option<_>>()?, last: None })
     }
@@ -68,7 +68,7 @@ pub(super) fn scan(
     index: pg_sys::Oid,
     user: Option<&Id>,
     before_seq: Option<i64>,
-    snapshot: &Rc<Snapshot>,
+    sight: Sight,
 ) -> Option<IndexScan> {
     let index = Index::open(index, Access::Read);
     if !index.is_complete() {
@@ -76,7 +76,7 @@ pub(super) fn scan(
     }
     let user = user.map(|user| Key::UuidEqual(*user));
     let keys: Vec<Key> = user.into_iter().chain(before_seq.map(Key::BigintBelow)).collect();
-    let mut scan = IndexScan::new(table, index, Sight::AsOf(Rc::clone(snapshot)), keys.len()).backward();
+    let mut scan = IndexScan::new(table, index, sight, keys.len()).backward();
     scan.seek(&keys);
     scan.next();
     Some(scan)

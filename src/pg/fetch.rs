@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::relation::Table;
 use super::row::Row;
-use super::snapshot::Snapshot;
+use super::snapshot::Sight;
 
 /// Where an index says that a row is; its newer versions can be reached from there as long as they are on the same page.
 pub type Place = pg_sys::ItemPointerData;
@@ -36,9 +36,9 @@ impl RowFetch {
         Self { fetch, slot, blocks, table }
     }
 
-    /// The row that the snapshot sees at the place. It may be another one by now, or none though the row is still there
+    /// The row that is seen at the place. It may be another one by now, or none though the row is still there
     /// and has moved: the caller compares, and asks the index.
-    pub fn at(&mut self, mut place: Place, snapshot: &Snapshot) -> Option<Row<'_>> {
+    pub fn at(&mut self, mut place: Place, sight: &Sight) -> Option<Row<'_>> {
         // SAFETY: reads the place.
         if unsafe { pgrx::itemptr::item_pointer_get_block_number(&raw const place) } >= self.blocks {
             return None;
@@ -49,14 +49,22 @@ impl RowFetch {
         let found = unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let fetch_tuple = (*(*relation).rd_tableam).index_fetch_tuple.expect("every table has one");
-                fetch_tuple(
+                while fetch_tuple(
                     fetch,
                     &raw mut place,
-                    snapshot.as_raw(),
+                    sight.as_raw(),
                     slot,
                     &raw mut call_again,
                     &raw mut all_dead,
-                )
+                ) {
+                    if sight.sees(relation, slot) {
+                        return true;
+                    }
+                    if !call_again {
+                        break;
+                    }
+                }
+                false
             })
         };
         // SAFETY: the row borrows the slot until the next call.

@@ -28,8 +28,8 @@ pub enum Key {
 /// A scan in the order of the index, or backward. It owns its relations and what it sees with, and may be sought again
 /// and again.
 ///
-/// Each index entry leads to one row at most: the scanned tables are written so that no two versions of a row are seen
-/// at once, not even dirty.
+/// Each index entry leads to one row at most that is seen: the scanned tables are written so that no two versions of a row
+/// are seen at once, not even dirty.
 pub struct IndexScan {
     scan: pg_sys::IndexScanDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -43,7 +43,7 @@ pub struct IndexScan {
     place: Place,
     /// Whether it led to a row.
     found: bool,
-    _table: Table,
+    table: Table,
     _index: Index,
 }
 
@@ -88,18 +88,7 @@ impl IndexScan {
         let uuids = Box::new([[0; 16]; MAX_KEYS]);
         let place = Place::default();
         let direction = pg_sys::ScanDirection::ForwardScanDirection;
-        Self {
-            scan,
-            direction,
-            slot,
-            memory,
-            uuids,
-            sight,
-            place,
-            found: false,
-            _table: table,
-            _index: index,
-        }
+        Self { scan, direction, slot, memory, uuids, sight, place, found: false, table, _index: index }
     }
 
     /// The same scan from the end of the index.
@@ -171,19 +160,24 @@ impl IndexScan {
 
     fn find_next(&mut self) -> bool {
         let (scan, direction, slot, memory) = (self.scan, self.direction, self.slot, self.memory);
-        let place = &raw mut self.place;
+        let (place, sight, table) = (&raw mut self.place, &self.sight, self.table.as_raw());
         // SAFETY: scan and slot are valid until dropped; an error of the server's passes no frame that holds anything.
         unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let current = pg_sys::MemoryContextSwitchTo(memory);
-                let found = loop {
+                let found = 'entries: loop {
                     let entry = index_getnext_tid(scan, direction);
                     if entry.is_null() {
                         break false;
                     }
                     *place = *entry;
-                    if index_fetch_heap(scan, slot) {
-                        break true;
+                    while index_fetch_heap(scan, slot) {
+                        if sight.sees(table, slot) {
+                            break 'entries true;
+                        }
+                        if !(*scan).xs_heap_continue {
+                            break;
+                        }
                     }
                 };
                 pg_sys::MemoryContextSwitchTo(current);
@@ -198,7 +192,7 @@ impl IndexScan {
             return None;
         }
         let in_flight = match &self.sight {
-            Sight::AsOf(_) => false,
+            Sight::AsOf(_) | Sight::WithoutSiread(_) => false,
             Sight::Dirty(snapshot) => snapshot.last_row_is_in_flight(),
         };
         // SAFETY: the row borrows the slot, which holds it until the next one is looked for.

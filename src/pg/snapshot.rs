@@ -91,17 +91,42 @@ impl DirtySnapshot {
 
 /// What an index scan sees with.
 pub enum Sight {
-    /// The rows that this snapshot sees.
+    /// The rows that this snapshot sees. A serializable transaction has read them: it takes SIREAD locks.
     AsOf(Rc<Snapshot>),
+    /// The same rows for what is no business of the transaction's: made by [`Sight::without_siread`].
+    WithoutSiread(Rc<Snapshot>),
     /// The rows that are committed or in flight.
     Dirty(DirtySnapshot),
 }
 
 impl Sight {
+    /// The rows that this snapshot sees, which the transaction is not taken to have read. The server does that for an MVCC
+    /// snapshot of a serializable transaction and for no other kind: there, every version of a row is fetched, and asked for
+    /// with the snapshot. No other transaction pays for it.
+    pub fn without_siread(snapshot: &Rc<Snapshot>) -> Self {
+        let snapshot = Rc::clone(snapshot);
+        if xact::is_serializable() { Self::WithoutSiread(snapshot) } else { Self::AsOf(snapshot) }
+    }
+
+    /// What the server is to fetch by.
     pub(super) fn as_raw(&self) -> pg_sys::Snapshot {
         match self {
             Self::AsOf(snapshot) => snapshot.as_raw(),
+            Self::WithoutSiread(_) => &raw mut pg_sys::SnapshotAnyData,
             Self::Dirty(snapshot) => snapshot.0.get(),
+        }
+    }
+
+    /// Whether it sees a row that was fetched by [`as_raw`](Self::as_raw).
+    ///
+    /// # Safety
+    /// The slot holds a row of the table, which is open.
+    pub(super) unsafe fn sees(&self, table: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot) -> bool {
+        let Self::WithoutSiread(snapshot) = self else { return true };
+        // SAFETY: the caller's promise. The server locks the row's page while it looks.
+        unsafe {
+            let satisfies = (*(*table).rd_tableam).tuple_satisfies_snapshot.expect("every table has one");
+            satisfies(table, slot, snapshot.as_raw())
         }
     }
 }

@@ -66,12 +66,14 @@ pub fn has_written() -> bool {
 /// Whether the transaction sees exactly what its snapshots have of others' transactions, and nobody asks which rows it has
 /// looked for: it has written nothing, is not serializable, and is not on a standby.
 pub fn only_reads_others() -> bool {
-    // SAFETY: plain reads of backend state.
-    unsafe {
-        !has_written()
-            && pg_sys::XactIsoLevel < pg_sys::XACT_SERIALIZABLE.cast_signed()
-            && !pg_sys::RecoveryInProgress()
-    }
+    // SAFETY: a plain read of backend state.
+    !has_written() && !is_serializable() && unsafe { !pg_sys::RecoveryInProgress() }
+}
+
+/// Whether the transaction is to be as if it ran alone.
+pub fn is_serializable() -> bool {
+    // SAFETY: a plain read of backend state.
+    unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE.cast_signed() }
 }
 
 /// Makes what the transaction has done so far visible to its own snapshots.
