@@ -1115,6 +1115,239 @@ COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   import
+
+-- As in views.sql: nothing unqualified is looked up in the schema credits.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- pg_dump has an extension's tables made by CREATE EXTENSION and leaves out what a user has put on them: policies, ENABLE and FORCE ROW
+-- LEVEL SECURITY. It carries rows, and a condition on them, which it puts behind FROM as it is: that of dumped_row_security
+-- appends what the function row_security reads from the catalog at that moment. Nothing has to be noted when a policy changes, so nothing
+-- is ever out of date, the names of roles included. What a restore brings is made at once by a trigger; rows stay only if it cannot be.
+
+CREATE TABLE credits.dumped_row_security (
+    table_name       text NOT NULL,
+    kind             text NOT NULL,
+    policy           text NOT NULL,
+    is_permissive    boolean,
+    command          text,
+    roles            text[],
+    using_expression text,
+    check_expression text,
+    problem          text,
+
+    CONSTRAINT dumped_row_security_pkey PRIMARY KEY (table_name, kind, policy),
+    CONSTRAINT kind_is_known
+        CHECK (CASE kind
+                   WHEN 'enable' THEN policy = ''
+                   WHEN 'force' THEN policy = ''
+                   WHEN 'policy' THEN policy <> '' AND is_permissive IS NOT NULL AND command IS NOT NULL
+                                      AND command IN ('ALL', 'SELECT', 'INSERT', 'UPDATE', 'DELETE')
+                   ELSE false
+               END)
+) USING heap WITH (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 1000
+);
+COMMENT ON TABLE credits.dumped_row_security IS
+    'The way of row-level security through pg_dump: a dump of it has what row_security() returns, and what a restore inserts is '
+    'made at once. Its own rows are what could not be made, see restore_row_security. Only its owner and superusers write to it.';
+COMMENT ON COLUMN credits.dumped_row_security.table_name IS 'Table of the schema credits.';
+COMMENT ON COLUMN credits.dumped_row_security.kind IS 'enable or force (row-level security of the table), or policy.';
+COMMENT ON COLUMN credits.dumped_row_security.policy IS 'Name of the policy; empty for enable and force.';
+COMMENT ON COLUMN credits.dumped_row_security.is_permissive IS 'Whether the policy is permissive; it is restrictive otherwise.';
+COMMENT ON COLUMN credits.dumped_row_security.command IS 'Command that the policy is for: ALL, SELECT, INSERT, UPDATE or DELETE.';
+COMMENT ON COLUMN credits.dumped_row_security.roles IS 'Roles that the policy is for; NULL for PUBLIC.';
+COMMENT ON COLUMN credits.dumped_row_security.using_expression IS 'USING, if the policy has it.';
+COMMENT ON COLUMN credits.dumped_row_security.check_expression IS 'WITH CHECK, if the policy has it.';
+COMMENT ON COLUMN credits.dumped_row_security.problem IS 'Why it could not be made as it is here.';
+COMMENT ON CONSTRAINT kind_is_known ON credits.dumped_row_security IS
+    'A row says ENABLE or FORCE, or holds a policy.';
+
+-- Not a view: pg_dump reads none but the system's own. The order is that of safety, should each row be restored by itself: what closes
+-- the table comes before what opens it.
+CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT s.*
+        FROM (
+            SELECT d.* FROM credits.dumped_row_security d
+            UNION ALL
+            SELECT l.*
+            FROM (
+                SELECT c.relname::text, s.kind, s.policy, s.is_permissive, s.command, s.roles, s.using_expression,
+                       s.check_expression, NULL::text
+                FROM pg_extension e
+                CROSS JOIN unnest(e.extconfig) AS dumped(oid)
+                JOIN pg_class c ON c.oid = dumped.oid AND c.relkind = 'r' AND c.oid <> 'credits.dumped_row_security'::regclass
+                CROSS JOIN LATERAL (
+                    SELECT 'enable', '', NULL::boolean, NULL::text, NULL::text[], NULL::text, NULL::text WHERE c.relrowsecurity
+                    UNION ALL
+                    SELECT 'force', '', NULL, NULL, NULL, NULL, NULL WHERE c.relforcerowsecurity
+                    UNION ALL
+                    SELECT 'policy', p.polname::text, p.polpermissive,
+                           CASE p.polcmd WHEN '*' THEN 'ALL' WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE'
+                                         WHEN 'd' THEN 'DELETE' END,
+                           CASE WHEN p.polroles <> '{0}'
+                                THEN ARRAY(SELECT r.rolname::text FROM pg_roles r WHERE r.oid = ANY (p.polroles) ORDER BY 1) END,
+                           pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)
+                    FROM pg_policy p
+                    WHERE p.polrelid = c.oid
+                ) s (kind, policy, is_permissive, command, roles, using_expression, check_expression)
+                WHERE e.extname = 'credits_ledger'
+            ) l (table_name, kind, policy, is_permissive, command, roles, using_expression, check_expression, problem)
+            WHERE NOT EXISTS (SELECT FROM credits.dumped_row_security d
+                              WHERE (d.table_name, d.kind, d.policy) = (l.table_name, l.kind, l.policy))
+        ) s
+        ORDER BY s.kind = 'policy', s.is_permissive, s.table_name, s.kind, s.policy
+    $$;
+COMMENT ON FUNCTION credits.row_security() IS
+    'Row-level security of the tables that are dumped: ENABLE, FORCE and policies, as a dump carries them, and with a problem what a '
+    'restore has brought and could not make. Anybody may call it who may dump: SELECT on dumped_row_security is needed.';
+
+SELECT pg_extension_config_dump('credits.dumped_row_security', 'WHERE false UNION ALL SELECT * FROM credits.row_security()');
+
+-- What is said here is run, as SQL, by whoever restores: nobody else may say it, whatever is granted. Row-level security would
+-- have a role without BYPASSRLS fail to dump the table.
+CREATE FUNCTION credits.refuse_others() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NOT pg_has_role(current_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = TG_RELID), 'USAGE') THEN
+        RAISE EXCEPTION '% is written by its owner and by superusers only', TG_TABLE_NAME
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'Change row-level security with CREATE POLICY, ALTER POLICY, DROP POLICY and ALTER TABLE.';
+    END IF;
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits.refuse_others() IS
+    'Trigger: refuses changes by anybody but the owner of the table and superusers, with SQLSTATE 42501.';
+
+CREATE TRIGGER owner_only
+    BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.dumped_row_security
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_others();
+ALTER TABLE credits.dumped_row_security ENABLE ALWAYS TRIGGER owner_only;
+COMMENT ON TRIGGER owner_only ON credits.dumped_row_security IS
+    'Refuses changes by others, whatever they are granted.';
+
+CREATE FUNCTION credits.make_row_security() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    hint CONSTANT text := 'When that is mended: SELECT * FROM credits.restore_row_security().';
+    here credits.dumped_row_security;
+    is_here boolean;
+    known_roles text[];
+    grantees text;
+    statement text;
+BEGIN
+    IF TG_RELID <> 'credits.dumped_row_security'::regclass OR TG_OP <> 'INSERT' OR TG_WHEN <> 'BEFORE' OR TG_LEVEL <> 'ROW' THEN
+        RAISE EXCEPTION 'make_row_security was not called by the trigger that it is made for'
+            USING ERRCODE = 'trigger_protocol_violated';
+    END IF;
+    -- What another database could not make is no concern of this one.
+    IF EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() AND a.backend_type LIKE 'logical replication%') THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM credits.dumped_row_security d
+    WHERE (d.table_name, d.kind, d.policy) = (NEW.table_name, NEW.kind, NEW.policy);
+    SELECT s.* INTO here FROM credits.row_security() s
+    WHERE (s.table_name, s.kind, s.policy) = (NEW.table_name, NEW.kind, NEW.policy);
+    is_here := FOUND;
+
+    IF NEW.kind <> 'policy' THEN
+        IF NOT is_here THEN
+            EXECUTE format('ALTER TABLE credits.%I %s ROW LEVEL SECURITY', NEW.table_name, upper(NEW.kind));
+        END IF;
+        RETURN NULL;
+    END IF;
+
+    SELECT array_agg(r.rolname::text ORDER BY r.rolname::text), string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname::text)
+    INTO known_roles, grantees
+    FROM pg_roles r WHERE r.rolname = ANY (NEW.roles);
+    grantees := CASE WHEN NEW.roles IS NULL THEN 'PUBLIC' ELSE grantees END;
+    statement := format('CREATE POLICY %I ON credits.%I AS %s FOR %s TO %s', NEW.policy, NEW.table_name,
+                        CASE WHEN NEW.is_permissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, NEW.command, grantees);
+
+    IF is_here THEN
+        IF (here.is_permissive, here.command, here.roles, here.using_expression, here.check_expression)
+           IS NOT DISTINCT FROM (NEW.is_permissive, NEW.command, NEW.roles, NEW.using_expression, NEW.check_expression) THEN
+            RETURN NULL;
+        END IF;
+        -- What was made in its place when it could not be made: for fewer roles, or denying everything.
+        IF NEW.problem IS NOT NULL AND (here.is_permissive, here.command) = (NEW.is_permissive, NEW.command) AND (
+               here.roles <@ NEW.roles AND (here.using_expression, here.check_expression)
+                                           IS NOT DISTINCT FROM (NEW.using_expression, NEW.check_expression)
+               OR NOT here.is_permissive AND 'false' = ALL (array_remove(ARRAY[here.using_expression, here.check_expression], NULL))) THEN
+            EXECUTE format('DROP POLICY %I ON credits.%I', NEW.policy, NEW.table_name);
+        ELSE
+            RAISE WARNING 'policy "%" on % stays as it is here: the dump has another one', NEW.policy, NEW.table_name;
+            RETURN NULL;
+        END IF;
+    END IF;
+
+    NEW.problem := (SELECT format('role "%s" does not exist', string_agg(n.name, '", "' ORDER BY n.name))
+                    FROM unnest(NEW.roles) AS n(name)
+                    WHERE n.name <> ALL (coalesce(known_roles, '{}')) HAVING count(*) > 0);
+    IF grantees IS NOT NULL THEN
+        BEGIN
+            EXECUTE concat(statement, ' USING (' || NEW.using_expression || ')', ' WITH CHECK (' || NEW.check_expression || ')');
+        EXCEPTION WHEN OTHERS THEN
+            NEW.problem := concat_ws('; ', NEW.problem, SQLERRM);
+            -- Without a permissive policy rows stay hidden; without a restrictive one they would be shown.
+            IF NOT NEW.is_permissive THEN
+                EXECUTE concat(statement, CASE WHEN NEW.command <> 'INSERT' THEN ' USING (false)' END,
+                               CASE WHEN NEW.command IN ('ALL', 'INSERT', 'UPDATE') THEN ' WITH CHECK (false)' END);
+            END IF;
+        END;
+    END IF;
+    IF NEW.problem IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RAISE WARNING 'policy "%" on % cannot be made as it was: %', NEW.policy, NEW.table_name, NEW.problem USING HINT = hint;
+    RETURN NEW;
+END
+    $$;
+COMMENT ON FUNCTION credits.make_row_security() IS
+    'Trigger: makes what a row of dumped_row_security says, unless it is there already, and keeps the row only if that fails. A policy '
+    'for a role that does not exist is made for the others; one that cannot be made is left out if it is permissive, and denies '
+    'everything if it is restrictive; each with a warning. One of another definition that is there already stays.';
+
+-- ALWAYS: whatever session_replication_role a restore has set.
+CREATE TRIGGER make_row_security
+    BEFORE INSERT ON credits.dumped_row_security
+    FOR EACH ROW EXECUTE FUNCTION credits.make_row_security();
+ALTER TABLE credits.dumped_row_security ENABLE ALWAYS TRIGGER make_row_security;
+COMMENT ON TRIGGER make_row_security ON credits.dumped_row_security IS
+    'Makes the row-level security that a restore brings.';
+
+CREATE FUNCTION credits.restore_row_security() RETURNS SETOF credits.dumped_row_security
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    waiting credits.dumped_row_security;
+BEGIN
+    FOR waiting IN SELECT * FROM credits.dumped_row_security ORDER BY kind = 'policy', is_permissive, table_name, kind, policy LOOP
+        -- The trigger makes it, and keeps the row if it cannot be made.
+        INSERT INTO credits.dumped_row_security SELECT waiting.*;
+    END LOOP;
+    RETURN QUERY SELECT * FROM credits.dumped_row_security;
+END
+    $$;
+COMMENT ON FUNCTION credits.restore_row_security() IS
+    'Makes what a restore has brought and could not make then (a role was missing, or what a policy refers to); returns what still '
+    'cannot be made, each with its problem. Errors: 42501 for anybody but the owner of dumped_row_security and superusers.';
+
+-- As CREATE EXTENSION has it.
+SET LOCAL search_path = credits, pg_temp;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/balances.rs
 -- credits_ledger::api::balances::get_users_balances_bulk
 CREATE  FUNCTION "get_users_balances_bulk"(
@@ -1305,5 +1538,6 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;
 /* </end connected objects> */
 

@@ -2,8 +2,8 @@
 
 use credits_ledger_tests::{Database, Refused};
 
-/// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts.
-const PUBLIC: [&str; 1] = ["credits.current_xact_id(bigint)"];
+/// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts, and pg_dump for whoever dumps.
+const PUBLIC: [&str; 2] = ["credits.current_xact_id(bigint)", "credits.row_security()"];
 
 /// A procedure that commits cannot have a setting of its own: it pins the search_path at the start of each transaction, which
 /// `import::a_hostile_search_path_is_not_followed` tests.
@@ -126,13 +126,20 @@ fn autovacuum_thresholds_are_absolute() {
 }
 
 #[test]
-fn the_ledger_and_its_sequence_are_dumped_and_nothing_else() {
+fn the_ledger_its_sequence_and_row_security_are_dumped() {
     let db = Database::create();
     let dumped: Vec<String> = db.connect().values(
         "SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'credits_ledger' ORDER BY 1",
         &[],
     );
-    assert_eq!(dumped, ["credits.credits_transactions", "credits.credits_transactions_seq_seq"]);
+    assert_eq!(
+        dumped,
+        [
+            "credits.credits_transactions",
+            "credits.credits_transactions_seq_seq",
+            "credits.dumped_row_security"
+        ]
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!
 //! - [`crash`]: backends are killed and servers stopped under load; `CREDITS_LEDGER_CRASH_ROUNDS` asks for more
 //! - [`dumps`]: every way to dump and to restore
+//! - [`row_security`]: row-level security after every way to dump and to restore
 //! - [`copies`]: `CREATE DATABASE ... TEMPLATE`, and recovery to a point in time
 //! - [`standby`]: all [`answers`] on a hot standby, while the primary writes, and after a promotion;
 //!   `CREDITS_LEDGER_STANDBY_TRANSACTIONS` asks for more
@@ -25,5 +26,7 @@ mod crash;
 mod dumps;
 #[path = "faults/logical.rs"]
 mod logical;
+#[path = "faults/row_security.rs"]
+mod row_security;
 #[path = "faults/standby.rs"]
 mod standby;

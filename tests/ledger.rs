@@ -36,6 +36,7 @@ mod recording;
 mod refusals;
 mod repairs;
 mod roles;
+mod row_security;
 mod search_path;
 mod serializable;
 mod settlement_edges;

@@ -92,7 +92,14 @@ fn pg_upgrade_keeps_checkpoints_and_stamps() {
         "SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'credits_ledger' ORDER BY 1",
         &[],
     );
-    assert_eq!(dumped, ["credits.credits_transactions", "credits.credits_transactions_seq_seq"]);
+    assert_eq!(
+        dumped,
+        [
+            "credits.credits_transactions",
+            "credits.credits_transactions_seq_seq",
+            "credits.dumped_row_security"
+        ]
+    );
     assert_goes_on(&db);
 }
 

@@ -20,6 +20,16 @@ pub struct LeftOut {
     pub what: &'static str,
 }
 
+impl LeftOut {
+    const POLICY: &str = "policy";
+    const ROW_SECURITY: &str = "row-level security";
+
+    /// Whether it is row-level security, which `dumped_row_security` carries where the table's rows are dumped.
+    pub fn is_row_security(&self) -> bool {
+        [Self::POLICY, Self::ROW_SECURITY].contains(&self.what)
+    }
+}
+
 impl Command {
     /// # Safety
     /// `statement` is a parsed command, valid as long as this is asked anything.
@@ -92,10 +102,10 @@ impl Command {
                 return one(resolve(trigger.relation), "trigger");
             }
             if let Some(policy) = self.as_node::<pg_sys::CreatePolicyStmt>(NodeTag::T_CreatePolicyStmt) {
-                return one(resolve(policy.table), "policy");
+                return one(resolve(policy.table), LeftOut::POLICY);
             }
             if let Some(policy) = self.as_node::<pg_sys::AlterPolicyStmt>(NodeTag::T_AlterPolicyStmt) {
-                return one(resolve(policy.table), "policy");
+                return one(resolve(policy.table), LeftOut::POLICY);
             }
             if let Some(statistics) = self.as_node::<pg_sys::CreateStatsStmt>(NodeTag::T_CreateStatsStmt) {
                 let table = PgList::<pg_sys::RangeVar>::from_pg(statistics.relations).get_ptr(0);
@@ -138,7 +148,7 @@ fn left_out(subcommand: Alter::Type) -> Option<&'static str> {
         Alter::AT_EnableRowSecurity
         | Alter::AT_DisableRowSecurity
         | Alter::AT_ForceRowSecurity
-        | Alter::AT_NoForceRowSecurity => Some("row-level security"),
+        | Alter::AT_NoForceRowSecurity => Some(LeftOut::ROW_SECURITY),
         _ => None,
     }
 }

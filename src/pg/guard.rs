@@ -169,8 +169,12 @@ fn warn_of_what_dumps_leave_out(command: Command) {
     if left_out.is_empty() {
         return;
     }
-    for LeftOut { table, what } in left_out {
+    for change in left_out {
+        let LeftOut { table, what } = change;
         let Some((_, definition)) = catalog::defined().find(|(oid, _)| *oid == table) else { continue };
+        if definition.role == Role::Ledger && change.is_row_security() {
+            continue;
+        }
         let name = definition.display_name();
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_WARNING,

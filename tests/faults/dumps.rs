@@ -10,7 +10,7 @@ use credits_ledger_tests::{Database, Direction, Uuid, user};
 
 /// How a ledger is dumped and restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     Plain,
     Custom,
     ParallelCustom,
@@ -20,7 +20,7 @@ enum Way {
 }
 
 impl Way {
-    const ALL: [Self; 6] = [
+    pub const ALL: [Self; 6] = [
         Self::Plain,
         Self::Custom,
         Self::ParallelCustom,
@@ -50,7 +50,7 @@ impl Way {
     }
 
     /// The database that is restored into has the extension only if the dump does not bring it.
-    const fn template(self) -> &'static str {
+    pub const fn template(self) -> &'static str {
         match self {
             Self::DataOnly | Self::ParallelDataOnly => TEMPLATE,
             _ => "template0",
@@ -58,7 +58,7 @@ impl Way {
     }
 }
 
-fn dump(from: &Database, way: Way, into: &Path) {
+pub fn dump(from: &Database, way: Way, into: &Path) {
     let cluster = from.cluster();
     let mut pg_dump = cluster.program("pg_dump");
     let dumped = pg_dump.args(way.dump_options()).arg("--file").arg(into).arg(from.name()).output().unwrap();
@@ -66,7 +66,7 @@ fn dump(from: &Database, way: Way, into: &Path) {
     assert_eq!((dumped.status.success(), String::from_utf8_lossy(&dumped.stderr).as_ref()), (true, ""));
 }
 
-fn restore(from: &Path, way: Way, into: &Database, options: &str) {
+pub fn restore(from: &Path, way: Way, into: &Database, options: &str) {
     let cluster = into.cluster();
     let mut program = match way.restore_options() {
         None => {
@@ -90,7 +90,7 @@ fn young_and_old() -> [Arc<Cluster>; 2] {
     [Cluster::start(), old.begin()]
 }
 
-fn new_database(cluster: &Arc<Cluster>, name: &str, template: &str) -> Database {
+pub fn new_database(cluster: &Arc<Cluster>, name: &str, template: &str) -> Database {
     cluster.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE {template}"));
     Database::open(cluster, name)
 }
