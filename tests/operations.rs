@@ -1,7 +1,5 @@
 //! What operators see: how far checkpoints are behind, what holds them back, and what settlement has done.
 
-use std::process::Stdio;
-
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
 /// A row of `checkpoint_lag`.
@@ -250,89 +248,6 @@ fn a_forgotten_prepared_transaction_does_not_grow_deltas() {
     assert_eq!(left, 0);
     assert_eq!(lag(&mut session, user(1)).delta_rows, 0);
     session.assert_sound();
-}
-
-/// The seventeenth open transaction stops the watermark, and the views say who they all are.
-#[test]
-fn after_sixteen_stragglers_the_watermark_stops() {
-    let db = Database::create_alone();
-    let mut session = db.connect();
-    for number in 0..3 {
-        session.grant(user(number), dec!(1000));
-    }
-    let mut open: Vec<(Session, String)> = (0..18)
-        .map(|_| {
-            let mut idle = db.connect();
-            idle.run("SET application_name = 'forgotten'; BEGIN");
-            let id = xact_id(&mut idle);
-            (idle, id)
-        })
-        .collect();
-    for _ in 0..150 {
-        session.charge(user(1), dec!(1));
-    }
-    // Only what was written before the seventeenth can be folded, and that is folded once.
-    assert_eq!(refresh_idle(&mut session), 3);
-    assert_eq!(refresh_idle(&mut session), 0);
-    let stopped = lag(&mut session, user(1));
-    assert_eq!((stopped.delta_rows, stopped.stragglers), (150, 16));
-    assert!(stopped.watermark_lag >= 150, "{stopped:?}");
-    let shown: Vec<String> = session.values(
-        "SELECT format('%s %s %s %s %s %s', xact_id, listed_by, watermark_of, state, pid, application_name)
-         FROM credits.stragglers ORDER BY xact_id",
-        &[],
-    );
-    let expected: Vec<String> = open
-        .iter()
-        .take(17)
-        .enumerate()
-        .map(|(number, (idle, id))| {
-            let (listed_by, watermark_of) = if number < 16 { (3, 0) } else { (0, 3) };
-            format!("{id} {listed_by} {watermark_of} idle in transaction {} forgotten", idle.pid())
-        })
-        .collect();
-    assert_eq!(shown, expected);
-
-    // One that ends lets the watermark go on.
-    open[3].0.run("ROLLBACK");
-    assert_eq!(refresh_idle(&mut session), 3);
-    let passed = lag(&mut session, user(1));
-    assert_eq!((passed.delta_rows, passed.stragglers), (150, 16), "up to the eighteenth");
-    open[4].0.run("ROLLBACK");
-    assert_eq!(refresh_idle(&mut session), 3);
-    assert_eq!(lag(&mut session, user(1)).delta_rows, 0);
-    session.assert_sound();
-}
-
-/// Transaction ids are compared whole: an ancient straggler is not the transaction that has its lower half today.
-#[test]
-fn an_id_is_not_mistaken_for_one_of_another_epoch() {
-    let db = Database::create_alone();
-    let data = db.cluster().folder().join("data");
-    let server = |program: &str, arguments: &[&str]| {
-        let mut command = db.cluster().program(program);
-        command.arg("-D").arg(&data).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        let status = command.stderr(Stdio::null()).status().unwrap();
-        assert!(status.success(), "{program} {arguments:?}");
-    };
-    server("pg_ctl", &["stop", "-m", "fast", "-s"]);
-    server("pg_resetwal", &["-e", "1"]);
-    server("pg_ctl", &["start", "-w", "-s", "-l", "/dev/null"]);
-
-    let (mut session, mut idle) = (db.connect(), db.connect());
-    session.grant(user(1), dec!(1));
-    idle.run("BEGIN");
-    let open: i64 = xact_id(&mut idle).parse().unwrap();
-    assert!(open > 1 << 32, "{open} is of the first epoch");
-    for _ in 0..150 {
-        session.charge(user(1), dec!(0.001));
-    }
-    session.refresh(user(1));
-    let holder = "SELECT format('%s %s %s', xact_id, state, pid) FROM credits.stragglers";
-    assert_eq!(session.value::<String>(holder, &[]), format!("{open} idle in transaction {}", idle.pid()));
-    let ancient = open - (1 << 32);
-    session.run(&format!("UPDATE credits.user_balance_checkpoints SET stragglers = '{{{ancient}}}'"));
-    assert_eq!(session.value::<String>(holder, &[]), format!("{ancient} ended "));
 }
 
 #[test]

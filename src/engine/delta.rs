@@ -1,6 +1,8 @@
 //! The ledger rows of a user that a checkpoint does not cover.
 
-use ledger::coverage::Coverage;
+use std::cell::OnceCell;
+
+use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::{DeltaPass, DeltaRow};
 
@@ -11,6 +13,7 @@ use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::{Column, Row};
 use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::Sight;
+use crate::pg::xact;
 
 /// Columns of `credits_transactions`.
 pub mod column {
@@ -42,7 +45,11 @@ pub struct BatchedRow {
 }
 
 /// A scan over deltas, one user after the other.
-pub struct DeltaScan(IndexScan);
+pub struct DeltaScan {
+    scan: IndexScan,
+    /// Transactions whose rows it does not see, looked up for the first straggler.
+    unseen: OnceCell<OpenTransactions>,
+}
 
 impl DeltaScan {
     /// A transaction that has inserted has locked the ledger for writing: so it is cheapest opened that way. Raises 55000 while
@@ -53,14 +60,14 @@ impl DeltaScan {
         if !index.is_valid() {
             LedgerError::InvalidDeltaIndex.raise();
         }
-        Self(IndexScan::new(ledger, index, sight, 2))
+        Self { scan: IndexScan::new(ledger, index, sight, 2), unseen: OnceCell::new() }
     }
 
     /// Whether there is no row of the user that `from` does not cover.
     pub fn is_empty(&mut self, user: &Id, from: &Coverage) -> bool {
-        ranges(from).all(|transactions| {
-            self.0.seek(&[Key::UuidEqual(*user), transactions]);
-            self.0.next().is_none()
+        self.ranges(from).all(|transactions| {
+            self.scan.seek(&[Key::UuidEqual(*user), transactions]);
+            self.scan.next().is_none()
         })
     }
 
@@ -105,20 +112,26 @@ impl DeltaScan {
         from: &Coverage,
         mut visit: impl FnMut(&Row<'_>) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
-        for transactions in ranges(from) {
-            self.0.seek(&[Key::UuidEqual(*user), transactions]);
-            while let Some(row) = self.0.next() {
+        for transactions in self.ranges(from) {
+            self.scan.seek(&[Key::UuidEqual(*user), transactions]);
+            while let Some(row) = self.scan.next() {
                 visit(&row)?;
             }
         }
         Ok(())
     }
-}
 
-/// Where the rows of a user lie that `from` does not cover: one range of the index, and one probe for each straggler.
-fn ranges(from: &Coverage) -> impl Iterator<Item = Key> {
-    let stragglers = from.stragglers().iter().map(|&id| Key::Xid8Equal(id));
-    stragglers.chain([Key::Xid8AtLeast(from.watermark())])
+    /// Where the rows of a user lie that `from` does not cover: one range of the index, and one probe for each straggler that
+    /// could have rows which are seen.
+    fn ranges(&self, from: &Coverage) -> impl Iterator<Item = Key> + use<> {
+        let stragglers = if from.stragglers().is_empty() {
+            Vec::new()
+        } else {
+            let unseen = self.unseen.get_or_init(|| self.scan.sight().unseen_transactions());
+            from.stragglers_seen_by(unseen, xact::current_id_if_any()).map(Key::Xid8Equal).collect()
+        };
+        stragglers.into_iter().chain([Key::Xid8AtLeast(from.watermark())])
+    }
 }
 
 fn batched_row(row: &Row<'_>) -> Option<BatchedRow> {

@@ -60,6 +60,11 @@ impl<'call> Value<'call> {
         Self { oid: pg_sys::INT8OID, datum: pg_sys::Datum::from(number), lifetime: PhantomData }
     }
 
+    /// An `xid8`.
+    pub fn xid8(id: u64) -> Self {
+        Self { oid: pg_sys::XID8OID, datum: pg_sys::Datum::from(id), lifetime: PhantomData }
+    }
+
     /// A `text`.
     pub fn text(text: Text) -> Self {
         Self { oid: pg_sys::TEXTOID, datum: text.as_datum(), lifetime: PhantomData }

@@ -1,7 +1,7 @@
 //! Queries that run with the caller's privileges: recording a transaction, sums where row-level security filters, and which
 //! checkpoints have fallen behind.
 
-use ledger::coverage::MAX_STRAGGLERS;
+use ledger::coverage::Coverage;
 use ledger::credits::Credits;
 use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 
 use super::call::{Answer, Value};
 use super::numeric::Numeric;
+use super::snapshot::Snapshot;
 use super::stamp;
 use super::statement::Statement;
 use crate::engine::balance::Balance;
@@ -117,23 +118,18 @@ pub fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: O
     let mut idle = Statement::new();
     let last_written = idle.bind(Value::timestamptz(last_written));
     let limit = idle.bind_optional(pg_sys::INT8OID, limit.map(Value::bigint));
-    let first_not_passed = MAX_STRAGGLERS + 1;
-    // A checkpoint could cover more if a straggler has ended, or a row lies below the first open transaction that no
-    // watermark passes by: the one after as many as may be listed.
+    let watermark = Coverage::up_to(&Snapshot::active().open_transactions()).watermark();
+    let watermark = idle.bind(Value::xid8(watermark));
+    // A checkpoint could cover more if a straggler has ended, or a row lies below what a watermark can be now.
     let sql = format!(
-        "WITH open AS MATERIALIZED ( \
-           SELECT coalesce(pg_catalog.array_agg(x ORDER BY x), '{{}}') AS ids \
-           FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) x \
-         ), reach AS MATERIALIZED ( \
-           SELECT coalesce(o.ids[{first_not_passed}], pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())) AS xact_id \
-           FROM open o \
-         ) \
+        "WITH now AS MATERIALIZED (SELECT pg_catalog.pg_current_snapshot() AS snapshot) \
          SELECT pg_catalog.array_agg(c.user_id) FROM ( \
            SELECT c.user_id FROM credits.checkpoints c \
            WHERE c.updated_at < {last_written} \
-             AND (NOT c.stragglers <@ (SELECT o.ids FROM open o) \
+             AND (EXISTS (SELECT FROM pg_catalog.unnest(c.stragglers) AS s (xact_id) \
+                          WHERE pg_catalog.pg_visible_in_snapshot(s.xact_id, (SELECT n.snapshot FROM now n))) \
                   OR EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id \
-                               AND t.xact_id >= c.watermark AND t.xact_id < (SELECT r.xact_id FROM reach r))) \
+                               AND t.xact_id >= c.watermark AND t.xact_id < {watermark})) \
            LIMIT {limit} \
          ) c"
     );

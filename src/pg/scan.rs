@@ -104,6 +104,11 @@ impl IndexScan {
         self.sight = sight;
     }
 
+    /// What it sees with.
+    pub const fn sight(&self) -> &Sight {
+        &self.sight
+    }
+
     /// Starts over, at the first row that meets the keys.
     pub fn seek(&mut self, keys: &[Key]) {
         // SAFETY: the scan is valid.

@@ -108,6 +108,16 @@ impl Sight {
         if xact::is_serializable() { Self::WithoutSiread(snapshot) } else { Self::AsOf(snapshot) }
     }
 
+    /// Transactions whose rows are not seen, but for those of the reader's own, and need not be looked for. A SERIALIZABLE
+    /// reader looks for them all the same: the server notes what it has looked for, and tells who writes there.
+    pub fn unseen_transactions(&self) -> OpenTransactions {
+        match self {
+            Self::WithoutSiread(snapshot) => snapshot.open_transactions(),
+            Self::AsOf(snapshot) if !xact::is_serializable() => snapshot.open_transactions(),
+            Self::AsOf(_) | Self::Dirty(_) => OpenTransactions::default(),
+        }
+    }
+
     /// What the server is to fetch by.
     pub(super) fn as_raw(&self) -> pg_sys::Snapshot {
         match self {

@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use credits_ledger_tests::{Database, Session};
+use credits_ledger_tests::{Database, Decimal, Session, dec, user};
 
 /// Half of the rows are one user's, four in five of those in batches of 44.
 const ROWS: u32 = 200_000;
@@ -160,4 +160,49 @@ fn answers_cost_what_they_show() {
         let most = 3 * (batches + length / 10 + 60);
         assert!(work.rows <= most, "{call}: {work:?}, {most} rows expected at most");
     }
+}
+
+/// A pool left in a transaction costs readers nothing while it is open, and one reader a lookup each when it has ended.
+#[test]
+fn stragglers_are_looked_for_when_they_have_ended() {
+    const POOL: i64 = 100;
+    let db = Database::create_alone();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(1000));
+    let pool: Vec<Session> = (0..POOL)
+        .map(|_| {
+            let mut idle = db.connect();
+            idle.run("BEGIN; SELECT pg_current_xact_id()");
+            idle
+        })
+        .collect();
+    for _ in 0..8 * POOL {
+        session.charge(user(1), dec!(0.001));
+    }
+    session.refresh(user(1));
+    let listed: i32 =
+        session.value("SELECT cardinality(stragglers) FROM credits.user_balance_checkpoints", &[]);
+    assert_eq!(i64::from(listed), POOL);
+    session.run("VACUUM credits.credits_transactions, credits.user_balance_checkpoints");
+
+    // Whoever has an id of its own reads the delta each time.
+    let mut reader = db.connect();
+    let mut pages = |expected: Decimal| {
+        reader.run("BEGIN; SELECT pg_current_xact_id()");
+        let before = counters(&mut reader).pages;
+        assert_eq!(reader.balance(user(1)), expected);
+        let pages = counters(&mut reader).pages - before;
+        reader.run("ROLLBACK");
+        pages
+    };
+    let expected = dec!(1000) - Decimal::new(8 * POOL, 3);
+    // The first read looks relations up.
+    let while_open: Vec<i64> = (0..4).map(|_| pages(expected)).collect();
+    assert!(while_open[1..].iter().all(|&pages| pages <= 10), "{while_open:?}");
+    for mut idle in pool {
+        idle.run("ROLLBACK");
+    }
+    let ended: Vec<i64> = (0..4).map(|_| pages(expected)).collect();
+    assert!((POOL..=4 * POOL + 10).contains(&ended[0]), "{ended:?}");
+    assert!(ended[1..].iter().all(|&pages| pages <= 10), "what one has found the others know: {ended:?}");
 }

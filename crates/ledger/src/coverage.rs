@@ -3,14 +3,17 @@
 //! Transaction ids are full 64-bit top-level ids. A checkpoint covers the rows of every transaction below its watermark
 //! but for the stragglers. All covered transactions had ended when it was taken, so what it covers never changes.
 
-use arrayvec::ArrayVec;
-
-/// Most open transactions that a watermark may pass by.
-pub const MAX_STRAGGLERS: usize = 16;
+/// Most open transactions that a watermark may pass by. A checkpoint that lists so many is a row of 1.8 kB, which the server
+/// still stores in one piece.
+pub const MAX_STRAGGLERS: usize = 200;
 
 /// How many ids an open transaction may hold the watermark back before it is passed by as a straggler. A straggler costs
-/// each read an index probe; a watermark held back costs it the rows written since.
+/// an index probe once it has ended, until the next refresh; a watermark held back costs each read the rows written since.
 pub const STRAGGLER_LAG: u64 = 128;
+
+/// So many ids more for each that is passed by before it: where transactions are merely many, and none of them is left open,
+/// there are few stragglers.
+const LAG_PER_STRAGGLER: u64 = 8;
 
 /// The full id of a 32-bit transaction id that a snapshot lists, given the id that the next transaction will get.
 ///
@@ -43,11 +46,12 @@ impl OpenTransactions {
     #[must_use]
     pub fn is_as_late_as(&self, other: &Self) -> bool {
         self.xmax >= other.xmax
-            && self
-                .listed
-                .iter()
-                .take_while(|&&id| id < other.xmax)
-                .all(|id| other.listed.binary_search(id).is_ok())
+            && self.listed.iter().take_while(|&&id| id < other.xmax).all(|&id| other.lists(id))
+    }
+
+    /// Whether it is one of those that the snapshot lists.
+    fn lists(&self, id: u64) -> bool {
+        self.listed.binary_search(&id).is_ok()
     }
 }
 
@@ -56,33 +60,30 @@ impl OpenTransactions {
 pub struct Coverage {
     watermark: u64,
     /// Ascending.
-    stragglers: ArrayVec<u64, MAX_STRAGGLERS>,
+    stragglers: Vec<u64>,
 }
 
 impl Coverage {
     /// A coverage read back from where it was stored; `None` if it lists more stragglers than a watermark may pass by.
     #[must_use]
     pub fn from_parts(watermark: u64, stragglers: impl IntoIterator<Item = u64>) -> Option<Self> {
-        let mut coverage = Self { watermark, stragglers: ArrayVec::new() };
-        for straggler in stragglers {
-            coverage.stragglers.try_push(straggler).ok()?;
-        }
-        coverage.stragglers.sort_unstable();
-        Some(coverage)
+        let mut stragglers: Vec<u64> = stragglers.into_iter().take(MAX_STRAGGLERS + 1).collect();
+        stragglers.sort_unstable();
+        (stragglers.len() <= MAX_STRAGGLERS).then_some(Self { watermark, stragglers })
     }
 
     /// The most that a checkpoint taken now may cover: transactions that lag far behind are passed by, the first that
     /// does not is the watermark.
+    ///
+    /// One that is passed by once is passed by for good: it lags ever more, and those before it do not become more.
     #[must_use]
     pub fn up_to(open: &OpenTransactions) -> Self {
-        let mut stragglers = ArrayVec::new();
-        for &id in &open.listed {
-            let lags = open.xmax - id > STRAGGLER_LAG;
-            if !lags || stragglers.try_push(id).is_err() {
-                return Self { watermark: id, stragglers };
-            }
-        }
-        Self { watermark: open.xmax, stragglers }
+        let is_passed_by =
+            |&(before, &id): &(u64, &u64)| open.xmax - id > STRAGGLER_LAG.max(LAG_PER_STRAGGLER * before);
+        let passed_by = (0..).zip(&open.listed).take(MAX_STRAGGLERS).take_while(is_passed_by).count();
+        let (stragglers, younger) = open.listed.split_at(passed_by);
+        let watermark = younger.first().copied().unwrap_or(open.xmax);
+        Self { watermark, stragglers: stragglers.to_vec() }
     }
 
     /// Rows of transactions from this one on are not covered.
@@ -100,14 +101,24 @@ impl Coverage {
     /// Whether the rows of this transaction are covered.
     #[must_use]
     pub fn covers(&self, transaction: u64) -> bool {
-        transaction < self.watermark && !self.stragglers.contains(&transaction)
+        transaction < self.watermark && !self.lists(transaction)
+    }
+
+    /// The stragglers whose rows a reader may see for whom these transactions are open, its `own` among them: it does not see
+    /// those of the others.
+    pub fn stragglers_seen_by(&self, open: &OpenTransactions, own: Option<u64>) -> impl Iterator<Item = u64> {
+        self.stragglers.iter().copied().filter(move |&id| own == Some(id) || !open.lists(id))
+    }
+
+    fn lists(&self, transaction: u64) -> bool {
+        self.stragglers.binary_search(&transaction).is_ok()
     }
 
     /// Whether this covers all that `older` covers: a checkpoint may only be replaced by one that does.
     #[must_use]
     pub fn contains(&self, older: &Self) -> bool {
         self.watermark >= older.watermark
-            && self.stragglers.iter().all(|&id| id >= older.watermark || older.stragglers.contains(&id))
+            && self.stragglers.iter().all(|&id| id >= older.watermark || older.lists(id))
     }
 
     /// Whether a reader for whom these transactions are open sees every covered row. Another must not use the
@@ -115,11 +126,7 @@ impl Coverage {
     #[must_use]
     pub fn serves(&self, open: &OpenTransactions) -> bool {
         open.xmax >= self.watermark
-            && open
-                .listed
-                .iter()
-                .take_while(|&&id| id < self.watermark)
-                .all(|id| self.stragglers.contains(id))
+            && open.listed.iter().take_while(|&&id| id < self.watermark).all(|&id| self.lists(id))
     }
 }
 
@@ -173,11 +180,34 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_sixteen_are_passed_by() {
-        let lagging: Vec<u64> = (10..40).collect();
-        let coverage = Coverage::up_to(&open(1000, &lagging));
-        assert_eq!(coverage.watermark(), 26);
-        assert_eq!(coverage.stragglers(), &lagging[..16]);
+    fn each_straggler_has_the_next_one_lag_more() {
+        let lagging = |from: u64, ids: u64| -> Vec<u64> { (from..from + ids).collect() };
+        // The 30th has 29 before it: it must lag more than 232.
+        let coverage = Coverage::up_to(&open(1000, &lagging(740, 40)));
+        assert_eq!(coverage.watermark(), 769);
+        assert_eq!(coverage.stragglers(), &lagging(740, 29));
+        // Without those before them they are passed by all the same.
+        let fewer = Coverage::up_to(&open(1000, &lagging(760, 20)));
+        assert_eq!((fewer.watermark(), fewer.stragglers()), (1000, &lagging(760, 20)[..]));
+        assert!(fewer.contains(&coverage));
+    }
+
+    #[test]
+    fn so_many_are_passed_by_and_no_more() {
+        let lagging: Vec<u64> = (10..10 + MAX_STRAGGLERS as u64 + 20).collect();
+        let coverage = Coverage::up_to(&open(1_000_000, &lagging));
+        assert_eq!(coverage.watermark(), lagging[MAX_STRAGGLERS]);
+        assert_eq!(coverage.stragglers(), &lagging[..MAX_STRAGGLERS]);
+        assert!(Coverage::from_parts(1_000_000, lagging[..MAX_STRAGGLERS].iter().copied()).is_some());
+        assert!(Coverage::from_parts(1_000_000, lagging.into_iter().take(MAX_STRAGGLERS + 1)).is_none());
+    }
+
+    #[test]
+    fn a_reader_looks_for_stragglers_that_have_ended_and_for_itself() {
+        let coverage = Coverage::from_parts(500, [100, 200, 300]).unwrap();
+        let reader = open(600, &[100, 200, 550]);
+        let seen = |own| coverage.stragglers_seen_by(&reader, own).collect::<Vec<u64>>();
+        assert_eq!((seen(None), seen(Some(200)), seen(Some(550))), (vec![300], vec![200, 300], vec![300]));
     }
 
     #[test]

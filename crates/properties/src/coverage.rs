@@ -34,10 +34,9 @@ impl Cluster {
     /// If there are too few bytes.
     pub fn step(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         match input.int_in_range(0..=9)? {
-            0..5 => {
-                self.running.insert(self.next);
-                self.next += 1;
-            }
+            0..4 => self.begin(1),
+            // A pool of sessions that are left open.
+            4 => self.begin(input.int_in_range(1..=MAX_STRAGGLERS as u64 / 2)?),
             5..8 => {
                 // Mostly the youngest ends, so that some lag far behind.
                 let ends = if input.ratio(1, 6)? { self.running.first() } else { self.running.last() };
@@ -49,6 +48,11 @@ impl Cluster {
             _ => self.next += STRAGGLER_LAG,
         }
         Ok(())
+    }
+
+    fn begin(&mut self, transactions: u64) {
+        self.running.extend(self.next..self.next + transactions);
+        self.next += transactions;
     }
 
     /// As of now.
@@ -105,6 +109,10 @@ pub fn covers_what_has_ended(input: &mut Unstructured<'_>) -> Result<()> {
 
     for (coverage, moment) in taken.iter().zip(&moments) {
         is_as_far_as_it_can_be(coverage, moment);
+        for reader in &moments {
+            let own = input.ratio(1, 2)?.then(|| input.choose_iter(reader.running.iter())).transpose();
+            has_no_more_looked_for_than_is_seen(coverage, reader, own.ok().flatten().copied());
+        }
         assert!(coverage.serves(&moment.open()), "a coverage serves whoever took it");
     }
     assert!(taken.is_sorted_by(|older, newer| newer.contains(older)), "coverage grows: {taken:?}");
@@ -130,15 +138,32 @@ fn is_part(part: &[bool], whole: &[bool]) -> bool {
     part.iter().zip(whole).all(|(part, whole)| !part || *whole)
 }
 
-/// Everything that has ended is covered, but for what comes after a recent transaction or the seventeenth old one.
+/// Everything that has ended is covered, but for what comes after one too many, or after one that lags too little for those
+/// before it.
 fn is_as_far_as_it_can_be(coverage: &Coverage, moment: &Moment) {
-    let lagging = |id: &&u64| moment.next - **id > STRAGGLER_LAG;
-    let passed_by: Vec<u64> =
-        moment.running.iter().take_while(lagging).take(MAX_STRAGGLERS).copied().collect();
-    let watermark = moment.running.iter().nth(passed_by.len()).copied().unwrap_or(moment.next);
+    let is_passed_by = |place: u64, id: u64| {
+        place < MAX_STRAGGLERS as u64 && moment.next - id > STRAGGLER_LAG && moment.next - id > 8 * place
+    };
+    let stop = (0..).zip(&moment.running).find(|&(place, &id)| !is_passed_by(place, id));
+    let watermark = stop.map_or(moment.next, |(_, &id)| id);
     for id in moment.ids() {
         let expected = id < watermark && moment.has_ended(id);
         assert_eq!(coverage.covers(id), expected, "{id} of {coverage:?} at {:?}", moment.open());
+    }
+}
+
+/// A reader looks for each straggler that it could see a row of, and for no other that has begun for it.
+fn has_no_more_looked_for_than_is_seen(coverage: &Coverage, reader: &Moment, own: Option<u64>) {
+    let looked_for: Vec<u64> = coverage.stragglers_seen_by(&reader.open(), own).collect();
+    let is_seen = |id: &u64| reader.has_ended(*id) || own == Some(*id);
+    for id in (0..coverage.watermark()).filter(|&id| !coverage.covers(id)) {
+        let is_looked_for = looked_for.contains(&id);
+        assert!(is_looked_for || !is_seen(&id), "{id} of {coverage:?} at {:?}", reader.open());
+        assert!(
+            !is_looked_for || is_seen(&id) || id >= reader.next,
+            "{id} of {coverage:?} at {:?}",
+            reader.open()
+        );
     }
 }
 

@@ -7,20 +7,28 @@
 //! count, and then found no row that the fold does not cover, neither committed nor in flight, the fold is all there is as
 //! long as the count stays the same. Who sees a row that it does not cover sees a higher count.
 
+use std::cmp::Reverse;
+
 use super::Origin;
 use super::slots::{self, KEY, SLOTS, Slot, halves};
-use crate::coverage::{Coverage, MAX_STRAGGLERS};
+use super::straggler_sets::StragglerSets;
+use crate::coverage::Coverage;
 use crate::credits::Credits;
 use crate::fold::Fold;
 
 /// The latest folds of all users.
 #[derive(Debug)]
-pub struct SharedFolds([FoldSlot; SLOTS]);
+pub struct SharedFolds {
+    slots: [FoldSlot; SLOTS],
+    sets: StragglerSets,
+}
 
 /// 256 bytes: 8 MB in all.
 #[derive(Debug)]
 #[repr(align(64))]
 struct FoldSlot(Slot<WORDS>);
+
+const _: () = assert!(size_of::<FoldSlot>() == 256, "a slot is four cache lines, all of which are used");
 
 /// A fold as it is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,13 +43,14 @@ impl SharedFolds {
     /// The fold of the user that was published last, if it is still there.
     #[must_use]
     pub fn get(&self, origin: &Origin, user: &[u8; 16]) -> Option<Published> {
-        let (_, words) = self.slot(origin, user).read(FIXED, straggler_count)?;
-        published(&words, origin, user)
+        let (_, words) = self.slot(origin, user).read(FIXED, words_of_stragglers)?;
+        self.published(&words, origin, user)
     }
 
-    /// Publishes a fold of the user, unless one with as many rows is there.
+    /// Publishes a fold of the user, unless one with as many rows is there that has whoever uses it look for no more stragglers.
     pub fn publish(&self, origin: &Origin, user: &[u8; 16], fold: &Fold) {
-        self.replace(origin, user, fold, None, |known| known.fold.transaction_count < fold.transaction_count);
+        let worth = |fold: &Fold| (fold.transaction_count, Reverse(fold.coverage.stragglers().len()));
+        self.replace(origin, user, fold, None, |known| worth(&known.fold) < worth(fold));
     }
 
     /// Tells of a fold that was published that it is complete.
@@ -58,73 +67,101 @@ impl SharedFolds {
         gives_way: impl FnOnce(Published) -> bool,
     ) {
         let slot = self.slot(origin, user);
-        let Some((version, words)) = slot.read(FIXED, straggler_count) else { return };
-        if published(&words, origin, user).is_none_or(gives_way) {
-            let words = words_of(fold, complete_at, origin, user);
-            slot.write(version, &words[..FIXED + straggler_count(&words)]);
+        let Some((version, words)) = slot.read(FIXED, words_of_stragglers) else { return };
+        if self.published(&words, origin, user).is_none_or(gives_way)
+            && let Some(words) = self.words_of(fold, complete_at, origin, user)
+        {
+            slot.write(version, &words[..FIXED + words_of_stragglers(&words)]);
         }
     }
 
+    /// `None` if its stragglers cannot be told.
+    fn words_of(
+        &self,
+        fold: &Fold,
+        complete_at: Option<u64>,
+        origin: &Origin,
+        user: &[u8; 16],
+    ) -> Option<Words> {
+        let [ledger, epoch, user_high, user_low] = slots::key(origin, user);
+        let [balance_high, balance_low] = halves(fold.balance.units().cast_unsigned());
+        let stragglers = fold.coverage.stragglers();
+        let mut words = [0; WORDS];
+        words[..FIXED].copy_from_slice(&[
+            ledger,
+            epoch,
+            user_high,
+            user_low,
+            fold.coverage.watermark(),
+            stragglers.len() as u64,
+            balance_high,
+            balance_low,
+            fold.transaction_count.cast_unsigned(),
+            fold.latest_seq.cast_unsigned(),
+            fold.unbatched_since.cast_unsigned(),
+            complete_at.map_or(0, |counted| counted + 1),
+        ]);
+        match words[FIXED..].get_mut(..stragglers.len()) {
+            Some(few) => few.copy_from_slice(stragglers),
+            None => words[FIXED] = self.sets.name(stragglers)?,
+        }
+        Some(words)
+    }
+
+    /// What the words say, if it is this one's.
+    fn published(&self, words: &Words, origin: &Origin, user: &[u8; 16]) -> Option<Published> {
+        let (fixed, stragglers) = words.split_at(FIXED);
+        let (key, fold) = fixed.split_at(KEY);
+        if key != slots::key(origin, user) {
+            return None;
+        }
+        let &[
+            watermark,
+            count_of_stragglers,
+            balance_high,
+            balance_low,
+            count,
+            seq,
+            unbatched_since,
+            complete_at,
+        ] = fold
+        else {
+            return None;
+        };
+        let coverage =
+            match usize::try_from(count_of_stragglers).ok().and_then(|count| stragglers.get(..count)) {
+                Some(few) => Coverage::from_parts(watermark, few.iter().copied()),
+                None => Coverage::from_parts(watermark, self.sets.get(stragglers[0])?),
+            };
+        let balance = u128::from(balance_high) << 64 | u128::from(balance_low);
+        let fold = Fold {
+            coverage: coverage?,
+            balance: Credits::from_units(balance.cast_signed()),
+            transaction_count: count.cast_signed(),
+            latest_seq: seq.cast_signed(),
+            unbatched_since: unbatched_since.cast_signed(),
+        };
+        Some(Published { fold, complete_at: complete_at.checked_sub(1) })
+    }
+
     fn slot(&self, origin: &Origin, user: &[u8; 16]) -> &Slot<WORDS> {
-        &self.0[slots::of_user(origin, user)].0
+        &self.slots[slots::of_user(origin, user)].0
     }
 }
 
 /// The key and what is fixed of a fold, before its stragglers.
 const FIXED: usize = KEY + 8;
-const WORDS: usize = FIXED + MAX_STRAGGLERS;
+/// Stragglers that a fold has room for. Where there are more, the first word names their set.
+const FEW: usize = 19;
+const WORDS: usize = FIXED + FEW;
 /// Which word is the number of stragglers.
 const STRAGGLERS: usize = 5;
 
 type Words = [u64; WORDS];
 
-fn words_of(fold: &Fold, complete_at: Option<u64>, origin: &Origin, user: &[u8; 16]) -> Words {
-    let [ledger, epoch, user_high, user_low] = slots::key(origin, user);
-    let [balance_high, balance_low] = halves(fold.balance.units().cast_unsigned());
-    let stragglers = fold.coverage.stragglers();
-    let mut words = [0; WORDS];
-    words[..FIXED].copy_from_slice(&[
-        ledger,
-        epoch,
-        user_high,
-        user_low,
-        fold.coverage.watermark(),
-        stragglers.len() as u64,
-        balance_high,
-        balance_low,
-        fold.transaction_count.cast_unsigned(),
-        fold.latest_seq.cast_unsigned(),
-        fold.unbatched_since.cast_unsigned(),
-        complete_at.map_or(0, |counted| counted + 1),
-    ]);
-    words[FIXED..FIXED + stragglers.len()].copy_from_slice(stragglers);
-    words
-}
-
-/// What the words say, if it is this one's.
-fn published(words: &Words, origin: &Origin, user: &[u8; 16]) -> Option<Published> {
-    let (fixed, stragglers) = words.split_at(FIXED);
-    let (key, fold) = fixed.split_at(KEY);
-    if key != slots::key(origin, user) {
-        return None;
-    }
-    let &[watermark, _, balance_high, balance_low, count, seq, unbatched_since, complete_at] = fold else {
-        return None;
-    };
-    let balance = u128::from(balance_high) << 64 | u128::from(balance_low);
-    let fold = Fold {
-        coverage: Coverage::from_parts(watermark, stragglers[..straggler_count(words)].iter().copied())?,
-        balance: Credits::from_units(balance.cast_signed()),
-        transaction_count: count.cast_signed(),
-        latest_seq: seq.cast_signed(),
-        unbatched_since: unbatched_since.cast_signed(),
-    };
-    Some(Published { fold, complete_at: complete_at.checked_sub(1) })
-}
-
-/// How many of the words behind the fixed ones are stragglers.
-fn straggler_count(words: &Words) -> usize {
-    usize::try_from(words[STRAGGLERS]).unwrap_or_default().min(MAX_STRAGGLERS)
+/// How many words behind the fixed ones tell the stragglers.
+fn words_of_stragglers(words: &Words) -> usize {
+    usize::try_from(words[STRAGGLERS]).ok().filter(|&count| count <= FEW).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -134,10 +171,11 @@ mod tests {
 
     use super::super::Epoch;
     use super::*;
+    use crate::coverage::MAX_STRAGGLERS;
 
     impl SharedFolds {
         const fn empty() -> Self {
-            Self([const { FoldSlot(Slot::new()) }; SLOTS])
+            Self { slots: [const { FoldSlot(Slot::new()) }; SLOTS], sets: StragglerSets::empty() }
         }
 
         fn fold(&self, origin: &Origin, user: &[u8; 16]) -> Option<Fold> {
@@ -151,7 +189,8 @@ mod tests {
     /// All of its parts follow from the number of rows.
     fn fold(rows: i64) -> Fold {
         let watermark = rows.cast_unsigned() * 100;
-        let stragglers = (0..watermark % 17).map(|n| watermark - 1 - n);
+        let most = if rows % 16 == 0 { MAX_STRAGGLERS } else { FEW };
+        let stragglers = (0..watermark % (most as u64 + 1)).map(|n| watermark - 1 - n);
         Fold {
             coverage: Coverage::from_parts(watermark, stragglers).unwrap(),
             balance: Credits::from_units(i128::from(-rows) << 70),
@@ -179,6 +218,39 @@ mod tests {
             FOLDS.publish(&ORIGIN, &USER, &fold(rows));
             assert_eq!(FOLDS.fold(&ORIGIN, &USER), Some(fold(5)));
         }
+    }
+
+    /// A reader that finds the stragglers ended, and no row of theirs, spares the others looking for them.
+    #[test]
+    fn a_fold_gives_way_to_one_with_fewer_stragglers() {
+        static FOLDS: SharedFolds = SharedFolds::empty();
+        let with = |stragglers: u64| Fold {
+            coverage: Coverage::from_parts(1000, 1..=stragglers).unwrap(),
+            ..fold(5)
+        };
+        for (published, found) in [(2, 2), (3, 2), (1, 1), (0, 0), (1, 0)] {
+            FOLDS.publish(&ORIGIN, &USER, &with(published));
+            assert_eq!(FOLDS.fold(&ORIGIN, &USER), Some(with(found)));
+        }
+    }
+
+    /// Where more stragglers are open than a slot has room for, they are the same for everybody.
+    #[test]
+    fn folds_of_a_moment_share_their_stragglers() {
+        static FOLDS: SharedFolds = SharedFolds::empty();
+        let many = |rows: i64| Fold {
+            coverage: Coverage::from_parts(1000, (1..=100).map(|id| 3 * id)).unwrap(),
+            ..fold(rows)
+        };
+        for number in 0..1000_u32 {
+            FOLDS.publish(&ORIGIN, &u128::from(number).to_be_bytes(), &many(number.into()));
+        }
+        let found = (0..1000_u32).filter_map(|number| {
+            let found = FOLDS.fold(&ORIGIN, &u128::from(number).to_be_bytes())?;
+            assert_eq!(found, many(number.into()));
+            Some(())
+        });
+        assert!(found.count() > 950);
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl SharedHeadroom {
         let charged = headroom.charged.max(known.charged);
         let rows = headroom.rows.max(known.rows);
         let [ledger, epoch, user_high, user_low] = slots::key(origin, user);
-        slot.known.write(version, &[ledger, epoch, user_high, user_low, charged, rows]);
+        _ = slot.known.write(version, &[ledger, epoch, user_high, user_low, charged, rows]);
     }
 
     fn slot(&self, origin: &Origin, user: &[u8; 16]) -> &HeadroomSlot {

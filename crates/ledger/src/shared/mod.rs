@@ -11,6 +11,7 @@ pub mod definitions;
 pub mod folds;
 pub mod headroom;
 mod slots;
+mod straggler_sets;
 
 use definitions::SeenDefinitions;
 use folds::SharedFolds;

@@ -75,16 +75,14 @@ impl<const WORDS: usize> Slot<WORDS> {
         }
     }
 
-    /// Writes the words in place of those of this version, unless someone else was faster.
-    pub fn write(&self, version: u64, words: &[u64]) {
-        let taken = self.version.compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed);
-        if taken.is_err() {
-            return;
-        }
+    /// Writes the words in place of those of this version, and tells theirs; `None` if someone else was faster.
+    pub fn write(&self, version: u64, words: &[u64]) -> Option<u64> {
+        self.version.compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed).ok()?;
         fence(Ordering::Release);
         for (shared, &word) in self.words.iter().zip(words) {
             shared.store(word, Ordering::Relaxed);
         }
         self.version.store(version + 2, Ordering::Release);
+        Some(version + 2)
     }
 }
