@@ -50,6 +50,66 @@ CREATE OR REPLACE VIEW credits.uncovered_transactions WITH (security_barrier) AS
 
 -- Views for operators.
 
+CREATE OR REPLACE VIEW credits.stragglers WITH (security_barrier) AS
+    WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot),
+    open AS MATERIALIZED (
+        -- What a commit would pass by now: ledger::coverage has the same numbers.
+        SELECT o.xact_id,
+               o.place <= 200 AND pg_snapshot_xmax(n.snapshot)::text::numeric - o.xact_id::text::numeric > greatest(128, 8 * (o.place - 1))
+                   AS is_passed_by
+        FROM now n
+        CROSS JOIN LATERAL (
+            SELECT i.xact_id, row_number() OVER (ORDER BY i.xact_id) AS place
+            FROM (SELECT pg_snapshot_xip(n.snapshot) UNION ALL SELECT pg_current_xact_id_if_assigned()) i (xact_id)
+            WHERE i.xact_id < pg_snapshot_xmax(n.snapshot)
+        ) o
+    ),
+    -- The first that is not passed by. From it on nothing is covered.
+    stop AS MATERIALIZED (SELECT o.xact_id FROM open o WHERE NOT o.is_passed_by ORDER BY o.xact_id LIMIT 1)
+    SELECT s.xact_id, s.listed_by, s.watermark_of,
+           coalesce(a.state, CASE WHEN p.gid IS NOT NULL THEN 'prepared'
+                                  WHEN pg_xact_status(s.xact_id) = 'in progress' THEN 'open'
+                                  ELSE 'ended' END) AS state,
+           coalesce(a.datname, p.database) AS database, coalesce(a.usename, p.owner) AS role,
+           coalesce(a.xact_start, p.prepared) AS since, a.pid, a.application_name, p.gid,
+           s.xact_id IS NOT DISTINCT FROM (SELECT t.xact_id FROM stop t) AS holds_back
+    FROM (
+        SELECT l.xact_id, coalesce(sum(l.checkpoints) FILTER (WHERE l.is_listed), 0)::bigint AS listed_by,
+               coalesce(sum(l.checkpoints) FILTER (WHERE NOT l.is_listed), 0)::bigint AS watermark_of
+        FROM (
+            -- Most checkpoints list none, and many the same.
+            SELECT unnest(c.stragglers), true, c.checkpoints
+            FROM (SELECT c.stragglers, count(*) AS checkpoints FROM credits.user_balance_checkpoints c
+                  WHERE cardinality(c.stragglers) > 0 GROUP BY c.stragglers) c
+            UNION ALL
+            SELECT c.watermark, false, count(*)
+            FROM credits.user_balance_checkpoints c
+            JOIN open o ON o.xact_id = c.watermark
+            GROUP BY c.watermark
+            UNION ALL
+            -- Also where no checkpoint was written since they began: any refresh would list or stop at them.
+            SELECT o.xact_id, false, 0
+            FROM open o
+            WHERE o.is_passed_by OR o.xact_id = (SELECT t.xact_id FROM stop t)
+        ) l (xact_id, is_listed, checkpoints)
+        GROUP BY l.xact_id
+    ) s
+    -- Every transaction holds a lock on its id, and who holds a lock may be seen by everybody. Of the transactions that share the
+    -- lower half of an id, one at most is in progress.
+    LEFT JOIN pg_locks k
+        ON k.locktype = 'transactionid' AND k.mode = 'ExclusiveLock' AND k.transactionid = s.xact_id::xid
+           AND pg_xact_status(s.xact_id) = 'in progress'
+    LEFT JOIN pg_stat_activity a ON a.pid = k.pid
+    LEFT JOIN pg_prepared_xacts p ON p.transaction = s.xact_id::xid AND pg_xact_status(s.xact_id) = 'in progress'
+    WHERE NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.stragglers IS
+    'Open transactions that checkpoints pass by or stop at, and transactions that a checkpoint has passed by. listed_by: how many '
+    'checkpoints list it as a straggler; watermark_of: how many have stopped at it, while it is open. state: that of its session '
+    'in pg_stat_activity, prepared, open (by a session whose state the caller may not see), or ended, and then each checkpoint '
+    'forgets it with its next refresh. since: the start of the transaction, or when it was prepared. holds_back: a checkpoint '
+    'that is refreshed now stops at it. Cost: two scans of the checkpoints. On a standby only those that a checkpoint lists, '
+    'without their sessions, which are the primary''s. For operators.';
+
 -- The guard, and what it keeps.
 
 DROP EVENT TRIGGER credits_ledger_guard;

@@ -26,6 +26,7 @@ mod encodings;
 mod folds;
 mod guard;
 mod headroom;
+mod held_back;
 mod idempotency;
 mod import;
 mod interleavings;
