@@ -46,6 +46,28 @@ CREATE OR REPLACE VIEW credits.uncovered_transactions WITH (security_barrier) AS
 
 -- What the ledger refuses, and what it is stamped and numbered by.
 
+-- From here on nothing is attached to the ledger: some reads would count the rows of a child, and others not.
+DO $$
+DECLARE
+    attached text;
+BEGIN
+    SELECT string_agg(format('%s inherits from %s, or is a partition of it', inhrelid::regclass, inhparent::regclass), '; ')
+    INTO attached FROM pg_inherits
+    WHERE inhrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
+                       'credits.batch_aggregates'::regclass)
+       OR inhparent IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
+                        'credits.batch_aggregates'::regclass);
+    IF attached IS NOT NULL THEN
+        RAISE EXCEPTION 'the tables of the ledger are attached to others: %', attached
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Say ALTER TABLE child NO INHERIT parent, or DETACH PARTITION, and then update.';
+    END IF;
+END $$;
+
+ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only_applied;
+COMMENT ON TRIGGER append_only_applied ON credits.credits_transactions IS
+    'Refuses UPDATE and DELETE that logical replication applies, or that come through another table.';
+
 -- Derived tables and their views.
 
 -- Views for operators.

@@ -92,6 +92,31 @@ pub enum LedgerError {
     /// A ledger with money in it is about to be dropped.
     #[error("credits_transactions holds transactions: dropping it is refused")]
     HoldsTransactions,
+    /// A column of a table is not what the extension made it.
+    #[error("column {number} of {table} is not of the type that it was made with")]
+    OtherColumn {
+        /// The table.
+        table: &'static str,
+        /// The place of the column, from 1.
+        number: usize,
+    },
+    /// A derived table has a column that the engine has no value for.
+    #[error("column {column} of {table} must not be NULL, and the engine knows no value for it")]
+    NoValue {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// NULL where the extension's own constraints rule it out.
+    #[error("column {column} of a row is NULL, which the ledger cannot read")]
+    NullColumn {
+        /// The column.
+        column: String,
+    },
+    /// A composite type that a function returns is not what the extension made it.
+    #[error("the result type has other columns than it was made with")]
+    OtherResultType,
     /// A table or type would get a shape that the engine or a dump cannot do with.
     #[error("{name} keeps the shape that it was made with: {change} is refused")]
     KeepsItsShape {
@@ -119,7 +144,9 @@ impl LedgerError {
 
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
-            Self::NullArgument(_) | Self::NullElement(_) => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Self::NullArgument(_) | Self::NullElement(_) | Self::NullColumn { .. } => {
+                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED
+            }
             Self::NegativeArgument { .. } | Self::UnknownType { .. } => {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
             }
@@ -130,6 +157,7 @@ impl LedgerError {
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            Self::OtherResultType => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             Self::Committing => PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,
             Self::OtherVersion { .. }
             | Self::Missing(_)
@@ -137,6 +165,8 @@ impl LedgerError {
             | Self::IndexNotPlain(_)
             | Self::HoldsTransactions
             | Self::KeepsItsShape { .. }
+            | Self::OtherColumn { .. }
+            | Self::NoValue { .. }
             | Self::AppendOnly(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         }
     }
@@ -184,6 +214,13 @@ impl LedgerError {
             Self::HoldsTransactions => Some(
                 "They are the only record of everybody's credits. A superuser who wants them gone says \
                  SET credits_ledger.allow_drop = on first.",
+            ),
+            Self::OtherColumn { .. } => Some(
+                "Its owner has altered it. Give it back the type that sql/credits_ledger--VERSION.sql has.",
+            ),
+            Self::NoValue { .. } => Some("Drop the column, or allow NULL in it."),
+            Self::OtherResultType => Some(
+                "ALTER TYPE has changed credits.credit_transaction or credits.transaction_with_category: change it back.",
             ),
             Self::KeepsItsShape { role, change, .. } => Some(hint_of_shape(*role, change)),
             Self::AppendOnly(_) => Some(

@@ -155,7 +155,7 @@ fn triggers_fire_for_replication_too() {
         triggers,
         [
             "append_only A",
-            "append_only_applied R",
+            "append_only_applied A",
             "credits_ledger_guard A",
             "credits_ledger_guard_end A",
             "credits_ledger_guard_rewrite A",

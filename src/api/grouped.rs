@@ -24,6 +24,7 @@ use crate::engine::items::{Item, LISTED_COLUMNS, NewestItems};
 use crate::error::LedgerError;
 use crate::pg::call::{Answer, Argument, Call, Rows, Value};
 use crate::pg::column_value::ColumnValue;
+use crate::pg::definition;
 use crate::pg::memory::Scratch;
 use crate::pg::statement::{Parameter, Statement};
 
@@ -61,7 +62,7 @@ pub fn list_transactions_with_batches(call: &Call<'_>) -> Result<Answer, LedgerE
 }
 
 fn list_unfiltered(call: &Call<'_>, user: &Id, mut items: NewestItems, page: &Page) -> Answer {
-    let result = call.result_rows();
+    let result = call.result_rows(definition::TRANSACTION_WITH_CATEGORY.columns);
     let mut memory = Scratch::new("credits_ledger items");
     for is_shown in page.places() {
         let Some(item) = items.next() else { break };

@@ -6,6 +6,7 @@ use crate::engine::Id;
 use crate::engine::newest::{LISTED_COLUMNS, NewestRows};
 use crate::error::LedgerError;
 use crate::pg::call::{Answer, Argument, Call, Value};
+use crate::pg::definition;
 use crate::pg::statement::Statement;
 
 const USER_ID: Argument = Argument(0, "user_id");
@@ -58,7 +59,7 @@ fn list<'call>(call: &Call<'call>, user: Option<&'call Id>, page: &Page, filters
 }
 
 fn list_unfiltered(call: &Call<'_>, mut rows: NewestRows, page: &Page) -> Answer {
-    let result = call.result_rows();
+    let result = call.result_rows(definition::CREDIT_TRANSACTION.columns);
     for is_shown in page.places() {
         let Some(row) = rows.next() else { break };
         if is_shown {

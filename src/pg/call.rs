@@ -16,6 +16,7 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::catalog::Relations;
 use super::column_value::{self, ColumnValue};
+use super::description;
 use super::numeric;
 use super::raised::guard;
 use super::text::Text;
@@ -193,8 +194,23 @@ impl<'call> Call<'call> {
     }
 
     /// Where the rows of the result go: the caller reads them when the function has returned, with the columns that the
-    /// function is declared to have.
-    pub fn result_rows(&self) -> Rows {
+    /// function is declared to have. Raises 42804 unless they are of these types.
+    pub fn result_rows(&self, types: &[pg_sys::Oid]) -> Rows {
+        let rows = self.open_result();
+        // SAFETY: a description, if there is one, is valid as long as the call.
+        let is_as_made = unsafe {
+            !rows.columns.is_null()
+                && description::count(rows.columns) == types.len()
+                && description::first_of_other_type(rows.columns, types).is_none()
+        };
+        if !is_as_made {
+            LedgerError::OtherResultType.raise();
+        }
+        rows
+    }
+
+    /// The same, whatever the types.
+    pub(super) fn open_result(&self) -> Rows {
         // SAFETY: fcinfo is the running call's; resultinfo is NULL or a node, told apart by its tag.
         unsafe {
             let result = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
@@ -237,21 +253,14 @@ pub struct Rows {
     pub(super) store: *mut pg_sys::Tuplestorestate,
     pub(super) context: pg_sys::MemoryContext,
     /// Those of the result; NULL where the caller does not say.
-    columns: pg_sys::TupleDesc,
+    pub(super) columns: pg_sys::TupleDesc,
 }
 
 impl Rows {
     /// Adds a row of these values, which must be of the types that the result has.
     pub fn put<const N: usize>(&self, values: [ColumnValue<'_>; N]) {
-        // SAFETY: a description, if there is one, is valid as long as the call.
-        let expected = unsafe { self.columns.as_ref() }.map(|columns| columns.natts);
-        if expected != i32::try_from(N).ok() {
-            ereport!(
-                ERROR,
-                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-                "the type of the result is not what it was made as"
-            );
-        }
+        // SAFETY: the description is valid as long as the call.
+        assert_eq!(unsafe { description::count(self.columns) }, N, "one value for each column");
         let (mut datums, mut nulls) = column_value::datums(values);
         // SAFETY: as many values as the description says; the store copies them.
         unsafe {

@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::definition::{self, Definition};
+use super::description;
 use super::extension;
 use super::relation::{self, Access};
 use super::system_catalog::{self, Lookup};
@@ -83,6 +84,19 @@ impl Relations {
     }
 
     fn search() -> Self {
+        let relations = Self::find();
+        let Self { ledger, checkpoints, batches, .. } = relations;
+        for (oid, definition) in [
+            (ledger, &definition::LEDGER),
+            (checkpoints, &definition::CHECKPOINTS),
+            (batches, &definition::BATCHES),
+        ] {
+            require_columns(oid, definition);
+        }
+        relations
+    }
+
+    fn find() -> Self {
         Self {
             ledger: find_needed(definition::LEDGER.name),
             delta_index: find_needed(c"credits_transactions_delta_idx"),
@@ -113,6 +127,19 @@ fn find(name: &CStr) -> Option<pg_sys::Oid> {
 
 fn find_needed(name: &CStr) -> pg_sys::Oid {
     find(name).unwrap_or_else(|| LedgerError::Missing(format!("credits.{}", name.to_string_lossy())).raise())
+}
+
+/// Rows are read and written by the places of their columns: raises 55000 if one of the table's own is of another type.
+fn require_columns(table: pg_sys::Oid, definition: &Definition) {
+    // SAFETY: only looks.
+    let other = unsafe {
+        relation::with_description(table, |relation| {
+            description::first_of_other_type((*relation).rd_att, definition.columns)
+        })
+    };
+    if let Some(number) = other.flatten() {
+        LedgerError::OtherColumn { table: definition.display_name(), number: number + 1 }.raise();
+    }
 }
 
 /// The ledger, of whatever version of the extension.

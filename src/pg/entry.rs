@@ -5,8 +5,9 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::catalog::Relations;
+use super::catalog::{self, Relations};
 use super::command::Command;
+use super::definition;
 use super::function_info::function_info_v1;
 use super::row::Row;
 use super::{guard, stamp};
@@ -46,14 +47,14 @@ unsafe extern "C-unwind" fn note_row(call: pg_sys::FunctionCallInfo) -> pg_sys::
     // SAFETY: called by the server with a valid call; the trigger's data live as long as the call.
     unsafe {
         let trigger = trigger_data(call, c"note_transaction");
-        let slot = (*trigger).tg_trigslot;
+        let fires = trigger.tg_event & (pg_sys::TRIGGER_EVENT_OPMASK | LEVEL_AND_TIME);
         let ledger = Relations::lookup().map(|relations| relations.ledger);
-        if slot.is_null() || ledger != Some((*(*trigger).tg_relation).rd_id) {
+        if fires != AFTER_ROW | pg_sys::TRIGGER_EVENT_INSERT || ledger != Some(table_of(trigger)) {
             refuse_trigger(
-                "note_transaction() is a row trigger of credits.credits_transactions only".to_owned(),
+                "note_transaction() is an AFTER INSERT row trigger of credits.credits_transactions only",
             );
         }
-        delta::note(&Row::new(slot, false));
+        delta::note(&Row::new(trigger.tg_trigslot, false));
     }
     pg_sys::Datum::from(0_usize)
 }
@@ -72,13 +73,22 @@ unsafe extern "C-unwind" fn note_transaction(call: pg_sys::FunctionCallInfo) -> 
 #[pg_guard]
 unsafe extern "C-unwind" fn refuse_change(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: as above.
-    let event = unsafe { (*trigger_data(call, c"refuse_change")).tg_event } & pg_sys::TRIGGER_EVENT_OPMASK;
-    LedgerError::AppendOnly(match event {
-        pg_sys::TRIGGER_EVENT_UPDATE => "UPDATE",
-        pg_sys::TRIGGER_EVENT_DELETE => "DELETE",
-        _ => "TRUNCATE",
-    })
-    .raise()
+    let trigger = unsafe { trigger_data(call, c"refuse_change") };
+    let event = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+        pg_sys::TRIGGER_EVENT_UPDATE => Some("UPDATE"),
+        pg_sys::TRIGGER_EVENT_DELETE => Some("DELETE"),
+        pg_sys::TRIGGER_EVENT_TRUNCATE => Some("TRUNCATE"),
+        _ => None,
+    };
+    // SAFETY: as above.
+    match event {
+        Some(event) if catalog::find_ledger() == Some(unsafe { table_of(trigger) }) => {
+            LedgerError::AppendOnly(event).raise()
+        }
+        _ => refuse_trigger(
+            "refuse_change() is an UPDATE, DELETE or TRUNCATE trigger of credits.credits_transactions only",
+        ),
+    }
 }
 
 /// `credits.guard_ledger()`: event trigger before and after commands, and before tables are rewritten. See [`guard`].
@@ -107,7 +117,15 @@ unsafe extern "C-unwind" fn guard_ledger(call: pg_sys::FunctionCallInfo) -> pg_s
 #[pg_guard]
 unsafe extern "C-unwind" fn leave_out(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: as above. To a trigger before the row, a null pointer in place of a tuple says that there is none.
-    unsafe { trigger_data(call, c"leave_out") };
+    let (fires, table) = unsafe {
+        let trigger = trigger_data(call, c"leave_out");
+        (trigger.tg_event & LEVEL_AND_TIME, table_of(trigger))
+    };
+    let is_derived = catalog::defined()
+        .any(|(oid, definition)| oid == table && definition.role == definition::Role::Derived);
+    if fires != BEFORE_ROW || !is_derived {
+        refuse_trigger("leave_out() is a BEFORE row trigger of derived tables only");
+    }
     pg_sys::Datum::from(0_usize)
 }
 
@@ -116,29 +134,46 @@ unsafe extern "C-unwind" fn leave_out(call: pg_sys::FunctionCallInfo) -> pg_sys:
 #[pg_guard]
 unsafe extern "C-unwind" fn announce_change(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: as above.
-    let table = unsafe { (*(*trigger_data(call, c"announce_change")).tg_relation).rd_id };
+    let (fires, table) = unsafe {
+        let trigger = trigger_data(call, c"announce_change");
+        (trigger.tg_event & LEVEL_AND_TIME, table_of(trigger))
+    };
     match Relations::lookup() {
-        Some(relations) if relations.checkpoints == table => shared::announce_change(&relations),
+        Some(relations) if relations.checkpoints == table && fires == pg_sys::TRIGGER_EVENT_AFTER => {
+            shared::announce_change(&relations);
+        }
         _ => refuse_trigger(
-            "announce_change() is a trigger of credits.user_balance_checkpoints only".to_owned(),
+            "announce_change() is an AFTER statement trigger of credits.user_balance_checkpoints only",
         ),
     }
     pg_sys::Datum::from(0_usize)
 }
 
-fn refuse_trigger(reason: String) -> ! {
-    ereport!(ERROR, PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, reason);
+/// For rows or for statements, and when: a statement's trigger after the event has none of these bits.
+const LEVEL_AND_TIME: u32 = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
+const AFTER_ROW: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVENT_ROW;
+const BEFORE_ROW: u32 = pg_sys::TRIGGER_EVENT_BEFORE | pg_sys::TRIGGER_EVENT_ROW;
+
+fn refuse_trigger(reason: impl Into<String>) -> ! {
+    ereport!(ERROR, PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, reason.into());
 }
 
 /// # Safety
-/// `call` is valid.
-unsafe fn trigger_data(call: pg_sys::FunctionCallInfo, function: &CStr) -> *mut pg_sys::TriggerData {
+/// `call` is valid; what is returned is as long.
+unsafe fn trigger_data<'a>(call: pg_sys::FunctionCallInfo, function: &CStr) -> &'a pg_sys::TriggerData {
     // SAFETY: the caller's promise; the server marks a trigger's call by the type of its context.
     unsafe {
         let context = (*call).context;
         if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
             refuse_trigger(format!("{}() must be called as a trigger", function.to_string_lossy()));
         }
-        context.cast()
+        &*context.cast()
     }
+}
+
+/// # Safety
+/// The trigger's data are valid.
+const unsafe fn table_of(trigger: &pg_sys::TriggerData) -> pg_sys::Oid {
+    // SAFETY: the caller's promise: the table is open.
+    unsafe { (*trigger.tg_relation).rd_id }
 }

@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod column_value;
 mod command;
 pub mod definition;
+mod description;
 pub mod entry;
 pub mod extension;
 pub mod fetch;

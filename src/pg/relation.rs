@@ -34,6 +34,27 @@ pub fn lock(oid: pg_sys::Oid, access: Access) {
     unsafe { pg_sys::LockRelationOid(oid, access.lock_mode()) }
 }
 
+/// Shows the description of the relation that this session has, as far as it has been told of changes, without a lock; `None` if
+/// there is no such relation.
+///
+/// # Safety
+/// `look` does nothing that may change the description: it learns of no changes of others, and makes none.
+pub(super) unsafe fn with_description<R>(
+    oid: pg_sys::Oid,
+    look: impl FnOnce(pg_sys::Relation) -> R,
+) -> Option<R> {
+    // SAFETY: opened and closed once; while an error unwinds, the server closes it.
+    unsafe {
+        let relation = pg_sys::RelationIdGetRelation(oid);
+        if relation.is_null() {
+            return None;
+        }
+        let result = look(relation);
+        pg_sys::RelationClose(relation);
+        Some(result)
+    }
+}
+
 /// The name of an open relation, for messages.
 ///
 /// # Safety
@@ -63,7 +84,7 @@ impl Table {
     }
 
     /// Whether rows can only be inserted, and are noted by those who do: in every session the trigger `append_only` refuses all
-    /// else, and `append_only_applied` where replication fires no other, and `note_transaction` notes.
+    /// else, `append_only_applied` refuses it row by row, and `note_transaction` notes.
     pub fn only_gains_noted_rows(&self) -> bool {
         // SAFETY: the table is open; its description has as many triggers as it says, with names.
         unsafe {
@@ -73,18 +94,13 @@ impl Table {
             }
             let count = usize::try_from((*description).numtriggers).unwrap_or_default();
             let triggers = std::slice::from_raw_parts((*description).triggers, count);
-            let fires = |(name, when): (&CStr, u8)| {
+            let always = |name: &CStr| {
                 triggers.iter().any(|trigger| {
-                    trigger.tgenabled == when.cast_signed() && CStr::from_ptr(trigger.tgname) == name
+                    trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
+                        && CStr::from_ptr(trigger.tgname) == name
                 })
             };
-            [
-                (c"append_only", pg_sys::TRIGGER_FIRES_ALWAYS),
-                (c"append_only_applied", pg_sys::TRIGGER_FIRES_ON_REPLICA),
-                (c"note_transaction", pg_sys::TRIGGER_FIRES_ALWAYS),
-            ]
-            .into_iter()
-            .all(fires)
+            [c"append_only", c"append_only_applied", c"note_transaction"].into_iter().all(always)
         }
     }
 

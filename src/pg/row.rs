@@ -7,7 +7,8 @@ use pgrx::prelude::*;
 use pgrx::{pg_sys, varlena};
 
 use super::column_value::{ColumnValue, Stored};
-use super::numeric;
+use super::{description, numeric};
+use crate::error::LedgerError;
 
 // As in executor/tuptable.h, without the guard that pgrx puts around the call: it fails for a column past the last only.
 unsafe extern "C-unwind" {
@@ -50,10 +51,27 @@ impl Row<'_> {
         unsafe { *(*self.slot).tts_isnull.add(column - 1) }
     }
 
+    /// Raises 22004 for NULL: a pointer to nothing, in a column that the ledger's own constraints keep free of it, unless
+    /// somebody has dropped them.
     fn datum(&self, column: Column) -> pg_sys::Datum {
         self.take_apart(column);
         // SAFETY: the row is taken apart that far.
-        unsafe { *(*self.slot).tts_values.add(column - 1) }
+        unsafe {
+            if *(*self.slot).tts_isnull.add(column - 1) {
+                self.refuse_null(column);
+            }
+            *(*self.slot).tts_values.add(column - 1)
+        }
+    }
+
+    #[cold]
+    fn refuse_null(&self, column: Column) -> ! {
+        // SAFETY: the slot has a description with this column, whose name ends with NUL.
+        let column = unsafe {
+            let column = description::column((*self.slot).tts_tupleDescriptor, column - 1);
+            description::text(column.attname.data.as_ptr())
+        };
+        LedgerError::NullColumn { column }.raise()
     }
 
     /// These columns.

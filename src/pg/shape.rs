@@ -1,9 +1,12 @@
 //! The shape of a relation: what the engine and a dump of its rows rely on, and what a command has done to it.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::fmt;
 
 use pgrx::pg_sys;
+
+use super::description::{self, text};
+use super::relation::with_description;
 
 /// What a relation is made of.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,7 +110,7 @@ impl Shape {
     pub fn of(oid: pg_sys::Oid) -> Option<Self> {
         // SAFETY: a relation that is not locked may be changed by others meanwhile, but its description here is not: nothing
         // that is called before it is closed learns of changes.
-        unsafe { with_relation(oid, |relation| Self::read(relation)) }
+        unsafe { with_description(oid, |relation| Self::read(relation)) }
     }
 
     /// The shape that a command of this transaction has left, if it may have changed it: whoever does locks the relation, but for
@@ -116,7 +119,7 @@ impl Shape {
         let mode = pg_sys::ShareUpdateExclusiveLock.cast_signed();
         // SAFETY: as for `of`.
         unsafe {
-            with_relation(oid, |relation| {
+            with_description(oid, |relation| {
                 (pg_sys::CheckRelationLockedByMe(relation, mode, true) || schema_of(relation) != self.name.0)
                     .then(|| Self::read(relation))
             })
@@ -199,21 +202,6 @@ impl Column {
 }
 
 /// # Safety
-/// `body` does nothing that closes the relation or changes its description.
-unsafe fn with_relation<R>(oid: pg_sys::Oid, body: impl FnOnce(pg_sys::Relation) -> R) -> Option<R> {
-    // SAFETY: opened and closed once; while an error unwinds, the server closes it.
-    unsafe {
-        let relation = pg_sys::RelationIdGetRelation(oid);
-        if relation.is_null() {
-            return None;
-        }
-        let result = body(relation);
-        pg_sys::RelationClose(relation);
-        Some(result)
-    }
-}
-
-/// # Safety
 /// The relation is open.
 unsafe fn schema_of(relation: pg_sys::Relation) -> String {
     // SAFETY: the caller's promise.
@@ -237,12 +225,9 @@ unsafe fn primary_key(relation: pg_sys::Relation) -> pg_sys::Oid {
 unsafe fn columns(description: pg_sys::TupleDesc) -> Vec<Column> {
     // SAFETY: the caller's promise; it has as many columns as it says.
     unsafe {
-        (0..(*description).natts)
+        (0..description::count(description))
             .map(|number| {
-                #[cfg(not(feature = "pg18"))]
-                let column = &*(*description).attrs.as_ptr().add(usize::try_from(number).unwrap_or_default());
-                #[cfg(feature = "pg18")]
-                let column = &*pg_sys::TupleDescAttr(description, number);
+                let column = description::column(description, number);
                 Column {
                     name: text(column.attname.data.as_ptr()),
                     is_dropped: column.attisdropped,
@@ -296,14 +281,4 @@ unsafe fn triggers(description: *const pg_sys::TriggerDesc) -> Vec<pg_sys::Oid> 
             .map(|trigger| trigger.tgoid)
             .collect()
     }
-}
-
-/// # Safety
-/// NULL or a text that ends with NUL.
-unsafe fn text(text: *const c_char) -> String {
-    if text.is_null() {
-        return String::new();
-    }
-    // SAFETY: the caller's promise.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::thread::panicking;
 
@@ -18,6 +18,9 @@ use super::search_path::SearchPath;
 
 /// Most plans that a backend keeps. There are fewer shapes than this as long as the analytics table keeps its name.
 const KEPT_PLANS: usize = 512;
+
+/// What the server says then.
+const OTHER_RESULT_TYPE: &CStr = c"the result type has other columns than it was made with";
 
 thread_local! {
     static PLANS: RefCell<HashMap<String, pg_sys::SPIPlanPtr>> = RefCell::new(HashMap::new());
@@ -115,9 +118,9 @@ impl<'call> Statement<'call> {
         has_row.then(|| read(&ResultRow { _level: &level }))
     }
 
-    /// Runs the query; its rows are the function's result.
+    /// Runs the query; its rows are the function's result. Raises 42804 where that has columns of other types.
     pub fn answer_rows(&self, sql: &str, call: &Call<'call>) -> Answer {
-        let rows = call.result_rows();
+        let rows = call.open_result();
         // SAFETY: the store and its memory live until the caller of the function has read the rows; the receiver
         // is destroyed before this SPI level ends, or with the memory of the query if it fails.
         unsafe {
@@ -127,8 +130,8 @@ impl<'call> Statement<'call> {
                 rows.store,
                 rows.context,
                 false,
-                std::ptr::null_mut(),
-                std::ptr::null(),
+                rows.columns,
+                OTHER_RESULT_TYPE.as_ptr(),
             );
             let _level = self.run(sql, receiver);
             if let Some(destroy) = (*receiver).rDestroy {

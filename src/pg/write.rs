@@ -9,6 +9,7 @@ use std::thread::panicking;
 use pgrx::pg_sys;
 
 use super::column_value::{self, ColumnValue};
+use super::description;
 use super::memory::Scratch;
 use super::relation::{self, Access, Table};
 use crate::error::LedgerError;
@@ -62,11 +63,32 @@ impl TableWriter {
 
     fn form<const N: usize>(&self, values: [ColumnValue<'_>; N]) -> pg_sys::HeapTuple {
         let (mut datums, mut nulls) = column_value::datums(values);
-        // SAFETY: there is a value for each column of the table.
+        // SAFETY: there is a value for each column of the table: the lookup of the relations has found the first to be of these
+        // types.
         unsafe {
-            let descriptor = (*self.table.as_raw()).rd_att;
-            assert_eq!(usize::try_from((*descriptor).natts), Ok(N), "one value for each column");
-            pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr())
+            let description = (*self.table.as_raw()).rd_att;
+            if description::count(description) == N {
+                return pg_sys::heap_form_tuple(description, datums.as_mut_ptr(), nulls.as_mut_ptr());
+            }
+            let (mut datums, mut nulls) = (datums.to_vec(), nulls.to_vec());
+            for number in N..description::count(description) {
+                self.require_none(description::column(description, number));
+                datums.push(pg_sys::Datum::null());
+                nulls.push(true);
+            }
+            assert_eq!(datums.len(), description::count(description), "one value for each column");
+            pg_sys::heap_form_tuple(description, datums.as_mut_ptr(), nulls.as_mut_ptr())
+        }
+    }
+
+    /// A column that somebody has added has no value here.
+    fn require_none(&self, column: &pg_sys::FormData_pg_attribute) {
+        if column.attnotnull && !column.attisdropped {
+            // SAFETY: the table is open, and names end with NUL.
+            let (table, column) = unsafe {
+                (relation::name(self.table.as_raw()), description::text(column.attname.data.as_ptr()))
+            };
+            LedgerError::NoValue { table, column }.raise();
         }
     }
 

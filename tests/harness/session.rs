@@ -17,9 +17,10 @@ pub fn user(number: u32) -> Uuid {
 #[must_use]
 pub fn correction(change: &str) -> [String; 3] {
     [
-        "ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only".to_owned(),
+        "ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only, DISABLE TRIGGER append_only_applied".to_owned(),
         change.to_owned(),
-        "ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only".to_owned(),
+        "ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only, ENABLE ALWAYS TRIGGER append_only_applied"
+            .to_owned(),
     ]
 }
 
