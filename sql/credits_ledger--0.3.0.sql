@@ -188,13 +188,14 @@ ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
 COMMENT ON TRIGGER append_only ON credits.credits_transactions IS
     'Refuses UPDATE, DELETE and TRUNCATE.';
 
--- Logical replication applies changes row by row and fires row triggers alone. REPLICA: elsewhere the trigger above has its say first.
+-- Logical replication applies changes row by row and fires row triggers alone, as a statement on a parent does, should somebody
+-- have attached the ledger to one.
 CREATE TRIGGER append_only_applied
     BEFORE UPDATE OR DELETE ON credits.credits_transactions
     FOR EACH ROW EXECUTE FUNCTION credits.refuse_change();
-ALTER TABLE credits.credits_transactions ENABLE REPLICA TRIGGER append_only_applied;
+ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only_applied;
 COMMENT ON TRIGGER append_only_applied ON credits.credits_transactions IS
-    'Refuses UPDATE and DELETE that logical replication applies.';
+    'Refuses UPDATE and DELETE that logical replication applies, or that come through another table.';
 
 CREATE FUNCTION credits.note_transaction() RETURNS trigger
     LANGUAGE c

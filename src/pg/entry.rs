@@ -73,18 +73,18 @@ unsafe extern "C-unwind" fn note_transaction(call: pg_sys::FunctionCallInfo) -> 
 #[pg_guard]
 unsafe extern "C-unwind" fn refuse_change(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: as above.
-    let trigger = unsafe { trigger_data(call, c"refuse_change") };
-    let event = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+    let (event, table) = unsafe {
+        let trigger = trigger_data(call, c"refuse_change");
+        (trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK, table_of(trigger))
+    };
+    let event = match event {
         pg_sys::TRIGGER_EVENT_UPDATE => Some("UPDATE"),
         pg_sys::TRIGGER_EVENT_DELETE => Some("DELETE"),
         pg_sys::TRIGGER_EVENT_TRUNCATE => Some("TRUNCATE"),
         _ => None,
     };
-    // SAFETY: as above.
     match event {
-        Some(event) if catalog::find_ledger() == Some(unsafe { table_of(trigger) }) => {
-            LedgerError::AppendOnly(event).raise()
-        }
+        Some(event) if catalog::find_ledger() == Some(table) => LedgerError::AppendOnly(event).raise(),
         _ => refuse_trigger(
             "refuse_change() is an UPDATE, DELETE or TRUNCATE trigger of credits.credits_transactions only",
         ),
