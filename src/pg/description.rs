@@ -30,7 +30,7 @@ pub(super) unsafe fn count(description: pg_sys::TupleDesc) -> usize {
     usize::try_from(unsafe { (*description).natts }).unwrap_or_default()
 }
 
-/// The first column that is not of the type that it should be, if there is one. There may be others behind them.
+/// The first column that is not of the type that it should be, if there is one, among those that are in both.
 ///
 /// # Safety
 /// The description is valid.
@@ -40,12 +40,8 @@ pub(super) unsafe fn first_of_other_type(
 ) -> Option<usize> {
     // SAFETY: the caller's promise; no column past the last is asked for. A dropped one has no type.
     unsafe {
-        let count = count(description);
-        types
-            .iter()
-            .enumerate()
-            .find(|&(number, &oid)| number >= count || column(description, number).atttypid != oid)
-            .map(|(number, _)| number)
+        (0..count(description).min(types.len()))
+            .find(|&number| column(description, number).atttypid != types[number])
     }
 }
 
