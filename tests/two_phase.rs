@@ -1,5 +1,6 @@
 //! PREPARE TRANSACTION blocks no one and announces nothing; the user's next settlement does.
 
+use credits_ledger_tests::database::PATIENCE;
 use credits_ledger_tests::{Database, Direction, Session, dec, user};
 
 use Direction::{Down, Up};
@@ -117,6 +118,88 @@ fn nothing_leaks_into_the_next_transaction() {
     assert_eq!(listener.drain(), []);
     session.grant(user(1), dec!(1));
     assert_eq!(listener.crossings(), [(user(1), Up)]);
+    session.assert_sound();
+}
+
+/// Rows that keep a settlement reading for long enough to be stopped there. They sum up to nothing.
+const MANY_ROWS: &str = "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+    SELECT $1, CASE n % 2 WHEN 0 THEN 'usage' ELSE 'purchase' END, 1, n::text FROM generate_series(1, 20000) n";
+
+/// Commits a session's transaction, and stops that while it has its stripe for itself: nearly all that it does then is to
+/// read. Meanwhile, another session runs statements. The commit goes on even if it has what they wait for.
+fn commit_while_a_settlement_reads(
+    db: &Database,
+    committing: Session,
+    other: Session,
+    meanwhile: Vec<String>,
+) -> Session {
+    let committing = committing.background(|session| session.try_run("COMMIT"));
+    db.until(
+        "SELECT EXISTS (SELECT FROM pg_locks
+                        WHERE pid = $1 AND locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted)",
+        &[&committing.pid()],
+    );
+    let paused = db.cluster().pause(committing.pid());
+    let running = other.background(move |session| meanwhile.iter().for_each(|sql| session.run(sql)));
+    running.wait_at_most(PATIENCE);
+    drop(paused);
+    committing.finish().1.unwrap();
+    running.finish().0
+}
+
+/// COMMIT PREPARED waits for no stripe. A settlement that is stopped in the middle of a delta, with a grant behind it and a
+/// charge still ahead that then become visible, has seen both or neither: between the two there was never a crossing.
+#[test]
+fn rows_that_are_committed_while_a_settlement_reads_are_of_one_snapshot() {
+    let db = Database::create_alone();
+    let (mut session, mut long) = (db.connect(), db.connect());
+    session.grant(user(1), dec!(5));
+    let mut listener = db.listen();
+    session.run("BEGIN");
+    session.grant(user(1), dec!(10));
+    let grant = prepare(&db, &mut session, 1);
+    long.run("BEGIN");
+    long.run("SELECT pg_current_xact_id()");
+    session.run("BEGIN");
+    session.charge(user(1), dec!(10));
+    let charge = prepare(&db, &mut session, 2);
+    // Between the two, in the order of the index.
+    long.execute(MANY_ROWS, &[&user(1)]).unwrap();
+    let both = [grant, charge].map(|gid| format!("COMMIT PREPARED {gid}"));
+    let mut session = commit_while_a_settlement_reads(&db, long, session, both.into());
+    assert_eq!(listener.drain(), []);
+    assert_eq!(session.balance(user(1)), dec!(5));
+    session.assert_sound();
+}
+
+/// The same with what another session has folded meanwhile: as far as the transaction that is being settled, which is open,
+/// and so without the one of the two that has come after it.
+#[test]
+fn what_is_folded_while_a_settlement_reads_does_not_decide() {
+    let db = Database::create_alone();
+    let (mut session, mut long) = (db.connect(), db.connect());
+    let stripe = |number| ledger::stripe::of_user(user(number).as_bytes());
+    let neighbour = (2..).find(|&number| stripe(number) == stripe(1)).unwrap();
+    // None of the two has just come when it counts: it would begin with what is stored.
+    for session in [&mut session, &mut long] {
+        session.grant(user(neighbour), dec!(2.5));
+    }
+    let mut listener = db.listen();
+    session.run("BEGIN");
+    session.charge(user(neighbour), dec!(10));
+    let charge = prepare(&db, &mut session, 1);
+    long.run("BEGIN");
+    long.charge(user(neighbour), dec!(1));
+    session.run("BEGIN");
+    session.grant(user(neighbour), dec!(10));
+    let grant = prepare(&db, &mut session, 2);
+    // The first of the stripe, and new: nothing of it is there to be told.
+    long.execute(MANY_ROWS, &[&user(1)]).unwrap();
+    let mut meanwhile = [grant, charge].map(|gid| format!("COMMIT PREPARED {gid}")).to_vec();
+    meanwhile.push(format!("SELECT credits.get_user_balance('{}')", user(neighbour)));
+    let mut session = commit_while_a_settlement_reads(&db, long, session, meanwhile);
+    assert_eq!(listener.drain(), []);
+    assert_eq!(session.balance(user(neighbour)), dec!(4));
     session.assert_sound();
 }
 

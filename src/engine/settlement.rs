@@ -7,8 +7,10 @@
 //! 3. Read each other user's checkpoint as of now, then its delta dirty. Rows of transactions that have not ended span an
 //!    interval of balances; if all of it lies on the announced side of zero, there is nothing to decide. Nobody waited.
 //! 4. Otherwise let go of the stripe and take it exclusively, which waits for those who are committing on it. Every row
-//!    that is still in flight now is followed by a settlement of its own, so committed and own rows alone decide. Every
-//!    touched user of the stripe is read again: while the stripe was let go, someone may have settled it without our row.
+//!    that is still in flight now is followed by a settlement of its own, so committed and own rows alone decide, those of
+//!    one snapshot: COMMIT PREPARED waits for no stripe, and a dirty scan would see one of two prepared transactions
+//!    without the other. What it leaves out, the user's next settlement announces. Every touched user of the stripe
+//!    is read again: while the stripe was let go, someone may have settled it without our row.
 //!
 //! Locks are released when the commit is visible. Of the transactions that together make a crossing, the one that looks
 //! last sees the rows of all others, committed or in flight, or counted, so it goes exclusive and decides on the true sum.
@@ -16,7 +18,7 @@
 use std::cell::LazyCell;
 use std::rc::Rc;
 
-use ledger::coverage::Coverage;
+use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::crossing::Direction;
 use ledger::fold::{DeltaPass, Fold};
 use ledger::shared::headroom::Counted;
@@ -135,7 +137,9 @@ impl Settlement {
                 }
                 return Ok(Agreement::Doubtful);
             };
-            let (pass, refreshed) = view.pass(shared, user, &checkpoint.fold, &now)?;
+            let further = told(shared, user, &checkpoint.fold);
+            let (pass, refreshed) =
+                pass(&mut view.delta, shared, user, &checkpoint.fold, further, now.target.clone())?;
             if !pass.outlook().agrees_with(checkpoint.is_positive)? {
                 return Ok(Agreement::Doubtful);
             }
@@ -158,6 +162,7 @@ impl Settlement {
         let relations = self.relations;
         let view = CommitView::get(&mut self.view, &relations);
         let now = Moment::now();
+        let mut delta = DeltaScan::open(&relations, Access::Write, Sight::without_siread(&now.snapshot));
         let writer = LazyCell::new(|| TableWriter::open(relations.checkpoints));
         let batch_writer = LazyCell::new(|| TableWriter::open(relations.batches));
         for &Settled { user, noted: Noted { request, .. }, .. } in users {
@@ -170,7 +175,9 @@ impl Settlement {
                     Fold::default()
                 }
             };
-            let (pass, refreshed) = view.pass(&shared, &user, &from, &now)?;
+            // Nor does a fold decide that has rows which came after the snapshot: it may not have all of them.
+            let further = told(&shared, &user, &from).filter(|fold| fold.coverage.serves(&now.open));
+            let (pass, refreshed) = pass(&mut delta, &shared, &user, &from, further, now.target.clone())?;
             let mut checkpoint = match &stored {
                 Some((_, checkpoint)) => checkpoint.clone(),
                 // Only a savepoint that was rolled back touched the user.
@@ -183,8 +190,8 @@ impl Settlement {
             };
             let is_refreshed = stored.is_none() || lags(&from, &pass, request);
             if is_refreshed {
-                let Refreshed { fold, batches } =
-                    refreshed.map_or_else(|| view.refreshed(&user, from, &now), Ok)?;
+                let Refreshed { fold, batches } = refreshed
+                    .map_or_else(|| refreshed_from(&mut delta, &user, from, now.target.clone()), Ok)?;
                 checkpoint::write_batches(&relations, &batch_writer, &user, &batches)?;
                 checkpoint.fold = fold;
                 statistics::count(Event::Refresh, 1);
@@ -275,7 +282,7 @@ fn refresh(
         let from = &stored.1.fold;
         let Refreshed { fold, batches } = match refreshed {
             Some(refreshed) if from == assessed => refreshed.clone(),
-            _ => view.refreshed(user, from.clone(), &now)?,
+            _ => refreshed_from(&mut view.delta, user, from.clone(), now.target.clone())?,
         };
         checkpoint::write_batches(relations, batch_writer, user, &batches)?;
         checkpoint::write(writer, user, Some(&stored), &Checkpoint { fold, ..stored.1.clone() });
@@ -286,6 +293,8 @@ fn refresh(
 /// A moment that settlement looks at checkpoints in.
 struct Moment {
     snapshot: Rc<Snapshot>,
+    /// The transactions that have not ended then.
+    open: OpenTransactions,
     /// The most that a checkpoint may cover then.
     target: Coverage,
 }
@@ -293,8 +302,8 @@ struct Moment {
 impl Moment {
     fn now() -> Self {
         let snapshot = Snapshot::latest();
-        let target = Coverage::up_to(&snapshot.open_transactions());
-        Self { snapshot: Rc::new(snapshot), target }
+        let open = snapshot.open_transactions();
+        Self { snapshot: Rc::new(snapshot), target: Coverage::up_to(&open), open }
     }
 }
 
@@ -307,8 +316,7 @@ struct CommitView {
 impl CommitView {
     fn get<'a>(opened: &'a mut Option<Self>, relations: &Relations) -> &'a mut Self {
         opened.get_or_insert_with(|| {
-            // What the last statement did is not visible to our snapshots yet. A dirty scan sees its ledger rows all the
-            // same, but the statement may have changed checkpoints, too.
+            // What the last statement did is not visible to our snapshots yet.
             xact::see_own_changes();
             Self::open(relations)
         })
@@ -325,29 +333,39 @@ impl CommitView {
     fn stored(&mut self, user: &Id, now: &Moment) -> Result<Option<Stored>, LedgerError> {
         self.checkpoints.find(user, &now.snapshot)
     }
+}
 
-    /// One pass over the user's delta, from the stored fold on or from a published one that is further. It also tells what the
-    /// checkpoint becomes by a refresh, if it has met all the rows of batches that the refresh folds.
-    fn pass(
-        &mut self,
-        shared: &Shared,
-        user: &Id,
-        stored: &Fold,
-        now: &Moment,
-    ) -> Result<(DeltaPass, Option<Refreshed>), LedgerError> {
-        let published = shared.fold(user).map(|published| published.fold);
-        let further = published.filter(|fold| fold.coverage.contains(&stored.coverage));
-        let base = further.unwrap_or_else(|| stored.clone());
-        let meets_all = base.gained_no_batch_since(stored);
-        let (pass, batches) = checkpoint::fold_delta(&mut self.delta, user, base, now.target.clone())?;
-        shared.publish_fold(user, pass.advanced());
-        let refreshed = meets_all.then(|| Refreshed { fold: pass.advanced().clone(), batches });
-        Ok((pass, refreshed))
-    }
+/// The user's published fold, if it is further than the stored one.
+fn told(shared: &Shared, user: &Id, stored: &Fold) -> Option<Fold> {
+    let published = shared.fold(user).map(|published| published.fold);
+    published.filter(|fold| fold.coverage.contains(&stored.coverage))
+}
 
-    /// What a checkpoint becomes by a refresh.
-    fn refreshed(&mut self, user: &Id, stored: Fold, now: &Moment) -> Result<Refreshed, LedgerError> {
-        let (pass, batches) = checkpoint::fold_delta(&mut self.delta, user, stored, now.target.clone())?;
-        Ok(Refreshed { fold: pass.into_advanced(), batches })
-    }
+/// One pass over the user's delta, from the stored fold on or from one that is further. It also tells what the checkpoint
+/// becomes by a refresh, if it has met all the rows of batches that the refresh folds.
+fn pass(
+    delta: &mut DeltaScan,
+    shared: &Shared,
+    user: &Id,
+    stored: &Fold,
+    further: Option<Fold>,
+    target: Coverage,
+) -> Result<(DeltaPass, Option<Refreshed>), LedgerError> {
+    let base = further.unwrap_or_else(|| stored.clone());
+    let meets_all = base.gained_no_batch_since(stored);
+    let (pass, batches) = checkpoint::fold_delta(delta, user, base, target)?;
+    shared.publish_fold(user, pass.advanced());
+    let refreshed = meets_all.then(|| Refreshed { fold: pass.advanced().clone(), batches });
+    Ok((pass, refreshed))
+}
+
+/// What a checkpoint becomes by a refresh.
+fn refreshed_from(
+    delta: &mut DeltaScan,
+    user: &Id,
+    stored: Fold,
+    target: Coverage,
+) -> Result<Refreshed, LedgerError> {
+    let (pass, batches) = checkpoint::fold_delta(delta, user, stored, target)?;
+    Ok(Refreshed { fold: pass.into_advanced(), batches })
 }

@@ -24,6 +24,18 @@ pub enum Shutdown {
     Immediate,
 }
 
+/// A process that was stopped goes on when this is dropped.
+pub struct Paused {
+    cluster: Arc<Cluster>,
+    pid: i32,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let _ = self.cluster.command(Path::new("kill")).args(["-CONT", &self.pid.to_string()]).status();
+    }
+}
+
 impl Cluster {
     /// Adds settings, which take effect when the server starts next.
     ///
@@ -72,6 +84,13 @@ impl Cluster {
     #[track_caller]
     pub fn kill(&self, pid: i32) {
         self.succeed(self.command(Path::new("kill")).args(["-KILL", &pid.to_string()]));
+    }
+
+    /// Stops a process of the server wherever it is, until the guard is dropped.
+    #[track_caller]
+    pub fn pause(self: &Arc<Self>, pid: i32) -> Paused {
+        self.succeed(self.command(Path::new("kill")).args(["-STOP", &pid.to_string()]));
+        Paused { cluster: Arc::clone(self), pid }
     }
 
     /// Waits until the server, which recovers by itself, can be connected to.

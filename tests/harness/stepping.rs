@@ -1,6 +1,7 @@
 //! Sessions that do something in the background, or are held in the middle of their commit.
 
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use postgres::Error;
 
@@ -17,6 +18,14 @@ impl<T: Send + 'static> Background<T> {
     #[must_use]
     pub const fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Waits for the work to end, but for no longer than this.
+    pub fn wait_at_most(&self, longest: Duration) {
+        let began = Instant::now();
+        while !self.thread.is_finished() && began.elapsed() < longest {
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Waits for the work to end and gives the session back with its result.
