@@ -43,6 +43,19 @@ CREATE TYPE credits.transaction_with_category AS (
 COMMENT ON TYPE credits.transaction_with_category IS
     'An item of a grouped list: one ledger row, or one batch with its total, its number of rows (batch_count) and its '
     'highest seq. For a batch, id and batch_id are the batch''s id and description is ''Batch''.';
+
+CREATE TYPE credits.recorded_transaction AS (
+    item           int,
+    source_id      text,
+    outcome        text,
+    transaction_id uuid,
+    seq            bigint,
+    detail         text
+);
+COMMENT ON TYPE credits.recorded_transaction IS
+    'What became of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, stored before '
+    'with the same user, type and amount; conflict, its source_id or id is another transaction''s; refused. transaction_id and '
+    'seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -359,6 +372,17 @@ COMMENT ON FUNCTION credits.create_transaction(uuid, text, numeric, text, text, 
     '23514 amount not above 0 or of more than 13 integer or 15 fractional digits, or a batch on a row that is not usage, '
     '22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the '
     'row out; an error of a trigger comes as the trigger raised it.';
+
+CREATE FUNCTION credits.record_transactions(transactions jsonb) RETURNS SETOF credits.recorded_transaction
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100
+    AS 'MODULE_PATHNAME', 'record_transactions';
+COMMENT ON FUNCTION credits.record_transactions(jsonb) IS
+    'Records the items of an array of at most 10,000 objects as an INSERT does, and says of each what became of it, in the order of '
+    'the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, created_at, '
+    'category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. A bad item costs '
+    'only itself. Rows get their seqs in the order of their source_ids. Errors: 22004 for NULL, 22023 for what is no array or has '
+    'too many items, 25006 in a read-only transaction, 42501 without INSERT on the columns that are given and SELECT on the ledger, and '
+    'what ends a transaction: 40001, 40P01, a cancel.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -843,7 +867,10 @@ BEGIN
             ('api_key_id', false, 'uuid', '{uuid}'),
             -- Not without a time zone: what it means would depend on the session.
             ('created_at', true, 'timestamptz', '{timestamptz}'),
-            ('seq', true, 'bigint', '{bigint}')
+            ('seq', true, 'bigint', '{bigint}'),
+            ('category', false, 'text', '{text, varchar}'),
+            ('metadata', false, 'jsonb', '{jsonb}'),
+            ('reverses', false, 'uuid', '{uuid}')
         ) AS e (name, is_required, type, accepted)
     LOOP
         SELECT a.atttypid INTO found_type
@@ -901,7 +928,11 @@ BEGIN
                 CASE WHEN s.fusillade_batch_id IS NOT NULL AND s.transaction_type <> 'usage'
                          THEN format('fusillade_batch_id %%s on a row that is not usage', s.fusillade_batch_id) END,
                 CASE WHEN s.created_at IS NULL THEN 'created_at is NULL' END,
-                CASE WHEN s.seq IS NULL THEN 'seq is NULL' END) AS reason
+                CASE WHEN s.seq IS NULL THEN 'seq is NULL' END,
+                CASE WHEN char_length(s.category) > 200
+                         THEN format('category has %%s characters, more than 200', char_length(s.category)) END,
+                CASE WHEN jsonb_typeof(s.metadata) <> 'object'
+                         THEN format('metadata is not an object but of type %%s', jsonb_typeof(s.metadata)) END) AS reason
             FROM (%s) s
         ) c
         WHERE c.reason <> ''
@@ -1028,7 +1059,8 @@ BEGIN
             $query$, query) INTO to_seq, chunk_rows USING from_seq, last_seq, chunk_size;
         EXECUTE format($query$
             INSERT INTO credits.credits_transactions
-                (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at, seq)
+                (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at, seq,
+                 category, metadata, reverses)
             OVERRIDING SYSTEM VALUE
             SELECT s.* FROM (%s) s WHERE s.seq >= $1 AND s.seq <= $2 ORDER BY s.seq
             ON CONFLICT (source_id) DO NOTHING
@@ -1104,7 +1136,7 @@ END
     $$;
 COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
     'Copies the rows of a table or view with the ledger''s columns (transaction_type as text or enum; description, '
-    'fusillade_batch_id and api_key_id may be missing, others are ignored) into the ledger, with their id, created_at and seq, in '
+    'fusillade_batch_id, api_key_id, category, metadata and reverses may be missing, others are ignored) into the ledger, with their id, created_at and seq, in '
     'the order of seq; new transactions get higher seqs from the start. Checks every row before it imports any '
     '(unimportable_transactions), then commits chunk_size rows at a time with a NOTICE each, and in the end compares each user''s '
     'rows and balance with the source. Called again, it goes on where it stopped. A row whose source_id is in the ledger with the '
@@ -1568,7 +1600,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
-REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category FROM PUBLIC;
+REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.recorded_transaction FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;
 /* </end connected objects> */

@@ -42,7 +42,7 @@ GRANT INSERT (id, user_id, transaction_type, amount, source_id, description, fus
               metadata)
     ON credits.credits_transactions TO credits_writer;
 GRANT EXECUTE ON FUNCTION
-    credits.create_transaction, credits.refresh_checkpoint, credits.refresh_checkpoints_bulk,
+    credits.create_transaction, credits.record_transactions, credits.refresh_checkpoint, credits.refresh_checkpoints_bulk,
     credits.aggregate_user_batches
     TO credits_writer;
 

@@ -17,6 +17,19 @@ pub enum LedgerError {
     /// An array argument holds a NULL.
     #[error("argument {0} must not contain NULL")]
     NullElement(&'static str),
+    /// A `jsonb` argument that is not an array.
+    #[error("argument {0} must be a JSON array")]
+    NotAnArray(&'static str),
+    /// An array argument of too many elements.
+    #[error("argument {name} must have at most {most} elements, but has {count}")]
+    TooManyElements {
+        /// The argument.
+        name: &'static str,
+        /// How many it may have.
+        most: usize,
+        /// How many it has.
+        count: usize,
+    },
     /// A count, limit, offset or probability is below zero.
     #[error("argument {name} must not be negative, but is {value}")]
     NegativeArgument {
@@ -63,6 +76,14 @@ pub enum LedgerError {
     /// A trigger of the application kept the row from being inserted.
     #[error("a trigger on credits_transactions left out the transaction with source_id \"{0}\"")]
     LeftOut(String),
+    /// The id is taken by another transaction.
+    #[error("id {id} is taken by another transaction, with source_id \"{stored}\"")]
+    IdConflict {
+        /// The id.
+        id: String,
+        /// The source_id of the one stored.
+        stored: String,
+    },
     /// A sum that does not fit the engine's 128-bit arithmetic.
     #[error("the sum of credits is out of range")]
     SumOutOfRange,
@@ -147,13 +168,16 @@ impl LedgerError {
             Self::NullArgument(_) | Self::NullElement(_) | Self::NullColumn { .. } => {
                 PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED
             }
-            Self::NegativeArgument { .. } | Self::UnknownType { .. } => {
-                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
-            }
+            Self::NegativeArgument { .. }
+            | Self::UnknownType { .. }
+            | Self::NotAnArray(_)
+            | Self::TooManyElements { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::IdleOutOfRange(_) => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Self::Amount { .. } | Self::BatchOnNonUsage(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
-            Self::SourceIdConflict { .. } => PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
             Self::LeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+            Self::SourceIdConflict { .. } | Self::IdConflict { .. } => {
+                PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION
+            }
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
@@ -183,6 +207,7 @@ impl LedgerError {
             Self::BatchOnNonUsage(_) => {
                 Some("Leave fusillade_batch_id NULL for purchases, grants and removals.")
             }
+            Self::TooManyElements { .. } => Some("Split it into several calls."),
             Self::SourceIdConflict { .. } => Some(
                 "A retry must repeat user_id, transaction_type and amount; a new transaction needs its own source_id.",
             ),

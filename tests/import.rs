@@ -485,3 +485,43 @@ fn a_hostile_search_path_is_not_followed() {
     assert_eq!(session.values::<String>("SELECT what FROM public.ran", &[]), [""; 0]);
     assert_eq!(imported(&mut session), 30);
 }
+
+/// An application that has columns which others do without.
+#[test]
+fn optional_columns_are_taken_over() {
+    let db = Database::create();
+    let mut session = db.connect();
+    fill(&mut session, 4);
+    session.run(
+        "ALTER TABLE public.credits_transactions ADD category varchar, ADD metadata jsonb, ADD reverses uuid;
+         UPDATE public.credits_transactions SET category = 'card', metadata = '{\"a\": 1.10}', reverses = md5('id1')::uuid WHERE seq = 6",
+    );
+    import(&mut session, 100).unwrap();
+    let optional: Vec<String> = session.values(
+        "SELECT format('%s %s %s', category, metadata, reverses = md5('id1')::uuid) FROM credits.credits_transactions ORDER BY seq",
+        &[],
+    );
+    assert_eq!(optional, ["  ", "card {\"a\": 1.10} t", "  ", "  "]);
+    for (change, sqlstate, expected) in [
+        (
+            "UPDATE public.credits_transactions SET category = repeat('c', 201)",
+            "23514",
+            "category has 201 characters, more than 200",
+        ),
+        (
+            "UPDATE public.credits_transactions SET category = NULL, metadata = '[]'",
+            "23514",
+            "metadata is not an object but of type array",
+        ),
+        ("ALTER TABLE public.credits_transactions ALTER metadata TYPE json", "42804", "column metadata of"),
+        (
+            "ALTER TABLE public.credits_transactions DROP metadata, ALTER reverses TYPE text",
+            "42804",
+            "column reverses of",
+        ),
+    ] {
+        session.run(change);
+        let error = import(&mut session, 100).refused(sqlstate);
+        assert!(told(&error).contains(expected), "{error:?}");
+    }
+}

@@ -17,6 +17,7 @@
 mod altered_relations;
 mod append_only;
 mod balances;
+mod bulk;
 mod catalog;
 mod checkpoints;
 mod commit_waits;

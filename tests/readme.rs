@@ -53,7 +53,9 @@ fn session(lines: &[&str]) -> Vec<Statement> {
             continue;
         }
         let statement = statements.last_mut().expect("a session begins with a prompt");
-        if let Some(sql) = line.strip_prefix("demo-# ").or_else(|| line.strip_prefix("demo(# ")) {
+        if let Some(sql) =
+            ["demo-# ", "demo(# ", "demo'# "].iter().find_map(|prompt| line.strip_prefix(prompt))
+        {
             statement.sql.push('\n');
             statement.sql.push_str(sql);
         } else if let Some(shown) = &mut statement.shown {

@@ -38,10 +38,11 @@ const READER: [&str; 26] = [
 ];
 
 /// What a writer may do besides.
-const WRITER: [&str; 5] = [
+const WRITER: [&str; 6] = [
     "aggregate_user_batches: EXECUTE",
     "create_transaction: EXECUTE",
     "credits_transactions: INSERT",
+    "record_transactions: EXECUTE",
     "refresh_checkpoint: EXECUTE",
     "refresh_checkpoints_bulk: EXECUTE",
 ];

@@ -21,6 +21,9 @@ fn calls(session: &mut Session) -> Vec<String> {
                                               WHEN 'timestamp with time zone' THEN '''2000-01-01''::pg_catalog.timestamptz'
                                               WHEN 'interval' THEN '''0''::pg_catalog.interval'
                                               WHEN 'text[]' THEN '''{usage,purchase}''::pg_catalog.text[]'
+                                              WHEN 'jsonb' THEN quote_literal(jsonb_build_array(jsonb_build_object(
+                                                  'user_id', $1, 'amount', 1, 'transaction_type', 'usage', 'source_id', 'item', 'id', $1, 'category', 'c',
+                                                  'created_at', now()))::text) || '::pg_catalog.jsonb'
                                               WHEN 'regclass' THEN '''credits.credits_transactions''::pg_catalog.regclass'
                                               ELSE '''usage''::pg_catalog.text' END, ', ' ORDER BY n)
                         FROM unnest(proargtypes[0:pronargs - left_out - 1]) WITH ORDINALITY a (oid, n))),

@@ -25,7 +25,10 @@ BEGIN
             ('api_key_id', false, 'uuid', '{uuid}'),
             -- Not without a time zone: what it means would depend on the session.
             ('created_at', true, 'timestamptz', '{timestamptz}'),
-            ('seq', true, 'bigint', '{bigint}')
+            ('seq', true, 'bigint', '{bigint}'),
+            ('category', false, 'text', '{text, varchar}'),
+            ('metadata', false, 'jsonb', '{jsonb}'),
+            ('reverses', false, 'uuid', '{uuid}')
         ) AS e (name, is_required, type, accepted)
     LOOP
         SELECT a.atttypid INTO found_type
@@ -83,7 +86,11 @@ BEGIN
                 CASE WHEN s.fusillade_batch_id IS NOT NULL AND s.transaction_type <> 'usage'
                          THEN format('fusillade_batch_id %%s on a row that is not usage', s.fusillade_batch_id) END,
                 CASE WHEN s.created_at IS NULL THEN 'created_at is NULL' END,
-                CASE WHEN s.seq IS NULL THEN 'seq is NULL' END) AS reason
+                CASE WHEN s.seq IS NULL THEN 'seq is NULL' END,
+                CASE WHEN char_length(s.category) > 200
+                         THEN format('category has %%s characters, more than 200', char_length(s.category)) END,
+                CASE WHEN jsonb_typeof(s.metadata) <> 'object'
+                         THEN format('metadata is not an object but of type %%s', jsonb_typeof(s.metadata)) END) AS reason
             FROM (%s) s
         ) c
         WHERE c.reason <> ''
@@ -210,7 +217,8 @@ BEGIN
             $query$, query) INTO to_seq, chunk_rows USING from_seq, last_seq, chunk_size;
         EXECUTE format($query$
             INSERT INTO credits.credits_transactions
-                (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at, seq)
+                (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at, seq,
+                 category, metadata, reverses)
             OVERRIDING SYSTEM VALUE
             SELECT s.* FROM (%s) s WHERE s.seq >= $1 AND s.seq <= $2 ORDER BY s.seq
             ON CONFLICT (source_id) DO NOTHING
@@ -286,7 +294,7 @@ END
     $$;
 COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
     'Copies the rows of a table or view with the ledger''s columns (transaction_type as text or enum; description, '
-    'fusillade_batch_id and api_key_id may be missing, others are ignored) into the ledger, with their id, created_at and seq, in '
+    'fusillade_batch_id, api_key_id, category, metadata and reverses may be missing, others are ignored) into the ledger, with their id, created_at and seq, in '
     'the order of seq; new transactions get higher seqs from the start. Checks every row before it imports any '
     '(unimportable_transactions), then commits chunk_size rows at a time with a NOTICE each, and in the end compares each user''s '
     'rows and balance with the source. Called again, it goes on where it stopped. A row whose source_id is in the ledger with the '

@@ -12,3 +12,14 @@ COMMENT ON FUNCTION credits.create_transaction(uuid, text, numeric, text, text, 
     '23514 amount not above 0 or of more than 13 integer or 15 fractional digits, or a batch on a row that is not usage, '
     '22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the '
     'row out; an error of a trigger comes as the trigger raised it.';
+
+CREATE FUNCTION credits.record_transactions(transactions jsonb) RETURNS SETOF credits.recorded_transaction
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100
+    AS 'MODULE_PATHNAME', 'record_transactions';
+COMMENT ON FUNCTION credits.record_transactions(jsonb) IS
+    'Records the items of an array of at most 10,000 objects as an INSERT does, and says of each what became of it, in the order of '
+    'the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, created_at, '
+    'category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. A bad item costs '
+    'only itself. Rows get their seqs in the order of their source_ids. Errors: 22004 for NULL, 22023 for what is no array or has '
+    'too many items, 25006 in a read-only transaction, 42501 without INSERT on the columns that are given and SELECT on the ledger, and '
+    'what ends a transaction: 40001, 40P01, a cancel.';

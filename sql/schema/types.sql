@@ -32,3 +32,16 @@ CREATE TYPE credits.transaction_with_category AS (
 COMMENT ON TYPE credits.transaction_with_category IS
     'An item of a grouped list: one ledger row, or one batch with its total, its number of rows (batch_count) and its '
     'highest seq. For a batch, id and batch_id are the batch''s id and description is ''Batch''.';
+
+CREATE TYPE credits.recorded_transaction AS (
+    item           int,
+    source_id      text,
+    outcome        text,
+    transaction_id uuid,
+    seq            bigint,
+    detail         text
+);
+COMMENT ON TYPE credits.recorded_transaction IS
+    'What became of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, stored before '
+    'with the same user, type and amount; conflict, its source_id or id is another transaction''s; refused. transaction_id and '
+    'seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';

@@ -12,9 +12,14 @@ use crate::pg::text::Text;
 pub const USAGE: &[u8] = b"usage";
 const TRANSACTION_TYPES: [&[u8]; 4] = [b"purchase", b"admin_grant", b"admin_removal", USAGE];
 
+/// Whether this is the name of a transaction type.
+pub fn is_known_type(name: &[u8]) -> bool {
+    TRANSACTION_TYPES.contains(&name)
+}
+
 /// The name of a transaction type.
 pub fn known_type(name: &'static str, value: Text) -> Result<Text, LedgerError> {
-    if TRANSACTION_TYPES.contains(&value.as_bytes()) {
+    if is_known_type(value.as_bytes()) {
         Ok(value)
     } else {
         Err(LedgerError::UnknownType { name, value: value.to_string() })

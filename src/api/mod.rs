@@ -8,6 +8,7 @@
 mod analytics;
 mod arguments;
 mod balances;
+pub mod bulk;
 mod filters;
 pub mod grouped;
 mod newest;

@@ -3,7 +3,7 @@
 use ledger::credits::Credits;
 use pgrx::pg_sys;
 
-use super::call::Value;
+use super::call::{Type, Value};
 use super::numeric;
 
 /// How the server lays out the elements of an array.
@@ -42,6 +42,10 @@ const BIGINT: Elements = Elements {
 const TIMESTAMPTZ: Elements =
     Elements { oid: pg_sys::TIMESTAMPTZOID, array_oid: pg_sys::TIMESTAMPTZARRAYOID, ..BIGINT };
 
+const TEXT: Elements = Elements { oid: pg_sys::TEXTOID, array_oid: pg_sys::TEXTARRAYOID, ..NUMERIC };
+
+const JSONB: Elements = Elements { oid: pg_sys::JSONBOID, array_oid: pg_sys::JSONBARRAYOID, ..NUMERIC };
+
 impl Value<'_> {
     /// A `uuid[]`.
     pub fn uuids<'a>(uuids: impl Iterator<Item = &'a [u8; 16]>) -> Self {
@@ -61,6 +65,36 @@ impl Value<'_> {
     /// A `timestamptz[]`, from microseconds since the server's epoch.
     pub fn timestamptzs(dates: impl Iterator<Item = i64>) -> Self {
         array_of(&TIMESTAMPTZ, dates.map(pg_sys::Datum::from))
+    }
+
+    /// An array of values that are all of this type, or NULL.
+    pub fn array_with_nulls<'a>(element_type: Type, values: impl Iterator<Item = Option<Value<'a>>>) -> Self {
+        let elements = match element_type {
+            Type::Uuid => &UUID,
+            Type::Text => &TEXT,
+            Type::Numeric => &NUMERIC,
+            Type::Timestamptz => &TIMESTAMPTZ,
+            Type::Jsonb => &JSONB,
+        };
+        let (mut datums, mut nulls): (Vec<_>, Vec<_>) = values
+            .map(|value| value.map_or((pg_sys::Datum::null(), true), |value| (value.datum, false)))
+            .unzip();
+        let (mut length, mut first) = (i32::try_from(datums.len()).unwrap_or(i32::MAX), 1);
+        // SAFETY: as for `array_of`; there are as many marks of NULL as datums.
+        let array = unsafe {
+            pg_sys::construct_md_array(
+                datums.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+                1,
+                &raw mut length,
+                &raw mut first,
+                elements.oid,
+                elements.length,
+                elements.by_value,
+                elements.alignment.cast_signed(),
+            )
+        };
+        Value::array(elements.array_oid, array)
     }
 }
 

@@ -5,6 +5,7 @@
 //! memory twice. Their entry points are in [`super::functions`]; their SQL declarations, and with them the types of the
 //! arguments, in `sql/schema/reads.sql` and `sql/schema/recording.sql`.
 
+use std::ffi::CStr;
 use std::marker::PhantomData;
 
 use ledger::credits::Credits;
@@ -12,14 +13,13 @@ use ledger::numeric::DecodeError;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
-use pgrx::{PgMemoryContexts, pg_sys};
+use pgrx::{PgMemoryContexts, pg_sys, varlena};
 
 use super::catalog::Relations;
 use super::column_value::{self, ColumnValue};
-use super::description;
-use super::numeric;
 use super::raised::guard;
-use super::text::Text;
+use super::text::{self, Text};
+use super::{description, json, numeric};
 use crate::error::LedgerError;
 
 /// The arguments of the running call and the place where its result goes.
@@ -34,6 +34,34 @@ pub struct Value<'call> {
     pub(super) oid: pg_sys::Oid,
     pub(super) datum: pg_sys::Datum,
     lifetime: PhantomData<&'call ()>,
+}
+
+/// A type of the values that clients send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// `uuid`
+    Uuid,
+    /// `text`
+    Text,
+    /// `numeric`
+    Numeric,
+    /// `timestamptz`
+    Timestamptz,
+    /// `jsonb`
+    Jsonb,
+}
+
+impl Type {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Uuid => "uuid",
+            Self::Text => "text",
+            Self::Numeric => "numeric",
+            Self::Timestamptz => "timestamptz",
+            Self::Jsonb => "jsonb",
+        }
+    }
 }
 
 /// What a function returns: a value, or rows that are in the result already.
@@ -78,6 +106,61 @@ impl<'call> Value<'call> {
             datum: time.into_datum().expect("a time is not NULL"),
             lifetime: PhantomData,
         }
+    }
+
+    /// A `text` of these bytes, which are in the encoding of the database.
+    pub fn text_of(bytes: &[u8]) -> Self {
+        Self::of(pg_sys::TEXTOID, text::datum(bytes))
+    }
+
+    /// What the server reads these bytes as, which are in the encoding of the database. Raises its error if it cannot.
+    pub fn read(as_type: Type, bytes: &[u8]) -> Self {
+        let (oid, input) = match as_type {
+            Type::Text => return Self::text_of(bytes),
+            Type::Uuid => (pg_sys::UUIDOID, pg_sys::F_UUID_IN),
+            Type::Numeric => (pg_sys::NUMERICOID, pg_sys::F_NUMERIC_IN),
+            Type::Timestamptz => (pg_sys::TIMESTAMPTZOID, pg_sys::F_TIMESTAMPTZ_IN),
+            Type::Jsonb => (pg_sys::JSONBOID, pg_sys::F_JSONB_IN),
+        };
+        // SAFETY: the copy ends with a zero byte; the function is the input function of the type.
+        let datum = unsafe {
+            let string = pg_sys::pnstrdup(bytes.as_ptr().cast(), bytes.len());
+            pg_sys::OidInputFunctionCall(input.into(), string, oid, -1)
+        };
+        Self::of(oid, datum)
+    }
+
+    /// What the server writes it as, in the encoding of the database.
+    pub fn written(&self) -> Vec<u8> {
+        let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
+        // SAFETY: the function that is looked up takes this type; the result ends with a zero byte.
+        unsafe {
+            pg_sys::getTypeOutputInfo(self.oid, &raw mut output, &raw mut is_varlena);
+            CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, self.datum)).to_bytes().to_vec()
+        }
+    }
+
+    /// The same for a message.
+    pub fn shown(&self) -> String {
+        text::shown(&self.written())
+    }
+
+    /// The bytes of a `text`.
+    pub fn as_text(&self) -> &'call [u8] {
+        assert_eq!(self.oid, pg_sys::TEXTOID, "the value is a text");
+        // SAFETY: of this type; what is compressed or out of line is copied to memory of the call's.
+        unsafe { varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(self.datum.cast_mut_ptr())) }
+    }
+
+    /// A `numeric` as a number of credits, where it is one that a sum could hold.
+    pub fn as_credits(&self) -> Result<Credits, DecodeError> {
+        assert_eq!(self.oid, pg_sys::NUMERICOID, "the value is a numeric");
+        // SAFETY: of this type.
+        unsafe { numeric::from_datum(self.datum) }
+    }
+
+    pub(super) const fn of(oid: pg_sys::Oid, datum: pg_sys::Datum) -> Self {
+        Self { oid, datum, lifetime: PhantomData }
     }
 
     /// An array, in memory that outlives the call.
@@ -162,6 +245,13 @@ impl<'call> Call<'call> {
     /// A `bigint` that must be given.
     pub fn required_bigint(&self, argument: Argument) -> Result<i64, LedgerError> {
         self.bigint(argument).ok_or_else(|| argument.missing())
+    }
+
+    /// A `jsonb` that must be given and must be an array.
+    pub fn json_array(&self, argument: Argument) -> Result<json::Array<'call>, LedgerError> {
+        let datum = self.datum(argument).ok_or_else(|| argument.missing())?;
+        // SAFETY: the declaration says jsonb; arguments outlive the call.
+        unsafe { json::Array::from_datum(datum) }.ok_or(LedgerError::NotAnArray(argument.1))
     }
 
     /// A `uuid[]` that must be given, without NULLs in it.
@@ -281,7 +371,7 @@ impl Answer {
     }
 }
 
-/// Runs `body` on the call that the server made, and reports its error.
+/// Runs `body` on the call that the server made of a function that reads, and reports its error.
 ///
 /// # Safety
 /// `fcinfo` must be what the server passed to the function that is running, which does nothing else.

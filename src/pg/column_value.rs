@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use ledger::credits::Credits;
 use pgrx::pg_sys;
 
-use super::numeric;
+use super::{numeric, text};
 
 /// A column value.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,10 @@ pub enum ColumnValue<'a> {
     Int8(i64),
     /// `text`, of nothing but ASCII
     Text(&'a str),
+    /// `text`, in the encoding of the database
+    TextBytes(&'a [u8]),
+    /// `text` for people
+    Message(&'a str),
     /// `numeric`
     Credits(Credits),
     /// `timestamptz`, in microseconds since the server's epoch
@@ -54,11 +58,9 @@ impl ColumnValue<'_> {
             Self::Int4(value) => pg_sys::Datum::from(value),
             Self::Int8(value) | Self::Timestamptz(value) => pg_sys::Datum::from(value),
             Self::Credits(credits) => numeric::into_datum(credits),
-            Self::Text(text) => {
-                let length = i32::try_from(text.len()).unwrap_or_default();
-                // SAFETY: copies as many bytes as there are.
-                unsafe { pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), length) }.into()
-            }
+            Self::Text(text) => text::datum(text.as_bytes()),
+            Self::TextBytes(bytes) => text::datum(bytes),
+            Self::Message(message) => text::message(message),
             Self::Of(stored) => stored.datum,
             Self::Bool(value) => pg_sys::Datum::from(value),
             Self::Xid8(id) => pg_sys::Datum::from(id),

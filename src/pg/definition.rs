@@ -113,9 +113,16 @@ pub static TRANSACTION_WITH_CATEGORY: Definition = Definition {
     ],
 };
 
+/// `recorded_transaction`
+pub static RECORDED_TRANSACTION: Definition = Definition {
+    name: c"recorded_transaction",
+    role: Role::ResultType,
+    columns: &[INT4OID, TEXTOID, TEXTOID, UUIDOID, INT8OID, TEXTOID],
+};
+
 /// All of them.
-pub static ALL: [&Definition; 5] =
-    [&LEDGER, &CHECKPOINTS, &BATCHES, &CREDIT_TRANSACTION, &TRANSACTION_WITH_CATEGORY];
+pub static ALL: [&Definition; 6] =
+    [&LEDGER, &CHECKPOINTS, &BATCHES, &CREDIT_TRANSACTION, &TRANSACTION_WITH_CATEGORY, &RECORDED_TRANSACTION];
 
 /// The checks of the ledger. Rows that do not pass one of them would not be restored.
 pub const CHECKS: [&str; 5] = [

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use super::call;
 use super::function_info::function_info_v1;
-use crate::api::{grouped, recording, topup, transactions};
+use crate::api::{bulk, grouped, recording, topup, transactions};
 
 macro_rules! entry_points {
     ($answer:path: $($info:ident, $name:ident => $body:path;)*) => {$(
@@ -22,6 +22,10 @@ macro_rules! entry_points {
 // The name that pgrx gave it, which databases of 0.2.0 have it under.
 entry_points! { call::answer:
     pg_finfo_create_transaction_wrapper, create_transaction_wrapper => recording::create_transaction;
+}
+
+entry_points! { call::answer:
+    pg_finfo_record_transactions, record_transactions => bulk::record_transactions;
 }
 
 entry_points! { call::answer_read:

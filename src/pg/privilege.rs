@@ -21,28 +21,45 @@ pub fn may_see_folded(relations: &Relations) -> bool {
 
 /// Whether the caller may SELECT every column of the ledger, by a privilege on the table.
 fn may_select(relations: &Relations) -> bool {
-    let select = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
+    may(relations, pg_sys::ACL_SELECT)
+}
+
+/// Whether the caller has this privilege on the ledger as a table.
+fn may(relations: &Relations, privilege: u32) -> bool {
     // SAFETY: a catalog lookup; the oid was looked up just before.
     unsafe {
-        let result = pg_sys::pg_class_aclcheck(relations.ledger, pg_sys::GetUserId(), select);
+        let result = pg_sys::pg_class_aclcheck(
+            relations.ledger,
+            pg_sys::GetUserId(),
+            pg_sys::AclMode::from(privilege),
+        );
         result == pg_sys::AclResult::ACLCHECK_OK
     }
 }
 
 /// Raises 42501 unless the caller may SELECT these columns of the ledger.
 pub fn require_select(relations: &Relations, columns: &[Column]) {
-    if may_select(relations) {
+    require(relations, pg_sys::ACL_SELECT, columns);
+}
+
+/// Raises 42501 unless the caller may INSERT these columns of the ledger.
+pub fn require_insert(relations: &Relations, columns: &[Column]) {
+    require(relations, pg_sys::ACL_INSERT, columns);
+}
+
+fn require(relations: &Relations, privilege: u32, columns: &[Column]) {
+    if may(relations, privilege) {
         return;
     }
     // SAFETY: as above.
     unsafe {
         let (table, role) = (relations.ledger, pg_sys::GetUserId());
-        let select = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
-        let may_select = |&column: &Column| {
+        let may = |&column: &Column| {
             let column = i16::try_from(column).unwrap_or_default();
-            pg_sys::pg_attribute_aclcheck(table, column, role, select) == pg_sys::AclResult::ACLCHECK_OK
+            pg_sys::pg_attribute_aclcheck(table, column, role, pg_sys::AclMode::from(privilege))
+                == pg_sys::AclResult::ACLCHECK_OK
         };
-        if !columns.iter().all(may_select) {
+        if !columns.iter().all(may) {
             pg_sys::aclcheck_error(
                 pg_sys::AclResult::ACLCHECK_NO_PRIV,
                 pg_sys::ObjectType::OBJECT_TABLE,

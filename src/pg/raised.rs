@@ -33,6 +33,24 @@ pub(super) struct Raised(*mut pg_sys::ErrorData);
 unsafe impl Send for Raised {}
 
 impl Raised {
+    /// Its SQLSTATE, as the server packs it.
+    pub(super) fn sqlstate(&self) -> i32 {
+        // SAFETY: the error is whole as long as the function runs.
+        unsafe { (*self.0).sqlerrcode }
+    }
+
+    /// What it says.
+    pub(super) fn message(&self) -> String {
+        // SAFETY: as above.
+        unsafe { text((*self.0).message) }.unwrap_or_default()
+    }
+
+    /// The constraint that it names.
+    pub(super) fn constraint(&self) -> Option<String> {
+        // SAFETY: as above.
+        unsafe { text((*self.0).constraint_name) }
+    }
+
     /// The error that a panic carries, if it is one of these.
     fn from_panic(payload: Box<dyn Any + Send>) -> Result<Self, Box<dyn Any + Send>> {
         match payload.downcast::<Self>() {
@@ -109,10 +127,7 @@ pub(super) unsafe fn call_out<T>(call: impl FnOnce() -> T) -> T {
 unsafe fn report(error: *mut pg_sys::ErrorData) -> ! {
     // SAFETY: the caller's promise: its texts are NULL or end with a zero byte.
     let (code, [message, detail, hint]) = unsafe {
-        let text = |text: *mut std::ffi::c_char| {
-            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
-        };
-        ((*error).sqlerrcode, [(*error).message, (*error).detail, (*error).hint].map(text))
+        ((*error).sqlerrcode, [(*error).message, (*error).detail, (*error).hint].map(|part| text(part)))
     };
     let mut report =
         ErrorReport::new(PgSqlErrorCode::from(code), message.unwrap_or_default(), "credits_ledger");
@@ -124,4 +139,13 @@ unsafe fn report(error: *mut pg_sys::ErrorData) -> ! {
     }
     report.report(PgLogLevel::ERROR);
     unreachable!("an error report does not return")
+}
+
+/// A part of an error.
+///
+/// # Safety
+/// It is NULL or ends with a zero byte.
+unsafe fn text(part: *mut std::ffi::c_char) -> Option<String> {
+    // SAFETY: the caller's promise.
+    (!part.is_null()).then(|| unsafe { CStr::from_ptr(part) }.to_string_lossy().into_owned())
 }

@@ -115,7 +115,16 @@ impl<'call> Statement<'call> {
         let level = self.run(sql, std::ptr::null_mut());
         // SAFETY: the query has succeeded, so its result belongs to this SPI level.
         let has_row = unsafe { pg_sys::SPI_processed > 0 && !pg_sys::SPI_tuptable.is_null() };
-        has_row.then(|| read(&ResultRow { _level: &level }))
+        has_row.then(|| read(&ResultRow { place: 0, _level: &level }))
+    }
+
+    /// Runs the statement and reads its rows.
+    pub fn rows<R>(&self, sql: &str, read: impl Fn(&ResultRow<'_>) -> R) -> Vec<R> {
+        let level = self.run(sql, std::ptr::null_mut());
+        // SAFETY: as above.
+        let count = unsafe { if pg_sys::SPI_tuptable.is_null() { 0 } else { pg_sys::SPI_processed } };
+        let places = 0..usize::try_from(count).unwrap_or_default();
+        places.map(|place| read(&ResultRow { place, _level: &level })).collect()
     }
 
     /// Runs the query; its rows are the function's result. Raises 42804 where that has columns of other types.
@@ -202,18 +211,24 @@ impl<'call> Statement<'call> {
     }
 }
 
-/// The first row of a query's result.
+/// A row of a query's result.
 pub struct ResultRow<'level> {
+    place: usize,
     _level: &'level SpiLevel,
 }
 
 impl ResultRow<'_> {
     /// A column, counted from 1; `None` for NULL.
     fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
-        // SAFETY: the query has succeeded and returned a row, which belongs to the level.
+        // SAFETY: the query has succeeded and returned so many rows, which belong to the level.
         unsafe {
             let (table, mut is_null) = (pg_sys::SPI_tuptable, false);
-            let datum = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, column, &raw mut is_null);
+            let datum = pg_sys::SPI_getbinval(
+                *(*table).vals.add(self.place),
+                (*table).tupdesc,
+                column,
+                &raw mut is_null,
+            );
             (!is_null).then_some(datum)
         }
     }

@@ -26,14 +26,41 @@ impl Text {
 /// For an error. Where it may not be UTF-8, what is not ASCII is escaped.
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // SAFETY: a plain read of backend state.
-        let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
-        if encoding == pg_sys::pg_enc::PG_UTF8.cast_signed() {
-            String::from_utf8_lossy(self.as_bytes()).fmt(f)
-        } else {
-            self.as_bytes().escape_ascii().fmt(f)
-        }
+        f.write_str(&shown(self.as_bytes()))
     }
+}
+
+/// Bytes in the encoding of the database, for an error.
+pub fn shown(bytes: &[u8]) -> String {
+    if database_is_utf8() {
+        String::from_utf8_lossy(bytes).into_owned()
+    } else {
+        bytes.escape_ascii().to_string()
+    }
+}
+
+fn database_is_utf8() -> bool {
+    // SAFETY: a plain read of backend state.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8.cast_signed() }
+}
+
+/// A message as a `text` in the current memory context. Where the database is not UTF-8, what is not ASCII is left out of it.
+pub(super) fn message(message: &str) -> pg_sys::Datum {
+    let ascii;
+    let bytes = if database_is_utf8() {
+        message.as_bytes()
+    } else {
+        ascii = message.replace(|character: char| !character.is_ascii(), "?");
+        ascii.as_bytes()
+    };
+    datum(bytes)
+}
+
+/// A `text` of these bytes, which are in the encoding of the database, in the current memory context.
+pub(super) fn datum(bytes: &[u8]) -> pg_sys::Datum {
+    let length = i32::try_from(bytes.len()).unwrap_or_default();
+    // SAFETY: copies as many bytes as there are.
+    unsafe { pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), length) }.into()
 }
 
 impl fmt::Debug for Text {

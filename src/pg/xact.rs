@@ -1,7 +1,9 @@
 //! The transaction: its id, its end, and what it sends when it commits.
 
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::panic::UnwindSafe;
 
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{PgTryBuilder, pg_sys};
 
@@ -134,7 +136,21 @@ pub fn notify(channel: &CStr, payload: &str) {
 
 /// Runs `work` in a subtransaction. If it fails the subtransaction is rolled back, the failure is logged, and the
 /// transaction goes on without a result; a cancel or a shutdown still ends it.
-pub fn attempt<R>(what: &str, work: impl FnOnce() -> R + std::panic::UnwindSafe) -> Option<R> {
+pub fn attempt<R>(what: &str, work: impl FnOnce() -> R + UnwindSafe) -> Option<R> {
+    match in_subtransaction(|| Some(work())) {
+        Ok(result) => result,
+        Err(error) if is_request_to_stop(&error) => error.rethrow(),
+        Err(error) => {
+            log!("{what} is put off: {error:?}");
+            None
+        }
+    }
+}
+
+/// Runs `work` in a subtransaction, which is rolled back if it raises an error or returns `None`.
+pub fn in_subtransaction<R>(
+    work: impl FnOnce() -> Option<R> + UnwindSafe,
+) -> Result<Option<R>, Box<CaughtError>> {
     // SAFETY: the documented way to use an internal subtransaction; memory context and resource owner are put back.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
@@ -144,24 +160,16 @@ pub fn attempt<R>(what: &str, work: impl FnOnce() -> R + std::panic::UnwindSafe)
         let result = PgTryBuilder::new(|| Ok(work())).catch_others(|error| Err(Box::new(error))).execute();
         pg_sys::MemoryContextSwitchTo(context);
         match result {
-            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
-            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+            Ok(Some(_)) => pg_sys::ReleaseCurrentSubTransaction(),
+            Ok(None) | Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
-        match result {
-            Ok(result) => Some(result),
-            Err(error) if is_request_to_stop(&error) => error.rethrow(),
-            Err(error) => {
-                log!("{what} is put off: {error:?}");
-                None
-            }
-        }
+        result
     }
 }
 
-fn is_request_to_stop(error: &pgrx::pg_sys::panic::CaughtError) -> bool {
-    use pgrx::pg_sys::panic::CaughtError;
+fn is_request_to_stop(error: &CaughtError) -> bool {
     match error {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => matches!(
             report.sql_error_code(),

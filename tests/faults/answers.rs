@@ -39,6 +39,7 @@ const VIEWS: [&str; 4] = ["balances", "batches", "users_without_checkpoint", "un
 /// What writes, called as a client would.
 pub const WRITES: &[&str] = &[
     "create_transaction({user}, 'usage', 1, 'written')",
+    "record_transactions('[{\"source_id\": \"written at once\"}]')",
     "refresh_checkpoint({user})",
     "refresh_checkpoints_bulk(ARRAY[{user}]::uuid[])",
     "aggregate_user_batches({user})",

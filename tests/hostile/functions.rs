@@ -154,6 +154,7 @@ impl Argument {
             ("integer", "checkpoint_refresh_probability") => values::number(random, 4, name, false),
             ("interval", "idle") => values::interval(random, bad),
             ("regclass", "source") => values::source(random, bad),
+            ("jsonb", "transactions") => values::items(random, bad),
             ("timestamp with time zone", _) if bad => values::bad_date(random),
             ("timestamp with time zone", _) => values::date(random),
             (kind, _) => panic!("what may the argument {name} {kind} of {function} be? Say so here"),

@@ -13,7 +13,7 @@ use rand::seq::{IndexedMutRandom, IndexedRandom};
 use crate::amounts;
 use crate::functions::CREATE;
 use crate::values::{self, TYPES, Value, Wire};
-use crate::verdict::{Expected, Fault};
+use crate::verdict::{Expected, Fault, short};
 
 /// A transaction as it must be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,17 +61,28 @@ pub enum Way {
     Create,
     Insert,
     Copy,
+    Json,
 }
 
 impl Way {
-    /// A value that can be sent: COPY in text format knows no binary ones.
+    /// A value that can be sent: COPY in text format and JSON know no binary ones, and JSON no zero bytes.
     fn takes(self, random: &mut StdRng, make: impl Fn(&mut StdRng) -> Value) -> Value {
         loop {
             let value = make(random);
-            if self != Self::Copy || !matches!(value.wire, Wire::Binary(_)) {
+            let can_be_sent = match &value.wire {
+                Wire::Binary(_) => matches!(self, Self::Create | Self::Insert),
+                Wire::Text(text) => self != Self::Json || !text.contains('\0'),
+                Wire::Null => true,
+            };
+            if can_be_sent {
                 return value;
             }
         }
+    }
+
+    /// Whether a transaction that is there already with the same content is not refused.
+    const fn retries(self) -> bool {
+        matches!(self, Self::Create | Self::Json)
     }
 }
 
@@ -81,7 +92,7 @@ struct Draft {
     source_id: String,
     row: Row,
     columns: Vec<(&'static str, Value)>,
-    /// `create_transaction` finds it there already, with the same content.
+    /// It is there already, with the same content.
     is_retry: bool,
 }
 
@@ -94,11 +105,11 @@ impl Draft {
             values::words(random).chars().take(20).collect::<String>(),
             random.random::<u128>()
         );
-        let taken = known.filter(|_| random.random_bool(if way == Way::Create { 0.2 } else { 0.02 }));
+        let taken = known.filter(|_| random.random_bool(if way.retries() { 0.2 } else { 0.02 }));
         let (mut taken_fault, mut is_retry) = (None, false);
         if let Some((id, stored)) = taken {
             source_id.clone_from(id);
-            is_retry = way == Way::Create && random.random();
+            is_retry = way.retries() && random.random();
             if is_retry {
                 (row.user, row.kind, row.units) = (stored.user, stored.kind, stored.units);
                 row.batch = row.batch.filter(|_| row.kind == "usage");
@@ -132,7 +143,9 @@ impl Draft {
     fn spoil(&mut self, random: &mut StdRng, way: Way) {
         let (name, value) = self.columns.choose_mut(random).expect("there are columns");
         let name = *name;
-        let required = !matches!(name, "description" | "fusillade_batch_id" | "api_key_id");
+        // Of JSON, null is as good as nothing.
+        let has_default = way == Way::Json && matches!(name, "id" | "created_at");
+        let required = !matches!(name, "description" | "fusillade_batch_id" | "api_key_id") && !has_default;
         if required && random.random_bool(0.2) {
             let sqlstates: &[&str] = if way == Way::Create { &["22004"] } else { &["23502"] };
             *value = Value::refused(Wire::Null, sqlstates, name);
@@ -157,6 +170,8 @@ impl Draft {
             }
             "amount" => way.takes(random, amounts::bad_amount),
             "created_at" => way.takes(random, values::bad_date),
+            // Every text that can be sent is one.
+            _ if way == Way::Json => return,
             _ => values::bad_text(random),
         };
     }
@@ -175,11 +190,14 @@ pub fn record(
     known: Option<&(String, Row)>,
     tolerated: &[&'static str],
 ) -> Rows {
-    let way = *[Way::Create, Way::Insert, Way::Insert, Way::Copy].choose(random).unwrap();
+    let way = *[Way::Create, Way::Insert, Way::Insert, Way::Copy, Way::Json].choose(random).unwrap();
     let count = if way == Way::Create { 1 } else { *[1, 1, 2, 5, 40].choose(random).unwrap() };
     let mut drafts: Vec<Draft> = (0..count).map(|_| Draft::new(random, way, users, known)).collect();
     if random.random() {
         drafts.choose_mut(random).expect("at least one").spoil(random, way);
+    }
+    if way == Way::Json {
+        return record_json(session, random, drafts, tolerated);
     }
     let mut expected =
         Expected { faults: drafts.iter().flat_map(Draft::faults).collect(), tolerated: tolerated.to_vec() };
@@ -198,6 +216,7 @@ pub fn record(
             expected.faults.extend(spoil_copy(random, &mut drafts));
             copy(session, &columns, &drafts)
         }
+        Way::Json => unreachable!("recorded above"),
     };
     match expected.judge(result, &(way, &drafts)) {
         Some(()) => drafts
@@ -223,6 +242,80 @@ fn create(session: &mut Session, draft: &Draft) -> Result<(), Error> {
     assert_eq!(row.get::<_, &str>(0), draft.source_id);
     assert_eq!(row.get::<_, &str>(1), amounts::decimal(draft.row.units));
     Ok(())
+}
+
+/// Each item has an outcome of its own.
+fn record_json(
+    session: &mut Session,
+    random: &mut StdRng,
+    drafts: Vec<Draft>,
+    tolerated: &[&'static str],
+) -> Rows {
+    let items: Vec<String> = drafts.iter().map(|draft| json(random, draft)).collect();
+    let result = session.query(
+        "SELECT outcome, detail FROM credits.record_transactions($1::text::jsonb) ORDER BY item",
+        &[&format!("[{}]", items.join(","))],
+    );
+    let expected = Expected { faults: Vec::new(), tolerated: tolerated.to_vec() };
+    let Some(outcomes) = expected.judge(result, &drafts) else { return Rows::new() };
+    assert_eq!(outcomes.len(), drafts.len());
+    let is_recorded = |draft: &Draft, outcome: &str, detail: Option<&str>| {
+        let faults: Vec<Fault> = draft.faults().collect();
+        let fits = match outcome {
+            "recorded" => faults.is_empty() && !draft.is_retry,
+            "exists" => faults.is_empty() && draft.is_retry,
+            "conflict" => faults.iter().any(|fault| fault.sqlstates.contains(&"23505")),
+            _ => faults.iter().any(|fault| {
+                fault.names.as_deref().is_none_or(|name| detail.is_some_and(|detail| detail.contains(name)))
+            }),
+        };
+        assert!(
+            fits,
+            "{outcome} {detail:?}, expected {faults:?}, retry {}: {}",
+            draft.is_retry,
+            short(draft)
+        );
+        outcome == "recorded"
+    };
+    outcomes
+        .iter()
+        .zip(drafts)
+        .filter(|(row, draft)| is_recorded(draft, row.get(0), row.get(1)))
+        .map(|(_, draft)| (draft.source_id, draft.row))
+        .collect()
+}
+
+/// A draft as an object. An amount may be a number.
+fn json(random: &mut StdRng, draft: &Draft) -> String {
+    let columns = draft.columns.iter().map(|(name, value)| {
+        let value = match &value.wire {
+            Wire::Null => "null".to_owned(),
+            Wire::Text(text) if *name == "amount" && is_number(text) && random.random() => text.clone(),
+            Wire::Text(text) => quoted(text),
+            Wire::Binary(_) => panic!("no text: {value:?}"),
+        };
+        format!("\"{name}\":{value}")
+    });
+    format!("{{{}}}", columns.collect::<Vec<_>>().join(","))
+}
+
+/// In one of the forms that JSON has for numbers.
+fn is_number(text: &str) -> bool {
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    is_digits(whole) && is_digits(fraction) && (whole == "0" || !whole.starts_with('0'))
+}
+
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            '\0'..' ' => quoted += &format!("\\u{:04x}", u32::from(character)),
+            _ => quoted.push(character),
+        }
+    }
+    quoted + "\""
 }
 
 fn names(draft: &Draft) -> String {

@@ -169,6 +169,40 @@ pub fn source(random: &mut StdRng, bad: bool) -> Value {
     Value::good("credits.credits_transactions")
 }
 
+/// Items that are all refused, each by itself.
+pub fn items(random: &mut StdRng, bad: bool) -> Value {
+    if bad {
+        return match random.random_range(0..3) {
+            0 => {
+                let not_an_array = ["{}", "1", "null", "\"[]\"", "true"].choose(random).unwrap();
+                Value::refused(text(not_an_array), &["22023"], "argument transactions must be a JSON array")
+            }
+            1 => Value::refused(
+                Wire::Text(format!("[{}0]", "0,".repeat(10_000))),
+                &["22023"],
+                "at most 10000 elements",
+            ),
+            _ => Value::bad(text(["[", "", "[1e]", "['']", "\u{202e}"].choose(random).unwrap()), &["22P02"]),
+        };
+    }
+    let items = [
+        "{}",
+        "[]",
+        "7",
+        "null",
+        "[[[[[[[[]]]]]]]]",
+        "{\"\": 1}",
+        "{\"user_id\": {\"a\": [{}]}}",
+        "{\"amount\": 1e1000, \"amount\": -0}",
+        "{\"seq\": 1, \"xact_id\": 1, \"reverses\": null}",
+        "{\"user_id\": \"10000000-0000-4000-8000-000000000001\", \"transaction_type\": \"usage\", \"amount\": \"NaN\", \"source_id\": \"\"}",
+        "{\"user_id\": \"10000000-0000-4000-8000-000000000001\", \"transaction_type\": \"usage\", \"amount\": 1, \"source_id\": null}",
+    ];
+    let count = [0, 1, 2, 7, 50].choose(random).copied().unwrap();
+    let items: Vec<&str> = (0..count).map(|_| *items.choose(random).unwrap()).collect();
+    Value::good(format!("[{}]", items.join(",")))
+}
+
 /// Not a text of the database's encoding.
 pub fn bad_text(random: &mut StdRng) -> Value {
     let bytes: &[u8] = [&b"\0"[..], b"usage\0", b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]
