@@ -68,6 +68,19 @@ ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only_appli
 COMMENT ON TRIGGER append_only_applied ON credits.credits_transactions IS
     'Refuses UPDATE and DELETE that logical replication applies, or that come through another table.';
 
+COMMENT ON FUNCTION credits.current_xact_id(bigint) IS
+    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. Has the numbering go on '
+    'behind seq, if the caller may insert it.';
+CREATE FUNCTION credits.advance_seq(past bigint) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'advance_seq_wrapper';
+COMMENT ON FUNCTION credits.advance_seq(bigint) IS
+    'Has the next transaction numbered above past; never sets numbering back, and needs no lock: room for rows that are to come '
+    'with a seq of their own. Rows themselves have the numbering go on behind them. For whoever may insert seq into the ledger. '
+    'Errors: 22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
+
+REVOKE ALL ON FUNCTION credits.advance_seq(bigint) FROM PUBLIC;
+
 -- Derived tables and their views.
 
 -- Views for operators.
@@ -480,6 +493,7 @@ BEGIN
     RETURN format('SELECT %s FROM %s s', array_to_string(columns, ', '), source);
 END
     $$;
+
 CREATE OR REPLACE FUNCTION credits.unimportable_transactions(source regclass)
     RETURNS TABLE (id uuid, seq bigint, reason text)
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off
@@ -510,7 +524,8 @@ BEGIN
                 CASE WHEN s.fusillade_batch_id IS NOT NULL AND s.transaction_type <> 'usage'
                          THEN format('fusillade_batch_id %%s on a row that is not usage', s.fusillade_batch_id) END,
                 CASE WHEN s.created_at IS NULL THEN 'created_at is NULL' END,
-                CASE WHEN s.seq IS NULL THEN 'seq is NULL' END,
+                CASE WHEN s.seq IS NULL THEN 'seq is NULL'
+                     WHEN s.seq >= 4611686018427387904 THEN format('seq %%s is not below 4611686018427387904', s.seq) END,
                 CASE WHEN char_length(s.category) > 200
                          THEN format('category has %%s characters, more than 200', char_length(s.category)) END,
                 CASE WHEN jsonb_typeof(s.metadata) <> 'object'
@@ -533,6 +548,7 @@ BEGIN
     END LOOP;
 END
     $$;
+
 CREATE OR REPLACE PROCEDURE credits.import_transactions(source regclass, chunk_size bigint DEFAULT 50000, announce boolean DEFAULT false)
     LANGUAGE plpgsql
     AS $$
@@ -608,9 +624,9 @@ BEGIN
         RAISE WARNING '% has no index that begins with seq: each chunk reads the whole table', source
             USING HINT = format('CREATE INDEX ON %s (seq);', source);
     END IF;
-    -- What is recorded meanwhile comes after all that is imported. The gap is for seqs that are being taken right now.
-    IF from_seq IS NOT NULL AND nextval('credits.credits_transactions_seq_seq') <= last_seq THEN
-        PERFORM setval('credits.credits_transactions_seq_seq', last_seq + 1000);
+    -- What is recorded meanwhile comes after all that is imported.
+    IF from_seq IS NOT NULL THEN
+        PERFORM credits.advance_seq(last_seq);
     END IF;
     began := clock_timestamp();
     began_with := done;
@@ -717,7 +733,7 @@ COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
     '(unimportable_transactions), then commits chunk_size rows at a time with a NOTICE each, and in the end compares each user''s '
     'rows and balance with the source. Called again, it goes on where it stopped. A row whose source_id is in the ledger with the '
     'same user, type and amount is skipped; with others it stops the import: 23505, and its chunk is rolled back. Announces no '
-    'crossing unless announce is true. Runs as the caller, who needs SELECT on the source, SELECT and INSERT on the ledger, UPDATE '
-    'on its sequence, EXECUTE on the functions of the schema and, unless announce is true, the right to set both channels. Errors '
+    'crossing unless announce is true. Runs as the caller, who needs SELECT on the source, SELECT and INSERT on the ledger, '
+    'EXECUTE on the functions of the schema and, unless announce is true, the right to set both channels. Errors '
     'besides: 23514 for rows that cannot be kept exactly, 42703 and 42804 for columns that do not fit, 55000 if a user differs in '
     'the end, 2D000 inside a transaction block, 22004, 22023, 42501.';

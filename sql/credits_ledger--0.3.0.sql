@@ -70,13 +70,16 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- Stamps a ledger row with the top-level id of the transaction that inserts it, in the cluster it is inserted in.
 -- It is declared IMMUTABLE because Postgres demands that of a generated column, and takes seq so that it is evaluated
 -- for each row and never folded at plan time. It is not immutable in truth and must not be used anywhere else.
+-- Every row of every path is stamped just before it is stored, so this is also where a row is noticed that brings a seq of its
+-- own, and where the numbering goes on behind it.
 -- Like every function in C it has no SET search_path, which would cost each insert more than the function itself: the library
 -- pins the search_path where it runs SQL, and this one runs none.
 CREATE FUNCTION credits.current_xact_id(seq bigint) RETURNS xid8
     LANGUAGE c IMMUTABLE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'current_xact_id';
 COMMENT ON FUNCTION credits.current_xact_id(bigint) IS
-    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. seq is ignored.';
+    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. Has the numbering go on '
+    'behind seq, if the caller may insert it.';
 
 CREATE TABLE credits.credits_transactions (
     id                 uuid        NOT NULL DEFAULT gen_random_uuid(),
@@ -526,6 +529,17 @@ COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend_bulk(uuid[]) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/api/operations.rs
+-- credits_ledger::api::operations::advance_seq
+CREATE  FUNCTION "advance_seq"(
+	"past" bigint /* Option < i64 > */
+) RETURNS VOID /* Result < (), ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'advance_seq_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/balances.rs
 -- credits_ledger::api::balances::aggregate_user_batches
 CREATE  FUNCTION "aggregate_user_batches"(
@@ -928,7 +942,8 @@ BEGIN
                 CASE WHEN s.fusillade_batch_id IS NOT NULL AND s.transaction_type <> 'usage'
                          THEN format('fusillade_batch_id %%s on a row that is not usage', s.fusillade_batch_id) END,
                 CASE WHEN s.created_at IS NULL THEN 'created_at is NULL' END,
-                CASE WHEN s.seq IS NULL THEN 'seq is NULL' END,
+                CASE WHEN s.seq IS NULL THEN 'seq is NULL'
+                     WHEN s.seq >= 4611686018427387904 THEN format('seq %%s is not below 4611686018427387904', s.seq) END,
                 CASE WHEN char_length(s.category) > 200
                          THEN format('category has %%s characters, more than 200', char_length(s.category)) END,
                 CASE WHEN jsonb_typeof(s.metadata) <> 'object'
@@ -1032,9 +1047,9 @@ BEGIN
         RAISE WARNING '% has no index that begins with seq: each chunk reads the whole table', source
             USING HINT = format('CREATE INDEX ON %s (seq);', source);
     END IF;
-    -- What is recorded meanwhile comes after all that is imported. The gap is for seqs that are being taken right now.
-    IF from_seq IS NOT NULL AND nextval('credits.credits_transactions_seq_seq') <= last_seq THEN
-        PERFORM setval('credits.credits_transactions_seq_seq', last_seq + 1000);
+    -- What is recorded meanwhile comes after all that is imported.
+    IF from_seq IS NOT NULL THEN
+        PERFORM credits.advance_seq(last_seq);
     END IF;
     began := clock_timestamp();
     began_with := done;
@@ -1141,8 +1156,8 @@ COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
     '(unimportable_transactions), then commits chunk_size rows at a time with a NOTICE each, and in the end compares each user''s '
     'rows and balance with the source. Called again, it goes on where it stopped. A row whose source_id is in the ledger with the '
     'same user, type and amount is skipped; with others it stops the import: 23505, and its chunk is rolled back. Announces no '
-    'crossing unless announce is true. Runs as the caller, who needs SELECT on the source, SELECT and INSERT on the ledger, UPDATE '
-    'on its sequence, EXECUTE on the functions of the schema and, unless announce is true, the right to set both channels. Errors '
+    'crossing unless announce is true. Runs as the caller, who needs SELECT on the source, SELECT and INSERT on the ledger, '
+    'EXECUTE on the functions of the schema and, unless announce is true, the right to set both channels. Errors '
     'besides: 23514 for rows that cannot be kept exactly, 42703 and 42804 for columns that do not fit, 55000 if a user differs in '
     'the end, 2D000 inside a transaction block, 22004, 22023, 42501.';
 /* </end connected objects> */
@@ -1481,6 +1496,7 @@ AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
 -- src/lib.rs
 -- requires:
 --   views
+--   api::operations::advance_seq
 --   api::operations::refresh_idle_checkpoints
 --   api::operations::settlement_statistics
 
@@ -1579,6 +1595,11 @@ COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS
     'refreshes: made to be called every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. '
     'Errors: 22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, '
     '25006 in a read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
+
+COMMENT ON FUNCTION credits.advance_seq(bigint) IS
+    'Has the next transaction numbered above past; never sets numbering back, and needs no lock: room for rows that are to come '
+    'with a seq of their own. Rows themselves have the numbering go on behind them. For whoever may insert seq into the ledger. '
+    'Errors: 22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
 
 COMMENT ON FUNCTION credits.settlement_statistics() IS
     'Counts for this database since the server started or recovered from a crash, of transactions that have committed: '

@@ -84,6 +84,9 @@ pub enum LedgerError {
         /// The source_id of the one stored.
         stored: String,
     },
+    /// A `seq` so high that hardly any would be left above it.
+    #[error("seq {0} is too high for a transaction")]
+    SeqTooHigh(i64),
     /// A sum that does not fit the engine's 128-bit arithmetic.
     #[error("the sum of credits is out of range")]
     SumOutOfRange,
@@ -173,7 +176,9 @@ impl LedgerError {
             | Self::NotAnArray(_)
             | Self::TooManyElements { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::IdleOutOfRange(_) => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
-            Self::Amount { .. } | Self::BatchOnNonUsage(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
+            Self::Amount { .. } | Self::BatchOnNonUsage(_) | Self::SeqTooHigh(_) => {
+                PgSqlErrorCode::ERRCODE_CHECK_VIOLATION
+            }
             Self::LeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             Self::SourceIdConflict { .. } | Self::IdConflict { .. } => {
                 PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION
@@ -210,6 +215,9 @@ impl LedgerError {
             Self::TooManyElements { .. } => Some("Split it into several calls."),
             Self::SourceIdConflict { .. } => Some(
                 "A retry must repeat user_id, transaction_type and amount; a new transaction needs its own source_id.",
+            ),
+            Self::SeqTooHigh(_) => Some(
+                "Leave seq to the ledger, or stay below 4611686018427387904: no row may use up the numbers of those that follow.",
             ),
             Self::LeftOut(_) => Some(
                 "Nothing was recorded: a BEFORE trigger returned NULL, or gave the row a source_id that is taken.",

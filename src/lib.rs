@@ -37,7 +37,12 @@ pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = 
 pgrx::extension_sql_file!(
     "../sql/schema/operations.sql",
     name = "operations",
-    requires = ["views", api::operations::refresh_idle_checkpoints, api::operations::settlement_statistics]
+    requires = [
+        "views",
+        api::operations::advance_seq,
+        api::operations::refresh_idle_checkpoints,
+        api::operations::settlement_statistics
+    ]
 );
 pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires = ["views"]);
 // It needs the table alone, but of two files that wait for the same one, pgrx puts either first.

@@ -31,6 +31,7 @@ mod held_back;
 mod idempotency;
 mod import;
 mod interleavings;
+mod numbering;
 mod operations;
 mod privileges;
 mod readme;

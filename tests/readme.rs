@@ -2,7 +2,7 @@
 //! those that `.ci/run` runs.
 //!
 //! The SQL of the page, ```` ```console ```` sessions and ```` ```sql ```` blocks, is one script from top to bottom, run by
-//! one psql in an empty database. Marks between the statements tell which output belongs to which.
+//! one psql in an empty database, with the scripts that the page has psql run. Marks between the statements tell which output belongs to which.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -66,20 +66,30 @@ fn session(lines: &[&str]) -> Vec<Statement> {
     statements
 }
 
+/// A call of psql with a script of this project.
+fn script(command: &str) -> Option<Statement> {
+    let (_, file) = command.strip_prefix("psql ")?.split_once("-f ")?;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    // A session of its own ends with the script's settings.
+    let sql = format!("\\i {folder}/{file}\n\\set ON_ERROR_STOP off");
+    Some(Statement { sql, shown: None })
+}
+
 fn statements() -> Vec<Statement> {
     blocks()
         .iter()
         .flat_map(|block| match block.language {
             "console" => session(&block.lines),
             "sql" => vec![Statement { sql: block.lines.join("\n"), shown: None }],
-            _ => Vec::new(),
+            _ => block.lines.iter().filter_map(|line| script(line)).collect(),
         })
         .collect()
 }
 
 /// What psql answers to each statement: its results, then its messages.
 fn run(statements: &[Statement]) -> Vec<String> {
-    let database = Database::create_empty();
+    // Roles belong to the cluster.
+    let database = Database::create_empty_alone();
     let mut psql = database
         .cluster()
         .program("psql")

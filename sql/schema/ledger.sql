@@ -5,13 +5,16 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- Stamps a ledger row with the top-level id of the transaction that inserts it, in the cluster it is inserted in.
 -- It is declared IMMUTABLE because Postgres demands that of a generated column, and takes seq so that it is evaluated
 -- for each row and never folded at plan time. It is not immutable in truth and must not be used anywhere else.
+-- Every row of every path is stamped just before it is stored, so this is also where a row is noticed that brings a seq of its
+-- own, and where the numbering goes on behind it.
 -- Like every function in C it has no SET search_path, which would cost each insert more than the function itself: the library
 -- pins the search_path where it runs SQL, and this one runs none.
 CREATE FUNCTION credits.current_xact_id(seq bigint) RETURNS xid8
     LANGUAGE c IMMUTABLE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'current_xact_id';
 COMMENT ON FUNCTION credits.current_xact_id(bigint) IS
-    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. seq is ignored.';
+    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. Has the numbering go on '
+    'behind seq, if the caller may insert it.';
 
 CREATE TABLE credits.credits_transactions (
     id                 uuid        NOT NULL DEFAULT gen_random_uuid(),

@@ -94,6 +94,11 @@ COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS
     'Errors: 22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, '
     '25006 in a read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
 
+COMMENT ON FUNCTION credits.advance_seq(bigint) IS
+    'Has the next transaction numbered above past; never sets numbering back, and needs no lock: room for rows that are to come '
+    'with a seq of their own. Rows themselves have the numbering go on behind them. For whoever may insert seq into the ledger. '
+    'Errors: 22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
+
 COMMENT ON FUNCTION credits.settlement_statistics() IS
     'Counts for this database since the server started or recovered from a crash, of transactions that have committed: '
     'exclusive_sections, stripes taken exclusively (close to zero, for a new user, for refresh_checkpoint); crossings_up and '

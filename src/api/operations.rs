@@ -11,7 +11,7 @@ use crate::engine::statistics;
 use crate::engine::touched::{self, Request};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::{query, xact};
+use crate::pg::{query, stamp, xact};
 
 /// `credits.settlement_statistics`
 #[pg_extern(volatile, parallel_unsafe)]
@@ -38,6 +38,16 @@ fn settlement_statistics() -> TableIterator<
         )
     });
     TableIterator::new(counts)
+}
+
+/// `credits.advance_seq`
+#[pg_extern(volatile, parallel_unsafe)]
+fn advance_seq(past: Option<i64>) -> Result<(), ErrorReport> {
+    let past = required("past", past)?;
+    let relations = Relations::lookup().ok_or(LedgerError::NotInstalled)?;
+    xact::refuse_if_read_only(c"advance_seq()");
+    stamp::advance(&relations, past)?;
+    Ok(())
 }
 
 /// `credits.refresh_idle_checkpoints`

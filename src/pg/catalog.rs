@@ -71,6 +71,13 @@ impl Relations {
         Some(relations)
     }
 
+    /// The same where they are of the library's version; `None` where they are not, too.
+    pub fn lookup_own_version() -> Option<Self> {
+        CACHED.get().or_else(|| {
+            (extension::installed_version()? == extension::LIBRARY_VERSION).then(Self::lookup).flatten()
+        })
+    }
+
     /// The relations, with a lock on the ledger that keeps them so to the end of the transaction.
     pub fn locked() -> Option<Self> {
         loop {

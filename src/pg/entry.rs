@@ -25,12 +25,16 @@ function_info_v1!(
     pg_finfo_leave_out
 );
 
-/// `credits.current_xact_id(bigint)`: the id that stamps a ledger row. See `sql/schema/ledger.sql` for why it takes an
-/// argument that it does not read.
+/// `credits.current_xact_id(bigint)`: the id that stamps a ledger row with this `seq`. See `sql/schema/ledger.sql`, and [`stamp`].
 #[unsafe(no_mangle)]
 #[pg_guard]
-extern "C-unwind" fn current_xact_id(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    pg_sys::Datum::from(stamp::give())
+unsafe extern "C-unwind" fn current_xact_id(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: called by the server with a valid call, of one argument: a bigint.
+    let seq = unsafe {
+        let argument = &(*call).args.as_slice(1)[0];
+        i64::from_polymorphic_datum(argument.value, argument.isnull, pg_sys::INT8OID)
+    };
+    pg_sys::Datum::from(stamp::give(seq))
 }
 
 /// `credits.current_xact_id_support(internal)`: a planner support function of 0.1.0, for databases that are not updated yet.
@@ -48,13 +52,17 @@ unsafe extern "C-unwind" fn note_row(call: pg_sys::FunctionCallInfo) -> pg_sys::
     unsafe {
         let trigger = trigger_data(call, c"note_transaction");
         let fires = trigger.tg_event & (pg_sys::TRIGGER_EVENT_OPMASK | LEVEL_AND_TIME);
-        let ledger = Relations::lookup().map(|relations| relations.ledger);
-        if fires != AFTER_ROW | pg_sys::TRIGGER_EVENT_INSERT || ledger != Some(table_of(trigger)) {
-            refuse_trigger(
+        let relations = Relations::lookup().filter(|relations| relations.ledger == table_of(trigger));
+        match relations {
+            Some(relations) if fires == AFTER_ROW | pg_sys::TRIGGER_EVENT_INSERT => {
+                let row = Row::new(trigger.tg_trigslot, false);
+                delta::note(&row);
+                stamp::follow_inserted(&relations, || row.int8(delta::column::SEQ));
+            }
+            _ => refuse_trigger(
                 "note_transaction() is an AFTER INSERT row trigger of credits.credits_transactions only",
-            );
+            ),
         }
-        delta::note(&Row::new(trigger.tg_trigslot, false));
     }
     pg_sys::Datum::from(0_usize)
 }

@@ -31,6 +31,7 @@ pub mod relation;
 pub mod row;
 pub mod scan;
 mod search_path;
+mod sequence;
 pub mod shape;
 pub mod shared;
 pub mod snapshot;

@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 
 use super::catalog::Relations;
 use super::row::Column;
+use crate::engine::delta::column;
 
 /// How much of the ledger a caller sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,5 +78,45 @@ pub fn view(relations: &Relations) -> View {
         View::Filtered
     } else {
         View::Whole
+    }
+}
+
+/// Whether the caller owns the ledger.
+pub fn is_owner(relations: &Relations) -> bool {
+    // SAFETY: a catalog lookup.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let is_owner = pg_sys::pg_class_ownercheck(relations.ledger, pg_sys::GetUserId());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let is_owner =
+            pg_sys::object_ownercheck(pg_sys::RelationRelationId, relations.ledger, pg_sys::GetUserId());
+        is_owner
+    }
+}
+
+/// Whether the caller may insert rows with a `seq` of its choice.
+pub fn may_choose_seq(relations: &Relations) -> bool {
+    let insert = pg_sys::AclMode::from(pg_sys::ACL_INSERT);
+    let (table, column) = (relations.ledger, i16::try_from(column::SEQ).unwrap_or_default());
+    // SAFETY: as above.
+    unsafe {
+        let role = pg_sys::GetUserId();
+        pg_sys::pg_class_aclcheck(table, role, insert) == pg_sys::AclResult::ACLCHECK_OK
+            || pg_sys::pg_attribute_aclcheck(table, column, role, insert) == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// Raises 42501 unless the caller may insert rows with a `seq` of its choice.
+pub fn require_choosing_seq(relations: &Relations) {
+    if may_choose_seq(relations) {
+        return;
+    }
+    // SAFETY: the relation is there.
+    unsafe {
+        pg_sys::aclcheck_error(
+            pg_sys::AclResult::ACLCHECK_NO_PRIV,
+            pg_sys::ObjectType::OBJECT_TABLE,
+            pg_sys::get_rel_name(relations.ledger),
+        );
     }
 }

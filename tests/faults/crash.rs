@@ -227,3 +227,42 @@ fn what_was_acknowledged_survives_and_nothing_is_half_there() {
     let log = test.cluster.log();
     assert!(!log.contains("PANIC") && !log.contains("terminated by signal 11"), "{log}");
 }
+
+/// The numbering goes on behind rows that have brought their numbers, wherever it was logged last.
+#[test]
+fn numbering_goes_on_behind_what_was_there() {
+    let cluster = Cluster::start_with(SETTINGS);
+    let db = Database::create_in(&cluster);
+    let name = db.name().to_owned();
+    let numbered = |session: &mut Session, number: i64| {
+        session.run(&format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, seq)
+             OVERRIDING SYSTEM VALUE VALUES ('{}', 'usage', 1, 'numbered {number}', {number})",
+            user(1)
+        ));
+    };
+    let mut next = 1;
+    // Each is far from the last, near it, or the first since a checkpoint.
+    for (steps, checkpoint) in
+        [(&[500][..], false), (&[500, 1, 1, 1, 40, 3], false), (&[500, 2], true), (&[100, 2], true)]
+    {
+        let mut session = Database::open(&cluster, &name).connect();
+        for (place, step) in steps.iter().enumerate() {
+            if checkpoint && place > 0 {
+                session.run("CHECKPOINT");
+            }
+            next += step;
+            numbered(&mut session, next);
+        }
+        cluster.stop(Shutdown::Immediate);
+        cluster.resume();
+        let drawn: i64 = Database::open(&cluster, &name).connect().value(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+             VALUES ($1, 'usage', 1, gen_random_uuid()::text) RETURNING seq",
+            &[&user(1)],
+        );
+        assert!(drawn > next, "{drawn} is given out after {next}: {steps:?}");
+        next = drawn;
+    }
+    drop(db);
+}

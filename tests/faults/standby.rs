@@ -272,6 +272,11 @@ fn a_promoted_standby_goes_on() {
     preparing.charge(user(2), dec!(1000));
     preparing.run("PREPARE TRANSACTION 'given_up'");
     move_on(&mut writer);
+    writer.run(&format!(
+        "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, seq) OVERRIDING SYSTEM VALUE
+         VALUES ('{}', 'usage', 1, 'numbered', 100000)",
+        user(3)
+    ));
     let expected = writer.answers();
 
     // A session that reads before the promotion, one whose snapshot is older than it, and a listener after it.
@@ -296,6 +301,8 @@ fn a_promoted_standby_goes_on() {
     }
     assert_eq!(listener.crossings(), []);
     remembering.charge(user(1), dec!(1));
+    let number: i64 = remembering.value("SELECT max(seq) FROM credits.credits_transactions", &[]);
+    assert!(number > 100_000, "numbering goes on behind a row that has brought its number");
     assert_eq!(listener.crossings(), [(user(1), Direction::Down)]);
     remembering.charge(user(0), before[0]);
     assert_eq!(listener.crossings(), [(user(0), Direction::Down)]);

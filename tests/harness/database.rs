@@ -50,6 +50,12 @@ impl Database {
         Self::from_template(&Cluster::shared(), "template0", true)
     }
 
+    /// The same in a cluster of its own.
+    #[must_use]
+    pub fn create_empty_alone() -> Self {
+        Self::from_template(&Cluster::start(), "template0", false)
+    }
+
     /// A database of the test's own in this encoding.
     #[must_use]
     pub fn create_encoded(encoding: &str) -> Self {

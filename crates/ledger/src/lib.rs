@@ -5,6 +5,7 @@
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: on which side of zero a balance can end, whatever becomes of the rows in flight
 //! - [`fold`]: rows folded into a balance, and what one pass over a delta tells
+//! - [`sequence`]: how the numbers of rows go on behind rows that bring their own
 //! - [`shared`]: what backends tell each other of users
 //! - [`statistics`]: how often settlements took the ways that cost something
 //! - [`stripe`]: the locks that order settlements, and the order they are taken in
@@ -16,6 +17,7 @@ pub mod credits;
 pub mod crossing;
 pub mod fold;
 pub mod numeric;
+pub mod sequence;
 pub mod shared;
 pub mod statistics;
 pub mod stripe;

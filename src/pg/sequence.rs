@@ -1,0 +1,265 @@
+//! The sequence that numbers the ledger's rows, which follows rows that come with a number of their own.
+//!
+//! The server has no way to move a sequence on that is safe beside others who draw from it: `setval` sets it back where they have
+//! drawn more meanwhile. Here it is looked at on its page, and moved on under the lock of the page, as `nextval` does, with the
+//! same record in the write-ahead log: see `nextval_internal` in the server's `commands/sequence.c`.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use ledger::sequence::{Definition, Sequence};
+use pgrx::pg_sys;
+
+use super::catalog::{self, Relations};
+use super::relation::{Access, Table};
+use super::xact;
+use crate::engine::delta::column;
+
+/// Numbers that `nextval` logs ahead of the one that it gives out; a crash skips them.
+const LOGGED_AHEAD: i64 = 32;
+
+/// `XLOG_SEQ_LOG` of commands/sequence.h, and what goes with it: the same in all majors.
+const XLOG_SEQ_LOG: u8 = 0;
+const RM_SEQ_ID: pg_sys::RmgrId = 15;
+const REGBUF_WILL_INIT: u8 = 6;
+const INVALID_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
+const _: () = assert!(
+    pg_sys::RmgrIds::RM_SEQ_ID == RM_SEQ_ID as u32 && pg_sys::REGBUF_WILL_INIT == REGBUF_WILL_INIT as u32
+);
+
+/// `FormData_pg_sequence_data`
+#[repr(C)]
+struct SequenceData {
+    last_value: i64,
+    log_cnt: i64,
+    is_called: bool,
+}
+
+/// `FormData_pg_sequence`
+#[repr(C)]
+struct CatalogRow {
+    seqrelid: pg_sys::Oid,
+    seqtypid: pg_sys::Oid,
+    seqstart: i64,
+    seqincrement: i64,
+    seqmax: i64,
+}
+
+/// `xl_seq_rec`, which the tuple follows.
+#[repr(C)]
+struct LogRecord {
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    locator: pg_sys::RelFileNode,
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    locator: pg_sys::RelFileLocator,
+}
+
+// As in storage/bufmgr.h, access/xlog.h and access/xloginsert.h, without the guard that pgrx puts around each call.
+unsafe extern "C-unwind" {
+    fn relation_open(oid: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
+    fn relation_close(relation: pg_sys::Relation, lock: pg_sys::LOCKMODE);
+    fn ReadBuffer(relation: pg_sys::Relation, block: pg_sys::BlockNumber) -> pg_sys::Buffer;
+    fn ReleaseBuffer(buffer: pg_sys::Buffer);
+    fn LockBuffer(buffer: pg_sys::Buffer, mode: i32);
+    fn UnlockReleaseBuffer(buffer: pg_sys::Buffer);
+    fn MarkBufferDirty(buffer: pg_sys::Buffer);
+    fn GetRedoRecPtr() -> pg_sys::XLogRecPtr;
+    fn XLogBeginInsert();
+    fn XLogRegisterBuffer(block: u8, buffer: pg_sys::Buffer, flags: u8);
+    fn XLogRegisterData(data: *const c_void, length: u32);
+    fn XLogInsert(manager: pg_sys::RmgrId, kind: u8) -> pg_sys::XLogRecPtr;
+}
+
+thread_local! {
+    /// The ledger's sequence, and for which generation of the ledger that was looked up.
+    static FOUND: Cell<(u64, pg_sys::Oid)> = const { Cell::new((0, pg_sys::InvalidOid)) };
+    /// The transaction that has it locked.
+    static LOCKED_BY: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The sequence of the ledger's column `seq`, locked as by `nextval`; `None` if the owner has taken it away.
+pub(super) fn of(relations: &Relations) -> Option<pg_sys::Oid> {
+    let generation = catalog::ledger_generation();
+    let sequence = match FOUND.get() {
+        (found_for, sequence) if found_for == generation && sequence != pg_sys::InvalidOid => sequence,
+        _ => {
+            let ledger = Table::open(relations.ledger, Access::Read);
+            let column = i16::try_from(column::SEQ).unwrap_or_default();
+            #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+            let table = relations.ledger;
+            #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+            let table = ledger.as_raw();
+            // SAFETY: the table is open.
+            let sequence = unsafe { pg_sys::getIdentitySequence(table, column, true) };
+            drop(ledger);
+            FOUND.set((generation, sequence));
+            LOCKED_BY.set(0);
+            sequence
+        }
+    };
+    if sequence == pg_sys::InvalidOid {
+        return None;
+    }
+    let transaction = xact::current_id();
+    if LOCKED_BY.get() != transaction {
+        // SAFETY: as `nextval` locks it: once a transaction, so the lock belongs to that and not to a savepoint.
+        unsafe {
+            let owner = pg_sys::CurrentResourceOwner;
+            pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
+            pg_sys::LockRelationOid(sequence, pg_sys::RowExclusiveLock.cast_signed());
+            pg_sys::CurrentResourceOwner = owner;
+        }
+        LOCKED_BY.set(transaction);
+    }
+    Some(sequence)
+}
+
+/// Whether the sequence has yet to come to this number. What it says may be out of date, but then it says yes.
+pub(super) fn look(sequence: pg_sys::Oid, number: i64) -> Option<Sequence> {
+    // SAFETY: the sequence is locked; an error of the server's passes no frame that holds anything.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            let relation = relation_open(sequence, pg_sys::NoLock.cast_signed());
+            let buffer = ReadBuffer(relation, 0);
+            let data = tuple(pg_sys::BufferGetPage(buffer)).data;
+            // Without the lock of the page: an aligned word is read whole, and only grows.
+            let last_value = AtomicI64::from_ptr(&raw mut (*data).last_value).load(Ordering::Relaxed);
+            let found = Sequence { last_value, is_called: (&raw const (*data).is_called).read_volatile() };
+            ReleaseBuffer(buffer);
+            relation_close(relation, pg_sys::NoLock.cast_signed());
+            found.is_behind(number).then_some(found)
+        })
+    }
+}
+
+/// Moves the sequence on behind this number, unless it is there or may not go there. It stays there, whatever becomes of the
+/// transaction.
+pub(super) fn follow(sequence: pg_sys::Oid, number: i64) {
+    let Some(definition) = definition(sequence) else { return };
+    let record_length = u32::try_from(size_of::<LogRecord>()).unwrap_or_default();
+    // SAFETY: as in `nextval_internal`: the sequence is locked, its page is changed under its exclusive lock and in a critical
+    // section, in which an error of the server's is a panic of the server's. No frame holds anything.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            let relation = relation_open(sequence, pg_sys::NoLock.cast_signed());
+            let buffer = ReadBuffer(relation, 0);
+            LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE.cast_signed());
+            let page = pg_sys::BufferGetPage(buffer).cast::<pg_sys::PageHeaderData>();
+            let tuple = tuple(page.cast());
+            let data = tuple.data;
+            let found = Sequence { last_value: (*data).last_value, is_called: (*data).is_called };
+            if let Some(next) = found.following(number, definition) {
+                let still_logged = (*data)
+                    .log_cnt
+                    .saturating_sub((next.last_value - found.last_value) / definition.increment);
+                let is_logged = found.is_called && still_logged >= 0 && lsn(page) > GetRedoRecPtr();
+                pg_sys::CritSectionCount += 1;
+                MarkBufferDirty(buffer);
+                if is_logged {
+                    (*data).log_cnt = still_logged;
+                } else {
+                    let ahead = (definition.max.saturating_sub(next.last_value) / definition.increment)
+                        .clamp(0, LOGGED_AHEAD);
+                    if needs_log(relation) {
+                        (*data).last_value = next.last_value + ahead * definition.increment;
+                        (*data).is_called = true;
+                        (*data).log_cnt = 0;
+                        let record = LogRecord {
+                            #[cfg(any(feature = "pg14", feature = "pg15"))]
+                            locator: (*relation).rd_node,
+                            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+                            locator: (*relation).rd_locator,
+                        };
+                        XLogBeginInsert();
+                        XLogRegisterBuffer(0, buffer, REGBUF_WILL_INIT);
+                        XLogRegisterData((&raw const record).cast(), record_length);
+                        XLogRegisterData(tuple.header.cast(), tuple.length);
+                        set_lsn(page, XLogInsert(RM_SEQ_ID, XLOG_SEQ_LOG));
+                    }
+                    (*data).log_cnt = ahead;
+                }
+                (*data).last_value = next.last_value;
+                (*data).is_called = true;
+                pg_sys::CritSectionCount -= 1;
+            }
+            UnlockReleaseBuffer(buffer);
+            relation_close(relation, pg_sys::NoLock.cast_signed());
+        });
+    }
+}
+
+/// The only tuple of a sequence.
+struct SequenceTuple {
+    header: pg_sys::HeapTupleHeader,
+    length: u32,
+    data: *mut SequenceData,
+}
+
+/// # Safety
+/// The page is the first of a sequence, and pinned.
+unsafe fn tuple(page: pg_sys::Page) -> SequenceTuple {
+    // SAFETY: the caller's promise; the tuple neither moves nor changes its length.
+    unsafe {
+        let item = pg_sys::PageGetItemId(page, 1);
+        let header = page.cast::<u8>().add((*item).lp_off() as usize);
+        let tuple = header.cast::<pg_sys::HeapTupleHeaderData>();
+        SequenceTuple {
+            header: tuple,
+            length: (*item).lp_len(),
+            data: header.add(usize::from((*tuple).t_hoff)).cast(),
+        }
+    }
+}
+
+/// # Safety
+/// The page is pinned and locked.
+unsafe fn lsn(page: *const pg_sys::PageHeaderData) -> pg_sys::XLogRecPtr {
+    // SAFETY: the caller's promise.
+    let lsn = unsafe { (*page).pd_lsn };
+    u64::from(lsn.xlogid) << 32 | u64::from(lsn.xrecoff)
+}
+
+/// # Safety
+/// The page is pinned and locked exclusively.
+unsafe fn set_lsn(page: *mut pg_sys::PageHeaderData, lsn: pg_sys::XLogRecPtr) {
+    let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or_default();
+    // SAFETY: the caller's promise.
+    unsafe { (*page).pd_lsn = pg_sys::PageXLogRecPtr { xlogid: half(lsn >> 32), xrecoff: half(lsn) } }
+}
+
+/// `RelationNeedsWAL` of utils/rel.h
+///
+/// # Safety
+/// The relation is open.
+unsafe fn needs_log(relation: pg_sys::Relation) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let file_made_by = (*relation).rd_firstRelfilenodeSubid;
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let file_made_by = (*relation).rd_firstRelfilelocatorSubid;
+        (*(*relation).rd_rel).relpersistence == pg_sys::RELPERSISTENCE_PERMANENT.cast_signed()
+            && (pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_REPLICA.cast_signed()
+                || ((*relation).rd_createSubid == INVALID_SUBTRANSACTION
+                    && file_made_by == INVALID_SUBTRANSACTION))
+    }
+}
+
+fn definition(sequence: pg_sys::Oid) -> Option<Definition> {
+    // SAFETY: a catalog lookup; the row is one of pg_sequence, and its values are copied before it is released.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::SEQRELID.cast_signed(),
+            pg_sys::Datum::from(sequence),
+        );
+        if row.is_null() {
+            return None;
+        }
+        let header = (*row).t_data;
+        let values = header.cast::<u8>().add(usize::from((*header).t_hoff)).cast::<CatalogRow>();
+        let definition = Definition { increment: (*values).seqincrement, max: (*values).seqmax };
+        pg_sys::ReleaseSysCache(row);
+        Some(definition)
+    }
+}
