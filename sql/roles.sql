@@ -32,7 +32,7 @@ GRANT EXECUTE ON FUNCTION
     credits.sum_recent_transactions, credits.sum_recent_transactions_grouped,
     credits.sum_transactions_after_date, credits.sum_transactions_after_date_grouped,
     credits.get_monthly_auto_topup_spend, credits.get_monthly_auto_topup_spend_bulk,
-    credits.verify_ledger
+    credits.verify_ledger, credits.verify_installation
     TO credits_reader;
 
 -- A writer also records transactions, and has checkpoints refreshed. It may not choose a seq (OVERRIDING SYSTEM VALUE): the next

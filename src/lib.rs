@@ -48,6 +48,7 @@ pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires 
 // It needs the table alone, but of two files that wait for the same one, pgrx puts either first.
 pgrx::extension_sql_file!("../sql/schema/import.sql", name = "import", requires = ["guard"]);
 pgrx::extension_sql_file!("../sql/schema/security.sql", name = "security", requires = ["import"]);
+pgrx::extension_sql_file!("../sql/schema/installation.sql", name = "installation", requires = ["security"]);
 pgrx::extension_sql_file!(
     "../sql/schema/function_comments.sql",
     name = "function_comments",

@@ -30,6 +30,7 @@ mod headroom;
 mod held_back;
 mod idempotency;
 mod import;
+mod installation;
 mod interleavings;
 mod numbering;
 mod operations;

@@ -38,6 +38,7 @@ fn derived(session: &mut Session) -> [String; 4] {
 fn assert_goes_on(db: &Database) {
     let (mut session, mut listener) = (db.connect(), db.listen());
     session.assert_sound();
+    session.assert_as_made();
     let (last_seq, stamped): (i64, bool) = {
         let sql =
             "SELECT max(seq), bool_and(xact_id < pg_current_xact_id()) FROM credits.credits_transactions";

@@ -34,7 +34,7 @@ impl Subject {
 
 /// How every function is asked about a subject. What depends on one has an answer for the superuser that differs from
 /// that about nobody.
-const QUESTIONS: [(&str, &str); 26] = [
+const QUESTIONS: [(&str, &str); 27] = [
     ("get_user_balance", "'{user}'"),
     ("calculate_balance_with_seq", "'{user}'"),
     ("get_users_balances_bulk", "ARRAY['{user}'::uuid], 1"),
@@ -56,6 +56,7 @@ const QUESTIONS: [(&str, &str); 26] = [
     ("visible_balances", ""),
     ("visible_batches", ""),
     ("verify_ledger", ""),
+    ("verify_installation", ""),
     ("refresh_checkpoint", "'{user}'"),
     ("aggregate_user_batches", "'{user}'"),
     ("refresh_idle_checkpoints", "'0'"),
@@ -64,7 +65,8 @@ const QUESTIONS: [(&str, &str); 26] = [
 ];
 
 /// Of those, which tell a superuser nothing about the subject.
-const SILENT: [&str; 6] = [
+const SILENT: [&str; 7] = [
+    "verify_installation",
     "verify_ledger",
     "refresh_checkpoint",
     "aggregate_user_batches",

@@ -133,6 +133,7 @@ fn an_updated_database_is_the_same_as_a_fresh_one() {
         updated.run("ALTER EXTENSION credits_ledger UPDATE");
         let difference = difference(&catalog(&mut fresh), &catalog(&mut updated));
         assert!(difference.is_empty(), "from {version}, - fresh, + updated:\n{}", difference.join("\n"));
+        updated.assert_as_made();
     }
 }
 

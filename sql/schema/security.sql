@@ -54,7 +54,10 @@ CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
     AS $$
         SELECT s.*
         FROM (
-            SELECT d.* FROM credits.dumped_row_security d
+            SELECT d.table_name, d.kind, d.policy, d.is_permissive, d.command, d.roles, d.using_expression, d.check_expression,
+                   -- Where the trigger below did not fire.
+                   coalesce(d.problem, 'it was not tried')
+            FROM credits.dumped_row_security d
             UNION ALL
             SELECT l.*
             FROM (
@@ -81,7 +84,7 @@ CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
             ) l (table_name, kind, policy, is_permissive, command, roles, using_expression, check_expression, problem)
             WHERE NOT EXISTS (SELECT FROM credits.dumped_row_security d
                               WHERE (d.table_name, d.kind, d.policy) = (l.table_name, l.kind, l.policy))
-        ) s
+        ) s (table_name, kind, policy, is_permissive, command, roles, using_expression, check_expression, problem)
         ORDER BY s.kind = 'policy', s.is_permissive, s.table_name, s.kind, s.policy
     $$;
 COMMENT ON FUNCTION credits.row_security() IS

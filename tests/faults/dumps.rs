@@ -101,6 +101,7 @@ fn assert_restored(db: &Database, contents: &Contents) {
     let (mut session, mut listener) = (db.connect(), db.listen());
     assert_eq!(session.contents(), *contents);
     session.assert_sound();
+    session.assert_as_made();
     // One COPY, one settlement.
     let row = session
         .query_one(

@@ -112,6 +112,7 @@ fn assert_same(ledger: &Database, restored: &Database) {
     let problems: Vec<String> = other.values("SELECT d::text FROM credits.dumped_row_security d", &[]);
     assert_eq!(problems, [""; 0]);
     other.assert_sound();
+    other.assert_as_made();
 }
 
 /// Pipes a dump with these options into psql, which must print nothing.

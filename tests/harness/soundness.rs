@@ -3,6 +3,14 @@
 use crate::Session;
 
 impl Session {
+    /// Fails if a table, an index, a trigger or what guards them is not as the extension made it.
+    #[track_caller]
+    pub fn assert_as_made(&mut self) {
+        let wrong: Vec<String> =
+            self.values("SELECT format('%s', v) FROM credits.verify_installation() v", &[]);
+        assert!(wrong.is_empty(), "verify_installation: {wrong:#?}");
+    }
+
     /// Fails unless every derived value agrees with the rows.
     ///
     /// Balances are compared with sums in plain SQL, and not only by asking the ledger whether it is sound.
