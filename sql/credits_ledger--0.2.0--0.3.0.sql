@@ -64,6 +64,21 @@ BEGIN
     END IF;
 END $$;
 
+-- Columns of somebody's own may stay. What becomes of them has to be said once.
+DO $$
+DECLARE
+    own text[] := '{id,user_id,transaction_type,amount,source_id,description,fusillade_batch_id,api_key_id,created_at,seq,xact_id,category,
+                    metadata,reverses}';
+    others text;
+BEGIN
+    SELECT string_agg(attname, ', ' ORDER BY attnum) INTO others FROM pg_attribute
+    WHERE attrelid = 'credits.credits_transactions'::regclass AND attnum > 0 AND NOT attisdropped AND attname <> ALL (own);
+    IF others IS NOT NULL THEN
+        RAISE WARNING 'the ledger has columns that are not the extension''s: %', others
+            USING HINT = 'A dump of it cannot be restored: move them to a table of your own, keyed by id, and drop them here.';
+    END IF;
+END $$;
+
 ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only_applied;
 COMMENT ON TRIGGER append_only_applied ON credits.credits_transactions IS
     'Refuses UPDATE and DELETE that logical replication applies, or that come through another table.';

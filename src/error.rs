@@ -274,7 +274,7 @@ const fn hint_of_shape(role: Role, change: &Change) -> &'static str {
         (Role::Ledger, Change::GotRule) => {
             "A rule turns a statement into another before the ledger sees it. Use a trigger."
         }
-        (Role::Ledger, Change::LostCheck(_) | Change::LostPrimaryKey) => {
+        (Role::Ledger, Change::LostCheck(_) | Change::LostKey(_)) => {
             "A dump would be restored with it, and without all rows if one of them does not pass."
         }
         (Role::Ledger, _) => {

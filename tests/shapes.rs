@@ -1,4 +1,6 @@
-//! Ledger, derived tables and result types keep the shape that they were made with.
+//! Ledger, derived tables and result types keep the shape that they were made with; what a dump leaves out is warned of.
+
+use std::sync::{Arc, Mutex};
 
 use credits_ledger_tests::{Database, Refused, Session, dec, unguarded, user};
 
@@ -10,7 +12,11 @@ const OF_THE_LEDGER: &[(&str, &str)] = &[
     ("ALTER TABLE {ledger} ALTER COLUMN user_id DROP NOT NULL", "another definition of column user_id"),
     ("ALTER TABLE {ledger} DROP CONSTRAINT amount_is_positive_and_exact", "dropping constraint amount_is_positive_and_exact"),
     ("ALTER TABLE {ledger} RENAME CONSTRAINT batch_is_usage TO other", "dropping constraint batch_is_usage"),
-    ("ALTER TABLE {ledger} DROP CONSTRAINT credits_transactions_pkey", "dropping the primary key"),
+    ("ALTER TABLE {ledger} DROP CONSTRAINT credits_transactions_pkey", "dropping key credits_transactions_pkey"),
+    (
+        "ALTER TABLE {ledger} DROP CONSTRAINT credits_transactions_source_id_key",
+        "dropping key credits_transactions_source_id_key",
+    ),
     ("ALTER TABLE {ledger} RENAME TO other", "another name"),
     ("CREATE SCHEMA app; ALTER TABLE {ledger} SET SCHEMA app", "another name"),
     ("ALTER SCHEMA credits RENAME TO other", "another name"),
@@ -143,4 +149,289 @@ fn a_superuser_can_switch_the_guard_off() {
     }
     session.grant(user(1), dec!(1));
     session.assert_sound();
+}
+
+/// Each column and each check that the ledger has, whoever adds one.
+#[test]
+fn nothing_of_the_ledger_is_forgotten() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let changes: Vec<String> = session.values(
+        "SELECT format('ALTER TABLE %s RENAME COLUMN %I TO other', attrelid::regclass, attname)
+         FROM pg_attribute JOIN pg_class c ON c.oid = attrelid AND relkind IN ('r', 'c')
+         WHERE attrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
+                            'credits.batch_aggregates'::regclass)
+           AND attnum > 0
+         UNION ALL
+         SELECT format('ALTER TYPE %s RENAME ATTRIBUTE %I TO other', attrelid::regclass, attname)
+         FROM pg_attribute
+         WHERE attrelid IN ('credits.credit_transaction'::regclass, 'credits.transaction_with_category'::regclass)
+           AND attnum > 0
+         UNION ALL
+         SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint
+         WHERE conrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
+                            'credits.batch_aggregates'::regclass)",
+        &[],
+    );
+    assert!(changes.len() > 50, "{changes:?}");
+    for change in changes {
+        let error = session.try_run(&change).refused("55000");
+        assert!(error.message().contains("keeps the shape"), "{change}: {error:?}");
+    }
+}
+
+#[test]
+fn what_is_not_the_extensions_own_may_go() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(1));
+    for table in ["credits_transactions", "user_balance_checkpoints", "batch_aggregates"] {
+        session.run(&unguarded(&format!(
+            "ALTER TABLE credits.{table} ADD COLUMN note text;
+             ALTER TABLE credits.{table} ADD CONSTRAINT short CHECK (note < 'x');
+             CREATE TABLE child_of_{table} () INHERITS (credits.{table});
+             CREATE TABLE parent_of_{table} (user_id uuid NOT NULL);
+             ALTER TABLE credits.{table} INHERIT parent_of_{table};
+             CREATE RULE nothing AS ON DELETE TO credits.{table} DO ALSO NOTHING"
+        )));
+        session.run(&format!(
+            "ALTER TABLE credits.{table} NO INHERIT parent_of_{table};
+             ALTER TABLE child_of_{table} NO INHERIT credits.{table};
+             DROP RULE nothing ON credits.{table};
+             ALTER TABLE credits.{table} DROP CONSTRAINT short;
+             ALTER TABLE credits.{table} RENAME COLUMN note TO remark;
+             ALTER TABLE credits.{table} ALTER COLUMN remark TYPE varchar(3);
+             ALTER TABLE credits.{table} DROP COLUMN remark"
+        ));
+    }
+    session.grant(user(1), dec!(1));
+    assert_eq!(session.balance(user(1)), dec!(2));
+    session.assert_sound();
+}
+
+/// A table as large as a ledger is not written anew in vain: it is refused while the event trigger after commands looks away.
+#[test]
+fn nothing_is_rewritten_first_and_refused_then() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(1));
+    session.run("ALTER EVENT TRIGGER credits_ledger_guard_end DISABLE");
+    let version: i32 = session.value("SELECT current_setting('server_version_num')::int", &[]);
+    let mut changes = vec![
+        "ALTER TABLE credits.credits_transactions SET UNLOGGED",
+        "ALTER TABLE credits.credits_transactions ADD COLUMN note text DEFAULT gen_random_uuid()",
+        "ALTER TYPE credits.credit_transaction ADD ATTRIBUTE note text; ALTER TABLE credits.batch_aggregates SET UNLOGGED",
+    ];
+    if version >= 150_000 {
+        session.run("CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler");
+        changes.push("ALTER TABLE credits.credits_transactions SET ACCESS METHOD other");
+    }
+    if version >= 170_000 {
+        changes.push(
+            "ALTER TABLE credits.credits_transactions ALTER COLUMN xact_id
+             SET EXPRESSION AS (credits.current_xact_id(seq + 1))",
+        );
+    }
+    let stamps = "SELECT array_agg(xact_id::text) FROM credits.credits_transactions";
+    let before: Vec<String> = session.value(stamps, &[]);
+    for change in changes {
+        let error = session.try_run(change).refused("55000");
+        assert!(error.message().contains("keeps the shape"), "{change}: {error:?}");
+    }
+    assert_eq!(session.value::<Vec<String>>(stamps, &[]), before);
+}
+
+/// A command inside another, and one that failed before.
+#[test]
+fn each_command_is_compared_with_its_own_beginning() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run(
+        "CREATE FUNCTION try() RETURNS text LANGUAGE plpgsql AS $$
+         BEGIN
+             ALTER TABLE credits.credits_transactions ADD COLUMN note text;
+             RETURN 'done';
+         EXCEPTION WHEN object_not_in_prerequisite_state THEN
+             CREATE TABLE IF NOT EXISTS another ();
+             DROP TABLE another;
+             RETURN sqlerrm;
+         END $$",
+    );
+    session.run("CREATE TABLE given AS SELECT try() AS answer");
+    let answer: String = session.value("SELECT answer FROM given", &[]);
+    assert!(answer.contains("a new column note"), "{answer}");
+    // The inner command does not make the outer one forget what was there: rules are made last.
+    session.run(
+        "CREATE FUNCTION inner_command() RETURNS event_trigger LANGUAGE plpgsql AS
+         $$ BEGIN IF tg_tag = 'CREATE RULE' THEN EXECUTE 'CREATE TYPE of_' || txid_current() || ' AS ENUM ()'; END IF; END $$;
+         CREATE EVENT TRIGGER a_first ON ddl_command_start EXECUTE FUNCTION inner_command();
+         CREATE EVENT TRIGGER z_last ON ddl_command_start EXECUTE FUNCTION inner_command();",
+    );
+    session
+        .try_run("CREATE RULE nothing AS ON INSERT TO credits.credits_transactions DO INSTEAD NOTHING")
+        .refused("42710");
+    session.run("DROP EVENT TRIGGER a_first");
+    session
+        .try_run("CREATE RULE nothing AS ON INSERT TO credits.credits_transactions DO INSTEAD NOTHING")
+        .refused("55000");
+    session.run("DROP EVENT TRIGGER z_last");
+    for _ in 0..100 {
+        session.try_run("DROP TABLE absent").refused("42P01");
+    }
+    assert_refused(
+        &mut session,
+        "ALTER TABLE credits.credits_transactions ADD COLUMN note text",
+        "credits_transactions",
+        "a new column note",
+    );
+    session.run("CREATE TABLE fine (); DROP TABLE fine");
+}
+
+/// What another session does to the ledger meanwhile is not this command's doing.
+#[test]
+fn a_command_answers_for_itself_alone() {
+    let db = Database::create();
+    let (mut admin, mut holder, session) = (db.connect(), db.connect(), db.connect());
+    admin.run("CREATE TABLE contended (); CREATE TABLE parent (user_id uuid NOT NULL)");
+    holder.run("BEGIN; SELECT FROM contended");
+    let dropping = session.background(|session| session.run("DROP TABLE contended"));
+    db.until_blocked(dropping.pid());
+    admin.run(&unguarded(
+        "ALTER TABLE credits.credits_transactions ADD COLUMN note text;
+         ALTER TABLE credits.credits_transactions INHERIT parent",
+    ));
+    holder.run("COMMIT");
+    let (mut session, ()) = dropping.finish();
+    session.run("CREATE TABLE fine (); DROP TABLE fine");
+}
+
+/// A session, and the warnings that it has been given.
+fn hear_warnings(db: &Database) -> (Session, Arc<Mutex<Vec<String>>>) {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&warnings);
+    let mut config = db.cluster().config(db.name(), "postgres");
+    config.notice_callback(move |notice| {
+        if notice.severity() == "WARNING" && notice.message().starts_with("pg_dump") {
+            assert!(notice.hint().is_some(), "{notice:?}");
+            heard.lock().expect("nobody panics with it").push(notice.message().to_owned());
+        }
+    });
+    (Session::connect(&config), warnings)
+}
+
+/// Commands that go on, and what a dump leaves out of them.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("CREATE INDEX own ON {table} (updated_or_created)", &["index"]),
+    ("DROP INDEX credits.own", &[]),
+    ("CREATE INDEX CONCURRENTLY own ON {table} (updated_or_created)", &["index"]),
+    ("DROP INDEX credits.own", &[]),
+    ("ALTER TABLE {table} SET (fillfactor = 90)", &["storage setting"]),
+    (
+        "ALTER TABLE {table} RESET (fillfactor), ALTER COLUMN user_id SET STATISTICS 10",
+        &["storage setting", "setting of a column"],
+    ),
+    (
+        "ALTER TABLE {table} ALTER COLUMN user_id SET STATISTICS 10, ALTER COLUMN user_id SET (n_distinct = 5)",
+        &["setting of a column"],
+    ),
+    ("ALTER TABLE {table} OWNER TO CURRENT_USER", &["owner"]),
+    ("ALTER TABLE {table} REPLICA IDENTITY FULL", &["replica identity"]),
+    ("ALTER TABLE {table} SET TABLESPACE pg_default", &["tablespace"]),
+    ("ALTER TABLE {table} CLUSTER ON {table_name}_pkey", &[]),
+    ("CLUSTER {table}", &[]),
+    ("VACUUM FULL {table}", &[]),
+    ("VACUUM ANALYZE {table}", &[]),
+    ("REINDEX TABLE {table}", &[]),
+    ("REINDEX TABLE CONCURRENTLY {table}", &[]),
+    ("COMMENT ON TABLE {table} IS 'x'", &[]),
+    ("GRANT SELECT ON {table} TO PUBLIC", &[]),
+    ("CREATE PUBLICATION own FOR TABLE {table};; DROP PUBLICATION own", &[]),
+    ("CREATE VIEW own AS SELECT * FROM {table};; DROP VIEW own", &[]),
+    ("CREATE TABLE likeness (LIKE {table} INCLUDING ALL);; DROP TABLE likeness", &[]),
+    ("CREATE TABLE copy AS TABLE {table};; DROP TABLE copy", &[]),
+    ("ALTER TABLE {table} DISABLE TRIGGER USER;; ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}", &[]),
+    ("CREATE TABLE typed OF credits.credit_transaction;; DROP TABLE typed", &[]),
+];
+
+/// What may be done to the ledger alone.
+const ALLOWED_OF_THE_LEDGER: &[(&str, &[&str])] = &[
+    ("ALTER TABLE credits.credits_transactions ADD CONSTRAINT own CHECK (amount < 1000)", &["constraint"]),
+    ("ALTER TABLE credits.credits_transactions VALIDATE CONSTRAINT category_is_short", &[]),
+    ("ALTER TABLE credits.credits_transactions DROP CONSTRAINT own", &[]),
+    (
+        "CREATE STATISTICS own ON user_id, created_at FROM credits.credits_transactions",
+        &["statistics object"],
+    ),
+    (
+        "CREATE TABLE notes (id uuid REFERENCES credits.credits_transactions, note text);; DROP TABLE notes",
+        &[],
+    ),
+    ("CREATE TABLE accounts AS SELECT DISTINCT user_id AS id FROM credits.credits_transactions", &[]),
+    ("ALTER TABLE accounts ADD PRIMARY KEY (id)", &[]),
+    (
+        "ALTER TABLE credits.credits_transactions ADD CONSTRAINT account FOREIGN KEY (user_id) REFERENCES accounts NOT VALID",
+        &["constraint"],
+    ),
+    ("ALTER TABLE credits.credits_transactions DROP CONSTRAINT account", &[]),
+    ("DROP TABLE accounts", &[]),
+    (
+        "ALTER TABLE credits.credits_transactions ALTER COLUMN description SET DEFAULT 'none'",
+        &["default of a column"],
+    ),
+    (
+        "ALTER TABLE credits.credits_transactions ALTER COLUMN source_id SET NOT NULL",
+        &["constraint NOT NULL"],
+    ),
+    ("CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'", &[]),
+    (
+        "CREATE TRIGGER log AFTER INSERT ON credits.credits_transactions FOR EACH ROW EXECUTE FUNCTION log()",
+        &["trigger"],
+    ),
+    ("ALTER TRIGGER log ON credits.credits_transactions RENAME TO other", &[]),
+    ("DROP TRIGGER other ON credits.credits_transactions", &[]),
+    ("CREATE UNIQUE INDEX own ON credits.credits_transactions (id) WHERE amount > 5", &["index"]),
+    ("DROP INDEX credits.own", &[]),
+];
+
+#[test]
+fn everything_else_goes_on_and_what_dumps_leave_out_is_warned_of() {
+    let db = Database::create();
+    let (mut session, warnings) = hear_warnings(&db);
+    session.grant(user(1), dec!(500));
+    session.charge_batch(user(1), user(1), dec!(1));
+    let mut assert_warned = |command: &str, table: &str, left_out: &[&str]| {
+        for statement in command.split(";; ") {
+            session.run(statement);
+        }
+        let expected: Vec<String> = left_out
+            .iter()
+            .map(|what| {
+                format!("pg_dump leaves this {what} of {table} out: a restored database is without it")
+            })
+            .collect();
+        assert_eq!(
+            std::mem::take(&mut *warnings.lock().expect("nobody panics with it")),
+            expected,
+            "{command}"
+        );
+        session.charge_batch(user(1), user(1), dec!(1));
+        session.refresh(user(1));
+    };
+    for (table, column, trigger) in [
+        ("credits_transactions", "created_at", "append_only"),
+        ("user_balance_checkpoints", "updated_at", "announce_change"),
+        ("batch_aggregates", "updated_at", "leave_out_replicated"),
+    ] {
+        for (command, left_out) in ALLOWED {
+            let command = command
+                .replace("{table}", &format!("credits.{table}"))
+                .replace("{table_name}", table)
+                .replace("updated_or_created", column)
+                .replace("{trigger}", trigger);
+            assert_warned(&command, table, left_out);
+        }
+    }
+    for (command, left_out) in ALLOWED_OF_THE_LEDGER {
+        assert_warned(command, "credits_transactions", left_out);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use credits_ledger_tests::{Database, Direction, Session, Uuid, dec, unguarded, user};
+use credits_ledger_tests::{Database, Direction, Refused, Session, Uuid, dec, unguarded, user};
 
 /// The first release.
 const OLDEST: &str = "CREATE EXTENSION credits_ledger VERSION '0.1.0'";
@@ -251,4 +251,55 @@ fn a_ledger_keeps_its_money_through_an_update() {
         session.refresh(user(number));
     }
     session.assert_sound();
+}
+
+/// Some reads would count a child's rows, and others not: nothing is attached from the update on.
+#[test]
+fn an_attached_ledger_is_not_updated() {
+    for (attach, detach) in [
+        (
+            "CREATE TABLE parent (user_id uuid NOT NULL); ALTER TABLE credits.credits_transactions INHERIT parent",
+            "ALTER TABLE credits.credits_transactions NO INHERIT parent",
+        ),
+        (
+            "CREATE TABLE child () INHERITS (credits.credits_transactions)",
+            "ALTER TABLE child NO INHERIT credits.credits_transactions",
+        ),
+        ("CREATE TABLE child () INHERITS (credits.user_balance_checkpoints)", "DROP TABLE child"),
+    ] {
+        let db = Database::create_empty();
+        let mut session = db.connect();
+        session.run(&format!("{OLDEST}; {attach}"));
+        let error = session.try_run("ALTER EXTENSION credits_ledger UPDATE").refused("55000");
+        assert!(error.message().contains("attached"), "{error:?}");
+        assert!(error.hint().is_some(), "{error:?}");
+        session.run(detach);
+        session.run("ALTER EXTENSION credits_ledger UPDATE");
+        session.grant(user(1), dec!(1));
+        session.assert_sound();
+    }
+}
+
+/// A column of somebody's own comes before those that the update adds.
+#[test]
+fn a_ledger_with_a_column_more_goes_on() {
+    let db = Database::create_empty();
+    let mut session = db.connect();
+    fill(&mut session);
+    session.run(
+        "ALTER TABLE credits.credits_transactions ADD COLUMN tenant_id int;
+         ALTER TABLE credits.user_balance_checkpoints ADD COLUMN note text;
+         ALTER EXTENSION credits_ledger UPDATE",
+    );
+    session.run(&format!(
+        "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, tenant_id, category, metadata)
+         VALUES ('{}', 'purchase', 1000, 'new', 7, 'c', '{{}}')",
+        user(0)
+    ));
+    session.refresh(user(0));
+    session.assert_sound();
+    session.try_run("ALTER TABLE credits.credits_transactions DROP COLUMN category").refused("2BP01");
+    session
+        .try_run("ALTER TABLE credits.credits_transactions RENAME COLUMN category TO other")
+        .refused("55000");
 }

@@ -155,6 +155,11 @@ pub fn find_ledger() -> Option<pg_sys::Oid> {
     extension::installed_version().map(|_| ledger)
 }
 
+/// Whether the extension's schema has a relation of this name.
+pub fn exists(name: &CStr) -> bool {
+    find(name).is_some()
+}
+
 /// The tables and types of the extension, as far as they are there.
 pub fn defined() -> impl Iterator<Item = (pg_sys::Oid, &'static Definition)> {
     definition::ALL.into_iter().filter_map(|definition| Some((find(definition.name)?, definition)))

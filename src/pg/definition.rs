@@ -3,8 +3,7 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys::{
-    BOOLOID, INT4OID, INT8OID, JSONBOID, NUMERICOID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDOID, XID8ARRAYOID,
-    XID8OID,
+    BOOLOID, INT4OID, INT8OID, NUMERICOID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDOID, XID8ARRAYOID, XID8OID,
 };
 
 /// A table or type that the engine reads, writes or returns by the places of its columns.
@@ -14,8 +13,12 @@ pub struct Definition {
     pub name: &'static CStr,
     /// What it is to the engine.
     pub role: Role,
-    /// The types of its columns, in their order. A table may have columns of somebody's own behind them.
+    /// The types of the columns that are read and written by their places. There may be others behind them.
     pub columns: &'static [Oid],
+    /// The names of all of its columns.
+    pub names: &'static [&'static str],
+    /// The indexes that keep its rows apart.
+    pub keys: &'static [&'static CStr],
 }
 
 /// What a relation of the extension is to the engine.
@@ -30,87 +33,75 @@ pub enum Role {
 }
 
 /// `credits_transactions`
+#[rustfmt::skip]
 pub static LEDGER: Definition = Definition {
     name: c"credits_transactions",
     role: Role::Ledger,
     columns: &[
-        UUIDOID,
-        UUIDOID,
-        TEXTOID,
-        NUMERICOID,
-        TEXTOID,
-        TEXTOID,
-        UUIDOID,
-        UUIDOID,
-        TIMESTAMPTZOID,
-        INT8OID,
-        XID8OID,
-        TEXTOID,
-        JSONBOID,
-        UUIDOID,
+        UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZOID, INT8OID, XID8OID,
     ],
+    names: &[
+        "id", "user_id", "transaction_type", "amount", "source_id", "description", "fusillade_batch_id", "api_key_id",
+        "created_at", "seq", "xact_id", "category", "metadata", "reverses",
+    ],
+    keys: &[c"credits_transactions_pkey", c"credits_transactions_source_id_key"],
 };
 
 /// `user_balance_checkpoints`
+#[rustfmt::skip]
 pub static CHECKPOINTS: Definition = Definition {
     name: c"user_balance_checkpoints",
     role: Role::Derived,
     columns: &[
-        UUIDOID,
-        INT8OID,
-        NUMERICOID,
-        TIMESTAMPTZOID,
-        INT8OID,
-        XID8OID,
-        XID8ARRAYOID,
-        BOOLOID,
-        TIMESTAMPTZOID,
+        UUIDOID, INT8OID, NUMERICOID, TIMESTAMPTZOID, INT8OID, XID8OID, XID8ARRAYOID, BOOLOID, TIMESTAMPTZOID,
     ],
+    names: &[
+        "user_id", "checkpoint_seq", "balance", "updated_at", "transaction_count", "watermark", "stragglers", "is_positive",
+        "crossed_at",
+    ],
+    keys: &[c"user_balance_checkpoints_pkey"],
 };
 
 /// `batch_aggregates`
+#[rustfmt::skip]
 pub static BATCHES: Definition = Definition {
     name: c"batch_aggregates",
     role: Role::Derived,
     columns: &[UUIDOID, UUIDOID, NUMERICOID, INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID],
+    names: &[
+        "fusillade_batch_id", "user_id", "total_amount", "transaction_count", "max_seq", "created_at", "updated_at",
+    ],
+    keys: &[c"batch_aggregates_pkey"],
 };
 
 /// `credit_transaction`
+#[rustfmt::skip]
 pub static CREDIT_TRANSACTION: Definition = Definition {
     name: c"credit_transaction",
     role: Role::ResultType,
     columns: &[
-        UUIDOID,
-        UUIDOID,
-        TEXTOID,
-        NUMERICOID,
-        TEXTOID,
-        TEXTOID,
-        TIMESTAMPTZOID,
-        INT8OID,
-        UUIDOID,
-        UUIDOID,
+        UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID,
     ],
+    names: &[
+        "id", "user_id", "transaction_type", "amount", "source_id", "description", "created_at", "seq", "fusillade_batch_id",
+        "api_key_id",
+    ],
+    keys: &[],
 };
 
 /// `transaction_with_category`
+#[rustfmt::skip]
 pub static TRANSACTION_WITH_CATEGORY: Definition = Definition {
     name: c"transaction_with_category",
     role: Role::ResultType,
     columns: &[
-        UUIDOID,
-        UUIDOID,
-        TEXTOID,
-        NUMERICOID,
-        TEXTOID,
-        TEXTOID,
-        TIMESTAMPTZOID,
-        INT8OID,
-        UUIDOID,
-        TEXTOID,
-        TEXTOID,
-        INT4OID,
+        UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, TEXTOID, TEXTOID, INT4OID,
     ],
+    names: &[
+        "id", "user_id", "transaction_type", "amount", "source_id", "description", "created_at", "seq", "batch_id",
+        "request_origin", "batch_sla", "batch_count",
+    ],
+    keys: &[],
 };
 
 /// `recorded_transaction`

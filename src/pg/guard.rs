@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::OnceLock;
 
+use pgrx::direct_function_call;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -40,6 +41,24 @@ struct Noted {
     oid: pg_sys::Oid,
     definition: &'static Definition,
     shape: Shape,
+    /// The keys that were there.
+    keys: Vec<&'static CStr>,
+}
+
+impl Noted {
+    fn now((oid, definition): (pg_sys::Oid, &'static Definition)) -> Option<Self> {
+        let keys = definition.keys.iter().copied().filter(|key| catalog::exists(key)).collect();
+        Some(Self { oid, definition, shape: Shape::of(oid)?, keys })
+    }
+
+    /// What a command of this transaction has made of it.
+    fn changes(&self) -> Vec<Change> {
+        let Some(after) = self.shape.changed(self.oid) else { return Vec::new() };
+        let mut changes = self.shape.difference(&after, self.definition.names);
+        let lost = self.keys.iter().filter(|key| !catalog::exists(key));
+        changes.extend(lost.map(|key| Change::LostKey(key.to_string_lossy().into_owned())));
+        changes
+    }
 }
 
 /// A command under way.
@@ -65,7 +84,10 @@ pub fn on_event(event: &CStr, command: Command) {
     match event.to_bytes() {
         b"ddl_command_start" => begin(command),
         b"ddl_command_end" => end(command),
-        _ => refuse_changes(None),
+        _ => {
+            refuse_other_storage();
+            refuse_changes(None);
+        }
     }
 }
 
@@ -87,9 +109,7 @@ fn begin(command: Command) {
         return;
     }
     catalog::accept_invalidations();
-    let shapes: Vec<Noted> = catalog::defined()
-        .filter_map(|(oid, definition)| Some(Noted { oid, definition, shape: Shape::of(oid)? }))
-        .collect();
+    let shapes: Vec<Noted> = catalog::defined().filter_map(Noted::now).collect();
     refuse_what_the_engine_would_miss(command, &shapes);
     UNDER_WAY.with_borrow_mut(|commands| {
         commands.retain(|other| other.command != command);
@@ -120,31 +140,55 @@ fn end(command: Command) {
     if !command.is_of_extension() {
         refuse_changes(Some(command));
     }
-    UNDER_WAY.with_borrow_mut(|commands| {
-        if let Some(place) = commands.iter().position(|other| other.command == command) {
+    let began = UNDER_WAY.with_borrow_mut(|commands| {
+        let place = commands.iter().position(|other| other.command == command);
+        if let Some(place) = place {
             commands.truncate(place);
         }
+        place.is_some()
     });
-    if catalog::find_ledger().is_some() && !extension::runs_script() && !is_binary_upgrade() {
+    if began {
         warn_of_what_dumps_leave_out(command);
     }
 }
 
 /// Compares with what was there when this command, or else the innermost one, began.
 fn refuse_changes(command: Option<Command>) {
+    with_beginning(command, |noted| {
+        let refused = noted.changes().into_iter().find(|change| is_refused(noted.definition.role, change));
+        if let Some(change) = refused {
+            refuse(noted.definition, change);
+        }
+    });
+}
+
+/// Before a table is rewritten, the catalog does not say yet that it is going to be stored otherwise.
+fn refuse_other_storage() {
+    // The second one is in the headers from Postgres 15 on.
+    const OTHER_STORAGE: u32 = pg_sys::AT_REWRITE_ALTER_PERSISTENCE | 8;
+    // SAFETY: asked inside an event trigger for the event that has these answers.
+    let (table, reason) = unsafe {
+        (
+            direct_function_call::<pg_sys::Oid>(pg_sys::pg_event_trigger_table_rewrite_oid, &[]),
+            direct_function_call::<i32>(pg_sys::pg_event_trigger_table_rewrite_reason, &[]),
+        )
+    };
+    if reason.unwrap_or_default().cast_unsigned() & OTHER_STORAGE != 0 {
+        with_beginning(None, |noted| {
+            if Some(noted.oid) == table && noted.shape.is_stored_as_made() {
+                refuse(noted.definition, Change::Stored);
+            }
+        });
+    }
+}
+
+/// Shows each relation as it was when this command, or else the innermost one, began.
+fn with_beginning(command: Option<Command>, look: impl FnMut(&Noted)) {
     UNDER_WAY.with_borrow(|commands| {
         let now = xact::began_at();
         let mut ours = commands.iter().rev().filter(|other| other.transaction == now);
-        let Some(before) = ours.find(|other| command.is_none_or(|command| other.command == command)) else {
-            return;
-        };
-        for Noted { oid, definition, shape } in &before.shapes {
-            let Some(after) = shape.changed(*oid) else { continue };
-            for change in shape.difference(&after, definition.columns.len()) {
-                if is_refused(definition.role, &change) {
-                    refuse(definition, change);
-                }
-            }
+        if let Some(began) = ours.find(|other| command.is_none_or(|command| other.command == command)) {
+            began.shapes.iter().for_each(look);
         }
     });
 }

@@ -23,7 +23,6 @@ pub struct Shape {
     /// The tables that inherit from it.
     children: Vec<pg_sys::Oid>,
     has_rules: bool,
-    has_primary_key: bool,
     checks: Vec<String>,
     /// Without those that the server made for a constraint.
     triggers: Vec<pg_sys::Oid>,
@@ -64,8 +63,8 @@ pub enum Change {
     GotChild,
     /// A rule.
     GotRule,
-    /// The primary key is gone.
-    LostPrimaryKey,
+    /// The primary key or a unique one is gone, or has another name.
+    LostKey(String),
     /// A constraint of any kind.
     GotConstraint,
     /// A `CHECK` more.
@@ -89,7 +88,7 @@ impl fmt::Display for Change {
             Self::GotParent => write!(f, "a table that it inherits from or is a partition of"),
             Self::GotChild => write!(f, "a table that inherits from it"),
             Self::GotRule => write!(f, "a rule"),
-            Self::LostPrimaryKey => write!(f, "dropping the primary key"),
+            Self::LostKey(name) => write!(f, "dropping key {name}"),
             Self::GotConstraint => write!(f, "a constraint"),
             Self::GotCheck(name) => write!(f, "a new constraint {name}"),
             Self::LostCheck(name) => write!(f, "dropping constraint {name}"),
@@ -133,7 +132,6 @@ impl Shape {
         // SAFETY: the caller's promise. A description is valid as long as its relation is open, and has as many parts as it says.
         unsafe {
             let (oid, class) = ((*relation).rd_id, &*(*relation).rd_rel);
-            let is_table = class.relkind == pg_sys::RELKIND_RELATION.cast_signed();
             let children = find_inheritance_children(oid, pg_sys::NoLock.cast_signed());
             let children = pgrx::PgList::<pg_sys::Oid>::from_pg(children);
             Self {
@@ -144,16 +142,20 @@ impl Shape {
                 has_parent: has_superclass(oid),
                 children: children.iter_oid().collect(),
                 has_rules: !(*relation).rd_rules.is_null(),
-                has_primary_key: is_table && primary_key(relation) != pg_sys::InvalidOid,
                 checks: checks((*relation).rd_att),
                 triggers: triggers((*relation).trigdesc),
             }
         }
     }
 
-    /// What `after` has that this has not, or the other way round; what only loosens it from other tables is none, and so is
-    /// what becomes of columns behind the first `own`.
-    pub fn difference(&self, after: &Self, own: usize) -> Vec<Change> {
+    /// Whether a table is logged, and a heap.
+    pub fn is_stored_as_made(&self) -> bool {
+        self.storage == (pg_sys::RELPERSISTENCE_PERMANENT.cast_signed(), pg_sys::HEAP_TABLE_AM_OID)
+    }
+
+    /// What `after` has that this has not, or the other way round. What only loosens it from other tables is none, and neither is
+    /// what becomes of columns that are not among `own`.
+    pub fn difference(&self, after: &Self, own: &[&str]) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut note = |differs: bool, change: Change| {
             if differs {
@@ -161,15 +163,16 @@ impl Shape {
             }
         };
         note(self.name != after.name, Change::Renamed);
-        note(self.storage != after.storage, Change::Stored);
+        note(self.is_stored_as_made() && !after.is_stored_as_made(), Change::Stored);
         note(after.of_type != pg_sys::InvalidOid && after.of_type != self.of_type, Change::MadeOfType);
         note(after.has_parent && !self.has_parent, Change::GotParent);
         note(after.children.iter().any(|child| !self.children.contains(child)), Change::GotChild);
         note(after.has_rules && !self.has_rules, Change::GotRule);
-        note(self.has_primary_key && !after.has_primary_key, Change::LostPrimaryKey);
         note(after.triggers.iter().any(|trigger| !self.triggers.contains(trigger)), Change::GotTrigger);
-        for (old, new) in self.columns.iter().zip(&after.columns).take(own) {
-            changes.extend(old.change(new));
+        for (old, new) in self.columns.iter().zip(&after.columns) {
+            if own.contains(&old.name.as_str()) {
+                changes.extend(old.change(new));
+            }
         }
         let added = after.columns.iter().skip(self.columns.len()).filter(|column| !column.is_dropped);
         changes.extend(added.map(|column| Change::ColumnAdded(column.name.clone())));
@@ -206,18 +209,6 @@ impl Column {
 unsafe fn schema_of(relation: pg_sys::Relation) -> String {
     // SAFETY: the caller's promise.
     unsafe { text(pg_sys::get_namespace_name((*(*relation).rd_rel).relnamespace)) }
-}
-
-/// # Safety
-/// The relation is an open table.
-unsafe fn primary_key(relation: pg_sys::Relation) -> pg_sys::Oid {
-    // SAFETY: the caller's promise.
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        return pg_sys::RelationGetPrimaryKeyIndex(relation);
-        #[cfg(feature = "pg18")]
-        return pg_sys::RelationGetPrimaryKeyIndex(relation, true);
-    }
 }
 
 /// # Safety
