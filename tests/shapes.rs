@@ -165,7 +165,7 @@ fn nothing_of_the_ledger_is_forgotten() {
          UNION ALL
          SELECT format('ALTER TYPE %s RENAME ATTRIBUTE %I TO other', attrelid::regclass, attname)
          FROM pg_attribute
-         WHERE attrelid IN ('credits.credit_transaction'::regclass, 'credits.transaction_with_category'::regclass)
+         WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'credits'::regnamespace AND relkind = 'c')
            AND attnum > 0
          UNION ALL
          SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint

@@ -15,7 +15,7 @@ pub struct Definition {
     pub role: Role,
     /// The types of the columns that are read and written by their places. There may be others behind them.
     pub columns: &'static [Oid],
-    /// The names of all of its columns.
+    /// The names of a table's columns. A type has none that could be somebody's own.
     pub names: &'static [&'static str],
     /// The indexes that keep its rows apart.
     pub keys: &'static [&'static CStr],
@@ -82,10 +82,7 @@ pub static CREDIT_TRANSACTION: Definition = Definition {
     columns: &[
         UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID,
     ],
-    names: &[
-        "id", "user_id", "transaction_type", "amount", "source_id", "description", "created_at", "seq", "fusillade_batch_id",
-        "api_key_id",
-    ],
+    names: &[],
     keys: &[],
 };
 
@@ -97,10 +94,7 @@ pub static TRANSACTION_WITH_CATEGORY: Definition = Definition {
     columns: &[
         UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, TEXTOID, TEXTOID, INT4OID,
     ],
-    names: &[
-        "id", "user_id", "transaction_type", "amount", "source_id", "description", "created_at", "seq", "batch_id",
-        "request_origin", "batch_sla", "batch_count",
-    ],
+    names: &[],
     keys: &[],
 };
 
@@ -109,6 +103,8 @@ pub static RECORDED_TRANSACTION: Definition = Definition {
     name: c"recorded_transaction",
     role: Role::ResultType,
     columns: &[INT4OID, TEXTOID, TEXTOID, UUIDOID, INT8OID, TEXTOID],
+    names: &[],
+    keys: &[],
 };
 
 /// All of them.

@@ -154,7 +154,7 @@ impl Shape {
     }
 
     /// What `after` has that this has not, or the other way round. What only loosens it from other tables is none, and neither is
-    /// what becomes of columns that are not among `own`.
+    /// what becomes of columns that are not among `own`, if that says anything.
     pub fn difference(&self, after: &Self, own: &[&str]) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut note = |differs: bool, change: Change| {
@@ -170,7 +170,7 @@ impl Shape {
         note(after.has_rules && !self.has_rules, Change::GotRule);
         note(after.triggers.iter().any(|trigger| !self.triggers.contains(trigger)), Change::GotTrigger);
         for (old, new) in self.columns.iter().zip(&after.columns) {
-            if own.contains(&old.name.as_str()) {
+            if own.is_empty() || own.contains(&old.name.as_str()) {
                 changes.extend(old.change(new));
             }
         }
