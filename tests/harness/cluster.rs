@@ -31,10 +31,14 @@ log_min_messages = warning
 log_line_prefix = '%m [%p] %d '
 ";
 
-/// `$1` is the folder of the server's programs. A process that a test has killed is not worth mentioning.
+/// `$1` is the folder of the server's programs. In memory a database is made in a tenth of the time that it takes on a disk, and
+/// most tests do little else; no test needs what it writes to outlast the machine. A process that a test has killed is not worth
+/// mentioning.
 const OWNER: &str = r#"
 set -eu
-folder=$(mktemp -d "${TMPDIR:-/tmp}/credits_ledger_tests.XXXXXX")
+memory=/dev/shm
+[ -w "$memory" ] && [ "$(df -Pk "$memory" | awk 'END { print $4 }')" -ge 4000000 ] || memory=/tmp
+folder=$(mktemp -d "${TMPDIR:-$memory}/credits_ledger_tests.XXXXXX")
 data=$folder/data log=$folder/log
 remove() {
   "$1/pg_ctl" stop --pgdata="$data" --mode=immediate >/dev/null 2>&1 </dev/null || true
