@@ -314,6 +314,23 @@ CREATE INDEX batch_aggregates_user_seq_idx ON credits.batch_aggregates (user_id,
 COMMENT ON INDEX credits.batch_aggregates_user_seq_idx IS
     'Lists the folded batches of a user, newest first.';
 
+-- A session that comes later, here or on a standby, is told of the change by this row. The engine inserts it and removes those
+-- of before; any set of rows does that was not there before, so changes by hand of this table are noted likewise.
+CREATE TABLE credits.checkpoint_changes (
+    xact_id    xid8        NOT NULL,
+    changed_at timestamptz NOT NULL
+) USING heap WITH (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 1000
+);
+COMMENT ON TABLE credits.checkpoint_changes IS
+    'Derived: the last transactions that changed checkpoints by hand. What sessions had told each other of users before is not used '
+    'any more. Not for clients.';
+COMMENT ON COLUMN credits.checkpoint_changes.xact_id IS 'Transaction that changed checkpoints.';
+COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it did.';
+
 -- These sums are of rows that row-level security may hide from a caller: whatever is granted, nobody but the owner reads
 -- the tables themselves. A policy would say who else may, but pg_dump takes an extension's policies for its user's.
 ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
@@ -341,12 +358,20 @@ ALTER TABLE credits.batch_aggregates ENABLE REPLICA TRIGGER leave_out_replicated
 COMMENT ON TRIGGER leave_out_replicated ON credits.batch_aggregates IS
     'Keeps the batch totals of other databases out.';
 
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.checkpoint_changes
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.checkpoint_changes ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.checkpoint_changes IS
+    'Keeps the changes in other databases out.';
+
 -- What sessions tell each other of users comes from checkpoints, too. The engine's own writes fire no triggers.
 CREATE FUNCTION credits.announce_change() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'announce_change';
 COMMENT ON FUNCTION credits.announce_change() IS
-    'Trigger: has every session forget what it knows of users, when the transaction has committed.';
+    'Trigger: notes in checkpoint_changes that the transaction changes checkpoints, and has every session forget what it knows of '
+    'users when it has committed.';
 
 CREATE TRIGGER announce_change
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.user_balance_checkpoints
@@ -354,6 +379,13 @@ CREATE TRIGGER announce_change
 ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER announce_change;
 COMMENT ON TRIGGER announce_change ON credits.user_balance_checkpoints IS
     'A checkpoint that was changed or deleted by hand is looked at again.';
+
+CREATE TRIGGER announce_change
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.checkpoint_changes
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change();
+ALTER TABLE credits.checkpoint_changes ENABLE ALWAYS TRIGGER announce_change;
+COMMENT ON TRIGGER announce_change ON credits.checkpoint_changes IS
+    'What was noted is not taken back without a note.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1473,6 +1505,11 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'batch_aggregates', 'batch_aggregates_pkey', 'unique btree (user_id, fusillade_batch_id)'),
             ('index', 'batch_aggregates', 'batch_aggregates_user_seq_idx', 'btree (user_id, max_seq, created_at)'),
             ('trigger', 'batch_aggregates', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
+            ('relation', 'checkpoint_changes', '', 'table'),
+            ('column', 'checkpoint_changes', 'xact_id', 'xid8 NOT NULL'),
+            ('column', 'checkpoint_changes', 'changed_at', 'timestamp with time zone NOT NULL'),
+            ('trigger', 'checkpoint_changes', 'announce_change', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change(), always'),
+            ('trigger', 'checkpoint_changes', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('relation', 'dumped_row_security', '', 'table, dumped WHERE false UNION ALL SELECT * FROM credits.row_security()'),
             ('column', 'dumped_row_security', 'table_name', 'text NOT NULL'),
             ('column', 'dumped_row_security', 'kind', 'text NOT NULL'),

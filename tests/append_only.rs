@@ -12,11 +12,13 @@ fn events(table: &str) -> [(&'static str, String); 4] {
             "VALUES (gen_random_uuid(), 1, 1, now(), 1, pg_current_xact_id(), '{}', true, NULL)"
         }
         "credits.batch_aggregates" => "VALUES (gen_random_uuid(), gen_random_uuid(), 1, 1, 1, now(), now())",
+        "credits.checkpoint_changes" => "VALUES (pg_current_xact_id(), now())",
         _ => "VALUES (gen_random_uuid())",
     };
+    let column = if table == "credits.checkpoint_changes" { "xact_id" } else { "user_id" };
     [
         ("INSERT", format!("INSERT INTO {table} {insert}")),
-        ("UPDATE", format!("UPDATE {table} SET user_id = user_id")),
+        ("UPDATE", format!("UPDATE {table} SET {column} = {column}")),
         ("DELETE", format!("DELETE FROM {table}")),
         ("TRUNCATE", format!("TRUNCATE {table}")),
     ]
@@ -32,10 +34,17 @@ fn refusal(function: &str, table: &str, kind: (&str, &str), event: &str) -> Opti
             return Some("55000");
         }
         "leave_out" => {
-            ["credits.user_balance_checkpoints", "credits.batch_aggregates"].contains(&table)
-                && kind == ("BEFORE", "ROW")
+            let derived = [
+                "credits.user_balance_checkpoints",
+                "credits.batch_aggregates",
+                "credits.checkpoint_changes",
+            ];
+            derived.contains(&table) && kind == ("BEFORE", "ROW")
         }
-        "announce_change" => table == "credits.user_balance_checkpoints" && kind == ("AFTER", "STATEMENT"),
+        "announce_change" => {
+            ["credits.user_balance_checkpoints", "credits.checkpoint_changes"].contains(&table)
+                && kind == ("AFTER", "STATEMENT")
+        }
         _ => false,
     };
     (!made_for).then_some("39P01")
@@ -50,13 +59,15 @@ fn trigger_functions_refuse_what_they_are_not_made_for() {
     session.grant(user(1), dec!(5));
     session.run(
         "CREATE TABLE other (user_id uuid); INSERT INTO other VALUES (NULL);
-         INSERT INTO credits.batch_aggregates VALUES (gen_random_uuid(), gen_random_uuid(), 1, 1, 1, now(), now())",
+         INSERT INTO credits.batch_aggregates VALUES (gen_random_uuid(), gen_random_uuid(), 1, 1, 1, now(), now());
+         INSERT INTO credits.checkpoint_changes VALUES (pg_current_xact_id(), now())",
     );
     for function in ["note_transaction", "refuse_change", "leave_out", "announce_change"] {
         for table in [
             "credits.credits_transactions",
             "credits.user_balance_checkpoints",
             "credits.batch_aggregates",
+            "credits.checkpoint_changes",
             "other",
         ] {
             for (event, statement) in events(table) {

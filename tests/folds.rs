@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::{Database, Decimal, Refused, Session, correction, dec, user};
@@ -381,6 +382,56 @@ fn a_checkpoint_that_is_made_anew_replaces_what_came_of_the_old_one() {
         }
     }
     other.assert_sound();
+}
+
+/// `CREATE DATABASE ... OID` gives a database the oid of a dropped one, and copies the definitions of its template, with their
+/// places and transactions.
+#[test]
+fn a_database_with_the_oid_of_a_dropped_one_inherits_nothing() {
+    let db = Database::create_alone();
+    let mut session = db.connect();
+    if session.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) < 150_000 {
+        return;
+    }
+    session.grant(user(1), dec!(100));
+    session.refresh(user(1));
+    let template = db.name().to_owned();
+    let cluster = Arc::clone(db.cluster());
+    drop((session, db));
+    for life in 0..3 {
+        let create = format!("CREATE DATABASE again TEMPLATE {template} OID 50000");
+        cluster.execute("postgres", &create);
+        let again = Database::open(&cluster, "again");
+        let mut session = again.connect();
+        let sections = "SELECT exclusive_sections FROM credits.settlement_statistics()";
+        assert_eq!(session.value::<i64>(sections, &[]), 0, "life {life}");
+        assert_eq!(session.balance(user(1)), dec!(100), "life {life}");
+        for _ in 0..2 {
+            let mut session = again.connect();
+            session.charge(user(1), dec!(30));
+            session.refresh(user(1));
+            find_complete(&mut session);
+        }
+        assert_eq!(session.balance(user(1)), dec!(40), "life {life}");
+        assert!(session.value::<i64>(sections, &[]) > 0);
+        session.assert_sound();
+        drop((session, again));
+        cluster.execute("postgres", "DROP DATABASE again WITH (FORCE)");
+    }
+}
+
+/// Who was connected before and who comes after go on telling each other.
+#[test]
+fn a_database_that_is_altered_is_still_the_same() {
+    let db = Database::create_alone();
+    let (mut writer, mut reader) = (db.connect(), db.connect());
+    writer.grant(user(1), dec!(100));
+    reader.balance(user(1));
+    writer.run(&format!("ALTER DATABASE {} CONNECTION LIMIT 50", db.name()));
+    writer.charge(user(1), dec!(1));
+    find_complete(&mut db.connect());
+    assert_eq!(scans_for_balance(&mut reader), 0);
+    assert_eq!(reader.balance(user(1)), dec!(99));
 }
 
 #[test]

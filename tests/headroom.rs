@@ -204,24 +204,73 @@ fn a_checkpoint_that_is_deleted_comes_back_with_the_next_charge() {
     }
 }
 
-/// What others can rely on ends with the first that cannot take part.
+/// What others rely on ends whenever somebody commits who cannot take part; they rely on what is told after that.
 #[test]
 fn a_session_that_cannot_count_is_looked_at() {
-    let cluster = Cluster::start_with("dynamic_shared_memory_type = mmap");
+    let cluster =
+        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
     let db = Database::create_in(&cluster);
     let [mut keeper, mut first] = sessions(&db);
     let mut listener = db.listen();
     let mut stranger = db.connect();
-    tell(&mut first);
-    without_checkpoints(&mut keeper, || first.charge(user(1), dec!(1)));
-    listener.drain();
+    first.grant(user(1), dec!(1000));
+    let complete = |session: &mut Session| {
+        for _ in 0..3 {
+            session.balance(user(1));
+        }
+    };
     let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
-    stranger.charge(user(1), dec!(60));
-    drop(sealed);
+    for left in [800, 600, 400, 200] {
+        tell(&mut first);
+        complete(&mut first);
+        without_checkpoints(&mut keeper, || first.charge(user(1), dec!(100)));
+        complete(&mut first);
+        stranger.charge(user(1), dec!(200));
+        assert_eq!(first.balance(user(1)), left.into());
+    }
+    assert_eq!(stranger.balance(user(1)), dec!(200));
+    listener.drain();
+    tell(&mut first);
+    stranger.charge(user(1), dec!(290));
+    first.charge(user(1), dec!(9));
+    assert_eq!(listener.drain(), []);
+    first.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    first.assert_sound();
     let log = cluster.log();
     assert!(log.contains("sharing folds is put off"), "{log}");
-    first.charge(user(1), dec!(38));
-    assert_eq!(listener.drain(), []);
+
+    // It takes part as soon as it can.
+    drop(sealed);
+    for _ in 0..8 {
+        stranger.charge(user(2), dec!(1));
+    }
+    tell(&mut first);
+    without_checkpoints(&mut keeper, || stranger.charge(user(1), dec!(50)));
+    first.charge(user(1), dec!(49));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
+    first.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
+    first.assert_sound();
+}
+
+/// Nor does a prepared transaction of such a session go unnoticed.
+#[test]
+fn a_prepared_charge_that_cannot_be_counted_is_looked_at() {
+    let cluster =
+        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
+    let db = Database::create_in(&cluster);
+    let [mut keeper, mut first] = sessions(&db);
+    let mut stranger = db.connect();
+    tell(&mut first);
+    without_checkpoints(&mut keeper, || first.charge(user(1), dec!(1)));
+    let mut listener = db.listen();
+    let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+    stranger.run("BEGIN");
+    stranger.charge(user(1), dec!(98));
+    stranger.run("PREPARE TRANSACTION 'prepared'");
+    stranger.run("COMMIT PREPARED 'prepared'");
+    drop(sealed);
     first.charge(user(1), dec!(1));
     assert_eq!(listener.crossings(), [(user(1), Down)]);
     first.assert_sound();

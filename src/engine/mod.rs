@@ -3,6 +3,7 @@
 //! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
 //! - [`checkpoint`]: stored checkpoints, and folding a delta with its batches into one
 //! - [`places`]: where a backend last found the stored checkpoints
+//! - [`changes`]: changes of checkpoints by other hands, as they are noted
 //! - [`shared`]: what backends tell each other: folds, and how much users can spend
 //! - [`balance`]: what a reader sees
 //! - [`newest`]: the rows of an unfiltered page
@@ -15,6 +16,7 @@
 
 pub mod balance;
 pub mod batches;
+pub mod changes;
 pub mod checkpoint;
 pub mod delta;
 pub mod items;
@@ -34,18 +36,11 @@ pub fn init() {
     crate::pg::catalog::init();
     crate::pg::xact::init(crate::pg::xact::Hooks {
         before_commit: settlement::settle_touched,
-        before_prepare: || {
-            settlement::count_prepared();
-            shared::prepare_change();
-        },
-        committed: || {
-            statistics::publish();
-            shared::publish_change();
-        },
+        before_prepare: settlement::count_prepared,
+        committed: statistics::publish,
         forget: || {
             touched::forget();
             statistics::forget();
-            shared::end_transaction();
         },
     });
 }

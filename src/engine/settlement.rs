@@ -118,11 +118,11 @@ impl Settlement {
             lock::lock_stripe(stripe);
             shared = self.shared();
         }
-        self.decide(shared, users)
+        self.decide(&shared, users)
     }
 
     fn assess(&mut self, shared: &Shared, users: &[Settled]) -> Result<Agreement, LedgerError> {
-        let now = LazyCell::new(Moment::now);
+        let now = LazyCell::new(|| Moment::now_for(shared));
         let mut lagging = Vec::new();
         for Settled { user, noted, counted } in users {
             if noted.request == Request::Settle && shared.has_headroom(user, counted) {
@@ -157,11 +157,11 @@ impl Settlement {
     }
 
     /// Decides with the stripe to ourselves.
-    fn decide(&mut self, mut shared: Shared, users: &[Settled]) -> Result<(), LedgerError> {
+    fn decide(&mut self, shared: &Shared, users: &[Settled]) -> Result<(), LedgerError> {
         statistics::count(Event::ExclusiveSection, 1);
         let relations = self.relations;
         let view = CommitView::get(&mut self.view, &relations);
-        let now = Moment::now();
+        let now = Moment::now_for(shared);
         let mut delta = DeltaScan::open(&relations, Access::Write, Sight::without_siread(&now.snapshot));
         let writer = LazyCell::new(|| TableWriter::open(relations.checkpoints));
         let batch_writer = LazyCell::new(|| TableWriter::open(relations.batches));
@@ -171,13 +171,13 @@ impl Settlement {
             let from = match &stored {
                 Some((_, checkpoint)) => checkpoint.fold.clone(),
                 None => {
-                    shared.forget(&relations, &user);
+                    shared.forget(&user);
                     Fold::default()
                 }
             };
             // Nor does a fold decide that has rows which came after the snapshot: it may not have all of them.
-            let further = told(&shared, &user, &from).filter(|fold| fold.coverage.serves(&now.open));
-            let (pass, refreshed) = pass(&mut delta, &shared, &user, &from, further, now.target.clone())?;
+            let further = told(shared, &user, &from).filter(|fold| fold.coverage.serves(&now.open));
+            let (pass, refreshed) = pass(&mut delta, shared, &user, &from, further, now.target.clone())?;
             let mut checkpoint = match &stored {
                 Some((_, checkpoint)) => checkpoint.clone(),
                 // Only a savepoint that was rolled back touched the user.
@@ -304,6 +304,13 @@ impl Moment {
         let snapshot = Snapshot::latest();
         let open = snapshot.open_transactions();
         Self { snapshot: Rc::new(snapshot), target: Coverage::up_to(&open), open }
+    }
+
+    /// The same; what was told of users is compared with what is seen now.
+    fn now_for(shared: &Shared) -> Self {
+        let now = Self::now();
+        shared.compare_with(&now.snapshot);
+        now
     }
 }
 

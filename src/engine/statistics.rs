@@ -5,7 +5,7 @@ use std::cell::{Cell, OnceCell};
 
 use ledger::statistics::{Counters, Counts, Event};
 
-use crate::pg::shared;
+use crate::pg::{shared, state};
 
 thread_local! {
     static PENDING: Cell<Option<Counts>> = const { Cell::new(None) };
@@ -14,7 +14,12 @@ thread_local! {
 }
 
 fn counters() -> Option<&'static Counters> {
-    COUNTERS.with(|counters| *counters.get_or_init(|| shared::statistics()?.of_database(shared::database())))
+    COUNTERS.with(|counters| {
+        *counters.get_or_init(|| {
+            let version = state::database_version(None);
+            shared::statistics()?.of_database(shared::database(), version)
+        })
+    })
 }
 
 /// Counts an event this many times, if the transaction commits.

@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 use std::ffi::CStr;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -15,7 +14,6 @@ use super::definition::{self, Definition};
 use super::description;
 use super::extension;
 use super::relation::{self, Access};
-use super::system_catalog::{self, Lookup};
 use crate::error::LedgerError;
 
 const SCHEMA: &CStr = c"credits";
@@ -31,6 +29,8 @@ pub struct Relations {
     pub checkpoints: pg_sys::Oid,
     /// `batch_aggregates`
     pub batches: pg_sys::Oid,
+    /// `checkpoint_changes`: without it nobody is told anything
+    pub changes: Option<pg_sys::Oid>,
     /// `credits_transactions_single_idx`, unless somebody has dropped it: pages can do without, as without the next three
     pub single_index: Option<pg_sys::Oid>,
     /// `credits_transactions_batched_idx`
@@ -43,8 +43,8 @@ pub struct Relations {
 
 thread_local! {
     static CACHED: Cell<Option<Relations>> = const { Cell::new(None) };
-    /// The ledger that was looked up last; outlives `CACHED`, which a change of any of the relations clears.
-    static LEDGER: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    /// Those that were looked up last; outlive `CACHED`, which a change of any of the relations clears.
+    static TELLING: Cell<[pg_sys::Oid; 3]> = const { Cell::new([pg_sys::InvalidOid; 3]) };
     static GENERATION: Cell<u64> = const { Cell::new(0) };
     /// Counts invalidations: what was looked up while one came may be out of date.
     static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
@@ -67,7 +67,7 @@ impl Relations {
         if INVALIDATIONS.get() == before {
             CACHED.set(Some(relations));
         }
-        LEDGER.set(relations.ledger);
+        TELLING.set(relations.telling());
         Some(relations)
     }
 
@@ -109,6 +109,7 @@ impl Relations {
             delta_index: find_needed(c"credits_transactions_delta_idx"),
             checkpoints: find_needed(definition::CHECKPOINTS.name),
             batches: find_needed(definition::BATCHES.name),
+            changes: find(definition::CHANGES.name),
             single_index: find(c"credits_transactions_single_idx"),
             batched_index: find(c"credits_transactions_batched_idx"),
             seq_index: find(c"credits_transactions_seq_idx"),
@@ -116,9 +117,14 @@ impl Relations {
         }
     }
 
+    /// The tables whose definitions say what may be told of users.
+    pub fn telling(&self) -> [pg_sys::Oid; 3] {
+        [self.ledger, self.checkpoints, self.changes.unwrap_or(pg_sys::InvalidOid)]
+    }
+
     fn contains(&self, oid: pg_sys::Oid) -> bool {
         let needed = [self.ledger, self.delta_index, self.checkpoints, self.batches];
-        let useful = [self.single_index, self.batched_index, self.seq_index, self.folded_index];
+        let useful = [self.changes, self.single_index, self.batched_index, self.seq_index, self.folded_index];
         needed.contains(&oid) || useful.contains(&Some(oid))
     }
 }
@@ -170,36 +176,6 @@ pub fn ledger_generation() -> u64 {
     GENERATION.get()
 }
 
-/// A digest of the ledger's definition: the versions of its row in `pg_class` and of its triggers. `None` if the transaction
-/// itself has changed it.
-pub fn definition(ledger: pg_sys::Oid) -> Option<u64> {
-    let class = Lookup {
-        catalog: pg_sys::RelationRelationId,
-        index: pg_sys::ClassOidIndexId,
-        column: pg_sys::Anum_pg_class_oid,
-        equal: pg_sys::F_OIDEQ,
-    };
-    let triggers = Lookup {
-        catalog: pg_sys::TriggerRelationId,
-        index: pg_sys::TriggerRelidNameIndexId,
-        column: pg_sys::Anum_pg_trigger_tgrelid,
-        equal: pg_sys::F_OIDEQ,
-    };
-    let (mut digest, mut is_own) = (DefaultHasher::new(), false);
-    for lookup in [class, triggers] {
-        // SAFETY: the columns are oids. A row has a header, and is not moved while it is looked at.
-        unsafe {
-            system_catalog::visit(lookup, pg_sys::Datum::from(ledger), |_, row| {
-                let (place, made_by) = (row.t_self, (*row.t_data).t_choice.t_heap.t_xmin);
-                is_own |= pg_sys::TransactionIdIsCurrentTransactionId(made_by);
-                (made_by.into_inner(), place.ip_blkid.bi_hi, place.ip_blkid.bi_lo, place.ip_posid)
-                    .hash(&mut digest);
-            });
-        }
-    }
-    (!is_own).then(|| digest.finish())
-}
-
 /// Has every session forget what it derived from the ledger's rows, as soon as the transaction has committed.
 pub fn announce_change(ledger: pg_sys::Oid) {
     // SAFETY: raises an error if there is no such table.
@@ -212,11 +188,14 @@ pub fn accept_invalidations() {
     unsafe { pg_sys::AcceptInvalidationMessages() }
 }
 
-/// Registers for relation cache invalidations; called once, when the library is loaded.
+/// Registers for invalidations of tables and databases; called once, when the library is loaded.
 pub fn init() {
-    // SAFETY: the callback stays valid for the life of the process.
+    let nothing = pg_sys::Datum::from(0_usize);
+    // SAFETY: the callbacks stay valid for the life of the process.
     unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(on_invalidation), pg_sys::Datum::from(0_usize));
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_invalidation), nothing);
+        let database = pg_sys::SysCacheIdentifier::DATABASEOID.cast_signed();
+        pg_sys::CacheRegisterSyscacheCallback(database, Some(on_database_change), nothing);
     }
 }
 
@@ -228,7 +207,13 @@ extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relation: pg_sys::Oid)
     if every || CACHED.get().is_some_and(|cached| cached.contains(relation)) {
         CACHED.set(None);
     }
-    if every || relation == LEDGER.get() {
+    if every || TELLING.get().contains(&relation) {
         GENERATION.set(GENERATION.get() + 1);
     }
+}
+
+/// Likewise; of whichever database.
+#[pg_guard]
+extern "C-unwind" fn on_database_change(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    GENERATION.set(GENERATION.get() + 1);
 }

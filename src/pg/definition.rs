@@ -74,6 +74,15 @@ pub static BATCHES: Definition = Definition {
     keys: &[c"batch_aggregates_pkey"],
 };
 
+/// `checkpoint_changes`
+pub static CHANGES: Definition = Definition {
+    name: c"checkpoint_changes",
+    role: Role::Derived,
+    columns: &[XID8OID, TIMESTAMPTZOID],
+    names: &["xact_id", "changed_at"],
+    keys: &[],
+};
+
 /// `credit_transaction`
 #[rustfmt::skip]
 pub static CREDIT_TRANSACTION: Definition = Definition {
@@ -108,8 +117,15 @@ pub static RECORDED_TRANSACTION: Definition = Definition {
 };
 
 /// All of them.
-pub static ALL: [&Definition; 6] =
-    [&LEDGER, &CHECKPOINTS, &BATCHES, &CREDIT_TRANSACTION, &TRANSACTION_WITH_CATEGORY, &RECORDED_TRANSACTION];
+pub static ALL: [&Definition; 7] = [
+    &LEDGER,
+    &CHECKPOINTS,
+    &BATCHES,
+    &CHANGES,
+    &CREDIT_TRANSACTION,
+    &TRANSACTION_WITH_CATEGORY,
+    &RECORDED_TRANSACTION,
+];
 
 /// The checks of the ledger. Rows that do not pass one of them would not be restored.
 pub const CHECKS: [&str; 5] = [

@@ -11,7 +11,7 @@ use super::definition;
 use super::function_info::function_info_v1;
 use super::row::Row;
 use super::{guard, stamp};
-use crate::engine::{delta, shared};
+use crate::engine::{changes, delta};
 use crate::error::LedgerError;
 
 function_info_v1!(
@@ -137,7 +137,7 @@ unsafe extern "C-unwind" fn leave_out(call: pg_sys::FunctionCallInfo) -> pg_sys:
     pg_sys::Datum::from(0_usize)
 }
 
-/// `credits.announce_change()`: statement trigger behind changes of the checkpoints by hand.
+/// `credits.announce_change()`: statement trigger behind changes of the checkpoints by hand, and of what is noted of them.
 #[unsafe(no_mangle)]
 #[pg_guard]
 unsafe extern "C-unwind" fn announce_change(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
@@ -147,11 +147,15 @@ unsafe extern "C-unwind" fn announce_change(call: pg_sys::FunctionCallInfo) -> p
         (trigger.tg_event & LEVEL_AND_TIME, table_of(trigger))
     };
     match Relations::lookup() {
-        Some(relations) if relations.checkpoints == table && fires == pg_sys::TRIGGER_EVENT_AFTER => {
-            shared::announce_change(&relations);
+        Some(relations)
+            if (relations.checkpoints == table || relations.changes == Some(table))
+                && fires == pg_sys::TRIGGER_EVENT_AFTER =>
+        {
+            changes::announce(&relations);
         }
         _ => refuse_trigger(
-            "announce_change() is an AFTER statement trigger of credits.user_balance_checkpoints only",
+            "announce_change() is an AFTER statement trigger of credits.user_balance_checkpoints and \
+             credits.checkpoint_changes only",
         ),
     }
     pg_sys::Datum::from(0_usize)

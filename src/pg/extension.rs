@@ -23,7 +23,7 @@ pub fn installed_version() -> Option<String> {
     let mut version = None;
     // SAFETY: the column is a name, which the static text is long enough for; the version is copied.
     unsafe {
-        system_catalog::visit(lookup, pg_sys::Datum::from(NAME.as_ptr()), |table, row| {
+        system_catalog::visit(lookup, pg_sys::Datum::from(NAME.as_ptr()), None, |table, row| {
             let column = pg_sys::Anum_pg_extension_extversion.cast_signed();
             let text = pg_sys::SPI_getvalue(row, (*table.as_raw()).rd_att, column);
             version = Some(CStr::from_ptr(text).to_string_lossy().into_owned());

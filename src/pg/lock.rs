@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 const STRIPE_CLASS: u16 = 193;
 const REFRESH_CLASS: u16 = 194;
+const CHANGES_CLASS: u16 = 195;
 
 fn tag(class: u16, stripe: u8) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
@@ -48,4 +49,9 @@ pub fn lock_stripe(stripe: u8) {
 /// Takes the right to refresh checkpoints of a stripe that is shared; `false` if someone else has it.
 pub fn try_lock_refresh(stripe: u8) -> bool {
     acquire(&tag(REFRESH_CLASS, stripe), pg_sys::ExclusiveLock, false)
+}
+
+/// Takes the right to remove what has been noted of earlier changes; `false` if someone else has it.
+pub fn try_lock_changes() -> bool {
+    acquire(&tag(CHANGES_CLASS, 0), pg_sys::ExclusiveLock, false)
 }

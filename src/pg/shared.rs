@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ledger::shared::Shared;
 use ledger::statistics::Statistics;
@@ -11,8 +11,8 @@ use pgrx::pg_sys;
 use super::xact;
 
 /// Names carry the version of the layout: a server keeps what an older library made until it restarts.
-const STATISTICS: &CStr = c"credits_ledger statistics 1";
-const DIRECTORY: &CStr = c"credits_ledger shared 3";
+const STATISTICS: &CStr = c"credits_ledger statistics 2";
+const DIRECTORY: &CStr = c"credits_ledger shared 4";
 
 /// DSM_HANDLE_INVALID
 const NO_SEGMENT: pg_sys::dsm_handle = 0;
@@ -34,16 +34,16 @@ pub fn statistics() -> Option<&'static Statistics> {
 #[derive(Debug)]
 pub struct Directory {
     handle: AtomicU32,
-    /// Somebody could not attach to it.
-    is_missed: AtomicBool,
+    /// How often somebody had something to count and could not, not being attached to it.
+    misses: AtomicU64,
 }
 
 impl Directory {
-    /// The directory of this server, made by the first backend that asks, likewise; `None` if there is no room for it: then
-    /// nobody has one.
+    /// The directory of this server, made by the first backend that asks, likewise; `None` if there is no room for it. Then
+    /// nobody has one: there will be no more room until the server restarts. Raises whatever else is wrong: others may have one.
     pub fn find() -> Option<&'static Self> {
-        xact::attempt("sharing folds", || {
-            let empty = Self { handle: AtomicU32::new(NO_SEGMENT), is_missed: AtomicBool::new(false) };
+        xact::attempt_if_room("sharing folds", || {
+            let empty = Self { handle: AtomicU32::new(NO_SEGMENT), misses: AtomicU64::new(0) };
             // SAFETY: all of it is atomics.
             unsafe { in_main_segment(DIRECTORY, |place: *mut Self| place.write(empty)) }
         })
@@ -77,14 +77,14 @@ impl Directory {
         })
     }
 
-    /// Tells everyone that this backend is not attached.
+    /// Tells everyone that this backend has something to count and is not attached.
     pub fn miss(&self) {
-        self.is_missed.store(true, Ordering::SeqCst);
+        self.misses.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Whether everyone who has settled is attached.
-    pub fn is_shared_by_all(&self) -> bool {
-        !self.is_missed.load(Ordering::SeqCst)
+    /// How often somebody has told so.
+    pub fn misses(&self) -> u64 {
+        self.misses.load(Ordering::SeqCst)
     }
 }
 

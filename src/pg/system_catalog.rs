@@ -1,8 +1,9 @@
-//! Rows of the server's own catalogs.
+//! Rows of the server's own catalogs, and of tables that are read like one.
 
 use pgrx::pg_sys;
 
 use super::relation::{Access, Table};
+use super::snapshot::{Sight, Snapshot};
 
 /// An index of a system catalog, whose first column is looked up.
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +18,14 @@ pub struct Lookup {
     pub equal: u32,
 }
 
-/// Shows the rows with this key, as of now, to `visit`, with the catalog.
+/// Shows the rows with this key to `visit`, with the catalog: as the snapshot sees them, or as of now.
 ///
 /// # Safety
 /// The parts of the lookup belong together, and the key is of the column's type.
 pub unsafe fn visit(
     lookup: Lookup,
     key: pg_sys::Datum,
+    snapshot: Option<&Snapshot>,
     mut visit: impl FnMut(&Table, &mut pg_sys::HeapTupleData),
 ) {
     let table = Table::open(lookup.catalog, Access::Read);
@@ -41,7 +43,7 @@ pub unsafe fn visit(
             table.as_raw(),
             lookup.index.into(),
             true,
-            std::ptr::null_mut(),
+            snapshot.map_or(std::ptr::null_mut(), Snapshot::as_raw),
             1,
             &raw mut scan_key,
         );
@@ -50,4 +52,32 @@ pub unsafe fn visit(
         }
         pg_sys::systable_endscan(scan);
     }
+}
+
+/// Shows all rows of a table that are seen to `visit`, as they lie.
+pub fn visit_all(table: &Table, sight: &Sight, mut visit: impl FnMut(&pg_sys::HeapTupleData)) {
+    // SAFETY: table and sight are held as long as the scan, and a row is valid, in the scan's slot, until the next one is asked for.
+    unsafe {
+        let scan = pg_sys::systable_beginscan(
+            table.as_raw(),
+            pg_sys::InvalidOid,
+            false,
+            sight.as_raw(),
+            0,
+            std::ptr::null_mut(),
+        );
+        while let Some(row) = pg_sys::systable_getnext(scan).as_ref() {
+            if sight.sees(table.as_raw(), (*scan).slot) {
+                visit(row);
+            }
+        }
+        pg_sys::systable_endscan(scan);
+    }
+}
+
+/// Whether somebody else has set out to delete or replace the row that a scan shows.
+pub fn is_being_deleted(row: &pg_sys::HeapTupleData) -> bool {
+    // SAFETY: a row of a scan has a header. The scan has noted in it if whoever wanted to has given up.
+    let infomask = unsafe { (*row.t_data).t_infomask };
+    u32::from(infomask) & pg_sys::HEAP_XMAX_INVALID == 0
 }

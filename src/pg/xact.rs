@@ -137,13 +137,27 @@ pub fn notify(channel: &CStr, payload: &str) {
 /// Runs `work` in a subtransaction. If it fails the subtransaction is rolled back, the failure is logged, and the
 /// transaction goes on without a result; a cancel or a shutdown still ends it.
 pub fn attempt<R>(what: &str, work: impl FnOnce() -> R + UnwindSafe) -> Option<R> {
+    attempt_bearing(is_no_request_to_stop, what, work)
+}
+
+/// Likewise, but the transaction goes on only if what `work` has failed for is room in memory.
+pub fn attempt_if_room<R>(what: &str, work: impl FnOnce() -> R + UnwindSafe) -> Option<R> {
+    attempt_bearing(|code| code == PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, what, work)
+}
+
+/// Likewise, but it goes on only from an error with an SQLSTATE that is borne.
+fn attempt_bearing<R>(
+    is_borne: fn(PgSqlErrorCode) -> bool,
+    what: &str,
+    work: impl FnOnce() -> R + UnwindSafe,
+) -> Option<R> {
     match in_subtransaction(|| Some(work())) {
         Ok(result) => result,
-        Err(error) if is_request_to_stop(&error) => error.rethrow(),
-        Err(error) => {
+        Err(error) if code(&error).is_some_and(is_borne) => {
             log!("{what} is put off: {error:?}");
             None
         }
+        Err(error) => error.rethrow(),
     }
 }
 
@@ -169,14 +183,21 @@ pub fn in_subtransaction<R>(
     }
 }
 
-fn is_request_to_stop(error: &CaughtError) -> bool {
+fn is_no_request_to_stop(code: PgSqlErrorCode) -> bool {
+    !matches!(
+        code,
+        PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+            | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
+            | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
+    )
+}
+
+/// The SQLSTATE of an error; a panic has none.
+fn code(error: &CaughtError) -> Option<PgSqlErrorCode> {
     match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => matches!(
-            report.sql_error_code(),
-            PgSqlErrorCode::ERRCODE_QUERY_CANCELED
-                | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
-                | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
-        ),
-        CaughtError::RustPanic { .. } => true,
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+            Some(report.sql_error_code())
+        }
+        CaughtError::RustPanic { .. } => None,
     }
 }

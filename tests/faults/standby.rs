@@ -316,3 +316,89 @@ fn a_promoted_standby_goes_on() {
     assert_eq!(past.balance(user(0)), session.balance(user(0)));
     past.assert_sound();
 }
+
+fn damage(by: i32) -> String {
+    format!(
+        "UPDATE credits.user_balance_checkpoints SET balance = balance + {by} WHERE user_id = '{}'",
+        user(1)
+    )
+}
+
+fn rebuild() -> String {
+    format!(
+        "WITH deleted AS (
+             DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}' RETURNING user_id)
+         SELECT credits.refresh_checkpoint(user_id) FROM deleted",
+        user(1)
+    )
+}
+
+/// Whether the standby's sessions were connected, within a transaction, or not there yet.
+#[test]
+fn a_checkpoint_that_is_repaired_on_the_primary_is_repaired_on_its_standby() {
+    let pair = Pair::start();
+    let follow = || pair.standby.catch_up(&pair.primary);
+    let mut owner = pair.here.connect();
+    owner.run("SET synchronous_commit = local");
+    owner.grant(user(1), dec!(1000));
+    owner.refresh(user(1));
+    let right = owner.balance(user(1));
+    follow();
+    let (mut connected, mut within) = (pair.there.connect(), pair.there.connect());
+    for two_phases in [false, true] {
+        owner.run(&damage(900));
+        follow();
+        let wrong = right + dec!(900);
+        within.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+        for _ in 0..3 {
+            for session in [&mut connected, &mut within, &mut pair.there.connect()] {
+                assert_eq!(session.balance(user(1)), wrong, "as told");
+            }
+        }
+        if two_phases {
+            // Of the user itself nothing is settled then.
+            owner.run(&format!("BEGIN; {}; PREPARE TRANSACTION 'repair'", damage(-900)));
+            owner.run("COMMIT PREPARED 'repair'");
+        } else {
+            owner.run(&rebuild());
+        }
+        follow();
+        for _ in 0..3 {
+            assert_eq!(within.balance(user(1)), wrong, "its snapshot is older");
+            assert_eq!(pair.there.connect().balance(user(1)), right, "comes after it");
+            assert_eq!(connected.balance(user(1)), right);
+        }
+        within.run("COMMIT");
+        assert_eq!(within.balance(user(1)), right);
+        connected.assert_sound();
+    }
+}
+
+/// Nobody is connected while it is repaired; what the promoted standby stores comes of the repaired one.
+#[test]
+fn a_promoted_standby_stores_nothing_that_was_repaired() {
+    let pair = Pair::start();
+    let mut owner = pair.here.connect();
+    owner.grant(user(1), dec!(1000));
+    owner.refresh(user(1));
+    owner.run(&damage(900));
+    let wrong = owner.balance(user(1));
+    pair.standby.catch_up(&pair.primary);
+    for _ in 0..3 {
+        assert_eq!(pair.there.connect().balance(user(1)), wrong);
+    }
+    owner.run(&rebuild());
+    let right = owner.balance(user(1));
+    assert_ne!(right, wrong);
+    pair.standby.catch_up(&pair.primary);
+    pair.standby.promote();
+    let mut session = pair.there.connect();
+    session.run("SET synchronous_commit = local");
+    assert_eq!(session.balance(user(1)), right);
+    session.charge(user(1), dec!(1));
+    session.refresh(user(1));
+    assert_eq!(session.balance(user(1)), right - dec!(1));
+    let found: i64 =
+        session.value("SELECT count(*) FROM credits.verify_ledger() WHERE user_id = $1", &[&user(1)]);
+    assert_eq!(found, 0);
+}

@@ -61,6 +61,8 @@ impl Counts {
 pub struct Counters {
     /// Oid of the database; 0 while nobody has the place.
     database: AtomicU32,
+    /// Which of the databases that have had this oid.
+    version: AtomicU32,
     counts: [AtomicU64; Event::COUNT],
 }
 
@@ -70,6 +72,15 @@ impl Counters {
         for (total, &times) in self.counts.iter().zip(&counts.0) {
             if times > 0 {
                 total.fetch_add(times, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Begins anew unless it is for this version of the database that is counted.
+    fn begin_for(&self, version: u32) {
+        if self.version.swap(version, Ordering::Relaxed) != version {
+            for total in &self.counts {
+                total.store(0, Ordering::Relaxed);
             }
         }
     }
@@ -95,14 +106,17 @@ impl Default for Statistics {
 }
 
 impl Statistics {
-    /// The counters of a database, which take a place if they have none yet; `None` if there is none left.
+    /// The counters of a database, which take a place if they have none yet; `None` if there is none left. They begin anew where
+    /// those of another version are found, which a dropped database with the same oid may have left.
     #[must_use]
-    pub fn of_database(&self, database: u32) -> Option<&Counters> {
+    pub fn of_database(&self, database: u32, version: u32) -> Option<&Counters> {
         // Places are taken from the first on and never given back, so the first that is free ends the search.
-        self.0.iter().find(|counters| {
+        let counters = self.0.iter().find(|counters| {
             let taken = counters.database.compare_exchange(0, database, Ordering::Relaxed, Ordering::Relaxed);
             taken.is_ok() || taken == Err(database)
-        })
+        })?;
+        counters.begin_for(version);
+        Some(counters)
     }
 }
 
@@ -118,23 +132,38 @@ mod tests {
         let mut counts = Counts::default();
         counts.add(Event::Refresh, 3);
         counts.add(Event::from(Direction::Down), 1);
-        statistics.of_database(7).unwrap().add(&counts);
-        statistics.of_database(8).unwrap().add(&counts);
-        statistics.of_database(7).unwrap().add(&counts);
-        let read = |database| statistics.of_database(database).unwrap().read();
+        statistics.of_database(7, 1).unwrap().add(&counts);
+        statistics.of_database(8, 1).unwrap().add(&counts);
+        statistics.of_database(7, 1).unwrap().add(&counts);
+        let read = |database| statistics.of_database(database, 1).unwrap().read();
         assert_eq!((read(7).of(Event::Refresh), read(7).of(Event::CrossingDown)), (6, 2));
         assert_eq!((read(8).of(Event::Refresh), read(8).of(Event::CrossingDown)), (3, 1));
         assert_eq!((read(9), read(7).of(Event::CrossingUp)), (Counts::default(), 0));
     }
 
     #[test]
+    fn a_database_that_was_made_anew_is_counted_from_zero() {
+        let statistics = Statistics::default();
+        let mut counts = Counts::default();
+        counts.add(Event::Refresh, 3);
+        let counters = |version| statistics.of_database(7, version).unwrap();
+        for version in [1, 2] {
+            for times in 1..3 {
+                counters(version).add(&counts);
+                assert_eq!(counters(version).read().of(Event::Refresh), 3 * times, "version {version}");
+            }
+        }
+        assert_eq!(statistics.of_database(8, 2).unwrap().read(), Counts::default());
+    }
+
+    #[test]
     fn a_database_without_a_place_has_no_counts() {
         let statistics = Statistics::default();
         for database in 1..=u32::try_from(DATABASES).unwrap() {
-            assert!(statistics.of_database(database).is_some());
+            assert!(statistics.of_database(database, 1).is_some());
         }
-        assert!(statistics.of_database(u32::MAX).is_none());
-        assert!(statistics.of_database(1).is_some());
+        assert!(statistics.of_database(u32::MAX, 1).is_none());
+        assert!(statistics.of_database(1, 1).is_some());
     }
 
     /// Backends that meet a new database at once agree on its place.
@@ -147,13 +176,13 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for database in 1..=64 {
-                        statistics.of_database(database).unwrap().add(&counts);
+                        statistics.of_database(database, 1).unwrap().add(&counts);
                     }
                 });
             }
         });
         for database in 1..=64 {
-            assert_eq!(statistics.of_database(database).unwrap().read().of(Event::ExclusiveSection), 8);
+            assert_eq!(statistics.of_database(database, 1).unwrap().read().of(Event::ExclusiveSection), 8);
         }
         let taken =
             statistics.0.iter().filter(|counters| counters.database.load(Ordering::Relaxed) != 0).count();

@@ -145,7 +145,7 @@ impl SharedFolds {
     }
 
     fn slot(&self, origin: &Origin, user: &[u8; 16]) -> &Slot<WORDS> {
-        &self.slots[slots::of_user(origin, user)].0
+        &self.slots[slots::of_user(origin.database, user)].0
     }
 }
 
@@ -166,10 +166,8 @@ fn words_of_stragglers(words: &Words) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
     use std::thread;
 
-    use super::super::Epoch;
     use super::*;
     use crate::coverage::MAX_STRAGGLERS;
 
@@ -297,10 +295,8 @@ mod tests {
     #[test]
     fn a_new_epoch_forgets() {
         static FOLDS: SharedFolds = SharedFolds::empty();
-        let epoch = Epoch(AtomicU64::new(ORIGIN.epoch));
         FOLDS.publish(&ORIGIN, &USER, &fold(2));
-        epoch.begin();
-        let origin = Origin { epoch: epoch.current(), ..ORIGIN };
+        let origin = Origin { epoch: ORIGIN.epoch + 1, ..ORIGIN };
         assert_eq!(FOLDS.fold(&origin, &USER), None);
         FOLDS.publish(&origin, &USER, &fold(1));
         assert_eq!(FOLDS.fold(&origin, &USER), Some(fold(1)));

@@ -34,6 +34,12 @@ pub struct Written {
 }
 
 impl Written {
+    /// Whether there is nothing to count.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
     /// Adds a row with this signed amount.
     pub fn add(&mut self, amount: Credits) {
         self.rows += 1;
@@ -98,10 +104,10 @@ struct HeadroomSlot {
 const WORDS: usize = KEY + 2;
 
 impl SharedHeadroom {
-    /// Counts what a transaction has written of the user.
+    /// Counts what a transaction has written of the user, in whatever epoch.
     #[must_use]
-    pub fn count(&self, origin: &Origin, user: &[u8; 16], written: &Written) -> Counted {
-        let slot = self.slot(origin, user);
+    pub fn count(&self, database: u32, user: &[u8; 16], written: &Written) -> Counted {
+        let slot = self.slot(database, user);
         let rows = slot.rows.fetch_add(written.rows, Ordering::SeqCst);
         let add = |charged: u64| Some(charged.saturating_add(written.charged));
         let before = slot.charged.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).unwrap_or(u64::MAX);
@@ -110,20 +116,20 @@ impl SharedHeadroom {
 
     /// How many rows have been counted.
     #[must_use]
-    pub fn rows(&self, origin: &Origin, user: &[u8; 16]) -> u64 {
-        self.slot(origin, user).rows.load(Ordering::SeqCst)
+    pub fn rows(&self, database: u32, user: &[u8; 16]) -> u64 {
+        self.slot(database, user).rows.load(Ordering::SeqCst)
     }
 
     /// What the user is known to have.
     #[must_use]
     pub fn get(&self, origin: &Origin, user: &[u8; 16]) -> Option<Headroom> {
-        let (_, words) = self.slot(origin, user).known.read(WORDS, |_| 0)?;
+        let (_, words) = self.slot(origin.database, user).known.read(WORDS, |_| 0)?;
         headroom_of(&words, origin, user)
     }
 
     /// Tells what the user has. All that is known is true, so the highest counts.
     pub fn publish(&self, origin: &Origin, user: &[u8; 16], headroom: &Headroom) {
-        let slot = self.slot(origin, user);
+        let slot = self.slot(origin.database, user);
         let Some((version, words)) = slot.known.read(WORDS, |_| 0) else { return };
         let known = headroom_of(&words, origin, user).unwrap_or(*headroom);
         let charged = headroom.charged.max(known.charged);
@@ -132,8 +138,8 @@ impl SharedHeadroom {
         _ = slot.known.write(version, &[ledger, epoch, user_high, user_low, charged, rows]);
     }
 
-    fn slot(&self, origin: &Origin, user: &[u8; 16]) -> &HeadroomSlot {
-        &self.0[slots::of_user(origin, user)]
+    fn slot(&self, database: u32, user: &[u8; 16]) -> &HeadroomSlot {
+        &self.0[slots::of_user(database, user)]
     }
 }
 
@@ -209,10 +215,10 @@ mod tests {
     fn suffices_until_the_balance_could_be_zero() {
         static SHARED: SharedHeadroom = SharedHeadroom::empty();
         let first = written(&[-1]);
-        let counted = SHARED.count(&ORIGIN, &USER, &first);
+        let counted = SHARED.count(ORIGIN.database, &USER, &first);
         SHARED.publish(&ORIGIN, &USER, &left_by(10, &first, &counted).unwrap());
         let suffices = |amounts: &[i128]| {
-            let counted = SHARED.count(&ORIGIN, &USER, &written(amounts));
+            let counted = SHARED.count(ORIGIN.database, &USER, &written(amounts));
             SHARED.get(&ORIGIN, &USER).unwrap().suffices(&counted, INTERVAL)
         };
         assert!(suffices(&[-5]) && suffices(&[20]) && suffices(&[-3, -1]));
@@ -224,12 +230,12 @@ mod tests {
     fn suffices_until_the_checkpoint_lags() {
         static SHARED: SharedHeadroom = SharedHeadroom::empty();
         let one = written(&[-1]);
-        let counted = SHARED.count(&ORIGIN, &USER, &one);
+        let counted = SHARED.count(ORIGIN.database, &USER, &one);
         let headroom = Headroom::left_by(&Outlook::new(credits(1000)), &one, &counted, 0).unwrap();
         SHARED.publish(&ORIGIN, &USER, &headroom);
         // Its own row, and those of the next ones.
         for row in 1..=INTERVAL {
-            let counted = SHARED.count(&ORIGIN, &USER, &one);
+            let counted = SHARED.count(ORIGIN.database, &USER, &one);
             assert_eq!(headroom.suffices(&counted, INTERVAL), row < INTERVAL, "row {row}");
         }
     }
@@ -254,10 +260,10 @@ mod tests {
         static SHARED: SharedHeadroom = SharedHeadroom::empty();
         let mut endless = Written::default();
         endless.add(Credits::from_units(i128::MIN));
-        let counted = SHARED.count(&ORIGIN, &USER, &endless);
+        let counted = SHARED.count(ORIGIN.database, &USER, &endless);
         let limit = Headroom::left_by(&Outlook::new(Credits::from_units(i128::MAX)), &endless, &counted, 0);
         assert!(!limit.unwrap().suffices(&counted, INTERVAL));
-        assert!(!limit.unwrap().suffices(&SHARED.count(&ORIGIN, &USER, &written(&[-1])), INTERVAL));
+        assert!(!limit.unwrap().suffices(&SHARED.count(ORIGIN.database, &USER, &written(&[-1])), INTERVAL));
     }
 
     /// Of charges that come at once, no more are let through than the limit allows.
@@ -270,7 +276,7 @@ mod tests {
                 .map(|_| {
                     scope.spawn(|| {
                         let charges = (0..10_000).filter(|_| {
-                            let counted = SHARED.count(&ORIGIN, &USER, &written(&[-1]));
+                            let counted = SHARED.count(ORIGIN.database, &USER, &written(&[-1]));
                             SHARED.get(&ORIGIN, &USER).unwrap().suffices(&counted, u64::MAX)
                         });
                         charges.count()

@@ -15,8 +15,8 @@ pub const SLOTS: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 15;
 
 /// The user's slot, which is that of some others, too.
-pub fn of_user(origin: &Origin, user: &[u8; 16]) -> usize {
-    let hash = stripe::hash(user).wrapping_add(u64::from(origin.database) << (u64::BITS - SLOT_BITS));
+pub fn of_user(database: u32, user: &[u8; 16]) -> usize {
+    let hash = stripe::hash(user).wrapping_add(u64::from(database) << (u64::BITS - SLOT_BITS));
     // The highest bits, so many that they number the slots.
     usize::try_from(hash >> (u64::BITS - SLOT_BITS)).unwrap_or_default()
 }
