@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 ifdef PG_CONFIG
-PG ?= $(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
+PG ?= $(shell $(PG_CONFIG) --version 2>/dev/null | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
 else
 PG ?= 15
 endif
@@ -60,12 +60,17 @@ build: ## the library, debug profile, installed into the private server
 
 .PHONY: install
 install: ## release build, installed into the server of PG_CONFIG (PGXS convention; DESTDIR is honoured)
+	@PG_CONFIG=$$(tools/requirements.sh $(PG_CONFIG))
 	$(toolchain)
-	: $${PG_CONFIG:=$$(command -v pg_config || true)}
-	[ -n "$$PG_CONFIG" ] || { echo "make install needs PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
 	$(call build,$$PG_CONFIG,release)
 	mkdir -p "$(DESTDIR)$$($$PG_CONFIG --sharedir)/extension" "$(DESTDIR)$$($$PG_CONFIG --pkglibdir)"
 	$(call install_into,$$PG_CONFIG,release)
+	echo "credits_ledger $(VERSION) is installed for $$($$PG_CONFIG --version):"
+	echo "  $(DESTDIR)$$($$PG_CONFIG --pkglibdir)/credits_ledger.so"
+	echo "  $(DESTDIR)$$extension/credits_ledger.control"
+	printf '  %s\n' sql/credits_ledger--*.sql | sed "s|sql/|$(DESTDIR)$$extension/|"
+	echo "Create it in a database as a superuser: CREATE EXTENSION credits_ledger;"
+	echo "Where an older version is: ALTER EXTENSION credits_ledger UPDATE; and have clients reconnect."
 
 # The demo has a server of its own: the release build, out of reach of `make build` and the tests.
 .PHONY: demo

@@ -460,9 +460,9 @@ GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;
 COMMENT ON FUNCTION credits.create_transaction(uuid, text, numeric, text, text, uuid, uuid) IS
     'Records a transaction and returns its row, exactly as an INSERT does. If source_id is taken by a transaction of the same '
     'user, type and amount, that row is returned: a retry is safe. Errors: 23505 source_id taken by another transaction, '
-    '23514 amount not above 0 or of more than 13 integer or 15 fractional digits, or a batch on a row that is not usage, '
-    '22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the '
-    'row out; an error of a trigger comes as the trigger raised it.';
+    '23514 amount not above 0 or of more than 13 integer or 15 fractional digits, a batch on a row that is not usage, or a blank '
+    'source_id, 22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger '
+    'left the row out; an error of a trigger comes as the trigger raised it.';
 CREATE TYPE credits.recorded_transaction AS (
     item           int,
     source_id      text,
@@ -490,6 +490,16 @@ COMMENT ON FUNCTION credits.record_transactions(jsonb) IS
 REVOKE ALL ON FUNCTION credits.record_transactions(jsonb) FROM PUBLIC;
 
 -- Reading forward and redaction.
+
+-- Reading.
+
+COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend(uuid) IS
+    'Sum of the amounts, not signed, of a user''s transactions of this month (UTC) whose source_id begins with auto_topup_, of '
+    'any type, exact; 0 if none. 22004 for NULL. Cost: these rows.';
+COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend_bulk(uuid[]) IS
+    'Sum of the amounts, not signed, of this month''s (UTC) transactions whose source_id begins with auto_topup_, of any type, '
+    'exact, for each of the users that has any, once. 22004 for NULL, also in the array. Cost: these rows and one index lookup '
+    'per user.';
 
 -- Verification.
 
@@ -800,13 +810,15 @@ BEGIN
                      WHEN s.amount >= 10000000000000 THEN format('amount %%s has more than 13 integer digits', s.amount)
                      WHEN min_scale(s.amount) > 15 THEN format('amount %%s has more than 15 fractional digits', s.amount) END,
                 CASE WHEN s.source_id IS NULL THEN 'source_id is NULL'
+                     WHEN s.source_id !~ '\S' THEN format('source_id "%%s" is blank', s.source_id)
                      -- The index may hold a longer one, if it can be compressed.
                      WHEN octet_length(s.source_id) > 2692
                          THEN format('source_id has %%s bytes, more than the 2692 that fit its index',
                                      octet_length(s.source_id)) END,
                 CASE WHEN s.fusillade_batch_id IS NOT NULL AND s.transaction_type <> 'usage'
                          THEN format('fusillade_batch_id %%s on a row that is not usage', s.fusillade_batch_id) END,
-                CASE WHEN s.created_at IS NULL THEN 'created_at is NULL' END,
+                CASE WHEN s.created_at IS NULL THEN 'created_at is NULL'
+                     WHEN NOT isfinite(s.created_at) THEN format('created_at is %%s', s.created_at) END,
                 CASE WHEN s.seq IS NULL THEN 'seq is NULL'
                      WHEN s.seq >= 4611686018427387904 THEN format('seq %%s is not below 4611686018427387904', s.seq) END,
                 CASE WHEN char_length(s.category) > 200

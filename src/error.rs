@@ -84,6 +84,25 @@ pub enum LedgerError {
         /// The source_id of the one stored.
         stored: String,
     },
+    /// A source_id that is empty or nothing but white space.
+    #[error("{what} must not be blank, but is \"{value}\"")]
+    BlankSourceId {
+        /// Where it was given.
+        what: &'static str,
+        /// What it is.
+        value: String,
+    },
+    /// A source_id that does not fit into its index.
+    #[error("argument source_id has {bytes} bytes, more than the {longest} that fit its index")]
+    SourceIdTooLong {
+        /// Its length.
+        bytes: usize,
+        /// What fits for certain.
+        longest: usize,
+    },
+    /// A date before or after all others.
+    #[error("created_at must not be infinite")]
+    InfiniteDate,
     /// A `seq` so high that hardly any would be left above it.
     #[error("seq {0} is too high for a transaction")]
     SeqTooHigh(i64),
@@ -176,9 +195,12 @@ impl LedgerError {
             | Self::NotAnArray(_)
             | Self::TooManyElements { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::IdleOutOfRange(_) => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
-            Self::Amount { .. } | Self::BatchOnNonUsage(_) | Self::SeqTooHigh(_) => {
-                PgSqlErrorCode::ERRCODE_CHECK_VIOLATION
-            }
+            Self::Amount { .. }
+            | Self::BatchOnNonUsage(_)
+            | Self::BlankSourceId { .. }
+            | Self::InfiniteDate
+            | Self::SeqTooHigh(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
+            Self::SourceIdTooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Self::LeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             Self::SourceIdConflict { .. } | Self::IdConflict { .. } => {
                 PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION
@@ -216,6 +238,13 @@ impl LedgerError {
             Self::SourceIdConflict { .. } => Some(
                 "A retry must repeat user_id, transaction_type and amount; a new transaction needs its own source_id.",
             ),
+            Self::BlankSourceId { .. } => {
+                Some("It is the idempotency key: give each transaction one of its own, and a retry the same.")
+            }
+            Self::SourceIdTooLong { .. } => {
+                Some("A longer one fits only where it can be compressed: use a digest of it.")
+            }
+            Self::InfiniteDate => Some("Leave it out for the time now."),
             Self::SeqTooHigh(_) => Some(
                 "Leave seq to the ledger, or stay below 4611686018427387904: no row may use up the numbers of those that follow.",
             ),

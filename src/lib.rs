@@ -19,6 +19,7 @@ mod settings;
 /// Runs when the library is loaded.
 #[pgrx::pg_guard]
 extern "C-unwind" fn _PG_init() {
+    pg::raised::init();
     settings::init();
     engine::init();
 }

@@ -39,6 +39,7 @@ mod readme;
 mod recording;
 mod refusals;
 mod repairs;
+mod requirements;
 mod roles;
 mod row_security;
 mod search_path;

@@ -156,6 +156,51 @@ fn a_missing_argument_is_named() {
         .refused("23502");
 }
 
+/// A row that no other may be told from by its key, or that has no date. Ledgers of before may have such.
+#[test]
+fn what_tells_a_row_from_others_is_no_blank() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let long = " ".repeat(100_000);
+    for blank in ["", " ", "\t\n \r", "\u{a0}\u{2003}", &long] {
+        let insert = format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES ('{USER}', 'usage', 1, '{blank}')"
+        );
+        let error = session.try_run(&insert).refused("23514");
+        assert!(
+            error.message().contains("source_id must not be blank") && error.hint().is_some(),
+            "{error:?}"
+        );
+        let create = format!("SELECT credits.create_transaction('{USER}', 'usage', 1, '{blank}')");
+        let error = session.try_run(&create).refused("23514");
+        assert!(error.message().contains("argument source_id must not be blank"), "{error:?}");
+    }
+    for fine in [" x", "\u{a0}x", "-", "é"] {
+        session.run(&format!("SELECT credits.create_transaction('{USER}', 'usage', 1, '{fine}')"));
+    }
+    for date in ["infinity", "-infinity"] {
+        let insert = format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, created_at)
+             VALUES ('{USER}', 'usage', 1, 'x', '{date}')"
+        );
+        let error = session.try_run(&insert).refused("23514");
+        assert!(error.message().contains("created_at"), "{error:?}");
+        // As pg_dump begins what it writes.
+        session.run(&format!(
+            "SET check_function_bodies = false; BEGIN; {insert}; ROLLBACK; SET check_function_bodies = true"
+        ));
+    }
+    let outcomes: Vec<String> = session.values(
+        "SELECT outcome FROM credits.record_transactions(
+            '[{\"user_id\": \"00000000-0000-4000-8000-000000000001\", \"transaction_type\": \"usage\", \"amount\": 1, \"source_id\": \" \"},
+              {\"user_id\": \"00000000-0000-4000-8000-000000000001\", \"transaction_type\": \"usage\", \"amount\": 1, \"source_id\": \"y\", \"created_at\": \"infinity\"},
+              {\"user_id\": \"00000000-0000-4000-8000-000000000001\", \"transaction_type\": \"usage\", \"amount\": 1, \"source_id\": \"z\"}]')",
+        &[],
+    );
+    assert_eq!(outcomes, ["refused", "refused", "recorded"]);
+    assert_eq!(session.value::<i64>("SELECT count(*) FROM credits.credits_transactions", &[]), 5);
+}
+
 #[test]
 fn a_source_id_is_never_truncated() {
     let db = Database::create();
@@ -168,9 +213,11 @@ fn a_source_id_is_never_truncated() {
              VALUES (gen_random_uuid(), 'usage', 1, {long})"
         ))
         .refused("54000");
-    session
+    let error = session
         .try_run(&format!("SELECT credits.create_transaction(gen_random_uuid(), 'usage', 1, {long})"))
         .refused("54000");
+    assert!(error.message().contains("12800 bytes") && error.message().contains("2692"), "{error:?}");
+    assert!(error.hint().is_some(), "{error:?}");
     session.run(&format!(
         "SELECT credits.create_transaction(gen_random_uuid(), 'usage', 1, left({long}, 2000))"
     ));

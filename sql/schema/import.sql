@@ -79,13 +79,15 @@ BEGIN
                      WHEN s.amount >= 10000000000000 THEN format('amount %%s has more than 13 integer digits', s.amount)
                      WHEN min_scale(s.amount) > 15 THEN format('amount %%s has more than 15 fractional digits', s.amount) END,
                 CASE WHEN s.source_id IS NULL THEN 'source_id is NULL'
+                     WHEN s.source_id !~ '\S' THEN format('source_id "%%s" is blank', s.source_id)
                      -- The index may hold a longer one, if it can be compressed.
                      WHEN octet_length(s.source_id) > 2692
                          THEN format('source_id has %%s bytes, more than the 2692 that fit its index',
                                      octet_length(s.source_id)) END,
                 CASE WHEN s.fusillade_batch_id IS NOT NULL AND s.transaction_type <> 'usage'
                          THEN format('fusillade_batch_id %%s on a row that is not usage', s.fusillade_batch_id) END,
-                CASE WHEN s.created_at IS NULL THEN 'created_at is NULL' END,
+                CASE WHEN s.created_at IS NULL THEN 'created_at is NULL'
+                     WHEN NOT isfinite(s.created_at) THEN format('created_at is %%s', s.created_at) END,
                 CASE WHEN s.seq IS NULL THEN 'seq is NULL'
                      WHEN s.seq >= 4611686018427387904 THEN format('seq %%s is not below 4611686018427387904', s.seq) END,
                 CASE WHEN char_length(s.category) > 200

@@ -123,11 +123,12 @@ CREATE FUNCTION credits.get_monthly_auto_topup_spend(user_id uuid) RETURNS numer
     LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'get_monthly_auto_topup_spend';
 COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend(uuid) IS
-    'Credits topped up automatically for a user this month (UTC), exact; 0 if none. 22004 for NULL. Cost: these '
-    'top-ups.';
+    'Sum of the amounts, not signed, of a user''s transactions of this month (UTC) whose source_id begins with auto_topup_, of '
+    'any type, exact; 0 if none. 22004 for NULL. Cost: these rows.';
 CREATE FUNCTION credits.get_monthly_auto_topup_spend_bulk(user_ids uuid[]) RETURNS TABLE (user_id uuid, total numeric)
     LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 100
     AS 'MODULE_PATHNAME', 'get_monthly_auto_topup_spend_bulk';
 COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend_bulk(uuid[]) IS
-    'Credits topped up automatically this month (UTC), exact, for each of the users that has any, once. 22004 for '
-    'NULL, also in the array. Cost: these top-ups and one index lookup per user.';
+    'Sum of the amounts, not signed, of this month''s (UTC) transactions whose source_id begins with auto_topup_, of any type, '
+    'exact, for each of the users that has any, once. 22004 for NULL, also in the array. Cost: these rows and one index lookup '
+    'per user.';

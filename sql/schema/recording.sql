@@ -9,9 +9,9 @@ CREATE FUNCTION credits.create_transaction(
 COMMENT ON FUNCTION credits.create_transaction(uuid, text, numeric, text, text, uuid, uuid) IS
     'Records a transaction and returns its row, exactly as an INSERT does. If source_id is taken by a transaction of the same '
     'user, type and amount, that row is returned: a retry is safe. Errors: 23505 source_id taken by another transaction, '
-    '23514 amount not above 0 or of more than 13 integer or 15 fractional digits, or a batch on a row that is not usage, '
-    '22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the '
-    'row out; an error of a trigger comes as the trigger raised it.';
+    '23514 amount not above 0 or of more than 13 integer or 15 fractional digits, a batch on a row that is not usage, or a blank '
+    'source_id, 22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger '
+    'left the row out; an error of a trigger comes as the trigger raised it.';
 
 CREATE FUNCTION credits.record_transactions(transactions jsonb) RETURNS SETOF credits.recorded_transaction
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100

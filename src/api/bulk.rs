@@ -372,9 +372,12 @@ impl<'call> Item<'call> {
     /// Whether it has all that it needs, exact. What else may be wrong turns up when it is inserted.
     fn looks_right(&self) -> bool {
         let [user, kind, amount, source_id, _, batch, ..] = &self.values;
-        let (Some(_), Some(kind), Some(amount), Some(_)) = (user, kind, amount, source_id) else {
+        let (Some(_), Some(kind), Some(amount), Some(source_id)) = (user, kind, amount, source_id) else {
             return false;
         };
+        if text::is_blank(source_id.as_text()) {
+            return false;
+        }
         let is_exact = amount.as_credits().is_ok_and(|credits| Amount::try_from(credits).is_ok());
         is_exact && is_known_type(kind.as_text()) && (batch.is_none() || kind.as_text() == USAGE)
     }

@@ -10,7 +10,7 @@ use crate::pg::call::{Answer, Argument, Call, Value};
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{View, view};
 use crate::pg::query::{self, Inserted, NewTransaction};
-use crate::pg::xact;
+use crate::pg::{text, xact};
 
 const USER_ID: Argument = Argument(0, "user_id");
 const TRANSACTION_TYPE: Argument = Argument(1, "transaction_type");
@@ -22,6 +22,9 @@ pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let (amount, credits) = call.required_numeric(Argument(2, "amount"))?;
     let source_id = call.required_content(Argument(3, "source_id"))?;
     let credits = exact_amount(credits)?;
+    if text::is_blank(source_id.as_bytes()) {
+        return Err(LedgerError::BlankSourceId { what: "argument source_id", value: source_id.to_string() });
+    }
     let new = NewTransaction {
         user_id,
         transaction_type: Value::text(kind),
@@ -38,6 +41,12 @@ pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     // The server would notice, too, but not before it has taken a transaction id, which a standby has none of.
     xact::refuse_if_read_only(c"create_transaction()");
     let is_left_out = match query::insert(&new) {
+        Inserted::TooLong => {
+            return Err(LedgerError::SourceIdTooLong {
+                bytes: source_id.as_bytes().len(),
+                longest: query::LONGEST_SOURCE_ID,
+            });
+        }
         Inserted::Recorded(transaction) => return Ok(transaction),
         Inserted::Taken => false,
         Inserted::LeftOut => true,

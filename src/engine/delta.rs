@@ -13,6 +13,7 @@ use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::{Column, Row};
 use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::Sight;
+use crate::pg::text;
 use crate::pg::xact;
 
 /// Columns of `credits_transactions`.
@@ -22,6 +23,7 @@ pub mod column {
     pub const USER_ID: Column = 2;
     pub const TRANSACTION_TYPE: Column = 3;
     pub const AMOUNT: Column = 4;
+    pub const SOURCE_ID: Column = 5;
     pub const BATCH: Column = 7;
     pub const CREATED_AT: Column = 9;
     pub const SEQ: Column = 10;
@@ -145,8 +147,19 @@ fn batched_row(row: &Row<'_>) -> Option<BatchedRow> {
     })
 }
 
-/// Notes a row that the transaction has inserted.
+/// Notes a row that the transaction has inserted; raises 23514 for one that no new row may be like.
 pub fn note(row: &Row<'_>) {
+    // The last column first: the row is taken apart once.
+    let created_at = row.int8(column::CREATED_AT);
+    let source_id = row.long_text(column::SOURCE_ID);
+    let is_infinite = matches!(created_at, i64::MIN | i64::MAX);
+    // Ledgers of before have such rows, and must be restored and followed all the same.
+    if (is_infinite || text::is_blank(source_id)) && !xact::restores_or_replicates() {
+        if is_infinite {
+            LedgerError::InfiniteDate.raise()
+        }
+        LedgerError::BlankSourceId { what: "source_id", value: text::shown(source_id) }.raise()
+    }
     touched::note_row(row.uuid(column::USER_ID), signed_amount(row));
 }
 

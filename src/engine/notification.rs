@@ -1,5 +1,7 @@
 //! Who is told of a crossing.
 
+use std::cell::Cell;
+
 use ledger::crossing::Direction;
 use serde::Serialize;
 
@@ -17,9 +19,16 @@ struct Crossing<'a> {
     direction: &'a str,
 }
 
+thread_local! {
+    /// The transaction that has told the config channel last: it is told once of all that a transaction changes.
+    static TOLD_BY: Cell<u64> = const { Cell::new(0) };
+}
+
 /// Announces on both channels, when the transaction commits, that the user's balance crossed zero.
 pub fn announce(user: &Id, direction: Direction) {
-    if let Some(channel) = settings::config_channel() {
+    if let Some(channel) = settings::config_channel()
+        && TOLD_BY.replace(xact::current_id()) != xact::current_id()
+    {
         xact::notify(&channel, &format!("credits_transactions:{}", xact::now() + SERVER_EPOCH_MICROS));
     }
     if let Some(channel) = settings::crossing_channel() {

@@ -25,7 +25,7 @@ pub mod numeric;
 mod ownership;
 pub mod privilege;
 pub mod query;
-mod raised;
+pub mod raised;
 pub mod random;
 pub mod relation;
 pub mod row;

@@ -5,10 +5,11 @@ use ledger::coverage::Coverage;
 use ledger::credits::Credits;
 use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::call::{Answer, Value};
 use super::numeric::Numeric;
+use super::raised::{self, Raised};
 use super::snapshot::Snapshot;
 use super::stamp;
 use super::statement::Statement;
@@ -38,6 +39,8 @@ pub enum Inserted {
     Recorded(Answer),
     /// Its `source_id` is taken.
     Taken,
+    /// Its `source_id` does not fit into the index, and the transaction must be given up.
+    TooLong,
     /// A trigger that comes before the row has left it out.
     LeftOut,
 }
@@ -51,6 +54,9 @@ pub struct Existing {
     /// User, type and amount, for people.
     pub summary: String,
 }
+
+/// Most bytes of a `source_id` that its index holds for certain: a third of a page. What can be compressed may be longer.
+pub const LONGEST_SOURCE_ID: usize = 2692;
 
 /// Columns of a stored row in the order of `credits.credit_transaction`.
 const AS_CREDIT_TRANSACTION: &str = "ROW(id, user_id, transaction_type, amount, source_id, description, created_at, seq, \
@@ -75,11 +81,18 @@ pub fn insert(new: &NewTransaction<'_>) -> Inserted {
         values.map(|value| value.to_string()).join(", ")
     );
     let stamps = stamp::given();
-    match insert.first_row(&sql, |row| row.answer(1)) {
-        Some(transaction) => Inserted::Recorded(transaction),
+    let is_too_long = |error: &Raised| {
+        error.sqlstate() == PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED as i32
+            && new.source_id.as_text().len() > LONGEST_SOURCE_ID
+            // One that is longer than a page fails before its index is named.
+            && error.constraint().is_none_or(|index| index == "credits_transactions_source_id_key")
+    };
+    match raised::unless(is_too_long, || insert.first_row(&sql, |row| row.answer(1))) {
+        None => Inserted::TooLong,
+        Some(Some(transaction)) => Inserted::Recorded(transaction),
         // A row is stamped behind the triggers that could leave it out, and before its keys are compared.
-        None if stamp::given() == stamps => Inserted::LeftOut,
-        None => Inserted::Taken,
+        Some(None) if stamp::given() == stamps => Inserted::LeftOut,
+        Some(None) => Inserted::Taken,
     }
 }
 

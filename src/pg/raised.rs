@@ -120,6 +120,31 @@ pub(super) unsafe fn call_out<T>(call: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Runs `work`; `None` if it has met an error that is `expected`. The caller then raises another in its place: what the server
+/// was doing is not cleaned up before.
+pub(super) fn unless<T>(expected: impl FnOnce(&Raised) -> bool, work: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(work)).map_err(Raised::from_panic) {
+        Ok(result) => Some(result),
+        Err(Ok(raised)) if expected(&raised) => None,
+        Err(Ok(raised)) => resume_unwind(Box::new(raised)),
+        Err(Err(payload)) => resume_unwind(payload),
+    }
+}
+
+/// Has errors say nothing of where in Rust they come from: pgrx gives a backtrace to the client, if the server's environment has
+/// RUST_BACKTRACE. A panic, which is a fault of ours, goes to the server's log, with its place and its backtrace. Called once,
+/// when the library is loaded.
+pub fn init() {
+    // The hook of pgrx, and below it the one that every program has.
+    drop(std::panic::take_hook());
+    let log = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some() {
+            log(panic);
+        }
+    }));
+}
+
 /// Raises as much of the error as pgrx does.
 ///
 /// # Safety

@@ -108,6 +108,18 @@ impl Row<'_> {
         unsafe { varlena::varlena_to_byte_slice(self.datum(column).cast_mut_ptr()) }
     }
 
+    /// The bytes of a `text` of any length, which is copied where it is compressed or out of line.
+    pub fn long_text(&self, column: Column) -> &[u8] {
+        let mut stored = self.datum(column).cast_mut_ptr::<pg_sys::varlena>();
+        // SAFETY: the column is a text; a copy is in the current memory context, which outlives the visit of the row.
+        unsafe {
+            if varlena::varatt_is_4b_c(stored) || varlena::varatt_is_1b_e(stored) {
+                stored = pg_sys::pg_detoast_datum_packed(stored);
+            }
+            varlena::varlena_to_byte_slice(stored)
+        }
+    }
+
     /// A `numeric`.
     pub fn credits(&self, column: Column) -> Credits {
         // SAFETY: the column is a numeric.

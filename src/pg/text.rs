@@ -39,6 +39,17 @@ pub fn shown(bytes: &[u8]) -> String {
     }
 }
 
+/// Whether a text in the encoding of the database is empty or nothing but white space.
+pub fn is_blank(bytes: &[u8]) -> bool {
+    match bytes.first() {
+        None => true,
+        // Nearly always.
+        Some(first) if first.is_ascii_graphic() => false,
+        Some(_) if database_is_utf8() => std::str::from_utf8(bytes).is_ok_and(|text| text.trim().is_empty()),
+        Some(_) => bytes.iter().all(u8::is_ascii_whitespace),
+    }
+}
+
 fn database_is_utf8() -> bool {
     // SAFETY: a plain read of backend state.
     unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8.cast_signed() }

@@ -108,6 +108,16 @@ pub fn is_parallel() -> bool {
     unsafe { pg_sys::IsInParallelMode() }
 }
 
+/// Whether the session brings rows that are stored elsewhere already: what `pg_dump` writes says so first of all, by
+/// `check_function_bodies`, and replication by its role.
+pub fn restores_or_replicates() -> bool {
+    // SAFETY: plain reads of backend state.
+    unsafe {
+        !pg_sys::check_function_bodies
+            || pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed()
+    }
+}
+
 /// Raises 25006 where the transaction may not write.
 pub fn refuse_if_read_only(command: &'static CStr) {
     // SAFETY: the name is NUL-terminated.

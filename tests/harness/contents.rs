@@ -65,6 +65,14 @@ impl Session {
         self.charge(user(1), dec!(9999999999990));
         self.run("COMMIT");
         self.charge(user(USERS - 2), dec!(1000));
+        // What no new row may be like, of before that was so.
+        self.run(&format!(
+            "SET check_function_bodies = off;
+             INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, created_at)
+             VALUES ('{}', 'admin_grant', 3, ' ', '-infinity');
+             RESET check_function_bodies",
+            user(2)
+        ));
         self.run(&format!(
             "SELECT credits.create_transaction('{}', 'purchase', 2, 'auto_topup_1', 'Automatic top-up')",
             user(USERS - 1)

@@ -60,7 +60,9 @@ impl Cluster {
     #[track_caller]
     pub fn resume(&self) {
         let mut start = self.program("pg_ctl");
+        // Whatever a server is told, clients hear of no backtrace: `refused` looks.
         start
+            .env("RUST_BACKTRACE", "full")
             .args(["start", "--wait", "--pgdata"])
             .arg(self.data())
             .arg("--log")

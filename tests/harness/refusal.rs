@@ -22,6 +22,9 @@ impl<T: Debug> Refused for Result<T, Error> {
         let error =
             error.as_db_error().unwrap_or_else(|| panic!("not an answer of the server: {error:?}")).clone();
         assert_eq!(error.code().code(), sqlstate, "{error:?}");
+        let has_backtrace =
+            error.detail().is_some_and(|detail| detail.contains("pgrx") || detail.contains(".rs:"));
+        assert!(!has_backtrace, "{error:?}");
         error
     }
 }
