@@ -9,7 +9,6 @@ use crate::engine::Id;
 use crate::engine::balance::{self, Balance};
 use crate::engine::touched::{self, Request};
 use crate::error::LedgerError;
-use crate::pg::catalog::Relations;
 use crate::pg::numeric::Numeric;
 use crate::pg::{random, xact};
 
@@ -49,11 +48,8 @@ fn get_users_balances_bulk(
     };
     let balances = balance::read(&users)?;
     if one_in > 0 && !xact::is_read_only() {
-        for user in &users {
-            if random::one_in(one_in) {
-                touched::note(*user, Request::RefreshIfFree);
-            }
-        }
+        let chosen = users.iter().filter(|_| random::one_in(one_in));
+        touched::request(chosen, Request::RefreshIfFree)?;
     }
     Ok(TableIterator::new(rows(users, balances, |_| true)))
 }
@@ -84,11 +80,7 @@ fn refresh_checkpoints_bulk(
 /// Refreshes happen when the transaction commits.
 fn request_refresh(users: &[Id], function: &'static std::ffi::CStr) -> Result<(), ErrorReport> {
     xact::refuse_if_read_only(function);
-    Relations::locked().ok_or(LedgerError::NotInstalled)?;
-    for user in users {
-        touched::note(*user, Request::Refresh);
-    }
-    Ok(())
+    Ok(touched::request(users, Request::Refresh)?)
 }
 
 fn rows(

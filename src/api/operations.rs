@@ -63,9 +63,7 @@ fn refresh_idle_checkpoints(
     xact::refuse_if_read_only(c"refresh_idle_checkpoints()");
     Relations::locked().ok_or(LedgerError::NotInstalled)?;
     let users = query::users_with_idle_checkpoints(last_written, limit);
-    for user in &users {
-        touched::note(*user.as_bytes(), Request::RefreshIfFree);
-    }
+    touched::request(users.iter().map(pgrx::Uuid::as_bytes), Request::RefreshIfFree)?;
     Ok(i64::try_from(users.len()).unwrap_or(i64::MAX))
 }
 

@@ -15,7 +15,7 @@ use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{self, View};
 use crate::pg::query;
-use crate::pg::relation::{Access, Table};
+use crate::pg::relation::Table;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::xact;
 
@@ -67,7 +67,7 @@ struct Base {
 impl Reader {
     fn open(relations: &Relations, snapshot: Snapshot) -> Self {
         let open = snapshot.open_transactions();
-        let ledger = Table::open(relations.ledger, Access::Read);
+        let ledger = Table::open_locked(relations.ledger);
         Self {
             relations: *relations,
             target: Coverage::up_to(&open),
@@ -88,16 +88,18 @@ impl Reader {
         let known = base.fold.transaction_count;
         let mut pass = DeltaPass::new(base.fold, self.target.clone(), None);
         if !base.is_complete {
-            let delta = self.delta.get_or_insert_with(|| {
-                DeltaScan::open(&self.relations, Access::Read, Sight::AsOf(Rc::clone(&self.snapshot)))
-            });
-            delta.add_to(&mut pass, user, &coverage, |_| Ok(()))?;
+            self.delta().add_to(&mut pass, user, &coverage, |_| Ok(()))?;
             self.shared.publish_fold(user, pass.advanced());
             if base.is_published && pass.transaction_count() == known {
                 self.look_for_more(user);
             }
         }
         Ok(Balance { balance: pass.balance(), latest_seq: pass.latest_seq() })
+    }
+
+    fn delta(&mut self) -> &mut DeltaScan {
+        let sight = || Sight::AsOf(Rc::clone(&self.snapshot));
+        self.delta.get_or_insert_with(|| DeltaScan::open(&self.relations, sight()))
     }
 
     /// A fold that serves the reader: what it has to read is what came after.
@@ -109,7 +111,11 @@ impl Reader {
                     && complete_at.is_some_and(|counted| self.shared.rows(user) == Some(counted));
                 Ok(Base { fold, is_published: true, is_complete })
             }
-            None => Ok(Base { fold: self.stored_fold(user)?, is_published: false, is_complete: false }),
+            None => {
+                // The delta follows, and its index is locked before the checkpoints.
+                self.delta();
+                Ok(Base { fold: self.stored_fold(user)?, is_published: false, is_complete: false })
+            }
         }
     }
 
@@ -118,9 +124,9 @@ impl Reader {
         // Counted first: a row that is counted later will tell for itself.
         let (true, Some(rows)) = (self.only_reads_others, self.shared.rows(user)) else { return };
         let Some(Published { fold, .. }) = self.shared.fold(user) else { return };
-        let in_flight = self.in_flight.get_or_insert_with(|| {
-            DeltaScan::open(&self.relations, Access::Read, Sight::Dirty(DirtySnapshot::new()))
-        });
+        let in_flight = self
+            .in_flight
+            .get_or_insert_with(|| DeltaScan::open(&self.relations, Sight::Dirty(DirtySnapshot::new())));
         if in_flight.is_empty(user, &fold.coverage) {
             self.shared.complete_fold(user, &fold, rows);
         }

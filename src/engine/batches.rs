@@ -8,7 +8,6 @@ use super::delta::DeltaScan;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege;
-use crate::pg::relation::Access;
 use crate::pg::snapshot::{Sight, Snapshot};
 
 /// The whole totals of the batches that have rows in the user's delta; what is folded of all others is true as it is. `None`
@@ -19,10 +18,11 @@ pub fn touched(user: &Id) -> Result<Option<BatchTotals>, LedgerError> {
         return Ok(None);
     }
     let snapshot = Rc::new(Snapshot::active());
+    // Locked in this order.
+    let mut delta = DeltaScan::open(&relations, Sight::AsOf(Rc::clone(&snapshot)));
     let Some((_, checkpoint)) = CheckpointScan::open(&relations).find(user, &snapshot)? else {
         return Ok(None);
     };
-    let mut delta = DeltaScan::open(&relations, Access::Read, Sight::AsOf(Rc::clone(&snapshot)));
     let mut batches = BatchRuns::default();
     delta.batched(user, &checkpoint.fold.coverage, |row| batches.add(row))?;
     let mut totals = batches.totals()?;

@@ -17,7 +17,7 @@ use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::column_value::ColumnValue;
 use crate::pg::fetch::RowFetch;
-use crate::pg::relation::{Access, Index, Table};
+use crate::pg::relation::{Access, Index, NotFree, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::{Sight, Snapshot};
@@ -61,17 +61,30 @@ pub type Stored = (pg_sys::ItemPointerData, Checkpoint);
 
 /// Reads stored checkpoints, one user after the other.
 pub struct CheckpointScan {
-    relations: Relations,
-    fetch: RowFetch,
+    checkpoints: pg_sys::Oid,
     /// Opened for the first checkpoint that is not where it was last found.
     index: Option<IndexScan>,
+    /// The primary key, where it is open before that.
+    key: Option<Index>,
+    /// Has the lock of the table, so that it is closed last.
+    fetch: RowFetch,
 }
 
 impl CheckpointScan {
     /// Opens the checkpoints.
     pub fn open(relations: &Relations) -> Self {
-        let table = Table::open(relations.checkpoints, Access::Read);
-        Self { relations: *relations, fetch: RowFetch::new(table), index: None }
+        Self::with(relations, Table::open(relations.checkpoints, Access::Read), None)
+    }
+
+    /// The same if the locks of the table and of its primary key are free.
+    pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        let table = Table::open_if_free(relations.checkpoints, Access::Read)?;
+        let key = Index::primary_key_if_free(&table)?;
+        Ok(Self::with(relations, table, Some(key)))
+    }
+
+    fn with(relations: &Relations, table: Table, key: Option<Index>) -> Self {
+        Self { checkpoints: relations.checkpoints, index: None, key, fetch: RowFetch::new(table) }
     }
 
     /// The user's checkpoint as the snapshot sees it.
@@ -83,8 +96,8 @@ impl CheckpointScan {
             return decode(user, &row).map(Some);
         }
         let scan = self.index.get_or_insert_with(|| {
-            let table = Table::open(self.relations.checkpoints, Access::Read);
-            let index = Index::primary_key_of(&table);
+            let table = Table::open_locked(self.checkpoints);
+            let index = self.key.take().unwrap_or_else(|| Index::primary_key_of(&table));
             IndexScan::new(table, index, Sight::without_siread(snapshot), 1)
         });
         scan.see_with(sight);

@@ -1,15 +1,15 @@
 //! The ledger rows of a user that a checkpoint does not cover.
 
 use std::cell::OnceCell;
+use std::convert::Infallible;
 
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::{DeltaPass, DeltaRow};
 
 use super::{Id, touched};
-use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::relation::{Access, Index, Table};
+use crate::pg::relation::{Index, NotFree, Table};
 use crate::pg::row::{Column, Row};
 use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::Sight;
@@ -54,15 +54,26 @@ pub struct DeltaScan {
 }
 
 impl DeltaScan {
-    /// A transaction that has inserted has locked the ledger for writing: so it is cheapest opened that way. Raises 55000 while
-    /// the index is not valid: it does not have all rows.
-    pub fn open(relations: &Relations, access: Access, sight: Sight) -> Self {
-        let ledger = Table::open(relations.ledger, access);
-        let index = Index::open(relations.delta_index, access);
-        if !index.is_valid() {
-            LedgerError::InvalidDeltaIndex.raise();
-        }
-        Self { scan: IndexScan::new(ledger, index, sight, 2), unseen: OnceCell::new() }
+    /// Opens the index of the ledger, which is locked. Raises 55000 while the index does not have all rows.
+    pub fn open(relations: &Relations, sight: Sight) -> Self {
+        let Ok(index) = relations.open_delta_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
+        Self::with(relations, index, sight)
+    }
+
+    /// The same if the lock of the index is free.
+    pub fn open_if_free(relations: &Relations, sight: Sight) -> Result<Self, NotFree> {
+        let index = relations.open_delta_index(Index::open_if_free)?;
+        Ok(Self::with(relations, index, sight))
+    }
+
+    /// A further scan of the same index, for which nothing is waited for.
+    pub fn again(&self, relations: &Relations, sight: Sight) -> Self {
+        Self::with(relations, self.scan.index().again(), sight)
+    }
+
+    fn with(relations: &Relations, index: Index, sight: Sight) -> Self {
+        let scan = IndexScan::new(Table::open_locked(relations.ledger), index, sight, 2);
+        Self { scan, unseen: OnceCell::new() }
     }
 
     /// Whether there is no row of the user that `from` does not cover.

@@ -104,12 +104,12 @@ impl NewestItems {
 /// have every row.
 fn scans(user: &Id, before_seq: Option<i64>) -> Option<(IndexScan, IndexScan)> {
     let before = Relations::locked()?;
+    let snapshot = Rc::new(Snapshot::active());
+    let scan = |table, index, sight| newest::scan(table, index, Some(user), before_seq, sight);
+    let ledger = Table::open_locked(before.ledger);
+    let singles = scan(ledger, before.single_index?, Sight::AsOf(Rc::clone(&snapshot)))?;
     let batches = Table::open(before.batches, Access::Read);
     // An index of the batches may have been dropped before their lock.
     let relations = Relations::lookup().filter(|now| now.batches == before.batches)?;
-    let ledger = Table::open(relations.ledger, Access::Read);
-    let snapshot = Rc::new(Snapshot::active());
-    let scan = |table, index, sight| newest::scan(table, index, Some(user), before_seq, sight);
-    let singles = scan(ledger, relations.single_index?, Sight::AsOf(Rc::clone(&snapshot)))?;
     Some((singles, scan(batches, relations.folded_index?, Sight::without_siread(&snapshot))?))
 }

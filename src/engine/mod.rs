@@ -11,6 +11,7 @@
 //! - [`batches`]: what it sees of the batches that a delta touches
 //! - [`touched`]: the users whose balance a transaction changes
 //! - [`settlement`]: what happens to them when it commits
+//! - [`lock_order`]: the order in which locks are waited for
 //! - [`statistics`]: how often settlements took the ways that cost something
 //! - [`notification`]: who is told of a crossing
 
@@ -20,6 +21,7 @@ pub mod changes;
 pub mod checkpoint;
 pub mod delta;
 pub mod items;
+pub mod lock_order;
 pub mod newest;
 pub mod notification;
 pub mod places;

@@ -10,7 +10,7 @@ use super::Id;
 use super::delta::column;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{self, View};
-use crate::pg::relation::{Access, Index, Table};
+use crate::pg::relation::{Index, Table};
 use crate::pg::row::{Column, Row};
 use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::{Sight, Snapshot};
@@ -36,13 +36,15 @@ impl NewestRows {
         if privilege::view(&relations) == View::Filtered {
             return None;
         }
-        let indexes = match user {
+        let mut indexes = match user {
             Some(_) => vec![relations.single_index?, relations.batched_index?],
             None => vec![relations.seq_index?],
         };
+        // Locked in the order in which the server locks them all.
+        indexes.sort_unstable_by_key(|index| index.to_u32());
         let snapshot = Rc::new(Snapshot::active());
         let newest = |index| {
-            let ledger = Table::open(relations.ledger, Access::Read);
+            let ledger = Table::open_locked(relations.ledger);
             scan(ledger, index, user, before_seq, Sight::AsOf(Rc::clone(&snapshot)))
         };
         Some(Self { scans: indexes.into_iter().map(newest).collect::<Option<_>>()?, last: None })
@@ -62,7 +64,7 @@ impl NewestRows {
 }
 
 /// Rows of a table that are the user's, or everybody's, and older than the cursor, backward by an index on the user, if any,
-/// and on what is compared with the cursor; standing on the first. `None` if the index does not have every row.
+/// and on what is compared with the cursor; standing on the first. `None` if the index does not have every row, or not any more.
 pub(super) fn scan(
     table: Table,
     index: pg_sys::Oid,
@@ -70,10 +72,7 @@ pub(super) fn scan(
     before_seq: Option<i64>,
     sight: Sight,
 ) -> Option<IndexScan> {
-    let index = Index::open(index, Access::Read);
-    if !index.is_complete() {
-        return None;
-    }
+    let index = Index::open(index).filter(Index::is_complete)?;
     let user = user.map(|user| Key::UuidEqual(*user));
     let keys: Vec<Key> = user.into_iter().chain(before_seq.map(Key::BigintBelow)).collect();
     let mut scan = IndexScan::new(table, index, sight, keys.len()).backward();

@@ -12,13 +12,19 @@
 //!    without the other. What it leaves out, the user's next settlement announces. Every touched user of the stripe
 //!    is read again: while the stripe was let go, someone may have settled it without our row.
 //!
+//! Locks of relations come before stripes, as [`lock_order`] has it: where one is not free that is needed, every stripe is let
+//! go, the locks are waited for, and settlement begins anew. Nothing has been written by then, and a charge that is counted
+//! twice makes others look, no more.
+//!
 //! Locks are released when the commit is visible. Of the transactions that together make a crossing, the one that looks
 //! last sees the rows of all others, committed or in flight, or counted, so it goes exclusive and decides on the true sum.
 
 use std::cell::LazyCell;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use ledger::coverage::{Coverage, OpenTransactions};
+use ledger::credits::SumOutOfRange;
 use ledger::crossing::Direction;
 use ledger::fold::{DeltaPass, Fold};
 use ledger::shared::headroom::Counted;
@@ -27,14 +33,14 @@ use ledger::stripe;
 
 use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan, Stored};
 use super::delta::DeltaScan;
+use super::lock_order::{self, Writers};
 use super::shared::Shared;
 use super::touched::{self, Noted, Request};
 use super::{Id, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::relation::{Access, Table};
+use crate::pg::relation::{NotFree, Table};
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
-use crate::pg::write::TableWriter;
 use crate::pg::{lock, xact};
 use crate::settings;
 
@@ -42,8 +48,12 @@ use crate::settings;
 pub fn settle_touched() {
     let Some((mut settlement, mut users)) = begin() else { return };
     stripe::sort_for_settlement(&mut users, |settled| settled.user);
-    for users in users.chunk_by_mut(|a, b| stripe::of_user(&a.user) == stripe::of_user(&b.user)) {
-        settlement.settle_stripe(users).unwrap_or_else(|error| error.raise());
+    loop {
+        match settlement.settle(&mut users) {
+            Ok(()) => return,
+            Err(Stop::NotFree) => settlement.wait_for_relations(),
+            Err(Stop::Failed(error)) => error.raise(),
+        }
     }
 }
 
@@ -62,8 +72,8 @@ fn begin() -> Option<(Settlement, Vec<Settled>)> {
     if touched.is_empty() {
         return None;
     }
-    // Gone if the transaction dropped the extension.
-    let settlement = Settlement::open(Relations::lookup()?);
+    // Gone if the transaction dropped the extension, or another did and this one has no rows.
+    let settlement = Settlement::open(Relations::locked_at_commit()?);
     let settled = |(user, noted)| Settled { user, noted, counted: Counted::default() };
     Some((settlement, touched.into_iter().map(settled).collect()))
 }
@@ -79,13 +89,43 @@ struct Settled {
 struct Settlement {
     relations: Relations,
     ledger: Table,
+    /// The stripes that are shared.
+    sharing: Vec<u8>,
     /// Opened for the first user that has to be looked at.
     view: Option<CommitView>,
+    /// Opened for the first that has to be written.
+    writers: Option<Writers>,
+}
+
+/// Why a settlement goes no further.
+enum Stop {
+    /// The lock of a relation is not free. No stripe is held exclusively, and nothing has been written.
+    NotFree,
+    Failed(LedgerError),
+}
+
+impl From<NotFree> for Stop {
+    fn from(_: NotFree) -> Self {
+        Self::NotFree
+    }
+}
+
+impl From<LedgerError> for Stop {
+    fn from(error: LedgerError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<SumOutOfRange> for Stop {
+    fn from(error: SumOutOfRange) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 impl Settlement {
     fn open(relations: Relations) -> Self {
-        Self { relations, ledger: Table::open(relations.ledger, Access::Write), view: None }
+        let ledger = Table::open_locked(relations.ledger);
+        Self { relations, ledger, sharing: Vec::new(), view: None, writers: None }
     }
 
     /// What is told of users as of now. To be asked for anew with each lock of a stripe: while this transaction waited for it,
@@ -94,13 +134,30 @@ impl Settlement {
         Shared::open(&self.relations, &self.ledger)
     }
 
-    fn settle_stripe(&mut self, users: &mut [Settled]) -> Result<(), LedgerError> {
+    fn settle(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
+        for users in users.chunk_by_mut(|a, b| stripe::of_user(&a.user) == stripe::of_user(&b.user)) {
+            self.settle_stripe(users)?;
+        }
+        Ok(())
+    }
+
+    /// Lets everything go that was taken since the settlement began, then waits for the locks of relations.
+    fn wait_for_relations(&mut self) {
+        self.view = None;
+        self.writers = None;
+        self.sharing.drain(..).for_each(lock::release_shared_stripe);
+        lock_order::wait_for_relations(&self.relations);
+    }
+
+    fn settle_stripe(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
         let stripe = stripe::of_user(&users[0].user);
         let is_forced = users.iter().any(|settled| settled.noted.request == Request::Refresh);
         if is_forced {
+            self.prepare_to_decide()?;
             lock::lock_stripe(stripe);
         } else {
             lock::share_stripe(stripe);
+            self.sharing.push(stripe);
         }
         let mut shared = self.shared();
         for settled in &mut *users {
@@ -110,10 +167,12 @@ impl Settlement {
             if let Agreement::All { lagging } = self.assess(&shared, users)? {
                 // Not before: with a user in doubt the stripe is let go, and others could write what we have written.
                 if !lagging.is_empty() {
-                    refresh_if_free(&self.relations, stripe, &lagging);
+                    self.refresh_if_free(stripe, &lagging);
                 }
                 return Ok(());
             }
+            self.prepare_to_decide()?;
+            self.sharing.pop();
             lock::release_shared_stripe(stripe);
             lock::lock_stripe(stripe);
             shared = self.shared();
@@ -121,7 +180,21 @@ impl Settlement {
         self.decide(&shared, users)
     }
 
-    fn assess(&mut self, shared: &Shared, users: &[Settled]) -> Result<Agreement, LedgerError> {
+    /// Opens all that a decision may need: from here on settlement waits for no relation.
+    fn prepare_to_decide(&mut self) -> Result<(), NotFree> {
+        CommitView::get(&mut self.view, &self.relations)?;
+        Self::writers(&mut self.writers, &self.relations)?.require_plain_indexes();
+        Ok(())
+    }
+
+    fn writers<'a>(opened: &'a mut Option<Writers>, relations: &Relations) -> Result<&'a Writers, NotFree> {
+        match opened {
+            Some(writers) => Ok(writers),
+            None => Ok(opened.insert(Writers::open_if_free(relations)?)),
+        }
+    }
+
+    fn assess(&mut self, shared: &Shared, users: &[Settled]) -> Result<Agreement, Stop> {
         let now = LazyCell::new(|| Moment::now_for(shared));
         let mut lagging = Vec::new();
         for Settled { user, noted, counted } in users {
@@ -129,7 +202,7 @@ impl Settlement {
                 continue;
             }
             xact::check_for_interrupts();
-            let view = CommitView::get(&mut self.view, &self.relations);
+            let view = CommitView::get(&mut self.view, &self.relations)?;
             let Some((_, checkpoint)) = view.stored(user, &now)? else {
                 // Nobody's rows: asked for by name, or touched by a savepoint that was rolled back.
                 if view.delta.is_empty(user, &Coverage::default()) {
@@ -156,15 +229,33 @@ impl Settlement {
         Ok(Agreement::All { lagging })
     }
 
+    /// Refreshes checkpoints of a stripe that is shared. Best effort: it neither waits nor fails the commit. Once it has written,
+    /// the stripe must not be let go: the writers being open, nothing is left that settlement could wait for.
+    fn refresh_if_free(&mut self, stripe: u8, lagging: &[Lagging]) {
+        let relations = self.relations;
+        let outcome = if lock::try_lock_refresh(stripe)
+            && let Ok(writers) = Self::writers(&mut self.writers, &relations)
+        {
+            let work = AssertUnwindSafe(|| match refresh(&relations, lagging, writers) {
+                Ok(()) => Event::Refresh,
+                Err(Stop::NotFree) => Event::RefreshSkipped,
+                Err(Stop::Failed(error)) => error.raise(),
+            });
+            xact::attempt("refreshing checkpoints", work).unwrap_or(Event::RefreshFailed)
+        } else {
+            Event::RefreshSkipped
+        };
+        statistics::count(outcome, lagging.len());
+    }
+
     /// Decides with the stripe to ourselves.
-    fn decide(&mut self, shared: &Shared, users: &[Settled]) -> Result<(), LedgerError> {
+    fn decide(&mut self, shared: &Shared, users: &[Settled]) -> Result<(), Stop> {
         statistics::count(Event::ExclusiveSection, 1);
         let relations = self.relations;
-        let view = CommitView::get(&mut self.view, &relations);
+        let view = CommitView::get(&mut self.view, &relations)?;
+        let writers = Self::writers(&mut self.writers, &relations)?;
         let now = Moment::now_for(shared);
-        let mut delta = DeltaScan::open(&relations, Access::Write, Sight::without_siread(&now.snapshot));
-        let writer = LazyCell::new(|| TableWriter::open(relations.checkpoints));
-        let batch_writer = LazyCell::new(|| TableWriter::open(relations.batches));
+        let mut delta = view.delta.again(&relations, Sight::without_siread(&now.snapshot));
         for &Settled { user, noted: Noted { request, .. }, .. } in users {
             xact::check_for_interrupts();
             let stored = view.stored(&user, &now)?;
@@ -183,7 +274,7 @@ impl Settlement {
                 // Only a savepoint that was rolled back touched the user.
                 None if pass.latest_seq().is_none() => continue,
                 None => {
-                    checkpoint::discard_batches(&relations, &batch_writer, &user);
+                    checkpoint::discard_batches(&relations, &writers.batches, &user);
                     let is_positive = pass.balance_before()?.is_positive();
                     Checkpoint { fold: Fold::default(), is_positive, crossed_at: None }
                 }
@@ -192,7 +283,7 @@ impl Settlement {
             if is_refreshed {
                 let Refreshed { fold, batches } = refreshed
                     .map_or_else(|| refreshed_from(&mut delta, &user, from, now.target.clone()), Ok)?;
-                checkpoint::write_batches(&relations, &batch_writer, &user, &batches)?;
+                checkpoint::write_batches(&relations, &writers.batches, &user, &batches)?;
                 checkpoint.fold = fold;
                 statistics::count(Event::Refresh, 1);
             }
@@ -204,7 +295,7 @@ impl Settlement {
                 statistics::count(direction.into(), 1);
             }
             if is_refreshed || crossing.is_some() {
-                checkpoint::write(&writer, &user, stored.as_ref(), &checkpoint);
+                checkpoint::write(&writers.checkpoints, &user, stored.as_ref(), &checkpoint);
             }
         }
         Ok(())
@@ -251,32 +342,10 @@ const fn gained(stored: &Fold, pass: &DeltaPass) -> i64 {
     pass.advanced().transaction_count - stored.transaction_count
 }
 
-/// Refreshes checkpoints of a stripe that is shared. Best effort: it neither waits nor fails the commit.
-fn refresh_if_free(relations: &Relations, stripe: u8, lagging: &[Lagging]) {
-    let outcome = xact::attempt("refreshing checkpoints", || {
-        if !lock::try_lock_refresh(stripe) {
-            return Event::RefreshSkipped;
-        }
-        let Some(writer) = TableWriter::open_if_free(relations.checkpoints) else {
-            return Event::RefreshSkipped;
-        };
-        let Some(batch_writer) = TableWriter::open_if_free(relations.batches) else {
-            return Event::RefreshSkipped;
-        };
-        refresh(relations, lagging, &writer, &batch_writer).unwrap_or_else(|error| error.raise());
-        Event::Refresh
-    });
-    statistics::count(outcome.unwrap_or(Event::RefreshFailed), lagging.len());
-}
-
-/// Whoever refreshed before us has committed by now, so the checkpoints are read again.
-fn refresh(
-    relations: &Relations,
-    lagging: &[Lagging],
-    writer: &TableWriter,
-    batch_writer: &TableWriter,
-) -> Result<(), LedgerError> {
-    let (mut view, now) = (CommitView::open(relations), Moment::now());
+/// Refreshes checkpoints, which are read again: whoever refreshed before us has committed by now.
+fn refresh(relations: &Relations, lagging: &[Lagging], writers: &Writers) -> Result<(), Stop> {
+    writers.require_plain_indexes();
+    let (mut view, now) = (CommitView::open_if_free(relations)?, Moment::now());
     for Lagging { user, stored: assessed, refreshed } in lagging {
         let Some(stored) = view.stored(user, &now)? else { continue };
         let from = &stored.1.fold;
@@ -284,8 +353,13 @@ fn refresh(
             Some(refreshed) if from == assessed => refreshed.clone(),
             _ => refreshed_from(&mut view.delta, user, from.clone(), now.target.clone())?,
         };
-        checkpoint::write_batches(relations, batch_writer, user, &batches)?;
-        checkpoint::write(writer, user, Some(&stored), &Checkpoint { fold, ..stored.1.clone() });
+        checkpoint::write_batches(relations, &writers.batches, user, &batches)?;
+        checkpoint::write(
+            &writers.checkpoints,
+            user,
+            Some(&stored),
+            &Checkpoint { fold, ..stored.1.clone() },
+        );
     }
     Ok(())
 }
@@ -321,19 +395,20 @@ struct CommitView {
 }
 
 impl CommitView {
-    fn get<'a>(opened: &'a mut Option<Self>, relations: &Relations) -> &'a mut Self {
-        opened.get_or_insert_with(|| {
-            // What the last statement did is not visible to our snapshots yet.
-            xact::see_own_changes();
-            Self::open(relations)
-        })
+    fn get<'a>(opened: &'a mut Option<Self>, relations: &Relations) -> Result<&'a mut Self, NotFree> {
+        match opened {
+            Some(view) => Ok(view),
+            None => {
+                // What the last statement did is not visible to our snapshots yet.
+                xact::see_own_changes();
+                Ok(opened.insert(Self::open_if_free(relations)?))
+            }
+        }
     }
 
-    fn open(relations: &Relations) -> Self {
-        Self {
-            checkpoints: CheckpointScan::open(relations),
-            delta: DeltaScan::open(relations, Access::Write, Sight::Dirty(DirtySnapshot::new())),
-        }
+    fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        let delta = DeltaScan::open_if_free(relations, Sight::Dirty(DirtySnapshot::new()))?;
+        Ok(Self { checkpoints: CheckpointScan::open_if_free(relations)?, delta })
     }
 
     /// The user's stored checkpoint.

@@ -213,7 +213,8 @@ fn current_state(relations: &Relations) -> Option<State> {
             _ => {
                 // One snapshot for both: who sees no less than it sees that state, or a later one.
                 let snapshot = Rc::new(Snapshot::latest());
-                let state = State::seen_by(&snapshot, relations);
+                // Not for long: the next one asks again.
+                let Ok(state) = State::seen_by(&snapshot, relations) else { return None };
                 OPEN_THEN.set(snapshot.open_transactions());
                 LEARNT.set(Some(Learnt { generation, state }));
             }

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use ledger::credits::Credits;
 use ledger::shared::headroom::Written;
 
-use super::Id;
+use super::{Id, lock_order};
 use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
 
 /// What to do for a user at commit. Of several, the last in this order counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,9 +38,14 @@ thread_local! {
     static TOUCHED: RefCell<HashMap<Id, Noted>> = RefCell::new(HashMap::new());
 }
 
-/// Notes a request.
-pub fn note(user: Id, request: Request) {
-    update(user, request, |_| ());
+/// Notes a request for each of the users. Raises 55000 where their deltas cannot be read.
+pub fn request<'a>(users: impl IntoIterator<Item = &'a Id>, request: Request) -> Result<(), LedgerError> {
+    let mut users = users.into_iter().peekable();
+    if users.peek().is_some() {
+        lock_order::keep_delta_index(&Relations::locked().ok_or(LedgerError::NotInstalled)?);
+        users.for_each(|user| update(*user, request, |_| ()));
+    }
+    Ok(())
 }
 
 /// Notes a row with its signed amount; raises 25000 at the end of the transaction, where it is too late.

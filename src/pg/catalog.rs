@@ -3,6 +3,11 @@
 //! Whoever looks them up has the library and the SQL objects compared first: those of different versions do not know each
 //! other's tables. The answer is cached with the oids, so an update must change one of the relations, and must wait for
 //! those who have looked: every update script begins with a statement that does both.
+//!
+//! A lock on a table keeps an oid of one of its indexes in use, not in place. REINDEX CONCURRENTLY and DROP INDEX
+//! CONCURRENTLY take no lock that keeps readers or writers out: an index may stop being valid at any time. It stays as
+//! complete as it was until everyone has ended who held a lock on its table by then. On a standby nobody waits for that:
+//! there an index may be gone when it is opened.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -13,10 +18,12 @@ use pgrx::prelude::*;
 use super::definition::{self, Definition};
 use super::description;
 use super::extension;
-use super::relation::{self, Access};
+use super::relation::{self, Access, Index};
+use super::system_catalog::{self, Lookup};
 use crate::error::LedgerError;
 
 const SCHEMA: &CStr = c"credits";
+const DELTA_INDEX_NAME: &CStr = c"credits_transactions_delta_idx";
 
 /// The relations that are read and written directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +58,9 @@ thread_local! {
 }
 
 impl Relations {
-    /// The relations as they are now; `None` where the extension is not installed (or not any more). The ledger and its
-    /// indexes stay so for those who hold a lock on the ledger. Raises 55000 if they are of another version than the library,
-    /// or one of those that it cannot do without is missing.
+    /// The relations as they are now; `None` where the extension is not installed (or not any more). The ledger stays so for
+    /// those who hold a lock on it. Raises 55000 if they are of another version than the library, or one of those that it
+    /// cannot do without is missing.
     pub fn lookup() -> Option<Self> {
         if let Some(relations) = CACHED.get() {
             return Some(relations);
@@ -78,7 +85,7 @@ impl Relations {
         })
     }
 
-    /// The relations, with a lock on the ledger that keeps them so to the end of the transaction.
+    /// The relations, with a lock on the ledger that keeps it so to the end of the transaction.
     pub fn locked() -> Option<Self> {
         loop {
             let relations = Self::lookup()?;
@@ -87,6 +94,32 @@ impl Relations {
             if Self::lookup()? == relations {
                 return Some(relations);
             }
+        }
+    }
+
+    /// The same at the end of a transaction, where the ledger is locked already if it has rows of the transaction.
+    pub fn locked_at_commit() -> Option<Self> {
+        let relations = Self::lookup()?;
+        if relation::is_locked(relations.ledger, Access::Write) { Some(relations) } else { Self::locked() }
+    }
+
+    /// Opens the index of deltas with `open`. The ledger is locked. Raises 55000 if the index does not have every row.
+    pub fn open_delta_index<E>(
+        &self,
+        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
+    ) -> Result<Index, E> {
+        if let Some(index) = open(self.delta_index)?
+            && index.is_valid()
+        {
+            return Ok(index);
+        }
+        // Another may have taken its place, whose transaction has committed but not told of it yet: what this backend has cached
+        // says nothing then. That one is in use as long as the ledger is locked, even if a third follows.
+        let current = find_index_now(self.ledger, DELTA_INDEX_NAME);
+        match current.filter(|index| index.is_valid).map(|index| open(index.oid)).transpose()?.flatten() {
+            Some(index) => Ok(index),
+            None if current.is_some() => LedgerError::InvalidDeltaIndex.raise(),
+            None => missing(DELTA_INDEX_NAME),
         }
     }
 
@@ -106,7 +139,7 @@ impl Relations {
     fn find() -> Self {
         Self {
             ledger: find_needed(definition::LEDGER.name),
-            delta_index: find_needed(c"credits_transactions_delta_idx"),
+            delta_index: find_needed(DELTA_INDEX_NAME),
             checkpoints: find_needed(definition::CHECKPOINTS.name),
             batches: find_needed(definition::BATCHES.name),
             changes: find(definition::CHANGES.name),
@@ -139,7 +172,52 @@ fn find(name: &CStr) -> Option<pg_sys::Oid> {
 }
 
 fn find_needed(name: &CStr) -> pg_sys::Oid {
-    find(name).unwrap_or_else(|| LedgerError::Missing(format!("credits.{}", name.to_string_lossy())).raise())
+    find(name).unwrap_or_else(|| missing(name))
+}
+
+fn missing(name: &CStr) -> ! {
+    LedgerError::Missing(format!("credits.{}", name.to_string_lossy())).raise()
+}
+
+/// An index as the catalog has it.
+#[derive(Clone, Copy)]
+struct CatalogIndex {
+    oid: pg_sys::Oid,
+    is_valid: bool,
+}
+
+/// The index of the table that bears the name, as of now, past all caches.
+fn find_index_now(table: pg_sys::Oid, name: &CStr) -> Option<CatalogIndex> {
+    let by_name = Lookup {
+        catalog: pg_sys::RelationRelationId,
+        index: pg_sys::ClassNameNspIndexId,
+        column: pg_sys::Anum_pg_class_relname,
+        equal: pg_sys::F_NAMEEQ,
+    };
+    let by_oid = Lookup {
+        catalog: pg_sys::IndexRelationId,
+        index: pg_sys::IndexRelidIndexId,
+        column: pg_sys::Anum_pg_index_indexrelid,
+        equal: pg_sys::F_OIDEQ,
+    };
+    let (mut named, mut found) = (Vec::new(), None);
+    // SAFETY: the columns are a name, which the static text is long enough for, and an oid. A row begins as its catalog's
+    // structure says, and is valid while it is looked at.
+    unsafe {
+        pg_sys::InvalidateCatalogSnapshot();
+        system_catalog::visit(by_name, pg_sys::Datum::from(name.as_ptr()), None, |_, row| {
+            named.push((*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>()).oid);
+        });
+        for oid in named {
+            system_catalog::visit(by_oid, pg_sys::Datum::from(oid), None, |_, row| {
+                let index = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>();
+                if index.indrelid == table {
+                    found = Some(CatalogIndex { oid, is_valid: index.indisvalid });
+                }
+            });
+        }
+    }
+    found
 }
 
 /// Rows are read and written by the places of their columns: raises 55000 if one of the table's own is of another type.

@@ -1,12 +1,15 @@
-//! Open tables and indexes.
+//! Open tables and indexes, and their locks.
 //!
-//! Both are closed when dropped and keep their lock to the end of the transaction, as a query's do. While an error
-//! unwinds nothing is called: the server's abort releases what the resource owner holds.
+//! What is opened for reading is unlocked when it is closed; what is opened for writing stays locked to the end of the
+//! transaction, and so does what is locked without being opened. A reader's transaction that lasts must not have the
+//! index of a derived table: its commit may want to write that table, and REINDEX, which lets nobody write it, would wait
+//! for the index. While an error unwinds nothing is closed: the server's abort releases what the resource owner holds.
 
+use std::convert::Infallible;
 use std::ffi::CStr;
 use std::thread::panicking;
 
-use pgrx::pg_sys;
+use pgrx::{PgList, pg_sys};
 
 use crate::error::LedgerError;
 
@@ -26,7 +29,24 @@ impl Access {
             Self::Write => pg_sys::RowExclusiveLock.cast_signed(),
         }
     }
+
+    /// What is released when the relation is closed.
+    const fn released(self) -> pg_sys::LOCKMODE {
+        match self {
+            Self::Read => self.lock_mode(),
+            Self::Write => NO_LOCK,
+        }
+    }
 }
+
+const NO_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock.cast_signed();
+
+/// Most times that an index is looked for again which was dropped before it could be opened.
+const ATTEMPTS: u8 = 10;
+
+/// Another session has or waits for a lock that excludes the one asked for.
+#[derive(Debug)]
+pub struct NotFree;
 
 /// Locks the relation to the end of the transaction, whether it still exists or not.
 pub fn lock(oid: pg_sys::Oid, access: Access) {
@@ -55,6 +75,18 @@ pub(super) unsafe fn with_description<R>(
     }
 }
 
+/// The same, but for waiting.
+pub fn lock_if_free(oid: pg_sys::Oid, access: Access) -> Result<(), NotFree> {
+    // SAFETY: any oid can be locked.
+    unsafe { pg_sys::ConditionalLockRelationOid(oid, access.lock_mode()) }.then_some(()).ok_or(NotFree)
+}
+
+/// Whether the transaction holds this very lock. A savepoint that is rolled back takes its locks along.
+pub fn is_locked(oid: pg_sys::Oid, access: Access) -> bool {
+    // SAFETY: looks at the backend's own locks.
+    unsafe { pg_sys::CheckRelationOidLockedByMe(oid, access.lock_mode(), false) }
+}
+
 /// The name of an open relation, for messages.
 ///
 /// # Safety
@@ -65,22 +97,39 @@ pub(super) unsafe fn name(relation: pg_sys::Relation) -> String {
 }
 
 /// An open table.
-pub struct Table(pg_sys::Relation);
+pub struct Table {
+    relation: pg_sys::Relation,
+    released: pg_sys::LOCKMODE,
+}
 
 impl Table {
     /// Opens the table, waiting for its lock.
     pub fn open(oid: pg_sys::Oid, access: Access) -> Self {
         // SAFETY: raises an error if there is no such table.
-        Self(unsafe { pg_sys::table_open(oid, access.lock_mode()) })
+        let relation = unsafe { pg_sys::table_open(oid, access.lock_mode()) };
+        Self { relation, released: access.released() }
     }
 
     /// Opens the table if its lock is free.
-    pub fn open_if_free(oid: pg_sys::Oid, access: Access) -> Option<Self> {
-        // SAFETY: with the lock held the table is opened without another.
-        unsafe {
-            pg_sys::ConditionalLockRelationOid(oid, access.lock_mode())
-                .then(|| Self(pg_sys::table_open(oid, pg_sys::NoLock.cast_signed())))
-        }
+    pub fn open_if_free(oid: pg_sys::Oid, access: Access) -> Result<Self, NotFree> {
+        lock_if_free(oid, access)?;
+        // SAFETY: as above; the lock is there.
+        let relation = unsafe { pg_sys::table_open(oid, NO_LOCK) };
+        Ok(Self { relation, released: access.released() })
+    }
+
+    /// Opens a table that the transaction has locked.
+    pub fn open_locked(oid: pg_sys::Oid) -> Self {
+        // SAFETY: as above.
+        Self { relation: unsafe { pg_sys::table_open(oid, NO_LOCK) }, released: NO_LOCK }
+    }
+
+    /// The indexes of the table that writers maintain, in the order in which the server locks them.
+    pub fn indexes(&self) -> Vec<pg_sys::Oid> {
+        // SAFETY: the table is open; the list is a copy of oids.
+        unsafe { PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(self.relation)) }
+            .iter_oid()
+            .collect()
     }
 
     /// Whether rows can only be inserted, and are noted by those who do: in every session the trigger `append_only` refuses all
@@ -88,7 +137,7 @@ impl Table {
     pub fn only_gains_noted_rows(&self) -> bool {
         // SAFETY: the table is open; its description has as many triggers as it says, with names.
         unsafe {
-            let description = (*self.0).trigdesc;
+            let description = (*self.relation).trigdesc;
             if description.is_null() {
                 return false;
             }
@@ -106,42 +155,94 @@ impl Table {
 
     /// For the modules of this folder.
     pub(super) const fn as_raw(&self) -> pg_sys::Relation {
-        self.0
+        self.relation
     }
 }
 
 impl Drop for Table {
     fn drop(&mut self) {
         if !panicking() {
-            // SAFETY: opened by `open`, closed once; NoLock keeps the lock.
-            unsafe { pg_sys::table_close(self.0, pg_sys::NoLock.cast_signed()) }
+            // SAFETY: opened by a constructor, closed once, by the same resource owner.
+            unsafe { pg_sys::table_close(self.relation, self.released) }
         }
     }
 }
 
-/// An open index.
+/// An index that is open for reading.
 pub struct Index(pg_sys::Relation);
 
 impl Index {
-    /// Opens the index, waiting for its lock.
-    pub fn open(oid: pg_sys::Oid, access: Access) -> Self {
-        // SAFETY: raises an error if there is no such index.
-        Self(unsafe { pg_sys::index_open(oid, access.lock_mode()) })
+    /// Opens the index, waiting for its lock; `None` if it has been dropped.
+    pub fn open(oid: pg_sys::Oid) -> Option<Self> {
+        lock(oid, Access::Read);
+        Self::take_over(oid)
     }
 
-    /// Opens the primary key of a table for reading. The table's lock keeps it in place, even if another is made to follow it.
-    pub fn primary_key_of(table: &Table) -> Self {
-        // SAFETY: the table is open.
+    /// Opens the index if its lock is free.
+    pub fn open_if_free(oid: pg_sys::Oid) -> Result<Option<Self>, NotFree> {
+        lock_if_free(oid, Access::Read)?;
+        Ok(Self::take_over(oid))
+    }
+
+    /// Opens an index whose lock has just been taken.
+    fn take_over(oid: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: null if there is no such relation; then nobody needs the lock.
         unsafe {
-            #[cfg(not(feature = "pg18"))]
-            let oid = pg_sys::RelationGetPrimaryKeyIndex(table.0);
-            #[cfg(feature = "pg18")]
-            let oid = pg_sys::RelationGetPrimaryKeyIndex(table.0, false);
-            if oid == pg_sys::InvalidOid {
-                LedgerError::Missing(format!("the primary key of {}", name(table.0))).raise();
+            let relation = pg_sys::try_relation_open(oid, NO_LOCK);
+            if relation.is_null() {
+                pg_sys::UnlockRelationOid(oid, Access::Read.lock_mode());
+                return None;
             }
-            Self::open(oid, Access::Read)
+            Some(Self(relation))
         }
+    }
+
+    /// Opens the primary key of a table. The table's lock keeps it complete, even if another is made to follow it; on a standby,
+    /// where nobody waits for that lock, it may be dropped.
+    pub fn primary_key_of(table: &Table) -> Self {
+        let Ok(index) = Self::primary_key_by(table, |oid| Ok::<_, Infallible>(Self::open(oid)));
+        index
+    }
+
+    /// The same, if its lock is free.
+    pub fn primary_key_if_free(table: &Table) -> Result<Self, NotFree> {
+        Self::primary_key_by(table, Self::open_if_free)
+    }
+
+    fn primary_key_by<E>(
+        table: &Table,
+        open: impl Fn(pg_sys::Oid) -> Result<Option<Self>, E>,
+    ) -> Result<Self, E> {
+        for _ in 0..ATTEMPTS {
+            // SAFETY: the table is open.
+            let oid = unsafe {
+                #[cfg(not(feature = "pg18"))]
+                let oid = pg_sys::RelationGetPrimaryKeyIndex(table.relation);
+                #[cfg(feature = "pg18")]
+                let oid = pg_sys::RelationGetPrimaryKeyIndex(table.relation, false);
+                oid
+            };
+            if oid == pg_sys::InvalidOid {
+                break;
+            }
+            if let Some(index) = open(oid)? {
+                return Ok(index);
+            }
+        }
+        // SAFETY: the table is open.
+        LedgerError::Missing(format!("the primary key of {}", unsafe { name(table.relation) })).raise()
+    }
+
+    /// Opens it once more.
+    pub fn again(&self) -> Self {
+        // SAFETY: it is there, being open, and the lock is held.
+        Self(unsafe { pg_sys::index_open(self.oid(), Access::Read.lock_mode()) })
+    }
+
+    /// Its oid.
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: the index is open.
+        unsafe { (*self.0).rd_id }
     }
 
     /// Whether it has every row: not while it is being built concurrently, or if that has failed.
@@ -166,7 +267,7 @@ impl Drop for Index {
     fn drop(&mut self) {
         if !panicking() {
             // SAFETY: as for `Table`.
-            unsafe { pg_sys::index_close(self.0, pg_sys::NoLock.cast_signed()) }
+            unsafe { pg_sys::index_close(self.0, Access::Read.lock_mode()) }
         }
     }
 }

@@ -43,8 +43,9 @@ pub struct IndexScan {
     place: Place,
     /// Whether it led to a row.
     found: bool,
+    index: Index,
+    /// Closed last.
     table: Table,
-    _index: Index,
 }
 
 // As in access/genam.h, without the guard that pgrx puts around each call: `next` needs one for all.
@@ -88,7 +89,7 @@ impl IndexScan {
         let uuids = Box::new([[0; 16]; MAX_KEYS]);
         let place = Place::default();
         let direction = pg_sys::ScanDirection::ForwardScanDirection;
-        Self { scan, direction, slot, memory, uuids, sight, place, found: false, table, _index: index }
+        Self { scan, direction, slot, memory, uuids, sight, place, found: false, index, table }
     }
 
     /// The same scan from the end of the index.
@@ -102,6 +103,11 @@ impl IndexScan {
         // SAFETY: the scan is valid; what it has found with the old sight is not asked for any more.
         unsafe { (*self.scan).xs_snapshot = sight.as_raw() }
         self.sight = sight;
+    }
+
+    /// What it scans.
+    pub const fn index(&self) -> &Index {
+        &self.index
     }
 
     /// What it sees with.

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::catalog::Relations;
-use super::relation::{Access, Table};
+use super::relation::{Access, NotFree, Table};
 use super::shared::database;
 use super::snapshot::{Sight, Snapshot};
 use super::system_catalog::{self, Lookup};
@@ -31,8 +31,9 @@ pub struct State {
 
 impl State {
     /// The state that the snapshot sees. `None` if the transaction itself has changed it, or changes of checkpoints are not noted.
-    pub fn seen_by(snapshot: &Rc<Snapshot>, relations: &Relations) -> Option<Self> {
-        let mut versions = changes_seen_by(snapshot, relations)?;
+    /// Who asks may have a stripe, so nothing is waited for.
+    pub fn seen_by(snapshot: &Rc<Snapshot>, relations: &Relations) -> Result<Option<Self>, NotFree> {
+        let Some(mut versions) = changes_seen_by(snapshot, relations)? else { return Ok(None) };
         let changes = versions.digest.finish();
         database_version(Some(snapshot)).hash(&mut versions.digest);
         let mut noting = 0;
@@ -49,12 +50,13 @@ impl State {
         }
         // Those of the checkpoints, and those of what is noted.
         let are_noted = noting == 2;
-        (are_noted && !versions.is_own).then(|| Self { name: versions.digest.finish(), changes })
+        Ok((are_noted && !versions.is_own).then(|| Self { name: versions.digest.finish(), changes }))
     }
 
-    /// Whether the snapshot sees the changes of checkpoints that were noted in this state, and no others.
+    /// Whether the snapshot sees the changes of checkpoints that were noted in this state, and no others; likewise.
     pub fn agrees_with(&self, snapshot: &Rc<Snapshot>, relations: &Relations) -> bool {
-        changes_seen_by(snapshot, relations).is_some_and(|seen| seen.digest.finish() == self.changes)
+        let seen = changes_seen_by(snapshot, relations).ok().flatten();
+        seen.is_some_and(|seen| seen.digest.finish() == self.changes)
     }
 }
 
@@ -77,11 +79,12 @@ impl Versions {
 }
 
 /// `None` if there is nothing that they could be noted in.
-fn changes_seen_by(snapshot: &Rc<Snapshot>, relations: &Relations) -> Option<Versions> {
-    let table = Table::open(relations.changes?, Access::Read);
+fn changes_seen_by(snapshot: &Rc<Snapshot>, relations: &Relations) -> Result<Option<Versions>, NotFree> {
+    let Some(changes) = relations.changes else { return Ok(None) };
+    let table = Table::open_if_free(changes, Access::Read)?;
     let mut versions = Versions::default();
     system_catalog::visit_all(&table, &Sight::without_siread(snapshot), |row| versions.add(row));
-    Some(versions)
+    Ok(Some(versions))
 }
 
 /// The version of this database's row in `pg_database`, as the snapshot sees it or as of now.

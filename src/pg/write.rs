@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::column_value::{self, ColumnValue};
 use super::description;
 use super::memory::Scratch;
-use super::relation::{self, Access, Table};
+use super::relation::{self, Access, NotFree, Table};
 use crate::error::LedgerError;
 
 /// A derived table open for writing, with its indexes.
@@ -28,21 +28,22 @@ impl TableWriter {
         Self::with(Table::open(oid, Access::Write))
     }
 
-    /// Opens the table if its lock is free.
-    pub fn open_if_free(oid: pg_sys::Oid) -> Option<Self> {
-        Table::open_if_free(oid, Access::Write).map(Self::with)
+    /// Opens the table if the locks of it and of its indexes are free. They stay locked to the end of the transaction.
+    pub fn open_if_free(oid: pg_sys::Oid) -> Result<Self, NotFree> {
+        let table = Table::open_if_free(oid, Access::Write)?;
+        // So that the server need not wait when it opens them.
+        table.indexes().into_iter().try_for_each(|index| relation::lock_if_free(index, Access::Write))?;
+        Ok(Self::with(table))
     }
 
     fn with(table: Table) -> Self {
         // SAFETY: the table is open.
         let indexes = unsafe { pg_sys::CatalogOpenIndexes(table.as_raw()) };
-        let writer = Self { indexes, table, memory: RefCell::new(Scratch::new("credits_ledger writes")) };
-        writer.require_plain_indexes();
-        writer
+        Self { indexes, table, memory: RefCell::new(Scratch::new("credits_ledger writes")) }
     }
 
     /// The catalog's writes know no other indexes. Somebody may have made one: raises 55000 then.
-    fn require_plain_indexes(&self) {
+    pub fn require_plain_indexes(&self) {
         // SAFETY: as many open indexes and descriptions of them as it says.
         unsafe {
             let state = &*self.indexes;
