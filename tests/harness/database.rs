@@ -133,6 +133,16 @@ impl Database {
         );
     }
 
+    /// Waits until a backend has done what it was asked for last, which is this, or waits for a lock that another holds.
+    pub fn until_blocked_or_done(&self, pid: i32, sql: &str) {
+        self.until(
+            "SELECT (query = $2 AND (state LIKE 'idle%'
+                        OR wait_event_type = 'Lock' AND cardinality(pg_blocking_pids(pid)) > 0)) IS TRUE
+             FROM pg_stat_activity WHERE pid = $1",
+            &[&pid, &sql],
+        );
+    }
+
     /// Waits until a query answers true.
     ///
     /// # Panics
