@@ -8,6 +8,7 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::{DeltaPass, DeltaRow};
 
 use super::{Id, touched};
+use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Index, NotFree, Table};
 use crate::pg::row::{Column, Row};
