@@ -501,6 +501,83 @@ COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend_bulk(uuid[]) IS
     'exact, for each of the users that has any, once. 22004 for NULL, also in the array. Cost: these rows and one index lookup '
     'per user.';
 
+-- The server has none for xid8. It is made of the operators of xid8 and of functions of the server's own.
+CREATE OPERATOR CLASS credits.xid8_minmax_ops FOR TYPE xid8 USING brin AS
+    OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >,
+    FUNCTION 1 brin_minmax_opcinfo(internal),
+    FUNCTION 2 brin_minmax_add_value(internal, internal, internal, internal),
+    FUNCTION 3 brin_minmax_consistent(internal, internal, internal),
+    FUNCTION 4 brin_minmax_union(internal, internal, internal);
+COMMENT ON OPERATOR CLASS credits.xid8_minmax_ops USING brin IS
+    'What ranges of blocks span by transaction id.';
+COMMENT ON OPERATOR FAMILY credits.xid8_minmax_ops USING brin IS
+    'What ranges of blocks span by transaction id.';
+-- transactions_after. An insert touches it no more than the other: a range is summarized when the next one begins, or by a vacuum.
+CREATE INDEX credits_transactions_stamp_idx ON credits.credits_transactions USING brin (xact_id credits.xid8_minmax_ops)
+    WITH (pages_per_range = 64, autosummarize = on);
+COMMENT ON INDEX credits.credits_transactions_stamp_idx IS
+    'Finds the rows of all users by the transaction that inserted them.';
+
+-- Positions of the feed are of one ledger. A dump leaves this row out, and so a restored ledger has a name of its own, as a
+-- subscriber has; pg_upgrade and a copy of the whole database keep it.
+CREATE TABLE credits.ledger_identity (
+    is_only   boolean NOT NULL DEFAULT true,
+    ledger_id uuid    NOT NULL DEFAULT gen_random_uuid(),
+
+    CONSTRAINT ledger_identity_pkey PRIMARY KEY (is_only),
+    CONSTRAINT there_is_one CHECK (is_only)
+) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
+COMMENT ON TABLE credits.ledger_identity IS
+    'Derived: the name of this ledger, which positions of transactions_after bear.';
+COMMENT ON COLUMN credits.ledger_identity.is_only IS 'There is one row.';
+COMMENT ON COLUMN credits.ledger_identity.ledger_id IS
+    'Random: kept by pg_upgrade and by copies of the database, another one in a restored ledger and at a subscriber.';
+COMMENT ON CONSTRAINT there_is_one ON credits.ledger_identity IS
+    'A ledger has one name.';
+INSERT INTO credits.ledger_identity DEFAULT VALUES;
+ALTER TABLE credits.ledger_identity ENABLE ROW LEVEL SECURITY;
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.ledger_identity
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.ledger_identity ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.ledger_identity IS
+    'Keeps the names of other ledgers out.';
+
+CREATE TYPE credits.feed_item AS (
+    feed_position      text,
+    id                 uuid,
+    user_id            uuid,
+    transaction_type   text,
+    amount             numeric,
+    source_id          text,
+    description        text,
+    created_at         timestamptz,
+    seq                bigint,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    category           text,
+    metadata           jsonb,
+    reverses           uuid
+);
+COMMENT ON TYPE credits.feed_item IS
+    'One ledger row of transactions_after. feed_position: what to pass to read on behind it.';
+REVOKE ALL ON TYPE credits.feed_item FROM PUBLIC;
+REVOKE ALL ON TABLE credits.ledger_identity FROM PUBLIC;
+
+-- Forward, for projections and exports
+CREATE FUNCTION credits.transactions_after(feed_position text DEFAULT NULL, "limit" bigint DEFAULT 1000)
+    RETURNS SETOF credits.feed_item
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1000
+    AS 'MODULE_PATHNAME', 'transactions_after';
+COMMENT ON FUNCTION credits.transactions_after(text, bigint) IS
+    'The ledger read forward: the first "limit" rows (NULL: all) behind a feed_position of an earlier row, or from the beginning, in the '
+    'order of the transactions that inserted them and of seq. Rows of transactions that are not older than the oldest open one come later, so '
+    'that nothing ever belongs before a position that was given out, and each row comes once. It waits for nobody. Errors: 22023 '
+    'for a negative limit and a position that is malformed or of another ledger, 42501 without SELECT on the ledger. Cost: a few '
+    'thousand rows read besides the page; where row-level security filters, a query.';
+REVOKE ALL ON FUNCTION credits.transactions_after(text, bigint) FROM PUBLIC;
+
 -- Verification.
 
 -- Whether tables, indexes, triggers and what guards them are as this version made them. What is expected is written out, for people
@@ -540,6 +617,7 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'credits_transactions', 'credits_transactions_seq_idx', 'unique btree (seq) WHERE (seq >= ''-9223372036854775808''::bigint)'),
             ('index', 'credits_transactions', 'credits_transactions_single_idx', 'btree (user_id, seq) WHERE (fusillade_batch_id IS NULL)'),
             ('index', 'credits_transactions', 'credits_transactions_source_id_key', 'unique btree (source_id)'),
+            ('index', 'credits_transactions', 'credits_transactions_stamp_idx', 'brin (xact_id credits.xid8_minmax_ops) WITH (pages_per_range=''64'', autosummarize=''on'')'),
             ('index', 'credits_transactions', 'credits_transactions_user_created_idx', 'btree (user_id, ((created_at)::timestamp(0) with time zone))'),
             ('trigger', 'credits_transactions', 'append_only', 'BEFORE DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_change(), always'),
             ('trigger', 'credits_transactions', 'append_only_applied', 'BEFORE DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.refuse_change(), always'),
@@ -575,6 +653,13 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'checkpoint_changes', 'changed_at', 'timestamp with time zone NOT NULL'),
             ('trigger', 'checkpoint_changes', 'announce_change', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change(), always'),
             ('trigger', 'checkpoint_changes', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
+            ('relation', 'ledger_identity', '', 'table, row-level security'),
+            ('column', 'ledger_identity', 'is_only', 'boolean NOT NULL DEFAULT true'),
+            ('column', 'ledger_identity', 'ledger_id', 'uuid NOT NULL DEFAULT gen_random_uuid()'),
+            ('constraint', 'ledger_identity', 'ledger_identity_pkey', 'PRIMARY KEY (is_only)'),
+            ('constraint', 'ledger_identity', 'there_is_one', 'CHECK (is_only)'),
+            ('index', 'ledger_identity', 'ledger_identity_pkey', 'unique btree (is_only)'),
+            ('trigger', 'ledger_identity', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('relation', 'dumped_row_security', '', 'table, dumped WHERE false UNION ALL SELECT * FROM credits.row_security()'),
             ('column', 'dumped_row_security', 'table_name', 'text NOT NULL'),
             ('column', 'dumped_row_security', 'kind', 'text NOT NULL'),

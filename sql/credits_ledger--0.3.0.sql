@@ -56,6 +56,25 @@ COMMENT ON TYPE credits.recorded_transaction IS
     'What became of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, stored before '
     'with the same user, type and amount; conflict, its source_id or id is another transaction''s; refused. transaction_id and '
     'seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';
+
+CREATE TYPE credits.feed_item AS (
+    feed_position      text,
+    id                 uuid,
+    user_id            uuid,
+    transaction_type   text,
+    amount             numeric,
+    source_id          text,
+    description        text,
+    created_at         timestamptz,
+    seq                bigint,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    category           text,
+    metadata           jsonb,
+    reverses           uuid
+);
+COMMENT ON TYPE credits.feed_item IS
+    'One ledger row of transactions_after. feed_position: what to pass to read on behind it.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -139,6 +158,20 @@ CREATE UNIQUE INDEX credits_transactions_seq_idx ON credits.credits_transactions
     WHERE seq >= '-9223372036854775808';
 -- Lists of all users in a period. An insert does not touch it until its block range is summarized.
 CREATE INDEX credits_transactions_created_idx ON credits.credits_transactions USING brin (created_at);
+-- The server has none for xid8. It is made of the operators of xid8 and of functions of the server's own.
+CREATE OPERATOR CLASS credits.xid8_minmax_ops FOR TYPE xid8 USING brin AS
+    OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >,
+    FUNCTION 1 brin_minmax_opcinfo(internal),
+    FUNCTION 2 brin_minmax_add_value(internal, internal, internal, internal),
+    FUNCTION 3 brin_minmax_consistent(internal, internal, internal),
+    FUNCTION 4 brin_minmax_union(internal, internal, internal);
+COMMENT ON OPERATOR CLASS credits.xid8_minmax_ops USING brin IS
+    'What ranges of blocks span by transaction id.';
+COMMENT ON OPERATOR FAMILY credits.xid8_minmax_ops USING brin IS
+    'What ranges of blocks span by transaction id.';
+-- transactions_after. An insert touches it no more than the other: a range is summarized when the next one begins, or by a vacuum.
+CREATE INDEX credits_transactions_stamp_idx ON credits.credits_transactions USING brin (xact_id credits.xid8_minmax_ops)
+    WITH (pages_per_range = 64, autosummarize = on);
 -- get_monthly_auto_topup_spend. starts_with compares bytes, so no collation can change what it finds.
 CREATE INDEX credits_transactions_auto_topup_idx ON credits.credits_transactions (user_id, created_at)
     WHERE starts_with(source_id, 'auto_topup_');
@@ -188,6 +221,8 @@ COMMENT ON INDEX credits.credits_transactions_seq_idx IS
     'Lists the rows of all users, newest first.';
 COMMENT ON INDEX credits.credits_transactions_created_idx IS
     'Finds the rows of all users by date.';
+COMMENT ON INDEX credits.credits_transactions_stamp_idx IS
+    'Finds the rows of all users by the transaction that inserted them.';
 COMMENT ON INDEX credits.credits_transactions_auto_topup_idx IS
     'Finds the automatic top-ups of a user by date.';
 
@@ -386,6 +421,32 @@ CREATE TRIGGER announce_change
 ALTER TABLE credits.checkpoint_changes ENABLE ALWAYS TRIGGER announce_change;
 COMMENT ON TRIGGER announce_change ON credits.checkpoint_changes IS
     'What was noted is not taken back without a note.';
+
+-- Positions of the feed are of one ledger. A dump leaves this row out, and so a restored ledger has a name of its own, as a
+-- subscriber has; pg_upgrade and a copy of the whole database keep it.
+CREATE TABLE credits.ledger_identity (
+    is_only   boolean NOT NULL DEFAULT true,
+    ledger_id uuid    NOT NULL DEFAULT gen_random_uuid(),
+
+    CONSTRAINT ledger_identity_pkey PRIMARY KEY (is_only),
+    CONSTRAINT there_is_one CHECK (is_only)
+) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
+COMMENT ON TABLE credits.ledger_identity IS
+    'Derived: the name of this ledger, which positions of transactions_after bear.';
+COMMENT ON COLUMN credits.ledger_identity.is_only IS 'There is one row.';
+COMMENT ON COLUMN credits.ledger_identity.ledger_id IS
+    'Random: kept by pg_upgrade and by copies of the database, another one in a restored ledger and at a subscriber.';
+COMMENT ON CONSTRAINT there_is_one ON credits.ledger_identity IS
+    'A ledger has one name.';
+INSERT INTO credits.ledger_identity DEFAULT VALUES;
+ALTER TABLE credits.ledger_identity ENABLE ROW LEVEL SECURITY;
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.ledger_identity
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.ledger_identity ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.ledger_identity IS
+    'Keeps the names of other ledgers out.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -559,6 +620,18 @@ COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend_bulk(uuid[]) IS
     'Sum of the amounts, not signed, of this month''s (UTC) transactions whose source_id begins with auto_topup_, of any type, '
     'exact, for each of the users that has any, once. 22004 for NULL, also in the array. Cost: these rows and one index lookup '
     'per user.';
+
+-- Forward, for projections and exports
+CREATE FUNCTION credits.transactions_after(feed_position text DEFAULT NULL, "limit" bigint DEFAULT 1000)
+    RETURNS SETOF credits.feed_item
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1000
+    AS 'MODULE_PATHNAME', 'transactions_after';
+COMMENT ON FUNCTION credits.transactions_after(text, bigint) IS
+    'The ledger read forward: the first "limit" rows (NULL: all) behind a feed_position of an earlier row, or from the beginning, in the '
+    'order of the transactions that inserted them and of seq. Rows of transactions that are not older than the oldest open one come later, so '
+    'that nothing ever belongs before a position that was given out, and each row comes once. It waits for nobody. Errors: 22023 '
+    'for a negative limit and a position that is malformed or of another ledger, 42501 without SELECT on the ledger. Cost: a few '
+    'thousand rows read besides the page; where row-level security filters, a query.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1478,6 +1551,7 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'credits_transactions', 'credits_transactions_seq_idx', 'unique btree (seq) WHERE (seq >= ''-9223372036854775808''::bigint)'),
             ('index', 'credits_transactions', 'credits_transactions_single_idx', 'btree (user_id, seq) WHERE (fusillade_batch_id IS NULL)'),
             ('index', 'credits_transactions', 'credits_transactions_source_id_key', 'unique btree (source_id)'),
+            ('index', 'credits_transactions', 'credits_transactions_stamp_idx', 'brin (xact_id credits.xid8_minmax_ops) WITH (pages_per_range=''64'', autosummarize=''on'')'),
             ('index', 'credits_transactions', 'credits_transactions_user_created_idx', 'btree (user_id, ((created_at)::timestamp(0) with time zone))'),
             ('trigger', 'credits_transactions', 'append_only', 'BEFORE DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_change(), always'),
             ('trigger', 'credits_transactions', 'append_only_applied', 'BEFORE DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.refuse_change(), always'),
@@ -1513,6 +1587,13 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'checkpoint_changes', 'changed_at', 'timestamp with time zone NOT NULL'),
             ('trigger', 'checkpoint_changes', 'announce_change', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change(), always'),
             ('trigger', 'checkpoint_changes', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
+            ('relation', 'ledger_identity', '', 'table, row-level security'),
+            ('column', 'ledger_identity', 'is_only', 'boolean NOT NULL DEFAULT true'),
+            ('column', 'ledger_identity', 'ledger_id', 'uuid NOT NULL DEFAULT gen_random_uuid()'),
+            ('constraint', 'ledger_identity', 'ledger_identity_pkey', 'PRIMARY KEY (is_only)'),
+            ('constraint', 'ledger_identity', 'there_is_one', 'CHECK (is_only)'),
+            ('index', 'ledger_identity', 'ledger_identity_pkey', 'unique btree (is_only)'),
+            ('trigger', 'ledger_identity', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('relation', 'dumped_row_security', '', 'table, dumped WHERE false UNION ALL SELECT * FROM credits.row_security()'),
             ('column', 'dumped_row_security', 'table_name', 'text NOT NULL'),
             ('column', 'dumped_row_security', 'kind', 'text NOT NULL'),
@@ -1898,7 +1979,8 @@ REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
-REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.recorded_transaction FROM PUBLIC;
+REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.recorded_transaction, credits.feed_item
+    FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;
 /* </end connected objects> */

@@ -31,7 +31,7 @@ GRANT EXECUTE ON FUNCTION
     credits.count_user_transactions, credits.count_all_transactions, credits.count_transactions_with_batches,
     credits.sum_recent_transactions, credits.sum_recent_transactions_grouped,
     credits.sum_transactions_after_date, credits.sum_transactions_after_date_grouped,
-    credits.get_monthly_auto_topup_spend, credits.get_monthly_auto_topup_spend_bulk,
+    credits.get_monthly_auto_topup_spend, credits.get_monthly_auto_topup_spend_bulk, credits.transactions_after,
     credits.verify_ledger, credits.verify_installation
     TO credits_reader;
 

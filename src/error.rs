@@ -30,6 +30,12 @@ pub enum LedgerError {
         /// How many it has.
         count: usize,
     },
+    /// A text that is no position of the feed.
+    #[error("argument feed_position is no position of a feed: \"{0}\"")]
+    MalformedPosition(String),
+    /// A position of another ledger's feed.
+    #[error("argument feed_position is of another ledger: \"{0}\"")]
+    OtherLedgersPosition(String),
     /// A count, limit, offset or probability is below zero.
     #[error("argument {name} must not be negative, but is {value}")]
     NegativeArgument {
@@ -193,6 +199,8 @@ impl LedgerError {
             Self::NegativeArgument { .. }
             | Self::UnknownType { .. }
             | Self::NotAnArray(_)
+            | Self::MalformedPosition(_)
+            | Self::OtherLedgersPosition(_)
             | Self::TooManyElements { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::IdleOutOfRange(_) => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Self::Amount { .. }
@@ -234,6 +242,12 @@ impl LedgerError {
             Self::BatchOnNonUsage(_) => {
                 Some("Leave fusillade_batch_id NULL for purchases, grants and removals.")
             }
+            Self::MalformedPosition(_) => {
+                Some("Pass the feed_position of a row that transactions_after has returned, as it is.")
+            }
+            Self::OtherLedgersPosition(_) => Some(
+                "A restored ledger, a subscriber and an extension made anew have feeds of their own: begin anew, with NULL.",
+            ),
             Self::TooManyElements { .. } => Some("Split it into several calls."),
             Self::SourceIdConflict { .. } => Some(
                 "A retry must repeat user_id, transaction_type and amount; a new transaction needs its own source_id.",

@@ -24,6 +24,7 @@ mod commit_waits;
 mod crossing;
 mod differential;
 mod encodings;
+mod feed;
 mod folds;
 mod guard;
 mod headroom;

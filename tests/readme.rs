@@ -88,7 +88,7 @@ fn statements() -> Vec<Statement> {
 
 /// What psql answers to each statement: its results, then its messages.
 fn run(statements: &[Statement]) -> Vec<String> {
-    // Roles belong to the cluster.
+    // Roles belong to the cluster, and what other tests leave open would hold the feed back.
     let database = Database::create_empty_alone();
     let mut psql = database
         .cluster()

@@ -8,7 +8,7 @@ use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 const EVERYBODY: [&str; 2] = ["current_xact_id: EXECUTE", "row_security: EXECUTE"];
 
 /// What a reader may do besides.
-const READER: [&str; 27] = [
+const READER: [&str; 28] = [
     "balances: SELECT",
     "batches: SELECT",
     "calculate_balance_with_seq: EXECUTE",
@@ -32,6 +32,7 @@ const READER: [&str; 27] = [
     "sum_transactions_after_date: EXECUTE",
     "sum_transactions_after_date_grouped: EXECUTE",
     "transaction_exists_by_source_id: EXECUTE",
+    "transactions_after: EXECUTE",
     "verify_installation: EXECUTE",
     "verify_ledger: EXECUTE",
     "visible_balances: EXECUTE",

@@ -25,7 +25,7 @@ fn calls(session: &mut Session) -> Vec<String> {
                                                   'user_id', $1, 'amount', 1, 'transaction_type', 'usage', 'source_id', 'item', 'id', $1, 'category', 'c',
                                                   'created_at', now()))::text) || '::pg_catalog.jsonb'
                                               WHEN 'regclass' THEN '''credits.credits_transactions''::pg_catalog.regclass'
-                                              ELSE '''usage''::pg_catalog.text' END, ', ' ORDER BY n)
+                                              ELSE CASE WHEN proargnames[n] = 'feed_position' THEN 'NULL' ELSE '''usage''' END || '::pg_catalog.text' END, ', ' ORDER BY n)
                         FROM unnest(proargtypes[0:pronargs - left_out - 1]) WITH ORDINALITY a (oid, n))),
                 proname = 'create_transaction'
          FROM pg_proc, unnest(ARRAY[0, pronargdefaults]) left_out

@@ -144,3 +144,29 @@ CREATE TRIGGER announce_change
 ALTER TABLE credits.checkpoint_changes ENABLE ALWAYS TRIGGER announce_change;
 COMMENT ON TRIGGER announce_change ON credits.checkpoint_changes IS
     'What was noted is not taken back without a note.';
+
+-- Positions of the feed are of one ledger. A dump leaves this row out, and so a restored ledger has a name of its own, as a
+-- subscriber has; pg_upgrade and a copy of the whole database keep it.
+CREATE TABLE credits.ledger_identity (
+    is_only   boolean NOT NULL DEFAULT true,
+    ledger_id uuid    NOT NULL DEFAULT gen_random_uuid(),
+
+    CONSTRAINT ledger_identity_pkey PRIMARY KEY (is_only),
+    CONSTRAINT there_is_one CHECK (is_only)
+) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
+COMMENT ON TABLE credits.ledger_identity IS
+    'Derived: the name of this ledger, which positions of transactions_after bear.';
+COMMENT ON COLUMN credits.ledger_identity.is_only IS 'There is one row.';
+COMMENT ON COLUMN credits.ledger_identity.ledger_id IS
+    'Random: kept by pg_upgrade and by copies of the database, another one in a restored ledger and at a subscriber.';
+COMMENT ON CONSTRAINT there_is_one ON credits.ledger_identity IS
+    'A ledger has one name.';
+INSERT INTO credits.ledger_identity DEFAULT VALUES;
+ALTER TABLE credits.ledger_identity ENABLE ROW LEVEL SECURITY;
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.ledger_identity
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.ledger_identity ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.ledger_identity IS
+    'Keeps the names of other ledgers out.';

@@ -74,6 +74,20 @@ CREATE UNIQUE INDEX credits_transactions_seq_idx ON credits.credits_transactions
     WHERE seq >= '-9223372036854775808';
 -- Lists of all users in a period. An insert does not touch it until its block range is summarized.
 CREATE INDEX credits_transactions_created_idx ON credits.credits_transactions USING brin (created_at);
+-- The server has none for xid8. It is made of the operators of xid8 and of functions of the server's own.
+CREATE OPERATOR CLASS credits.xid8_minmax_ops FOR TYPE xid8 USING brin AS
+    OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >,
+    FUNCTION 1 brin_minmax_opcinfo(internal),
+    FUNCTION 2 brin_minmax_add_value(internal, internal, internal, internal),
+    FUNCTION 3 brin_minmax_consistent(internal, internal, internal),
+    FUNCTION 4 brin_minmax_union(internal, internal, internal);
+COMMENT ON OPERATOR CLASS credits.xid8_minmax_ops USING brin IS
+    'What ranges of blocks span by transaction id.';
+COMMENT ON OPERATOR FAMILY credits.xid8_minmax_ops USING brin IS
+    'What ranges of blocks span by transaction id.';
+-- transactions_after. An insert touches it no more than the other: a range is summarized when the next one begins, or by a vacuum.
+CREATE INDEX credits_transactions_stamp_idx ON credits.credits_transactions USING brin (xact_id credits.xid8_minmax_ops)
+    WITH (pages_per_range = 64, autosummarize = on);
 -- get_monthly_auto_topup_spend. starts_with compares bytes, so no collation can change what it finds.
 CREATE INDEX credits_transactions_auto_topup_idx ON credits.credits_transactions (user_id, created_at)
     WHERE starts_with(source_id, 'auto_topup_');
@@ -123,6 +137,8 @@ COMMENT ON INDEX credits.credits_transactions_seq_idx IS
     'Lists the rows of all users, newest first.';
 COMMENT ON INDEX credits.credits_transactions_created_idx IS
     'Finds the rows of all users by date.';
+COMMENT ON INDEX credits.credits_transactions_stamp_idx IS
+    'Finds the rows of all users by the transaction that inserted them.';
 COMMENT ON INDEX credits.credits_transactions_auto_topup_idx IS
     'Finds the automatic top-ups of a user by date.';
 

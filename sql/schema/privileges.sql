@@ -3,6 +3,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
-REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.recorded_transaction FROM PUBLIC;
+REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.recorded_transaction, credits.feed_item
+    FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;

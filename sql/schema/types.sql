@@ -45,3 +45,22 @@ COMMENT ON TYPE credits.recorded_transaction IS
     'What became of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, stored before '
     'with the same user, type and amount; conflict, its source_id or id is another transaction''s; refused. transaction_id and '
     'seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';
+
+CREATE TYPE credits.feed_item AS (
+    feed_position      text,
+    id                 uuid,
+    user_id            uuid,
+    transaction_type   text,
+    amount             numeric,
+    source_id          text,
+    description        text,
+    created_at         timestamptz,
+    seq                bigint,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    category           text,
+    metadata           jsonb,
+    reverses           uuid
+);
+COMMENT ON TYPE credits.feed_item IS
+    'One ledger row of transactions_after. feed_position: what to pass to read on behind it.';

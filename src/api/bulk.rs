@@ -30,13 +30,25 @@ const MOST: usize = 10_000;
 struct Key {
     name: &'static str,
     value_type: Type,
-    column: Column,
+    column: Place,
     /// What the ledger has in its place if an item does not give it, as SQL.
     default: Option<&'static str>,
 }
 
+/// Where the ledger has a column.
+#[derive(Clone, Copy)]
+enum Place {
+    At(Column),
+    /// Among those that came later.
+    Later(usize),
+}
+
 const fn key(name: &'static str, value_type: Type, column: Column) -> Key {
-    Key { name, value_type, column, default: None }
+    Key { name, value_type, column: Place::At(column), default: None }
+}
+
+const fn later(name: &'static str, value_type: Type, number: usize) -> Key {
+    Key { name, value_type, column: Place::Later(number), default: None }
 }
 
 const USER_ID: usize = 0;
@@ -57,8 +69,8 @@ const KEYS: [Key; 11] = [
     key("api_key_id", Type::Uuid, 8),
     Key { default: Some("pg_catalog.gen_random_uuid()"), ..key("id", Type::Uuid, 1) },
     Key { default: Some("pg_catalog.clock_timestamp()"), ..key("created_at", Type::Timestamptz, 9) },
-    key("category", Type::Text, 12),
-    key("metadata", Type::Jsonb, 13),
+    later("category", Type::Text, 0),
+    later("metadata", Type::Jsonb, 1),
 ];
 
 /// Columns that stored rows are compared by and returned with.
@@ -101,7 +113,7 @@ pub fn record_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let result = call.result_rows(definition::RECORDED_TRANSACTION.columns);
     let mut items: Vec<Item<'_>> = array.elements().iter().map(Item::read).collect();
     let columns = Columns::of(&items);
-    privilege::require_insert(&relations, &columns.numbers());
+    privilege::require_insert(&relations, &columns.numbers(&relations)?);
     privilege::require_select(&relations, &READ_COLUMNS);
     let mut unread: Vec<_> = items.iter_mut().filter(|item| !item.unread.is_empty()).collect();
     one_by_one_if_need_be(&mut unread, |items| {
@@ -276,8 +288,13 @@ impl Columns {
     }
 
     /// Their numbers in the ledger.
-    fn numbers(&self) -> Vec<Column> {
-        self.0.iter().map(|&place| KEYS[place].column).collect()
+    fn numbers(&self, relations: &Relations) -> Result<Vec<Column>, LedgerError> {
+        let later = relations.later_columns()?;
+        let number = |&place: &usize| match KEYS[place].column {
+            Place::At(column) => column,
+            Place::Later(number) => later[number],
+        };
+        Ok(self.0.iter().map(number).collect())
     }
 
     /// Inserts the items, in this order; returns which rows came to be. Triggers run with the caller's search_path, so

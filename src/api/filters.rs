@@ -38,7 +38,7 @@ pub struct Page {
 }
 
 /// `value`, unless it is below zero.
-fn not_negative(name: &'static str, value: i64) -> Result<i64, LedgerError> {
+pub fn not_negative(name: &'static str, value: i64) -> Result<i64, LedgerError> {
     if value < 0 { Err(LedgerError::NegativeArgument { name, value }) } else { Ok(value) }
 }
 

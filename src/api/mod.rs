@@ -9,6 +9,7 @@ mod analytics;
 mod arguments;
 mod balances;
 pub mod bulk;
+pub mod feed;
 mod filters;
 pub mod grouped;
 mod newest;

@@ -7,6 +7,7 @@
 //! - [`shared`]: what backends tell each other: folds, and how much users can spend
 //! - [`balance`]: what a reader sees
 //! - [`newest`]: the rows of an unfiltered page
+//! - [`feed`]: the ledger read forward
 //! - [`items`]: the same with each batch as one item
 //! - [`batches`]: what it sees of the batches that a delta touches
 //! - [`touched`]: the users whose balance a transaction changes
@@ -20,6 +21,7 @@ pub mod batches;
 pub mod changes;
 pub mod checkpoint;
 pub mod delta;
+pub mod feed;
 pub mod items;
 pub mod lock_order;
 pub mod newest;

@@ -210,9 +210,14 @@ impl<'call> Call<'call> {
 
     /// A `text` that must be given, to be looked at.
     pub fn required_content(&self, argument: Argument) -> Result<Text, LedgerError> {
-        let datum = self.datum(argument).ok_or_else(|| argument.missing())?;
+        self.content(argument).ok_or_else(|| argument.missing())
+    }
+
+    /// A `text`, if given, to be looked at.
+    pub fn content(&self, argument: Argument) -> Option<Text> {
+        let datum = self.datum(argument)?;
         // SAFETY: the declaration says text.
-        Ok(unsafe { Text::from_polymorphic_datum(datum, false, pg_sys::TEXTOID) }.expect("it is not NULL"))
+        unsafe { Text::from_polymorphic_datum(datum, false, pg_sys::TEXTOID) }
     }
 
     /// A `numeric` that must be given, as the client wrote it, and its value where it is one that a sum could hold.

@@ -19,6 +19,7 @@ use super::definition::{self, Definition};
 use super::description;
 use super::extension;
 use super::relation::{self, Access, Index};
+use super::row::Column;
 use super::system_catalog::{self, Lookup};
 use crate::error::LedgerError;
 
@@ -46,6 +47,12 @@ pub struct Relations {
     pub seq_index: Option<pg_sys::Oid>,
     /// `batch_aggregates_user_seq_idx`
     pub folded_index: Option<pg_sys::Oid>,
+    /// `credits_transactions_stamp_idx`
+    pub stamp_index: Option<pg_sys::Oid>,
+    /// `ledger_identity`
+    pub identity: Option<pg_sys::Oid>,
+    /// The ledger's columns `category`, `metadata` and `reverses`. An update puts them behind a column of somebody's own.
+    later_columns: [Option<Column>; 3],
 }
 
 thread_local! {
@@ -137,8 +144,9 @@ impl Relations {
     }
 
     fn find() -> Self {
+        let ledger = find_needed(definition::LEDGER.name);
         Self {
-            ledger: find_needed(definition::LEDGER.name),
+            ledger,
             delta_index: find_needed(DELTA_INDEX_NAME),
             checkpoints: find_needed(definition::CHECKPOINTS.name),
             batches: find_needed(definition::BATCHES.name),
@@ -147,6 +155,24 @@ impl Relations {
             batched_index: find(c"credits_transactions_batched_idx"),
             seq_index: find(c"credits_transactions_seq_idx"),
             folded_index: find(c"batch_aggregates_user_seq_idx"),
+            stamp_index: find(c"credits_transactions_stamp_idx"),
+            identity: find(definition::IDENTITY.name),
+            later_columns: [
+                (c"category", pg_sys::TEXTOID),
+                (c"metadata", pg_sys::JSONBOID),
+                (c"reverses", pg_sys::UUIDOID),
+            ]
+            .map(|(name, of_type)| find_column(ledger, name, of_type)),
+        }
+    }
+
+    /// The places of the ledger's columns `category`, `metadata` and `reverses`.
+    pub fn later_columns(&self) -> Result<[Column; 3], LedgerError> {
+        match self.later_columns {
+            [Some(category), Some(metadata), Some(reverses)] => Ok([category, metadata, reverses]),
+            _ => Err(LedgerError::Missing(
+                "column category, metadata or reverses of credits_transactions, or its type".to_owned(),
+            )),
         }
     }
 
@@ -157,7 +183,15 @@ impl Relations {
 
     fn contains(&self, oid: pg_sys::Oid) -> bool {
         let needed = [self.ledger, self.delta_index, self.checkpoints, self.batches];
-        let useful = [self.changes, self.single_index, self.batched_index, self.seq_index, self.folded_index];
+        let useful = [
+            self.changes,
+            self.single_index,
+            self.batched_index,
+            self.seq_index,
+            self.folded_index,
+            self.stamp_index,
+            self.identity,
+        ];
         needed.contains(&oid) || useful.contains(&Some(oid))
     }
 }
@@ -169,6 +203,16 @@ fn find(name: &CStr) -> Option<pg_sys::Oid> {
         if schema == pg_sys::InvalidOid { schema } else { pg_sys::get_relname_relid(name.as_ptr(), schema) }
     };
     (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// A column of the ledger, if it is there and of this type.
+fn find_column(ledger: pg_sys::Oid, name: &CStr, of_type: pg_sys::Oid) -> Option<Column> {
+    // SAFETY: catalog lookups; the name is NUL-terminated.
+    let (number, found) = unsafe {
+        let number = pg_sys::get_attnum(ledger, name.as_ptr());
+        (number, pg_sys::get_atttype(ledger, number))
+    };
+    usize::try_from(number).ok().filter(|_| number > 0 && found == of_type)
 }
 
 fn find_needed(name: &CStr) -> pg_sys::Oid {

@@ -3,7 +3,8 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys::{
-    BOOLOID, INT4OID, INT8OID, NUMERICOID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDOID, XID8ARRAYOID, XID8OID,
+    BOOLOID, INT4OID, INT8OID, JSONBOID, NUMERICOID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDOID, XID8ARRAYOID,
+    XID8OID,
 };
 
 /// A table or type that the engine reads, writes or returns by the places of its columns.
@@ -116,8 +117,30 @@ pub static RECORDED_TRANSACTION: Definition = Definition {
     keys: &[],
 };
 
+/// `feed_item`
+#[rustfmt::skip]
+pub static FEED_ITEM: Definition = Definition {
+    name: c"feed_item",
+    role: Role::ResultType,
+    columns: &[
+        TEXTOID, UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID, TEXTOID,
+        JSONBOID, UUIDOID,
+    ],
+    names: &[],
+    keys: &[],
+};
+
+/// `ledger_identity`
+pub static IDENTITY: Definition = Definition {
+    name: c"ledger_identity",
+    role: Role::Derived,
+    columns: &[BOOLOID, UUIDOID],
+    names: &["is_only", "ledger_id"],
+    keys: &[c"ledger_identity_pkey"],
+};
+
 /// All of them.
-pub static ALL: [&Definition; 7] = [
+pub static ALL: [&Definition; 9] = [
     &LEDGER,
     &CHECKPOINTS,
     &BATCHES,
@@ -125,6 +148,8 @@ pub static ALL: [&Definition; 7] = [
     &CREDIT_TRANSACTION,
     &TRANSACTION_WITH_CATEGORY,
     &RECORDED_TRANSACTION,
+    &FEED_ITEM,
+    &IDENTITY,
 ];
 
 /// The checks of the ledger. Rows that do not pass one of them would not be restored.

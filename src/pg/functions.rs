@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use super::call;
 use super::function_info::function_info_v1;
-use crate::api::{bulk, grouped, recording, topup, transactions};
+use crate::api::{bulk, feed, grouped, recording, topup, transactions};
 
 macro_rules! entry_points {
     ($answer:path: $($info:ident, $name:ident => $body:path;)*) => {$(
@@ -29,6 +29,7 @@ entry_points! { call::answer:
 }
 
 entry_points! { call::answer_read:
+    pg_finfo_transactions_after, transactions_after => feed::transactions_after;
     pg_finfo_get_transaction_by_id, get_transaction_by_id => transactions::get_transaction_by_id;
     pg_finfo_transaction_exists_by_source_id, transaction_exists_by_source_id
         => transactions::transaction_exists_by_source_id;

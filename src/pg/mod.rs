@@ -4,6 +4,7 @@
 
 pub mod analytics;
 mod array;
+pub mod block_ranges;
 pub mod call;
 pub mod catalog;
 pub mod column_value;

@@ -23,6 +23,8 @@ pub enum Key {
     Xid8AtLeast(u64),
     /// `< bigint`
     BigintBelow(i64),
+    /// `> bigint`
+    BigintAbove(i64),
 }
 
 /// A scan in the order of the index, or backward. It owns its relations and what it sees with, and may be sought again
@@ -136,6 +138,9 @@ impl IndexScan {
                 }
                 Key::Xid8AtLeast(id) => {
                     (pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_XID8GE, pg_sys::Datum::from(id))
+                }
+                Key::BigintAbove(number) => {
+                    (pg_sys::BTGreaterStrategyNumber, pg_sys::F_INT8GT, pg_sys::Datum::from(number))
                 }
                 Key::BigintBelow(number) => {
                     (pg_sys::BTLessStrategyNumber, pg_sys::F_INT8LT, pg_sys::Datum::from(number))

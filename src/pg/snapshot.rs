@@ -45,6 +45,15 @@ impl Snapshot {
         OpenTransactions::new(xmax, listed)
     }
 
+    /// Every transaction below this one had ended, also of those that are prepared or of other databases.
+    pub fn oldest_open(&self) -> u64 {
+        // SAFETY: the snapshot is registered.
+        unsafe {
+            let next = pg_sys::ReadNextFullTransactionId().value;
+            ledger::coverage::widen((*self.0).xmin.into_inner(), next)
+        }
+    }
+
     pub(super) const fn as_raw(&self) -> pg_sys::Snapshot {
         self.0
     }

@@ -26,6 +26,7 @@ const CALLS: &[&str] = &[
     "sum_transactions_after_date_grouped({user}, '2000-01-01')",
     "get_monthly_auto_topup_spend({user})",
     "get_monthly_auto_topup_spend_bulk({users})",
+    "transactions_after(\"limit\" => NULL)",
     "visible_balances()",
     "visible_batches()",
     "verify_ledger()",

@@ -154,6 +154,7 @@ impl Argument {
             ("integer", "checkpoint_refresh_probability") => values::number(random, 4, name, false),
             ("interval", "idle") => values::interval(random, bad),
             ("regclass", "source") => values::source(random, bad),
+            ("text", "feed_position") => values::feed_position(random),
             ("jsonb", "transactions") => values::items(random, bad),
             ("timestamp with time zone", _) if bad => values::bad_date(random),
             ("timestamp with time zone", _) => values::date(random),

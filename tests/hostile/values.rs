@@ -169,6 +169,21 @@ pub fn source(random: &mut StdRng, bad: bool) -> Value {
     Value::good("credits.credits_transactions")
 }
 
+/// Never one of this ledger.
+pub fn feed_position(random: &mut StdRng) -> Value {
+    let other = "10000000-0000-4000-8000-000000000001";
+    let (text, is_position) = match random.random_range(0..6) {
+        0 => return Value::null(),
+        1 => (format!("{other}:{}:{}", random.random::<u64>(), random.random::<i64>()), true),
+        2 => (format!("{other}:{}:0", i128::MAX), false),
+        3 => (format!("{other}:0{}:{}", random.random::<u32>(), i64::MIN), false),
+        4 => (other.to_uppercase(), false),
+        _ => (words(random), false),
+    };
+    let names = if is_position { "is of another ledger" } else { "is no position of a feed" };
+    Value::refused(Wire::Text(text), &["22023"], format!("argument feed_position {names}"))
+}
+
 /// Items that are all refused, each by itself.
 pub fn items(random: &mut StdRng, bad: bool) -> Value {
     if bad {

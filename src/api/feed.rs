@@ -1,0 +1,135 @@
+//! The ledger read forward, for projections and exports.
+
+use pgrx::Uuid;
+
+use super::filters::not_negative;
+use crate::engine::Id;
+use crate::engine::delta::column;
+use crate::engine::feed::{self, Feed, Position, START};
+use crate::error::LedgerError;
+use crate::pg::call::{Answer, Argument, Call, Value};
+use crate::pg::catalog::Relations;
+use crate::pg::column_value::ColumnValue;
+use crate::pg::definition;
+use crate::pg::privilege::{self, View};
+use crate::pg::statement::Statement;
+
+/// Most rows that are looked for at once.
+const CHUNK: i64 = 10_000;
+
+/// `transactions_after(feed_position, limit)`
+pub fn transactions_after(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let limit = call.bigint(Argument(1, "limit")).map(|limit| not_negative("limit", limit)).transpose()?;
+    let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
+    let ledger = feed::ledger_id(&relations)?;
+    let after = call.content(Argument(0, "feed_position"));
+    let after = after.map_or(Ok(START), |text| read(&text.to_string(), &ledger))?;
+    let shown_columns = feed::shown_columns(&relations)?;
+    privilege::require_select(&relations, &shown_columns);
+    privilege::require_select(&relations, &[column::XACT_ID]);
+    if privilege::view(&relations) == View::Filtered {
+        return Ok(visible(call, &ledger, after, limit));
+    }
+    let result = call.result_rows(definition::FEED_ITEM.columns);
+    let mut feed = Feed::open(&relations);
+    let (mut after, mut left) = (after, limit.unwrap_or(i64::MAX));
+    while left > 0 {
+        let count = usize::try_from(left.min(CHUNK)).unwrap_or_default();
+        let page = feed.page(after, count);
+        for &(position, place) in &page {
+            let shown = written(&ledger, position);
+            let row = feed.row(place);
+            let [
+                id,
+                user,
+                kind,
+                amount,
+                source,
+                description,
+                at,
+                seq,
+                batch,
+                key,
+                category,
+                metadata,
+                reverses,
+            ] = row.values(shown_columns);
+            result.put([
+                ColumnValue::Text(&shown),
+                id,
+                user,
+                kind,
+                amount,
+                source,
+                description,
+                at,
+                seq,
+                batch,
+                key,
+                category,
+                metadata,
+                reverses,
+            ]);
+        }
+        let (Some(&(last, _)), true) = (page.last(), page.len() == count) else { break };
+        after = last;
+        left -= CHUNK.min(left);
+    }
+    Ok(Answer::rows())
+}
+
+/// The rows that row-level security shows to the caller.
+fn visible<'call>(call: &Call<'call>, ledger: &'call Id, after: Position, limit: Option<i64>) -> Answer {
+    let mut statement = Statement::new();
+    let ledger = statement.bind(Value::uuid(ledger));
+    let stamp = statement.bind(Value::xid8(after.stamp));
+    let seq = statement.bind(Value::bigint(after.seq));
+    let end = statement.bind(Value::xid8(feed::end()));
+    let limit =
+        limit.map(|limit| format!(" LIMIT {}", statement.bind(Value::bigint(limit)))).unwrap_or_default();
+    statement.plan_each_time();
+    statement.answer_rows(
+        &format!(
+            "SELECT {ledger}::text || ':' || xact_id::text || ':' || seq::text, id, user_id, transaction_type, amount, source_id, \
+               description, created_at, seq, fusillade_batch_id, api_key_id, category, metadata, reverses \
+             FROM credits.credits_transactions \
+             WHERE xact_id >= {stamp} AND xact_id < {end} AND (xact_id > {stamp} OR seq > {seq}) \
+             ORDER BY xact_id, credits_transactions.seq{limit}"
+        ),
+        call,
+    )
+}
+
+/// As clients keep it.
+fn written(ledger: &Id, Position { stamp, seq }: Position) -> String {
+    format!("{}:{stamp}:{seq}", Uuid::from_bytes(*ledger))
+}
+
+/// What [`written`] has written, of this ledger.
+fn read(text: &str, ledger: &Id) -> Result<Position, LedgerError> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let position = match parts[..] {
+        [name, stamp, seq] => {
+            stamp.parse().ok().zip(seq.parse().ok()).map(|(stamp, seq)| (name, Position { stamp, seq }))
+        }
+        _ => None,
+    };
+    let Some((name, position)) = position else {
+        return Err(LedgerError::MalformedPosition(text.to_owned()));
+    };
+    if written(ledger, position) == text {
+        return Ok(position);
+    }
+    let is_name = |name: &str| {
+        let shape = |(place, byte): (usize, u8)| match place {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        };
+        name.len() == 36 && name.bytes().enumerate().all(shape)
+    };
+    Err(if is_name(name) && text.ends_with(&format!(":{}:{}", position.stamp, position.seq)) {
+        LedgerError::OtherLedgersPosition(text.to_owned())
+    } else {
+        LedgerError::MalformedPosition(text.to_owned())
+    })
+}

@@ -1,0 +1,176 @@
+//! Rows found by an index that keeps what ranges of blocks span, and read where they lie.
+
+use std::thread::panicking;
+
+use pgrx::{itemptr, pg_sys};
+
+use super::relation::{Index, Table};
+use super::row::Row;
+use super::snapshot::Snapshot;
+
+/// A row's place in its table.
+pub type Tid = pg_sys::ItemPointerData;
+
+/// Blocks of a table, from one up to, not including, another.
+pub type Blocks = std::ops::Range<pg_sys::BlockNumber>;
+
+/// The blocks in which a row may lie whose `xid8` in the first column of the index, a BRIN, is from one id up to, not including,
+/// another. Ranges that are not summarized yet are among them.
+pub fn with_xid8(index: &Index, ids: &std::ops::Range<u64>) -> Vec<Blocks> {
+    let bound = |strategy: u32, procedure: u32, id: u64| {
+        let mut key = pg_sys::ScanKeyData::default();
+        // SAFETY: fills the key in place; the operators belong to the operator class of the index.
+        unsafe {
+            pg_sys::ScanKeyEntryInitialize(
+                &raw mut key,
+                0,
+                1,
+                u16::try_from(strategy).unwrap_or_default(),
+                pg_sys::XID8OID,
+                pg_sys::InvalidOid,
+                procedure.into(),
+                pg_sys::Datum::from(id),
+            );
+        }
+        key
+    };
+    let mut keys = [
+        bound(pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_XID8GE, ids.start),
+        bound(pg_sys::BTLessStrategyNumber, pg_sys::F_XID8LT, ids.end),
+    ];
+    let mut found = Vec::new();
+    // SAFETY: the index is open, and a BRIN looks at no row: with this snapshot, a serializable transaction is not taken to have
+    // read the index whole.
+    unsafe {
+        let (any, count) = (&raw mut pg_sys::SnapshotAnyData, 2);
+        #[cfg(not(feature = "pg18"))]
+        let scan = pg_sys::index_beginscan_bitmap(index.as_raw(), any, count);
+        #[cfg(feature = "pg18")]
+        let scan = pg_sys::index_beginscan_bitmap(index.as_raw(), any, std::ptr::null_mut(), count);
+        pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
+        #[cfg(not(feature = "pg18"))]
+        let memory = i64::from(pg_sys::work_mem) * 1024;
+        #[cfg(feature = "pg18")]
+        let memory = usize::try_from(pg_sys::work_mem).unwrap_or_default() * 1024;
+        let bitmap = pg_sys::tbm_create(memory, std::ptr::null_mut());
+        pg_sys::index_getbitmap(scan, bitmap);
+        pg_sys::index_endscan(scan);
+        each_block(bitmap, |block| join(&mut found, block));
+        pg_sys::tbm_free(bitmap);
+    }
+    found
+}
+
+/// # Safety
+/// The bitmap is whole.
+#[cfg(not(feature = "pg18"))]
+unsafe fn each_block(bitmap: *mut pg_sys::TIDBitmap, mut visit: impl FnMut(pg_sys::BlockNumber)) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let iterator = pg_sys::tbm_begin_iterate(bitmap);
+        while let Some(page) = pg_sys::tbm_iterate(iterator).as_ref() {
+            visit(page.blockno);
+        }
+        pg_sys::tbm_end_iterate(iterator);
+    }
+}
+
+/// # Safety
+/// The bitmap is whole.
+#[cfg(feature = "pg18")]
+unsafe fn each_block(bitmap: *mut pg_sys::TIDBitmap, mut visit: impl FnMut(pg_sys::BlockNumber)) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let iterator = pg_sys::tbm_begin_private_iterate(bitmap);
+        let mut page = pg_sys::TBMIterateResult::default();
+        while pg_sys::tbm_private_iterate(iterator, &raw mut page) {
+            visit(page.blockno);
+        }
+        pg_sys::tbm_end_private_iterate(iterator);
+    }
+}
+
+/// Blocks come in ascending order.
+fn join(found: &mut Vec<Blocks>, block: pg_sys::BlockNumber) {
+    match found.last_mut() {
+        Some(last) if last.end == block => last.end += 1,
+        _ => found.push(block..block + 1),
+    }
+}
+
+/// All blocks of the table.
+pub fn all(table: &Table) -> Vec<Blocks> {
+    // SAFETY: the table is open.
+    let end =
+        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(table.as_raw(), pg_sys::ForkNumber::MAIN_FORKNUM) };
+    let whole = 0..end;
+    vec![whole]
+}
+
+/// Reads rows of a table by their places.
+pub struct BlockScan {
+    scan: pg_sys::TableScanDesc,
+    slot: *mut pg_sys::TupleTableSlot,
+    snapshot: Snapshot,
+    table: Table,
+}
+
+impl BlockScan {
+    /// Reads what the snapshot sees.
+    pub fn new(table: Table, snapshot: Snapshot) -> Self {
+        let relation = table.as_raw();
+        let flags = pg_sys::ScanOptions::SO_TYPE_TIDRANGESCAN | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
+        // SAFETY: table and snapshot live as long as this value, which owns them.
+        let (scan, slot) = unsafe {
+            let begin = (*(*relation).rd_tableam).scan_begin.expect("every table has one");
+            (
+                begin(relation, snapshot.as_raw(), 0, std::ptr::null_mut(), std::ptr::null_mut(), flags),
+                pg_sys::table_slot_create(relation, std::ptr::null_mut()),
+            )
+        };
+        Self { scan, slot, snapshot, table }
+    }
+
+    /// Shows the rows in these blocks.
+    pub fn each(&mut self, blocks: &Blocks, mut visit: impl FnMut(&Row<'_>)) {
+        let (mut first, mut last) = (Tid::default(), Tid::default());
+        itemptr::item_pointer_set_all(&mut first, blocks.start, 0);
+        itemptr::item_pointer_set_all(&mut last, blocks.end - 1, u16::MAX);
+        // SAFETY: the scan is valid; the row borrows the slot until the next one is looked for.
+        unsafe {
+            let methods = &*(*self.table.as_raw()).rd_tableam;
+            let rescan = methods.scan_rescan.expect("every table has one");
+            rescan(self.scan, std::ptr::null_mut(), false, false, false, false);
+            methods.scan_set_tidrange.expect("a heap has one")(self.scan, &raw mut first, &raw mut last);
+            let next = methods.scan_getnextslot_tidrange.expect("a heap has one");
+            while next(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) {
+                visit(&Row::new(self.slot, false));
+            }
+        }
+    }
+
+    /// The row at this place, which the snapshot has seen there.
+    pub fn at(&mut self, mut place: Tid) -> Row<'_> {
+        let relation = self.table.as_raw();
+        // SAFETY: as above; vacuum keeps what a registered snapshot sees.
+        unsafe {
+            let fetch = (*(*relation).rd_tableam).tuple_fetch_row_version.expect("every table has one");
+            let found = fetch(relation, &raw mut place, self.snapshot.as_raw(), self.slot);
+            assert!(found, "a row stays as long as a snapshot sees it");
+            Row::new(self.slot, false)
+        }
+    }
+}
+
+impl Drop for BlockScan {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: made by `new`, released once, before the table.
+            unsafe {
+                let end = (*(*self.table.as_raw()).rd_tableam).scan_end.expect("every table has one");
+                end(self.scan);
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            }
+        }
+    }
+}
