@@ -1719,8 +1719,9 @@ CREATE FUNCTION credits.verify_installation()
                     WHEN d.expected IS NULL THEN format('%s, is not of the extension: %s', d.check_name, d.found)
                     ELSE format('is: %s; was: %s', d.found, d.expected) END
         FROM differing d
-        -- Of a table that is missing, that is enough to say.
-        WHERE d.found IS NOT NULL OR d.check_name IN ('relation', 'event trigger') OR d.relation IN (SELECT r.relname FROM relations r)
+        -- Of a table that is missing, or is none of ours, that is enough to say.
+        WHERE d.check_name IN ('relation', 'event trigger')
+           OR d.relation IN (SELECT e.relation FROM expected e INTERSECT SELECT r.relname FROM relations r)
         UNION ALL
         SELECT 'event trigger', 'event_triggers', 'the setting is off: nothing guards the ledger'
         WHERE current_setting('event_triggers', true) = 'off'

@@ -10,6 +10,19 @@ use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::contents::SILENT;
 use credits_ledger_tests::{Database, Direction, Session, Shutdown, user};
 
+/// Policies, of a role that the ledger's cluster has.
+const POLICIES: &str = "
+    CREATE POLICY own ON credits.credits_transactions TO tenant USING (user_id::text LIKE '%1');
+    CREATE POLICY small ON credits.credits_transactions AS RESTRICTIVE FOR SELECT USING (amount < 1000);
+    CREATE POLICY records ON credits.credits_transactions FOR INSERT TO tenant WITH CHECK (transaction_type = 'usage' AND amount IS NOT NULL);
+    ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY";
+const ROLE: &str = "CREATE ROLE tenant LOGIN";
+
+/// What is to be kept of them, in the words of a major.
+fn row_security(session: &mut Session) -> Vec<String> {
+    session.values("SELECT s::text FROM credits.row_security() s", &[])
+}
+
 /// A cluster of the older major that has wrapped around its transaction ids, with a ledger.
 fn old_ledger() -> (Arc<Cluster>, Database) {
     let programs = std::env::var("CREDITS_LEDGER_OLD_BIN").expect("run it with `make test-majors`");
@@ -18,6 +31,8 @@ fn old_ledger() -> (Arc<Cluster>, Database) {
     let old = old.begin();
     let db = Database::create_in(&old);
     db.connect().record_history();
+    old.execute("postgres", ROLE);
+    db.connect().run(POLICIES);
     (old, db)
 }
 
@@ -63,9 +78,9 @@ fn assert_goes_on(db: &Database) {
 fn pg_upgrade_keeps_checkpoints_and_stamps() {
     let (old, db) = old_ledger();
     let name = db.name().to_owned();
-    let (contents, kept) = {
+    let (contents, kept, policies) = {
         let mut session = db.connect();
-        (session.contents(), derived(&mut session))
+        (session.contents(), derived(&mut session), row_security(&mut session))
     };
     drop(db);
     old.stop(Shutdown::Fast);
@@ -89,6 +104,7 @@ fn pg_upgrade_keeps_checkpoints_and_stamps() {
     let mut session = db.connect();
     assert_eq!(session.contents(), contents);
     assert_eq!(derived(&mut session), kept, "nothing is made anew");
+    assert_eq!(row_security(&mut session), policies);
     let dumped: Vec<String> = session.values(
         "SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'credits_ledger' ORDER BY 1",
         &[],
@@ -109,8 +125,10 @@ fn pg_upgrade_keeps_checkpoints_and_stamps() {
 #[ignore = "needs two majors: make test-majors"]
 fn a_dump_is_restored_into_the_newer_major() {
     let (old, db) = old_ledger();
-    let contents = db.connect().contents();
+    let (contents, policies) = (db.connect().contents(), row_security(&mut db.connect()));
+    assert_eq!(policies.len(), 5);
     let new = Cluster::start();
+    new.execute("postgres", ROLE);
     let target = |name: &str| {
         new.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0"));
         Database::open(&new, name)
@@ -126,6 +144,7 @@ fn a_dump_is_restored_into_the_newer_major() {
             .arg(&file),
     );
     assert_eq!(restored.connect().contents(), contents);
+    assert_eq!(row_security(&mut restored.connect()), policies);
     restored.connect().assert_sound();
 
     let restored = target("from_new_pg_dump");
@@ -142,5 +161,6 @@ fn a_dump_is_restored_into_the_newer_major() {
             .arg(&file),
     );
     assert_eq!(restored.connect().contents(), contents);
+    assert_eq!(row_security(&mut restored.connect()), policies);
     assert_goes_on(&restored);
 }

@@ -30,6 +30,10 @@ const CALLS: &[&str] = &[
     "visible_balances()",
     "visible_batches()",
     "verify_ledger()",
+    "verify_installation()",
+    "row_security()",
+    // Nothing is left to be made.
+    "restore_row_security()",
     "import_query('credits.credits_transactions')",
     "unimportable_transactions('credits.credits_transactions')",
 ];
@@ -45,6 +49,7 @@ pub const WRITES: &[&str] = &[
     "refresh_checkpoints_bulk(ARRAY[{user}]::uuid[])",
     "aggregate_user_batches({user})",
     "refresh_idle_checkpoints('0')",
+    "advance_seq(1000000)",
 ];
 
 /// A call of the list, for a user.
