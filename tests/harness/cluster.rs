@@ -11,6 +11,8 @@ use std::sync::{Arc, LazyLock};
 
 use postgres::{Client, Config, NoTls};
 
+use crate::lifecycle::Shutdown;
+
 /// Role that owns everything.
 pub const SUPERUSER: &str = "postgres";
 
@@ -83,7 +85,24 @@ impl Cluster {
     /// A new cluster with further settings, lines of `postgresql.conf` that override those of every cluster.
     #[must_use]
     pub fn start_with(settings: &str) -> Arc<Self> {
-        Self::initialize(&Self::programs_under_test(), settings).begin()
+        let cluster = Self::as_made();
+        cluster.configure(settings);
+        cluster.resume();
+        Arc::new(cluster)
+    }
+
+    /// A new cluster with the template of databases, whose server does not run yet: a copy of one that the process makes once,
+    /// which takes a fifth of the time.
+    fn as_made() -> Self {
+        static MADE: LazyLock<Arc<Cluster>> = LazyLock::new(|| {
+            let made = Cluster::initialize(&Cluster::programs_under_test(), "").begin();
+            made.stop(Shutdown::Fast);
+            made
+        });
+        let cluster = Self::empty(MADE.programs());
+        cluster.succeed(cluster.command(Path::new("cp")).arg("-R").arg(MADE.data()).arg(cluster.folder()));
+        cluster.listen_in_its_folder();
+        cluster
     }
 
     /// Starts the server for the first time and makes the template of databases.
@@ -125,8 +144,12 @@ impl Cluster {
         );
         cluster.configure(SETTINGS);
         cluster.configure(settings);
-        cluster.configure(&format!("unix_socket_directories = '{}'", cluster.folder().display()));
+        cluster.listen_in_its_folder();
         cluster
+    }
+
+    pub(crate) fn listen_in_its_folder(&self) {
+        self.configure(&format!("unix_socket_directories = '{}'", self.folder().display()));
     }
 
     /// A folder for a cluster of these programs, without data.

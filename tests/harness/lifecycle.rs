@@ -122,7 +122,7 @@ impl Cluster {
                 .args(["--checkpoint=fast", "--no-sync", "--wal-method=stream", "--pgdata"])
                 .arg(copy.data()),
         );
-        copy.configure(&format!("unix_socket_directories = '{}'", copy.folder().display()));
+        copy.listen_in_its_folder();
         copy
     }
 
