@@ -30,6 +30,10 @@ define toolchain
 	fi
 endef
 
+# What the library is compiled against. The private copy of an installation has the same headers, and another path would have
+# everything compiled anew.
+headers = $(or $(PG_CONFIG),$$server)
+
 # $(call build,PG_CONFIG,PROFILE): the library for that server
 build = PGRX_PG_CONFIG_PATH=$(1) cargo build $(QUIET) --locked --lib --no-default-features --features pg$(PG) \
 	  --profile $(2) --target-dir $(TARGET)
@@ -55,7 +59,7 @@ help: ## what each target does
 .PHONY: build
 build: ## the library, debug profile, installed into the private server
 	$(private_server)
-	$(call build,$$server,dev)
+	$(call build,$(headers),dev)
 	$(call install_into,$$server,debug)
 
 .PHONY: install
@@ -78,7 +82,7 @@ demo: QUIET := # the first build takes a minute or two: show that it goes on
 demo: ## plays a real workload on a fresh server and leaves it running; TRACE=file.csv replays a recorded trace
 	$(toolchain)
 	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) demo)
-	$(call build,$$server,release)
+	$(call build,$(headers),release)
 	$(call install_into,$$server,release)
 	cargo build $(QUIET) --locked -p credits_ledger_demo
 	socket=$$(tools/postgres.sh start demo $$server)
@@ -139,20 +143,26 @@ examples: build ## runs the clients in examples/ against a throwaway server
 .PHONY: schema
 schema: ## writes the install script of this version from the built library
 	$(private_server)
-	$(call build,$$server,dev)
+	$(call build,$(headers),dev)
 	cargo run --quiet --locked -p schema -- $(TARGET)/debug/libcredits_ledger.so credits_ledger.control $(VERSION) > $(SCRIPT)
 
 .PHONY: check-schema
 check-schema: ## fails if the committed install script is not what the code says, or a released script has changed
 	$(private_server)
 	sha256sum --quiet --check sql/released.sha256
-	$(call build,$$server,dev)
+	$(call build,$(headers),dev)
 	cargo run --quiet --locked -p schema -- $(TARGET)/debug/libcredits_ledger.so credits_ledger.control $(VERSION) | diff -u $(SCRIPT) -
 
 .PHONY: test
-test: build check-schema ## unit tests, then everything from outside against a throwaway cluster
-	$(private_server)
+test: test-units test-server ## unit tests, then everything from outside against a throwaway cluster
+
+.PHONY: test-units
+test-units: ## what needs no server, and is the same for every Postgres
 	cargo test --quiet --locked -p ledger -p properties -p credits_ledger_demo
+
+.PHONY: test-server
+test-server: build check-schema ## everything from outside against a throwaway cluster
+	$(private_server)
 	cargo test --locked -p credits_ledger_tests
 
 # Stable Rust does without a sanitizer: the crate has no unsafe code that one could watch. `make test` looks at the same
@@ -177,7 +187,7 @@ test-majors: build ## moves a ledger from Postgres OLD (default 14) to PG: pg_up
 .PHONY: lint
 lint: ## formatting, clippy, documentation
 	$(private_server)
-	export PGRX_PG_CONFIG_PATH=$$server
+	export PGRX_PG_CONFIG_PATH=$(headers)
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets --features pg$(PG) --target-dir $(TARGET) -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps --document-private-items --features pg$(PG) --target-dir $(TARGET)
@@ -195,6 +205,6 @@ bench: ## measures the goals of speed: ONLY=line[,line], QUICK=1 (less data), TR
 	$(toolchain)
 	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) bench)
 	export CREDITS_LEDGER_BIN=$$(dirname $$server) CREDITS_LEDGER_SERVER_USER=$$(tools/postgres.sh user)
-	$(call build,$$server,release)
+	$(call build,$(headers),release)
 	$(call install_into,$$server,release)
 	cargo run --quiet --locked --release -p credits_ledger_bench -- $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)") $(if $(TRACE),--trace "$(TRACE)")
