@@ -134,6 +134,52 @@ ALTER TABLE credits.checkpoint_changes ENABLE ALWAYS TRIGGER announce_change;
 COMMENT ON TRIGGER announce_change ON credits.checkpoint_changes IS
     'What was noted is not taken back without a note.';
 
+-- A checkpoint says which side of zero was announced, which the ledger's rows do not: a crossing by COMMIT PREPARED may be announced by
+-- nobody yet. One that is deleted by hand is made anew by the commit, on that side. Where all go at once, no row has its say.
+CREATE FUNCTION credits.keep_announced() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'keep_announced';
+COMMENT ON FUNCTION credits.keep_announced() IS
+    'Trigger: notes which side of zero a deleted checkpoint said was announced; the checkpoint is made anew when the transaction commits.';
+
+CREATE TRIGGER keep_announced
+    AFTER DELETE OR UPDATE OF user_id ON credits.user_balance_checkpoints
+    FOR EACH ROW EXECUTE FUNCTION credits.keep_announced();
+ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_announced;
+COMMENT ON TRIGGER keep_announced ON credits.user_balance_checkpoints IS
+    'A checkpoint that was deleted by hand is made anew.';
+
+CREATE TRIGGER keep_all_announced
+    BEFORE TRUNCATE ON credits.user_balance_checkpoints
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.keep_announced();
+ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_all_announced;
+COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS
+    'Checkpoints that were all deleted by hand are made anew.';
+REVOKE ALL ON FUNCTION credits.keep_announced() FROM PUBLIC;
+
+CREATE OR REPLACE VIEW credits.batches WITH (security_barrier) AS
+    SELECT a.fusillade_batch_id, a.user_id, a.total_amount, a.transaction_count, a.max_seq, a.created_at
+    FROM (
+        SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
+               sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
+        FROM (
+            -- What is folded of an account without a checkpoint was left behind: all of its rows are uncovered.
+            SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
+            FROM credits.batch_aggregates b
+            WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id)
+            UNION ALL
+            SELECT t.fusillade_batch_id, t.user_id, t.amount, 1, t.seq, t.created_at
+            FROM credits.uncovered_transactions t
+            WHERE t.fusillade_batch_id IS NOT NULL
+        ) p
+        WHERE NOT row_security_active('credits.credits_transactions')
+        GROUP BY p.fusillade_batch_id, p.user_id
+        UNION ALL
+        SELECT v.fusillade_batch_id, v.user_id, v.total_amount, v.transaction_count, v.max_seq, v.created_at
+        FROM credits.visible_batches() v
+        WHERE row_security_active('credits.credits_transactions')
+    ) a;
+
 -- Views for operators.
 
 CREATE OR REPLACE VIEW credits.stragglers WITH (security_barrier) AS
@@ -635,6 +681,8 @@ CREATE FUNCTION credits.verify_installation()
             ('constraint', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'PRIMARY KEY (user_id)'),
             ('index', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'unique btree (user_id)'),
             ('trigger', 'user_balance_checkpoints', 'announce_change', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change(), always'),
+            ('trigger', 'user_balance_checkpoints', 'keep_all_announced', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.keep_announced(), always'),
+            ('trigger', 'user_balance_checkpoints', 'keep_announced', 'AFTER DELETE OR UPDATE OF user_id FOR EACH ROW EXECUTE FUNCTION credits.keep_announced(), always'),
             ('trigger', 'user_balance_checkpoints', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('relation', 'batch_aggregates', '', 'table, row-level security'),
             ('column', 'batch_aggregates', 'fusillade_batch_id', 'uuid NOT NULL STATISTICS 0'),

@@ -179,6 +179,9 @@ pub enum LedgerError {
     /// A ledger row is inserted when its transaction has been settled already.
     #[error("credits_transactions cannot be inserted into while the transaction commits")]
     Committing,
+    /// A transaction that has deleted checkpoints is about to be prepared.
+    #[error("a transaction that has deleted rows of user_balance_checkpoints cannot be prepared")]
+    PreparedDeletion,
     /// A ledger row is about to be changed.
     #[error("credits_transactions is append-only: {0} is refused")]
     AppendOnly(&'static str),
@@ -218,6 +221,7 @@ impl LedgerError {
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::OtherResultType => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             Self::Committing => PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,
+            Self::PreparedDeletion => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::OtherVersion { .. }
             | Self::Missing(_)
             | Self::InvalidDeltaIndex
@@ -266,7 +270,7 @@ impl LedgerError {
                 "Nothing was recorded: a BEFORE trigger returned NULL, or gave the row a source_id that is taken.",
             ),
             Self::MalformedCheckpoint(_) => Some(
-                "Delete its row from credits.user_balance_checkpoints and call credits.refresh_checkpoint for the user.",
+                "Delete its row from credits.user_balance_checkpoints: the commit makes it anew from the ledger.",
             ),
             Self::OtherVersion { library, objects } if numbers(objects) < numbers(library) => {
                 Some("Run ALTER EXTENSION credits_ledger UPDATE in this database.")
@@ -286,6 +290,9 @@ impl LedgerError {
             }
             Self::Committing => {
                 Some("Another library inserts at the end of transactions; it must do so before.")
+            }
+            Self::PreparedDeletion => {
+                Some("Use COMMIT: it makes the checkpoints anew, on the side of zero that was announced.")
             }
             Self::HoldsTransactions => Some(
                 "They are the only record of everybody's credits. A superuser who wants them gone says \

@@ -265,7 +265,10 @@ fn a_lost_checkpoint_is_rebuilt() {
     let batches = "SELECT string_agg(concat_ws(' ', fusillade_batch_id, user_id, trim_scale(total_amount), transaction_count, max_seq, created_at), ','
                                      ORDER BY user_id, fusillade_batch_id) FROM credits.batch_aggregates";
     let before: String = session.value(batches, &[]);
-    session.run(&format!("DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'", user(1)));
+    session.lose_checkpoints(&format!(
+        "DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'",
+        user(1)
+    ));
     assert_eq!(session.balance(user(1)), dec!(2.5));
     assert_eq!(session.balance(user(2)), dec!(-7.5));
     let folded = refresh_fully(&db, &mut session, user(1));

@@ -191,12 +191,12 @@ fn rows_that_nobody_noted_end_what_was_told() {
 }
 
 #[test]
-fn a_checkpoint_that_is_deleted_comes_back_with_the_next_charge() {
+fn a_checkpoint_that_is_lost_comes_back_with_the_next_charge() {
     let db = Database::create_alone();
     let [mut first, mut owner] = sessions(&db);
     for delete in ["DELETE FROM", "TRUNCATE"] {
         tell(&mut first);
-        owner.run(&format!("{delete} credits.user_balance_checkpoints"));
+        owner.lose_checkpoints(&format!("{delete} credits.user_balance_checkpoints"));
         first.charge(user(1), dec!(1));
         let checkpoints = "SELECT count(*) FROM credits.user_balance_checkpoints";
         assert_eq!(first.value::<i64>(checkpoints, &[]), 1, "{delete}");

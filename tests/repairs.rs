@@ -1,8 +1,10 @@
 //! Checkpoints that are changed or deleted by hand: what is rebuilt, and what goes on beside it.
 
-use credits_ledger_tests::{Database, Direction, Refused, Session, dec, user};
+use credits_ledger_tests::{Database, Decimal, Direction, Refused, Session, Uuid, dec, user};
 
-use Direction::Down;
+use Direction::{Down, Up};
+
+const TRUNCATE: &str = "TRUNCATE credits.user_balance_checkpoints";
 
 /// Deletes a user's checkpoint and has it made anew, as the manual says.
 fn rebuild(number: u32) -> String {
@@ -58,6 +60,46 @@ fn a_charge_that_waited_for_a_repair_does_not_use_what_was_told_before() {
         assert_eq!(reader.balance(user(1)), dec!(0));
         charging.assert_sound();
     }
+}
+
+/// The same where the repair comes between the stripe that is shared and the one that is taken: another user of the stripe is in
+/// doubt, after a delta that is long enough for the settlement to be stopped in it.
+#[test]
+fn what_was_told_while_the_stripe_was_shared_does_not_decide() {
+    let stripe = |number| ledger::stripe::of_user(user(number).as_bytes());
+    let neighbour = (2..).find(|&number| stripe(number) == stripe(1)).unwrap();
+    let db = Database::create_alone();
+    let [mut owner, mut charging, mut reader, mut repairing] = std::array::from_fn(|_| db.connect());
+    owner.grant(user(1), dec!(100));
+    owner.charge(user(neighbour), dec!(1));
+    owner.refresh(user(1));
+    charging.charge(user(90), dec!(1));
+    let mut listener = db.listen();
+    owner.run(&format!(
+        "UPDATE credits.user_balance_checkpoints SET balance = 999 WHERE user_id = '{}'",
+        user(1)
+    ));
+    charging.charge(user(90), dec!(1));
+    charging.run("BEGIN");
+    charging.charge(user(1), dec!(100));
+    charging.write_many(user(neighbour));
+    charging.grant(user(neighbour), dec!(5));
+    for _ in 0..3 {
+        assert_eq!(reader.balance(user(1)), dec!(999), "as told");
+    }
+    repairing.run("BEGIN");
+    repairing.run(&rebuild(1));
+    let committing = charging.background(|session| session.try_run("COMMIT"));
+    db.until_it_has_a_stripe(committing.pid(), "ShareLock");
+    let paused = db.cluster().pause(committing.pid());
+    let repaired = repairing.background(|session| session.try_run("COMMIT"));
+    db.until_blocked(repaired.pid());
+    drop(paused);
+    repaired.finish().1.unwrap();
+    committing.finish().1.unwrap();
+    assert_eq!(listener.crossings(), [(user(1), Down), (user(neighbour), Up)]);
+    assert_eq!(reader.balance(user(1)), dec!(0));
+    reader.assert_sound();
 }
 
 /// User 1 has 100 credits, its checkpoint says 999, and so do those who have told each other.
@@ -210,4 +252,191 @@ fn what_is_noted_is_not_for_clients() {
     db.connect().run(&format!("GRANT USAGE ON SCHEMA credits TO {role}"));
     client.try_run("SELECT * FROM credits.checkpoint_changes").refused("42501");
     client.try_run("INSERT INTO credits.checkpoint_changes VALUES ('1', now())").refused("42501");
+}
+
+/// User 1 is above zero as far as anybody has been told, and at -10: COMMIT PREPARED announces nothing.
+fn cross_in_two_phases(db: &Database, session: &mut Session) {
+    let balance = session.balance(user(1));
+    session.run("BEGIN");
+    session.charge(user(1), balance + dec!(10));
+    for two_phases in ["PREPARE TRANSACTION", "COMMIT PREPARED"] {
+        session.run(&format!("{two_phases} '{}'", db.name()));
+    }
+}
+
+/// The side of zero that was announced is not in the ledger's rows: a checkpoint that is made anew keeps it, however the old one
+/// went, so that what is not announced yet is announced once.
+#[test]
+fn a_crossing_that_is_not_announced_survives_a_rebuild() {
+    let delete = "DELETE FROM credits.user_balance_checkpoints";
+    let recheck = format!("SELECT credits.refresh_checkpoint('{}')", user(1));
+    for lost in [
+        rebuild(1),
+        delete.to_owned(),
+        "TRUNCATE credits.user_balance_checkpoints".to_owned(),
+        "SET LOCAL session_replication_role = replica; TRUNCATE credits.user_balance_checkpoints".to_owned(),
+        format!("UPDATE credits.user_balance_checkpoints SET user_id = '{}'; {delete}", user(2)),
+        format!("SAVEPOINT a; {delete}; RELEASE a"),
+        format!("SAVEPOINT a; {delete}; ROLLBACK TO a; {delete}"),
+        format!("SAVEPOINT a; {delete}; ROLLBACK TO a; {recheck}"),
+        format!("{delete}; {recheck}; {delete}"),
+        // Nothing is deleted: replication brings the checkpoints of others.
+        format!("SET LOCAL session_replication_role = replica; {delete}; {recheck}"),
+    ] {
+        let db = Database::create();
+        let (mut session, mut owner) = (db.connect(), db.connect());
+        session.grant(user(1), dec!(10));
+        cross_in_two_phases(&db, &mut session);
+        let mut listener = db.listen();
+        owner.run(&format!("BEGIN; {lost}; COMMIT"));
+        assert_eq!(listener.crossings(), [(user(1), Down)], "{lost}");
+        session.refresh(user(1));
+        assert_eq!(listener.drain(), [], "{lost}");
+        session.grant(user(1), dec!(11));
+        assert_eq!(listener.crossings(), [(user(1), Up)], "{lost}");
+        session.assert_sound();
+    }
+}
+
+/// What was announced, and when.
+fn announced(session: &mut Session) -> Vec<String> {
+    session.values(
+        "SELECT concat_ws(' ', user_id, is_positive, crossed_at) FROM credits.user_balance_checkpoints ORDER BY 1",
+        &[],
+    )
+}
+
+#[test]
+fn what_is_made_anew_tells_nothing_new() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(10));
+    session.charge(user(2), dec!(10));
+    session.run("ALTER TABLE credits.credits_transactions DISABLE TRIGGER note_transaction");
+    session.grant(user(3), dec!(10));
+    session.run("ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction");
+    session.refresh(user(3));
+    session.charge(user(3), dec!(5));
+    let before = announced(&mut session);
+    assert_eq!(before.len(), 3);
+    let mut listener = db.listen();
+    for lost in ["DELETE FROM", "TRUNCATE"] {
+        session.run(&format!("{lost} credits.user_balance_checkpoints"));
+        assert_eq!(announced(&mut session), before, "{lost}");
+        session.run(&format!("BEGIN; {lost} credits.user_balance_checkpoints; ROLLBACK"));
+        assert_eq!(announced(&mut session), before, "{lost}, taken back");
+    }
+    assert_eq!(listener.drain(), []);
+    session.assert_sound();
+}
+
+/// An account without rows has nothing to be made from.
+#[test]
+fn a_checkpoint_of_nobody_is_gone() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(1));
+    session.run(&format!(
+        "INSERT INTO credits.user_balance_checkpoints
+         SELECT '{}', 0, 0, now(), 0, watermark, '{{}}', true FROM credits.user_balance_checkpoints",
+        user(2)
+    ));
+    session.run("DELETE FROM credits.user_balance_checkpoints");
+    assert_eq!(announced(&mut session).len(), 1);
+    session.assert_sound();
+}
+
+/// Whoever commits a prepared transaction does not know what its checkpoints said.
+#[test]
+fn a_deletion_cannot_be_prepared() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(10));
+    for lost in ["DELETE FROM", "TRUNCATE"] {
+        session.run(&format!("BEGIN; {lost} credits.user_balance_checkpoints"));
+        session.try_run(&format!("PREPARE TRANSACTION '{}'", db.name())).refused("0A000");
+        assert_eq!(announced(&mut session).len(), 1);
+        session.assert_sound();
+    }
+}
+
+/// The batches of user 1, by every way of asking: with labels and without, with filters and without.
+fn batches(session: &mut Session) -> Vec<Vec<String>> {
+    let mut answers = Vec::new();
+    for path in ["pg_catalog", "public"] {
+        session.run(&format!("SET search_path = {path}"));
+        for question in [
+            "SELECT concat_ws(' ', fusillade_batch_id, trim_scale(total_amount), transaction_count, max_seq, created_at)
+             FROM credits.batches WHERE user_id = U ORDER BY 1",
+            "SELECT l::text FROM credits.list_transactions_with_batches(U) l",
+            "SELECT l::text FROM credits.list_transactions_with_batches(U, 1, 2) l",
+            "SELECT l::text FROM credits.list_transactions_with_batches(U, start_date => '2020-01-01') l",
+            "SELECT credits.count_transactions_with_batches(U)::text",
+            "SELECT credits.count_transactions_with_batches(U, end_date => '2100-01-01')::text",
+            "SELECT credits.sum_recent_transactions_grouped(U, 2)::text",
+            "SELECT credits.sum_transactions_after_date_grouped(U, '2020-01-01')::text",
+        ] {
+            answers.push(session.values(&question.replace('U', &format!("'{}'", user(1))), &[]));
+        }
+    }
+    answers
+}
+
+/// What is folded of batches counts only beside a checkpoint: before the commit that makes it anew, and where the owner has seen to
+/// it that none does. The user's next settlement tidies up.
+#[test]
+fn without_a_checkpoint_nothing_is_folded() {
+    // What other tests leave open would keep rows from being folded.
+    let db = Database::create_alone();
+    let mut session = db.connect();
+    let tenant = db.create_role("tenant");
+    session.run(&format!(
+        "CREATE TABLE http_analytics (id bigint PRIMARY KEY, fusillade_batch_id uuid, request_origin text,
+                                      batch_request_source text, batch_sla text);
+         GRANT SELECT ON http_analytics TO {tenant};
+         GRANT USAGE ON SCHEMA credits TO {tenant}; GRANT SELECT ON ALL TABLES IN SCHEMA credits TO {tenant};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {tenant};
+         ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY own ON credits.credits_transactions TO {tenant} USING (user_id = '{}')",
+        user(1)
+    ));
+    let mut tenant = db.connect_as(&tenant);
+    for round in 0..2 {
+        for number in [1, 2] {
+            for batch in 1..=3 {
+                session.charge_batch(user(number), Uuid::from_u128(batch), Decimal::from(number + round));
+            }
+            session.charge(user(number), dec!(1));
+        }
+        if round == 0 {
+            (1..=2).for_each(|number| session.refresh(user(number)));
+        }
+    }
+    let expected = batches(&mut session);
+    assert_eq!(batches(&mut tenant), expected);
+    let folded = "SELECT count(*) FROM credits.batch_aggregates WHERE user_id = $1";
+    for lost in [
+        format!("DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'", user(1)),
+        TRUNCATE.to_owned(),
+    ] {
+        session.run(&format!("BEGIN; {lost}"));
+        assert_eq!(session.value::<i64>(folded, &[&user(1)]), 3, "left behind");
+        assert_eq!(batches(&mut session), expected, "{lost}");
+        session.run("COMMIT");
+        assert_eq!(batches(&mut session), expected, "{lost}");
+        session.assert_sound();
+
+        session.lose_checkpoints(&lost);
+        assert_eq!(session.value::<i64>(folded, &[&user(1)]), 3, "left behind");
+        assert_eq!(batches(&mut session), expected, "{lost}, not made anew");
+        assert_eq!(batches(&mut tenant), expected, "{lost}, not made anew");
+        let found: Vec<String> =
+            session.values("SELECT DISTINCT check_name FROM credits.verify_ledger()", &[]);
+        assert_eq!(found, ["batch"], "it says that they are there");
+        for number in [1, 2] {
+            session.refresh(user(number));
+        }
+        assert_eq!(batches(&mut session), expected, "{lost}, made anew");
+        session.assert_sound();
+    }
 }

@@ -55,14 +55,14 @@ fn a_checkpoint_is_found_wherever_it_has_moved() {
         session.assert_sound();
     };
 
-    other.run("DELETE FROM credits.user_balance_checkpoints");
+    other.lose_checkpoints("DELETE FROM credits.user_balance_checkpoints");
     other.run("VACUUM credits.user_balance_checkpoints");
     (0..USERS).rev().for_each(|number| other.refresh(user(number)));
     everyone_crosses(&mut session, Down);
     other.run("UPDATE credits.user_balance_checkpoints SET updated_at = updated_at");
     other.run("VACUUM FULL credits.user_balance_checkpoints");
     everyone_crosses(&mut session, Up);
-    other.run("DELETE FROM credits.user_balance_checkpoints");
+    other.lose_checkpoints("DELETE FROM credits.user_balance_checkpoints");
     other.run("VACUUM credits.user_balance_checkpoints");
     // Nobody has an announced side: it is that of the rows before.
     everyone_crosses(&mut session, Down);

@@ -121,10 +121,6 @@ fn nothing_leaks_into_the_next_transaction() {
     session.assert_sound();
 }
 
-/// Rows that keep a settlement reading for long enough to be stopped there. They sum up to nothing.
-const MANY_ROWS: &str = "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
-    SELECT $1, CASE n % 2 WHEN 0 THEN 'usage' ELSE 'purchase' END, 1, n::text FROM generate_series(1, 20000) n";
-
 /// Commits a session's transaction, and stops that while it has its stripe for itself: nearly all that it does then is to
 /// read. Meanwhile, another session runs statements. The commit goes on even if it has what they wait for.
 fn commit_while_a_settlement_reads(
@@ -134,11 +130,7 @@ fn commit_while_a_settlement_reads(
     meanwhile: Vec<String>,
 ) -> Session {
     let committing = committing.background(|session| session.try_run("COMMIT"));
-    db.until(
-        "SELECT EXISTS (SELECT FROM pg_locks
-                        WHERE pid = $1 AND locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted)",
-        &[&committing.pid()],
-    );
+    db.until_it_has_a_stripe(committing.pid(), "ExclusiveLock");
     let paused = db.cluster().pause(committing.pid());
     let running = other.background(move |session| meanwhile.iter().for_each(|sql| session.run(sql)));
     running.wait_at_most(PATIENCE);
@@ -164,7 +156,7 @@ fn rows_that_are_committed_while_a_settlement_reads_are_of_one_snapshot() {
     session.charge(user(1), dec!(10));
     let charge = prepare(&db, &mut session, 2);
     // Between the two, in the order of the index.
-    long.execute(MANY_ROWS, &[&user(1)]).unwrap();
+    long.write_many(user(1));
     let both = [grant, charge].map(|gid| format!("COMMIT PREPARED {gid}"));
     let mut session = commit_while_a_settlement_reads(&db, long, session, both.into());
     assert_eq!(listener.drain(), []);
@@ -194,7 +186,7 @@ fn what_is_folded_while_a_settlement_reads_does_not_decide() {
     session.grant(user(neighbour), dec!(10));
     let grant = prepare(&db, &mut session, 2);
     // The first of the stripe, and new: nothing of it is there to be told.
-    long.execute(MANY_ROWS, &[&user(1)]).unwrap();
+    long.write_many(user(1));
     let mut meanwhile = [grant, charge].map(|gid| format!("COMMIT PREPARED {gid}")).to_vec();
     meanwhile.push(format!("SELECT credits.get_user_balance('{}')", user(neighbour)));
     let mut session = commit_while_a_settlement_reads(&db, long, session, meanwhile);

@@ -89,7 +89,10 @@ fn every_kind_of_damage_is_found() {
 fn batches_of_a_lost_checkpoint_are_found_and_rebuilt() {
     let db = Database::create();
     let mut session = folded_ledger(&db);
-    session.run(&format!("DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'", user(1)));
+    session.lose_checkpoints(&format!(
+        "DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'",
+        user(1)
+    ));
     assert!(!findings(&mut session).is_empty());
     session.refresh(user(1));
     session.assert_sound();

@@ -170,3 +170,25 @@ CREATE TRIGGER leave_out_replicated
 ALTER TABLE credits.ledger_identity ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.ledger_identity IS
     'Keeps the names of other ledgers out.';
+
+-- A checkpoint says which side of zero was announced, which the ledger's rows do not: a crossing by COMMIT PREPARED may be announced by
+-- nobody yet. One that is deleted by hand is made anew by the commit, on that side. Where all go at once, no row has its say.
+CREATE FUNCTION credits.keep_announced() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'keep_announced';
+COMMENT ON FUNCTION credits.keep_announced() IS
+    'Trigger: notes which side of zero a deleted checkpoint said was announced; the checkpoint is made anew when the transaction commits.';
+
+CREATE TRIGGER keep_announced
+    AFTER DELETE OR UPDATE OF user_id ON credits.user_balance_checkpoints
+    FOR EACH ROW EXECUTE FUNCTION credits.keep_announced();
+ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_announced;
+COMMENT ON TRIGGER keep_announced ON credits.user_balance_checkpoints IS
+    'A checkpoint that was deleted by hand is made anew.';
+
+CREATE TRIGGER keep_all_announced
+    BEFORE TRUNCATE ON credits.user_balance_checkpoints
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.keep_announced();
+ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_all_announced;
+COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS
+    'Checkpoints that were all deleted by hand are made anew.';

@@ -56,6 +56,8 @@ CREATE FUNCTION credits.verify_installation()
             ('constraint', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'PRIMARY KEY (user_id)'),
             ('index', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'unique btree (user_id)'),
             ('trigger', 'user_balance_checkpoints', 'announce_change', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change(), always'),
+            ('trigger', 'user_balance_checkpoints', 'keep_all_announced', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.keep_announced(), always'),
+            ('trigger', 'user_balance_checkpoints', 'keep_announced', 'AFTER DELETE OR UPDATE OF user_id FOR EACH ROW EXECUTE FUNCTION credits.keep_announced(), always'),
             ('trigger', 'user_balance_checkpoints', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('relation', 'batch_aggregates', '', 'table, row-level security'),
             ('column', 'batch_aggregates', 'fusillade_batch_id', 'uuid NOT NULL STATISTICS 0'),

@@ -120,8 +120,10 @@ CREATE VIEW credits.batches WITH (security_barrier) AS
         SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
                sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
         FROM (
+            -- What is folded of an account without a checkpoint was left behind: all of its rows are uncovered.
             SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
             FROM credits.batch_aggregates b
+            WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id)
             UNION ALL
             SELECT t.fusillade_batch_id, t.user_id, t.amount, 1, t.seq, t.created_at
             FROM credits.uncovered_transactions t

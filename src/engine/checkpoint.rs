@@ -12,6 +12,7 @@ use ledger::fold::{DeltaPass, Fold};
 use pgrx::pg_sys;
 
 use super::delta::{BatchedRow, DeltaScan};
+use super::touched::{self, Announced};
 use super::{Id, places};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -120,12 +121,33 @@ fn decode(user: &Id, row: &Row<'_>) -> Result<Stored, LedgerError> {
         latest_seq: row.int8(column::CHECKPOINT_SEQ),
         unbatched_since: transaction_count,
     };
-    let checkpoint = Checkpoint {
-        fold,
-        is_positive: row.bool(column::IS_POSITIVE),
-        crossed_at: (!row.is_null(column::CROSSED_AT)).then(|| row.int8(column::CROSSED_AT)),
-    };
+    let checkpoint =
+        Checkpoint { fold, is_positive: row.bool(column::IS_POSITIVE), crossed_at: crossed_at(row) };
     Ok((row.tid(), checkpoint))
+}
+
+fn crossed_at(row: &Row<'_>) -> Option<i64> {
+    (!row.is_null(column::CROSSED_AT)).then(|| row.int8(column::CROSSED_AT))
+}
+
+/// Notes what a checkpoint says that is deleted by hand.
+pub fn note_deleted(row: &Row<'_>) {
+    let is_positive = row.bool(column::IS_POSITIVE);
+    let announced = Announced { is_positive, crossed_at: crossed_at(row) };
+    touched::note_deleted_checkpoint(row.uuid(column::USER_ID), announced);
+}
+
+/// Notes what all checkpoints say, which are about to be gone.
+pub fn note_truncated(relations: &Relations) {
+    let table = Table::open(relations.checkpoints, Access::Read);
+    let index = Index::primary_key_of(&table);
+    let now = Rc::new(Snapshot::latest());
+    let mut scan = IndexScan::new(table, index, Sight::without_siread(&now), 0);
+    scan.seek(&[]);
+    while let Some(row) = scan.next() {
+        note_deleted(&row);
+        xact::check_for_interrupts();
+    }
 }
 
 /// Writes the user's checkpoint, in place of the one stored if there is one.

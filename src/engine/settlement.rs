@@ -35,7 +35,7 @@ use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan, Stored};
 use super::delta::DeltaScan;
 use super::lock_order::{self, Writers};
 use super::shared::Shared;
-use super::touched::{self, Noted, Request};
+use super::touched::{self, Announced, Noted, Request};
 use super::{Id, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -58,11 +58,14 @@ pub fn settle_touched() {
 }
 
 /// Counts what a transaction charges that is about to be prepared. It is not settled; whoever settles its users later
-/// relies on the count.
+/// relies on the count. Raises 0A000 if it has deleted checkpoints: nobody would know what they said.
 pub fn count_prepared() {
     let Some((settlement, users)) = begin() else { return };
     let shared = settlement.shared();
     for Settled { user, noted, .. } in &users {
+        if noted.announced.is_some() {
+            LedgerError::PreparedDeletion.raise();
+        }
         shared.count(user, &noted.written);
     }
 }
@@ -256,7 +259,7 @@ impl Settlement {
         let writers = Self::writers(&mut self.writers, &relations)?;
         let now = Moment::now_for(shared);
         let mut delta = view.delta.again(&relations, Sight::without_siread(&now.snapshot));
-        for &Settled { user, noted: Noted { request, .. }, .. } in users {
+        for &Settled { user, noted: Noted { request, announced, .. }, .. } in users {
             xact::check_for_interrupts();
             let stored = view.stored(&user, &now)?;
             let from = match &stored {
@@ -275,8 +278,12 @@ impl Settlement {
                 None if pass.latest_seq().is_none() => continue,
                 None => {
                     checkpoint::discard_batches(&relations, &writers.batches, &user);
-                    let is_positive = pass.balance_before()?.is_positive();
-                    Checkpoint { fold: Fold::default(), is_positive, crossed_at: None }
+                    // A user that nobody has met: what it was before is not news.
+                    let (is_positive, crossed_at) = match announced {
+                        Some(Announced { is_positive, crossed_at }) => (is_positive, crossed_at),
+                        None => (pass.balance_before()?.is_positive(), None),
+                    };
+                    Checkpoint { fold: Fold::default(), is_positive, crossed_at }
                 }
             };
             let is_refreshed = stored.is_none() || lags(&from, &pass, request);

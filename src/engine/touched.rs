@@ -1,6 +1,7 @@
 //! The users whose balance a transaction changes, noted as it goes and settled when it commits.
 //!
-//! A user stays noted if the savepoint that touched it is rolled back: settling it then finds nothing to do.
+//! A user stays noted if the savepoint that touched it is rolled back: settling it then finds nothing to do, or the checkpoint
+//! where it was.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -30,6 +31,17 @@ pub struct Noted {
     pub request: Request,
     /// The rows that the transaction has inserted.
     pub written: Written,
+    /// What the user's checkpoint said before somebody deleted it by hand.
+    pub announced: Option<Announced>,
+}
+
+/// What a checkpoint says that the ledger's rows do not.
+#[derive(Clone, Copy, Debug)]
+pub struct Announced {
+    /// The side of zero last announced.
+    pub is_positive: bool,
+    /// When that last changed, in microseconds.
+    pub crossed_at: Option<i64>,
 }
 
 thread_local! {
@@ -53,14 +65,21 @@ pub fn note_row(user: Id, amount: Credits) {
     if TAKEN.get() {
         LedgerError::Committing.raise();
     }
-    update(user, Request::Settle, |written| written.add(amount));
+    update(user, Request::Settle, |noted| noted.written.add(amount));
 }
 
-fn update(user: Id, request: Request, change: impl FnOnce(&mut Written)) {
+/// Notes that the user's checkpoint is deleted by hand: it is made anew when the transaction commits. If it is deleted again,
+/// what counts is what it said at first.
+pub fn note_deleted_checkpoint(user: Id, announced: Announced) {
+    update(user, Request::Refresh, |noted| _ = noted.announced.get_or_insert(announced));
+}
+
+fn update(user: Id, request: Request, change: impl FnOnce(&mut Noted)) {
     TOUCHED.with_borrow_mut(|touched| {
-        let noted = touched.entry(user).or_insert(Noted { request, written: Written::default() });
+        let new = Noted { request, written: Written::default(), announced: None };
+        let noted = touched.entry(user).or_insert(new);
         noted.request = request.max(noted.request);
-        change(&mut noted.written);
+        change(noted);
     });
 }
 

@@ -11,7 +11,7 @@ use super::definition;
 use super::function_info::function_info_v1;
 use super::row::Row;
 use super::{guard, stamp};
-use crate::engine::{changes, delta};
+use crate::engine::{changes, checkpoint, delta};
 use crate::error::LedgerError;
 
 function_info_v1!(
@@ -19,6 +19,7 @@ function_info_v1!(
     pg_finfo_current_xact_id,
     pg_finfo_current_xact_id_support,
     pg_finfo_guard_ledger,
+    pg_finfo_keep_announced,
     pg_finfo_note_row,
     pg_finfo_note_transaction,
     pg_finfo_refuse_change,
@@ -161,10 +162,35 @@ unsafe extern "C-unwind" fn announce_change(call: pg_sys::FunctionCallInfo) -> p
     pg_sys::Datum::from(0_usize)
 }
 
+/// `credits.keep_announced()`: trigger of checkpoints that are deleted by hand, row by row, or all at once.
+#[unsafe(no_mangle)]
+#[pg_guard]
+unsafe extern "C-unwind" fn keep_announced(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above; a row's trigger has the row, of an UPDATE the old one.
+    unsafe {
+        let trigger = trigger_data(call, c"keep_announced");
+        let relations = Relations::lookup().filter(|found| found.checkpoints == table_of(trigger));
+        match (relations, trigger.tg_event & (pg_sys::TRIGGER_EVENT_OPMASK | LEVEL_AND_TIME)) {
+            (Some(_), AFTER_DELETE_OF_ROW | AFTER_UPDATE_OF_ROW) => {
+                checkpoint::note_deleted(&Row::new(trigger.tg_trigslot, false));
+            }
+            (Some(relations), BEFORE_TRUNCATE) => checkpoint::note_truncated(&relations),
+            _ => refuse_trigger(
+                "keep_announced() is an AFTER DELETE or UPDATE row trigger, and a BEFORE TRUNCATE trigger, of \
+                 credits.user_balance_checkpoints only",
+            ),
+        }
+    }
+    pg_sys::Datum::from(0_usize)
+}
+
 /// For rows or for statements, and when: a statement's trigger after the event has none of these bits.
 const LEVEL_AND_TIME: u32 = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
 const AFTER_ROW: u32 = pg_sys::TRIGGER_EVENT_AFTER | pg_sys::TRIGGER_EVENT_ROW;
 const BEFORE_ROW: u32 = pg_sys::TRIGGER_EVENT_BEFORE | pg_sys::TRIGGER_EVENT_ROW;
+const AFTER_DELETE_OF_ROW: u32 = AFTER_ROW | pg_sys::TRIGGER_EVENT_DELETE;
+const AFTER_UPDATE_OF_ROW: u32 = AFTER_ROW | pg_sys::TRIGGER_EVENT_UPDATE;
+const BEFORE_TRUNCATE: u32 = pg_sys::TRIGGER_EVENT_BEFORE | pg_sys::TRIGGER_EVENT_TRUNCATE;
 
 fn refuse_trigger(reason: impl Into<String>) -> ! {
     ereport!(ERROR, PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, reason.into());

@@ -143,6 +143,15 @@ impl Database {
         );
     }
 
+    /// Waits until the settlement of a backend has a stripe in this mode.
+    pub fn until_it_has_a_stripe(&self, pid: i32, mode: &str) {
+        self.until(
+            "SELECT EXISTS (SELECT FROM pg_locks
+                            WHERE pid = $1 AND locktype = 'advisory' AND objsubid = 193 AND mode = $2 AND granted)",
+            &[&pid, &mode],
+        );
+    }
+
     /// Waits until a query answers true.
     ///
     /// # Panics

@@ -137,10 +137,30 @@ impl Session {
             .unwrap_or_else(|e| panic!("charge {user} {amount}: {e:?}"));
     }
 
+    /// Writes so many rows of a user that a settlement reads them for long enough to be stopped there. They sum up to nothing.
+    #[track_caller]
+    pub fn write_many(&mut self, user: Uuid) {
+        let statement = "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+                         SELECT $1, CASE n % 2 WHEN 0 THEN 'usage' ELSE 'purchase' END, 1, gen_random_uuid()::text
+                         FROM generate_series(1, 20000) n";
+        self.client.execute(statement, &[&user]).unwrap_or_else(|e| panic!("write many of {user}: {e:?}"));
+    }
+
     /// The balance as the ledger answers it.
     #[track_caller]
     pub fn balance(&mut self, user: Uuid) -> Decimal {
         self.value("SELECT credits.get_user_balance($1)", &[&user])
+    }
+
+    /// Deletes checkpoints by this statement, and sees to it that the commit does not make them anew.
+    #[track_caller]
+    pub fn lose_checkpoints(&mut self, deletion: &str) {
+        let triggers = |change: &str| {
+            let [row, all] =
+                ["keep_announced", "keep_all_announced"].map(|name| format!("{change} TRIGGER {name}"));
+            format!("ALTER TABLE credits.user_balance_checkpoints {row}, {all}")
+        };
+        self.run(&[&triggers("DISABLE"), deletion, &triggers("ENABLE ALWAYS")].join(";"));
     }
 
     /// Has the user's checkpoint refreshed.
