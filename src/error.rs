@@ -185,6 +185,14 @@ pub enum LedgerError {
     /// A ledger row is about to be changed.
     #[error("credits_transactions is append-only: {0} is refused")]
     AppendOnly(&'static str),
+    /// A ledger row comes with the stamp of another transaction than the one that brings it.
+    #[error("xact_id is {stamped} in a row that transaction {current} brings")]
+    ForeignStamp {
+        /// What the row says.
+        stamped: u64,
+        /// The transaction.
+        current: u64,
+    },
 }
 
 impl LedgerError {
@@ -230,7 +238,8 @@ impl LedgerError {
             | Self::KeepsItsShape { .. }
             | Self::OtherColumn { .. }
             | Self::NoValue { .. }
-            | Self::AppendOnly(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            | Self::AppendOnly(_)
+            | Self::ForeignStamp { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         }
     }
 
@@ -306,6 +315,10 @@ impl LedgerError {
                 "ALTER TYPE has changed credits.credit_transaction or credits.transaction_with_category: change it back.",
             ),
             Self::KeepsItsShape { role, change, .. } => Some(hint_of_shape(*role, change)),
+            Self::ForeignStamp { .. } => Some(
+                "It is computed where a row lands, never copied. Replicate the ledger by CREATE PUBLICATION, which leaves it out; \
+                 pglogical does not.",
+            ),
             Self::AppendOnly(_) => Some(
                 "Record a correcting transaction instead: admin_grant adds credits, admin_removal takes them.",
             ),

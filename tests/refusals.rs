@@ -1,6 +1,6 @@
 //! What may not be recorded, by INSERT or by `create_transaction`.
 
-use credits_ledger_tests::{Database, Refused, Session};
+use credits_ledger_tests::{Database, Refused, Session, unguarded};
 use postgres::Error;
 
 const USER: &str = "00000000-0000-4000-8000-000000000001";
@@ -223,4 +223,28 @@ fn a_source_id_is_never_truncated() {
     ));
     let length: i32 = session.value("SELECT length(source_id) FROM credits.credits_transactions", &[]);
     assert_eq!(length, 2000);
+}
+
+/// Some tools write rows past the executor, with every column as the publisher has it.
+#[test]
+fn a_row_with_the_stamp_of_another_transaction_is_refused() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run(&unguarded("ALTER TABLE credits.credits_transactions ALTER COLUMN xact_id DROP EXPRESSION"));
+    let mut insert = |stamp: &str, role: &str| {
+        session.try_run(&format!(
+            "SET session_replication_role = {role};
+             INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, xact_id)
+             VALUES ('{USER}', 'purchase', 1, gen_random_uuid()::text, {stamp})"
+        ))
+    };
+    for role in ["origin", "replica"] {
+        for stamp in ["'3'", "(pg_current_xact_id()::text::bigint + 1)::text::xid8"] {
+            let error = insert(stamp, role).refused("55000");
+            assert!(error.message().contains("xact_id is"), "{error:?}");
+            assert!(error.hint().is_some(), "{error:?}");
+        }
+        insert("pg_current_xact_id()", role).unwrap();
+    }
+    session.assert_sound();
 }

@@ -30,6 +30,15 @@ pub(super) fn give(seq: Option<i64>) -> u64 {
     transaction
 }
 
+/// Raises 55000 for a row with another one: there are ways to bring rows that take the stamp from elsewhere, and checkpoints
+/// would take the row for one that they have.
+pub(super) fn require_own(stamped: u64) {
+    let current = xact::current_id();
+    if stamped != current {
+        LedgerError::ForeignStamp { stamped, current }.raise();
+    }
+}
+
 /// How many stamps this session has given. A row that a trigger leaves out gets none.
 pub fn given() -> u64 {
     GIVEN.get()

@@ -329,3 +329,35 @@ fn a_subscriber_takes_over() {
     assert_eq!(back_there.contents(), there.contents());
     back_there.assert_sound();
 }
+
+/// Whoever copies a derived table by what is decoded, to reorganize it for instance, is told of all that the engine writes.
+#[test]
+fn what_the_engine_writes_can_be_decoded() {
+    let db = Database::create_in(&Cluster::start_with("wal_level = logical"));
+    let mut session = db.connect();
+    session.run(
+        "CREATE PUBLICATION derived FOR TABLE credits.user_balance_checkpoints, credits.batch_aggregates",
+    );
+    session.run("SELECT pg_create_logical_replication_slot('derived', 'pgoutput')");
+    let decoded = |session: &mut Session| -> String {
+        session.value(
+            "SELECT coalesce(string_agg(kind, '' ORDER BY n), '')
+             FROM (SELECT n, chr(get_byte(data, 0)) FROM pg_logical_slot_get_binary_changes(
+                       'derived', NULL, NULL, 'proto_version', '1', 'publication_names', 'derived')
+                       WITH ORDINALITY AS changes (lsn, xid, data, n)) AS changes (n, kind)
+             WHERE kind IN ('I', 'U', 'D')",
+            &[],
+        )
+    };
+    session.grant(user(1), dec!(5));
+    assert_eq!(decoded(&mut session), "I", "a checkpoint");
+    session.charge_batch(user(1), user(7), dec!(1));
+    session.refresh(user(1));
+    assert_eq!(decoded(&mut session), "IU", "a batch and the checkpoint");
+    session.charge_batch(user(1), user(7), dec!(1));
+    session.refresh(user(1));
+    assert_eq!(decoded(&mut session), "UU");
+    session.run("DELETE FROM credits.user_balance_checkpoints");
+    session.refresh(user(1));
+    assert_eq!(decoded(&mut session), "DDII", "the checkpoint, its batch, and both anew");
+}
