@@ -624,6 +624,16 @@ COMMENT ON FUNCTION credits.transactions_after(text, bigint) IS
     'thousand rows read besides the page; where row-level security filters, a query.';
 REVOKE ALL ON FUNCTION credits.transactions_after(text, bigint) FROM PUBLIC;
 
+CREATE FUNCTION credits.redact_account(user_id uuid) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'redact_account_wrapper';
+COMMENT ON FUNCTION credits.redact_account(uuid) IS
+    'For erasure requests: clears description and metadata of the rows of a user that are committed, or the transaction''s own, and changes '
+    'nothing else; returns how many rows that were. Takes the stripe of the user, so that its commits wait until this transaction ends. Fires '
+    'no trigger. EXECUTE suffices, which nobody has at first; row-level security hides no row from it. Old versions go with the next '
+    'vacuum. Errors: 22004 for NULL, 25006 in a read-only transaction, 0A000 if the transaction is prepared.';
+REVOKE ALL ON FUNCTION credits.redact_account(uuid) FROM PUBLIC;
+
 -- Verification.
 
 -- Whether tables, indexes, triggers and what guards them are as this version made them. What is expected is written out, for people

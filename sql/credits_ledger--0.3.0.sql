@@ -1796,6 +1796,17 @@ AS 'MODULE_PATHNAME', 'get_users_balances_bulk_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/api/operations.rs
+-- credits_ledger::api::operations::redact_account
+CREATE  FUNCTION "redact_account"(
+	"user_id" uuid /* Option < Uuid > */
+) RETURNS bigint /* Result < i64, ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'redact_account_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/balances.rs
 -- credits_ledger::api::balances::refresh_checkpoint
 CREATE  FUNCTION "refresh_checkpoint"(
@@ -1882,6 +1893,7 @@ AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
 -- requires:
 --   views
 --   api::operations::advance_seq
+--   api::operations::redact_account
 --   api::operations::refresh_idle_checkpoints
 --   api::operations::settlement_statistics
 
@@ -1993,6 +2005,12 @@ COMMENT ON FUNCTION credits.settlement_statistics() IS
     'ones left alone while someone else refreshed on that stripe or the tables were locked; refreshes_failed, those put off by an '
     'error, which is in the server''s log. Settlements that find nothing to decide are not counted. No row if the server has no '
     'room for the counts: there are places for 128 databases.';
+
+COMMENT ON FUNCTION credits.redact_account(uuid) IS
+    'For erasure requests: clears description and metadata of the rows of a user that are committed, or the transaction''s own, and changes '
+    'nothing else; returns how many rows that were. Takes the stripe of the user, so that its commits wait until this transaction ends. Fires '
+    'no trigger. EXECUTE suffices, which nobody has at first; row-level security hides no row from it. Old versions go with the next '
+    'vacuum. Errors: 22004 for NULL, 25006 in a read-only transaction, 0A000 if the transaction is prepared.';
 
 -- As CREATE EXTENSION has it.
 SET LOCAL search_path = credits, pg_temp;

@@ -82,6 +82,9 @@ pub enum LedgerError {
     /// A trigger of the application kept the row from being inserted.
     #[error("a trigger on credits_transactions left out the transaction with source_id \"{0}\"")]
     LeftOut(String),
+    /// A transaction that has redacted an account is about to be prepared.
+    #[error("a transaction that has redacted an account cannot be prepared")]
+    PreparedRedaction,
     /// The id is taken by another transaction.
     #[error("id {id} is taken by another transaction, with source_id \"{stored}\"")]
     IdConflict {
@@ -220,6 +223,7 @@ impl LedgerError {
             | Self::InfiniteDate
             | Self::SeqTooHigh(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
             Self::SourceIdTooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Self::PreparedRedaction => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::LeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             Self::SourceIdConflict { .. } | Self::IdConflict { .. } => {
                 PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION

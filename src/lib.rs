@@ -41,6 +41,7 @@ pgrx::extension_sql_file!(
     requires = [
         "views",
         api::operations::advance_seq,
+        api::operations::redact_account,
         api::operations::refresh_idle_checkpoints,
         api::operations::settlement_statistics
     ]

@@ -40,6 +40,7 @@ mod operations;
 mod privileges;
 mod readme;
 mod recording;
+mod redaction;
 mod refusals;
 mod repairs;
 mod requirements;

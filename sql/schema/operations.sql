@@ -107,5 +107,11 @@ COMMENT ON FUNCTION credits.settlement_statistics() IS
     'error, which is in the server''s log. Settlements that find nothing to decide are not counted. No row if the server has no '
     'room for the counts: there are places for 128 databases.';
 
+COMMENT ON FUNCTION credits.redact_account(uuid) IS
+    'For erasure requests: clears description and metadata of the rows of a user that are committed, or the transaction''s own, and changes '
+    'nothing else; returns how many rows that were. Takes the stripe of the user, so that its commits wait until this transaction ends. Fires '
+    'no trigger. EXECUTE suffices, which nobody has at first; row-level security hides no row from it. Old versions go with the next '
+    'vacuum. Errors: 22004 for NULL, 25006 in a read-only transaction, 0A000 if the transaction is prepared.';
+
 -- As CREATE EXTENSION has it.
 SET LOCAL search_path = credits, pg_temp;

@@ -1,14 +1,15 @@
 //! For operators: what settlement has done, and checkpoints that nobody's commit refreshes.
 
 use ledger::statistics::Event;
+use pgrx::Uuid;
 use pgrx::datum::datetime_support::now;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::arguments::required;
-use crate::engine::statistics;
 use crate::engine::touched::{self, Request};
+use crate::engine::{redaction, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::{query, stamp, xact};
@@ -74,4 +75,12 @@ fn before_now(idle: Interval) -> Result<TimestampWithTimeZone, LedgerError> {
             Err(LedgerError::IdleOutOfRange(idle.to_string()))
         })
         .execute()
+}
+
+/// `credits.redact_account`
+#[pg_extern(volatile, parallel_unsafe)]
+fn redact_account(user_id: Option<Uuid>) -> Result<i64, ErrorReport> {
+    let user = *required("user_id", user_id)?.as_bytes();
+    xact::refuse_if_read_only(c"redact_account()");
+    Ok(redaction::redact(&user)?)
 }

@@ -10,6 +10,7 @@
 //! - [`feed`]: the ledger read forward
 //! - [`items`]: the same with each batch as one item
 //! - [`batches`]: what it sees of the batches that a delta touches
+//! - [`redaction`]: erasing what people have written into an account's rows
 //! - [`touched`]: the users whose balance a transaction changes
 //! - [`settlement`]: what happens to them when it commits
 //! - [`lock_order`]: the order in which locks are waited for
@@ -27,6 +28,7 @@ pub mod lock_order;
 pub mod newest;
 pub mod notification;
 pub mod places;
+pub mod redaction;
 pub mod settlement;
 pub mod shared;
 pub mod statistics;
@@ -40,10 +42,14 @@ pub fn init() {
     crate::pg::catalog::init();
     crate::pg::xact::init(crate::pg::xact::Hooks {
         before_commit: settlement::settle_touched,
-        before_prepare: settlement::count_prepared,
+        before_prepare: || {
+            redaction::refuse_to_prepare();
+            settlement::count_prepared();
+        },
         committed: statistics::publish,
         forget: || {
             touched::forget();
+            redaction::forget();
             statistics::forget();
         },
     });

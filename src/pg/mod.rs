@@ -29,6 +29,7 @@ pub mod query;
 pub mod raised;
 pub mod random;
 pub mod relation;
+pub mod replace;
 pub mod row;
 pub mod scan;
 mod search_path;

@@ -1,6 +1,7 @@
 //! Columns of a row that a scan stands on.
 
 use std::marker::PhantomData;
+use std::slice;
 
 use ledger::credits::Credits;
 use pgrx::prelude::*;
@@ -84,6 +85,18 @@ impl Row<'_> {
                 ColumnValue::Of(Stored { datum: self.datum(column), row: PhantomData })
             }
         })
+    }
+
+    /// So many columns from the first on: the values, and which of them are NULL.
+    pub(super) fn all(&self, count: usize) -> (&[pg_sys::Datum], &[bool]) {
+        self.take_apart(count);
+        // SAFETY: the row is taken apart that far.
+        unsafe {
+            (
+                slice::from_raw_parts((*self.slot).tts_values, count),
+                slice::from_raw_parts((*self.slot).tts_isnull, count),
+            )
+        }
     }
 
     /// Takes the row apart up to this column.

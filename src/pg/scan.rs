@@ -31,7 +31,7 @@ pub enum Key {
 /// and again.
 ///
 /// Each index entry leads to one row at most that is seen: the scanned tables are written so that no two versions of a row
-/// are seen at once, not even dirty.
+/// are seen at once, not even dirty; a user's rows in the ledger only by those who have the stripe of the user.
 pub struct IndexScan {
     scan: pg_sys::IndexScanDesc,
     direction: pg_sys::ScanDirection::Type,

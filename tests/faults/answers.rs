@@ -46,6 +46,7 @@ pub const WRITES: &[&str] = &[
     "create_transaction({user}, 'usage', 1, 'written')",
     "record_transactions('[{\"source_id\": \"written at once\"}]')",
     "refresh_checkpoint({user})",
+    "redact_account({user})",
     "refresh_checkpoints_bulk(ARRAY[{user}]::uuid[])",
     "aggregate_user_batches({user})",
     "refresh_idle_checkpoints('0')",

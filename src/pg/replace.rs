@@ -1,0 +1,155 @@
+//! New versions of rows of a table that may have any index, made without a statement.
+//!
+//! An UPDATE would fire triggers, and where one of them comes before the row, the server computes each generated column anew.
+//! This fires none and keeps every column that it is not told to change. It is an ordinary, logged change of the heap otherwise:
+//! what is out of line is kept, and every index gets its entries, also one of the owner's own.
+
+use std::cell::RefCell;
+use std::slice;
+use std::thread::panicking;
+
+use pgrx::pg_sys;
+
+use super::description;
+use super::memory::Scratch;
+use super::relation::Table;
+use super::row::{Column, Row};
+use super::snapshot::Snapshot;
+
+/// A table open for writing, with its indexes.
+pub struct RowReplacer {
+    state: *mut pg_sys::EState,
+    target: *mut pg_sys::ResultRelInfo,
+    slot: *mut pg_sys::TupleTableSlot,
+    memory: RefCell<Scratch>,
+    _table: Table,
+}
+
+impl RowReplacer {
+    /// Opens the indexes of a table that is open for writing.
+    pub fn new(table: Table) -> Self {
+        // SAFETY: what the server does to apply a replicated change. The table stays open as long as this value, which owns it.
+        unsafe {
+            let state = pg_sys::CreateExecutorState();
+            let target = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
+            (*target).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+            pg_sys::InitResultRelInfo(target, table.as_raw(), 1, std::ptr::null_mut(), 0);
+            pg_sys::ExecOpenIndices(target, false);
+            let slot = pg_sys::table_slot_create(table.as_raw(), std::ptr::null_mut());
+            Self {
+                state,
+                target,
+                slot,
+                memory: RefCell::new(Scratch::new("credits_ledger replaced rows")),
+                _table: table,
+            }
+        }
+    }
+
+    /// Replaces the row by one that has NULL in these columns. Others must be kept from changing it meanwhile.
+    pub fn clear(&self, row: &Row<'_>, columns: &[Column], snapshot: &Snapshot) {
+        self.memory.borrow_mut().step(|| {
+            // SAFETY: both slots have the shape of the table; the row's holds a row of it, which stays while the other is used.
+            unsafe {
+                self.fill(row, columns);
+                self.replace(row.tid(), snapshot);
+            }
+        });
+    }
+
+    /// # Safety
+    /// The row is one of the table.
+    unsafe fn fill(&self, row: &Row<'_>, columns: &[Column]) {
+        // SAFETY: the caller's promise: there are as many columns on both sides.
+        unsafe {
+            let description = (*self.slot).tts_tupleDescriptor;
+            let count = description::count(description);
+            pg_sys::ExecClearTuple(self.slot);
+            let (values, nulls) = row.all(count);
+            let new_values = slice::from_raw_parts_mut((*self.slot).tts_values, count);
+            let new_nulls = slice::from_raw_parts_mut((*self.slot).tts_isnull, count);
+            for place in 0..count {
+                let is_dropped = description::column(description, place).attisdropped;
+                new_nulls[place] = nulls[place] || is_dropped || columns.contains(&(place + 1));
+                new_values[place] = if new_nulls[place] { pg_sys::Datum::null() } else { values[place] };
+            }
+            pg_sys::ExecStoreVirtualTuple(self.slot);
+        }
+    }
+
+    /// # Safety
+    /// The slot holds the new row, and `tid` is that of the old one.
+    unsafe fn replace(&self, mut tid: pg_sys::ItemPointerData, snapshot: &Snapshot) {
+        // SAFETY: the caller's promise. What a unique index that is checked later has to say was said when the row came.
+        unsafe {
+            let relation = (*self.target).ri_RelationDesc;
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            {
+                let mut all_indexes = false;
+                pg_sys::simple_table_tuple_update(
+                    relation,
+                    &raw mut tid,
+                    self.slot,
+                    snapshot.as_raw(),
+                    &raw mut all_indexes,
+                );
+                if all_indexes {
+                    let (target, slot, state) = (self.target, self.slot, self.state);
+                    let none = std::ptr::null_mut();
+                    pg_sys::ExecInsertIndexTuples(
+                        target,
+                        slot,
+                        state,
+                        false,
+                        false,
+                        none,
+                        std::ptr::null_mut(),
+                    );
+                }
+            }
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            {
+                let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
+                pg_sys::simple_table_tuple_update(
+                    relation,
+                    &raw mut tid,
+                    self.slot,
+                    snapshot.as_raw(),
+                    &raw mut indexes,
+                );
+                if indexes != pg_sys::TU_UpdateIndexes::TU_None {
+                    let only_summarizing = indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing;
+                    let (target, slot, state) = (self.target, self.slot, self.state);
+                    let none = std::ptr::null_mut();
+                    pg_sys::ExecInsertIndexTuples(
+                        target,
+                        slot,
+                        state,
+                        false,
+                        false,
+                        none,
+                        std::ptr::null_mut(),
+                        only_summarizing,
+                    );
+                }
+            }
+            if let Some(context) = (*self.state).es_per_tuple_exprcontext.as_ref() {
+                pg_sys::MemoryContextReset(context.ecxt_per_tuple_memory);
+            }
+            pg_sys::ExecClearTuple(self.slot);
+        }
+    }
+}
+
+impl Drop for RowReplacer {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: made by `new`, released once, before the table.
+            unsafe {
+                pg_sys::ExecCloseIndices(self.target);
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+                pg_sys::FreeExecutorState(self.state);
+            }
+        }
+    }
+}
