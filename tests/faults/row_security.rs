@@ -261,5 +261,5 @@ fn policies_from_before_an_update_are_dumped() {
     let restored = new_database(&cluster, "restored", "template0");
     assert_eq!(pipe(&old, &[], &restored, "postgres"), "");
     assert_eq!(policies(&mut restored.connect()), before);
-    assert_eq!(before.len(), 6 + 4);
+    assert_eq!(before.iter().filter(|line| line.starts_with("(credits,credits_transactions,")).count(), 6);
 }
