@@ -26,6 +26,7 @@ mod differential;
 mod encodings;
 mod feed;
 mod folds;
+mod foreign;
 mod guard;
 mod headroom;
 mod held_back;

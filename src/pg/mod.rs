@@ -6,6 +6,7 @@ pub mod analytics;
 mod array;
 pub mod block_ranges;
 pub mod call;
+mod callbacks;
 pub mod catalog;
 pub mod column_value;
 mod command;

@@ -7,6 +7,8 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{PgTryBuilder, pg_sys};
 
+use super::callbacks;
+
 /// What happens at the end of a transaction.
 #[derive(Clone, Copy, Debug)]
 pub struct Hooks {
@@ -26,7 +28,7 @@ static HOOKS: std::sync::OnceLock<Hooks> = std::sync::OnceLock::new();
 pub fn init(hooks: Hooks) {
     if HOOKS.set(hooks).is_ok() {
         // SAFETY: the callback stays valid for the life of the process.
-        unsafe { pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut()) }
+        unsafe { callbacks::register_last(Some(on_transaction_event)) }
     }
 }
 
