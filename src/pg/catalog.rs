@@ -77,8 +77,8 @@ impl Relations {
         if objects != extension::LIBRARY_VERSION {
             LedgerError::OtherVersion { library: extension::LIBRARY_VERSION, objects }.raise();
         }
-        let relations = Self::search();
-        if INVALIDATIONS.get() == before {
+        let relations = Self::find();
+        if relations.have_their_columns() && INVALIDATIONS.get() == before {
             CACHED.set(Some(relations));
         }
         TELLING.set(relations.telling());
@@ -130,17 +130,30 @@ impl Relations {
         }
     }
 
-    fn search() -> Self {
-        let relations = Self::find();
-        let Self { ledger, checkpoints, batches, .. } = relations;
-        for (oid, definition) in [
-            (ledger, &definition::LEDGER),
-            (checkpoints, &definition::CHECKPOINTS),
-            (batches, &definition::BATCHES),
-        ] {
-            require_columns(oid, definition);
-        }
-        relations
+    /// Rows are read and written by the places of their columns: raises 55000 if one of a table's own is of another type. False if
+    /// that cannot be told: somebody is changing a table, and whoever goes on will wait for that.
+    fn have_their_columns(&self) -> bool {
+        [
+            (Some(self.ledger), &definition::LEDGER),
+            (Some(self.checkpoints), &definition::CHECKPOINTS),
+            (Some(self.batches), &definition::BATCHES),
+            (self.changes, &definition::CHANGES),
+            (self.identity, &definition::IDENTITY),
+        ]
+        .into_iter()
+        .filter_map(|(oid, definition)| Some((oid?, definition)))
+        .all(|(oid, definition)| {
+            // SAFETY: only looks.
+            let other = unsafe {
+                relation::with_settled_description(oid, |relation| {
+                    description::first_of_other_type((*relation).rd_att, definition.columns)
+                })
+            };
+            if let Some(Some(number)) = other {
+                LedgerError::OtherColumn { table: definition.display_name(), number: number + 1 }.raise();
+            }
+            other.is_some()
+        })
     }
 
     fn find() -> Self {
@@ -262,19 +275,6 @@ fn find_index_now(table: pg_sys::Oid, name: &CStr) -> Option<CatalogIndex> {
         }
     }
     found
-}
-
-/// Rows are read and written by the places of their columns: raises 55000 if one of the table's own is of another type.
-fn require_columns(table: pg_sys::Oid, definition: &Definition) {
-    // SAFETY: only looks.
-    let other = unsafe {
-        relation::with_description(table, |relation| {
-            description::first_of_other_type((*relation).rd_att, definition.columns)
-        })
-    };
-    if let Some(number) = other.flatten() {
-        LedgerError::OtherColumn { table: definition.display_name(), number: number + 1 }.raise();
-    }
 }
 
 /// The ledger, of whatever version of the extension.

@@ -108,7 +108,6 @@ fn begin(command: Command) {
     if ledger.is_none() || extension::runs_script() || is_binary_upgrade() {
         return;
     }
-    catalog::accept_invalidations();
     let shapes: Vec<Noted> = catalog::defined().filter_map(Noted::now).collect();
     refuse_what_the_engine_would_miss(command, &shapes);
     UNDER_WAY.with_borrow_mut(|commands| {

@@ -54,11 +54,32 @@ pub fn lock(oid: pg_sys::Oid, access: Access) {
     unsafe { pg_sys::LockRelationOid(oid, access.lock_mode()) }
 }
 
+/// Shows the description of the relation, without waiting for its lock and without keeping it; `None` if there is no such
+/// relation, or somebody is changing it.
+///
+/// # Safety
+/// As for [`with_description`].
+pub(super) unsafe fn with_settled_description<R>(
+    oid: pg_sys::Oid,
+    look: impl FnOnce(pg_sys::Relation) -> R,
+) -> Option<R> {
+    let mode = Access::Read.lock_mode();
+    // SAFETY: locked and unlocked once; an error ends the transaction, and the lock with it.
+    unsafe {
+        if !pg_sys::ConditionalLockRelationOid(oid, mode) {
+            return None;
+        }
+        let result = with_description(oid, look);
+        pg_sys::UnlockRelationOid(oid, mode);
+        result
+    }
+}
+
 /// Shows the description of the relation that this session has, as far as it has been told of changes, without a lock; `None` if
 /// there is no such relation.
 ///
 /// # Safety
-/// `look` does nothing that may change the description: it learns of no changes of others, and makes none.
+/// `look` makes no changes, and keeps nothing of the description while it does what may learn of those of others.
 pub(super) unsafe fn with_description<R>(
     oid: pg_sys::Oid,
     look: impl FnOnce(pg_sys::Relation) -> R,

@@ -6,7 +6,7 @@ use std::fmt;
 use pgrx::pg_sys;
 
 use super::description::{self, text};
-use super::relation::with_description;
+use super::relation::{with_description, with_settled_description};
 
 /// What a relation is made of.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,19 +104,21 @@ unsafe extern "C-unwind" {
 }
 
 impl Shape {
-    /// The shape that the relation has now, as far as this session has been told; `None` if there is no such relation. Takes no
-    /// lock.
+    /// The shape that the relation has now; `None` if there is no such relation. Waits for nobody: of a relation that somebody is
+    /// changing, the shape from before.
     pub fn of(oid: pg_sys::Oid) -> Option<Self> {
-        // SAFETY: a relation that is not locked may be changed by others meanwhile, but its description here is not: nothing
-        // that is called before it is closed learns of changes.
-        unsafe { with_description(oid, |relation| Self::read(relation)) }
+        // SAFETY: `read` copies each part of the description as it fetches it.
+        unsafe {
+            with_settled_description(oid, |relation| Self::read(relation))
+                .or_else(|| with_description(oid, |relation| Self::read(relation)))
+        }
     }
 
     /// The shape that a command of this transaction has left, if it may have changed it: whoever does locks the relation, but for
     /// the name of its schema.
     pub fn changed(&self, oid: pg_sys::Oid) -> Option<Self> {
         let mode = pg_sys::ShareUpdateExclusiveLock.cast_signed();
-        // SAFETY: as for `of`.
+        // SAFETY: as for `of`; the lock is looked up alone.
         unsafe {
             with_description(oid, |relation| {
                 (pg_sys::CheckRelationLockedByMe(relation, mode, true) || schema_of(relation) != self.name.0)
@@ -129,7 +131,8 @@ impl Shape {
     /// # Safety
     /// The relation is open.
     unsafe fn read(relation: pg_sys::Relation) -> Self {
-        // SAFETY: the caller's promise. A description is valid as long as its relation is open, and has as many parts as it says.
+        // SAFETY: the caller's promise. A lookup may learn of changes and have a part of the description made anew: each is
+        // fetched when it is copied, which looks nothing up.
         unsafe {
             let (oid, class) = ((*relation).rd_id, &*(*relation).rd_rel);
             let children = find_inheritance_children(oid, pg_sys::NoLock.cast_signed());
