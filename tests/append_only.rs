@@ -128,8 +128,12 @@ fn changes_through_another_table_are_refused() {
         let db = Database::create();
         let mut session = db.connect();
         session.grant(user(1), dec!(10));
-        session.run(&unguarded(attach));
         let version: i32 = session.value("SELECT current_setting('server_version_num')::int", &[]);
+        // From there on the server has no partitions with an identity column.
+        if version >= 170_000 && attach.contains("PARTITION") {
+            continue;
+        }
+        session.run(&unguarded(attach));
         let mut changes = vec![
             "UPDATE parent SET amount = amount + 5",
             "DELETE FROM parent",

@@ -108,6 +108,10 @@ fn all() -> Vec<(String, &'static str, &'static str)> {
 
 fn assert_refused(session: &mut Session, change: &str, name: &str, told: &str) {
     let error = session.try_run(change).refused("55000");
+    // From Postgres 17 on the server itself has no such partitions.
+    if error.message().contains("contains an identity column") {
+        return;
+    }
     let begin = format!("{name} keeps the shape that it was made with: {told}");
     assert!(error.message().starts_with(&begin), "{change}: {error:?}");
     assert!(error.hint().is_some(), "{change}: {error:?}");
@@ -170,7 +174,8 @@ fn nothing_of_the_ledger_is_forgotten() {
          UNION ALL
          SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint
          WHERE conrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
-                            'credits.batch_aggregates'::regclass)",
+                            'credits.batch_aggregates'::regclass)
+           AND contype <> 'n'",
         &[],
     );
     assert!(changes.len() > 50, "{changes:?}");
