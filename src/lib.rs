@@ -6,7 +6,8 @@
 //! - [`settings`]: every setting
 //! - [`error`]: every refusal, with its SQLSTATE
 //!
-//! Arithmetic and protocol are in the crate `ledger`; tables, types, views and privileges in `sql/schema`.
+//! Arithmetic and protocol are in the crate `ledger`; tables, types, views and privileges in `sql/schema`. How it all works, and
+//! why, is in `docs/architecture.md`.
 
 mod api;
 mod engine;
