@@ -28,11 +28,8 @@ extern "C-unwind" fn _PG_init() {
 pgrx::extension_sql_file!("../sql/schema/types.sql", name = "types", bootstrap);
 pgrx::extension_sql_file!("../sql/schema/ledger.sql", name = "ledger", requires = ["types"]);
 pgrx::extension_sql_file!("../sql/schema/derived.sql", name = "derived", requires = ["ledger"]);
-pgrx::extension_sql_file!(
-    "../sql/schema/views.sql",
-    name = "views",
-    requires = ["derived", api::balances::get_user_balance]
-);
+pgrx::extension_sql_file!("../sql/schema/balances.sql", name = "balances", requires = ["derived"]);
+pgrx::extension_sql_file!("../sql/schema/views.sql", name = "views", requires = ["balances"]);
 pgrx::extension_sql_file!("../sql/schema/recording.sql", name = "recording", requires = ["derived"]);
 pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["recording"]);
 pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = ["verify"]);
@@ -55,13 +52,6 @@ pgrx::extension_sql_file!("../sql/schema/installation.sql", name = "installation
 pgrx::extension_sql_file!(
     "../sql/schema/function_comments.sql",
     name = "function_comments",
-    requires = [
-        api::balances::get_user_balance,
-        api::balances::calculate_balance_with_seq,
-        api::balances::get_users_balances_bulk,
-        api::balances::refresh_checkpoint,
-        api::balances::refresh_checkpoints_bulk,
-        api::balances::aggregate_user_batches,
-    ]
+    requires = [api::balances::refresh_checkpoint, api::balances::aggregate_user_batches,]
 );
 pgrx::extension_sql_file!("../sql/schema/privileges.sql", name = "privileges", finalize);

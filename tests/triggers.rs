@@ -178,6 +178,10 @@ fn errors_of_policies_arrive_as_they_were_raised() {
         format!("create_transaction('{id}', 'usage', 1, 'x')"),
         format!("list_user_transactions('{id}')"),
         "count_all_transactions()".to_owned(),
+        format!("get_user_balance('{id}')"),
+        format!("calculate_balance_with_seq('{id}')"),
+        format!("get_users_balances_bulk('{{{id}}}')"),
+        format!("refresh_checkpoints_bulk('{{{id}}}')"),
     ] {
         let error = session.try_run(&format!("SELECT credits.{call}")).refused("P0099");
         assert_eq!((error.message(), error.constraint()), ("forbidden", Some("my rule")), "{call}");

@@ -1,10 +1,5 @@
 //! Checks of arguments.
 
-use std::collections::HashSet;
-
-use pgrx::Uuid;
-
-use crate::engine::Id;
 use crate::error::LedgerError;
 use crate::pg::text::Text;
 
@@ -29,25 +24,4 @@ pub fn known_type(name: &'static str, value: Text) -> Result<Text, LedgerError> 
 /// A required argument.
 pub fn required<T>(name: &'static str, argument: Option<T>) -> Result<T, LedgerError> {
     argument.ok_or(LedgerError::NullArgument(name))
-}
-
-/// A required array without NULLs.
-pub fn required_array<T>(
-    name: &'static str,
-    argument: Option<Vec<Option<T>>>,
-) -> Result<Vec<T>, LedgerError> {
-    required(name, argument)?
-        .into_iter()
-        .map(|element| element.ok_or(LedgerError::NullElement(name)))
-        .collect()
-}
-
-/// A required array of users, each once, in the order of their first appearance.
-pub fn distinct_users(
-    name: &'static str,
-    argument: Option<Vec<Option<Uuid>>>,
-) -> Result<Vec<Id>, LedgerError> {
-    let mut seen = HashSet::new();
-    let users = required_array(name, argument)?.into_iter().map(|user| *user.as_bytes());
-    Ok(users.filter(|user| seen.insert(*user)).collect())
 }

@@ -1,49 +1,47 @@
 //! Balances and checkpoints.
 
+use std::collections::HashSet;
+
 use pgrx::Uuid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::arguments::{distinct_users, required};
+use super::arguments::required;
 use crate::engine::Id;
 use crate::engine::balance::{self, Balance};
 use crate::engine::touched::{self, Request};
 use crate::error::LedgerError;
-use crate::pg::numeric::Numeric;
+use crate::pg::call::{Answer, Argument, Call};
+use crate::pg::column_value::ColumnValue;
 use crate::pg::{random, xact};
 
-/// `credits.get_user_balance`
-#[pg_extern(stable, parallel_restricted)]
-fn get_user_balance(user_id: Option<Uuid>) -> Result<Numeric, ErrorReport> {
-    Ok(Numeric(balance_of(user_id)?.balance))
+const USER_IDS: Argument = Argument(0, "user_ids");
+
+/// `get_user_balance(user_id)`
+pub fn get_user_balance(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    Ok(Answer::credits(balance_of(call)?.balance))
 }
 
-/// `credits.calculate_balance_with_seq`
-#[pg_extern(stable, parallel_restricted)]
-fn calculate_balance_with_seq(
-    user_id: Option<Uuid>,
-) -> Result<TableIterator<'static, (name!(balance, Numeric), name!(latest_seq, Option<i64>))>, ErrorReport> {
-    let balance = balance_of(user_id)?;
-    Ok(TableIterator::once((Numeric(balance.balance), balance.latest_seq)))
+/// `calculate_balance_with_seq(user_id)`
+pub fn calculate_balance_with_seq(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let Balance { balance, latest_seq } = balance_of(call)?;
+    let latest_seq = latest_seq.map_or(ColumnValue::Null, ColumnValue::Int8);
+    call.result_rows(&[pg_sys::NUMERICOID, pg_sys::INT8OID]).put([ColumnValue::Credits(balance), latest_seq]);
+    Ok(Answer::rows())
 }
 
-fn balance_of(user_id: Option<Uuid>) -> Result<Balance, LedgerError> {
-    let user = *required("user_id", user_id)?.as_bytes();
+fn balance_of(call: &Call<'_>) -> Result<Balance, LedgerError> {
+    let user = *call.uuid_bytes(Argument(0, "user_id"))?;
     Ok(balance::read(&[user])?.into_iter().next().unwrap_or_default())
 }
 
-/// `credits.get_users_balances_bulk`
-#[pg_extern(volatile, parallel_unsafe)]
-fn get_users_balances_bulk(
-    user_ids: Option<Vec<Option<Uuid>>>,
-    checkpoint_refresh_probability: default!(Option<i32>, "NULL"),
-) -> Result<TableIterator<'static, (name!(user_id, Uuid), name!(balance, Numeric))>, ErrorReport> {
-    let users = distinct_users("user_ids", user_ids)?;
-    let one_in = match checkpoint_refresh_probability {
-        Some(value) => u32::try_from(value).map_err(|_| LedgerError::NegativeArgument {
-            name: "checkpoint_refresh_probability",
-            value: value.into(),
-        })?,
+/// `get_users_balances_bulk(user_ids, checkpoint_refresh_probability)`
+pub fn get_users_balances_bulk(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    const PROBABILITY: Argument = Argument(1, "checkpoint_refresh_probability");
+    let users = distinct(call.uuids(USER_IDS)?);
+    let one_in = match call.integer(PROBABILITY) {
+        Some(value) => u32::try_from(value)
+            .map_err(|_| LedgerError::NegativeArgument { name: PROBABILITY.1, value: value.into() })?,
         None => 0,
     };
     let balances = balance::read(&users)?;
@@ -51,46 +49,46 @@ fn get_users_balances_bulk(
         let chosen = users.iter().filter(|_| random::one_in(one_in));
         touched::request(chosen, Request::RefreshIfFree)?;
     }
-    Ok(TableIterator::new(rows(users, balances, |_| true)))
+    Ok(rows(call, &users, &balances, |_| true))
 }
 
 /// `credits.refresh_checkpoint`
 #[pg_extern(volatile, parallel_unsafe)]
 fn refresh_checkpoint(user_id: Option<Uuid>) -> Result<(), ErrorReport> {
-    request_refresh(&[*required("user_id", user_id)?.as_bytes()], c"refresh_checkpoint()")
+    Ok(request_refresh(&[*required("user_id", user_id)?.as_bytes()], c"refresh_checkpoint()")?)
 }
 
 /// `credits.aggregate_user_batches`
 #[pg_extern(volatile, parallel_unsafe)]
 fn aggregate_user_batches(user_id: Option<Uuid>) -> Result<(), ErrorReport> {
-    request_refresh(&[*required("user_id", user_id)?.as_bytes()], c"aggregate_user_batches()")
+    Ok(request_refresh(&[*required("user_id", user_id)?.as_bytes()], c"aggregate_user_batches()")?)
 }
 
-/// `credits.refresh_checkpoints_bulk`
-#[pg_extern(volatile, parallel_unsafe)]
-fn refresh_checkpoints_bulk(
-    user_ids: Option<Vec<Option<Uuid>>>,
-) -> Result<TableIterator<'static, (name!(user_id, Uuid), name!(balance, Numeric))>, ErrorReport> {
-    let users = distinct_users("user_ids", user_ids)?;
+/// `refresh_checkpoints_bulk(user_ids)`
+pub fn refresh_checkpoints_bulk(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let users = distinct(call.uuids(USER_IDS)?);
     request_refresh(&users, c"refresh_checkpoints_bulk()")?;
     let balances = balance::read(&users)?;
-    Ok(TableIterator::new(rows(users, balances, |balance| balance.latest_seq.is_some())))
+    Ok(rows(call, &users, &balances, |balance| balance.latest_seq.is_some()))
 }
 
 /// Refreshes happen when the transaction commits.
-fn request_refresh(users: &[Id], function: &'static std::ffi::CStr) -> Result<(), ErrorReport> {
+fn request_refresh(users: &[Id], function: &'static std::ffi::CStr) -> Result<(), LedgerError> {
     xact::refuse_if_read_only(function);
     Ok(touched::request(users, Request::Refresh)?)
 }
 
-fn rows(
-    users: Vec<Id>,
-    balances: Vec<Balance>,
-    keep: impl Fn(&Balance) -> bool + 'static,
-) -> impl Iterator<Item = (Uuid, Numeric)> {
+fn rows(call: &Call<'_>, users: &[Id], balances: &[Balance], is_shown: impl Fn(&Balance) -> bool) -> Answer {
+    let result = call.result_rows(&[pg_sys::UUIDOID, pg_sys::NUMERICOID]);
+    for (user, balance) in users.iter().zip(balances).filter(|(_, balance)| is_shown(balance)) {
+        result.put([ColumnValue::Uuid(user), ColumnValue::Credits(balance.balance)]);
+    }
+    Answer::rows()
+}
+
+/// Each once, in the order of their first appearance.
+fn distinct(mut users: Vec<Id>) -> Vec<Id> {
+    let mut seen = HashSet::new();
+    users.retain(|user| seen.insert(*user));
     users
-        .into_iter()
-        .zip(balances)
-        .filter(move |(_, balance)| keep(balance))
-        .map(|(user, balance)| (Uuid::from_bytes(user), Numeric(balance.balance)))
 }

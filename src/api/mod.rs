@@ -7,7 +7,7 @@
 
 mod analytics;
 mod arguments;
-mod balances;
+pub mod balances;
 pub mod bulk;
 pub mod feed;
 mod filters;

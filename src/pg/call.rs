@@ -247,6 +247,12 @@ impl<'call> Call<'call> {
         unsafe { i64::from_polymorphic_datum(self.datum(argument)?, false, pg_sys::INT8OID) }
     }
 
+    /// An `integer`, if given.
+    pub fn integer(&self, argument: Argument) -> Option<i32> {
+        // SAFETY: the declaration says integer.
+        unsafe { i32::from_polymorphic_datum(self.datum(argument)?, false, pg_sys::INT4OID) }
+    }
+
     /// A `bigint` that must be given.
     pub fn required_bigint(&self, argument: Argument) -> Result<i64, LedgerError> {
         self.bigint(argument).ok_or_else(|| argument.missing())
@@ -262,6 +268,27 @@ impl<'call> Call<'call> {
     /// A `uuid[]` that must be given, without NULLs in it.
     pub fn uuid_array(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
         whole_array(argument, self.value(argument, pg_sys::UUIDARRAYOID).ok_or_else(|| argument.missing())?)
+    }
+
+    /// The elements of a `uuid[]` that must be given, without NULLs in it.
+    pub fn uuids(&self, argument: Argument) -> Result<Vec<[u8; 16]>, LedgerError> {
+        let array = self.uuid_array(argument)?;
+        let (mut elements, mut count) = (std::ptr::null_mut(), 0);
+        // SAFETY: the declaration says uuid[], and there is no NULL in it; each element is 16 bytes in the array.
+        unsafe {
+            pg_sys::deconstruct_array(
+                array.datum.cast_mut_ptr(),
+                pg_sys::UUIDOID,
+                16,
+                false,
+                pg_sys::TYPALIGN_CHAR.cast_signed(),
+                &raw mut elements,
+                std::ptr::null_mut(),
+                &raw mut count,
+            );
+            let elements = std::slice::from_raw_parts(elements, usize::try_from(count).unwrap_or_default());
+            Ok(elements.iter().map(|element| *element.cast_mut_ptr::<[u8; 16]>()).collect())
+        }
     }
 
     /// A `text[]`, if given, without NULLs in it: to be bound, and to be looked at.
@@ -368,6 +395,11 @@ impl Answer {
     /// A value of the type that the function is declared to return.
     pub(super) fn value(datum: pg_sys::Datum) -> Self {
         Self(datum)
+    }
+
+    /// A `numeric`.
+    pub fn credits(credits: Credits) -> Self {
+        Self(numeric::into_datum(credits))
     }
 
     /// Rows, in the result already.

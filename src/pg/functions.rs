@@ -1,11 +1,11 @@
-//! The entry points of the functions that read or record rows: the names that `sql/schema/reads.sql` and
-//! `sql/schema/recording.sql` declare, and what answers them.
+//! The entry points of the functions that read or record rows: the names that `balances.sql`, `reads.sql` and `recording.sql` in
+//! `sql/schema` declare, and what answers them.
 
 use pgrx::pg_sys;
 
 use super::call;
 use super::function_info::function_info_v1;
-use crate::api::{bulk, feed, grouped, recording, topup, transactions};
+use crate::api::{balances, bulk, feed, grouped, recording, topup, transactions};
 
 macro_rules! entry_points {
     ($answer:path: $($info:ident, $name:ident => $body:path;)*) => {$(
@@ -19,8 +19,14 @@ macro_rules! entry_points {
     )*};
 }
 
-// The name that pgrx gave it, which databases of 0.2.0 have it under.
+// By the names that pgrx gave them, which databases of 0.2.0 have them under.
 entry_points! { call::answer:
+    pg_finfo_get_user_balance_wrapper, get_user_balance_wrapper => balances::get_user_balance;
+    pg_finfo_calculate_balance_with_seq_wrapper, calculate_balance_with_seq_wrapper
+        => balances::calculate_balance_with_seq;
+    pg_finfo_get_users_balances_bulk_wrapper, get_users_balances_bulk_wrapper => balances::get_users_balances_bulk;
+    pg_finfo_refresh_checkpoints_bulk_wrapper, refresh_checkpoints_bulk_wrapper
+        => balances::refresh_checkpoints_bulk;
     pg_finfo_create_transaction_wrapper, create_transaction_wrapper => recording::create_transaction;
 }
 

@@ -1,0 +1,28 @@
+-- Balances of users as the caller's snapshot has them: their checkpoints and what came since, or where row-level security filters
+-- the ledger, the rows that the caller may see.
+
+CREATE FUNCTION credits.get_user_balance(user_id uuid) RETURNS numeric
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'get_user_balance_wrapper';
+COMMENT ON FUNCTION credits.get_user_balance(uuid) IS
+    'Balance of a user in credits: the signed sum of the rows that the caller''s snapshot sees; 0 for an unknown user. Costs '
+    'an index lookup plus the rows since the last checkpoint. Errors: 22004 for NULL, 42501 without SELECT on the ledger.';
+CREATE FUNCTION credits.calculate_balance_with_seq(user_id uuid) RETURNS TABLE (balance numeric, latest_seq bigint)
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'calculate_balance_with_seq_wrapper';
+COMMENT ON FUNCTION credits.calculate_balance_with_seq(uuid) IS
+    'Balance of a user and the highest seq among its rows; 0 and NULL for an unknown user. Costs and errors as get_user_balance.';
+CREATE FUNCTION credits.get_users_balances_bulk(user_ids uuid[], checkpoint_refresh_probability integer DEFAULT NULL)
+    RETURNS TABLE (user_id uuid, balance numeric)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'get_users_balances_bulk_wrapper';
+COMMENT ON FUNCTION credits.get_users_balances_bulk(uuid[], integer) IS
+    'Balances of several users, each distinct id once, unknown ones with 0. checkpoint_refresh_probability N asks for a refresh '
+    'of each user''s checkpoint at commit with chance 1 in N; NULL and 0: never; ignored where the transaction cannot write. '
+    'Errors: 22004 for NULL or a NULL in the array, 22023 for a negative probability, 42501 without SELECT on the ledger.';
+CREATE FUNCTION credits.refresh_checkpoints_bulk(user_ids uuid[]) RETURNS TABLE (user_id uuid, balance numeric)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'refresh_checkpoints_bulk_wrapper';
+COMMENT ON FUNCTION credits.refresh_checkpoints_bulk(uuid[]) IS
+    'refresh_checkpoint for several users; returns the balances of those that have transactions, each once. Errors: 22004 for '
+    'NULL or a NULL in the array, 25006 in a read-only transaction, 42501 without SELECT on the ledger.';
