@@ -657,57 +657,44 @@ COMMENT ON FUNCTION credits.transactions_after(text, bigint) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/api/operations.rs
--- credits_ledger::api::operations::advance_seq
-CREATE  FUNCTION "advance_seq"(
-	"past" bigint /* Option < i64 > */
-) RETURNS VOID /* Result < (), ErrorReport > */
-VOLATILE PARALLEL UNSAFE
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'advance_seq_wrapper';
-/* </end connected objects> */
+-- src/lib.rs
+-- requires:
+--   derived
 
-/* <begin connected objects> */
--- src/api/balances.rs
--- credits_ledger::api::balances::aggregate_user_batches
-CREATE  FUNCTION "aggregate_user_batches"(
-	"user_id" uuid /* Option < Uuid > */
-) RETURNS VOID /* Result < (), ErrorReport > */
-VOLATILE PARALLEL UNSAFE
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'aggregate_user_batches_wrapper';
-/* </end connected objects> */
+-- Balances of users as the caller's snapshot has them: their checkpoints and what came since, or where row-level security filters
+-- the ledger, the rows that the caller may see.
 
-/* <begin connected objects> */
--- src/api/balances.rs
--- credits_ledger::api::balances::calculate_balance_with_seq
-CREATE  FUNCTION "calculate_balance_with_seq"(
-	"user_id" uuid /* Option < Uuid > */
-) RETURNS TABLE (
-	"balance" NUMERIC,  /* Numeric */
-	"latest_seq" bigint  /* Option < i64 > */
-)
-STABLE PARALLEL RESTRICTED
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'calculate_balance_with_seq_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/api/balances.rs
--- credits_ledger::api::balances::get_user_balance
-CREATE  FUNCTION "get_user_balance"(
-	"user_id" uuid /* Option < Uuid > */
-) RETURNS NUMERIC /* Result < Numeric, ErrorReport > */
-STABLE PARALLEL RESTRICTED
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'get_user_balance_wrapper';
+CREATE FUNCTION credits.get_user_balance(user_id uuid) RETURNS numeric
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'get_user_balance_wrapper';
+COMMENT ON FUNCTION credits.get_user_balance(uuid) IS
+    'Balance of a user in credits: the signed sum of the rows that the caller''s snapshot sees; 0 for an unknown user. Costs '
+    'an index lookup plus the rows since the last checkpoint. Errors: 22004 for NULL, 42501 without SELECT on the ledger.';
+CREATE FUNCTION credits.calculate_balance_with_seq(user_id uuid) RETURNS TABLE (balance numeric, latest_seq bigint)
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'calculate_balance_with_seq_wrapper';
+COMMENT ON FUNCTION credits.calculate_balance_with_seq(uuid) IS
+    'Balance of a user and the highest seq among its rows; 0 and NULL for an unknown user. Costs and errors as get_user_balance.';
+CREATE FUNCTION credits.get_users_balances_bulk(user_ids uuid[], checkpoint_refresh_probability integer DEFAULT NULL)
+    RETURNS TABLE (user_id uuid, balance numeric)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'get_users_balances_bulk_wrapper';
+COMMENT ON FUNCTION credits.get_users_balances_bulk(uuid[], integer) IS
+    'Balances of several users, each distinct id once, unknown ones with 0. checkpoint_refresh_probability N asks for a refresh '
+    'of each user''s checkpoint at commit with chance 1 in N; NULL and 0: never; ignored where the transaction cannot write. '
+    'Errors: 22004 for NULL or a NULL in the array, 22023 for a negative probability, 42501 without SELECT on the ledger.';
+CREATE FUNCTION credits.refresh_checkpoints_bulk(user_ids uuid[]) RETURNS TABLE (user_id uuid, balance numeric)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'refresh_checkpoints_bulk_wrapper';
+COMMENT ON FUNCTION credits.refresh_checkpoints_bulk(uuid[]) IS
+    'refresh_checkpoint for several users; returns the balances of those that have transactions, each once. Errors: 22004 for '
+    'NULL or a NULL in the array, 25006 in a read-only transaction, 42501 without SELECT on the ledger.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
 -- src/lib.rs
 -- requires:
---   derived
---   api::balances::get_user_balance
+--   balances
 
 -- CREATE EXTENSION has the schema credits searched, too, and it may be somebody's who made it first and put operators there
 -- that fit an expression below better than the server's own.
@@ -1781,18 +1768,25 @@ SET LOCAL search_path = credits, pg_temp;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/api/balances.rs
--- credits_ledger::api::balances::get_users_balances_bulk
-CREATE  FUNCTION "get_users_balances_bulk"(
-	"user_ids" uuid[], /* :: std :: option :: Option < Vec < Option < Uuid > > > */
-	"checkpoint_refresh_probability" INT DEFAULT NULL /* Option < i32 > */
-) RETURNS TABLE (
-	"user_id" uuid,  /* Uuid */
-	"balance" NUMERIC  /* Numeric */
-)
+-- src/api/operations.rs
+-- credits_ledger::api::operations::advance_seq
+CREATE  FUNCTION "advance_seq"(
+	"past" bigint /* Option < i64 > */
+) RETURNS VOID /* Result < (), ErrorReport > */
 VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'get_users_balances_bulk_wrapper';
+AS 'MODULE_PATHNAME', 'advance_seq_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/balances.rs
+-- credits_ledger::api::balances::aggregate_user_batches
+CREATE  FUNCTION "aggregate_user_batches"(
+	"user_id" uuid /* Option < Uuid > */
+) RETURNS VOID /* Result < (), ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregate_user_batches_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1818,44 +1812,14 @@ AS 'MODULE_PATHNAME', 'refresh_checkpoint_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/api/balances.rs
--- credits_ledger::api::balances::refresh_checkpoints_bulk
-CREATE  FUNCTION "refresh_checkpoints_bulk"(
-	"user_ids" uuid[] /* :: std :: option :: Option < Vec < Option < Uuid > > > */
-) RETURNS TABLE (
-	"user_id" uuid,  /* Uuid */
-	"balance" NUMERIC  /* Numeric */
-)
-VOLATILE PARALLEL UNSAFE
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'refresh_checkpoints_bulk_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/lib.rs
 -- requires:
---   api::balances::get_user_balance
---   api::balances::calculate_balance_with_seq
---   api::balances::get_users_balances_bulk
 --   api::balances::refresh_checkpoint
---   api::balances::refresh_checkpoints_bulk
 --   api::balances::aggregate_user_batches
 
-COMMENT ON FUNCTION credits.get_user_balance(uuid) IS
-    'Balance of a user in credits: the signed sum of the rows that the caller''s snapshot sees; 0 for an unknown user. Costs '
-    'an index lookup plus the rows since the last checkpoint. Errors: 22004 for NULL, 42501 without SELECT on the ledger.';
-COMMENT ON FUNCTION credits.calculate_balance_with_seq(uuid) IS
-    'Balance of a user and the highest seq among its rows; 0 and NULL for an unknown user. Costs and errors as get_user_balance.';
-COMMENT ON FUNCTION credits.get_users_balances_bulk(uuid[], integer) IS
-    'Balances of several users, each distinct id once, unknown ones with 0. checkpoint_refresh_probability N asks for a refresh '
-    'of each user''s checkpoint at commit with chance 1 in N; NULL and 0: never; ignored where the transaction cannot write. '
-    'Errors: 22004 for NULL or a NULL in the array, 22023 for a negative probability, 42501 without SELECT on the ledger.';
 COMMENT ON FUNCTION credits.refresh_checkpoint(uuid) IS
     'When the transaction commits: folds the user''s delta into its checkpoint and batches, and announces a crossing that is '
     'not announced yet. Nothing happens for an unknown user. Errors: 22004 for NULL, 25006 in a read-only transaction.';
-COMMENT ON FUNCTION credits.refresh_checkpoints_bulk(uuid[]) IS
-    'refresh_checkpoint for several users; returns the balances of those that have transactions, each once. Errors: 22004 for '
-    'NULL or a NULL in the array, 25006 in a read-only transaction, 42501 without SELECT on the ledger.';
 COMMENT ON FUNCTION credits.aggregate_user_batches(uuid) IS
     'The same as refresh_checkpoint: batches are folded with the checkpoint. Nothing needs it to be called.';
 /* </end connected objects> */

@@ -47,15 +47,19 @@ pub fn given() -> u64 {
 fn notice(relations: &Relations, seq: i64, transaction: u64) {
     let Some(numbers) = sequence::of(relations) else { return };
     let Some(found) = sequence::look(numbers, seq) else { return };
-    if !found.may_follow(seq) {
-        // The owner restores what there is. Nobody follows it.
-        if !privilege::is_owner(relations) {
-            LedgerError::SeqTooHigh(seq).raise();
-        }
-    } else if !privilege::may_choose_seq(relations) {
+    if !privilege::may_choose_seq(relations) {
         LEFT_TO_TRIGGER.set(transaction);
+    } else if !found.may_follow(seq) {
+        refuse_unless_owner(relations, seq);
     } else if !xact::is_read_only() {
         sequence::follow(numbers, seq);
+    }
+}
+
+/// The owner restores what there is, though nobody follows it.
+fn refuse_unless_owner(relations: &Relations, seq: i64) {
+    if !privilege::is_owner(relations) {
+        LedgerError::SeqTooHigh(seq).raise();
     }
 }
 
@@ -66,8 +70,11 @@ pub(super) fn follow_inserted(relations: &Relations, seq: impl FnOnce() -> i64) 
         return;
     }
     let (seq, numbers) = (seq(), sequence::of(relations));
-    if let Some(numbers) = numbers.filter(|&numbers| sequence::look(numbers, seq).is_some()) {
-        sequence::follow(numbers, seq);
+    let Some(numbers) = numbers else { return };
+    match sequence::look(numbers, seq) {
+        Some(found) if !found.may_follow(seq) => refuse_unless_owner(relations, seq),
+        Some(_) => sequence::follow(numbers, seq),
+        None => {}
     }
 }
 

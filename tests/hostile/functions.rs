@@ -151,6 +151,10 @@ impl Argument {
             ("text", "search" | "source_id") => Value::good(values::words(random)),
             ("bigint", "skip" | "limit" | "count") => values::number(random, 8, name, false),
             ("bigint", "before_seq" | "seq") => values::number(random, 8, name, true),
+            ("bigint", "past") if bad => {
+                Value::refused(Wire::Text(i64::MAX.to_string()), &["23514"], "is too high")
+            }
+            ("bigint", "past") => Value::good(*["-5", "0", "7", "1000"].choose(random).unwrap()),
             ("integer", "checkpoint_refresh_probability") => values::number(random, 4, name, false),
             ("interval", "idle") => values::interval(random, bad),
             ("regclass", "source") => values::source(random, bad),

@@ -134,7 +134,7 @@ impl Draft {
         if way != Way::Create {
             let own = Uuid::from_u128(random.random());
             columns.push(("id", id(random, Some(own))));
-            columns.push(("created_at", way.takes(random, values::date)));
+            columns.push(("created_at", way.takes(random, values::row_date)));
         }
         Self { source_id, row, columns, is_retry }
     }
@@ -162,6 +162,10 @@ impl Draft {
                 _ if self.row.batch.is_some() => values::unknown_type(random, &["23514"], "batch"),
                 _ => values::unknown_type(random, &["23514"], name),
             },
+            "source_id" if random.random_bool(0.2) => {
+                let blank = ["", " ", "\t\n", "\u{a0}"].choose(random).unwrap();
+                Value::refused(Wire::Text((*blank).to_owned()), &["23514"], "source_id")
+            }
             // Hardly compressible: an index has no room for it.
             "source_id" if random.random() => {
                 let long: String =
@@ -169,7 +173,7 @@ impl Draft {
                 Value::refused(Wire::Text(long), &["54000"], "")
             }
             "amount" => way.takes(random, amounts::bad_amount),
-            "created_at" => way.takes(random, values::bad_date),
+            "created_at" => way.takes(random, values::bad_row_date),
             // Every text that can be sent is one.
             _ if way == Way::Json => return,
             _ => values::bad_text(random),

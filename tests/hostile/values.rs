@@ -262,6 +262,33 @@ pub fn date(random: &mut StdRng) -> Value {
     }
 }
 
+/// One that a row may have.
+pub fn row_date(random: &mut StdRng) -> Value {
+    loop {
+        let date = date(random);
+        if !is_infinite(&date) {
+            return date;
+        }
+    }
+}
+
+fn is_infinite(date: &Value) -> bool {
+    match &date.wire {
+        Wire::Text(text) => text.ends_with("infinity"),
+        Wire::Binary(bytes) => [i64::MIN, i64::MAX].iter().any(|micros| bytes[..] == micros.to_be_bytes()),
+        Wire::Null => false,
+    }
+}
+
+/// One that a row may not have.
+pub fn bad_row_date(random: &mut StdRng) -> Value {
+    if random.random_bool(0.2) {
+        let infinite = if random.random() { "infinity" } else { "-infinity" };
+        return Value::refused(text(infinite), &["23514"], "created_at");
+    }
+    bad_date(random)
+}
+
 pub fn bad_date(random: &mut StdRng) -> Value {
     if random.random_bool(0.3) {
         let micros = [i64::MIN + 1, i64::MAX - 1].choose(random).unwrap();

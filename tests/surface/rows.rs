@@ -220,7 +220,8 @@ fn dates_are_told_apart_by_the_microsecond() {
         "infinity",
     ];
     session.run(&format!(
-        "CREATE TABLE dates AS SELECT unnest('{{{}}}'::timestamptz[]) AS date;
+        "SET check_function_bodies = off; -- Infinite dates are in ledgers of before.
+         CREATE TABLE dates AS SELECT unnest('{{{}}}'::timestamptz[]) AS date;
          INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, created_at)
          SELECT '{one}', 'purchase', 1, 'edge ' || date, date FROM dates;
          INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, created_at)
