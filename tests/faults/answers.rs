@@ -26,7 +26,8 @@ const CALLS: &[&str] = &[
     "sum_transactions_after_date_grouped({user}, '2000-01-01')",
     "get_monthly_auto_topup_spend({user})",
     "get_monthly_auto_topup_spend_bulk({users})",
-    "transactions_after(\"limit\" => NULL)",
+    // No rows: which there are depends on what is open, and has tests of its own.
+    "transactions_after(\"limit\" => 0)",
     "visible_balances()",
     "visible_batches()",
     "verify_ledger()",

@@ -38,6 +38,15 @@ fn a_database_made_from_a_ledger_goes_on_by_itself() {
         assert_eq!(here.contents(), there.contents());
         assert_eq!(checkpoints(&mut here), checkpoints(&mut there));
 
+        // Positions of the original's feed are good in the copy, too.
+        let (position, read) = here.feed(None).unwrap();
+        assert_eq!(there.feed(None).unwrap(), (position.clone(), read));
+        here.charge(user(5), dec!(0.01));
+        there.charge(user(5), dec!(0.01));
+        for session in [&mut here, &mut there] {
+            assert_eq!(session.feed(position.as_deref()).unwrap().1.len(), 1);
+        }
+
         // Both go on with the same users, in turn, so that each one's ids lie between the other's.
         let (mut heard_here, mut heard_there) = (original.listen(), copy.listen());
         let (before, now) = (here.balance(user(0)), 200);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use credits_ledger_tests::cluster::{Cluster, TEMPLATE};
 use credits_ledger_tests::contents::{Contents, SILENT, USERS};
-use credits_ledger_tests::{Database, Direction, Uuid, user};
+use credits_ledger_tests::{Database, Direction, Refused, Uuid, user};
 
 /// How a ledger is dumped and restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +142,7 @@ fn every_way_to_restore_gives_the_same_ledger() {
         let ledger = Database::create_in(from);
         ledger.connect().record_history();
         let contents = ledger.connect().contents();
+        let (position, read) = ledger.connect().feed(None).unwrap();
         for (number, way) in Way::ALL.into_iter().enumerate() {
             println!("{way:?}");
             let file = from.folder().join(format!("dump_{number}"));
@@ -151,6 +152,10 @@ fn every_way_to_restore_gives_the_same_ledger() {
             restore(&file, way, &restored, SILENT);
             assert_eq!(listener.drain(), []);
             assert_restored(&restored, &contents);
+            // Its feed is another one.
+            let mut session = restored.connect();
+            session.feed(position.as_deref()).refused("22023");
+            assert!(session.feed(None).unwrap().1.len() > read.len());
         }
         // Under another name in the same cluster.
         let file = from.folder().join("dump");

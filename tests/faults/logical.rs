@@ -3,7 +3,7 @@
 
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::contents::USERS;
-use credits_ledger_tests::{Database, Direction, Session, Uuid, correction, dec, user};
+use credits_ledger_tests::{Database, Direction, Refused, Session, Uuid, correction, dec, user};
 
 use Direction::{Down, Up};
 
@@ -243,6 +243,10 @@ fn the_checkpoints_of_others_are_left_out() {
     pair.assert_same();
     let unmade: Vec<String> = there.values("SELECT d::text FROM credits.dumped_row_security d", &[]);
     assert_eq!(unmade, [""; 0]);
+    // Each has a feed of its own.
+    let (position, _) = here.feed(None).unwrap();
+    there.feed(position.as_deref()).refused("22023");
+    assert!(there.feed(None).unwrap().0.is_some());
     let workers: Vec<String> = there.values("SELECT srsubstate::text FROM pg_subscription_rel", &[]);
     assert!(workers.iter().all(|state| state == "r"));
 }

@@ -317,6 +317,37 @@ fn a_promoted_standby_goes_on() {
     past.assert_sound();
 }
 
+/// A position that either has given out is good on the other, and after a promotion: what was open is gone, what was prepared comes
+/// behind it.
+#[test]
+fn a_feed_goes_on_after_a_promotion() {
+    let pair = Pair::start();
+    let (mut writer, mut open, mut preparing) =
+        (pair.here.connect(), pair.here.connect(), pair.here.connect());
+    let (_, before) = writer.feed(None).unwrap();
+    open.run("BEGIN");
+    charge_in_savepoints(&mut open, 100);
+    preparing.run("BEGIN");
+    preparing.grant(user(1), dec!(1));
+    preparing.run("PREPARE TRANSACTION 'granted'");
+    writer.grant(user(2), dec!(1));
+    pair.standby.catch_up(&pair.primary);
+    let mut reader = pair.there.connect();
+    let (position, read) = reader.feed(None).unwrap();
+    assert_eq!(read, before);
+    assert_eq!(writer.feed(None).unwrap(), (position.clone(), read));
+    pair.primary.stop(Shutdown::Immediate);
+    pair.standby.promote();
+    let mut session = pair.there.connect();
+    assert_eq!(session.feed(position.as_deref()).unwrap().1, [""; 0]);
+    session.run("COMMIT PREPARED 'granted'");
+    let (position, read) = session.feed(position.as_deref()).unwrap();
+    assert_eq!(read.len(), 2);
+    session.grant(user(3), dec!(1));
+    assert_eq!(session.feed(position.as_deref()).unwrap().1.len(), 1);
+    assert_eq!(reader.feed(position.as_deref()).unwrap().1.len(), 1);
+}
+
 fn damage(by: i32) -> String {
     format!(
         "UPDATE credits.user_balance_checkpoints SET balance = balance + {by} WHERE user_id = '{}'",

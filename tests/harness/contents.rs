@@ -20,6 +20,16 @@ pub struct Contents {
 }
 
 impl Session {
+    /// The feed behind a position: the last position, if there are rows, and the `source_id`s.
+    ///
+    /// # Errors
+    /// If the position is refused.
+    pub fn feed(&mut self, after: Option<&str>) -> Result<(Option<String>, Vec<String>), postgres::Error> {
+        let rows = self
+            .query("SELECT feed_position, source_id FROM credits.transactions_after($1, NULL)", &[&after])?;
+        Ok((rows.last().map(|row| row.get(0)), rows.iter().map(|row| row.get(1)).collect()))
+    }
+
     /// What the ledger holds.
     #[track_caller]
     pub fn contents(&mut self) -> Contents {
