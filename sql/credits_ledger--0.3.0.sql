@@ -659,7 +659,7 @@ SET LOCAL search_path = credits, pg_temp;
 /* <begin connected objects> */
 -- src/lib.rs
 -- requires:
---   derived
+--   views
 
 -- Recording. What is recorded by a function has all that an INSERT of the caller's has: its privileges, triggers and policies.
 
@@ -842,9 +842,222 @@ COMMENT ON FUNCTION credits.transactions_after(text, bigint) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/api/operations.rs
+-- credits_ledger::api::operations::advance_seq
+CREATE  FUNCTION "advance_seq"(
+	"past" bigint /* Option < i64 > */
+) RETURNS VOID /* Result < (), ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'advance_seq_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/balances.rs
+-- credits_ledger::api::balances::aggregate_user_batches
+CREATE  FUNCTION "aggregate_user_batches"(
+	"user_id" uuid /* Option < Uuid > */
+) RETURNS VOID /* Result < (), ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregate_user_batches_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/operations.rs
+-- credits_ledger::api::operations::redact_account
+CREATE  FUNCTION "redact_account"(
+	"user_id" uuid /* Option < Uuid > */
+) RETURNS bigint /* Result < i64, ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'redact_account_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/balances.rs
+-- credits_ledger::api::balances::refresh_checkpoint
+CREATE  FUNCTION "refresh_checkpoint"(
+	"user_id" uuid /* Option < Uuid > */
+) RETURNS VOID /* Result < (), ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'refresh_checkpoint_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/lib.rs
 -- requires:
---   views
+--   api::balances::refresh_checkpoint
+--   api::balances::aggregate_user_batches
+
+COMMENT ON FUNCTION credits.refresh_checkpoint(uuid) IS
+    'When the transaction commits: folds the user''s delta into its checkpoint and batches, and announces a crossing that is '
+    'not announced yet. Nothing happens for an unknown user. Errors: 22004 for NULL, 25006 in a read-only transaction.';
+COMMENT ON FUNCTION credits.aggregate_user_batches(uuid) IS
+    'The same as refresh_checkpoint: batches are folded with the checkpoint. Nothing needs it to be called.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/operations.rs
+-- credits_ledger::api::operations::refresh_idle_checkpoints
+CREATE  FUNCTION "refresh_idle_checkpoints"(
+	"idle" interval DEFAULT '1 hour', /* Option < Interval > */
+	"limit" bigint DEFAULT 1000 /* Option < i64 > */
+) RETURNS bigint /* Result < i64, ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'refresh_idle_checkpoints_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/operations.rs
+-- credits_ledger::api::operations::settlement_statistics
+CREATE  FUNCTION "settlement_statistics"() RETURNS TABLE (
+	"exclusive_sections" bigint,  /* i64 */
+	"crossings_up" bigint,  /* i64 */
+	"crossings_down" bigint,  /* i64 */
+	"refreshes" bigint,  /* i64 */
+	"refreshes_skipped" bigint,  /* i64 */
+	"refreshes_failed" bigint  /* i64 */
+)
+STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   reads
+--   api::operations::advance_seq
+--   api::operations::redact_account
+--   api::operations::refresh_idle_checkpoints
+--   api::operations::settlement_statistics
+
+-- As in views.sql: nothing unqualified is looked up in the schema credits.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- For operators: what the checkpoints do not cover, what holds them back, and what brings them up to date. The views read
+-- their tables as their owner and name every user, so they are empty where row-level security filters the ledger.
+
+CREATE VIEW credits.checkpoint_lag WITH (security_barrier) AS
+    SELECT c.user_id,
+           -- Two ranges of the delta's index, as in uncovered_transactions, counted only where this column is asked for.
+           (SELECT count(*)
+            FROM credits.credits_transactions t
+            WHERE t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615')
+           + (SELECT count(*)
+              FROM unnest(c.stragglers) AS s(xact_id)
+              JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id) AS delta_rows,
+           c.updated_at,
+           pg_snapshot_xmax(pg_current_snapshot())::text::bigint - c.watermark::text::bigint AS watermark_lag,
+           cardinality(c.stragglers) AS stragglers
+    FROM credits.user_balance_checkpoints c
+    WHERE NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.checkpoint_lag IS
+    'How far each checkpoint is behind: delta_rows, the committed rows that it does not cover; updated_at, when it was last '
+    'written; watermark_lag, how many transaction ids have been given out since its watermark; stragglers, how many it lists. '
+    'Cost: a scan of the checkpoints and, for delta_rows, an index lookup for each and its delta; without delta_rows the scan '
+    'alone; for one user index lookups. Users without a checkpoint are in users_without_checkpoint. Names users: for operators.';
+
+CREATE VIEW credits.stragglers WITH (security_barrier) AS
+    WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot),
+    open AS MATERIALIZED (
+        -- What a commit would pass by now: ledger::coverage has the same numbers.
+        SELECT o.xact_id,
+               o.place <= 200 AND pg_snapshot_xmax(n.snapshot)::text::numeric - o.xact_id::text::numeric > greatest(128, 8 * (o.place - 1))
+                   AS is_passed_by
+        FROM now n
+        CROSS JOIN LATERAL (
+            SELECT i.xact_id, row_number() OVER (ORDER BY i.xact_id) AS place
+            FROM (SELECT pg_snapshot_xip(n.snapshot) UNION ALL SELECT pg_current_xact_id_if_assigned()) i (xact_id)
+            WHERE i.xact_id < pg_snapshot_xmax(n.snapshot)
+        ) o
+    ),
+    -- The first that is not passed by. From it on nothing is covered.
+    stop AS MATERIALIZED (SELECT o.xact_id FROM open o WHERE NOT o.is_passed_by ORDER BY o.xact_id LIMIT 1)
+    SELECT s.xact_id, s.listed_by, s.watermark_of,
+           coalesce(a.state, CASE WHEN p.gid IS NOT NULL THEN 'prepared'
+                                  WHEN pg_xact_status(s.xact_id) = 'in progress' THEN 'open'
+                                  ELSE 'ended' END) AS state,
+           coalesce(a.datname, p.database) AS database, coalesce(a.usename, p.owner) AS role,
+           coalesce(a.xact_start, p.prepared) AS since, a.pid, a.application_name, p.gid,
+           s.xact_id IS NOT DISTINCT FROM (SELECT t.xact_id FROM stop t) AS holds_back
+    FROM (
+        SELECT l.xact_id, coalesce(sum(l.checkpoints) FILTER (WHERE l.is_listed), 0)::bigint AS listed_by,
+               coalesce(sum(l.checkpoints) FILTER (WHERE NOT l.is_listed), 0)::bigint AS watermark_of
+        FROM (
+            -- Most checkpoints list none, and many the same.
+            SELECT unnest(c.stragglers), true, c.checkpoints
+            FROM (SELECT c.stragglers, count(*) AS checkpoints FROM credits.user_balance_checkpoints c
+                  WHERE cardinality(c.stragglers) > 0 GROUP BY c.stragglers) c
+            UNION ALL
+            SELECT c.watermark, false, count(*)
+            FROM credits.user_balance_checkpoints c
+            JOIN open o ON o.xact_id = c.watermark
+            GROUP BY c.watermark
+            UNION ALL
+            -- Also where no checkpoint was written since they began: any refresh would list or stop at them.
+            SELECT o.xact_id, false, 0
+            FROM open o
+            WHERE o.is_passed_by OR o.xact_id = (SELECT t.xact_id FROM stop t)
+        ) l (xact_id, is_listed, checkpoints)
+        GROUP BY l.xact_id
+    ) s
+    -- Every transaction holds a lock on its id, and who holds a lock may be seen by everybody. Of the transactions that share the
+    -- lower half of an id, one at most is in progress.
+    LEFT JOIN pg_locks k
+        ON k.locktype = 'transactionid' AND k.mode = 'ExclusiveLock' AND k.transactionid = s.xact_id::xid
+           AND pg_xact_status(s.xact_id) = 'in progress'
+    LEFT JOIN pg_stat_activity a ON a.pid = k.pid
+    LEFT JOIN pg_prepared_xacts p ON p.transaction = s.xact_id::xid AND pg_xact_status(s.xact_id) = 'in progress'
+    WHERE NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.stragglers IS
+    'Open transactions that checkpoints pass by or stop at, and transactions that a checkpoint has passed by. listed_by: how many '
+    'checkpoints list it as a straggler; watermark_of: how many have stopped at it, while it is open. state: that of its session '
+    'in pg_stat_activity, prepared, open (by a session whose state the caller may not see), or ended, and then each checkpoint '
+    'forgets it with its next refresh. since: the start of the transaction, or when it was prepared. holds_back: a checkpoint '
+    'that is refreshed now stops at it. Cost: two scans of the checkpoints. On a standby only those that a checkpoint lists, '
+    'without their sessions, which are the primary''s. For operators.';
+
+-- A caller of whom row-level security hides rows would refresh nothing: it gets 42501 instead.
+ALTER FUNCTION credits.refresh_idle_checkpoints(interval, bigint) SET row_security = off;
+COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS
+    'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more '
+    'than they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. '
+    'Returns how many. Takes stripes as a commit of these users would, and leaves out those whose checkpoints someone else '
+    'refreshes: made to be called every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. '
+    'Errors: 22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, '
+    '25006 in a read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
+
+COMMENT ON FUNCTION credits.advance_seq(bigint) IS
+    'Has the next transaction numbered above past; never sets numbering back, and needs no lock: room for rows that are to come '
+    'with a seq of their own. Rows themselves have the numbering go on behind them. For whoever may insert seq into the ledger. '
+    'Errors: 22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
+
+COMMENT ON FUNCTION credits.settlement_statistics() IS
+    'Counts for this database since the server started or recovered from a crash, of transactions that have committed: '
+    'exclusive_sections, stripes taken exclusively (close to zero, for a new user, for refresh_checkpoint); crossings_up and '
+    'crossings_down, also with the channels off; refreshes, checkpoints that were refreshed or made; refreshes_skipped, lagging '
+    'ones left alone while someone else refreshed on that stripe or the tables were locked; refreshes_failed, those put off by an '
+    'error, which is in the server''s log. Settlements that find nothing to decide are not counted. No row if the server has no '
+    'room for the counts: there are places for 128 databases.';
+
+COMMENT ON FUNCTION credits.redact_account(uuid) IS
+    'For erasure requests: clears description and metadata of the rows of a user that are committed, or the transaction''s own, and changes '
+    'nothing else; returns how many rows that were. Takes the stripe of the user, so that its commits wait until this transaction ends. Fires '
+    'no trigger. EXECUTE suffices, which nobody has at first; row-level security hides no row from it. Old versions go with the next '
+    'vacuum. Errors: 22004 for NULL, 25006 in a read-only transaction, 0A000 if the transaction is prepared.';
+
+-- As CREATE EXTENSION has it.
+SET LOCAL search_path = credits, pg_temp;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   operations
 
 -- Plain SQL on purpose: it shares nothing with the code that it checks.
 CREATE FUNCTION credits.verify_ledger()
@@ -1762,219 +1975,6 @@ COMMENT ON FUNCTION credits.verify_installation() IS
     'lists what differs, with policies that a restore could not make; no rows is the good answer. left out of dumps: an application''s '
     'own on the ledger. Not compared: owners, privileges, storage and statistics settings, tablespaces, what views and functions '
     'say. Reads catalogs only.';
-
--- As CREATE EXTENSION has it.
-SET LOCAL search_path = credits, pg_temp;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/api/operations.rs
--- credits_ledger::api::operations::advance_seq
-CREATE  FUNCTION "advance_seq"(
-	"past" bigint /* Option < i64 > */
-) RETURNS VOID /* Result < (), ErrorReport > */
-VOLATILE PARALLEL UNSAFE
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'advance_seq_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/api/balances.rs
--- credits_ledger::api::balances::aggregate_user_batches
-CREATE  FUNCTION "aggregate_user_batches"(
-	"user_id" uuid /* Option < Uuid > */
-) RETURNS VOID /* Result < (), ErrorReport > */
-VOLATILE PARALLEL UNSAFE
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'aggregate_user_batches_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/api/operations.rs
--- credits_ledger::api::operations::redact_account
-CREATE  FUNCTION "redact_account"(
-	"user_id" uuid /* Option < Uuid > */
-) RETURNS bigint /* Result < i64, ErrorReport > */
-VOLATILE PARALLEL UNSAFE
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'redact_account_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/api/balances.rs
--- credits_ledger::api::balances::refresh_checkpoint
-CREATE  FUNCTION "refresh_checkpoint"(
-	"user_id" uuid /* Option < Uuid > */
-) RETURNS VOID /* Result < (), ErrorReport > */
-VOLATILE PARALLEL UNSAFE
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'refresh_checkpoint_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs
--- requires:
---   api::balances::refresh_checkpoint
---   api::balances::aggregate_user_batches
-
-COMMENT ON FUNCTION credits.refresh_checkpoint(uuid) IS
-    'When the transaction commits: folds the user''s delta into its checkpoint and batches, and announces a crossing that is '
-    'not announced yet. Nothing happens for an unknown user. Errors: 22004 for NULL, 25006 in a read-only transaction.';
-COMMENT ON FUNCTION credits.aggregate_user_batches(uuid) IS
-    'The same as refresh_checkpoint: batches are folded with the checkpoint. Nothing needs it to be called.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/api/operations.rs
--- credits_ledger::api::operations::refresh_idle_checkpoints
-CREATE  FUNCTION "refresh_idle_checkpoints"(
-	"idle" interval DEFAULT '1 hour', /* Option < Interval > */
-	"limit" bigint DEFAULT 1000 /* Option < i64 > */
-) RETURNS bigint /* Result < i64, ErrorReport > */
-VOLATILE PARALLEL UNSAFE
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'refresh_idle_checkpoints_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/api/operations.rs
--- credits_ledger::api::operations::settlement_statistics
-CREATE  FUNCTION "settlement_statistics"() RETURNS TABLE (
-	"exclusive_sections" bigint,  /* i64 */
-	"crossings_up" bigint,  /* i64 */
-	"crossings_down" bigint,  /* i64 */
-	"refreshes" bigint,  /* i64 */
-	"refreshes_skipped" bigint,  /* i64 */
-	"refreshes_failed" bigint  /* i64 */
-)
-STRICT VOLATILE PARALLEL UNSAFE
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs
--- requires:
---   views
---   api::operations::advance_seq
---   api::operations::redact_account
---   api::operations::refresh_idle_checkpoints
---   api::operations::settlement_statistics
-
--- As in views.sql: nothing unqualified is looked up in the schema credits.
-SET LOCAL search_path = pg_catalog, pg_temp;
-
--- For operators: what the checkpoints do not cover, what holds them back, and what brings them up to date. The views read
--- their tables as their owner and name every user, so they are empty where row-level security filters the ledger.
-
-CREATE VIEW credits.checkpoint_lag WITH (security_barrier) AS
-    SELECT c.user_id,
-           -- Two ranges of the delta's index, as in uncovered_transactions, counted only where this column is asked for.
-           (SELECT count(*)
-            FROM credits.credits_transactions t
-            WHERE t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615')
-           + (SELECT count(*)
-              FROM unnest(c.stragglers) AS s(xact_id)
-              JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id) AS delta_rows,
-           c.updated_at,
-           pg_snapshot_xmax(pg_current_snapshot())::text::bigint - c.watermark::text::bigint AS watermark_lag,
-           cardinality(c.stragglers) AS stragglers
-    FROM credits.user_balance_checkpoints c
-    WHERE NOT row_security_active('credits.credits_transactions');
-COMMENT ON VIEW credits.checkpoint_lag IS
-    'How far each checkpoint is behind: delta_rows, the committed rows that it does not cover; updated_at, when it was last '
-    'written; watermark_lag, how many transaction ids have been given out since its watermark; stragglers, how many it lists. '
-    'Cost: a scan of the checkpoints and, for delta_rows, an index lookup for each and its delta; without delta_rows the scan '
-    'alone; for one user index lookups. Users without a checkpoint are in users_without_checkpoint. Names users: for operators.';
-
-CREATE VIEW credits.stragglers WITH (security_barrier) AS
-    WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot),
-    open AS MATERIALIZED (
-        -- What a commit would pass by now: ledger::coverage has the same numbers.
-        SELECT o.xact_id,
-               o.place <= 200 AND pg_snapshot_xmax(n.snapshot)::text::numeric - o.xact_id::text::numeric > greatest(128, 8 * (o.place - 1))
-                   AS is_passed_by
-        FROM now n
-        CROSS JOIN LATERAL (
-            SELECT i.xact_id, row_number() OVER (ORDER BY i.xact_id) AS place
-            FROM (SELECT pg_snapshot_xip(n.snapshot) UNION ALL SELECT pg_current_xact_id_if_assigned()) i (xact_id)
-            WHERE i.xact_id < pg_snapshot_xmax(n.snapshot)
-        ) o
-    ),
-    -- The first that is not passed by. From it on nothing is covered.
-    stop AS MATERIALIZED (SELECT o.xact_id FROM open o WHERE NOT o.is_passed_by ORDER BY o.xact_id LIMIT 1)
-    SELECT s.xact_id, s.listed_by, s.watermark_of,
-           coalesce(a.state, CASE WHEN p.gid IS NOT NULL THEN 'prepared'
-                                  WHEN pg_xact_status(s.xact_id) = 'in progress' THEN 'open'
-                                  ELSE 'ended' END) AS state,
-           coalesce(a.datname, p.database) AS database, coalesce(a.usename, p.owner) AS role,
-           coalesce(a.xact_start, p.prepared) AS since, a.pid, a.application_name, p.gid,
-           s.xact_id IS NOT DISTINCT FROM (SELECT t.xact_id FROM stop t) AS holds_back
-    FROM (
-        SELECT l.xact_id, coalesce(sum(l.checkpoints) FILTER (WHERE l.is_listed), 0)::bigint AS listed_by,
-               coalesce(sum(l.checkpoints) FILTER (WHERE NOT l.is_listed), 0)::bigint AS watermark_of
-        FROM (
-            -- Most checkpoints list none, and many the same.
-            SELECT unnest(c.stragglers), true, c.checkpoints
-            FROM (SELECT c.stragglers, count(*) AS checkpoints FROM credits.user_balance_checkpoints c
-                  WHERE cardinality(c.stragglers) > 0 GROUP BY c.stragglers) c
-            UNION ALL
-            SELECT c.watermark, false, count(*)
-            FROM credits.user_balance_checkpoints c
-            JOIN open o ON o.xact_id = c.watermark
-            GROUP BY c.watermark
-            UNION ALL
-            -- Also where no checkpoint was written since they began: any refresh would list or stop at them.
-            SELECT o.xact_id, false, 0
-            FROM open o
-            WHERE o.is_passed_by OR o.xact_id = (SELECT t.xact_id FROM stop t)
-        ) l (xact_id, is_listed, checkpoints)
-        GROUP BY l.xact_id
-    ) s
-    -- Every transaction holds a lock on its id, and who holds a lock may be seen by everybody. Of the transactions that share the
-    -- lower half of an id, one at most is in progress.
-    LEFT JOIN pg_locks k
-        ON k.locktype = 'transactionid' AND k.mode = 'ExclusiveLock' AND k.transactionid = s.xact_id::xid
-           AND pg_xact_status(s.xact_id) = 'in progress'
-    LEFT JOIN pg_stat_activity a ON a.pid = k.pid
-    LEFT JOIN pg_prepared_xacts p ON p.transaction = s.xact_id::xid AND pg_xact_status(s.xact_id) = 'in progress'
-    WHERE NOT row_security_active('credits.credits_transactions');
-COMMENT ON VIEW credits.stragglers IS
-    'Open transactions that checkpoints pass by or stop at, and transactions that a checkpoint has passed by. listed_by: how many '
-    'checkpoints list it as a straggler; watermark_of: how many have stopped at it, while it is open. state: that of its session '
-    'in pg_stat_activity, prepared, open (by a session whose state the caller may not see), or ended, and then each checkpoint '
-    'forgets it with its next refresh. since: the start of the transaction, or when it was prepared. holds_back: a checkpoint '
-    'that is refreshed now stops at it. Cost: two scans of the checkpoints. On a standby only those that a checkpoint lists, '
-    'without their sessions, which are the primary''s. For operators.';
-
--- A caller of whom row-level security hides rows would refresh nothing: it gets 42501 instead.
-ALTER FUNCTION credits.refresh_idle_checkpoints(interval, bigint) SET row_security = off;
-COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS
-    'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more '
-    'than they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. '
-    'Returns how many. Takes stripes as a commit of these users would, and leaves out those whose checkpoints someone else '
-    'refreshes: made to be called every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. '
-    'Errors: 22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, '
-    '25006 in a read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
-
-COMMENT ON FUNCTION credits.advance_seq(bigint) IS
-    'Has the next transaction numbered above past; never sets numbering back, and needs no lock: room for rows that are to come '
-    'with a seq of their own. Rows themselves have the numbering go on behind them. For whoever may insert seq into the ledger. '
-    'Errors: 22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
-
-COMMENT ON FUNCTION credits.settlement_statistics() IS
-    'Counts for this database since the server started or recovered from a crash, of transactions that have committed: '
-    'exclusive_sections, stripes taken exclusively (close to zero, for a new user, for refresh_checkpoint); crossings_up and '
-    'crossings_down, also with the channels off; refreshes, checkpoints that were refreshed or made; refreshes_skipped, lagging '
-    'ones left alone while someone else refreshed on that stripe or the tables were locked; refreshes_failed, those put off by an '
-    'error, which is in the server''s log. Settlements that find nothing to decide are not counted. No row if the server has no '
-    'room for the counts: there are places for 128 databases.';
-
-COMMENT ON FUNCTION credits.redact_account(uuid) IS
-    'For erasure requests: clears description and metadata of the rows of a user that are committed, or the transaction''s own, and changes '
-    'nothing else; returns how many rows that were. Takes the stripe of the user, so that its commits wait until this transaction ends. Fires '
-    'no trigger. EXECUTE suffices, which nobody has at first; row-level security hides no row from it. Old versions go with the next '
-    'vacuum. Errors: 22004 for NULL, 25006 in a read-only transaction, 0A000 if the transaction is prepared.';
 
 -- As CREATE EXTENSION has it.
 SET LOCAL search_path = credits, pg_temp;

@@ -25,27 +25,27 @@ extern "C-unwind" fn _PG_init() {
     engine::init();
 }
 
+// Of two files that wait for the same one, pgrx puts either first: each waits for the one before it.
 pgrx::extension_sql_file!("../sql/schema/types.sql", name = "types", bootstrap);
 pgrx::extension_sql_file!("../sql/schema/ledger.sql", name = "ledger", requires = ["types"]);
 pgrx::extension_sql_file!("../sql/schema/derived.sql", name = "derived", requires = ["ledger"]);
 pgrx::extension_sql_file!("../sql/schema/balances.sql", name = "balances", requires = ["derived"]);
 pgrx::extension_sql_file!("../sql/schema/views.sql", name = "views", requires = ["balances"]);
-pgrx::extension_sql_file!("../sql/schema/recording.sql", name = "recording", requires = ["derived"]);
+pgrx::extension_sql_file!("../sql/schema/recording.sql", name = "recording", requires = ["views"]);
 pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["recording"]);
 pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = ["verify"]);
 pgrx::extension_sql_file!(
     "../sql/schema/operations.sql",
     name = "operations",
     requires = [
-        "views",
+        "reads",
         api::operations::advance_seq,
         api::operations::redact_account,
         api::operations::refresh_idle_checkpoints,
         api::operations::settlement_statistics
     ]
 );
-pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires = ["views"]);
-// It needs the table alone, but of two files that wait for the same one, pgrx puts either first.
+pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires = ["operations"]);
 pgrx::extension_sql_file!("../sql/schema/import.sql", name = "import", requires = ["guard"]);
 pgrx::extension_sql_file!("../sql/schema/security.sql", name = "security", requires = ["import"]);
 pgrx::extension_sql_file!("../sql/schema/installation.sql", name = "installation", requires = ["security"]);
