@@ -280,6 +280,21 @@ fn each_command_is_compared_with_its_own_beginning() {
         .try_run("CREATE RULE nothing AS ON INSERT TO credits.credits_transactions DO INSTEAD NOTHING")
         .refused("55000");
     session.run("DROP EVENT TRIGGER z_last");
+    // One that fails when the outer one has done its work.
+    session.run(
+        "CREATE FUNCTION at_end() RETURNS event_trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF tg_tag = 'CREATE RULE' THEN
+                 DROP TABLE absent;
+             END IF;
+         EXCEPTION WHEN undefined_table THEN NULL;
+         END $$;
+         CREATE EVENT TRIGGER a_first ON ddl_command_end EXECUTE FUNCTION at_end()",
+    );
+    session
+        .try_run("CREATE RULE nothing AS ON INSERT TO credits.credits_transactions DO INSTEAD NOTHING")
+        .refused("55000");
+    session.run("DROP EVENT TRIGGER a_first");
     for _ in 0..100 {
         session.try_run("DROP TABLE absent").refused("42P01");
     }
