@@ -1,7 +1,8 @@
 /* Settlement at commit, as src/engine/settlement.rs carries it out, for spin. README.md in this folder says what is abstracted.
 
-   TRANSACTIONS insert at most one row for each of USERS, roll back or settle, then commit or fail. Each of REFRESHERS
-   has no rows and refreshes one user's checkpoint. Every schedule and every choice of amounts is explored. Claims:
+   TRANSACTIONS insert at most one row for each of USERS (TWO_ROWS: two), roll back or settle, then commit or fail. Each of
+   REFRESHERS has no rows and refreshes one user's checkpoint; each of OPERATORS deletes one, which the commit makes anew.
+   Every schedule and every choice of amounts is explored. Claims:
 
    - missed:     when all have ended, the side of zero last announced is the side of the committed balance
    - doubled:    a notification never announces the side that was announced before
@@ -9,6 +10,7 @@
    - inexact:    what is stored as covered is the sum of the committed rows it covers
    - collision:  no settlement writes a checkpoint row that was replaced, or is being replaced, since it was read
                  (heap_update would wait, then fail the commit with "tuple concurrently updated")
+   - unreal:     what a settlement decides on is a balance that the user had, with the own rows, while it held the stripe
    - unsound:    when all have ended and less is counted than the limit, the balance is above zero, and so is the stored state
    - and no deadlock: everyone ends.
 
@@ -27,6 +29,9 @@
 #ifndef REFRESHERS
 #define REFRESHERS 0
 #endif
+#ifndef OPERATORS
+#define OPERATORS 0
+#endif
 #ifndef FROM            /* balance of every user before, FROM to TO: rows committed long ago, covered */
 #define FROM -3
 #endif
@@ -37,7 +42,8 @@
 #define AMOUNTS :: amount[i] = -2 :: amount[i] = -1 :: amount[i] = 1 :: amount[i] = 2
 #endif
 
-#define SESSIONS (TRANSACTIONS + REFRESHERS)
+#define SESSIONS (TRANSACTIONS + REFRESHERS + OPERATORS)
+#define IS_OPERATOR(n) ((n) != NOBODY && (n) >= TRANSACTIONS + REFRESHERS)
 #define NOBODY 255
 #define STRIPE_OF(user) ((user) % STRIPES)
 #define AMOUNT(t, user) amount[(t) * USERS + (user)]
@@ -45,6 +51,18 @@
 #define BIT(n) (1 << (n))
 #define HAS(set, n) (((set) >> (n)) & 1)
 #define POSITIVE(balance) ((balance) > 0)
+#define SIDE(balance) ((balance) > 0 -> 1 : 2)
+
+/* What a scan visits: the rows of one transaction after the other. */
+#ifdef TWO_ROWS
+#define VISITS (2 * TRANSACTIONS)
+#define MAKER(visit) ((visit) / 2)
+#define ROW(visit, user) ((visit) % 2 == 0 -> AMOUNT(MAKER(visit), user) + 3 : -3)
+#else
+#define VISITS TRANSACTIONS
+#define MAKER(visit) (visit)
+#define ROW(visit, user) AMOUNT(visit, user)
+#endif
 
 /* The ledger. A row is in flight from its insertion until its transaction ends. */
 short base;
@@ -78,7 +96,13 @@ bool  announced[USERS];
 short spent[USERS], limit[USERS];
 #endif
 
-bool  missed, doubled, lost_flip, inexact, collision, unsound;
+#ifdef PREPARE
+/* The committed balance, and the sides that it was on, with the rows of who holds the stripe exclusively, since that is so. */
+short truth[USERS], own[USERS];
+byte  was[USERS];
+#endif
+
+bool  missed, doubled, lost_flip, inexact, collision, unreal, unsound;
 byte  ended;
 
 #ifdef QUEUE
@@ -95,16 +119,41 @@ inline lock_share(s) { atomic { FREE_TO_SHARE(s) -> sharers[s]++; mode[s] = SHAR
 inline lock_exclusive(s) {
 #ifdef QUEUE
   queued[s]++;
-  atomic { sharers[s] == 0 && !exclusive[s] -> queued[s]--; exclusive[s] = true; mode[s] = EXCLUSIVE }
+  atomic { sharers[s] == 0 && !exclusive[s] -> queued[s]--; exclusive[s] = true; mode[s] = EXCLUSIVE; watch(s) }
 #else
-  atomic { sharers[s] == 0 && !exclusive[s] -> exclusive[s] = true; mode[s] = EXCLUSIVE }
+  atomic { sharers[s] == 0 && !exclusive[s] -> exclusive[s] = true; mode[s] = EXCLUSIVE; watch(s) }
+#endif
+}
+inline watch(s) {
+#ifdef PREPARE
+  u = 0;
+  do
+  :: u < USERS ->
+     if
+     :: STRIPE_OF(u) == s ->
+        if :: me < TRANSACTIONS -> own[u] = AMOUNT(me, u) :: else -> own[u] = 0 fi;
+        was[u] = SIDE(truth[u] + own[u])
+     :: else
+     fi;
+     u++
+  :: else -> u = 0; break
+  od
+#else
+  skip
 #endif
 }
 inline unlock(s) {
   d_step {
     if
     :: mode[s] == SHARE -> sharers[s]--
-    :: mode[s] == EXCLUSIVE -> exclusive[s] = false
+    :: mode[s] == EXCLUSIVE -> exclusive[s] = false;
+#ifdef PREPARE
+       u = 0;
+       do
+       :: u < USERS -> if :: STRIPE_OF(u) == s -> own[u] = 0; was[u] = 0 :: else fi; u++
+       :: else -> u = 0; break
+       od
+#endif
     :: else
     fi;
     mode[s] = UNLOCKED
@@ -148,22 +197,22 @@ inline drop_snapshot() {
 inline scan_dirty(user) {
   settled = seen_balance[user]; lowest = settled; highest = settled; t = 0;
   do
-  :: t < TRANSACTIONS ->
+  :: t < VISITS ->
      d_step {
        if
-       :: HAS(seen_covered[user], t) || !HAS(inserted[t], user) || HAS(aborted, t)
+       :: HAS(seen_covered[user], MAKER(t)) || !HAS(inserted[MAKER(t)], user) || HAS(aborted, MAKER(t))
        :: else ->
           if
-          :: t == me || HAS(committed, t) ->
-             settled = settled + AMOUNT(t, user);
-             lowest = lowest + AMOUNT(t, user); highest = highest + AMOUNT(t, user)
+          :: MAKER(t) == me || HAS(committed, MAKER(t)) ->
+             settled = settled + ROW(t, user);
+             lowest = lowest + ROW(t, user); highest = highest + ROW(t, user)
           :: else ->                    /* in flight in another transaction */
 #ifdef NO_DIRTY_SCAN
              skip
 #else
              if
-             :: AMOUNT(t, user) < 0 -> lowest = lowest + AMOUNT(t, user)
-             :: else -> highest = highest + AMOUNT(t, user)
+             :: ROW(t, user) < 0 -> lowest = lowest + ROW(t, user)
+             :: else -> highest = highest + ROW(t, user)
              fi
 #endif
           fi
@@ -173,6 +222,24 @@ inline scan_dirty(user) {
   :: else -> break
   od;
   t = 0
+}
+
+/* The balance of the snapshot, with the own rows. */
+inline sum_snapshot(user) {
+  d_step {
+    settled = seen_balance[user]; t = 0;
+    do
+    :: t < TRANSACTIONS ->
+       if
+       :: !HAS(seen_covered[user], t) && HAS(inserted[t], user) && (t == me || HAS(snapshot_committed, t)) ->
+          settled = settled + AMOUNT(t, user)
+       :: else
+       fi;
+       t++
+    :: else -> break
+    od;
+    t = 0
+  }
 }
 
 #ifdef BLIND_WRITES
@@ -188,6 +255,12 @@ inline scan_dirty(user) {
 /* Writes the whole row: its state as given, its coverage extended to all that ended before the snapshot or as it was. */
 inline write_row(user, extend, state, announces) {
   atomic {
+#if OPERATORS
+    /* An operator has deleted the row: Postgres fails who waits for it, or ends the deadlock. */
+    if
+    :: IS_OPERATOR(writer[user]) -> fails = true
+    :: else ->
+#endif
     READY_TO_WRITE(user) -> CHECK_COLLISION(user);
     d_step {
       next_balance[user] = seen_balance[user]; next_covered[user] = seen_covered[user]; t = 0;
@@ -211,6 +284,9 @@ inline write_row(user, extend, state, announces) {
       od;
       writer[user] = me; next_positive[user] = state; next_announces[user] = announces
     }
+#if OPERATORS
+    fi
+#endif
   }
 }
 
@@ -279,7 +355,14 @@ inline refresh(user) {
    gets one, its state that of the balance without the own rows. */
 inline decide(user) {
 #ifndef NO_REREAD
+#ifdef DIRTY_DECISION
   scan_dirty(user);
+#else
+  sum_snapshot(user);
+#endif
+#endif
+#ifdef PREPARE
+  d_step { unreal = (was[user] & SIDE(settled)) == 0; assert(!unreal) };
 #endif
   d_step {
     if
@@ -383,6 +466,17 @@ inline commit() {
     u = 0;
     do
     :: u < USERS ->
+#ifdef PREPARE
+       if
+       :: me < TRANSACTIONS ->
+          truth[u] = truth[u] + AMOUNT(me, u);
+          if
+          :: exclusive[STRIPE_OF(u)] && mode[STRIPE_OF(u)] != EXCLUSIVE -> was[u] = was[u] | SIDE(truth[u] + own[u])
+          :: else
+          fi
+       :: else
+       fi;
+#endif
        if
        :: writer[u] == me ->
           exists[u] = true; positive[u] = next_positive[u];
@@ -445,7 +539,7 @@ inline release() {
   byte snapshot_committed, snapshot_ended; \
   bool seen_exists[USERS], seen_positive[USERS]; short seen_balance[USERS]; \
   byte seen_covered[USERS], seen_version[USERS]; \
-  short settled, lowest, highest; bool straddles, forced, counted HEADROOM_LOCALS
+  short settled, lowest, highest; bool straddles, forced, counted, fails HEADROOM_LOCALS
 
 proctype Transaction(byte me) {
   LOCALS;
@@ -482,7 +576,7 @@ proctype Transaction(byte me) {
   :: else -> n = 0; break
   od;
   if
-  :: commit()
+  :: !fails -> commit()
   :: roll_back()                                   /* an error after the decision */
   fi;
 #ifdef PREPARE
@@ -497,9 +591,41 @@ prepared:                                          /* counts, settles nobody, ho
   if :: commit() :: roll_back() fi;
 #endif
 released:
-  forced = false; counted = false; descending = false;
+  forced = false; counted = false; descending = false; fails = false;
   release()
 }
+
+#if OPERATORS
+/* Deletes a checkpoint, which its commit makes anew from all rows, with the side that was announced. */
+proctype Operator(byte me) {
+  LOCALS;
+  atomic { writer[0] == NOBODY && exists[0] -> writer[0] = me };
+  if
+  :: roll_back(); goto released
+  :: skip
+  fi;
+  lock_exclusive(STRIPE_OF(0));
+  take_snapshot();
+  d_step {
+    seen_balance[0] = base; seen_covered[0] = 0;
+  };
+  sum_snapshot(0);
+#ifndef NO_KEPT_SIDE
+  lowest = seen_positive[0];
+#else
+  lowest = POSITIVE(settled);
+#endif
+  highest = POSITIVE(settled);
+  d_step {
+    next_balance[0] = settled; next_covered[0] = snapshot_ended;
+    next_positive[0] = highest; next_announces[0] = (lowest != highest)
+  };
+  drop_snapshot();
+  if :: commit() :: roll_back() fi;
+released:
+  release()
+}
+#endif
 
 /* Refreshes users that it has no rows of, as a settlement of others' long deltas would. */
 proctype Refresher(byte me) {
@@ -526,6 +652,9 @@ init {
     :: u < USERS ->
        exists[u] = true; positive[u] = POSITIVE(base); announced[u] = POSITIVE(base); balance[u] = base;
        writer[u] = NOBODY;
+#ifdef PREPARE
+       truth[u] = base;
+#endif
 #ifdef HEADROOM
        /* As an earlier settlement has left it. */
        if :: base > 0 -> limit[u] = base :: else fi;
@@ -548,7 +677,10 @@ init {
     i = 0;
     do
     :: i < TRANSACTIONS -> run Transaction(i); i++
-    :: i >= TRANSACTIONS && i < SESSIONS -> run Refresher(i); i++
+    :: i >= TRANSACTIONS && i < TRANSACTIONS + REFRESHERS -> run Refresher(i); i++
+#if OPERATORS
+    :: i >= TRANSACTIONS + REFRESHERS && i < SESSIONS -> run Operator(i); i++
+#endif
     :: else -> break
     od
   };
