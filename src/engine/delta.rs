@@ -79,7 +79,7 @@ impl DeltaScan {
 
     /// Whether there is no row of the user that `from` does not cover.
     pub fn is_empty(&mut self, user: &Id, from: &Coverage) -> bool {
-        self.ranges(from).all(|transactions| {
+        self.ranges(user, from).all(|transactions| {
             self.scan.seek(&[Key::UuidEqual(*user), transactions]);
             self.scan.next().is_none()
         })
@@ -126,7 +126,7 @@ impl DeltaScan {
         from: &Coverage,
         mut visit: impl FnMut(&Row<'_>) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
-        for transactions in self.ranges(from) {
+        for transactions in self.ranges(user, from) {
             self.scan.seek(&[Key::UuidEqual(*user), transactions]);
             while let Some(row) = self.scan.next() {
                 visit(&row)?;
@@ -137,14 +137,28 @@ impl DeltaScan {
 
     /// Where the rows of a user lie that `from` does not cover: one range of the index, and one probe for each straggler that
     /// could have rows which are seen.
-    fn ranges(&self, from: &Coverage) -> impl Iterator<Item = Key> + use<> {
-        let stragglers = if from.stragglers().is_empty() {
-            Vec::new()
-        } else {
+    fn ranges(&mut self, user: &Id, from: &Coverage) -> impl Iterator<Item = Key> + use<> {
+        let mut stragglers = Vec::new();
+        if !from.stragglers().is_empty() {
             let unseen = self.unseen.get_or_init(|| self.scan.sight().unseen_transactions());
-            from.stragglers_seen_by(unseen, xact::current_id_if_any()).map(Key::Xid8Equal).collect()
-        };
-        stragglers.into_iter().chain([Key::Xid8AtLeast(from.watermark())])
+            stragglers.extend(from.stragglers_seen_by(unseen, xact::current_id_if_any()));
+        }
+        // Where many are left open, most users have written nothing since the first: then one look tells. A row that comes
+        // there after it comes as after any look. Where some are not looked for, it could pass over very many rows of theirs.
+        let all_are_looked_for = stragglers.len() == from.stragglers().len();
+        if let [first, _, ..] = stragglers[..]
+            && all_are_looked_for
+            && !self.has_row_between(user, first, from.watermark())
+        {
+            stragglers.clear();
+        }
+        stragglers.into_iter().map(Key::Xid8Equal).chain([Key::Xid8AtLeast(from.watermark())])
+    }
+
+    /// Whether the user has a row of a transaction from the first one to the one before the last.
+    fn has_row_between(&mut self, user: &Id, first: u64, last: u64) -> bool {
+        self.scan.seek(&[Key::UuidEqual(*user), Key::Xid8AtLeast(first)]);
+        self.scan.next().is_some_and(|row| row.xid8(column::XACT_ID) < last)
     }
 }
 

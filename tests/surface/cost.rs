@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use credits_ledger_tests::{Database, Decimal, Session, dec, user};
+use credits_ledger_tests::{Database, Decimal, Session, Uuid, dec, user};
 
 /// Half of the rows are one user's, four in five of those in batches of 44.
 const ROWS: u32 = 200_000;
@@ -169,6 +169,7 @@ fn stragglers_are_looked_for_when_they_have_ended() {
     let db = Database::create_alone();
     let mut session = db.connect();
     session.grant(user(1), dec!(1000));
+    session.grant(user(2), dec!(5));
     let pool: Vec<Session> = (0..POOL)
         .map(|_| {
             let mut idle = db.connect();
@@ -179,30 +180,40 @@ fn stragglers_are_looked_for_when_they_have_ended() {
     for _ in 0..8 * POOL {
         session.charge(user(1), dec!(0.001));
     }
-    session.refresh(user(1));
-    let listed: i32 =
-        session.value("SELECT cardinality(stragglers) FROM credits.user_balance_checkpoints", &[]);
-    assert_eq!(i64::from(listed), POOL);
+    // One that wrote before they began lists them, too.
+    session.run("SELECT credits.refresh_checkpoint(user_id) FROM credits.balances");
+    let listed: Vec<i32> =
+        session.values("SELECT cardinality(stragglers) FROM credits.user_balance_checkpoints", &[]);
+    assert_eq!(listed, [100, 100]);
     session.run("VACUUM credits.credits_transactions, credits.user_balance_checkpoints");
 
     // Whoever has an id of its own reads the delta each time.
     let mut reader = db.connect();
-    let mut pages = |expected: Decimal| {
-        reader.run("BEGIN; SELECT pg_current_xact_id()");
+    let mut pages = |isolation: &str, account: Uuid, expected: Decimal| {
+        reader.run(&format!("BEGIN ISOLATION LEVEL {isolation}; SELECT pg_current_xact_id()"));
         let before = counters(&mut reader).pages;
-        assert_eq!(reader.balance(user(1)), expected);
+        assert_eq!(reader.balance(account), expected);
         let pages = counters(&mut reader).pages - before;
         reader.run("ROLLBACK");
         pages
     };
     let expected = dec!(1000) - Decimal::new(8 * POOL, 3);
     // The first read looks relations up.
-    let while_open: Vec<i64> = (0..4).map(|_| pages(expected)).collect();
+    let committed = "READ COMMITTED";
+    let while_open: Vec<i64> = (0..4).map(|_| pages(committed, user(1), expected)).collect();
     assert!(while_open[1..].iter().all(|&pages| pages <= 10), "{while_open:?}");
+    // A serializable one looks for all of them, one by one where there are rows in between.
+    let serializable: Vec<i64> = (1..=2)
+        .map(|number| {
+            let expected = if number == 1 { expected } else { dec!(5) };
+            pages("SERIALIZABLE", user(number), expected)
+        })
+        .collect();
+    assert!(serializable[0] >= POOL && serializable[1] <= 20, "{serializable:?}");
     for mut idle in pool {
         idle.run("ROLLBACK");
     }
-    let ended: Vec<i64> = (0..4).map(|_| pages(expected)).collect();
+    let ended: Vec<i64> = (0..4).map(|_| pages(committed, user(1), expected)).collect();
     assert!((POOL..=4 * POOL + 10).contains(&ended[0]), "{ended:?}");
     assert!(ended[1..].iter().all(|&pages| pages <= 10), "what one has found the others know: {ended:?}");
 }
