@@ -357,6 +357,29 @@ fn a_commit_without_rows_waits_for_nobody_who_keeps_writers_out() {
     keeper.assert_sound();
 }
 
+/// The commit reads what it was asked to refresh by an index that it has locked since.
+#[test]
+fn a_commit_that_refreshes_does_not_wait_for_a_reindex() {
+    let db = Database::create();
+    let mut admin = bounded(&db);
+    begin(&mut admin);
+    for ask in [
+        format!("SELECT * FROM credits.get_users_balances_bulk(ARRAY['{}'::uuid], 1)", user(1)),
+        format!("SELECT credits.refresh_checkpoint('{}')", user(1)),
+        "SELECT credits.refresh_idle_checkpoints('0 seconds')".to_owned(),
+    ] {
+        admin.charge(user(1), dec!(0.01));
+        let mut session = bounded(&db);
+        session.run("BEGIN");
+        session.run(&ask);
+        let command = in_background(bounded(&db), "REINDEX TABLE credits.credits_transactions");
+        db.until_blocked(command.pid());
+        session.run("SET LOCAL lock_timeout = '1ms'; COMMIT");
+        command.finish().1.unwrap();
+    }
+    admin.assert_sound();
+}
+
 /// A transaction that has read and goes on to write: no index is left locked that REINDEX waits for, while it keeps writers out.
 #[test]
 fn a_transaction_that_has_read_may_write_beside_a_reindex() {
