@@ -76,6 +76,12 @@ fn reindex_concurrently_swaps_indexes_under_transactions() {
         listener.drain();
         let [mut old, mut writer, mut crossing, mut reader, mut snapshot] =
             std::array::from_fn(|_| db.connect());
+        // They have done all of it before: nothing but what is tested makes them learn of the change.
+        for session in [&mut writer, &mut crossing] {
+            record_some(session);
+            session.balance(user(1));
+        }
+        listener.drain();
         old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
         let command_runs = start(&db, command);
         until_phase(
@@ -88,23 +94,26 @@ fn reindex_concurrently_swaps_indexes_under_transactions() {
         }
         read_everything(&mut reader);
         writer.charge_batch(user(2), user(2), dec!(1));
-        writer.refresh(user(2));
-        crossing.charge_batch(user(1), user(3), dec!(1000));
+        writer.balance(user(2));
+        // Has the portal of that query go, and its snapshot, which the command would wait for.
+        writer.run("SELECT");
+        crossing.charge_batch(user(1), user(3), dec!(100_000));
         crossing.grant(user(3), dec!(1));
         old.run("COMMIT");
         if !command.contains("SCHEMA") {
             until_phase(&db, command_runs.pid(), "'waiting for readers before marking dead'");
         }
+        writer.balance(user(2));
+        crossing.run("COMMIT");
         // Its snapshot is older than what the others are about to commit; before, the command would wait for it.
         snapshot.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
         for session in [&mut reader, &mut snapshot] {
             read_everything(session);
             assert_pages_agree(session);
         }
-        read_everything(&mut crossing);
+        writer.refresh(user(2));
         writer.run("COMMIT");
-        crossing.run("COMMIT");
-        admin.grant(user(1), dec!(1000));
+        admin.grant(user(1), dec!(100_000));
         let crossings = listener.crossings();
         assert!(
             crossings.starts_with(&[(user(1), Down)]) && crossings.ends_with(&[(user(1), Up)]),

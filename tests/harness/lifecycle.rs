@@ -63,6 +63,8 @@ impl Cluster {
         // Whatever a server is told, clients hear of no backtrace: `refused` looks.
         start
             .env("RUST_BACKTRACE", "full")
+            // Packages that can be moved have a postgres_fdw that looks for libpq where it was built.
+            .env("LD_LIBRARY_PATH", self.programs().join("../lib"))
             .args(["start", "--wait", "--pgdata"])
             .arg(self.data())
             .arg("--log")
