@@ -213,6 +213,7 @@ fn a_session_that_cannot_count_is_looked_at() {
     let [mut keeper, mut first] = sessions(&db);
     let mut listener = db.listen();
     let mut stranger = db.connect();
+    stranger.run("SET lock_timeout = '50s'");
     first.grant(user(1), dec!(1000));
     let complete = |session: &mut Session| {
         for _ in 0..3 {

@@ -229,10 +229,10 @@ fn where_changes_are_not_noted_nothing_is_told() {
         ("ENABLE TRIGGER announce_change", dec!(41)),
         ("ENABLE ALWAYS TRIGGER announce_change", dec!(42)),
     ] {
+        owner.run(&format!("ALTER TABLE credits.user_balance_checkpoints {alter}"));
         for _ in 0..3 {
             session.balance(user(1));
         }
-        owner.run(&format!("ALTER TABLE credits.user_balance_checkpoints {alter}"));
         owner.run(&format!("UPDATE credits.user_balance_checkpoints SET balance = {balance}"));
         for session in [&mut db.connect(), &mut session] {
             assert_eq!(session.balance(user(1)), balance, "{alter}");
