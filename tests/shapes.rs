@@ -378,6 +378,10 @@ const ALLOWED_OF_THE_LEDGER: &[(&str, &[&str])] = &[
     ("ALTER TABLE credits.credits_transactions ADD CONSTRAINT own CHECK (amount < 1000)", &["constraint"]),
     ("ALTER TABLE credits.credits_transactions VALIDATE CONSTRAINT category_is_short", &[]),
     ("ALTER TABLE credits.credits_transactions DROP CONSTRAINT own", &[]),
+    ("ALTER TABLE credits.credits_transactions ALTER COLUMN seq SET CACHE 1", &["setting of seq"]),
+    ("ALTER SEQUENCE credits.credits_transactions_seq_seq CACHE 1", &["setting of seq"]),
+    ("ALTER SEQUENCE credits.credits_transactions_seq_seq RESTART WITH 1000000", &[]),
+    ("CREATE SEQUENCE other;; ALTER SEQUENCE other CACHE 5;; DROP SEQUENCE other", &[]),
     (
         "CREATE STATISTICS own ON user_id, created_at FROM credits.credits_transactions",
         &["statistics object"],

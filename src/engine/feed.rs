@@ -83,13 +83,11 @@ impl Feed {
         let open = || Table::open(relations.ledger, Access::Read);
         let complete = |index: Option<_>| index.and_then(Index::open).filter(Index::is_complete);
         let sight = || Sight::without_siread(&Rc::new(Snapshot::active()));
-        Self {
-            rows: BlockScan::new(open(), Snapshot::active()),
-            by_stamp: complete(relations.stamp_index),
-            by_seq: complete(relations.seq_index).map(|index| IndexScan::new(open(), index, sight(), 1)),
-            ledger: open(),
-            end: end(),
-        }
+        let (ledger, rows) = (open(), BlockScan::new(open(), Snapshot::active()));
+        // In the order in which REINDEX TABLE locks them, which is that of their oids: the one by stamp was made later.
+        let by_seq = complete(relations.seq_index).map(|index| IndexScan::new(open(), index, sight(), 1));
+        let by_stamp = complete(relations.stamp_index);
+        Self { rows, by_stamp, by_seq, ledger, end: end() }
     }
 
     /// The next rows, `count` of them; fewer if there are no more.

@@ -7,6 +7,9 @@ use pgrx::pg_sys::{self, AlterTableType as Alter, NodeTag};
 
 use super::extension;
 
+/// DEPENDENCY_INTERNAL: how an identity column has its sequence.
+const IDENTITY_DEPENDENCY: c_char = b'i'.cast_signed();
+
 /// The command that an event trigger runs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Command(*mut pg_sys::Node);
@@ -111,6 +114,16 @@ impl Command {
                 let table = PgList::<pg_sys::RangeVar>::from_pg(statistics.relations).get_ptr(0);
                 return one(table.map_or(pg_sys::InvalidOid, |table| resolve(table)), "statistics object");
             }
+            if let Some(alter) = self.as_node::<pg_sys::AlterSeqStmt>(NodeTag::T_AlterSeqStmt) {
+                let defines_it_anew = PgList::<pg_sys::DefElem>::from_pg(alter.options)
+                    .iter_ptr()
+                    .any(|option| CStr::from_ptr((*option).defname) != c"restart");
+                return if defines_it_anew {
+                    one(numbered_by(resolve(alter.sequence)), SEQ)
+                } else {
+                    Vec::new()
+                };
+            }
             let Some(alter) = self.as_node::<pg_sys::AlterTableStmt>(NodeTag::T_AlterTableStmt) else {
                 return Vec::new();
             };
@@ -126,6 +139,9 @@ impl Command {
     }
 }
 
+/// What of the numbering a dump leaves out.
+const SEQ: &str = "setting of seq";
+
 /// What a subcommand of `ALTER TABLE` changes that no dump has. Not here is what comes back by itself, what is meant for a
 /// while, and what the guard refuses.
 fn left_out(subcommand: Alter::Type) -> Option<&'static str> {
@@ -133,7 +149,7 @@ fn left_out(subcommand: Alter::Type) -> Option<&'static str> {
         Alter::AT_AddConstraint | Alter::AT_AlterConstraint => Some("constraint"),
         Alter::AT_SetNotNull => Some("constraint NOT NULL"),
         Alter::AT_ColumnDefault => Some("default of a column"),
-        Alter::AT_SetIdentity => Some("setting of seq"),
+        Alter::AT_SetIdentity => Some(SEQ),
         Alter::AT_SetStatistics
         | Alter::AT_SetOptions
         | Alter::AT_ResetOptions
@@ -162,6 +178,18 @@ unsafe fn subcommands(alter: &pg_sys::AlterTableStmt) -> impl Iterator<Item = Al
         let kinds: Vec<Alter::Type> = list.iter_ptr().map(|command| (*command).subtype).collect();
         kinds.into_iter()
     }
+}
+
+/// The table whose identity column has its values from this sequence; `InvalidOid` if there is none.
+///
+/// # Safety
+/// As every catalog lookup.
+unsafe fn numbered_by(sequence: pg_sys::Oid) -> pg_sys::Oid {
+    let (mut table, mut column) = (pg_sys::InvalidOid, 0);
+    // SAFETY: the caller's promise.
+    let is_numbered =
+        unsafe { pg_sys::sequenceIsOwned(sequence, IDENTITY_DEPENDENCY, &raw mut table, &raw mut column) };
+    if is_numbered { table } else { pg_sys::InvalidOid }
 }
 
 /// The relation of this name in the caller's search_path; `InvalidOid` if there is none.
