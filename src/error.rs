@@ -112,6 +112,17 @@ pub enum LedgerError {
     /// A date before or after all others.
     #[error("created_at must not be infinite")]
     InfiniteDate,
+    /// A category that is no label any more.
+    #[error("category must not have more than {longest} characters, but has {characters}")]
+    CategoryTooLong {
+        /// Its length.
+        characters: usize,
+        /// The most that it may have.
+        longest: usize,
+    },
+    /// Metadata without keys: a list, a text, a number.
+    #[error("metadata must be a JSON object")]
+    MetadataIsNoObject,
     /// A `seq` so high that hardly any would be left above it.
     #[error("seq {0} is too high for a transaction")]
     SeqTooHigh(i64),
@@ -221,6 +232,8 @@ impl LedgerError {
             | Self::BatchOnNonUsage(_)
             | Self::BlankSourceId { .. }
             | Self::InfiniteDate
+            | Self::CategoryTooLong { .. }
+            | Self::MetadataIsNoObject
             | Self::SeqTooHigh(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
             Self::SourceIdTooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Self::PreparedRedaction => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -276,6 +289,10 @@ impl LedgerError {
                 Some("A longer one fits only where it can be compressed: use a digest of it.")
             }
             Self::InfiniteDate => Some("Leave it out for the time now."),
+            Self::CategoryTooLong { .. } => Some(
+                "It is a label: a model, a product, a tier. Longer texts go into description or metadata.",
+            ),
+            Self::MetadataIsNoObject => Some("Give what you have a key: {\"value\": ...}."),
             Self::SeqTooHigh(_) => Some(
                 "Leave seq to the ledger, or stay below 4611686018427387904: no row may use up the numbers of those that follow.",
             ),

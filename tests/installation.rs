@@ -40,7 +40,7 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
     ("ALTER TABLE credits.batch_aggregates RENAME COLUMN updated_at TO changed_at", "column", "batch_aggregates.updated_at", "is missing"),
     ("ALTER TABLE credits.batch_aggregates ALTER COLUMN total_amount SET STATISTICS 100", "column", "batch_aggregates.total_amount", "was: numeric NOT NULL STATISTICS 0"),
     ("ALTER TABLE credits.credits_transactions DROP CONSTRAINT batch_is_usage", "constraint", "credits_transactions.batch_is_usage", "is missing"),
-    ("ALTER TABLE credits.credits_transactions DROP CONSTRAINT category_is_short; ALTER TABLE credits.credits_transactions ADD CONSTRAINT category_is_short CHECK (true)", "constraint", "credits_transactions.category_is_short", "is: CHECK (true); was: "),
+    ("ALTER TABLE credits.credits_transactions DROP CONSTRAINT transaction_type_is_known; ALTER TABLE credits.credits_transactions ADD CONSTRAINT transaction_type_is_known CHECK (true)", "constraint", "credits_transactions.transaction_type_is_known", "is: CHECK (true); was: "),
     ("ALTER TABLE credits.user_balance_checkpoints ADD CONSTRAINT own CHECK (balance > 0)", "constraint", "user_balance_checkpoints.own", "not of the extension"),
     ("ALTER TABLE credits.user_balance_checkpoints SET UNLOGGED", "relation", "user_balance_checkpoints", "is: unlogged table"),
     ("ALTER TABLE credits.user_balance_checkpoints DISABLE ROW LEVEL SECURITY", "relation", "user_balance_checkpoints", "is: table; was: table, row-level security"),
@@ -130,7 +130,7 @@ fn what_is_for_others_to_say_is_not_reported() {
     session.grant(user(1), dec!(1));
     session.run("SET client_min_messages = error");
     for change in [
-        "ALTER TABLE credits.credits_transactions VALIDATE CONSTRAINT category_is_short",
+        "ALTER TABLE credits.credits_transactions VALIDATE CONSTRAINT batch_is_usage",
         "ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON credits.credits_transactions USING (true)",
         "ALTER TABLE credits.credits_transactions SET (autovacuum_vacuum_threshold = 7)",
         "ALTER TABLE credits.credits_transactions ALTER COLUMN user_id SET STATISTICS 77",

@@ -248,3 +248,39 @@ fn a_row_with_the_stamp_of_another_transaction_is_refused() {
     }
     session.assert_sound();
 }
+
+/// In characters, whatever they take in bytes; and however the value is stored.
+#[test]
+fn a_category_is_short_and_metadata_has_keys() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let mut insert = |category: &str, metadata: &str| {
+        session.try_run(&format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, category, metadata)
+             VALUES ('{USER}', 'purchase', 1, gen_random_uuid()::text, {category}, {metadata})"
+        ))
+    };
+    let object = "jsonb_build_object('text', repeat('x', 100000))";
+    for (category, metadata) in [
+        ("NULL", "NULL"),
+        ("''", "'{}'"),
+        ("repeat('\u{e9}', 200)", object),
+        ("repeat('c', 200)", "'{\"a\": [1, 2]}'"),
+    ] {
+        insert(category, metadata).unwrap();
+    }
+    for (category, metadata, told) in [
+        ("repeat('c', 201)", "NULL", "category must not have more than 200 characters, but has 201"),
+        ("repeat('\u{e9}', 10000)", object, "category must not have more than 200 characters, but has 10000"),
+        ("NULL", "'[]'", "metadata must be a JSON object"),
+        ("NULL", "'null'", "metadata must be a JSON object"),
+        ("NULL", "'\"text\"'", "metadata must be a JSON object"),
+        ("NULL", "'7'", "metadata must be a JSON object"),
+        ("'c'", "jsonb_build_array(repeat('x', 100000))", "metadata must be a JSON object"),
+    ] {
+        let error = insert(category, metadata).refused("23514");
+        assert_eq!(error.message(), told);
+        assert!(error.hint().is_some(), "{error:?}");
+    }
+    session.assert_sound();
+}

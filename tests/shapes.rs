@@ -376,7 +376,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// What may be done to the ledger alone.
 const ALLOWED_OF_THE_LEDGER: &[(&str, &[&str])] = &[
     ("ALTER TABLE credits.credits_transactions ADD CONSTRAINT own CHECK (amount < 1000)", &["constraint"]),
-    ("ALTER TABLE credits.credits_transactions VALIDATE CONSTRAINT category_is_short", &[]),
+    ("ALTER TABLE credits.credits_transactions VALIDATE CONSTRAINT batch_is_usage", &[]),
     ("ALTER TABLE credits.credits_transactions DROP CONSTRAINT own", &[]),
     ("ALTER TABLE credits.credits_transactions ALTER COLUMN seq SET CACHE 1", &["setting of seq"]),
     ("ALTER SEQUENCE credits.credits_transactions_seq_seq CACHE 1", &["setting of seq"]),

@@ -51,10 +51,6 @@ CREATE TABLE credits.credits_transactions (
     autovacuum_analyze_threshold = 100000
 );
 ALTER TABLE credits.credits_transactions ALTER COLUMN user_id SET STATISTICS 1000;
--- NOT VALID, as an update has them: it looks at no row, and those from before it have no such values.
-ALTER TABLE credits.credits_transactions
-    ADD CONSTRAINT category_is_short CHECK (char_length(category) <= 200) NOT VALID,
-    ADD CONSTRAINT metadata_is_object CHECK (jsonb_typeof(metadata) = 'object') NOT VALID;
 
 -- The delta of a checkpoint is one range of this index. Rows that one transaction writes for one user have the same key,
 -- which the index keeps once: with seq behind it, a flush of 100 rows would take five times the space.
@@ -121,10 +117,6 @@ COMMENT ON CONSTRAINT amount_is_positive_and_exact ON credits.credits_transactio
     'An amount is exact or refused, never rounded: above 0, at most 13 integer and 15 fractional digits.';
 COMMENT ON CONSTRAINT batch_is_usage ON credits.credits_transactions IS
     'Only usage rows belong to a batch.';
-COMMENT ON CONSTRAINT category_is_short ON credits.credits_transactions IS
-    'A category is a label, not a text.';
-COMMENT ON CONSTRAINT metadata_is_object ON credits.credits_transactions IS
-    'metadata has keys.';
 COMMENT ON INDEX credits.credits_transactions_delta_idx IS
     'Finds the rows of a user that a checkpoint does not cover yet.';
 COMMENT ON INDEX credits.credits_transactions_single_idx IS

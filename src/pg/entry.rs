@@ -58,7 +58,7 @@ unsafe extern "C-unwind" fn note_row(call: pg_sys::FunctionCallInfo) -> pg_sys::
             Some(relations) if fires == AFTER_ROW | pg_sys::TRIGGER_EVENT_INSERT => {
                 let row = Row::new(trigger.tg_trigslot, false);
                 stamp::require_own(row.xid8(delta::column::XACT_ID));
-                delta::note(&row);
+                delta::note(&row, &relations);
                 stamp::follow_inserted(&relations, || row.int8(delta::column::SEQ));
             }
             _ => refuse_trigger(

@@ -133,6 +133,17 @@ impl Row<'_> {
         }
     }
 
+    /// Whether a `jsonb` is an object.
+    pub fn is_json_object(&self, column: Column) -> bool {
+        // SAFETY: the column is a jsonb, and more than its first bytes is not copied. They are the header of its root, a
+        // `JsonbContainer`.
+        let header = unsafe {
+            let start = pg_sys::pg_detoast_datum_slice(self.datum(column).cast_mut_ptr(), 0, 4);
+            varlena::varlena_to_byte_slice(start).first_chunk().map(|&header| u32::from_ne_bytes(header))
+        };
+        header.is_some_and(|header| header & pg_sys::JB_FOBJECT != 0)
+    }
+
     /// A `numeric`.
     pub fn credits(&self, column: Column) -> Credits {
         // SAFETY: the column is a numeric.

@@ -39,6 +39,14 @@ pub fn shown(bytes: &[u8]) -> String {
     }
 }
 
+/// How many characters a text in the encoding of the database has.
+pub fn characters(bytes: &[u8]) -> usize {
+    let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
+    // SAFETY: reads no further than the length.
+    let characters = unsafe { pg_sys::pg_mbstrlen_with_len(bytes.as_ptr().cast(), length) };
+    usize::try_from(characters).unwrap_or_default()
+}
+
 /// Whether a text in the encoding of the database is empty or nothing but white space.
 pub fn is_blank(bytes: &[u8]) -> bool {
     match bytes.first() {

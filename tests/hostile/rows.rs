@@ -267,7 +267,10 @@ fn record_json(
         let faults: Vec<Fault> = draft.faults().collect();
         let fits = match outcome {
             "recorded" => faults.is_empty() && !draft.is_retry,
-            "exists" => faults.is_empty() && draft.is_retry,
+            // A date is looked at where a row is inserted: a retry is told of the stored one, whatever date it gives.
+            "exists" => {
+                draft.is_retry && faults.iter().all(|fault| fault.names.as_deref() == Some("created_at"))
+            }
             "conflict" => faults.iter().any(|fault| fault.sqlstates.contains(&"23505")),
             _ => faults.iter().any(|fault| {
                 fault.names.as_deref().is_none_or(|name| detail.is_some_and(|detail| detail.contains(name)))
