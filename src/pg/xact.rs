@@ -38,14 +38,24 @@ pub fn init(hooks: Hooks) {
 unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     let Some(hooks) = HOOKS.get() else { return };
     match event {
-        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => (hooks.before_commit)(),
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => in_memory_of_transaction(hooks.before_commit),
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             (hooks.committed)();
             (hooks.forget)();
         }
-        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => (hooks.before_prepare)(),
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => in_memory_of_transaction(hooks.before_prepare),
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => (hooks.forget)(),
         _ => {}
+    }
+}
+
+/// Where a procedure commits, the current context is its own, and holds what is allocated until all its transactions are over.
+fn in_memory_of_transaction(work: fn()) {
+    // SAFETY: the context is there as long as the transaction, which an error ends, and with it the need to switch back.
+    unsafe {
+        let current = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+        work();
+        pg_sys::MemoryContextSwitchTo(current);
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use credits_ledger_tests::{Database, Session};
+use credits_ledger_tests::{Database, Session, unguarded};
 
 /// Memory of the backend that is its own, in bytes: that of the server's memory contexts, and all of the process.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +75,9 @@ pub fn assert_nothing_left(db: &Database) {
         );
         assert!(frozen, "a page of {table} was passed by");
         other.run(&format!("BEGIN; LOCK TABLE credits.{table} IN ACCESS EXCLUSIVE MODE NOWAIT"));
-        other.run(&format!("ALTER TABLE credits.{table} SET (fillfactor = 90); ROLLBACK"));
+        // The guard would warn of it, in the log.
+        other.run(&unguarded(&format!("ALTER TABLE credits.{table} SET (fillfactor = 90)")));
+        other.run("ROLLBACK");
     }
     db.cluster().assert_quiet_log();
 }

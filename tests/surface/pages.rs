@@ -1,6 +1,6 @@
 //! Pages without filters, which are read without a query: like the pages of a query in every respect.
 
-use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
+use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, unguarded, user};
 
 use crate::calls::{Calls, Filters, Page};
 
@@ -64,7 +64,9 @@ fn a_page_does_without_its_indexes() {
         session.run("ROLLBACK");
         // What fails leaves an invalid index behind.
         let create = "CREATE UNIQUE INDEX CONCURRENTLY";
+        owner.run("ALTER EVENT TRIGGER credits_ledger_guard DISABLE");
         owner.try_run(&format!("{create} {index} ON {table} ({unique})")).refused("23505");
+        owner.run("ALTER EVENT TRIGGER credits_ledger_guard ENABLE ALWAYS");
         assert_eq!(pages(&mut session), expected, "with an invalid {index}");
     }
 }
@@ -133,7 +135,7 @@ fn a_page_of_another_type_is_refused() {
         [("credit_transaction", "list_all_transactions()"), ("transaction_with_category", &grouped)]
     {
         for change in ["ADD ATTRIBUTE more integer", "DROP ATTRIBUTE more"] {
-            session.run(&format!("ALTER TYPE credits.{kind} {change}"));
+            session.run(&unguarded(&format!("ALTER TYPE credits.{kind} {change}")));
             session.try_run(&format!("SELECT * FROM credits.{list}")).refused("42804");
         }
     }
