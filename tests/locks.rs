@@ -403,3 +403,50 @@ fn a_transaction_that_has_read_may_write_beside_a_reindex() {
     assert_eq!(listener.crossings(), [(user(1), Down)]);
     session.assert_sound();
 }
+
+/// Whoever waits for an index has none that comes after it: REINDEX TABLE locks them one after the other, by oid.
+#[test]
+fn readers_lock_indexes_in_one_order() {
+    let db = Database::create();
+    let [mut session, mut admin] = [bounded(&db), bounded(&db)];
+    begin(&mut admin);
+    let indexes: Vec<String> = admin.values(
+        "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'credits.credits_transactions'::regclass",
+        &[],
+    );
+    let mut waits = 0;
+    for index in indexes {
+        for call in [
+            "transactions_after()".to_owned(),
+            "list_all_transactions()".to_owned(),
+            format!("list_user_transactions('{}')", user(1)),
+            format!("list_transactions_with_batches('{}')", user(1)),
+            format!("get_user_balance('{}')", user(1)),
+        ] {
+            admin.run(&format!("BEGIN; REINDEX INDEX {index}"));
+            let (sql, pid) = (format!("SELECT * FROM credits.{call}"), session.pid());
+            let reading = in_background(session, sql.clone());
+            db.until_blocked_or_done(pid, &sql);
+            let (waiting, wrong): (i64, i64) = db.observe(|observer| {
+                let row = observer
+                    .query_one(
+                        "SELECT count(DISTINCT w.relation), count(h.relation)
+                         FROM pg_locks w LEFT JOIN (pg_locks h JOIN pg_index i ON i.indexrelid = h.relation)
+                           ON h.pid = w.pid AND h.granted AND h.relation > w.relation
+                           AND i.indrelid = 'credits.credits_transactions'::regclass
+                         WHERE w.pid = $1 AND w.locktype = 'relation' AND NOT w.granted",
+                        &[&pid],
+                    )
+                    .unwrap();
+                (row.get(0), row.get(1))
+            });
+            assert_eq!(wrong, 0, "{call} waits for {index} with a later one locked");
+            waits += waiting;
+            admin.run("COMMIT");
+            let (reader, done) = reading.finish();
+            done.unwrap();
+            session = reader;
+        }
+    }
+    assert!(waits > 5, "{waits}");
+}
