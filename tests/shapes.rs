@@ -100,6 +100,12 @@ fn all() -> Vec<(String, &'static str, &'static str)> {
         fill(OF_THE_LEDGER, "{ledger}", "credits_transactions"),
         fill(OF_DERIVED_TABLES, "{derived}", "user_balance_checkpoints"),
         fill(OF_DERIVED_TABLES, "{derived}", "batch_aggregates"),
+        fill(&OF_DERIVED_TABLES[..1], "{derived}", "dumped_row_security"),
+        fill(
+            &[("ALTER TABLE {derived} DROP COLUMN problem CASCADE", "dropping column problem")],
+            "{derived}",
+            "dumped_row_security",
+        ),
         fill(OF_RESULT_TYPES, "{type}", "credit_transaction"),
         fill(OF_RESULT_TYPES, "{type}", "transaction_with_category"),
     ]

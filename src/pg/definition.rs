@@ -3,8 +3,8 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys::{
-    BOOLOID, INT4OID, INT8OID, JSONBOID, NUMERICOID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDOID, XID8ARRAYOID,
-    XID8OID,
+    BOOLOID, INT4OID, INT8OID, JSONBOID, NUMERICOID, Oid, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID, UUIDOID,
+    XID8ARRAYOID, XID8OID,
 };
 
 /// A table or type that the engine reads, writes or returns by the places of its columns.
@@ -139,8 +139,20 @@ pub static IDENTITY: Definition = Definition {
     keys: &[c"ledger_identity_pkey"],
 };
 
+/// `dumped_row_security`, whose row type a function returns for dumps to read
+#[rustfmt::skip]
+pub static DUMPED_ROW_SECURITY: Definition = Definition {
+    name: c"dumped_row_security",
+    role: Role::Derived,
+    columns: &[TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID],
+    names: &[
+        "table_name", "kind", "policy", "is_permissive", "command", "roles", "using_expression", "check_expression", "problem",
+    ],
+    keys: &[c"dumped_row_security_pkey"],
+};
+
 /// All of them.
-pub static ALL: [&Definition; 9] = [
+pub static ALL: [&Definition; 10] = [
     &LEDGER,
     &CHECKPOINTS,
     &BATCHES,
@@ -150,6 +162,7 @@ pub static ALL: [&Definition; 9] = [
     &RECORDED_TRANSACTION,
     &FEED_ITEM,
     &IDENTITY,
+    &DUMPED_ROW_SECURITY,
 ];
 
 /// The checks of the ledger. Rows that do not pass one of them would not be restored.
