@@ -62,49 +62,6 @@ fn a_charge_that_waited_for_a_repair_does_not_use_what_was_told_before() {
     }
 }
 
-/// The same where the repair comes between the stripe that is shared and the one that is taken: another user of the stripe is in
-/// doubt, after a delta that is long enough for the settlement to be stopped in it.
-#[test]
-fn what_was_told_while_the_stripe_was_shared_does_not_decide() {
-    let stripe = |number| ledger::stripe::of_user(user(number).as_bytes());
-    let neighbour = (2..).find(|&number| stripe(number) == stripe(1)).unwrap();
-    let db = Database::create_alone();
-    let [mut owner, mut charging, mut reader, mut repairing] = std::array::from_fn(|_| db.connect());
-    owner.grant(user(1), dec!(100));
-    owner.charge(user(neighbour), dec!(1));
-    owner.refresh(user(1));
-    charging.charge(user(90), dec!(1));
-    let mut listener = db.listen();
-    owner.run(&format!(
-        "UPDATE credits.user_balance_checkpoints SET balance = 999 WHERE user_id = '{}'",
-        user(1)
-    ));
-    charging.charge(user(90), dec!(1));
-    charging.run("BEGIN");
-    charging.charge(user(1), dec!(100));
-    charging.write_many(user(neighbour));
-    charging.grant(user(neighbour), dec!(5));
-    for _ in 0..3 {
-        assert_eq!(reader.balance(user(1)), dec!(999), "as told");
-    }
-    repairing.run("BEGIN");
-    repairing.run(&rebuild(1));
-    let committing = charging.background(|session| session.try_run("COMMIT"));
-    db.until_it_has_a_stripe(committing.pid(), "ShareLock");
-    let paused = db.cluster().pause(committing.pid());
-    let repaired = repairing.background(|session| session.try_run("COMMIT"));
-    db.until_blocked(repaired.pid());
-    drop(paused);
-    repaired.finish().1.unwrap();
-    committing.finish().1.unwrap();
-    // Stopped too late, the charge has come through ahead of the repair, which then announces what the charge did.
-    let mut crossings = listener.crossings();
-    crossings.sort_unstable_by_key(|&(user, _)| user);
-    assert_eq!(crossings, [(user(1), Down), (user(neighbour), Up)]);
-    assert_eq!(reader.balance(user(1)), dec!(0));
-    reader.assert_sound();
-}
-
 /// User 1 has 100 credits, its checkpoint says 999, and so do those who have told each other.
 fn with_a_wrong_checkpoint(db: &Database, session: &mut Session) {
     session.grant(user(1), dec!(100));
