@@ -1,7 +1,8 @@
-# make demo | demo-stop | examples | test | test-majors | fuzz | model | bench | install | lint | schema | check-schema
+# make build-release | install | demo | demo-stop | examples | test | test-majors | fuzz | model | bench | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
-# PG_CONFIG=/path/to/pg_config uses that installation: `make install` installs into it, every other target copies it.
+# PG_CONFIG=/path/to/pg_config uses that installation: `make build-release` builds against it and `make install` installs into it
+# (both default to the pg_config that PATH finds); every other target copies it.
 # TRACE=/path/to/file.csv is what `make demo` and `make bench` replay; without it, they make up a trace.
 
 SHELL := /bin/bash
@@ -9,6 +10,9 @@ SHELL := /bin/bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 
+ifneq ($(filter build-release install uninstall,$(MAKECMDGOALS)),)
+PG_CONFIG ?= $(shell command -v pg_config)
+endif
 ifdef PG_CONFIG
 PG ?= $(shell $(PG_CONFIG) --version 2>/dev/null | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
 else
@@ -38,12 +42,12 @@ headers = $(or $(PG_CONFIG),$$server)
 build = PGRX_PG_CONFIG_PATH=$(1) cargo build $(QUIET) --locked --lib --no-default-features --features pg$(PG) \
 	  --profile $(2) --target-dir $(TARGET)
 
-# $(call install_into,PG_CONFIG,FOLDER): library, control file and install scripts
+# $(call install_into,PG_CONFIG,LIBRARY): library, control file and install scripts
 define install_into
 	extension=$$($(1) --sharedir)/extension
 	install -m 644 sql/credits_ledger--*.sql "$(DESTDIR)$$extension/"
 	sed 's/@CARGO_VERSION@/$(VERSION)/' credits_ledger.control > "$(DESTDIR)$$extension/credits_ledger.control"
-	install -m 755 $(TARGET)/$(2)/libcredits_ledger.so "$(DESTDIR)$$($(1) --pkglibdir)/credits_ledger.so"
+	install -m 755 $(2) "$(DESTDIR)$$($(1) --pkglibdir)/credits_ledger.so"
 endef
 
 define private_server
@@ -60,21 +64,46 @@ help: ## what each target does
 build: ## the library, debug profile, installed into the private server
 	$(private_server)
 	$(call build,$(headers),dev)
-	$(call install_into,$$server,debug)
+	$(call install_into,$$server,$(TARGET)/debug/libcredits_ledger.so)
 
-.PHONY: install
-install: ## release build, installed into the server of PG_CONFIG (PGXS convention; DESTDIR is honoured)
+# What `make install` installs, and the pg_config that it was built with. `make demo` builds in $(TARGET)/release, too, against
+# another server.
+BUILT := $(TARGET)/install
+
+.PHONY: build-release
+build-release: ## release build for the server of PG_CONFIG; `make install` then needs neither cargo nor a compiler
 	@PG_CONFIG=$$(tools/requirements.sh $(PG_CONFIG))
 	$(toolchain)
 	$(call build,$$PG_CONFIG,release)
-	mkdir -p "$(DESTDIR)$$($$PG_CONFIG --sharedir)/extension" "$(DESTDIR)$$($$PG_CONFIG --pkglibdir)"
-	$(call install_into,$$PG_CONFIG,release)
-	echo "credits_ledger $(VERSION) is installed for $$($$PG_CONFIG --version):"
-	echo "  $(DESTDIR)$$($$PG_CONFIG --pkglibdir)/credits_ledger.so"
+	mkdir -p $(BUILT)
+	cp $(TARGET)/release/libcredits_ledger.so $(BUILT)/credits_ledger.so
+	echo "$$PG_CONFIG" > $(BUILT)/pg_config
+	echo "credits_ledger $(VERSION) is built for $$($$PG_CONFIG --version). Install it: make install PG_CONFIG=$$PG_CONFIG"
+
+# Whether the build is for this server, and nothing that it was built from is younger.
+is_built = [ "$$(cat $(BUILT)/pg_config 2>/dev/null)" = "$(PG_CONFIG)" ] && \
+	  [ -z "$$(find Cargo.toml Cargo.lock src crates/ledger sql/schema -newer $(BUILT)/pg_config -print -quit)" ]
+
+.PHONY: install
+install: ## installs into the server of PG_CONFIG, after a `build-release` if there is none yet (PGXS convention; DESTDIR is honoured)
+	@if ! { $(is_built); }; then
+	  $(MAKE) --no-print-directory build-release
+	fi
+	mkdir -p "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension" "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)"
+	$(call install_into,$(PG_CONFIG),$(BUILT)/credits_ledger.so)
+	echo "credits_ledger $(VERSION) is installed for $$($(PG_CONFIG) --version):"
+	echo "  $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/credits_ledger.so"
 	echo "  $(DESTDIR)$$extension/credits_ledger.control"
 	printf '  %s\n' sql/credits_ledger--*.sql | sed "s|sql/|$(DESTDIR)$$extension/|"
 	echo "Create it in a database as a superuser: CREATE EXTENSION credits_ledger;"
 	echo "Where an older version is: ALTER EXTENSION credits_ledger UPDATE; and have clients reconnect."
+
+.PHONY: uninstall
+uninstall: ## removes what `make install` has put into the server of PG_CONFIG; DROP EXTENSION in its databases first
+	@test -n "$(PG_CONFIG)" || { echo "make uninstall: give PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
+	extension=$$($(PG_CONFIG) --sharedir)/extension
+	rm -f "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/credits_ledger.so" "$(DESTDIR)$$extension/credits_ledger.control" \
+	  "$(DESTDIR)$$extension"/credits_ledger--*.sql
 
 # The demo has a server of its own: the release build, out of reach of `make build` and the tests.
 .PHONY: demo
@@ -83,7 +112,7 @@ demo: ## plays a real workload on a fresh server and leaves it running; TRACE=fi
 	$(toolchain)
 	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) demo)
 	$(call build,$(headers),release)
-	$(call install_into,$$server,release)
+	$(call install_into,$$server,$(TARGET)/release/libcredits_ledger.so)
 	cargo build $(QUIET) --locked -p credits_ledger_demo
 	socket=$$(tools/postgres.sh start demo $$server)
 	target/debug/demo --database "host=$$socket user=postgres dbname=demo" $(if $(TRACE),--trace "$(TRACE)")
@@ -206,5 +235,5 @@ bench: ## measures the goals of speed: ONLY=line[,line], QUICK=1 (less data), TR
 	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) bench)
 	export CREDITS_LEDGER_BIN=$$(dirname $$server) CREDITS_LEDGER_SERVER_USER=$$(tools/postgres.sh user)
 	$(call build,$(headers),release)
-	$(call install_into,$$server,release)
+	$(call install_into,$$server,$(TARGET)/release/libcredits_ledger.so)
 	cargo run --quiet --locked --release -p credits_ledger_bench -- $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)") $(if $(TRACE),--trace "$(TRACE)")

@@ -43,6 +43,7 @@ mod readme;
 mod recording;
 mod redaction;
 mod refusals;
+mod release_build;
 mod repairs;
 mod requirements;
 mod roles;

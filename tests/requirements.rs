@@ -1,4 +1,4 @@
-//! `make install` says what it needs before it begins.
+//! `make build-release`, and so `make install`, says what it needs before it begins.
 
 use std::fs;
 use std::os::unix::fs::symlink;

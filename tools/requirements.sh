@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make install` needs of the machine.
+# What `make build-release` needs of the machine.
 #
 #   requirements.sh [PG_CONFIG]    says what is missing, by the names of the packages that have it, and exits with 1; prints
 #                                  the pg_config to use if nothing is: PG_CONFIG, or the one that PATH finds.
@@ -22,7 +22,7 @@ elif ! version=$("$pg_config" --version 2>/dev/null); then
 else
   major=$(sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p' <<< "$version")
   if ! [[ $major =~ ^1[4-8]$ ]]; then
-    printf 'make install: %s is of %s, and the extension is for Postgres 14 to 18\n' "$pg_config" "$version" >&2
+    printf 'credits_ledger cannot be built: %s is of %s, and the extension is for Postgres 14 to 18\n' "$pg_config" "$version" >&2
     exit 1
   fi
   headers=$("$pg_config" --includedir-server)
@@ -35,7 +35,12 @@ has clang || { has python3 && python3 -c 'import pip' 2>/dev/null; } ||
   missing "clang, or Python with pip to fetch its library" "clang, or python3-pip" "clang, or python3-pip"
 
 if [ ${#missing[@]} -gt 0 ]; then
-  { echo "make install: missing on this machine:"; printf '%s\n' "${missing[@]}"; } >&2
+  {
+    echo "credits_ledger cannot be built: missing on this machine, for this user:"
+    printf '%s\n' "${missing[@]}"
+    echo "A build needs no right to write to the server: run \`make build-release PG_CONFIG=...\` as a user who has all of this,"
+    echo "then \`make install PG_CONFIG=...\` with the same PG_CONFIG as root, who needs none of it."
+  } >&2
   exit 1
 fi
 echo "$pg_config"
