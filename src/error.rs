@@ -1,6 +1,8 @@
 //! The one error type: SQLSTATE, message and hint of everything that this extension refuses.
 
 use ledger::credits::{AmountError, SumOutOfRange};
+use ledger::id::UserId;
+use ledger::transaction_type::TransactionType;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use thiserror::Error;
@@ -65,7 +67,7 @@ pub enum LedgerError {
     },
     /// A batch on a row that is not usage.
     #[error("argument fusillade_batch_id is allowed on usage only, not on {0}")]
-    BatchOnNonUsage(String),
+    BatchOnNonUsage(TransactionType),
     /// The source_id is taken by a transaction with another content.
     #[error(
         "source_id \"{source_id}\" is taken by another transaction: asked for {asked}, stored is {}",
@@ -131,7 +133,7 @@ pub enum LedgerError {
     SumOutOfRange,
     /// A checkpoint row that the engine cannot have written.
     #[error("the checkpoint of user {0} is malformed")]
-    MalformedCheckpoint(String),
+    MalformedCheckpoint(UserId),
     /// The extension is not installed in this database.
     #[error("credits_ledger is not installed in this database")]
     NotInstalled,

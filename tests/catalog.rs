@@ -1,6 +1,7 @@
 //! What the extension promises about its objects holds for every one of them.
 
-use credits_ledger_tests::{Database, Refused};
+use credits_ledger_tests::{Database, Decimal, Refused, dec, user};
+use ledger::transaction_type::TransactionType;
 
 /// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts, and pg_dump for whoever dumps.
 const PUBLIC: [&str; 2] = ["credits.current_xact_id(bigint)", "credits.row_security()"];
@@ -183,4 +184,34 @@ fn settings_are_for_superusers() {
         assert_eq!(context, "superuser", "{name}");
         session.try_run(&format!("SET {name} = DEFAULT")).refused("42501");
     }
+}
+
+#[test]
+fn the_library_knows_the_transaction_types_of_the_ledger() {
+    let db = Database::create();
+    let allowed: Vec<String> = db.connect().values(
+        "SELECT quoted[1] FROM pg_constraint,
+                regexp_matches(pg_get_constraintdef(oid), '''([^'']*)''::text', 'g') WITH ORDINALITY AS found (quoted, place)
+         WHERE conrelid = 'credits.credits_transactions'::regclass AND conname = 'transaction_type_is_known'
+         ORDER BY place",
+        &[],
+    );
+    assert_eq!(allowed, TransactionType::ALL.map(TransactionType::name));
+}
+
+/// The library adds up rows, queries of its making do, and so do functions in SQL.
+#[test]
+fn every_sum_gives_a_transaction_type_the_same_sign() {
+    let db = Database::create();
+    let mut session = db.connect();
+    for (number, transaction_type) in (1..).zip(TransactionType::ALL) {
+        let effect = if transaction_type.adds() { dec!(2.5) } else { dec!(-2.5) };
+        session.insert(user(number), transaction_type.name(), dec!(2.5)).unwrap();
+        assert_eq!(session.balance(user(number)), effect, "{transaction_type}");
+        for sum in ["sum_recent_transactions($1, 10)", "sum_transactions_after_date($1, '-infinity')"] {
+            let sum: Decimal = session.value(&format!("SELECT credits.{sum}"), &[&user(number)]);
+            assert_eq!(sum, effect, "{transaction_type}");
+        }
+    }
+    session.assert_sound();
 }

@@ -1,7 +1,7 @@
 //! What users can spend before anybody needs to look at their balance.
 
 use credits_ledger_tests::cluster::Cluster;
-use credits_ledger_tests::{Database, Direction, Session, dec, user};
+use credits_ledger_tests::{Database, Direction, Session, dec, stripe_of, user};
 
 use super::folds::Sealed;
 use Direction::{Down, Up};
@@ -118,7 +118,7 @@ fn a_prepared_charge_counts() {
 #[test]
 fn a_grant_that_does_not_commit_is_not_there_to_spend() {
     let db = Database::create_alone();
-    let stripe = |number| ledger::stripe::of_user(user(number).as_bytes());
+    let stripe = |number| stripe_of(user(number));
     let later = (2..).find(|&number| stripe(number) > stripe(1)).unwrap();
     let [mut first, mut granting, mut crossing] = sessions(&db);
     let mut listener = db.listen();

@@ -38,6 +38,6 @@ pub use listener::{Direction, Listener, Notification};
 pub use random::seed;
 pub use refusal::Refused;
 pub use rust_decimal::{Decimal, dec};
-pub use session::{Session, correction, unguarded, user};
+pub use session::{Session, correction, stripe_of, unguarded, user};
 pub use stepping::{Background, HeldCommit};
 pub use uuid::Uuid;

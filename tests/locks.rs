@@ -1,8 +1,7 @@
 //! Locks of relations and stripes: commits, reads and maintenance commands wait for each other in one order, and never in
 //! a circle. Settlement's module `lock_order` has it.
 
-use credits_ledger_tests::{Background, Database, Direction, Refused, Session, Uuid, dec, user};
-use ledger::stripe;
+use credits_ledger_tests::{Background, Database, Direction, Refused, Session, Uuid, dec, stripe_of, user};
 use postgres::Error;
 
 use Direction::{Down, Up};
@@ -170,11 +169,10 @@ fn a_commit_may_come_in_the_middle_of_maintenance() {
 
 /// Users of these stripes in ascending order: one of the first, two of the second, one of the third.
 fn users_of_three_stripes() -> [Uuid; 4] {
-    let stripe_of = |user: &Uuid| stripe::of_user(user.as_bytes());
     let mut users: Vec<Uuid> = (100..3000).map(user).collect();
-    users.sort_by_key(stripe_of);
+    users.sort_by_key(|&user| stripe_of(user));
     let stripes: Vec<&[Uuid]> =
-        users.chunk_by(|a, b| stripe_of(a) == stripe_of(b)).filter(|users| users.len() > 1).collect();
+        users.chunk_by(|a, b| stripe_of(*a) == stripe_of(*b)).filter(|users| users.len() > 1).collect();
     [stripes[0][0], stripes[1][0], stripes[1][1], stripes[2][0]]
 }
 

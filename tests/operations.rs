@@ -1,6 +1,6 @@
 //! What operators see: how far checkpoints are behind, what holds them back, and what settlement has done.
 
-use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
+use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, stripe_of, user};
 
 /// A row of `checkpoint_lag`.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ fn users_without_rows_take_no_stripe_alone() {
 fn a_commit_that_fails_is_not_counted() {
     let db = Database::create_alone();
     let mut session = db.connect();
-    let stripe = |number| ledger::stripe::of_user(user(number).as_bytes());
+    let stripe = |number| stripe_of(user(number));
     let later = (2..).find(|&number| stripe(number) > stripe(1)).unwrap();
     session.grant(user(1), dec!(10));
     let mut seen = statistics(&mut session);

@@ -1,6 +1,6 @@
 //! Checkpoints that are changed or deleted by hand: what is rebuilt, and what goes on beside it.
 
-use credits_ledger_tests::{Database, Decimal, Direction, Refused, Session, Uuid, dec, user};
+use credits_ledger_tests::{Database, Decimal, Direction, Refused, Session, Uuid, dec, stripe_of, user};
 
 use Direction::{Down, Up};
 
@@ -20,7 +20,7 @@ fn rebuild(number: u32) -> String {
 /// before must not decide.
 #[test]
 fn a_charge_that_waited_for_a_repair_does_not_use_what_was_told_before() {
-    let stripe = |number| ledger::stripe::of_user(user(number).as_bytes());
+    let stripe = |number| stripe_of(user(number));
     let earlier = (2..).find(|&number| stripe(number) < stripe(1)).unwrap();
     for beside in [None, Some(earlier)] {
         let db = Database::create_alone();

@@ -1,6 +1,6 @@
 //! SERIALIZABLE: what an application reads and writes can conflict, what the ledger does for itself cannot.
 
-use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
+use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, stripe_of, user};
 use rust_decimal::Decimal;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
@@ -90,7 +90,7 @@ fn a_row_alone_never_conflicts() {
 /// rewritten but not committed, and makes a checkpoint where the first has looked for another.
 #[test]
 fn settlements_do_not_conflict() {
-    let stripe = |number| ledger::stripe::of_user(user(number).as_bytes());
+    let stripe = |number| stripe_of(user(number));
     let db = Database::create_alone();
     let mut sessions: [Session; 3] = std::array::from_fn(|_| db.connect());
     sessions[2].run("SET credits_ledger.checkpoint_interval = 1");

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use credits_ledger_tests::{Database, Decimal, Direction, Listener, Session, Uuid, seed};
+use credits_ledger_tests::{Database, Decimal, Direction, Listener, Session, Uuid, seed, stripe_of};
 use postgres::Error;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -34,12 +34,12 @@ struct Work {
 fn users(random: &mut StdRng) -> Vec<Uuid> {
     let mut of_stripe = |stripe: Option<u8>| loop {
         let user = Uuid::from_u128(random.random());
-        if stripe.is_none_or(|stripe| ledger::stripe::of_user(user.as_bytes()) == stripe) {
+        if stripe.is_none_or(|stripe| stripe_of(user) == stripe) {
             return user;
         }
     };
     let first = of_stripe(None);
-    let stripe = ledger::stripe::of_user(first.as_bytes());
+    let stripe = stripe_of(first);
     vec![first, of_stripe(Some(stripe)), of_stripe(Some(stripe)), of_stripe(None)]
 }
 

@@ -1,7 +1,7 @@
 //! PREPARE TRANSACTION blocks no one and announces nothing; the user's next settlement does.
 
 use credits_ledger_tests::database::PATIENCE;
-use credits_ledger_tests::{Database, Direction, Session, dec, user};
+use credits_ledger_tests::{Database, Direction, Session, dec, stripe_of, user};
 
 use Direction::{Down, Up};
 
@@ -170,7 +170,7 @@ fn rows_that_are_committed_while_a_settlement_reads_are_of_one_snapshot() {
 fn what_is_folded_while_a_settlement_reads_does_not_decide() {
     let db = Database::create_alone();
     let (mut session, mut long) = (db.connect(), db.connect());
-    let stripe = |number| ledger::stripe::of_user(user(number).as_bytes());
+    let stripe = |number| stripe_of(user(number));
     let neighbour = (2..).find(|&number| stripe(number) == stripe(1)).unwrap();
     // None of the two has just come when it counts: it would begin with what is stored.
     for session in [&mut session, &mut long] {

@@ -1,24 +1,14 @@
 //! Checks of arguments.
 
+use ledger::transaction_type::TransactionType;
+
 use crate::error::LedgerError;
 use crate::pg::text::Text;
 
-/// The type of the rows that make up batches.
-pub const USAGE: &[u8] = b"usage";
-const TRANSACTION_TYPES: [&[u8]; 4] = [b"purchase", b"admin_grant", b"admin_removal", USAGE];
-
-/// Whether this is the name of a transaction type.
-pub fn is_known_type(name: &[u8]) -> bool {
-    TRANSACTION_TYPES.contains(&name)
-}
-
-/// The name of a transaction type.
-pub fn known_type(name: &'static str, value: Text) -> Result<Text, LedgerError> {
-    if is_known_type(value.as_bytes()) {
-        Ok(value)
-    } else {
-        Err(LedgerError::UnknownType { name, value: value.to_string() })
-    }
+/// The transaction type that an argument names.
+pub fn transaction_type(argument: &'static str, value: Text) -> Result<TransactionType, LedgerError> {
+    TransactionType::from_name(value.as_bytes())
+        .ok_or_else(|| LedgerError::UnknownType { name: argument, value: value.to_string() })
 }
 
 /// A required argument.

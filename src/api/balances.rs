@@ -1,5 +1,6 @@
 //! Balances and checkpoints.
 
+use ledger::id::UserId;
 use std::collections::HashSet;
 
 use pgrx::Uuid;
@@ -7,7 +8,6 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::arguments::required;
-use crate::engine::Id;
 use crate::engine::balance::{self, Balance};
 use crate::engine::touched::{self, Request};
 use crate::error::LedgerError;
@@ -31,14 +31,14 @@ pub fn calculate_balance_with_seq(call: &Call<'_>) -> Result<Answer, LedgerError
 }
 
 fn balance_of(call: &Call<'_>) -> Result<Balance, LedgerError> {
-    let user = *call.uuid_bytes(Argument(0, "user_id"))?;
+    let user = *call.user_id(Argument(0, "user_id"))?;
     Ok(balance::read(&[user])?.into_iter().next().unwrap_or_default())
 }
 
 /// `get_users_balances_bulk(user_ids, checkpoint_refresh_probability)`
 pub fn get_users_balances_bulk(call: &Call<'_>) -> Result<Answer, LedgerError> {
     const PROBABILITY: Argument = Argument(1, "checkpoint_refresh_probability");
-    let users = distinct(call.uuids(USER_IDS)?);
+    let users = distinct(call.user_ids(USER_IDS)?);
     let one_in = match call.integer(PROBABILITY) {
         Some(value) => u32::try_from(value)
             .map_err(|_| LedgerError::NegativeArgument { name: PROBABILITY.1, value: value.into() })?,
@@ -55,39 +55,48 @@ pub fn get_users_balances_bulk(call: &Call<'_>) -> Result<Answer, LedgerError> {
 /// `credits.refresh_checkpoint`
 #[pg_extern(volatile, parallel_unsafe)]
 fn refresh_checkpoint(user_id: Option<Uuid>) -> Result<(), ErrorReport> {
-    Ok(request_refresh(&[*required("user_id", user_id)?.as_bytes()], c"refresh_checkpoint()")?)
+    Ok(request_refresh(&[user(user_id)?], c"refresh_checkpoint()")?)
 }
 
 /// `credits.aggregate_user_batches`
 #[pg_extern(volatile, parallel_unsafe)]
 fn aggregate_user_batches(user_id: Option<Uuid>) -> Result<(), ErrorReport> {
-    Ok(request_refresh(&[*required("user_id", user_id)?.as_bytes()], c"aggregate_user_batches()")?)
+    Ok(request_refresh(&[user(user_id)?], c"aggregate_user_batches()")?)
 }
 
 /// `refresh_checkpoints_bulk(user_ids)`
 pub fn refresh_checkpoints_bulk(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let users = distinct(call.uuids(USER_IDS)?);
+    let users = distinct(call.user_ids(USER_IDS)?);
     request_refresh(&users, c"refresh_checkpoints_bulk()")?;
     let balances = balance::read(&users)?;
     Ok(rows(call, &users, &balances, |balance| balance.latest_seq.is_some()))
 }
 
+fn user(user_id: Option<Uuid>) -> Result<UserId, LedgerError> {
+    Ok(UserId::from_bytes(*required("user_id", user_id)?.as_bytes()))
+}
+
 /// Refreshes happen when the transaction commits.
-fn request_refresh(users: &[Id], function: &'static std::ffi::CStr) -> Result<(), LedgerError> {
+fn request_refresh(users: &[UserId], function: &'static std::ffi::CStr) -> Result<(), LedgerError> {
     xact::refuse_if_read_only(function);
     touched::request(users, Request::Refresh)
 }
 
-fn rows(call: &Call<'_>, users: &[Id], balances: &[Balance], is_shown: impl Fn(&Balance) -> bool) -> Answer {
+fn rows(
+    call: &Call<'_>,
+    users: &[UserId],
+    balances: &[Balance],
+    is_shown: impl Fn(&Balance) -> bool,
+) -> Answer {
     let result = call.result_rows(&[pg_sys::UUIDOID, pg_sys::NUMERICOID]);
     for (user, balance) in users.iter().zip(balances).filter(|(_, balance)| is_shown(balance)) {
-        result.put([ColumnValue::Uuid(user), ColumnValue::Credits(balance.balance)]);
+        result.put([ColumnValue::Uuid(user.as_bytes()), ColumnValue::Credits(balance.balance)]);
     }
     Answer::rows()
 }
 
 /// Each once, in the order of their first appearance.
-fn distinct(mut users: Vec<Id>) -> Vec<Id> {
+fn distinct(mut users: Vec<UserId>) -> Vec<UserId> {
     let mut seen = HashSet::new();
     users.retain(|user| seen.insert(*user));
     users

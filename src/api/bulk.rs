@@ -8,10 +8,10 @@
 use std::panic::AssertUnwindSafe;
 
 use ledger::credits::Amount;
+use ledger::transaction_type::TransactionType;
 use pgrx::Uuid;
 use pgrx::pg_sys::panic::CaughtError;
 
-use super::arguments::{USAGE, is_known_type};
 use crate::error::LedgerError;
 use crate::pg::call::{Answer, Argument, Call, Type, Value};
 use crate::pg::catalog::Relations;
@@ -396,7 +396,9 @@ impl<'call> Item<'call> {
             return false;
         }
         let is_exact = amount.as_credits().is_ok_and(|credits| Amount::try_from(credits).is_ok());
-        is_exact && is_known_type(kind.as_text()) && (batch.is_none() || kind.as_text() == USAGE)
+        is_exact
+            && TransactionType::from_name(kind.as_text())
+                .is_some_and(|known| batch.is_none() || known == TransactionType::Usage)
     }
 
     /// Whether a transaction has its keys, its own or another.

@@ -1,9 +1,6 @@
 //! The ledger read forward, for projections and exports.
 
-use pgrx::Uuid;
-
 use super::filters::not_negative;
-use crate::engine::Id;
 use crate::engine::delta::column;
 use crate::engine::feed::{self, Feed, Position, START};
 use crate::error::LedgerError;
@@ -13,6 +10,7 @@ use crate::pg::column_value::ColumnValue;
 use crate::pg::definition;
 use crate::pg::privilege::{self, View};
 use crate::pg::statement::Statement;
+use ledger::id::LedgerId;
 
 /// Most rows that are looked for at once.
 const CHUNK: i64 = 10_000;
@@ -79,9 +77,14 @@ pub fn transactions_after(call: &Call<'_>) -> Result<Answer, LedgerError> {
 }
 
 /// The rows that row-level security shows to the caller.
-fn visible<'call>(call: &Call<'call>, ledger: &'call Id, after: Position, limit: Option<i64>) -> Answer {
+fn visible<'call>(
+    call: &Call<'call>,
+    ledger: &'call LedgerId,
+    after: Position,
+    limit: Option<i64>,
+) -> Answer {
     let mut statement = Statement::new();
-    let ledger = statement.bind(Value::uuid(ledger));
+    let ledger = statement.bind(Value::uuid(ledger.as_bytes()));
     let stamp = statement.bind(Value::xid8(after.stamp));
     let seq = statement.bind(Value::bigint(after.seq));
     let end = statement.bind(Value::xid8(feed::end()));
@@ -101,12 +104,12 @@ fn visible<'call>(call: &Call<'call>, ledger: &'call Id, after: Position, limit:
 }
 
 /// As clients keep it.
-fn written(ledger: &Id, Position { stamp, seq }: Position) -> String {
-    format!("{}:{stamp}:{seq}", Uuid::from_bytes(*ledger))
+fn written(ledger: &LedgerId, Position { stamp, seq }: Position) -> String {
+    format!("{ledger}:{stamp}:{seq}")
 }
 
 /// What [`written`] has written, of this ledger.
-fn read(text: &str, ledger: &Id) -> Result<Position, LedgerError> {
+fn read(text: &str, ledger: &LedgerId) -> Result<Position, LedgerError> {
     let parts: Vec<&str> = text.split(':').collect();
     let position = match parts[..] {
         [name, stamp, seq] => {

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::arguments::{USAGE, known_type};
+use ledger::transaction_type::TransactionType;
+
+use super::arguments::transaction_type;
 use crate::error::LedgerError;
 use crate::pg::call::{Argument, Call, Value};
 use crate::pg::statement::Statement;
@@ -107,7 +109,7 @@ impl<'call> Types<'call> {
         let Some((names, elements)) = call.text_array(argument)? else { return Ok(None) };
         let mut with_usage = false;
         for name in elements {
-            with_usage |= known_type(argument.1, name)?.as_bytes() == USAGE;
+            with_usage |= transaction_type(argument.1, name)? == TransactionType::Usage;
         }
         Ok(Some(Self { names, with_usage }))
     }

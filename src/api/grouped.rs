@@ -11,13 +11,9 @@
 //! For a caller that row-level security keeps from seeing every row, folded totals would tell of rows it may not see.
 //! Its batches are grouped from the rows it sees.
 
-use pgrx::Uuid;
-
 use super::analytics::{DEFAULT_ORIGIN, DEFAULT_SLA, Labels};
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, newest_rows};
-use super::transactions::signed_amount;
-use crate::engine::Id;
 use crate::engine::batches;
 use crate::engine::checkpoint::BatchTotals;
 use crate::engine::items::{Item, LISTED_COLUMNS, NewestItems};
@@ -27,6 +23,8 @@ use crate::pg::column_value::ColumnValue;
 use crate::pg::definition;
 use crate::pg::memory::Scratch;
 use crate::pg::statement::{Parameter, Statement};
+use ledger::id::UserId;
+use ledger::transaction_type::{TransactionType, effect_sql};
 
 const USER_ID: Argument = Argument(0, "user_id");
 
@@ -35,7 +33,7 @@ const SINGLE_COLUMNS: &str = "id, transaction_type, amount, source_id, descripti
 
 /// `list_transactions_with_batches(user_id, skip, limit, FILTERS, before_seq)`
 pub fn list_transactions_with_batches(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let user = call.uuid_bytes(USER_ID)?;
+    let user = call.user_id(USER_ID)?;
     let (page, filters) = (Page::read(call, 1, 7)?, Filters::read(call, 3)?);
     let labels = Labels::find();
     if filters.admit_all()
@@ -61,7 +59,7 @@ pub fn list_transactions_with_batches(call: &Call<'_>) -> Result<Answer, LedgerE
     Ok(statement.answer_rows(&sql, call))
 }
 
-fn list_unfiltered(call: &Call<'_>, user: &Id, mut items: NewestItems, page: &Page) -> Answer {
+fn list_unfiltered(call: &Call<'_>, user: &UserId, mut items: NewestItems, page: &Page) -> Answer {
     let result = call.result_rows(definition::TRANSACTION_WITH_CATEGORY.columns);
     let mut memory = Scratch::new("credits_ledger items");
     for is_shown in page.places() {
@@ -74,7 +72,7 @@ fn list_unfiltered(call: &Call<'_>, user: &Id, mut items: NewestItems, page: &Pa
 }
 
 /// Adds an item without labels of its own to a result of type `credits.transaction_with_category`.
-fn put(result: &Rows, user: &Id, item: &Item<'_>) {
+fn put(result: &Rows, user: &UserId, item: &Item<'_>) {
     match item {
         Item::Single(row) => {
             let [id, user_id, kind, amount, source_id, description, created_at, seq] =
@@ -95,15 +93,15 @@ fn put(result: &Rows, user: &Id, item: &Item<'_>) {
             ]);
         }
         Item::Batch(batch, total) => result.put([
-            ColumnValue::Uuid(batch),
-            ColumnValue::Uuid(user),
-            ColumnValue::Text("usage"),
+            ColumnValue::Uuid(batch.as_bytes()),
+            ColumnValue::Uuid(user.as_bytes()),
+            ColumnValue::Text(TransactionType::Usage.name()),
             ColumnValue::Credits(total.amount),
-            ColumnValue::Text(&Uuid::from_bytes(*batch).to_string()),
+            ColumnValue::Text(&batch.to_string()),
             ColumnValue::Text("Batch"),
             ColumnValue::Timestamptz(total.created_at),
             ColumnValue::Int8(total.max_seq),
-            ColumnValue::Uuid(batch),
+            ColumnValue::Uuid(batch.as_bytes()),
             ColumnValue::Text(DEFAULT_ORIGIN),
             ColumnValue::Text(DEFAULT_SLA),
             ColumnValue::Int4(total.transaction_count.try_into().unwrap_or(i32::MAX)),
@@ -114,7 +112,7 @@ fn put(result: &Rows, user: &Id, item: &Item<'_>) {
 /// `count_transactions_with_batches(user_id, FILTERS)`
 pub fn count_transactions_with_batches(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
-    let user = call.uuid_bytes(USER_ID)?;
+    let user = call.user_id(USER_ID)?;
     let items = Items::new(&mut statement, user, &Filters::read(call, 1)?, &Page::default())?;
     Ok(statement.answer_value(&format!("SELECT count(*) FROM ({}) items", items.union)))
 }
@@ -122,13 +120,13 @@ pub fn count_transactions_with_batches(call: &Call<'_>) -> Result<Answer, Ledger
 /// `sum_recent_transactions_grouped(user_id, count, start_date, end_date)`
 pub fn sum_recent_transactions_grouped(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
-    let user = call.uuid_bytes(USER_ID)?;
+    let user = call.user_id(USER_ID)?;
     let page = Page::newest(count(call, Argument(1, "count"))?);
     let items = Items::new(&mut statement, user, &Filters::in_period(Period::read(call, 2)), &page)?;
     let sql = format!(
         "SELECT coalesce(sum({}), 0) \
          FROM (SELECT transaction_type, amount FROM ({}) items ORDER BY seq DESC{}) newest",
-        signed_amount("transaction_type"),
+        effect_sql("transaction_type"),
         items.union,
         page.cut(&mut statement),
     );
@@ -138,14 +136,11 @@ pub fn sum_recent_transactions_grouped(call: &Call<'_>) -> Result<Answer, Ledger
 /// `sum_transactions_after_date_grouped(user_id, after_date)`
 pub fn sum_transactions_after_date_grouped(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
-    let user = call.uuid_bytes(USER_ID)?;
+    let user = call.user_id(USER_ID)?;
     let filters = Filters::in_period(Period::after(call.required_timestamptz(Argument(1, "after_date"))?));
     let items = Items::new(&mut statement, user, &filters, &Page::default())?;
-    let sql = format!(
-        "SELECT coalesce(sum({}), 0) FROM ({}) items",
-        signed_amount("transaction_type"),
-        items.union
-    );
+    let sql =
+        format!("SELECT coalesce(sum({}), 0) FROM ({}) items", effect_sql("transaction_type"), items.union);
     Ok(statement.answer_value(&sql))
 }
 
@@ -159,11 +154,11 @@ struct Items {
 impl Items {
     fn new<'call>(
         statement: &mut Statement<'call>,
-        user_id: &'call Id,
+        user_id: &'call UserId,
         filters: &Filters<'call>,
         page: &Page,
     ) -> Result<Self, LedgerError> {
-        let user = statement.bind(Value::uuid(user_id));
+        let user = statement.bind(Value::uuid(user_id.as_bytes()));
         let singles = format!(
             "SELECT id, transaction_type, amount, source_id, description, created_at, seq, NULL::uuid AS batch_id, \
              1::bigint AS batch_count FROM ({}) singles",
@@ -193,7 +188,7 @@ fn folded_and_touched<'call>(
     filters: &Filters<'call>,
     page: &Page,
 ) -> String {
-    let ids = statement.bind(Value::uuids(touched.iter().map(|(id, _)| id)));
+    let ids = statement.bind(Value::uuids(touched.iter().map(|(id, _)| id.as_bytes())));
     let amounts = statement.bind(Value::numerics(touched.iter().map(|(_, total)| total.amount)));
     let counts = statement.bind(Value::bigints(touched.iter().map(|(_, total)| total.transaction_count)));
     let seqs = statement.bind(Value::bigints(touched.iter().map(|(_, total)| total.max_seq)));

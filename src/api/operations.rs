@@ -1,5 +1,6 @@
 //! For operators: what settlement has done, and checkpoints that nobody's commit refreshes.
 
+use ledger::id::UserId;
 use ledger::statistics::Event;
 use pgrx::Uuid;
 use pgrx::datum::datetime_support::now;
@@ -64,7 +65,7 @@ fn refresh_idle_checkpoints(
     xact::refuse_if_read_only(c"refresh_idle_checkpoints()");
     Relations::locked().ok_or(LedgerError::NotInstalled)?;
     let users = query::users_with_idle_checkpoints(last_written, limit);
-    touched::request(users.iter().map(pgrx::Uuid::as_bytes), Request::RefreshIfFree)?;
+    touched::request(&users, Request::RefreshIfFree)?;
     Ok(i64::try_from(users.len()).unwrap_or(i64::MAX))
 }
 
@@ -80,7 +81,7 @@ fn before_now(idle: Interval) -> Result<TimestampWithTimeZone, LedgerError> {
 /// `credits.redact_account`
 #[pg_extern(volatile, parallel_unsafe)]
 fn redact_account(user_id: Option<Uuid>) -> Result<i64, ErrorReport> {
-    let user = *required("user_id", user_id)?.as_bytes();
+    let user = UserId::from_bytes(*required("user_id", user_id)?.as_bytes());
     xact::refuse_if_read_only(c"redact_account()");
     Ok(redaction::redact(&user)?)
 }

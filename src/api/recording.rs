@@ -2,9 +2,9 @@
 
 use ledger::credits::{Amount, AmountError, Credits};
 use ledger::numeric::DecodeError;
-use pgrx::Uuid;
+use ledger::transaction_type::TransactionType;
 
-use super::arguments::{USAGE, known_type};
+use super::arguments::transaction_type;
 use crate::error::LedgerError;
 use crate::pg::call::{Answer, Argument, Call, Value};
 use crate::pg::catalog::Relations;
@@ -18,7 +18,8 @@ const TRANSACTION_TYPE: Argument = Argument(1, "transaction_type");
 /// `create_transaction(user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id)`
 pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let user_id = call.uuid(USER_ID)?;
-    let kind = known_type(TRANSACTION_TYPE.1, call.required_content(TRANSACTION_TYPE)?)?;
+    let type_name = call.required_content(TRANSACTION_TYPE)?;
+    let known_type = transaction_type(TRANSACTION_TYPE.1, type_name)?;
     let (amount, credits) = call.required_numeric(Argument(2, "amount"))?;
     let source_id = call.required_content(Argument(3, "source_id"))?;
     let credits = exact_amount(credits)?;
@@ -27,15 +28,15 @@ pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     }
     let new = NewTransaction {
         user_id,
-        transaction_type: Value::text(kind),
+        transaction_type: Value::text(type_name),
         amount,
         source_id: Value::text(source_id),
         description: call.text(Argument(4, "description")),
         fusillade_batch_id: call.uuid_if_given(Argument(5, "fusillade_batch_id")),
         api_key_id: call.uuid_if_given(Argument(6, "api_key_id")),
     };
-    if new.fusillade_batch_id.is_some() && kind.as_bytes() != USAGE {
-        return Err(LedgerError::BatchOnNonUsage(kind.to_string()));
+    if new.fusillade_batch_id.is_some() && known_type != TransactionType::Usage {
+        return Err(LedgerError::BatchOnNonUsage(known_type));
     }
     let relations = Relations::lookup().ok_or(LedgerError::NotInstalled)?;
     // The server would notice, too, but not before it has taken a transaction id, which a standby has none of.
@@ -59,11 +60,7 @@ pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
         }
         existing => Err(LedgerError::SourceIdConflict {
             source_id: source_id.to_string(),
-            asked: format!(
-                "{kind} of {} for user {}",
-                credits.as_decimal(),
-                Uuid::from_bytes(*call.uuid_bytes(USER_ID)?)
-            ),
+            asked: format!("{known_type} of {} for user {}", credits.as_decimal(), call.user_id(USER_ID)?),
             stored: existing.map(|existing| existing.summary),
         }),
     }

@@ -2,22 +2,18 @@
 
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, page_of_rows};
-use crate::engine::Id;
 use crate::engine::newest::{LISTED_COLUMNS, NewestRows};
 use crate::error::LedgerError;
 use crate::pg::call::{Answer, Argument, Call, Value};
 use crate::pg::definition;
 use crate::pg::statement::Statement;
+use ledger::id::UserId;
+use ledger::transaction_type::effect_sql;
 
 const USER_ID: Argument = Argument(0, "user_id");
 
 /// The columns of `credits.credit_transaction`.
 const COLUMNS: &str = "id, user_id, transaction_type, amount, source_id, description, created_at, seq, fusillade_batch_id, api_key_id";
-
-/// The effect on the balance of a row of this type, as SQL.
-pub fn signed_amount(kind: &str) -> String {
-    format!("CASE WHEN {kind} IN ('purchase', 'admin_grant') THEN amount ELSE -amount END")
-}
 
 /// `get_transaction_by_id(transaction_id)`
 pub fn get_transaction_by_id(call: &Call<'_>) -> Result<Answer, LedgerError> {
@@ -38,7 +34,7 @@ pub fn transaction_exists_by_source_id(call: &Call<'_>) -> Result<Answer, Ledger
 
 /// `list_user_transactions(user_id, skip, limit, FILTERS, before_seq)`
 pub fn list_user_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    Ok(list(call, Some(call.uuid_bytes(USER_ID)?), &Page::read(call, 1, 7)?, &Filters::read(call, 3)?))
+    Ok(list(call, Some(call.user_id(USER_ID)?), &Page::read(call, 1, 7)?, &Filters::read(call, 3)?))
 }
 
 /// `list_all_transactions(skip, limit, FILTERS, before_seq)`
@@ -46,14 +42,19 @@ pub fn list_all_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
     Ok(list(call, None, &Page::read(call, 0, 6)?, &Filters::read(call, 2)?))
 }
 
-fn list<'call>(call: &Call<'call>, user: Option<&'call Id>, page: &Page, filters: &Filters<'call>) -> Answer {
+fn list<'call>(
+    call: &Call<'call>,
+    user: Option<&'call UserId>,
+    page: &Page,
+    filters: &Filters<'call>,
+) -> Answer {
     if filters.admit_all()
         && let Some(rows) = NewestRows::open(user, page.before_seq)
     {
         return list_unfiltered(call, rows, page);
     }
     let mut statement = Statement::new();
-    let scope = user.map_or(Scope::All, |user| Scope::User(statement.bind(Value::uuid(user))));
+    let scope = user.map_or(Scope::All, |user| Scope::User(statement.bind(Value::uuid(user.as_bytes()))));
     let sql = page_of_rows(&mut statement, |_| COLUMNS.into(), scope, filters, page);
     statement.answer_rows(&sql, call)
 }
@@ -92,7 +93,7 @@ pub fn sum_recent_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let scope = Scope::User(statement.bind(call.uuid(USER_ID)?));
     let page = Page::newest(count(call, Argument(1, "count"))?);
     let filters = Filters::in_period(Period::read(call, 2));
-    let columns = |kind: &str| format!("{} AS effect, seq", signed_amount(kind));
+    let columns = |kind: &str| format!("{} AS effect, seq", effect_sql(kind));
     let rows = page_of_rows(&mut statement, columns, scope, &filters, &page);
     Ok(statement.answer_value(&format!("SELECT coalesce(sum(effect), 0) FROM ({rows}) newest")))
 }
@@ -105,6 +106,6 @@ pub fn sum_transactions_after_date(call: &Call<'_>) -> Result<Answer, LedgerErro
     let passing = scope.passing(&filters, &mut statement);
     Ok(statement.answer_value(&format!(
         "SELECT coalesce(sum({}), 0) FROM credits.credits_transactions WHERE {passing}",
-        signed_amount("transaction_type")
+        effect_sql("transaction_type")
     )))
 }

@@ -1,5 +1,6 @@
 //! What a reader sees: a checkpoint plus its delta, under the reader's own snapshot.
 
+use ledger::id::UserId;
 use std::rc::Rc;
 
 use ledger::coverage::{Coverage, OpenTransactions};
@@ -7,7 +8,6 @@ use ledger::credits::Credits;
 use ledger::fold::{DeltaPass, Fold};
 use ledger::shared::folds::Published;
 
-use super::Id;
 use super::checkpoint::CheckpointScan;
 use super::delta::{BALANCE_COLUMNS, DeltaScan};
 use super::shared::Shared;
@@ -29,7 +29,7 @@ pub struct Balance {
 }
 
 /// Balances of these users, in their order. Raises 42501 if the caller may not read the ledger.
-pub fn read(users: &[Id]) -> Result<Vec<Balance>, LedgerError> {
+pub fn read(users: &[UserId]) -> Result<Vec<Balance>, LedgerError> {
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
     privilege::require_select(&relations, BALANCE_COLUMNS);
     match privilege::view(&relations) {
@@ -81,7 +81,7 @@ impl Reader {
         }
     }
 
-    fn balance(&mut self, user: &Id) -> Result<Balance, LedgerError> {
+    fn balance(&mut self, user: &UserId) -> Result<Balance, LedgerError> {
         xact::check_for_interrupts();
         let base = self.base(user)?;
         let coverage = base.fold.coverage.clone();
@@ -103,7 +103,7 @@ impl Reader {
     }
 
     /// A fold that serves the reader: what it has to read is what came after.
-    fn base(&mut self, user: &Id) -> Result<Base, LedgerError> {
+    fn base(&mut self, user: &UserId) -> Result<Base, LedgerError> {
         let published = self.shared.fold(user).filter(|known| known.fold.coverage.serves(&self.open));
         match published {
             Some(Published { fold, complete_at }) => {
@@ -120,7 +120,7 @@ impl Reader {
     }
 
     /// Tells the others that the user's published fold is complete, if that is so.
-    fn look_for_more(&mut self, user: &Id) {
+    fn look_for_more(&mut self, user: &UserId) {
         // Counted first: a row that is counted later will tell for itself.
         let (true, Some(rows)) = (self.only_reads_others, self.shared.rows(user)) else { return };
         let Some(Published { fold, .. }) = self.shared.fold(user) else { return };
@@ -134,7 +134,7 @@ impl Reader {
 
     /// The stored fold that the reader's snapshot sees. Whoever wrote it had ended before the snapshot was taken, and all
     /// that it covers before that, so it needs no further check.
-    fn stored_fold(&mut self, user: &Id) -> Result<Fold, LedgerError> {
+    fn stored_fold(&mut self, user: &UserId) -> Result<Fold, LedgerError> {
         let scan = self.checkpoints.get_or_insert_with(|| CheckpointScan::open(&self.relations));
         Ok(scan.find(user, &self.snapshot)?.map_or_else(Fold::default, |(_, checkpoint)| checkpoint.fold))
     }

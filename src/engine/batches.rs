@@ -1,8 +1,8 @@
 //! What a reader sees of the batches that its user's delta touches, under the reader's own snapshot.
 
+use ledger::id::UserId;
 use std::rc::Rc;
 
-use super::Id;
 use super::checkpoint::{BatchRuns, BatchTotals, CheckpointScan};
 use super::delta::DeltaScan;
 use crate::error::LedgerError;
@@ -12,7 +12,7 @@ use crate::pg::snapshot::{Sight, Snapshot};
 
 /// The whole totals of the batches that have rows in the user's delta; what is folded of all others is true as it is. `None`
 /// if the caller may not be told what is folded, or nothing is: a user without a checkpoint has no folded batches.
-pub fn touched(user: &Id) -> Result<Option<BatchTotals>, LedgerError> {
+pub fn touched(user: &UserId) -> Result<Option<BatchTotals>, LedgerError> {
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
     if !privilege::may_see_folded(&relations) {
         return Ok(None);

@@ -3,6 +3,7 @@
 //! Stored rows are read without SIREAD locks: the transaction's business is the ledger. A balance as of a snapshot conflicts
 //! with a row that it does not have by the delta, which is where any such row belongs.
 
+use ledger::id::{BatchId, UserId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -12,8 +13,8 @@ use ledger::fold::{DeltaPass, Fold};
 use pgrx::pg_sys;
 
 use super::delta::{BatchedRow, DeltaScan};
+use super::places;
 use super::touched::{self, Announced};
-use super::{Id, places};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::column_value::ColumnValue;
@@ -89,11 +90,11 @@ impl CheckpointScan {
     }
 
     /// The user's checkpoint as the snapshot sees it.
-    pub fn find(&mut self, user: &Id, snapshot: &Rc<Snapshot>) -> Result<Option<Stored>, LedgerError> {
+    pub fn find(&mut self, user: &UserId, snapshot: &Rc<Snapshot>) -> Result<Option<Stored>, LedgerError> {
         let sight = Sight::without_siread(snapshot);
         // A row is rewritten on its page nearly always, so that the index goes on naming the same place for it.
         let again = places::get(user).and_then(|place| self.fetch.at(place, &sight));
-        if let Some(row) = again.filter(|row| row.uuid(column::USER_ID) == *user) {
+        if let Some(row) = again.filter(|row| row.uuid(column::USER_ID) == *user.as_bytes()) {
             return decode(user, &row).map(Some);
         }
         let scan = self.index.get_or_insert_with(|| {
@@ -102,17 +103,17 @@ impl CheckpointScan {
             IndexScan::new(table, index, Sight::without_siread(snapshot), 1)
         });
         scan.see_with(sight);
-        scan.seek(&[Key::UuidEqual(*user)]);
+        scan.seek(&[Key::UuidEqual(*user.as_bytes())]);
         let Some(stored) = scan.next().map(|row| decode(user, &row)) else { return Ok(None) };
         places::keep(user, scan.place());
         stored.map(Some)
     }
 }
 
-fn decode(user: &Id, row: &Row<'_>) -> Result<Stored, LedgerError> {
+fn decode(user: &UserId, row: &Row<'_>) -> Result<Stored, LedgerError> {
     let stragglers = row.xid8_array(column::STRAGGLERS);
     let coverage = Coverage::from_parts(row.xid8(column::WATERMARK), stragglers)
-        .ok_or_else(|| LedgerError::MalformedCheckpoint(pgrx::Uuid::from_bytes(*user).to_string()))?;
+        .ok_or(LedgerError::MalformedCheckpoint(*user))?;
     let transaction_count = row.int8(column::TRANSACTION_COUNT);
     let fold = Fold {
         coverage,
@@ -134,7 +135,7 @@ fn crossed_at(row: &Row<'_>) -> Option<i64> {
 pub fn note_deleted(row: &Row<'_>) {
     let is_positive = row.bool(column::IS_POSITIVE);
     let announced = Announced { is_positive, crossed_at: crossed_at(row) };
-    touched::note_deleted_checkpoint(row.uuid(column::USER_ID), announced);
+    touched::note_deleted_checkpoint(UserId::from_bytes(row.uuid(column::USER_ID)), announced);
 }
 
 /// Notes what all checkpoints say, which are about to be gone.
@@ -151,10 +152,10 @@ pub fn note_truncated(relations: &Relations) {
 }
 
 /// Writes the user's checkpoint, in place of the one stored if there is one.
-pub fn write(writer: &TableWriter, user: &Id, stored: Option<&Stored>, checkpoint: &Checkpoint) {
+pub fn write(writer: &TableWriter, user: &UserId, stored: Option<&Stored>, checkpoint: &Checkpoint) {
     let fold = &checkpoint.fold;
     let values = [
-        ColumnValue::Uuid(user),
+        ColumnValue::Uuid(user.as_bytes()),
         ColumnValue::Int8(fold.latest_seq),
         ColumnValue::Credits(fold.balance),
         ColumnValue::Timestamptz(xact::now()),
@@ -204,12 +205,12 @@ impl From<BatchedRow> for BatchTotal {
 
 /// What rows of a user add to its batches, in the order of the batches' ids.
 #[derive(Clone, Debug, Default)]
-pub struct BatchTotals(BTreeMap<Id, BatchTotal>);
+pub struct BatchTotals(BTreeMap<BatchId, BatchTotal>);
 
 /// Totals in the making, from rows that mostly follow others of their batch.
 #[derive(Debug, Default)]
 pub struct BatchRuns {
-    run: Option<(Id, BatchTotal)>,
+    run: Option<(BatchId, BatchTotal)>,
     totals: BatchTotals,
 }
 
@@ -233,7 +234,7 @@ impl BatchRuns {
 }
 
 impl BatchTotals {
-    fn merge(&mut self, run: Option<(Id, BatchTotal)>) -> Result<(), SumOutOfRange> {
+    fn merge(&mut self, run: Option<(BatchId, BatchTotal)>) -> Result<(), SumOutOfRange> {
         run.map_or(Ok(()), |(batch, total)| self.0.entry(batch).or_insert(BatchTotal::EMPTY).merge(&total))
     }
 
@@ -241,7 +242,7 @@ impl BatchTotals {
     pub fn add_folded(
         &mut self,
         relations: &Relations,
-        user: &Id,
+        user: &UserId,
         snapshot: &Rc<Snapshot>,
     ) -> Result<(), SumOutOfRange> {
         if self.0.is_empty() {
@@ -257,12 +258,12 @@ impl BatchTotals {
     }
 
     /// Whether the batch is one of them.
-    pub fn contains(&self, batch: &Id) -> bool {
+    pub fn contains(&self, batch: &BatchId) -> bool {
         self.0.contains_key(batch)
     }
 
     /// Each batch with its total.
-    pub fn iter(&self) -> impl Iterator<Item = (&Id, &BatchTotal)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&BatchId, &BatchTotal)> {
         self.0.iter()
     }
 }
@@ -270,7 +271,7 @@ impl BatchTotals {
 /// Scans the user's delta from a fold on, advancing it as far as `target` allows, with the batches of the rows that it gains.
 pub fn fold_delta(
     scan: &mut DeltaScan,
-    user: &Id,
+    user: &UserId,
     from: Fold,
     target: Coverage,
 ) -> Result<(DeltaPass, BatchTotals), SumOutOfRange> {
@@ -285,7 +286,7 @@ pub fn fold_delta(
 pub fn write_batches(
     relations: &Relations,
     writer: &TableWriter,
-    user: &Id,
+    user: &UserId,
     totals: &BatchTotals,
 ) -> Result<(), LedgerError> {
     if totals.0.is_empty() {
@@ -299,8 +300,8 @@ pub fn write_batches(
             total.merge(folded)?;
         }
         let values = [
-            ColumnValue::Uuid(batch),
-            ColumnValue::Uuid(user),
+            ColumnValue::Uuid(batch.as_bytes()),
+            ColumnValue::Uuid(user.as_bytes()),
             ColumnValue::Credits(total.amount),
             ColumnValue::Int8(total.transaction_count),
             ColumnValue::Int8(total.max_seq),
@@ -316,9 +317,9 @@ pub fn write_batches(
 }
 
 /// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
-pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &Id) {
+pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &UserId) {
     let mut scan = batch_scan(relations, &Rc::new(Snapshot::latest()), 1);
-    scan.seek(&[Key::UuidEqual(*user)]);
+    scan.seek(&[Key::UuidEqual(*user.as_bytes())]);
     let mut left = Vec::new();
     while let Some(row) = scan.next() {
         left.push(row.tid());
@@ -337,13 +338,17 @@ fn batch_scan(relations: &Relations, snapshot: &Rc<Snapshot>, key_columns: usize
 }
 
 /// What is folded of a batch, and where that is stored.
-fn find_batch(scan: &mut IndexScan, user: &Id, batch: &Id) -> Option<(pg_sys::ItemPointerData, BatchTotal)> {
-    scan.seek(&[Key::UuidEqual(*user), Key::UuidEqual(*batch)]);
+fn find_batch(
+    scan: &mut IndexScan,
+    user: &UserId,
+    batch: &BatchId,
+) -> Option<(pg_sys::ItemPointerData, BatchTotal)> {
+    scan.seek(&[Key::UuidEqual(*user.as_bytes()), Key::UuidEqual(*batch.as_bytes())]);
     scan.next().map(|row| (row.tid(), decode_batch(&row).1))
 }
 
 /// The batch that a row of `batch_aggregates` is about, and what is folded of it.
-pub fn decode_batch(row: &Row<'_>) -> (Id, BatchTotal) {
+pub fn decode_batch(row: &Row<'_>) -> (BatchId, BatchTotal) {
     // The last column first: the row is taken apart once.
     let created_at = row.int8(batch_column::CREATED_AT);
     let folded = BatchTotal {
@@ -352,5 +357,5 @@ pub fn decode_batch(row: &Row<'_>) -> (Id, BatchTotal) {
         max_seq: row.int8(batch_column::MAX_SEQ),
         created_at,
     };
-    (row.uuid(batch_column::BATCH), folded)
+    (BatchId::from_bytes(row.uuid(batch_column::BATCH)), folded)
 }

@@ -1,13 +1,15 @@
 //! The ledger rows of a user that a checkpoint does not cover.
 
+use ledger::id::{BatchId, UserId};
 use std::cell::OnceCell;
 use std::convert::Infallible;
 
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::{DeltaPass, DeltaRow};
+use ledger::transaction_type::effect;
 
-use super::{Id, touched};
+use super::touched;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Index, NotFree, Table};
@@ -41,7 +43,7 @@ const LONGEST_CATEGORY: usize = 200;
 #[derive(Clone, Copy, Debug)]
 pub struct BatchedRow {
     /// The batch.
-    pub batch: Id,
+    pub batch: BatchId,
     /// The row's amount, positive.
     pub amount: Credits,
     /// Its `seq`.
@@ -81,9 +83,9 @@ impl DeltaScan {
     }
 
     /// Whether there is no row of the user that `from` does not cover.
-    pub fn is_empty(&mut self, user: &Id, from: &Coverage) -> bool {
+    pub fn is_empty(&mut self, user: &UserId, from: &Coverage) -> bool {
         self.ranges(user, from).all(|transactions| {
-            self.scan.seek(&[Key::UuidEqual(*user), transactions]);
+            self.scan.seek(&[Key::UuidEqual(*user.as_bytes()), transactions]);
             self.scan.next().is_none()
         })
     }
@@ -93,7 +95,7 @@ impl DeltaScan {
     pub fn add_to(
         &mut self,
         pass: &mut DeltaPass,
-        user: &Id,
+        user: &UserId,
         from: &Coverage,
         mut batched: impl FnMut(BatchedRow) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
@@ -116,7 +118,7 @@ impl DeltaScan {
     /// Shows the user's rows that `from` does not cover and that belong to a batch.
     pub fn batched(
         &mut self,
-        user: &Id,
+        user: &UserId,
         from: &Coverage,
         mut batched: impl FnMut(BatchedRow) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
@@ -125,12 +127,12 @@ impl DeltaScan {
 
     fn each(
         &mut self,
-        user: &Id,
+        user: &UserId,
         from: &Coverage,
         mut visit: impl FnMut(&Row<'_>) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
         for transactions in self.ranges(user, from) {
-            self.scan.seek(&[Key::UuidEqual(*user), transactions]);
+            self.scan.seek(&[Key::UuidEqual(*user.as_bytes()), transactions]);
             while let Some(row) = self.scan.next() {
                 visit(&row)?;
             }
@@ -140,7 +142,7 @@ impl DeltaScan {
 
     /// Where the rows of a user lie that `from` does not cover: one range of the index, and one probe for each straggler that
     /// could have rows which are seen.
-    fn ranges(&mut self, user: &Id, from: &Coverage) -> impl Iterator<Item = Key> + use<> {
+    fn ranges(&mut self, user: &UserId, from: &Coverage) -> impl Iterator<Item = Key> + use<> {
         let mut stragglers = Vec::new();
         if !from.stragglers().is_empty() {
             let unseen = self.unseen.get_or_init(|| self.scan.sight().unseen_transactions());
@@ -159,8 +161,8 @@ impl DeltaScan {
     }
 
     /// Whether the user has a row of a transaction from the first one to the one before the last.
-    fn has_row_between(&mut self, user: &Id, first: u64, last: u64) -> bool {
-        self.scan.seek(&[Key::UuidEqual(*user), Key::Xid8AtLeast(first)]);
+    fn has_row_between(&mut self, user: &UserId, first: u64, last: u64) -> bool {
+        self.scan.seek(&[Key::UuidEqual(*user.as_bytes()), Key::Xid8AtLeast(first)]);
         self.scan.next().is_some_and(|row| row.xid8(column::XACT_ID) < last)
     }
 }
@@ -169,7 +171,7 @@ fn batched_row(row: &Row<'_>) -> Option<BatchedRow> {
     // The last column first, as above: nearly all rows that are asked belong to a batch.
     let seq = row.int8(column::SEQ);
     (!row.is_null(column::BATCH)).then(|| BatchedRow {
-        batch: row.uuid(column::BATCH),
+        batch: BatchId::from_bytes(row.uuid(column::BATCH)),
         amount: row.credits(column::AMOUNT),
         seq,
         created_at: row.int8(column::CREATED_AT),
@@ -190,7 +192,7 @@ pub fn note(row: &Row<'_>, relations: &Relations) {
         }
         LedgerError::BlankSourceId { what: "source_id", value: text::shown(source_id) }.raise()
     }
-    touched::note_row(row.uuid(column::USER_ID), signed_amount(row));
+    touched::note_row(UserId::from_bytes(row.uuid(column::USER_ID)), signed_amount(row));
 }
 
 /// What CHECK constraints would say: the server would read and plan each of them anew for every statement, which takes 25,000
@@ -210,7 +212,5 @@ fn require_category_and_metadata(row: &Row<'_>, relations: &Relations) -> Result
 }
 
 fn signed_amount(row: &Row<'_>) -> Credits {
-    let amount = row.credits(column::AMOUNT);
-    let adds = matches!(row.text(column::TRANSACTION_TYPE), b"purchase" | b"admin_grant");
-    if adds { amount } else { Credits::from_units(-amount.units()) }
+    effect(row.text(column::TRANSACTION_TYPE), row.credits(column::AMOUNT))
 }

@@ -7,10 +7,10 @@
 //! blocks a stamp may lie, and rows lie about in the order of their stamps, so the rows of a page are read from few blocks and
 //! sorted. Only where one transaction has written very many rows, as a restore has, are they walked by `seq`.
 
+use ledger::id::LedgerId;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::Id;
 use super::delta::column;
 use super::newest::LISTED_COLUMNS;
 use crate::error::LedgerError;
@@ -50,14 +50,14 @@ pub const START: Position = Position { stamp: 0, seq: i64::MIN };
 type Found = (Position, Tid);
 
 /// The name of this database's ledger, which its copies have, and nothing that is made anew.
-pub fn ledger_id(relations: &Relations) -> Result<Id, LedgerError> {
+pub fn ledger_id(relations: &Relations) -> Result<LedgerId, LedgerError> {
     let missing = || LedgerError::Missing("the row of credits.ledger_identity".to_owned());
     let table = Table::open(relations.identity.ok_or_else(missing)?, Access::Read);
     let index = Index::primary_key_of(&table);
     let sight = Sight::without_siread(&Rc::new(Snapshot::active()));
     let mut scan = IndexScan::new(table, index, sight, 0);
     scan.seek(&[]);
-    let id = scan.next().map(|row| row.uuid(2));
+    let id = scan.next().map(|row| LedgerId::from_bytes(row.uuid(2)));
     id.ok_or_else(missing)
 }
 

@@ -2,12 +2,13 @@
 //!
 //! As for plain rows, setting up a query would cost more than finding a page does.
 
+use ledger::id::{BatchId, UserId};
 use std::rc::Rc;
 
 use super::batches;
 use super::checkpoint::{self, BatchTotal, BatchTotals, batch_column};
 use super::delta::column;
-use super::{Id, newest};
+use super::newest;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Table};
@@ -24,7 +25,7 @@ pub enum Item<'a> {
     /// A row that belongs to no batch.
     Single(Row<'a>),
     /// A batch with its whole total.
-    Batch(Id, BatchTotal),
+    Batch(BatchId, BatchTotal),
 }
 
 /// Items with the highest `seq` first, as the running query's snapshot sees them. A batch has the highest of its rows.
@@ -35,7 +36,7 @@ pub struct NewestItems {
     /// The batches that the delta touches: what is folded of them is a part of them.
     touched: BatchTotals,
     /// Those of them that are still to come, the newest last.
-    touched_left: Vec<(Id, BatchTotal)>,
+    touched_left: Vec<(BatchId, BatchTotal)>,
     last: Option<Source>,
 }
 
@@ -50,7 +51,7 @@ enum Source {
 impl NewestItems {
     /// The items of a user that are older than the cursor. `None` if they must come from a query: where the caller may not
     /// be told what is folded, nothing is, or an index is missing. Costs the user's delta.
-    pub fn open(user: &Id, before_seq: Option<i64>) -> Result<Option<Self>, LedgerError> {
+    pub fn open(user: &UserId, before_seq: Option<i64>) -> Result<Option<Self>, LedgerError> {
         let Some(touched) = batches::touched(user)? else { return Ok(None) };
         let Some((singles, folded)) = scans(user, before_seq) else { return Ok(None) };
         let older = |total: &BatchTotal| before_seq.is_none_or(|before| total.max_seq < before);
@@ -93,7 +94,7 @@ impl NewestItems {
     /// Moves on to a folded batch that the delta does not touch.
     fn pass_touched(&mut self) {
         while let Some(row) = self.folded.current()
-            && self.touched.contains(&row.uuid(batch_column::BATCH))
+            && self.touched.contains(&BatchId::from_bytes(row.uuid(batch_column::BATCH)))
         {
             self.folded.next();
         }
@@ -102,7 +103,7 @@ impl NewestItems {
 
 /// The user's single rows and what is folded of its batches, older than the cursor. `None` if an index is missing or does not
 /// have every row.
-fn scans(user: &Id, before_seq: Option<i64>) -> Option<(IndexScan, IndexScan)> {
+fn scans(user: &UserId, before_seq: Option<i64>) -> Option<(IndexScan, IndexScan)> {
     let before = Relations::locked()?;
     let snapshot = Rc::new(Snapshot::active());
     let scan = |table, index, sight| newest::scan(table, index, Some(user), before_seq, sight);

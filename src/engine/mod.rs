@@ -34,9 +34,6 @@ pub mod shared;
 pub mod statistics;
 pub mod touched;
 
-/// A user's id, or a batch's.
-pub type Id = [u8; 16];
-
 /// Registers what must happen at the end of transactions; called once, when the library is loaded.
 pub fn init() {
     crate::pg::catalog::init();

@@ -2,11 +2,11 @@
 //!
 //! A page of 50 rows costs a query as much to set up as to find. Read like this, it costs its rows.
 
+use ledger::id::UserId;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::Id;
 use super::delta::column;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{self, View};
@@ -30,7 +30,7 @@ pub struct NewestRows {
 impl NewestRows {
     /// The rows of `user`, or of everybody, that are older than the cursor. `None` if they must come from a query:
     /// where row-level security filters them, or an index is missing. Raises 42501 if the caller may not read them.
-    pub fn open(user: Option<&Id>, before_seq: Option<i64>) -> Option<Self> {
+    pub fn open(user: Option<&UserId>, before_seq: Option<i64>) -> Option<Self> {
         let relations = Relations::locked()?;
         privilege::require_select(&relations, &LISTED_COLUMNS);
         if privilege::view(&relations) == View::Filtered {
@@ -68,12 +68,12 @@ impl NewestRows {
 pub(super) fn scan(
     table: Table,
     index: pg_sys::Oid,
-    user: Option<&Id>,
+    user: Option<&UserId>,
     before_seq: Option<i64>,
     sight: Sight,
 ) -> Option<IndexScan> {
     let index = Index::open(index).filter(Index::is_complete)?;
-    let user = user.map(|user| Key::UuidEqual(*user));
+    let user = user.map(|user| Key::UuidEqual(*user.as_bytes()));
     let keys: Vec<Key> = user.into_iter().chain(before_seq.map(Key::BigintBelow)).collect();
     let mut scan = IndexScan::new(table, index, sight, keys.len()).backward();
     scan.seek(&keys);

@@ -1,11 +1,11 @@
 //! Who is told of a crossing.
 
+use ledger::id::UserId;
 use std::cell::Cell;
 
 use ledger::crossing::Direction;
 use serde::Serialize;
 
-use super::Id;
 use crate::pg::xact;
 use crate::settings;
 
@@ -25,15 +25,14 @@ thread_local! {
 }
 
 /// Announces on both channels, when the transaction commits, that the user's balance crossed zero.
-pub fn announce(user: &Id, direction: Direction) {
+pub fn announce(user: &UserId, direction: Direction) {
     if let Some(channel) = settings::config_channel()
         && TOLD_BY.replace(xact::current_id()) != xact::current_id()
     {
         xact::notify(&channel, &format!("credits_transactions:{}", xact::now() + SERVER_EPOCH_MICROS));
     }
     if let Some(channel) = settings::crossing_channel() {
-        let crossing =
-            Crossing { user_id: pgrx::Uuid::from_bytes(*user).to_string(), direction: direction.as_str() };
+        let crossing = Crossing { user_id: user.to_string(), direction: direction.as_str() };
         let payload = serde_json::to_string(&crossing).expect("two strings always serialize");
         xact::notify(&channel, &payload);
     }

@@ -1,11 +1,11 @@
 //! Where this backend last found the stored checkpoints, which is where they are looked for first.
 
+use ledger::id::UserId;
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
-use super::Id;
 use crate::pg::catalog;
 use crate::pg::fetch::Place;
 
@@ -13,7 +13,7 @@ use crate::pg::fetch::Place;
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(4096).expect("above zero");
 
 struct Places {
-    of_users: LruCache<Id, Place>,
+    of_users: LruCache<UserId, Place>,
     generation: u64,
 }
 
@@ -21,7 +21,7 @@ thread_local! {
     static PLACES: RefCell<Places> = RefCell::new(Places { of_users: LruCache::new(CAPACITY), generation: 0 });
 }
 
-fn with<R>(work: impl FnOnce(&mut LruCache<Id, Place>) -> R) -> R {
+fn with<R>(work: impl FnOnce(&mut LruCache<UserId, Place>) -> R) -> R {
     PLACES.with_borrow_mut(|places| {
         // Another ledger's are elsewhere. A place that a checkpoint has moved from is noticed when it is looked at.
         let generation = catalog::ledger_generation();
@@ -34,11 +34,11 @@ fn with<R>(work: impl FnOnce(&mut LruCache<Id, Place>) -> R) -> R {
 }
 
 /// Where the user's checkpoint was last found. It may have moved since.
-pub fn get(user: &Id) -> Option<Place> {
+pub fn get(user: &UserId) -> Option<Place> {
     with(|places| places.get(user).copied())
 }
 
 /// Keeps where the user's checkpoint was found.
-pub fn keep(user: &Id, place: Place) {
+pub fn keep(user: &UserId, place: Place) {
     with(|places| places.put(*user, place));
 }

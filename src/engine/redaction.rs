@@ -4,13 +4,14 @@
 //! does either. Settlements of the account look at its rows dirty, where both versions of a row would be seen until the redaction
 //! has committed: they wait for the stripe meanwhile. Everybody else reads with a snapshot, which sees one of them.
 
+use ledger::id::UserId;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 
 use ledger::stripe;
 
-use super::{Id, lock_order};
+use super::lock_order;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{self, Access, Index, Table};
@@ -27,7 +28,7 @@ thread_local! {
 }
 
 /// Clears description and metadata of the user's rows; returns how many had any.
-pub fn redact(user: &Id) -> Result<i64, LedgerError> {
+pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
     let relations = locked_for_writing().ok_or(LedgerError::NotInstalled)?;
     let [_, metadata, _] = relations.later_columns()?;
     let ledger = || Table::open(relations.ledger, Access::Write);
@@ -40,7 +41,7 @@ pub fn redact(user: &Id) -> Result<i64, LedgerError> {
     let Ok(index) = relations.open_delta_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
     let snapshot = Rc::new(Snapshot::latest());
     let mut rows = IndexScan::new(ledger(), index, Sight::AsOf(Rc::clone(&snapshot)), 1);
-    rows.seek(&[Key::UuidEqual(*user)]);
+    rows.seek(&[Key::UuidEqual(*user.as_bytes())]);
     let mut redacted = 0;
     while let Some(row) = rows.next() {
         xact::check_for_interrupts();

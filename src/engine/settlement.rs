@@ -19,6 +19,7 @@
 //! Locks are released when the commit is visible. Of the transactions that together make a crossing, the one that looks
 //! last sees the rows of all others, committed or in flight, or counted, so it goes exclusive and decides on the true sum.
 
+use ledger::id::UserId;
 use std::cell::LazyCell;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -36,7 +37,7 @@ use super::delta::DeltaScan;
 use super::lock_order::{self, Writers};
 use super::shared::Shared;
 use super::touched::{self, Announced, Noted, Request};
-use super::{Id, notification, statistics};
+use super::{notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{NotFree, Table};
@@ -83,7 +84,7 @@ fn begin() -> Option<(Settlement, Vec<Settled>)> {
 
 /// A user that is being settled.
 struct Settled {
-    user: Id,
+    user: UserId,
     noted: Noted,
     counted: Counted,
 }
@@ -319,7 +320,7 @@ enum Agreement {
 
 /// A checkpoint that has fallen behind.
 struct Lagging {
-    user: Id,
+    user: UserId,
     stored: Fold,
     /// What it can become, if the pass that found this out has told.
     refreshed: Option<Refreshed>,
@@ -419,13 +420,13 @@ impl CommitView {
     }
 
     /// The user's stored checkpoint.
-    fn stored(&mut self, user: &Id, now: &Moment) -> Result<Option<Stored>, LedgerError> {
+    fn stored(&mut self, user: &UserId, now: &Moment) -> Result<Option<Stored>, LedgerError> {
         self.checkpoints.find(user, &now.snapshot)
     }
 }
 
 /// The user's published fold, if it is further than the stored one.
-fn told(shared: &Shared, user: &Id, stored: &Fold) -> Option<Fold> {
+fn told(shared: &Shared, user: &UserId, stored: &Fold) -> Option<Fold> {
     let published = shared.fold(user).map(|published| published.fold);
     published.filter(|fold| fold.coverage.contains(&stored.coverage))
 }
@@ -435,7 +436,7 @@ fn told(shared: &Shared, user: &Id, stored: &Fold) -> Option<Fold> {
 fn pass(
     delta: &mut DeltaScan,
     shared: &Shared,
-    user: &Id,
+    user: &UserId,
     stored: &Fold,
     further: Option<Fold>,
     target: Coverage,
@@ -451,7 +452,7 @@ fn pass(
 /// What a checkpoint becomes by a refresh.
 fn refreshed_from(
     delta: &mut DeltaScan,
-    user: &Id,
+    user: &UserId,
     stored: Fold,
     target: Coverage,
 ) -> Result<Refreshed, LedgerError> {

@@ -10,6 +10,7 @@
 //! state when an invalidation tells them to, which comes some microseconds later: a reader in between has the answer of before.
 //! A settlement does not store one: it compares the state with what it sees.
 
+use ledger::id::UserId;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
@@ -19,7 +20,7 @@ use ledger::shared::folds::Published;
 use ledger::shared::headroom::{Counted, Headroom, Written};
 use ledger::shared::{self, Origin};
 
-use super::{Id, changes};
+use super::changes;
 use crate::pg::catalog::{self, Relations};
 use crate::pg::relation::Table;
 use crate::pg::shared::{Directory, database};
@@ -102,26 +103,26 @@ impl Shared {
     }
 
     /// The published fold of the user.
-    pub fn fold(&self, user: &Id) -> Option<Published> {
+    pub fn fold(&self, user: &UserId) -> Option<Published> {
         let (memory, origin) = self.usable()?;
         memory.folds.get(&origin, user)
     }
 
     /// How many rows of the user have been counted.
-    pub fn rows(&self, user: &Id) -> Option<u64> {
+    pub fn rows(&self, user: &UserId) -> Option<u64> {
         let (memory, origin) = self.usable()?;
         Some(memory.headroom.rows(origin.database, user))
     }
 
     /// Tells that the fold has been complete since so many rows had been counted.
-    pub fn complete_fold(&self, user: &Id, fold: &Fold, rows: u64) {
+    pub fn complete_fold(&self, user: &UserId, fold: &Fold, rows: u64) {
         if let Some((memory, origin)) = self.usable() {
             memory.folds.complete(&origin, user, fold, rows);
         }
     }
 
     /// Publishes the fold.
-    pub fn publish_fold(&self, user: &Id, fold: &Fold) {
+    pub fn publish_fold(&self, user: &UserId, fold: &Fold) {
         if let Some((memory, origin)) = self.usable() {
             memory.folds.publish(&origin, user, fold);
         }
@@ -129,7 +130,7 @@ impl Shared {
 
     /// Counts what the transaction has written of the user: all others rely on it. Who cannot count has them forget what they
     /// rely on, as if it had charged without end.
-    pub fn count(&self, user: &Id, written: &Written) -> Counted {
+    pub fn count(&self, user: &UserId, written: &Written) -> Counted {
         match self.memory {
             Some(memory) => memory.headroom.count(database(), user, written),
             None => {
@@ -145,7 +146,7 @@ impl Shared {
 
     /// Whether the user is known to stay above zero, and its checkpoint to lag behind by less than the interval, with all
     /// that has been counted.
-    pub fn has_headroom(&self, user: &Id, counted: &Counted) -> bool {
+    pub fn has_headroom(&self, user: &UserId, counted: &Counted) -> bool {
         let known = self.usable().and_then(|(memory, origin)| memory.headroom.get(&origin, user));
         known.is_some_and(|headroom| {
             headroom.suffices(counted, settings::checkpoint_interval().unsigned_abs())
@@ -155,7 +156,7 @@ impl Shared {
     /// Tells what a pass leaves of a user whose announced side is above zero.
     pub fn publish_headroom(
         &self,
-        user: &Id,
+        user: &UserId,
         pass: &DeltaPass,
         written: &Written,
         counted: &Counted,
@@ -170,7 +171,7 @@ impl Shared {
 
     /// The user's checkpoint is gone, perhaps because it was wrong: what was told of it is not used from here on, and by
     /// nobody when the transaction has committed. A user of whom no row was folded never had a checkpoint.
-    pub fn forget(&self, user: &Id) {
+    pub fn forget(&self, user: &UserId) {
         let is_known = match self.memory {
             Some(_) => self.fold(user).is_some_and(|known| known.fold.transaction_count > 0),
             // To others, perhaps.

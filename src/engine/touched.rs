@@ -3,13 +3,14 @@
 //! A user stays noted if the savepoint that touched it is rolled back: settling it then finds nothing to do, or the checkpoint
 //! where it was.
 
+use ledger::id::UserId;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use ledger::credits::Credits;
 use ledger::shared::headroom::Written;
 
-use super::{Id, lock_order};
+use super::lock_order;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 
@@ -47,11 +48,11 @@ pub struct Announced {
 thread_local! {
     /// Whether everyone has been handed over: who is noted now would not be settled.
     static TAKEN: Cell<bool> = const { Cell::new(false) };
-    static TOUCHED: RefCell<HashMap<Id, Noted>> = RefCell::new(HashMap::new());
+    static TOUCHED: RefCell<HashMap<UserId, Noted>> = RefCell::new(HashMap::new());
 }
 
 /// Notes a request for each of the users. Raises 55000 where their deltas cannot be read.
-pub fn request<'a>(users: impl IntoIterator<Item = &'a Id>, request: Request) -> Result<(), LedgerError> {
+pub fn request<'a>(users: impl IntoIterator<Item = &'a UserId>, request: Request) -> Result<(), LedgerError> {
     let mut users = users.into_iter().peekable();
     if users.peek().is_some() {
         lock_order::keep_delta_index(&Relations::locked().ok_or(LedgerError::NotInstalled)?);
@@ -61,7 +62,7 @@ pub fn request<'a>(users: impl IntoIterator<Item = &'a Id>, request: Request) ->
 }
 
 /// Notes a row with its signed amount; raises 25000 at the end of the transaction, where it is too late.
-pub fn note_row(user: Id, amount: Credits) {
+pub fn note_row(user: UserId, amount: Credits) {
     if TAKEN.get() {
         LedgerError::Committing.raise();
     }
@@ -70,11 +71,11 @@ pub fn note_row(user: Id, amount: Credits) {
 
 /// Notes that the user's checkpoint is deleted by hand: it is made anew when the transaction commits. If it is deleted again,
 /// what counts is what it said at first.
-pub fn note_deleted_checkpoint(user: Id, announced: Announced) {
+pub fn note_deleted_checkpoint(user: UserId, announced: Announced) {
     update(user, Request::Refresh, |noted| _ = noted.announced.get_or_insert(announced));
 }
 
-fn update(user: Id, request: Request, change: impl FnOnce(&mut Noted)) {
+fn update(user: UserId, request: Request, change: impl FnOnce(&mut Noted)) {
     TOUCHED.with_borrow_mut(|touched| {
         let new = Noted { request, written: Written::default(), announced: None };
         let noted = touched.entry(user).or_insert(new);
@@ -84,7 +85,7 @@ fn update(user: Id, request: Request, change: impl FnOnce(&mut Noted)) {
 }
 
 /// Hands over everyone noted in this transaction.
-pub fn take() -> HashMap<Id, Noted> {
+pub fn take() -> HashMap<UserId, Noted> {
     TAKEN.set(true);
     TOUCHED.take()
 }

@@ -9,6 +9,7 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 
 use ledger::credits::Credits;
+use ledger::id::UserId;
 use ledger::numeric::DecodeError;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
@@ -192,9 +193,9 @@ impl<'call> Call<'call> {
         self.value(argument, pg_sys::UUIDOID)
     }
 
-    /// The bytes of a `uuid` that must be given.
-    pub fn uuid_bytes(&self, argument: Argument) -> Result<&'call [u8; 16], LedgerError> {
-        // SAFETY: a uuid is 16 bytes, passed by reference; arguments outlive the call.
+    /// A `uuid` that must be given and names an account.
+    pub fn user_id(&self, argument: Argument) -> Result<&'call UserId, LedgerError> {
+        // SAFETY: a uuid is 16 bytes, passed by reference, and a `UserId` is laid out as they are; arguments outlive the call.
         self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
     }
 
@@ -270,11 +271,12 @@ impl<'call> Call<'call> {
         whole_array(argument, self.value(argument, pg_sys::UUIDARRAYOID).ok_or_else(|| argument.missing())?)
     }
 
-    /// The elements of a `uuid[]` that must be given, without NULLs in it.
-    pub fn uuids(&self, argument: Argument) -> Result<Vec<[u8; 16]>, LedgerError> {
+    /// The elements of a `uuid[]` that must be given, without NULLs in it, and names accounts.
+    pub fn user_ids(&self, argument: Argument) -> Result<Vec<UserId>, LedgerError> {
         let array = self.uuid_array(argument)?;
         let (mut elements, mut count) = (std::ptr::null_mut(), 0);
-        // SAFETY: the declaration says uuid[], and there is no NULL in it; each element is 16 bytes in the array.
+        // SAFETY: the declaration says uuid[], and there is no NULL in it; each element is 16 bytes in the array, and a `UserId` is
+        // laid out as they are.
         unsafe {
             pg_sys::deconstruct_array(
                 array.datum.cast_mut_ptr(),
@@ -287,7 +289,7 @@ impl<'call> Call<'call> {
                 &raw mut count,
             );
             let elements = std::slice::from_raw_parts(elements, usize::try_from(count).unwrap_or_default());
-            Ok(elements.iter().map(|element| *element.cast_mut_ptr::<[u8; 16]>()).collect())
+            Ok(elements.iter().map(|element| *element.cast_mut_ptr::<UserId>()).collect())
         }
     }
 

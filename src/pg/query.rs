@@ -3,6 +3,8 @@
 
 use ledger::coverage::Coverage;
 use ledger::credits::Credits;
+use ledger::id::UserId;
+use ledger::transaction_type::effect_sql;
 use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -116,18 +118,18 @@ pub fn find(new: &NewTransaction<'_>) -> Option<Existing> {
 }
 
 /// The balance of the rows that row-level security shows to the caller. Costs a query over all of them.
-pub fn visible_balance(user: &[u8; 16]) -> Balance {
+pub fn visible_balance(user: &UserId) -> Balance {
     let mut sums = Statement::new();
-    let user = sums.bind(Value::uuid(user));
+    let user = sums.bind(Value::uuid(user.as_bytes()));
     let (sum, latest_seq) = sums.two_values::<Numeric, i64>(&format!(
-        "SELECT pg_catalog.sum(CASE WHEN transaction_type IN ('purchase', 'admin_grant') THEN amount ELSE -amount END), \
-           pg_catalog.max(seq) FROM credits.credits_transactions WHERE user_id = {user}"
+        "SELECT pg_catalog.sum({}), pg_catalog.max(seq) FROM credits.credits_transactions WHERE user_id = {user}",
+        effect_sql("transaction_type")
     ));
     Balance { balance: sum.map_or(Credits::ZERO, |Numeric(sum)| sum), latest_seq }
 }
 
 /// Users whose checkpoint was last written before this and could cover more than it does.
-pub fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: Option<i64>) -> Vec<Uuid> {
+pub fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: Option<i64>) -> Vec<UserId> {
     let mut idle = Statement::new();
     let last_written = idle.bind(Value::timestamptz(last_written));
     let limit = idle.bind_optional(pg_sys::INT8OID, limit.map(Value::bigint));
@@ -146,5 +148,6 @@ pub fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: O
            LIMIT {limit} \
          ) c"
     );
-    idle.first_row(&sql, |row| row.value::<Vec<Uuid>>(1)).flatten().unwrap_or_default()
+    let users = idle.first_row(&sql, |row| row.value::<Vec<Uuid>>(1)).flatten().unwrap_or_default();
+    users.iter().map(|user| UserId::from_bytes(*user.as_bytes())).collect()
 }

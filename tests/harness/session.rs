@@ -13,6 +13,12 @@ pub fn user(number: u32) -> Uuid {
     Uuid::from_u128(0x1000_0000_0000_4000_8000_0000_0000_0000 + u128::from(number))
 }
 
+/// The stripe that settles a user.
+#[must_use]
+pub fn stripe_of(user: Uuid) -> u8 {
+    ledger::stripe::of_user(&ledger::id::UserId::from_bytes(user.into_bytes()))
+}
+
 /// How the owner of a ledger changes its rows all the same, in three statements.
 #[must_use]
 pub fn correction(change: &str) -> [String; 3] {

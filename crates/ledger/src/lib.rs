@@ -1,6 +1,7 @@
 //! The arithmetic and the protocol of credits_ledger, free of Postgres: what can be tested without a server is here.
 //!
 //! - [`credits`]: exact sums of credits, and the amounts that a transaction may have
+//! - [`id`]: ids of accounts and of batches
 //! - [`numeric`]: the on-disk form of Postgres' `numeric`, to and from [`credits::Credits`]
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: on which side of zero a balance can end, whatever becomes of the rows in flight
@@ -9,6 +10,7 @@
 //! - [`shared`]: what backends tell each other of users
 //! - [`statistics`]: how often settlements took the ways that cost something
 //! - [`stripe`]: the locks that order settlements, and the order they are taken in
+//! - [`transaction_type`]: the types of transactions, and which of them add to the balance
 
 #![forbid(unsafe_code)]
 
@@ -16,8 +18,10 @@ pub mod coverage;
 pub mod credits;
 pub mod crossing;
 pub mod fold;
+pub mod id;
 pub mod numeric;
 pub mod sequence;
 pub mod shared;
 pub mod statistics;
 pub mod stripe;
+pub mod transaction_type;

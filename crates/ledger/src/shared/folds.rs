@@ -15,6 +15,7 @@ use super::straggler_sets::StragglerSets;
 use crate::coverage::Coverage;
 use crate::credits::Credits;
 use crate::fold::Fold;
+use crate::id::UserId;
 
 /// The latest folds of all users.
 #[derive(Debug)]
@@ -42,26 +43,26 @@ pub struct Published {
 impl SharedFolds {
     /// The fold of the user that was published last, if it is still there.
     #[must_use]
-    pub fn get(&self, origin: &Origin, user: &[u8; 16]) -> Option<Published> {
+    pub fn get(&self, origin: &Origin, user: &UserId) -> Option<Published> {
         let (_, words) = self.slot(origin, user).read(FIXED, words_of_stragglers)?;
         self.published(&words, origin, user)
     }
 
     /// Publishes a fold of the user, unless one with as many rows is there that has whoever uses it look for no more stragglers.
-    pub fn publish(&self, origin: &Origin, user: &[u8; 16], fold: &Fold) {
+    pub fn publish(&self, origin: &Origin, user: &UserId, fold: &Fold) {
         let worth = |fold: &Fold| (fold.transaction_count, Reverse(fold.coverage.stragglers().len()));
         self.replace(origin, user, fold, None, |known| worth(&known.fold) < worth(fold));
     }
 
     /// Tells of a fold that was published that it is complete.
-    pub fn complete(&self, origin: &Origin, user: &[u8; 16], fold: &Fold, counted: u64) {
+    pub fn complete(&self, origin: &Origin, user: &UserId, fold: &Fold, counted: u64) {
         self.replace(origin, user, fold, Some(counted), |known| known.fold == *fold);
     }
 
     fn replace(
         &self,
         origin: &Origin,
-        user: &[u8; 16],
+        user: &UserId,
         fold: &Fold,
         complete_at: Option<u64>,
         gives_way: impl FnOnce(Published) -> bool,
@@ -81,7 +82,7 @@ impl SharedFolds {
         fold: &Fold,
         complete_at: Option<u64>,
         origin: &Origin,
-        user: &[u8; 16],
+        user: &UserId,
     ) -> Option<Words> {
         let [ledger, epoch, user_high, user_low] = slots::key(origin, user);
         let [balance_high, balance_low] = halves(fold.balance.units().cast_unsigned());
@@ -109,7 +110,7 @@ impl SharedFolds {
     }
 
     /// What the words say, if it is this one's.
-    fn published(&self, words: &Words, origin: &Origin, user: &[u8; 16]) -> Option<Published> {
+    fn published(&self, words: &Words, origin: &Origin, user: &UserId) -> Option<Published> {
         let (fixed, stragglers) = words.split_at(FIXED);
         let (key, fold) = fixed.split_at(KEY);
         if key != slots::key(origin, user) {
@@ -144,7 +145,7 @@ impl SharedFolds {
         Some(Published { fold, complete_at: complete_at.checked_sub(1) })
     }
 
-    fn slot(&self, origin: &Origin, user: &[u8; 16]) -> &Slot<WORDS> {
+    fn slot(&self, origin: &Origin, user: &UserId) -> &Slot<WORDS> {
         &self.slots[slots::of_user(origin.database, user)].0
     }
 }
@@ -176,13 +177,17 @@ mod tests {
             Self { slots: [const { FoldSlot(Slot::new()) }; SLOTS], sets: StragglerSets::empty() }
         }
 
-        fn fold(&self, origin: &Origin, user: &[u8; 16]) -> Option<Fold> {
+        fn fold(&self, origin: &Origin, user: &UserId) -> Option<Fold> {
             self.get(origin, user).map(|published| published.fold)
         }
     }
 
     const ORIGIN: Origin = Origin { database: 5, ledger: 16384, epoch: 0 };
-    const USER: [u8; 16] = [7; 16];
+    const USER: UserId = UserId::from_bytes([7; 16]);
+
+    fn user(number: u128) -> UserId {
+        UserId::from_bytes(number.to_be_bytes())
+    }
 
     /// All of its parts follow from the number of rows.
     fn fold(rows: i64) -> Fold {
@@ -241,10 +246,10 @@ mod tests {
             ..fold(rows)
         };
         for number in 0..1000_u32 {
-            FOLDS.publish(&ORIGIN, &u128::from(number).to_be_bytes(), &many(number.into()));
+            FOLDS.publish(&ORIGIN, &user(number.into()), &many(number.into()));
         }
         let found = (0..1000_u32).filter_map(|number| {
-            let found = FOLDS.fold(&ORIGIN, &u128::from(number).to_be_bytes())?;
+            let found = FOLDS.fold(&ORIGIN, &user(number.into()))?;
             assert_eq!(found, many(number.into()));
             Some(())
         });
@@ -282,10 +287,10 @@ mod tests {
         }
         // More users than there are slots: each finds its own or none.
         for number in 0..4 * SLOTS as u128 {
-            FOLDS.publish(&ORIGIN, &number.to_be_bytes(), &fold(i64::try_from(number).unwrap()));
+            FOLDS.publish(&ORIGIN, &user(number), &fold(i64::try_from(number).unwrap()));
         }
         let found = (0..4 * SLOTS as u128).filter_map(|number| {
-            let found = FOLDS.fold(&ORIGIN, &number.to_be_bytes())?;
+            let found = FOLDS.fold(&ORIGIN, &user(number))?;
             assert_eq!(found, fold(i64::try_from(number).unwrap()));
             Some(())
         });
@@ -306,9 +311,9 @@ mod tests {
     #[test]
     fn a_fold_is_read_whole_or_not_at_all() {
         static FOLDS: SharedFolds = SharedFolds::empty();
-        let slot = |number: u128| std::ptr::from_ref(FOLDS.slot(&ORIGIN, &number.to_be_bytes()));
+        let slot = |number: u128| std::ptr::from_ref(FOLDS.slot(&ORIGIN, &user(number)));
         let other = (1..).find(|&number| slot(number) == slot(0)).unwrap();
-        let users = [0, other].map(u128::to_be_bytes);
+        let users = [0, other].map(user);
         let reads = thread::scope(|scope| {
             for parity in 0..2 {
                 let user = &users[usize::try_from(parity).unwrap()];

@@ -21,6 +21,7 @@ use super::Origin;
 use super::slots::{self, KEY, SLOTS, Slot};
 use crate::credits::{Credits, UNITS_PER_CREDIT};
 use crate::crossing::Outlook;
+use crate::id::UserId;
 
 /// Limits and charges are counted in millionths of a credit.
 const UNITS_PER_STEP: i128 = UNITS_PER_CREDIT / 1_000_000;
@@ -106,7 +107,7 @@ const WORDS: usize = KEY + 2;
 impl SharedHeadroom {
     /// Counts what a transaction has written of the user, in whatever epoch.
     #[must_use]
-    pub fn count(&self, database: u32, user: &[u8; 16], written: &Written) -> Counted {
+    pub fn count(&self, database: u32, user: &UserId, written: &Written) -> Counted {
         let slot = self.slot(database, user);
         let rows = slot.rows.fetch_add(written.rows, Ordering::SeqCst);
         let add = |charged: u64| Some(charged.saturating_add(written.charged));
@@ -116,19 +117,19 @@ impl SharedHeadroom {
 
     /// How many rows have been counted.
     #[must_use]
-    pub fn rows(&self, database: u32, user: &[u8; 16]) -> u64 {
+    pub fn rows(&self, database: u32, user: &UserId) -> u64 {
         self.slot(database, user).rows.load(Ordering::SeqCst)
     }
 
     /// What the user is known to have.
     #[must_use]
-    pub fn get(&self, origin: &Origin, user: &[u8; 16]) -> Option<Headroom> {
+    pub fn get(&self, origin: &Origin, user: &UserId) -> Option<Headroom> {
         let (_, words) = self.slot(origin.database, user).known.read(WORDS, |_| 0)?;
         headroom_of(&words, origin, user)
     }
 
     /// Tells what the user has. All that is known is true, so the highest counts.
-    pub fn publish(&self, origin: &Origin, user: &[u8; 16], headroom: &Headroom) {
+    pub fn publish(&self, origin: &Origin, user: &UserId, headroom: &Headroom) {
         let slot = self.slot(origin.database, user);
         let Some((version, words)) = slot.known.read(WORDS, |_| 0) else { return };
         let known = headroom_of(&words, origin, user).unwrap_or(*headroom);
@@ -138,12 +139,12 @@ impl SharedHeadroom {
         _ = slot.known.write(version, &[ledger, epoch, user_high, user_low, charged, rows]);
     }
 
-    fn slot(&self, database: u32, user: &[u8; 16]) -> &HeadroomSlot {
+    fn slot(&self, database: u32, user: &UserId) -> &HeadroomSlot {
         &self.0[slots::of_user(database, user)]
     }
 }
 
-fn headroom_of(words: &[u64; WORDS], origin: &Origin, user: &[u8; 16]) -> Option<Headroom> {
+fn headroom_of(words: &[u64; WORDS], origin: &Origin, user: &UserId) -> Option<Headroom> {
     let (key, &[charged, rows]) = words.split_at(KEY) else { return None };
     (key == slots::key(origin, user)).then_some(Headroom { charged, rows })
 }
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     const ORIGIN: Origin = Origin { database: 5, ledger: 16384, epoch: 0 };
-    const USER: [u8; 16] = [7; 16];
+    const USER: UserId = UserId::from_bytes([7; 16]);
     const INTERVAL: u64 = 64;
 
     impl SharedHeadroom {

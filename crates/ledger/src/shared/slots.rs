@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::Origin;
+use crate::id::UserId;
 use crate::stripe;
 
 /// Slots of each kind.
@@ -15,7 +16,7 @@ pub const SLOTS: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 15;
 
 /// The user's slot, which is that of some others, too.
-pub fn of_user(database: u32, user: &[u8; 16]) -> usize {
+pub fn of_user(database: u32, user: &UserId) -> usize {
     let hash = stripe::hash(user).wrapping_add(u64::from(database) << (u64::BITS - SLOT_BITS));
     // The highest bits, so many that they number the slots.
     usize::try_from(hash >> (u64::BITS - SLOT_BITS)).unwrap_or_default()
@@ -25,9 +26,9 @@ pub fn of_user(database: u32, user: &[u8; 16]) -> usize {
 pub const KEY: usize = 4;
 
 /// What tells words of a user from all others.
-pub fn key(origin: &Origin, user: &[u8; 16]) -> [u64; KEY] {
+pub fn key(origin: &Origin, user: &UserId) -> [u64; KEY] {
     let ledger = u64::from(origin.database) << 32 | u64::from(origin.ledger);
-    let [user_high, user_low] = halves(u128::from_be_bytes(*user));
+    let [user_high, user_low] = halves(u128::from_be_bytes(*user.as_bytes()));
     [ledger, origin.epoch, user_high, user_low]
 }
 
