@@ -1,16 +1,20 @@
 //! Prepaid-credit ledgers inside Postgres.
 //!
+//! From the outermost room down, each using only those below it:
+//!
+//! - [`entry`]: what Postgres calls: trigger functions, hooks, callbacks, and the entry points of SQL functions
 //! - [`api`]: the SQL functions, arguments in and result out
 //! - [`engine`]: checkpoints, deltas and settlement
 //! - [`pg`]: everything that touches the server's internals, and the only `unsafe` code
-//! - [`settings`]: every setting
-//! - [`error`]: every refusal, with its SQLSTATE
+//!
+//! Used by all of them: [`settings`], every setting, and [`error`], every refusal with its SQLSTATE.
 //!
 //! Arithmetic and protocol are in the crate `ledger`; tables, types, views and privileges in `sql/schema`. How it all works, and
 //! why, is in `docs/architecture.md`.
 
 mod api;
 mod engine;
+mod entry;
 mod error;
 mod pg;
 mod settings;
@@ -22,7 +26,7 @@ mod settings;
 extern "C-unwind" fn _PG_init() {
     pg::raised::init();
     settings::init();
-    engine::init();
+    entry::init();
 }
 
 // Of two files that wait for the same one, pgrx puts either first: each waits for the one before it.

@@ -47,6 +47,7 @@ mod release_build;
 mod repairs;
 mod requirements;
 mod roles;
+mod rooms;
 mod row_security;
 mod search_path;
 mod serializable;

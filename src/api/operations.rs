@@ -1,5 +1,6 @@
 //! For operators: what settlement has done, and checkpoints that nobody's commit refreshes.
 
+use ledger::coverage::Coverage;
 use ledger::id::UserId;
 use ledger::statistics::Event;
 use pgrx::Uuid;
@@ -12,8 +13,11 @@ use super::arguments::required;
 use crate::engine::touched::{self, Request};
 use crate::engine::{redaction, statistics};
 use crate::error::LedgerError;
+use crate::pg::call::Value;
 use crate::pg::catalog::Relations;
-use crate::pg::{query, stamp, xact};
+use crate::pg::snapshot::Snapshot;
+use crate::pg::statement::Statement;
+use crate::pg::{stamp, xact};
 
 /// `credits.settlement_statistics`
 #[pg_extern(volatile, parallel_unsafe)]
@@ -64,9 +68,33 @@ fn refresh_idle_checkpoints(
     }
     xact::refuse_if_read_only(c"refresh_idle_checkpoints()");
     Relations::locked().ok_or(LedgerError::NotInstalled)?;
-    let users = query::users_with_idle_checkpoints(last_written, limit);
+    let users = users_with_idle_checkpoints(last_written, limit);
     touched::request(&users, Request::RefreshIfFree)?;
     Ok(i64::try_from(users.len()).unwrap_or(i64::MAX))
+}
+
+/// Users whose checkpoint was last written before this and could cover more than it does.
+fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: Option<i64>) -> Vec<UserId> {
+    let mut idle = Statement::new();
+    let last_written = idle.bind(Value::timestamptz(last_written));
+    let limit = idle.bind_optional(pg_sys::INT8OID, limit.map(Value::bigint));
+    let watermark = Coverage::up_to(&Snapshot::active().open_transactions()).watermark();
+    let watermark = idle.bind(Value::xid8(watermark));
+    // A checkpoint could cover more if a straggler has ended, or a row lies below what a watermark can be now.
+    let sql = format!(
+        "WITH now AS MATERIALIZED (SELECT pg_catalog.pg_current_snapshot() AS snapshot) \
+         SELECT pg_catalog.array_agg(c.user_id) FROM ( \
+           SELECT c.user_id FROM credits.checkpoints c \
+           WHERE c.updated_at < {last_written} \
+             AND (EXISTS (SELECT FROM pg_catalog.unnest(c.stragglers) AS s (xact_id) \
+                          WHERE pg_catalog.pg_visible_in_snapshot(s.xact_id, (SELECT n.snapshot FROM now n))) \
+                  OR EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id \
+                               AND t.xact_id >= c.watermark AND t.xact_id < {watermark})) \
+           LIMIT {limit} \
+         ) c"
+    );
+    let users = idle.first_row(&sql, |row| row.value::<Vec<Uuid>>(1)).flatten().unwrap_or_default();
+    users.iter().map(|user| UserId::from_bytes(*user.as_bytes())).collect()
 }
 
 /// That long before this transaction started.

@@ -33,21 +33,3 @@ pub mod settlement;
 pub mod shared;
 pub mod statistics;
 pub mod touched;
-
-/// Registers what must happen at the end of transactions; called once, when the library is loaded.
-pub fn init() {
-    crate::pg::catalog::init();
-    crate::pg::xact::init(crate::pg::xact::Hooks {
-        before_commit: settlement::settle_touched,
-        before_prepare: || {
-            redaction::refuse_to_prepare();
-            settlement::count_prepared();
-        },
-        committed: statistics::publish,
-        forget: || {
-            touched::forget();
-            redaction::forget();
-            statistics::forget();
-        },
-    });
-}

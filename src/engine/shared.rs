@@ -22,6 +22,7 @@ use ledger::shared::{self, Origin};
 
 use super::changes;
 use crate::pg::catalog::{self, Relations};
+use crate::pg::definition::KEEPING_TRIGGERS;
 use crate::pg::relation::Table;
 use crate::pg::shared::{Directory, database};
 use crate::pg::snapshot::Snapshot;
@@ -73,7 +74,7 @@ impl Shared {
         let memory = memory();
         let misses = memory.and_then(|_| directory()).map_or(0, Directory::misses);
         let state = memory.and_then(|_| current_state(relations));
-        let may_differ = Cell::new(!ledger.only_gains_noted_rows());
+        let may_differ = Cell::new(!ledger.has_triggers_for_all_sessions(&KEEPING_TRIGGERS));
         Self { memory, relations: *relations, state, misses, may_differ }
     }
 

@@ -165,6 +165,10 @@ pub static ALL: [&Definition; 10] = [
     &DUMPED_ROW_SECURITY,
 ];
 
+/// The triggers of the ledger by which rows can only be inserted, and are noted by whoever inserts one: the first refuses all else, the
+/// second refuses it row by row, the third notes.
+pub const KEEPING_TRIGGERS: [&CStr; 3] = [c"append_only", c"append_only_applied", c"note_transaction"];
+
 /// The checks of the ledger. Rows that do not pass one of them would not be restored.
 pub const CHECKS: [&str; 3] = ["transaction_type_is_known", "amount_is_positive_and_exact", "batch_is_usage"];
 

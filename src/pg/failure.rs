@@ -2,10 +2,8 @@
 
 use pgrx::pg_sys::panic::CaughtError;
 
+use super::definition::LEDGER;
 use super::raised::Raised;
-
-/// The ledger's unique constraints.
-const LEDGER_KEYS: [&str; 2] = ["credits_transactions_pkey", "credits_transactions_source_id_key"];
 
 /// What is known of an error.
 #[derive(Debug)]
@@ -48,7 +46,9 @@ impl Failure {
     /// Whether a row was refused since its `source_id` or `id` is taken.
     pub fn is_of_ledger_key(&self) -> bool {
         self.sqlstate == Some(*b"23505")
-            && self.constraint.as_ref().is_some_and(|constraint| LEDGER_KEYS.contains(&constraint.as_str()))
+            && self.constraint.as_ref().is_some_and(|constraint| {
+                LEDGER.keys.iter().any(|key| key.to_bytes() == constraint.as_bytes())
+            })
     }
 }
 

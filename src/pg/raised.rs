@@ -27,26 +27,26 @@ thread_local! {
 
 /// An error of the server's, in memory of the function that runs.
 #[derive(Debug)]
-pub(super) struct Raised(*mut pg_sys::ErrorData);
+pub struct Raised(*mut pg_sys::ErrorData);
 
 // SAFETY: a panic's payload must be able to go to another thread; a backend has one.
 unsafe impl Send for Raised {}
 
 impl Raised {
     /// Its SQLSTATE, as the server packs it.
-    pub(super) fn sqlstate(&self) -> i32 {
+    pub fn sqlstate(&self) -> i32 {
         // SAFETY: the error is whole as long as the function runs.
         unsafe { (*self.0).sqlerrcode }
     }
 
     /// What it says.
-    pub(super) fn message(&self) -> String {
+    pub fn message(&self) -> String {
         // SAFETY: as above.
         unsafe { text((*self.0).message) }.unwrap_or_default()
     }
 
     /// The constraint that it names.
-    pub(super) fn constraint(&self) -> Option<String> {
+    pub fn constraint(&self) -> Option<String> {
         // SAFETY: as above.
         unsafe { text((*self.0).constraint_name) }
     }
@@ -122,7 +122,7 @@ pub(super) unsafe fn call_out<T>(call: impl FnOnce() -> T) -> T {
 
 /// Runs `work`; `None` if it has met an error that is `expected`. The caller then raises another in its place: what the server
 /// was doing is not cleaned up before.
-pub(super) fn unless<T>(expected: impl FnOnce(&Raised) -> bool, work: impl FnOnce() -> T) -> Option<T> {
+pub fn unless<T>(expected: impl FnOnce(&Raised) -> bool, work: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(work)).map_err(Raised::from_panic) {
         Ok(result) => Some(result),
         Err(Ok(raised)) if expected(&raised) => None,

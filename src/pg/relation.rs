@@ -153,9 +153,8 @@ impl Table {
             .collect()
     }
 
-    /// Whether rows can only be inserted, and are noted by those who do: in every session the trigger `append_only` refuses all
-    /// else, `append_only_applied` refuses it row by row, and `note_transaction` notes.
-    pub fn only_gains_noted_rows(&self) -> bool {
+    /// Whether it has triggers of all these names, which fire in every session, whatever its `session_replication_role`.
+    pub fn has_triggers_for_all_sessions(&self, names: &[&CStr]) -> bool {
         // SAFETY: the table is open; its description has as many triggers as it says, with names.
         unsafe {
             let description = (*self.relation).trigdesc;
@@ -164,13 +163,12 @@ impl Table {
             }
             let count = usize::try_from((*description).numtriggers).unwrap_or_default();
             let triggers = std::slice::from_raw_parts((*description).triggers, count);
-            let always = |name: &CStr| {
+            names.iter().all(|&name| {
                 triggers.iter().any(|trigger| {
                     trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
                         && CStr::from_ptr(trigger.tgname) == name
                 })
-            };
-            [c"append_only", c"append_only_applied", c"note_transaction"].into_iter().all(always)
+            })
         }
     }
 

@@ -21,7 +21,7 @@ thread_local! {
 }
 
 /// The stamp of a row of this transaction that has this number; a row without one is refused later.
-pub(super) fn give(seq: Option<i64>) -> u64 {
+pub fn give(seq: Option<i64>) -> u64 {
     GIVEN.set(GIVEN.get().wrapping_add(1));
     let transaction = xact::current_id();
     if let (Some(seq), Some(relations)) = (seq, Relations::lookup_own_version()) {
@@ -32,7 +32,7 @@ pub(super) fn give(seq: Option<i64>) -> u64 {
 
 /// Raises 55000 for a row with another one: there are ways to bring rows that take the stamp from elsewhere, and checkpoints
 /// would take the row for one that they have.
-pub(super) fn require_own(stamped: u64) {
+pub fn require_own(stamped: u64) {
     let current = xact::current_id();
     if stamped != current {
         LedgerError::ForeignStamp { stamped, current }.raise();
@@ -64,7 +64,7 @@ fn refuse_unless_owner(relations: &Relations, seq: i64) {
 }
 
 /// Has the sequence follow a row that is there, if that was left to its trigger.
-pub(super) fn follow_inserted(relations: &Relations, seq: impl FnOnce() -> i64) {
+pub fn follow_inserted(relations: &Relations, seq: impl FnOnce() -> i64) {
     let left_by = LEFT_TO_TRIGGER.get();
     if left_by == 0 || Some(left_by) != xact::current_id_if_any() {
         return;

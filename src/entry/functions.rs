@@ -1,0 +1,50 @@
+//! The SQL functions that are written against the server's own calling convention: the names that files of `sql/schema` declare,
+//! and what answers them.
+
+use crate::api::{balances, bulk, feed, grouped, recording, topup, transactions};
+use crate::pg::entry_point::entry_points;
+use crate::pg::stamp;
+
+// By the names that pgrx gave them, which databases of 0.2.0 have them under.
+entry_points! { functions:
+    get_user_balance_wrapper => balances::get_user_balance;
+    calculate_balance_with_seq_wrapper => balances::calculate_balance_with_seq;
+    get_users_balances_bulk_wrapper => balances::get_users_balances_bulk;
+    refresh_checkpoints_bulk_wrapper => balances::refresh_checkpoints_bulk;
+    create_transaction_wrapper => recording::create_transaction;
+}
+
+entry_points! { functions:
+    record_transactions => bulk::record_transactions;
+}
+
+entry_points! { reading_functions:
+    transactions_after => feed::transactions_after;
+    get_transaction_by_id => transactions::get_transaction_by_id;
+    transaction_exists_by_source_id => transactions::transaction_exists_by_source_id;
+    list_user_transactions => transactions::list_user_transactions;
+    list_all_transactions => transactions::list_all_transactions;
+    count_user_transactions => transactions::count_user_transactions;
+    count_all_transactions => transactions::count_all_transactions;
+    sum_recent_transactions => transactions::sum_recent_transactions;
+    sum_transactions_after_date => transactions::sum_transactions_after_date;
+    list_transactions_with_batches => grouped::list_transactions_with_batches;
+    count_transactions_with_batches => grouped::count_transactions_with_batches;
+    sum_recent_transactions_grouped => grouped::sum_recent_transactions_grouped;
+    sum_transactions_after_date_grouped => grouped::sum_transactions_after_date_grouped;
+    get_monthly_auto_topup_spend => topup::get_monthly_auto_topup_spend;
+    get_monthly_auto_topup_spend_bulk => topup::get_monthly_auto_topup_spend_bulk;
+}
+
+// `credits.current_xact_id(bigint)`, which stamps a ledger row with this `seq`: called for every row.
+entry_points! { from_bigint_to_xid8:
+    current_xact_id => stamp::give;
+}
+
+// `credits.current_xact_id_support(internal)` of 0.1.0, for databases that are not updated yet: a planner support function, whose
+// NULL says that it has no support to give.
+entry_points! { returning_null:
+    current_xact_id_support => no_support;
+}
+
+const fn no_support() {}

@@ -1,0 +1,33 @@
+//! What Postgres calls: the outermost room. Everything here is named by the server, in SQL or in one of its hooks, and hands on to
+//! the rooms below.
+//!
+//! - [`functions`]: the SQL functions that are written against the server's own calling convention, and what answers each. Those
+//!   that pgrx wraps (`#[pg_extern]`) stand in `api` beside their bodies
+//! - [`triggers`]: the trigger functions of the ledger and of the tables derived from it
+//!
+//! There is no `unsafe` here: `pg` turns a call of the server's into values that are safe.
+
+mod functions;
+mod triggers;
+
+use crate::engine::{redaction, settlement, statistics, touched};
+use crate::pg::xact::Hooks;
+use crate::pg::{catalog, xact};
+
+/// Registers everything that the server is to call without being asked by SQL; called once, when the library is loaded.
+pub fn init() {
+    catalog::init();
+    xact::init(Hooks {
+        before_commit: settlement::settle_touched,
+        before_prepare: || {
+            redaction::refuse_to_prepare();
+            settlement::count_prepared();
+        },
+        committed: statistics::publish,
+        forget: || {
+            touched::forget();
+            redaction::forget();
+            statistics::forget();
+        },
+    });
+}

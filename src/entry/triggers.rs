@@ -1,0 +1,105 @@
+//! The trigger functions of the ledger and of the tables derived from it. Each refuses to be the trigger of another table, or to fire
+//! at another moment, than `sql/schema` makes it for.
+
+use crate::engine::{changes, checkpoint, delta};
+use crate::error::LedgerError;
+use crate::pg::catalog::{self, Relations};
+use crate::pg::definition::Role;
+use crate::pg::entry_point::entry_points;
+use crate::pg::event_trigger::EventTriggerCall;
+use crate::pg::trigger::{Event, Moment, TriggerCall, refuse};
+use crate::pg::{guard, stamp};
+
+entry_points! { triggers:
+    note_row => note_transaction;
+    // Under this name in 0.1.0, for databases that are not updated yet, where it is refused. Of the library of then, it noted no
+    // amounts: a session that has that one loaded does not find the function of today.
+    note_transaction => note_transaction;
+    refuse_change => refuse_change;
+    leave_out => leave_out;
+    announce_change => announce_change;
+    keep_announced => keep_announced;
+}
+
+entry_points! { event_triggers:
+    guard_ledger => guard_ledger;
+}
+
+/// `credits.note_transaction()`: row trigger that notes whose balance the transaction changes, and by how much. Runs for every row.
+fn note_transaction(call: &TriggerCall<'_>) {
+    let relations = Relations::lookup().filter(|relations| relations.ledger == call.table());
+    match (relations, call.row()) {
+        (Some(relations), Some(row))
+            if call.event() == Event::Insert && call.moment() == Moment::AfterRow =>
+        {
+            stamp::require_own(row.xid8(delta::column::XACT_ID));
+            delta::note(&row, &relations);
+            stamp::follow_inserted(&relations, || row.int8(delta::column::SEQ));
+        }
+        _ => refuse("note_transaction() is an AFTER INSERT row trigger of credits.credits_transactions only"),
+    }
+}
+
+/// `credits.refuse_change()`: trigger that keeps the ledger append-only.
+fn refuse_change(call: &TriggerCall<'_>) {
+    let event = match call.event() {
+        Event::Update => Some("UPDATE"),
+        Event::Delete => Some("DELETE"),
+        Event::Truncate => Some("TRUNCATE"),
+        Event::Insert => None,
+    };
+    match event {
+        Some(event) if catalog::find_ledger() == Some(call.table()) => LedgerError::AppendOnly(event).raise(),
+        _ => refuse(
+            "refuse_change() is an UPDATE, DELETE or TRUNCATE trigger of credits.credits_transactions only",
+        ),
+    }
+}
+
+/// `credits.leave_out()`: row trigger before a row of a derived table, which the server then goes on without.
+fn leave_out(call: &TriggerCall<'_>) {
+    let is_derived =
+        catalog::defined().any(|(oid, definition)| oid == call.table() && definition.role == Role::Derived);
+    if call.moment() != Moment::BeforeRow || !is_derived {
+        refuse("leave_out() is a BEFORE row trigger of derived tables only");
+    }
+}
+
+/// `credits.announce_change()`: statement trigger behind changes of the checkpoints by hand, and of what is noted of them.
+fn announce_change(call: &TriggerCall<'_>) {
+    let table = call.table();
+    match Relations::lookup() {
+        Some(relations)
+            if (relations.checkpoints == table || relations.changes == Some(table))
+                && call.moment() == Moment::AfterStatement =>
+        {
+            changes::announce(&relations);
+        }
+        _ => refuse(
+            "announce_change() is an AFTER statement trigger of credits.user_balance_checkpoints and \
+             credits.checkpoint_changes only",
+        ),
+    }
+}
+
+/// `credits.keep_announced()`: trigger of checkpoints that are deleted by hand, row by row, or all at once.
+fn keep_announced(call: &TriggerCall<'_>) {
+    let relations = Relations::lookup().filter(|found| found.checkpoints == call.table());
+    match (relations, call.moment(), call.event(), call.row()) {
+        (Some(_), Moment::AfterRow, Event::Delete | Event::Update, Some(row)) => {
+            checkpoint::note_deleted(&row)
+        }
+        (Some(relations), Moment::BeforeStatement, Event::Truncate, _) => {
+            checkpoint::note_truncated(&relations)
+        }
+        _ => refuse(
+            "keep_announced() is an AFTER DELETE or UPDATE row trigger, and a BEFORE TRUNCATE trigger, of \
+             credits.user_balance_checkpoints only",
+        ),
+    }
+}
+
+/// `credits.guard_ledger()`: event trigger before and after commands, and before tables are rewritten. See [`guard`].
+fn guard_ledger(call: &EventTriggerCall<'_>) {
+    guard::on_event(call.event, call.command);
+}

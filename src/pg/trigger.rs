@@ -1,0 +1,114 @@
+//! A call of one of our trigger functions.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::row::Row;
+
+/// The trigger that fires: for which table, on what, when, and for which row.
+#[derive(Clone, Copy)]
+pub struct TriggerCall<'call>(&'call pg_sys::TriggerData);
+
+/// What a trigger fires on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `INSERT`
+    Insert,
+    /// `DELETE`
+    Delete,
+    /// `UPDATE`
+    Update,
+    /// `TRUNCATE`
+    Truncate,
+}
+
+/// When a trigger fires, and how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// `BEFORE`, for each row
+    BeforeRow,
+    /// `AFTER`, for each row
+    AfterRow,
+    /// `INSTEAD OF`, for each row of a view
+    InsteadOfRow,
+    /// `BEFORE`, once for a statement
+    BeforeStatement,
+    /// `AFTER`, once for a statement
+    AfterStatement,
+}
+
+impl<'call> TriggerCall<'call> {
+    /// The table that the trigger is on.
+    pub const fn table(&self) -> pg_sys::Oid {
+        // SAFETY: the server holds the table open while its trigger runs.
+        unsafe { (*self.0.tg_relation).rd_id }
+    }
+
+    /// What the trigger fires on.
+    pub const fn event(&self) -> Event {
+        match self.0.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
+            pg_sys::TRIGGER_EVENT_DELETE => Event::Delete,
+            pg_sys::TRIGGER_EVENT_UPDATE => Event::Update,
+            // Two bits: there is no fifth.
+            _ => Event::Truncate,
+        }
+    }
+
+    /// When it fires.
+    pub const fn moment(&self) -> Moment {
+        let is_for_row = self.0.tg_event & pg_sys::TRIGGER_EVENT_ROW != 0;
+        match self.0.tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK {
+            pg_sys::TRIGGER_EVENT_BEFORE if is_for_row => Moment::BeforeRow,
+            pg_sys::TRIGGER_EVENT_BEFORE => Moment::BeforeStatement,
+            pg_sys::TRIGGER_EVENT_INSTEAD => Moment::InsteadOfRow,
+            _ if is_for_row => Moment::AfterRow,
+            _ => Moment::AfterStatement,
+        }
+    }
+
+    /// The row that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger that fires once for a statement.
+    pub fn row(&self) -> Option<Row<'call>> {
+        let slot = self.0.tg_trigslot;
+        // SAFETY: the server holds the row in this slot while the trigger runs; no session inserted it but this one.
+        (!slot.is_null()).then(|| unsafe { Row::new(slot, false) })
+    }
+}
+
+/// Raises 39P01: the function is the trigger of another table, event or moment than it is made for.
+pub fn refuse(reason: impl Into<String>) -> ! {
+    ereport!(ERROR, PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, reason.into());
+}
+
+/// Runs `body` on the trigger that the server has called the function as; raises 39P01 if it is not called as one. The function
+/// returns a null pointer: where it runs before a row, that leaves the row out.
+///
+/// # Safety
+/// `call` is what the server passed to the function that is running, which does nothing else.
+pub unsafe fn answer(call: pg_sys::FunctionCallInfo, body: impl FnOnce(&TriggerCall<'_>)) -> pg_sys::Datum {
+    // SAFETY: the caller's promise. The server marks a trigger's call by the type of its context, which lives as long as the call.
+    unsafe {
+        pg_sys::panic::pgrx_extern_c_guard(|| {
+            let context = (*call).context;
+            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+                refuse(format!("{}() must be called as a trigger", function_name(call)));
+            }
+            body(&TriggerCall(&*context.cast()));
+            pg_sys::Datum::from(0_usize)
+        })
+    }
+}
+
+/// The name that SQL has for the function that is called.
+///
+/// # Safety
+/// The call is the server's own.
+pub(super) unsafe fn function_name(call: pg_sys::FunctionCallInfo) -> String {
+    // SAFETY: the caller's promise; a name is NULL if the function is gone, or ends with a zero byte.
+    unsafe {
+        let name = pg_sys::get_func_name((*(*call).flinfo).fn_oid);
+        if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
+}
