@@ -297,24 +297,6 @@ fn refreshing_idle_checkpoints_waits_for_no_one() {
     session.assert_sound();
 }
 
-/// The guide for operators shows statements that work.
-#[test]
-fn the_sql_of_the_guide_runs() {
-    let db = Database::create();
-    let mut session = db.connect();
-    session.grant(user(1), dec!(10));
-    let statements: Vec<&str> = include_str!("../docs/operations.md")
-        .split("```sql\n")
-        .skip(1)
-        .map(|block| block.split("```").next().unwrap())
-        .collect();
-    assert!(statements.len() >= 5, "{statements:#?}");
-    for statement in statements {
-        session.run(statement);
-    }
-    session.assert_sound();
-}
-
 /// Operators' views name every user: under row-level security they are empty.
 #[test]
 fn row_level_security_empties_the_operators_views() {

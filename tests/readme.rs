@@ -1,24 +1,28 @@
-//! README.md says what is so: its SQL runs, its psql sessions answer what it shows, and its shell commands are among
-//! those that `.ci/run` runs.
+//! The pages say what is so: README.md and each page of `docs/`. Their SQL runs, their psql sessions answer what they show, and
+//! their shell commands are among those that `.ci/run` runs. `pages` has the rest: links, and what the catalog must agree with.
 //!
-//! The SQL of the page, ```` ```console ```` sessions and ```` ```sql ```` blocks, is one script from top to bottom, run by
-//! one psql in an empty database, with the scripts that the page has psql run. Marks between the statements tell which output belongs to which.
+//! The SQL of a page, ```` ```console ```` sessions and ```` ```sql ```` blocks, is one script from top to bottom, run by
+//! one psql in a database of the page's own, with the scripts that the page has psql run. A page that does not show
+//! `CREATE EXTENSION` finds it made. Marks between the statements tell which output belongs to which.
 
 use std::io::Write;
 use std::process::Stdio;
 
 use credits_ledger_tests::Database;
 
-const README: &str = include_str!("../README.md");
+use crate::pages::{Block, Page};
+
 const CI: &str = include_str!("../.ci/run");
 
 /// Ends the output of a statement, on both streams.
 const MARK: &str = "-- end of statement --";
 
-/// A fenced block of the page.
-struct Block {
-    language: &'static str,
-    lines: Vec<&'static str>,
+/// The pages that are run.
+fn pages() -> Vec<Page> {
+    Page::all()
+        .into_iter()
+        .filter(|page| page.path == "README.md" || page.path.starts_with("docs/"))
+        .collect()
 }
 
 /// A statement of the page, and the output below it; a ```` ```sql ```` block shows none and must only succeed.
@@ -27,25 +31,8 @@ struct Statement {
     shown: Option<String>,
 }
 
-fn blocks() -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut inside = false;
-    for line in README.lines() {
-        match (line.strip_prefix("```"), inside) {
-            (Some(language), false) => {
-                blocks.push(Block { language, lines: Vec::new() });
-                inside = true;
-            }
-            (Some(_), true) => inside = false,
-            (None, true) => blocks.last_mut().expect("a block is open").lines.push(line),
-            (None, false) => {}
-        }
-    }
-    blocks
-}
-
 /// The statements of a psql session: a prompt `demo=#` begins one, other prompts go on with it, and output follows.
-fn session(lines: &[&str]) -> Vec<Statement> {
+fn session(lines: &[String]) -> Vec<Statement> {
     let mut statements: Vec<Statement> = Vec::new();
     for line in lines {
         if let Some(sql) = line.strip_prefix("demo=# ") {
@@ -75,10 +62,10 @@ fn script(command: &str) -> Option<Statement> {
     Some(Statement { sql, shown: None })
 }
 
-fn statements() -> Vec<Statement> {
-    blocks()
+fn statements(blocks: &[Block]) -> Vec<Statement> {
+    blocks
         .iter()
-        .flat_map(|block| match block.language {
+        .flat_map(|block| match block.language.as_str() {
             "console" => session(&block.lines),
             "sql" => vec![Statement { sql: block.lines.join("\n"), shown: None }],
             _ => block.lines.iter().filter_map(|line| script(line)).collect(),
@@ -90,6 +77,9 @@ fn statements() -> Vec<Statement> {
 fn run(statements: &[Statement]) -> Vec<String> {
     // Roles belong to the cluster, and what other tests leave open would hold the feed back.
     let database = Database::create_empty_alone();
+    if !statements.iter().any(|statement| statement.sql.starts_with("CREATE EXTENSION")) {
+        database.connect().run("CREATE EXTENSION credits_ledger");
+    }
     let mut psql = database
         .cluster()
         .program("psql")
@@ -128,19 +118,32 @@ fn without_pid(text: &str) -> String {
 }
 
 #[test]
-fn psql_answers_what_the_readme_shows() {
-    let statements = statements();
-    assert!(statements.iter().any(|statement| statement.shown.is_some()), "the README has no psql session");
-    let wrong: Vec<String> = statements
-        .iter()
-        .zip(run(&statements))
-        .filter(|(statement, answer)| match &statement.shown {
-            Some(shown) => without_pid(answer) != without_pid(shown),
-            None => answer.contains("ERROR"),
-        })
-        .map(|(statement, answer)| format!("{}\n{answer}", statement.sql))
-        .collect();
-    assert!(wrong.is_empty(), "psql answers otherwise than the README shows:\n{}", wrong.join("\n"));
+fn psql_answers_what_the_pages_show() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let statements = statements(&page.blocks());
+        let shows = statements.iter().any(|statement| statement.shown.is_some());
+        assert!(
+            shows || !["README.md", "docs/sql.md"].contains(&page.path.as_str()),
+            "{} has no session",
+            page.path
+        );
+        if statements.is_empty() {
+            continue;
+        }
+        let answers = run(&statements);
+        wrong.extend(
+            statements
+                .iter()
+                .zip(answers)
+                .filter(|(statement, answer)| match &statement.shown {
+                    Some(shown) => without_pid(answer) != without_pid(shown),
+                    None => answer.contains("ERROR"),
+                })
+                .map(|(statement, answer)| format!("{}: {}\n{answer}", page.path, statement.sql)),
+        );
+    }
+    assert!(wrong.is_empty(), "psql answers otherwise than a page shows:\n{}", wrong.join("\n"));
 }
 
 /// A command with the values of its variables left out: CI has other paths and tries every major.
@@ -149,14 +152,17 @@ fn shape(command: &str) -> Vec<&str> {
 }
 
 #[test]
-fn ci_runs_the_commands_of_the_readme() {
-    let commands: Vec<&str> = blocks()
-        .iter()
-        .filter(|block| block.language == "sh")
-        .flat_map(|block| block.lines.clone())
-        .collect();
-    assert!(!commands.is_empty(), "the README has no shell command");
+fn ci_runs_the_commands_of_the_pages() {
+    let mut commands = Vec::new();
+    for page in pages() {
+        let blocks = page.blocks();
+        commands
+            .extend(blocks.into_iter().filter(|block| block.language == "sh").flat_map(|block| block.lines));
+    }
+    assert!(!commands.is_empty(), "no page has a shell command");
     for command in commands {
+        // Who runs it is the reader's affair.
+        let command = command.strip_prefix("sudo ").unwrap_or(&command);
         assert!(
             CI.lines().any(|line| line.trim().strip_prefix("step ").is_some_and(|ran| ran_as(ran, command))),
             ".ci/run does not run: {command}"
