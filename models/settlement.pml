@@ -14,7 +14,7 @@
    - unsound:    when all have ended and less is counted than the limit, the balance is above zero, and so is the stored state
    - and no deadlock: everyone ends.
 
-   HEADROOM adds what src/engine/shared.rs tells of headroom. NO_... and COUNT_... remove or change one part of the protocol. Each
+   HEADROOM adds the headroom that src/engine/published.rs publishes. NO_... and COUNT_... remove or change one part of the protocol. Each
    must be found wrong: see the script `check`. */
 
 #ifndef TRANSACTIONS

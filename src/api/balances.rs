@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 
 use super::arguments::required;
 use crate::engine::balance::{self, Balance};
-use crate::engine::touched::{self, Request};
+use crate::engine::noted::{self, Request};
 use crate::error::LedgerError;
 use crate::pg::call::{Answer, Argument, Call};
 use crate::pg::column_value::ColumnValue;
@@ -47,7 +47,7 @@ pub fn get_users_balances_bulk(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let balances = balance::read(&users)?;
     if one_in > 0 && !xact::is_read_only() {
         let chosen = users.iter().filter(|_| random::one_in(one_in));
-        touched::request(chosen, Request::RefreshIfFree)?;
+        noted::request(chosen, Request::RefreshIfFree)?;
     }
     Ok(rows(call, &users, &balances, |_| true))
 }
@@ -79,7 +79,7 @@ fn user(user_id: Option<Uuid>) -> Result<UserId, LedgerError> {
 /// Refreshes happen when the transaction commits.
 fn request_refresh(users: &[UserId], function: &'static std::ffi::CStr) -> Result<(), LedgerError> {
     xact::refuse_if_read_only(function);
-    touched::request(users, Request::Refresh)
+    noted::request(users, Request::Refresh)
 }
 
 fn rows(

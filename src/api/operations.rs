@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::arguments::required;
-use crate::engine::touched::{self, Request};
+use crate::engine::noted::{self, Request};
 use crate::engine::{redaction, statistics};
 use crate::error::LedgerError;
 use crate::pg::call::Value;
@@ -69,7 +69,7 @@ fn refresh_idle_checkpoints(
     xact::refuse_if_read_only(c"refresh_idle_checkpoints()");
     Relations::locked().ok_or(LedgerError::NotInstalled)?;
     let users = users_with_idle_checkpoints(last_written, limit);
-    touched::request(&users, Request::RefreshIfFree)?;
+    noted::request(&users, Request::RefreshIfFree)?;
     Ok(i64::try_from(users.len()).unwrap_or(i64::MAX))
 }
 

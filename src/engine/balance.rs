@@ -6,12 +6,12 @@ use std::rc::Rc;
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::Credits;
 use ledger::fold::{DeltaPass, Fold};
-use ledger::shared::folds::Published;
+use ledger::segment::folds::PublishedFold;
 use ledger::transaction_type::effect_sql;
 
 use super::checkpoint::CheckpointScan;
 use super::delta::{BALANCE_COLUMNS, DeltaScan};
-use super::shared::Shared;
+use super::published::Published;
 use crate::error::LedgerError;
 use crate::pg::call::Value;
 use crate::pg::catalog::Relations;
@@ -59,7 +59,7 @@ struct Reader {
     relations: Relations,
     snapshot: Rc<Snapshot>,
     open: OpenTransactions,
-    shared: Shared,
+    published: Published,
     /// Whether a complete fold tells this reader all.
     only_reads_others: bool,
     /// Opened for the first user that there is no fold of.
@@ -85,7 +85,7 @@ impl Reader {
         Self {
             relations: *relations,
             target: Coverage::up_to(&open),
-            shared: Shared::open_for_reader(relations, &ledger, &open),
+            published: Published::open_for_reader(relations, &ledger, &open),
             open,
             only_reads_others: xact::only_reads_others(),
             checkpoints: None,
@@ -103,7 +103,7 @@ impl Reader {
         let mut pass = DeltaPass::new(base.fold, self.target.clone(), None);
         if !base.is_complete {
             self.delta().add_to(&mut pass, user, &coverage, |_| Ok(()))?;
-            self.shared.publish_fold(user, pass.advanced());
+            self.published.publish_fold(user, pass.advanced());
             if base.is_published && pass.transaction_count() == known {
                 self.look_for_more(user);
             }
@@ -118,11 +118,11 @@ impl Reader {
 
     /// A fold that serves the reader: what it has to read is what came after.
     fn base(&mut self, user: &UserId) -> Result<Base, LedgerError> {
-        let published = self.shared.fold(user).filter(|known| known.fold.coverage.serves(&self.open));
+        let published = self.published.fold(user).filter(|known| known.fold.coverage.serves(&self.open));
         match published {
-            Some(Published { fold, complete_at }) => {
+            Some(PublishedFold { fold, complete_at }) => {
                 let is_complete = self.only_reads_others
-                    && complete_at.is_some_and(|counted| self.shared.rows(user) == Some(counted));
+                    && complete_at.is_some_and(|counted| self.published.counted_rows(user) == Some(counted));
                 Ok(Base { fold, is_published: true, is_complete })
             }
             None => {
@@ -136,13 +136,13 @@ impl Reader {
     /// Tells the others that the user's published fold is complete, if that is so.
     fn look_for_more(&mut self, user: &UserId) {
         // Counted first: a row that is counted later will tell for itself.
-        let (true, Some(rows)) = (self.only_reads_others, self.shared.rows(user)) else { return };
-        let Some(Published { fold, .. }) = self.shared.fold(user) else { return };
+        let (true, Some(rows)) = (self.only_reads_others, self.published.counted_rows(user)) else { return };
+        let Some(PublishedFold { fold, .. }) = self.published.fold(user) else { return };
         let in_flight = self
             .in_flight
             .get_or_insert_with(|| DeltaScan::open(&self.relations, Sight::Dirty(DirtySnapshot::new())));
         if in_flight.is_empty(user, &fold.coverage) {
-            self.shared.complete_fold(user, &fold, rows);
+            self.published.mark_fold_complete(user, &fold, rows);
         }
     }
 

@@ -13,33 +13,34 @@ use pgrx::pg_sys;
 
 use crate::pg::catalog::{self, Relations};
 use crate::pg::column_value::ColumnValue;
+use crate::pg::fetch::Tid;
 use crate::pg::relation::{Access, Table};
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::write::TableWriter;
 use crate::pg::{lock, system_catalog, xact};
 
 /// Notes that the transaction changes checkpoints, and has all sessions learn of it when it has committed.
-pub fn announce(relations: &Relations) {
-    catalog::announce_change(relations.ledger);
+pub fn record(relations: &Relations) {
+    catalog::invalidate_ledger(relations.ledger);
     // Without the table nobody has been told anything, nor will what is told once it is back have a name of before.
     let Some(changes) = relations.changes else { return };
     let writer = TableWriter::open(changes);
     if lock::try_lock_changes() {
-        for place in earlier(changes) {
-            writer.delete(place);
+        for tid in earlier(changes) {
+            writer.delete(tid);
         }
     }
     writer.insert([ColumnValue::Xid8(xact::current_id()), ColumnValue::Timestamptz(xact::now())]);
 }
 
 /// Where the rows are that others have committed, or this transaction has made before.
-fn earlier(changes: pg_sys::Oid) -> Vec<pg_sys::ItemPointerData> {
+fn earlier(changes: pg_sys::Oid) -> Vec<Tid> {
     let table = Table::open(changes, Access::Read);
-    let mut places = Vec::new();
+    let mut tids = Vec::new();
     system_catalog::visit_all(&table, &Sight::without_siread(&Rc::new(Snapshot::latest())), |row| {
         if !system_catalog::is_being_deleted(row) {
-            places.push(row.t_self);
+            tids.push(row.t_self);
         }
     });
-    places
+    tids
 }

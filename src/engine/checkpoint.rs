@@ -12,9 +12,9 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::{DeltaPass, Fold};
 use pgrx::pg_sys;
 
+use super::checkpoint_tids;
 use super::delta::{BatchedRow, DeltaScan};
-use super::places;
-use super::touched::{self, Announced};
+use super::noted::{self, Announced};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::column_value::ColumnValue;
@@ -93,7 +93,7 @@ impl CheckpointScan {
     pub fn find(&mut self, user: &UserId, snapshot: &Rc<Snapshot>) -> Result<Option<Stored>, LedgerError> {
         let sight = Sight::without_siread(snapshot);
         // A row is rewritten on its page nearly always, so that the index goes on naming the same place for it.
-        let again = places::get(user).and_then(|place| self.fetch.at(place, &sight));
+        let again = checkpoint_tids::get(user).and_then(|tid| self.fetch.at(tid, &sight));
         if let Some(row) = again.filter(|row| row.uuid(column::USER_ID) == *user.as_bytes()) {
             return decode(user, &row).map(Some);
         }
@@ -105,7 +105,7 @@ impl CheckpointScan {
         scan.see_with(sight);
         scan.seek(&[Key::UuidEqual(*user.as_bytes())]);
         let Some(stored) = scan.next().map(|row| decode(user, &row)) else { return Ok(None) };
-        places::keep(user, scan.place());
+        checkpoint_tids::keep(user, scan.index_tid());
         stored.map(Some)
     }
 }
@@ -135,7 +135,7 @@ fn crossed_at(row: &Row<'_>) -> Option<i64> {
 pub fn note_deleted(row: &Row<'_>) {
     let is_positive = row.bool(column::IS_POSITIVE);
     let announced = Announced { is_positive, crossed_at: crossed_at(row) };
-    touched::note_deleted_checkpoint(UserId::from_bytes(row.uuid(column::USER_ID)), announced);
+    noted::note_deleted_checkpoint(UserId::from_bytes(row.uuid(column::USER_ID)), announced);
 }
 
 /// Notes what all checkpoints say, which are about to be gone.

@@ -9,7 +9,7 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::{DeltaPass, DeltaRow};
 use ledger::transaction_type::effect;
 
-use super::touched;
+use super::noted;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Index, NotFree, Table};
@@ -192,7 +192,7 @@ pub fn note(row: &Row<'_>, relations: &Relations) {
         }
         LedgerError::BlankSourceId { what: "source_id", value: text::shown(source_id) }.raise()
     }
-    touched::note_row(UserId::from_bytes(row.uuid(column::USER_ID)), signed_amount(row));
+    noted::note_row(UserId::from_bytes(row.uuid(column::USER_ID)), signed_amount(row));
 }
 
 /// What CHECK constraints would say: the server would read and plan each of them anew for every statement, which takes 25,000

@@ -14,8 +14,9 @@ use std::rc::Rc;
 use super::delta::column;
 use super::newest::LISTED_COLUMNS;
 use crate::error::LedgerError;
-use crate::pg::block_ranges::{self, BlockScan, Blocks, Tid};
+use crate::pg::block_ranges::{self, BlockScan, Blocks};
 use crate::pg::catalog::Relations;
+use crate::pg::fetch::Tid;
 use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::{Column, Row};
 use crate::pg::scan::{IndexScan, Key};
@@ -127,8 +128,8 @@ impl Feed {
     }
 
     /// A row of a page.
-    pub fn row(&mut self, place: Tid) -> Row<'_> {
-        self.rows.at(place)
+    pub fn row(&mut self, tid: Tid) -> Row<'_> {
+        self.rows.at(tid)
     }
 
     fn blocks(&self, ids: &Range<u64>) -> Vec<Blocks> {

@@ -21,13 +21,13 @@ struct Crossing<'a> {
 
 thread_local! {
     /// The transaction that has told the config channel last: it is told once of all that a transaction changes.
-    static TOLD_BY: Cell<u64> = const { Cell::new(0) };
+    static NOTIFIED_BY: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Announces on both channels, when the transaction commits, that the user's balance crossed zero.
 pub fn announce(user: &UserId, direction: Direction) {
     if let Some(channel) = settings::config_channel()
-        && TOLD_BY.replace(xact::current_id()) != xact::current_id()
+        && NOTIFIED_BY.replace(xact::current_id()) != xact::current_id()
     {
         xact::notify(&channel, &format!("credits_transactions:{}", xact::now() + SERVER_EPOCH_MICROS));
     }

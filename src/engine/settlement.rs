@@ -28,15 +28,15 @@ use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::SumOutOfRange;
 use ledger::crossing::Direction;
 use ledger::fold::{DeltaPass, Fold};
-use ledger::shared::headroom::Counted;
+use ledger::segment::headroom::Counted;
 use ledger::statistics::Event;
 use ledger::stripe;
 
 use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan, Stored};
 use super::delta::DeltaScan;
 use super::lock_order::{self, Writers};
-use super::shared::Shared;
-use super::touched::{self, Announced, Noted, Request};
+use super::noted::{self, Announced, NotedUser, Request};
+use super::published::Published;
 use super::{notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -46,7 +46,7 @@ use crate::pg::{lock, xact};
 use crate::settings;
 
 /// Settles everyone that the transaction touched. An error rolls the transaction back.
-pub fn settle_touched() {
+pub fn settle_noted() {
     let Some((mut settlement, mut users)) = begin() else { return };
     stripe::sort_for_settlement(&mut users, |settled| settled.user);
     loop {
@@ -62,30 +62,30 @@ pub fn settle_touched() {
 /// relies on the count. Raises 0A000 if it has deleted checkpoints: nobody would know what they said.
 pub fn count_prepared() {
     let Some((settlement, users)) = begin() else { return };
-    let shared = settlement.shared();
+    let published = settlement.published();
     for Settled { user, noted, .. } in &users {
         if noted.announced.is_some() {
             LedgerError::PreparedDeletion.raise();
         }
-        shared.count(user, &noted.written);
+        published.count(user, &noted.written);
     }
 }
 
 fn begin() -> Option<(Settlement, Vec<Settled>)> {
-    let touched = touched::take();
-    if touched.is_empty() {
+    let noted = noted::take();
+    if noted.is_empty() {
         return None;
     }
     // Gone if the transaction dropped the extension, or another did and this one has no rows.
     let settlement = Settlement::open(Relations::locked_at_commit()?);
     let settled = |(user, noted)| Settled { user, noted, counted: Counted::default() };
-    Some((settlement, touched.into_iter().map(settled).collect()))
+    Some((settlement, noted.into_iter().map(settled).collect()))
 }
 
 /// A user that is being settled.
 struct Settled {
     user: UserId,
-    noted: Noted,
+    noted: NotedUser,
     counted: Counted,
 }
 
@@ -134,8 +134,8 @@ impl Settlement {
 
     /// What is told of users as of now. To be asked for anew with each lock of a stripe: while this transaction waited for it,
     /// somebody may have repaired a checkpoint, and then nothing that was told before is true.
-    fn shared(&self) -> Shared {
-        Shared::open(&self.relations, &self.ledger)
+    fn published(&self) -> Published {
+        Published::open(&self.relations, &self.ledger)
     }
 
     fn settle(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
@@ -163,12 +163,12 @@ impl Settlement {
             lock::share_stripe(stripe);
             self.sharing.push(stripe);
         }
-        let mut shared = self.shared();
+        let mut published = self.published();
         for settled in &mut *users {
-            settled.counted = shared.count(&settled.user, &settled.noted.written);
+            settled.counted = published.count(&settled.user, &settled.noted.written);
         }
         if !is_forced {
-            if let Agreement::All { lagging } = self.assess(&shared, users)? {
+            if let Agreement::All { lagging } = self.assess(&published, users)? {
                 // Not before: with a user in doubt the stripe is let go, and others could write what we have written.
                 if !lagging.is_empty() {
                     self.refresh_if_free(stripe, &lagging);
@@ -179,9 +179,9 @@ impl Settlement {
             self.sharing.pop();
             lock::release_shared_stripe(stripe);
             lock::lock_stripe(stripe);
-            shared = self.shared();
+            published = self.published();
         }
-        self.decide(&shared, users)
+        self.decide(&published, users)
     }
 
     /// Opens all that a decision may need: from here on settlement waits for no relation.
@@ -198,11 +198,11 @@ impl Settlement {
         }
     }
 
-    fn assess(&mut self, shared: &Shared, users: &[Settled]) -> Result<Agreement, Stop> {
-        let now = LazyCell::new(|| Moment::now_for(shared));
+    fn assess(&mut self, published: &Published, users: &[Settled]) -> Result<Agreement, Stop> {
+        let now = LazyCell::new(|| Moment::now_for(published));
         let mut lagging = Vec::new();
         for Settled { user, noted, counted } in users {
-            if noted.request == Request::Settle && shared.has_headroom(user, counted) {
+            if noted.request == Request::Settle && published.has_headroom(user, counted) {
                 continue;
             }
             xact::check_for_interrupts();
@@ -214,9 +214,9 @@ impl Settlement {
                 }
                 return Ok(Agreement::Doubtful);
             };
-            let further = told(shared, user, &checkpoint.fold);
+            let further = published_fold(published, user, &checkpoint.fold);
             let (pass, refreshed) =
-                pass(&mut view.delta, shared, user, &checkpoint.fold, further, now.target.clone())?;
+                pass(&mut view.delta, published, user, &checkpoint.fold, further, now.target.clone())?;
             if !pass.outlook().agrees_with(checkpoint.is_positive)? {
                 return Ok(Agreement::Doubtful);
             }
@@ -224,7 +224,7 @@ impl Settlement {
             if checkpoint.is_positive {
                 // One that lags is refreshed now, by us or by whoever is at it.
                 let lag = if lags { 0 } else { gained(&checkpoint.fold, &pass) };
-                shared.publish_headroom(user, &pass, &noted.written, counted, lag);
+                published.publish_headroom(user, &pass, &noted.written, counted, lag);
             }
             if lags {
                 lagging.push(Lagging { user: *user, stored: checkpoint.fold, refreshed });
@@ -253,26 +253,27 @@ impl Settlement {
     }
 
     /// Decides with the stripe to ourselves.
-    fn decide(&mut self, shared: &Shared, users: &[Settled]) -> Result<(), Stop> {
+    fn decide(&mut self, published: &Published, users: &[Settled]) -> Result<(), Stop> {
         statistics::count(Event::ExclusiveSection, 1);
         let relations = self.relations;
         let view = CommitView::get(&mut self.view, &relations)?;
         let writers = Self::writers(&mut self.writers, &relations)?;
-        let now = Moment::now_for(shared);
+        let now = Moment::now_for(published);
         let mut delta = view.delta.again(&relations, Sight::without_siread(&now.snapshot));
-        for &Settled { user, noted: Noted { request, announced, .. }, .. } in users {
+        for &Settled { user, noted: NotedUser { request, announced, .. }, .. } in users {
             xact::check_for_interrupts();
             let stored = view.stored(&user, &now)?;
             let from = match &stored {
                 Some((_, checkpoint)) => checkpoint.fold.clone(),
                 None => {
-                    shared.forget(&user);
+                    published.invalidate(&user);
                     Fold::default()
                 }
             };
             // Nor does a fold decide that has rows which came after the snapshot: it may not have all of them.
-            let further = told(shared, &user, &from).filter(|fold| fold.coverage.serves(&now.open));
-            let (pass, refreshed) = pass(&mut delta, shared, &user, &from, further, now.target.clone())?;
+            let further =
+                published_fold(published, &user, &from).filter(|fold| fold.coverage.serves(&now.open));
+            let (pass, refreshed) = pass(&mut delta, published, &user, &from, further, now.target.clone())?;
             let mut checkpoint = match &stored {
                 Some((_, checkpoint)) => checkpoint.clone(),
                 // Only a savepoint that was rolled back touched the user.
@@ -389,9 +390,9 @@ impl Moment {
     }
 
     /// The same; what was told of users is compared with what is seen now.
-    fn now_for(shared: &Shared) -> Self {
+    fn now_for(published: &Published) -> Self {
         let now = Self::now();
-        shared.compare_with(&now.snapshot);
+        published.check_against(&now.snapshot);
         now
     }
 }
@@ -426,16 +427,16 @@ impl CommitView {
 }
 
 /// The user's published fold, if it is further than the stored one.
-fn told(shared: &Shared, user: &UserId, stored: &Fold) -> Option<Fold> {
-    let published = shared.fold(user).map(|published| published.fold);
-    published.filter(|fold| fold.coverage.contains(&stored.coverage))
+fn published_fold(published: &Published, user: &UserId, stored: &Fold) -> Option<Fold> {
+    let fold = published.fold(user)?.fold;
+    fold.coverage.contains(&stored.coverage).then_some(fold)
 }
 
 /// One pass over the user's delta, from the stored fold on or from one that is further. It also tells what the checkpoint
 /// becomes by a refresh, if it has met all the rows of batches that the refresh folds.
 fn pass(
     delta: &mut DeltaScan,
-    shared: &Shared,
+    published: &Published,
     user: &UserId,
     stored: &Fold,
     further: Option<Fold>,
@@ -444,7 +445,7 @@ fn pass(
     let base = further.unwrap_or_else(|| stored.clone());
     let meets_all = base.gained_no_batch_since(stored);
     let (pass, batches) = checkpoint::fold_delta(delta, user, base, target)?;
-    shared.publish_fold(user, pass.advanced());
+    published.publish_fold(user, pass.advanced());
     let refreshed = meets_all.then(|| Refreshed { fold: pass.advanced().clone(), batches });
     Ok((pass, refreshed))
 }

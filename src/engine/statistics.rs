@@ -5,7 +5,7 @@ use std::cell::{Cell, OnceCell};
 
 use ledger::statistics::{Counters, Counts, Event};
 
-use crate::pg::{shared, state};
+use crate::pg::{database, shared_memory};
 
 thread_local! {
     static PENDING: Cell<Option<Counts>> = const { Cell::new(None) };
@@ -16,8 +16,8 @@ thread_local! {
 fn counters() -> Option<&'static Counters> {
     COUNTERS.with(|counters| {
         *counters.get_or_init(|| {
-            let version = state::database_version(None);
-            shared::statistics()?.of_database(shared::database(), version)
+            let version = database::version(None);
+            shared_memory::statistics()?.of_database(database::oid(), version)
         })
     })
 }

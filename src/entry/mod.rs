@@ -10,7 +10,7 @@
 mod functions;
 mod triggers;
 
-use crate::engine::{redaction, settlement, statistics, touched};
+use crate::engine::{noted, redaction, settlement, statistics};
 use crate::pg::xact::Hooks;
 use crate::pg::{catalog, xact};
 
@@ -18,14 +18,14 @@ use crate::pg::{catalog, xact};
 pub fn init() {
     catalog::init();
     xact::init(Hooks {
-        before_commit: settlement::settle_touched,
+        before_commit: settlement::settle_noted,
         before_prepare: || {
             redaction::refuse_to_prepare();
             settlement::count_prepared();
         },
         committed: statistics::publish,
         forget: || {
-            touched::forget();
+            noted::forget();
             redaction::forget();
             statistics::forget();
         },

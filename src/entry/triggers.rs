@@ -73,7 +73,7 @@ fn announce_change(call: &TriggerCall<'_>) {
             if (relations.checkpoints == table || relations.changes == Some(table))
                 && call.moment() == Moment::AfterStatement =>
         {
-            changes::announce(&relations);
+            changes::record(&relations);
         }
         _ => refuse(
             "announce_change() is an AFTER statement trigger of credits.user_balance_checkpoints and \

@@ -4,12 +4,10 @@ use std::thread::panicking;
 
 use pgrx::{itemptr, pg_sys};
 
+use super::fetch::Tid;
 use super::relation::{Index, Table};
 use super::row::Row;
 use super::snapshot::Snapshot;
-
-/// A row's place in its table.
-pub type Tid = pg_sys::ItemPointerData;
 
 /// Blocks of a table, from one up to, not including, another.
 pub type Blocks = std::ops::Range<pg_sys::BlockNumber>;
@@ -107,7 +105,7 @@ pub fn all(table: &Table) -> Vec<Blocks> {
     vec![whole]
 }
 
-/// Reads rows of a table by their places.
+/// Reads rows of a table by their tuple ids.
 pub struct BlockScan {
     scan: pg_sys::TableScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
@@ -149,13 +147,13 @@ impl BlockScan {
         }
     }
 
-    /// The row at this place, which the snapshot has seen there.
-    pub fn at(&mut self, mut place: Tid) -> Row<'_> {
+    /// The row with this tuple id, which the snapshot has seen there.
+    pub fn at(&mut self, mut tid: Tid) -> Row<'_> {
         let relation = self.table.as_raw();
         // SAFETY: as above; vacuum keeps what a registered snapshot sees.
         unsafe {
             let fetch = (*(*relation).rd_tableam).tuple_fetch_row_version.expect("every table has one");
-            let found = fetch(relation, &raw mut place, self.snapshot.as_raw(), self.slot);
+            let found = fetch(relation, &raw mut tid, self.snapshot.as_raw(), self.slot);
             assert!(found, "a row stays as long as a snapshot sees it");
             Row::new(self.slot, false)
         }

@@ -37,7 +37,7 @@ pub struct Relations {
     pub checkpoints: pg_sys::Oid,
     /// `batch_aggregates`
     pub batches: pg_sys::Oid,
-    /// `checkpoint_changes`: without it nobody is told anything
+    /// `checkpoint_changes`: without it nothing is published
     pub changes: Option<pg_sys::Oid>,
     /// `credits_transactions_single_idx`, unless somebody has dropped it: pages can do without, as without the next three
     pub single_index: Option<pg_sys::Oid>,
@@ -58,7 +58,7 @@ pub struct Relations {
 thread_local! {
     static CACHED: Cell<Option<Relations>> = const { Cell::new(None) };
     /// Those that were looked up last; outlive `CACHED`, which a change of any of the relations clears.
-    static TELLING: Cell<[pg_sys::Oid; 3]> = const { Cell::new([pg_sys::InvalidOid; 3]) };
+    static STATE_TABLES: Cell<[pg_sys::Oid; 3]> = const { Cell::new([pg_sys::InvalidOid; 3]) };
     static GENERATION: Cell<u64> = const { Cell::new(0) };
     /// Counts invalidations: what was looked up while one came may be out of date.
     static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
@@ -81,7 +81,7 @@ impl Relations {
         if relations.have_their_columns() && INVALIDATIONS.get() == before {
             CACHED.set(Some(relations));
         }
-        TELLING.set(relations.telling());
+        STATE_TABLES.set(relations.tables_of_state());
         Some(relations)
     }
 
@@ -189,8 +189,8 @@ impl Relations {
         }
     }
 
-    /// The tables whose definitions say what may be told of users.
-    pub fn telling(&self) -> [pg_sys::Oid; 3] {
+    /// The tables whose definitions are part of the ledger's state.
+    pub fn tables_of_state(&self) -> [pg_sys::Oid; 3] {
         [self.ledger, self.checkpoints, self.changes.unwrap_or(pg_sys::InvalidOid)]
     }
 
@@ -299,7 +299,7 @@ pub fn ledger_generation() -> u64 {
 }
 
 /// Has every session forget what it derived from the ledger's rows, as soon as the transaction has committed.
-pub fn announce_change(ledger: pg_sys::Oid) {
+pub fn invalidate_ledger(ledger: pg_sys::Oid) {
     // SAFETY: raises an error if there is no such table.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(ledger) }
 }
@@ -329,7 +329,7 @@ extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relation: pg_sys::Oid)
     if every || CACHED.get().is_some_and(|cached| cached.contains(relation)) {
         CACHED.set(None);
     }
-    if every || TELLING.get().contains(&relation) {
+    if every || STATE_TABLES.get().contains(&relation) {
         GENERATION.set(GENERATION.get() + 1);
     }
 }

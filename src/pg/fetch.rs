@@ -9,7 +9,7 @@ use super::row::Row;
 use super::snapshot::Sight;
 
 /// Where an index says that a row is; its newer versions can be reached from there as long as they are on the same page.
-pub type Place = pg_sys::ItemPointerData;
+pub type Tid = pg_sys::ItemPointerData;
 
 /// Fetches rows of one table.
 pub struct RowFetch {
@@ -36,22 +36,22 @@ impl RowFetch {
         Self { fetch, slot, blocks, table }
     }
 
-    /// The row that is seen at the place. It may be another one by now, or none though the row is still there
+    /// The row that is seen at the tuple id. It may be another one by now, or none though the row is still there
     /// and has moved: the caller compares, and asks the index.
-    pub fn at(&mut self, mut place: Place, sight: &Sight) -> Option<Row<'_>> {
-        // SAFETY: reads the place.
-        if unsafe { pgrx::itemptr::item_pointer_get_block_number(&raw const place) } >= self.blocks {
+    pub fn at(&mut self, mut tid: Tid, sight: &Sight) -> Option<Row<'_>> {
+        // SAFETY: reads the tuple id, which is on the stack.
+        if unsafe { pgrx::itemptr::item_pointer_get_block_number(&raw const tid) } >= self.blocks {
             return None;
         }
         let (fetch, slot, relation) = (self.fetch, self.slot, self.table.as_raw());
         let (mut call_again, mut all_dead) = (false, false);
-        // SAFETY: the place is within the table; an error of the server's passes no frame that holds anything.
+        // SAFETY: the tuple id's block is within the table; an error of the server's passes no frame that holds anything.
         let found = unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let fetch_tuple = (*(*relation).rd_tableam).index_fetch_tuple.expect("every table has one");
                 while fetch_tuple(
                     fetch,
-                    &raw mut place,
+                    &raw mut tid,
                     sight.as_raw(),
                     slot,
                     &raw mut call_again,

@@ -4,7 +4,7 @@ use std::thread::panicking;
 
 use pgrx::pg_sys;
 
-use super::fetch::Place;
+use super::fetch::Tid;
 use super::relation::{Index, Table};
 use super::row::Row;
 use super::snapshot::Sight;
@@ -41,8 +41,8 @@ pub struct IndexScan {
     /// Scan keys point to these bytes.
     uuids: Box<[[u8; 16]; MAX_KEYS]>,
     sight: Sight,
-    /// What the last index entry says.
-    place: Place,
+    /// The tuple id in the last index entry.
+    index_tid: Tid,
     /// Whether it led to a row.
     found: bool,
     index: Index,
@@ -89,9 +89,9 @@ impl IndexScan {
         // SAFETY: a plain read; there is always a current context.
         let memory = unsafe { pg_sys::CurrentMemoryContext };
         let uuids = Box::new([[0; 16]; MAX_KEYS]);
-        let place = Place::default();
+        let index_tid = Tid::default();
         let direction = pg_sys::ScanDirection::ForwardScanDirection;
-        Self { scan, direction, slot, memory, uuids, sight, place, found: false, index, table }
+        Self { scan, direction, slot, memory, uuids, sight, index_tid, found: false, index, table }
     }
 
     /// The same scan from the end of the index.
@@ -176,7 +176,7 @@ impl IndexScan {
 
     fn find_next(&mut self) -> bool {
         let (scan, direction, slot, memory) = (self.scan, self.direction, self.slot, self.memory);
-        let (place, sight, table) = (&raw mut self.place, &self.sight, self.table.as_raw());
+        let (index_tid, sight, table) = (&raw mut self.index_tid, &self.sight, self.table.as_raw());
         // SAFETY: scan and slot are valid until dropped; an error of the server's passes no frame that holds anything.
         unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
@@ -186,7 +186,7 @@ impl IndexScan {
                     if entry.is_null() {
                         break false;
                     }
-                    *place = *entry;
+                    *index_tid = *entry;
                     while index_fetch_heap(scan, slot) {
                         if sight.sees(table, slot) {
                             break 'entries true;
@@ -215,9 +215,9 @@ impl IndexScan {
         Some(unsafe { Row::new(self.slot, in_flight) })
     }
 
-    /// Where the index says that the row is that was found last.
-    pub const fn place(&self) -> Place {
-        self.place
+    /// The tuple id that the index has for the row that was found last: the root of its HOT chain.
+    pub const fn index_tid(&self) -> Tid {
+        self.index_tid
     }
 }
 

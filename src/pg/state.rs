@@ -12,21 +12,21 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::catalog::Relations;
+use super::database;
 use super::relation::{Access, NotFree, Table};
-use super::shared::database;
 use super::snapshot::{Sight, Snapshot};
 use super::system_catalog::{self, Lookup};
 
 /// The trigger that notes changes of a table.
-const NOTES_CHANGES: &CStr = c"announce_change";
+const RECORDS_CHANGES: &CStr = c"announce_change";
 
 /// A state of the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
-    /// Its name: a digest of all versions.
-    pub name: u64,
-    /// A digest of the noted changes alone.
-    changes: u64,
+    /// A digest of the versions of all rows that define it.
+    pub digest: u64,
+    /// A digest of the recorded changes of checkpoints alone.
+    changes_digest: u64,
 }
 
 impl State {
@@ -34,29 +34,30 @@ impl State {
     /// Who asks may have a stripe, so nothing is waited for.
     pub fn seen_by(snapshot: &Rc<Snapshot>, relations: &Relations) -> Result<Option<Self>, NotFree> {
         let Some(mut versions) = changes_seen_by(snapshot, relations)? else { return Ok(None) };
-        let changes = versions.digest.finish();
-        database_version(Some(snapshot)).hash(&mut versions.digest);
-        let mut noting = 0;
-        for table in relations.telling() {
+        let changes_digest = versions.digest.finish();
+        database::version(Some(snapshot)).hash(&mut versions.digest);
+        let mut recording = 0;
+        for table in relations.tables_of_state() {
             let table = pg_sys::Datum::from(table);
             // SAFETY: both columns are oids.
             unsafe {
                 system_catalog::visit(CLASS, table, Some(snapshot), |_, row| versions.add(row));
                 system_catalog::visit(TRIGGERS, table, Some(snapshot), |_, row| {
                     versions.add(row);
-                    noting += usize::from(notes_changes(row));
+                    recording += usize::from(records_changes(row));
                 });
             }
         }
         // Those of the checkpoints, and those of what is noted.
-        let are_noted = noting == 2;
-        Ok((are_noted && !versions.is_own).then(|| Self { name: versions.digest.finish(), changes }))
+        let are_recorded = recording == 2;
+        Ok((are_recorded && !versions.is_own)
+            .then(|| Self { digest: versions.digest.finish(), changes_digest }))
     }
 
     /// Whether the snapshot sees the changes of checkpoints that were noted in this state, and no others; likewise.
     pub fn agrees_with(&self, snapshot: &Rc<Snapshot>, relations: &Relations) -> bool {
         let seen = changes_seen_by(snapshot, relations).ok().flatten();
-        seen.is_some_and(|seen| seen.digest.finish() == self.changes)
+        seen.is_some_and(|seen| seen.digest.finish() == self.changes_digest)
     }
 }
 
@@ -70,11 +71,10 @@ struct Versions {
 
 impl Versions {
     fn add(&mut self, row: &pg_sys::HeapTupleData) {
-        let (maker, place) = (maker(row), row.t_self);
+        let (xmin, tid) = (system_catalog::xmin(row), row.t_self);
         // SAFETY: compares with the ids of this transaction.
-        self.is_own |= unsafe { pg_sys::TransactionIdIsCurrentTransactionId(maker) };
-        (maker.into_inner(), place.ip_blkid.bi_hi, place.ip_blkid.bi_lo, place.ip_posid)
-            .hash(&mut self.digest);
+        self.is_own |= unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xmin) };
+        (xmin.into_inner(), tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid).hash(&mut self.digest);
     }
 }
 
@@ -87,24 +87,6 @@ fn changes_seen_by(snapshot: &Rc<Snapshot>, relations: &Relations) -> Result<Opt
     Ok(Some(versions))
 }
 
-/// The version of this database's row in `pg_database`, as the snapshot sees it or as of now.
-pub fn database_version(snapshot: Option<&Snapshot>) -> u32 {
-    let mut version = 0;
-    // SAFETY: the column is an oid.
-    unsafe {
-        system_catalog::visit(DATABASE, pg_sys::Datum::from(database()), snapshot, |_, row| {
-            version = maker(row).into_inner();
-        });
-    }
-    version
-}
-
-const DATABASE: Lookup = Lookup {
-    catalog: pg_sys::DatabaseRelationId,
-    index: pg_sys::DatabaseOidIndexId,
-    column: pg_sys::Anum_pg_database_oid,
-    equal: pg_sys::F_OIDEQ,
-};
 const CLASS: Lookup = Lookup {
     catalog: pg_sys::RelationRelationId,
     index: pg_sys::ClassOidIndexId,
@@ -118,18 +100,12 @@ const TRIGGERS: Lookup = Lookup {
     equal: pg_sys::F_OIDEQ,
 };
 
-/// The transaction that made this version of a row. It stays so when the row is frozen.
-const fn maker(row: &pg_sys::HeapTupleData) -> pg_sys::TransactionId {
-    // SAFETY: a row of a scan has a header, and is not moved while it is looked at.
-    unsafe { (*row.t_data).t_choice.t_heap.t_xmin }
-}
-
 /// Whether a row of `pg_trigger` is of a trigger that notes changes, in every session.
-fn notes_changes(row: &pg_sys::HeapTupleData) -> bool {
+fn records_changes(row: &pg_sys::HeapTupleData) -> bool {
     // SAFETY: behind its header such a row begins with these columns, none of which can be NULL; a name is NUL-terminated.
     unsafe {
         let columns = row.t_data.byte_add((*row.t_data).t_hoff.into()).cast::<pg_sys::FormData_pg_trigger>();
         (*columns).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
-            && CStr::from_ptr((*columns).tgname.data.as_ptr()) == NOTES_CHANGES
+            && CStr::from_ptr((*columns).tgname.data.as_ptr()) == RECORDS_CHANGES
     }
 }

@@ -81,3 +81,9 @@ pub fn is_being_deleted(row: &pg_sys::HeapTupleData) -> bool {
     let infomask = unsafe { (*row.t_data).t_infomask };
     u32::from(infomask) & pg_sys::HEAP_XMAX_INVALID == 0
 }
+
+/// The transaction that made this version of a row that a scan shows. It stays so when the row is frozen.
+pub const fn xmin(row: &pg_sys::HeapTupleData) -> pg_sys::TransactionId {
+    // SAFETY: a row of a scan has a header, and the borrow keeps the scan from moving on meanwhile.
+    unsafe { (*row.t_data).t_choice.t_heap.t_xmin }
+}

@@ -6,8 +6,8 @@
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: on which side of zero a balance can end, whatever becomes of the rows in flight
 //! - [`fold`]: rows folded into a balance, and what one pass over a delta tells
+//! - [`segment`]: what backends publish to each other in dynamic shared memory
 //! - [`sequence`]: how the numbers of rows go on behind rows that bring their own
-//! - [`shared`]: what backends tell each other of users
 //! - [`statistics`]: how often settlements took the ways that cost something
 //! - [`stripe`]: the locks that order settlements, and the order they are taken in
 //! - [`transaction_type`]: the types of transactions, and which of them add to the balance
@@ -20,8 +20,8 @@ pub mod crossing;
 pub mod fold;
 pub mod id;
 pub mod numeric;
+pub mod segment;
 pub mod sequence;
-pub mod shared;
 pub mod statistics;
 pub mod stripe;
 pub mod transaction_type;

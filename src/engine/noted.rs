@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use ledger::credits::Credits;
-use ledger::shared::headroom::Written;
+use ledger::segment::headroom::Written;
 
 use super::lock_order;
 use crate::error::LedgerError;
@@ -27,7 +27,7 @@ pub enum Request {
 
 /// What is noted of a user.
 #[derive(Clone, Copy, Debug)]
-pub struct Noted {
+pub struct NotedUser {
     /// What to do.
     pub request: Request,
     /// The rows that the transaction has inserted.
@@ -48,7 +48,7 @@ pub struct Announced {
 thread_local! {
     /// Whether everyone has been handed over: who is noted now would not be settled.
     static TAKEN: Cell<bool> = const { Cell::new(false) };
-    static TOUCHED: RefCell<HashMap<UserId, Noted>> = RefCell::new(HashMap::new());
+    static NOTED: RefCell<HashMap<UserId, NotedUser>> = RefCell::new(HashMap::new());
 }
 
 /// Notes a request for each of the users. Raises 55000 where their deltas cannot be read.
@@ -75,23 +75,23 @@ pub fn note_deleted_checkpoint(user: UserId, announced: Announced) {
     update(user, Request::Refresh, |noted| _ = noted.announced.get_or_insert(announced));
 }
 
-fn update(user: UserId, request: Request, change: impl FnOnce(&mut Noted)) {
-    TOUCHED.with_borrow_mut(|touched| {
-        let new = Noted { request, written: Written::default(), announced: None };
-        let noted = touched.entry(user).or_insert(new);
+fn update(user: UserId, request: Request, change: impl FnOnce(&mut NotedUser)) {
+    NOTED.with_borrow_mut(|users| {
+        let new = NotedUser { request, written: Written::default(), announced: None };
+        let noted = users.entry(user).or_insert(new);
         noted.request = request.max(noted.request);
         change(noted);
     });
 }
 
 /// Hands over everyone noted in this transaction.
-pub fn take() -> HashMap<UserId, Noted> {
+pub fn take() -> HashMap<UserId, NotedUser> {
     TAKEN.set(true);
-    TOUCHED.take()
+    NOTED.take()
 }
 
 /// Forgets everyone noted: the transaction is over.
 pub fn forget() {
     TAKEN.set(false);
-    TOUCHED.with_borrow_mut(HashMap::clear);
+    NOTED.with_borrow_mut(HashMap::clear);
 }

@@ -17,8 +17,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Origin;
-use super::slots::{self, KEY, SLOTS, Slot};
+use super::StateName;
+use super::slots::{self, KEY_WORDS, SLOTS, SeqLock};
 use crate::credits::{Credits, UNITS_PER_CREDIT};
 use crate::crossing::Outlook;
 use crate::id::UserId;
@@ -55,17 +55,16 @@ impl Written {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
     charged: u64,
-    /// Without its own.
-    rows: u64,
+    rows_before: u64,
 }
 
 /// Up to where settlements need not look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headroom {
     /// While fewer charges have been counted, the balance is above zero.
-    charged: u64,
+    charged_until: u64,
     /// With so many rows counted, the checkpoint was level with the rows.
-    rows: u64,
+    rows_folded: u64,
 }
 
 impl Headroom {
@@ -77,20 +76,24 @@ impl Headroom {
         // Our own grants may be rolled back yet.
         let left = lowest.checked_sub(written.granted.into()).filter(|&left| left > 0)?;
         let left = u64::try_from(left).unwrap_or(u64::MAX);
-        Some(Self { charged: counted.charged.saturating_add(left), rows: counted.rows.saturating_sub(lag) })
+        Some(Self {
+            charged_until: counted.charged.saturating_add(left),
+            rows_folded: counted.rows_before.saturating_sub(lag),
+        })
     }
 
     /// Whether there is nothing to look at for a settlement that has counted this: the balance stays above zero, and fewer
     /// than `interval` rows have come since the checkpoint was refreshed.
     #[must_use]
     pub const fn suffices(&self, counted: &Counted, interval: u64) -> bool {
-        counted.charged < self.charged && counted.rows.saturating_sub(self.rows) < interval
+        counted.charged < self.charged_until
+            && counted.rows_before.saturating_sub(self.rows_folded) < interval
     }
 }
 
 /// The counts and the headroom of all users.
 #[derive(Debug)]
-pub struct SharedHeadroom([HeadroomSlot; SLOTS]);
+pub struct HeadroomSlots([HeadroomSlot; SLOTS]);
 
 /// 128 bytes: 4 MB in all.
 #[derive(Debug)]
@@ -98,55 +101,55 @@ pub struct SharedHeadroom([HeadroomSlot; SLOTS]);
 struct HeadroomSlot {
     charged: AtomicU64,
     rows: AtomicU64,
-    known: Slot<WORDS>,
+    headroom: SeqLock<WORDS>,
 }
 
 /// Key and headroom.
-const WORDS: usize = KEY + 2;
+const WORDS: usize = KEY_WORDS + 2;
 
-impl SharedHeadroom {
-    /// Counts what a transaction has written of the user, in whatever epoch.
+impl HeadroomSlots {
+    /// Counts what a transaction has written of the user, in whatever digest.
     #[must_use]
     pub fn count(&self, database: u32, user: &UserId, written: &Written) -> Counted {
         let slot = self.slot(database, user);
-        let rows = slot.rows.fetch_add(written.rows, Ordering::SeqCst);
+        let rows_before = slot.rows.fetch_add(written.rows, Ordering::SeqCst);
         let add = |charged: u64| Some(charged.saturating_add(written.charged));
         let before = slot.charged.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).unwrap_or(u64::MAX);
-        Counted { charged: before.saturating_add(written.charged), rows }
+        Counted { charged: before.saturating_add(written.charged), rows_before }
     }
 
-    /// How many rows have been counted.
+    /// How many rows of the user have been counted.
     #[must_use]
-    pub fn rows(&self, database: u32, user: &UserId) -> u64 {
+    pub fn counted_rows(&self, database: u32, user: &UserId) -> u64 {
         self.slot(database, user).rows.load(Ordering::SeqCst)
     }
 
     /// What the user is known to have.
     #[must_use]
-    pub fn get(&self, origin: &Origin, user: &UserId) -> Option<Headroom> {
-        let (_, words) = self.slot(origin.database, user).known.read(WORDS, |_| 0)?;
-        headroom_of(&words, origin, user)
+    pub fn get(&self, state: &StateName, user: &UserId) -> Option<Headroom> {
+        let (_, words) = self.slot(state.database, user).headroom.read(WORDS, |_| 0)?;
+        headroom_of(&words, state, user)
     }
 
     /// Tells what the user has. All that is known is true, so the highest counts.
-    pub fn publish(&self, origin: &Origin, user: &UserId, headroom: &Headroom) {
-        let slot = self.slot(origin.database, user);
-        let Some((version, words)) = slot.known.read(WORDS, |_| 0) else { return };
-        let known = headroom_of(&words, origin, user).unwrap_or(*headroom);
-        let charged = headroom.charged.max(known.charged);
-        let rows = headroom.rows.max(known.rows);
-        let [ledger, epoch, user_high, user_low] = slots::key(origin, user);
-        _ = slot.known.write(version, &[ledger, epoch, user_high, user_low, charged, rows]);
+    pub fn publish(&self, state: &StateName, user: &UserId, headroom: &Headroom) {
+        let slot = self.slot(state.database, user);
+        let Some((version, words)) = slot.headroom.read(WORDS, |_| 0) else { return };
+        let published = headroom_of(&words, state, user).unwrap_or(*headroom);
+        let charged_until = headroom.charged_until.max(published.charged_until);
+        let rows_folded = headroom.rows_folded.max(published.rows_folded);
+        let [ledger, digest, user_high, user_low] = slots::key(state, user);
+        _ = slot.headroom.write(version, &[ledger, digest, user_high, user_low, charged_until, rows_folded]);
     }
 
     fn slot(&self, database: u32, user: &UserId) -> &HeadroomSlot {
-        &self.0[slots::of_user(database, user)]
+        &self.0[slots::slot_of(database, user)]
     }
 }
 
-fn headroom_of(words: &[u64; WORDS], origin: &Origin, user: &UserId) -> Option<Headroom> {
-    let (key, &[charged, rows]) = words.split_at(KEY) else { return None };
-    (key == slots::key(origin, user)).then_some(Headroom { charged, rows })
+fn headroom_of(words: &[u64; WORDS], state: &StateName, user: &UserId) -> Option<Headroom> {
+    let (key, &[charged_until, rows_folded]) = words.split_at(KEY_WORDS) else { return None };
+    (key == slots::key(state, user)).then_some(Headroom { charged_until, rows_folded })
 }
 
 #[cfg(test)]
@@ -155,15 +158,20 @@ mod tests {
 
     use super::*;
 
-    const ORIGIN: Origin = Origin { database: 5, ledger: 16384, epoch: 0 };
+    const STATE: StateName = StateName { database: 5, ledger: 16384, digest: 0 };
     const USER: UserId = UserId::from_bytes([7; 16]);
     const INTERVAL: u64 = 64;
 
-    impl SharedHeadroom {
+    impl HeadroomSlots {
         const fn empty() -> Self {
             Self(
-                [const { HeadroomSlot { charged: AtomicU64::new(0), rows: AtomicU64::new(0), known: Slot::new() } };
-                    SLOTS],
+                [const {
+                    HeadroomSlot {
+                        charged: AtomicU64::new(0),
+                        rows: AtomicU64::new(0),
+                        headroom: SeqLock::new(),
+                    }
+                }; SLOTS],
             )
         }
     }
@@ -193,7 +201,7 @@ mod tests {
         // Just short of two steps: only one can be taken.
         let balance = credits(2).checked_add(finest).unwrap();
         let left = Headroom::left_by(&Outlook::new(balance), &written, &Counted::default(), 0).unwrap();
-        assert_eq!(left.charged, 1);
+        assert_eq!(left.charged_until, 1);
         for nothing in [Credits::ZERO, finest, credits(1).checked_add(finest).unwrap(), credits(-5)] {
             let left = Headroom::left_by(&Outlook::new(nothing), &written, &Counted::default(), 0);
             assert_eq!(left, None, "{nothing}");
@@ -205,22 +213,22 @@ mod tests {
         let mut outlook = Outlook::new(credits(100));
         outlook.add_in_flight(credits(-30)).unwrap();
         outlook.add_in_flight(credits(500)).unwrap();
-        let counted = Counted { charged: 1000, rows: 8 };
+        let counted = Counted { charged: 1000, rows_before: 8 };
         let left = Headroom::left_by(&outlook, &written(&[25, -5]), &counted, 3).unwrap();
-        assert_eq!(left, Headroom { charged: 1045, rows: 5 });
+        assert_eq!(left, Headroom { charged_until: 1045, rows_folded: 5 });
         assert_eq!(left_by(25, &written(&[25]), &counted), None);
     }
 
     /// A limit is reached by charges alone, one step before zero.
     #[test]
     fn suffices_until_the_balance_could_be_zero() {
-        static SHARED: SharedHeadroom = SharedHeadroom::empty();
+        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
         let first = written(&[-1]);
-        let counted = SHARED.count(ORIGIN.database, &USER, &first);
-        SHARED.publish(&ORIGIN, &USER, &left_by(10, &first, &counted).unwrap());
+        let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &first);
+        SLOTS_OF_TEST.publish(&STATE, &USER, &left_by(10, &first, &counted).unwrap());
         let suffices = |amounts: &[i128]| {
-            let counted = SHARED.count(ORIGIN.database, &USER, &written(amounts));
-            SHARED.get(&ORIGIN, &USER).unwrap().suffices(&counted, INTERVAL)
+            let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &written(amounts));
+            SLOTS_OF_TEST.get(&STATE, &USER).unwrap().suffices(&counted, INTERVAL)
         };
         assert!(suffices(&[-5]) && suffices(&[20]) && suffices(&[-3, -1]));
         assert!(!suffices(&[-1]));
@@ -229,56 +237,59 @@ mod tests {
 
     #[test]
     fn suffices_until_the_checkpoint_lags() {
-        static SHARED: SharedHeadroom = SharedHeadroom::empty();
+        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
         let one = written(&[-1]);
-        let counted = SHARED.count(ORIGIN.database, &USER, &one);
+        let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &one);
         let headroom = Headroom::left_by(&Outlook::new(credits(1000)), &one, &counted, 0).unwrap();
-        SHARED.publish(&ORIGIN, &USER, &headroom);
+        SLOTS_OF_TEST.publish(&STATE, &USER, &headroom);
         // Its own row, and those of the next ones.
         for row in 1..=INTERVAL {
-            let counted = SHARED.count(ORIGIN.database, &USER, &one);
+            let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &one);
             assert_eq!(headroom.suffices(&counted, INTERVAL), row < INTERVAL, "row {row}");
         }
     }
 
     #[test]
     fn the_farthest_limit_counts() {
-        static SHARED: SharedHeadroom = SharedHeadroom::empty();
-        let (far, near) = (Headroom { charged: 9, rows: 1 }, Headroom { charged: 5, rows: 3 });
+        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
+        let (far, near) =
+            (Headroom { charged_until: 9, rows_folded: 1 }, Headroom { charged_until: 5, rows_folded: 3 });
         for headroom in [&far, &near, &far] {
-            SHARED.publish(&ORIGIN, &USER, headroom);
+            SLOTS_OF_TEST.publish(&STATE, &USER, headroom);
         }
-        assert_eq!(SHARED.get(&ORIGIN, &USER), Some(Headroom { charged: 9, rows: 3 }));
-        let later = Origin { epoch: 1, ..ORIGIN };
-        assert_eq!(SHARED.get(&later, &USER), None);
-        SHARED.publish(&later, &USER, &near);
-        assert_eq!(SHARED.get(&later, &USER), Some(near));
-        assert_eq!(SHARED.get(&ORIGIN, &USER), None);
+        assert_eq!(SLOTS_OF_TEST.get(&STATE, &USER), Some(Headroom { charged_until: 9, rows_folded: 3 }));
+        let later = StateName { digest: 1, ..STATE };
+        assert_eq!(SLOTS_OF_TEST.get(&later, &USER), None);
+        SLOTS_OF_TEST.publish(&later, &USER, &near);
+        assert_eq!(SLOTS_OF_TEST.get(&later, &USER), Some(near));
+        assert_eq!(SLOTS_OF_TEST.get(&STATE, &USER), None);
     }
 
     #[test]
     fn what_is_too_much_to_count_never_suffices() {
-        static SHARED: SharedHeadroom = SharedHeadroom::empty();
+        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
         let mut endless = Written::default();
         endless.add(Credits::from_units(i128::MIN));
-        let counted = SHARED.count(ORIGIN.database, &USER, &endless);
+        let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &endless);
         let limit = Headroom::left_by(&Outlook::new(Credits::from_units(i128::MAX)), &endless, &counted, 0);
         assert!(!limit.unwrap().suffices(&counted, INTERVAL));
-        assert!(!limit.unwrap().suffices(&SHARED.count(ORIGIN.database, &USER, &written(&[-1])), INTERVAL));
+        assert!(
+            !limit.unwrap().suffices(&SLOTS_OF_TEST.count(STATE.database, &USER, &written(&[-1])), INTERVAL)
+        );
     }
 
     /// Of charges that come at once, no more are let through than the limit allows.
     #[test]
     fn charges_at_once_do_not_pass_the_limit() {
-        static SHARED: SharedHeadroom = SharedHeadroom::empty();
-        SHARED.publish(&ORIGIN, &USER, &Headroom { charged: 10_000, rows: 0 });
+        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
+        SLOTS_OF_TEST.publish(&STATE, &USER, &Headroom { charged_until: 10_000, rows_folded: 0 });
         let passed: usize = thread::scope(|scope| {
             let sessions: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
                         let charges = (0..10_000).filter(|_| {
-                            let counted = SHARED.count(ORIGIN.database, &USER, &written(&[-1]));
-                            SHARED.get(&ORIGIN, &USER).unwrap().suffices(&counted, u64::MAX)
+                            let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &written(&[-1]));
+                            SLOTS_OF_TEST.get(&STATE, &USER).unwrap().suffices(&counted, u64::MAX)
                         });
                         charges.count()
                     })

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use super::Origin;
+use super::StateName;
 use crate::id::UserId;
 use crate::stripe;
 
@@ -16,20 +16,20 @@ pub const SLOTS: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 15;
 
 /// The user's slot, which is that of some others, too.
-pub fn of_user(database: u32, user: &UserId) -> usize {
+pub fn slot_of(database: u32, user: &UserId) -> usize {
     let hash = stripe::hash(user).wrapping_add(u64::from(database) << (u64::BITS - SLOT_BITS));
     // The highest bits, so many that they number the slots.
     usize::try_from(hash >> (u64::BITS - SLOT_BITS)).unwrap_or_default()
 }
 
 /// Words of a [`key`].
-pub const KEY: usize = 4;
+pub const KEY_WORDS: usize = 4;
 
 /// What tells words of a user from all others.
-pub fn key(origin: &Origin, user: &UserId) -> [u64; KEY] {
-    let ledger = u64::from(origin.database) << 32 | u64::from(origin.ledger);
+pub fn key(state: &StateName, user: &UserId) -> [u64; KEY_WORDS] {
+    let ledger = u64::from(state.database) << 32 | u64::from(state.ledger);
     let [user_high, user_low] = halves(u128::from_be_bytes(*user.as_bytes()));
-    [ledger, origin.epoch, user_high, user_low]
+    [ledger, state.digest, user_high, user_low]
 }
 
 /// The high and the low word.
@@ -41,13 +41,13 @@ pub fn halves(value: u128) -> [u64; 2] {
 
 /// Words that are read whole or not at all.
 #[derive(Debug)]
-pub struct Slot<const WORDS: usize> {
+pub struct SeqLock<const WORDS: usize> {
     /// Odd while the words are being written.
     version: AtomicU64,
     words: [AtomicU64; WORDS],
 }
 
-impl<const WORDS: usize> Slot<WORDS> {
+impl<const WORDS: usize> SeqLock<WORDS> {
     /// All zeros.
     #[cfg(test)]
     pub const fn new() -> Self {

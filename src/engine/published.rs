@@ -1,0 +1,244 @@
+//! What this backend reads from the shared segment and publishes there: folds, headroom, and counts.
+//!
+//! What a coverage covers never changes, so a fold that was computed once stays true for good, stored or not, and even if
+//! the transaction that computed it rolls back. A published fold saves a backend the rows that another has read before.
+//! [`ledger::coverage::Coverage::serves`] says which snapshots may use one. [`ledger::segment::headroom`] says why headroom
+//! stays true.
+//!
+//! All of that holds as long as nobody but the engine changes the ledger or its checkpoints. So everything is published under
+//! the name of a [`State`] of the ledger. A change by hand replaces the state by another one in the moment in which it commits,
+//! and what was published under the old name is not found any more. A backend determines the state again when an invalidation
+//! message arrives, some microseconds after that commit: a reader in between returns the balance of before. A settlement must
+//! not store one: it compares the state with what its own snapshot sees ([`Published::check_against`]).
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
+
+use ledger::coverage::OpenTransactions;
+use ledger::fold::{DeltaPass, Fold};
+use ledger::id::UserId;
+use ledger::segment::folds::PublishedFold;
+use ledger::segment::headroom::{Counted, Headroom, Written};
+use ledger::segment::{Segment, StateName};
+
+use super::changes;
+use crate::pg::catalog::{self, Relations};
+use crate::pg::database;
+use crate::pg::definition::KEEPING_TRIGGERS;
+use crate::pg::relation::{NotFree, Table};
+use crate::pg::shared_memory::Directory;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::state::State;
+use crate::pg::xact;
+use crate::settings;
+
+thread_local! {
+    /// Looked up once; `None` if the server has no room for it.
+    static DIRECTORY: OnceCell<Option<&'static Directory>> = const { OnceCell::new() };
+    static ATTACHMENT: Cell<Attachment> = const { Cell::new(Attachment { segment: None, calls: 0 }) };
+    /// The state that this backend has determined last.
+    static LAST_STATE: Cell<Option<LastState>> = const { Cell::new(None) };
+    /// The transactions that were open for the snapshot that saw it.
+    static OPEN_IN_LAST_STATE: RefCell<OpenTransactions> = RefCell::default();
+}
+
+#[derive(Clone, Copy)]
+struct Attachment {
+    /// `None` while this backend is not attached.
+    segment: Option<&'static Segment>,
+    /// How often [`attached_segment`] was called without it.
+    calls: u32,
+}
+
+#[derive(Clone, Copy)]
+struct LastState {
+    /// [`catalog::ledger_generation`] before the state was determined: it holds until that changes.
+    generation: u64,
+    /// `None` if nothing may be published.
+    state: Option<State>,
+}
+
+/// The segment as one reader or one settlement uses it, under the state that the ledger was in when it began.
+pub struct Published {
+    /// `None` if this backend is not attached.
+    segment: Option<&'static Segment>,
+    relations: Relations,
+    state: Option<State>,
+    /// [`Directory::lost_counts`] before the reader or settlement looked at anything.
+    lost_counts: u64,
+    /// This transaction may see the ledger in another state: it neither uses nor publishes anything.
+    may_see_another_state: Cell<bool>,
+}
+
+impl Published {
+    /// For a transaction that sees the ledger as it is now. One that has itself changed the ledger's definition or its
+    /// checkpoints uses and publishes nothing, since it may roll back.
+    pub fn open(relations: &Relations, ledger: &Table) -> Self {
+        let segment = attached_segment();
+        let lost_counts = segment.and_then(|_| directory()).map_or(0, Directory::lost_counts);
+        let state = segment.and_then(|_| current_state(relations));
+        let may_see_another_state = Cell::new(!ledger.has_triggers_for_all_sessions(&KEEPING_TRIGGERS));
+        Self { segment, relations: *relations, state, lost_counts, may_see_another_state }
+    }
+
+    /// For a reader whose snapshot has these transactions open. A snapshot that is older than the current state may see the
+    /// ledger in the state before: what the reader computes is not true of the current one, nor the other way round.
+    pub fn open_for_reader(relations: &Relations, ledger: &Table, open: &OpenTransactions) -> Self {
+        let published = Self::open(relations, ledger);
+        if !OPEN_IN_LAST_STATE.with_borrow(|then| open.is_as_late_as(then)) {
+            published.may_see_another_state.set(true);
+        }
+        published
+    }
+
+    /// Uses and publishes nothing from here on if the snapshot sees other changes of checkpoints than the state has: a change
+    /// is visible some microseconds before its invalidation message arrives.
+    pub fn check_against(&self, snapshot: &Rc<Snapshot>) {
+        if self.state.is_some_and(|state| !state.agrees_with(snapshot, &self.relations)) {
+            self.may_see_another_state.set(true);
+        }
+    }
+
+    /// The segment and the name under which this transaction reads and publishes; `None` if it may do neither.
+    fn in_state(&self) -> Option<(&'static Segment, StateName)> {
+        if self.may_see_another_state.get() {
+            return None;
+        }
+        let (segment, state) = self.segment.zip(self.state)?;
+        // A count that was lost makes untrue what was published before: from then on it has another name.
+        let digest = state.digest.wrapping_add(self.lost_counts);
+        Some((
+            segment,
+            StateName { database: database::oid(), ledger: self.relations.ledger.to_u32(), digest },
+        ))
+    }
+
+    /// The published fold of the user.
+    pub fn fold(&self, user: &UserId) -> Option<PublishedFold> {
+        let (segment, state) = self.in_state()?;
+        segment.folds.get(&state, user)
+    }
+
+    /// How many rows of the user have been counted.
+    pub fn counted_rows(&self, user: &UserId) -> Option<u64> {
+        let (segment, state) = self.in_state()?;
+        Some(segment.headroom.counted_rows(state.database, user))
+    }
+
+    /// Publishes the fold.
+    pub fn publish_fold(&self, user: &UserId, fold: &Fold) {
+        if let Some((segment, state)) = self.in_state() {
+            segment.folds.publish(&state, user, fold);
+        }
+    }
+
+    /// Publishes that the fold has every row of the user as long as `rows` is the count of its rows.
+    pub fn mark_fold_complete(&self, user: &UserId, fold: &Fold, rows: u64) {
+        if let Some((segment, state)) = self.in_state() {
+            segment.folds.mark_complete(&state, user, fold, rows);
+        }
+    }
+
+    /// Adds what the transaction has written of the user to the counts, which headroom and complete folds rely on. A backend
+    /// that is not attached cannot: it records a lost count, by which everything published before becomes invalid.
+    pub fn count(&self, user: &UserId, written: &Written) -> Counted {
+        match self.segment {
+            Some(segment) => segment.headroom.count(database::oid(), user, written),
+            None => {
+                if !written.is_empty()
+                    && let Some(directory) = directory()
+                {
+                    directory.record_lost_count();
+                }
+                Counted::default()
+            }
+        }
+    }
+
+    /// Whether published headroom says that with these counts the user stays above zero, and that its checkpoint lags by less
+    /// than the interval.
+    pub fn has_headroom(&self, user: &UserId, counted: &Counted) -> bool {
+        let published = self.in_state().and_then(|(segment, state)| segment.headroom.get(&state, user));
+        published.is_some_and(|headroom| {
+            headroom.suffices(counted, settings::checkpoint_interval().unsigned_abs())
+        }) && directory().is_some_and(|directory| directory.lost_counts() == self.lost_counts)
+    }
+
+    /// Publishes the headroom that a pass leaves to a user whose announced side is above zero, if it leaves any. `lag` is how
+    /// many rows the checkpoint is behind.
+    pub fn publish_headroom(
+        &self,
+        user: &UserId,
+        pass: &DeltaPass,
+        written: &Written,
+        counted: &Counted,
+        lag: i64,
+    ) {
+        if let Some((segment, state)) = self.in_state()
+            && let Some(left) = Headroom::left_by(pass.outlook(), written, counted, lag.unsigned_abs())
+        {
+            segment.headroom.publish(&state, user, &left);
+        }
+    }
+
+    /// For a user whose stored checkpoint is gone, perhaps because it was wrong. What was published from it is not used from
+    /// here on, nor by any other backend once the transaction has committed. Of a user without folded rows there has been no
+    /// checkpoint, and nothing is invalidated.
+    pub fn invalidate(&self, user: &UserId) {
+        let is_published = match self.segment {
+            Some(_) => self.fold(user).is_some_and(|published| published.fold.transaction_count > 0),
+            // Perhaps: a backend that is not attached cannot look.
+            None => directory().is_some() && !self.may_see_another_state.get(),
+        };
+        if is_published {
+            self.may_see_another_state.set(true);
+            changes::record(&self.relations);
+        }
+    }
+}
+
+fn directory() -> Option<&'static Directory> {
+    DIRECTORY.with(|directory| *directory.get_or_init(Directory::find))
+}
+
+/// The segment, which this backend attaches to at the first call and stays attached to. If it cannot, it tries again at the
+/// second call, the fourth, the eighth and so on.
+fn attached_segment() -> Option<&'static Segment> {
+    let Attachment { segment, calls } = ATTACHMENT.get();
+    // Attaching runs a subtransaction, which a parallel query has no place for.
+    if segment.is_some() || xact::is_parallel() {
+        return segment;
+    }
+    let calls = calls.saturating_add(1);
+    let segment = if calls.is_power_of_two() { directory().and_then(Directory::attach) } else { None };
+    ATTACHMENT.set(Attachment { segment, calls });
+    segment
+}
+
+/// The state of the ledger as of now; `None` if nothing may be published. It is determined again after each invalidation, which
+/// may be that of a change by this transaction: then the others follow when it commits, and this backend when it rolls back.
+fn current_state(relations: &Relations) -> Option<State> {
+    loop {
+        catalog::accept_invalidations();
+        let generation = catalog::ledger_generation();
+        if let Some(last) = LAST_STATE.get()
+            && last.generation == generation
+        {
+            return last.state;
+        }
+        // No snapshot can be taken while workers of a parallel query run. Nor is a lock waited for: the next call tries again.
+        if xact::is_parallel() || determine_state(relations, generation).is_err() {
+            return None;
+        }
+        // An invalidation may have arrived since.
+    }
+}
+
+fn determine_state(relations: &Relations, generation: u64) -> Result<(), NotFree> {
+    // A snapshot that sees no less than this one sees the ledger in this state or in a later one.
+    let snapshot = Rc::new(Snapshot::latest());
+    let state = State::seen_by(&snapshot, relations)?;
+    OPEN_IN_LAST_STATE.set(snapshot.open_transactions());
+    LAST_STATE.set(Some(LastState { generation, state }));
+    Ok(())
+}
