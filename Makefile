@@ -126,48 +126,16 @@ demo: ## plays a real workload on a fresh server and leaves it running; TRACE=fi
 demo-stop: ## stops the demo's server and removes its data
 	@tools/postgres.sh stop demo
 
-# Each example has an empty database, named after it, and finds it as any client of libpq would.
+# The server has a port of its own: JDBC has no way through a unix socket.
 .PHONY: examples
-examples: build ## runs the clients in examples/ against a throwaway server
+examples: build ## runs the clients in examples/ against a throwaway server; ONLY="psycopg jdbc" for some
 	$(private_server)
-	cargo build $(QUIET) --locked -p credits_ledger_example
 	unset $${!PG*} # of the caller's own servers
 	trap 'tools/postgres.sh stop examples' EXIT
-	PGHOST=$$(tools/postgres.sh start examples $$server)
-	export PGHOST PGUSER=postgres PGDATABASE
-	ran=0 skipped=0
-	example() {
-	  PGDATABASE=$$1
-	  shift
-	  echo "--- $$PGDATABASE"
-	  "$$CREDITS_LEDGER_BIN/createdb" "$$PGDATABASE"
-	  "$$CREDITS_LEDGER_BIN/psql" -Xqc "CREATE EXTENSION credits_ledger"
-	  "$$@"
-	  ran=$$((ran + 1))
-	}
-	skip() {
-	  echo "--- $$1: skipped, $$2 is missing"
-	  skipped=$$((skipped + 1))
-	}
-	example psql "$$CREDITS_LEDGER_BIN/psql" -Xqf examples/psql/credits.sql
-	if python3 -c 'import ensurepip, venv' 2>/dev/null; then
-	  python3 -m venv target/examples-python
-	  target/examples-python/bin/pip install -q --disable-pip-version-check -r examples/python/requirements.txt
-	  example python target/examples-python/bin/python examples/python/credits.py
-	else
-	  skip python "python3 with venv"
-	fi
-	if command -v node >/dev/null && command -v npm >/dev/null; then
-	  # Node looks for packages beside the program and above it.
-	  mkdir -p target/examples-node
-	  cp examples/node/{package.json,credits.mjs} target/examples-node/
-	  npm install --silent --no-package-lock --prefix target/examples-node
-	  example node node target/examples-node/credits.mjs
-	else
-	  skip node "node with npm"
-	fi
-	example rust target/debug/credits
-	echo "examples: $$ran ran, $$skipped skipped"
+	export PGPORT PGHOST
+	PGPORT=$$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+	PGHOST=$$(tools/postgres.sh start examples $$server $$PGPORT)
+	examples/run $(ONLY)
 
 .PHONY: schema
 schema: ## writes the install script of this version from the built library

@@ -5,8 +5,10 @@
 #                                       one of its own. With PG_CONFIG set, that installation is copied, not fetched.
 #   postgres.sh libclang                fetches a libclang for bindgen and prints the folder that holds it.
 #   postgres.sh user                    prints the user that servers run as, creating it where root needs one.
-#   postgres.sh start NAME PG_CONFIG    starts a new, empty cluster instead of the last one of that name, and prints the
-#                                       folder of its socket; the database NAME is there, and the superuser postgres.
+#   postgres.sh start NAME PG_CONFIG [PORT]
+#                                       starts a new, empty cluster instead of the last one of that name, and prints the
+#                                       folder of its socket; the database NAME is there, and the superuser postgres. With
+#                                       a PORT, it listens on it on the loopback, too, and asks for a password there.
 #   postgres.sh stop NAME               stops that cluster and removes it.
 set -euo pipefail
 shopt -s inherit_errexit
@@ -109,17 +111,18 @@ as_server_user() {
 
 # Only the server's user and root may reach the socket: whoever does is a superuser.
 start() {
-  local folder=$cache/cluster-$checkout-$1 bin
+  local folder=$cache/cluster-$checkout-$1 bin port=${3:-5432}
   bin=$("$2" --bindir)
   stop "$1"
   install -d -m 700 "$folder"
   echo "$bin" > "$folder/bin"
   [ "$(id -u)" != 0 ] || chown "$(server_user):" "$folder"
   if ! {
-    as_server_user "$bin/initdb" -D "$folder/data" -U postgres --auth=trust --encoding=UTF8 --no-locale --no-sync &&
+    as_server_user "$bin/initdb" -D "$folder/data" -U postgres --auth-local=trust --auth-host=scram-sha-256 \
+      --encoding=UTF8 --no-locale --no-sync &&
       as_server_user "$bin/pg_ctl" start --wait -D "$folder/data" -l "$folder/server.log" \
-        -o "-c listen_addresses='' -c unix_socket_directories='$folder'" &&
-      as_server_user "$bin/createdb" -h "$folder" -U postgres "$1"
+        -o "-c listen_addresses='${3:+127.0.0.1}' -c port=$port -c unix_socket_directories='$folder'" &&
+      as_server_user "$bin/createdb" -h "$folder" -p "$port" -U postgres "$1"
   } </dev/null >"$cache/cluster-$checkout-$1.log" 2>&1; then
     cat "$cache/cluster-$checkout-$1.log" >&2
     exit 1
@@ -145,7 +148,7 @@ case ${1:-} in
   private) private "$2" "${3:-}" ;;
   libclang) libclang ;;
   user) server_user ;;
-  start) start "$2" "$3" ;;
+  start) start "$2" "$3" "${4:-}" ;;
   stop) stop "$2" ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -58,6 +58,12 @@ try {
     );
   }
 
+  // With another amount it is refused: this is no retry.
+  const refused = await db
+    .query("SELECT FROM credits.create_transaction($1, 'purchase', $2, $3)", [account, "11", `invoice-${account}`])
+    .catch((error) => error);
+  expect("refused with", refused.code, "23505");
+
   // Usage is a plain INSERT. The first three requests are a batch.
   for (const n of [1, 2, 3]) await recordUsage("0.000123", `request-${n}-${account}`, batch);
   await recordUsage("0.25", `request-4-${account}`);
@@ -72,6 +78,11 @@ try {
   );
   const items = page.rows.map((item) => `${item.transaction_type} ${item.amount} (${item.batch_count})`);
   expect("page", items, ["usage 0.25 (1)", "usage 0.000369 (3)", "purchase 10 (1)"]);
+
+  // A date is a Date, to the millisecond: pages go by seq, which arrives as a string, as every bigint does.
+  const { rows: [last] } = await db.query(
+    `SELECT id, seq, created_at FROM credits.list_user_transactions($1, "limit" => 1)`, [account]);
+  expect("types", [typeof last.id, typeof last.seq, last.created_at instanceof Date], ["string", "string", true]);
 
   // Spending the rest takes the balance to zero, which the commit announces.
   await recordUsage(left, `request-5-${account}`);

@@ -8,6 +8,7 @@ import uuid
 from decimal import Decimal
 
 import psycopg
+from psycopg.errors import UniqueViolation
 
 
 def expect(what, seen, expected):
@@ -51,6 +52,12 @@ with psycopg.connect("", autocommit=True) as db, psycopg.connect("", autocommit=
     for _attempt in range(2):
         db.execute(purchase, [account, Decimal(10), f"invoice-{account}"])
 
+    # With another amount it is refused: this is no retry.
+    try:
+        db.execute(purchase, [account, Decimal(11), f"invoice-{account}"])
+    except UniqueViolation as error:
+        expect("refused with", error.sqlstate, "23505")
+
     # Usage is a plain INSERT, here one transaction with four rows. The first three requests are a batch.
     charges = [("0.000123", batch), ("0.000123", batch), ("0.000123", batch), ("0.25", None)]
     with db.transaction(), db.cursor() as cursor:
@@ -67,6 +74,10 @@ with psycopg.connect("", autocommit=True) as db, psycopg.connect("", autocommit=
         FROM credits.list_transactions_with_batches(user_id => %s, "limit" => %s)""", [account, 10]).fetchall()
     expect("page", [f"{kind} {amount} ({rows})" for kind, amount, rows in page],
            ["usage 0.25 (1)", "usage 0.000369 (3)", "purchase 10 (1)"])
+
+    # Ids are UUIDs, and dates know their time zone.
+    last = db.execute("SELECT id, created_at FROM credits.list_user_transactions(%s, \"limit\" => 1)", [account]).fetchone()
+    expect("types", [type(last[0]), last[1].tzinfo is not None], [uuid.UUID, True])
 
     # Spending the rest takes the balance to zero, which the commit announces.
     db.execute(RECORD_USAGE, [account, left, f"request-last-{account}", None])
