@@ -8,6 +8,7 @@
 //! - [`fold`]: rows folded into a balance, and what one pass over a delta tells
 //! - [`segment`]: what backends publish to each other in dynamic shared memory
 //! - [`sequence`]: how the numbers of rows go on behind rows that bring their own
+//! - [`settlement`]: what a commit has to do for a user, given what it has read of it
 //! - [`statistics`]: how often settlements took the ways that cost something
 //! - [`stripe`]: the locks that order settlements, and the order they are taken in
 //! - [`transaction_type`]: the types of transactions, and which of them add to the balance
@@ -22,6 +23,7 @@ pub mod id;
 pub mod numeric;
 pub mod segment;
 pub mod sequence;
+pub mod settlement;
 pub mod statistics;
 pub mod stripe;
 pub mod transaction_type;

@@ -70,6 +70,12 @@ impl Moment {
         OpenTransactions::new(self.next, listed)
     }
 
+    /// The transactions that have begun and not ended, ascending.
+    #[must_use]
+    pub fn running(&self) -> Vec<u64> {
+        self.running.iter().copied().collect()
+    }
+
     /// Whether the transaction's rows are all there, or will never be.
     #[must_use]
     pub fn has_ended(&self, id: u64) -> bool {

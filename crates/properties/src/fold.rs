@@ -9,15 +9,29 @@ use crate::coverage::{Cluster, Moment};
 
 /// A row of a user's, and the transaction that wrote it.
 #[derive(Clone, Copy, Debug)]
-struct Row {
-    transaction: u64,
-    units: i128,
-    seq: i64,
-    is_batched: bool,
+pub struct Row {
+    /// The transaction.
+    pub transaction: u64,
+    /// The signed amount.
+    pub units: i128,
+    /// The place in the order of insertion.
+    pub seq: i64,
+    /// Whether it belongs to a batch.
+    pub is_batched: bool,
+}
+
+impl Row {
+    /// As a pass meets it.
+    #[must_use]
+    pub const fn of_delta(&self) -> DeltaRow {
+        let &Self { transaction, units, seq, is_batched } = self;
+        DeltaRow { transaction, amount: Credits::from_units(units), seq, is_batched }
+    }
 }
 
 /// The rows that a coverage covers, summed up one by one, as if it had been stored.
-fn fold(rows: &[Row], coverage: &Coverage) -> Fold {
+#[must_use]
+pub fn fold(rows: &[Row], coverage: &Coverage) -> Fold {
     let covered = || rows.iter().filter(|row| coverage.covers(row.transaction));
     let transaction_count = i64::try_from(covered().count()).expect("a few");
     Fold {
@@ -35,13 +49,7 @@ fn pass(rows: &[Row], from: Fold, target: &Coverage, own: Option<u64>) -> DeltaP
     let reached = if target.contains(&base) { target } else { &base };
     let mut pass = DeltaPass::new(from, target.clone(), own);
     for row in rows.iter().filter(|row| !base.covers(row.transaction)) {
-        let delta_row = DeltaRow {
-            transaction: row.transaction,
-            amount: Credits::from_units(row.units),
-            seq: row.seq,
-            is_batched: row.is_batched,
-        };
-        assert_eq!(pass.add(&delta_row), Ok(reached.covers(row.transaction)));
+        assert_eq!(pass.add(&row.of_delta()), Ok(reached.covers(row.transaction)));
         assert_eq!(pass.add_in_flight(Credits::from_units(1)), Ok(()));
     }
     pass

@@ -1,13 +1,16 @@
 //! What must hold of the crate `ledger` for any input.
 //!
 //! A property makes its input from bytes and compares what `ledger` answers with a reference that is too slow or too
-//! large for the server: big integers, every transaction one by one, every outcome of the rows in flight. The bytes
+//! large for the server: big integers, every transaction one by one, every outcome of the rows in flight, what listeners have
+//! heard. The bytes
 //! come from a generator of random numbers in this crate's tests, and from a fuzzer in the folder `fuzz`.
 
+pub mod commits;
 pub mod coverage;
 pub mod crossing;
 pub mod fold;
 pub mod numeric;
+pub mod settlement;
 
 use arbitrary::Unstructured;
 
@@ -15,10 +18,12 @@ use arbitrary::Unstructured;
 pub type Property = fn(&mut Unstructured<'_>) -> arbitrary::Result<()>;
 
 /// Every property with its name, that of its fuzz target.
-pub const ALL: [(&str, Property); 5] = [
+pub const ALL: [(&str, Property); 7] = [
     ("decode", numeric::decodes_what_it_should),
     ("encode", numeric::encodes_what_it_decodes),
     ("coverage", coverage::covers_what_has_ended),
     ("crossing", crossing::agrees_with_every_outcome),
     ("fold", fold::folds_what_is_covered),
+    ("settlement", settlement::weighs_every_outcome),
+    ("commits", commits::announce_every_crossing),
 ];

@@ -58,6 +58,14 @@ pub struct Counted {
     rows_before: u64,
 }
 
+impl Counted {
+    /// So many charges, in millionths of a credit, and so many rows without the settlement's own.
+    #[must_use]
+    pub const fn new(charged: u64, rows_before: u64) -> Self {
+        Self { charged, rows_before }
+    }
+}
+
 /// Up to where settlements need not look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headroom {
@@ -115,7 +123,7 @@ impl HeadroomSlots {
         let rows_before = slot.rows.fetch_add(written.rows, Ordering::SeqCst);
         let add = |charged: u64| Some(charged.saturating_add(written.charged));
         let before = slot.charged.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).unwrap_or(u64::MAX);
-        Counted { charged: before.saturating_add(written.charged), rows_before }
+        Counted::new(before.saturating_add(written.charged), rows_before)
     }
 
     /// How many rows of the user have been counted.
