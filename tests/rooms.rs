@@ -8,7 +8,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// The rooms of the library from the lowest up, and whatever else of the library each may name.
 const ROOMS: [(&str, &[&str]); 6] = [
-    ("pg", &["pg", "error", "settings"]),
+    ("pg", &["pg", "error"]),
     ("error", &["pg", "error"]),
     ("settings", &["pg", "settings"]),
     ("engine", &["pg", "error", "settings", "engine"]),

@@ -4,10 +4,12 @@
 //! - [`functions`]: the SQL functions that are written against the server's own calling convention, and what answers each. Those
 //!   that pgrx wraps (`#[pg_extern]`) stand in `api` beside their bodies
 //! - [`triggers`]: the trigger functions of the ledger and of the tables derived from it
+//! - [`guard`]: the event trigger and the hook that see every DDL command
 //!
 //! There is no `unsafe` here: `pg` turns a call of the server's into values that are safe.
 
 mod functions;
+mod guard;
 mod triggers;
 
 use crate::engine::{noted, redaction, settlement, statistics};

@@ -6,9 +6,8 @@ use crate::error::LedgerError;
 use crate::pg::catalog::{self, Relations};
 use crate::pg::definition::Role;
 use crate::pg::entry_point::entry_points;
-use crate::pg::event_trigger::EventTriggerCall;
+use crate::pg::stamp;
 use crate::pg::trigger::{Event, Moment, TriggerCall, refuse};
-use crate::pg::{guard, stamp};
 
 entry_points! { triggers:
     note_row => note_transaction;
@@ -19,10 +18,6 @@ entry_points! { triggers:
     leave_out => leave_out;
     announce_change => announce_change;
     keep_announced => keep_announced;
-}
-
-entry_points! { event_triggers:
-    guard_ledger => guard_ledger;
 }
 
 /// `credits.note_transaction()`: row trigger that notes whose balance the transaction changes, and by how much. Runs for every row.
@@ -97,9 +92,4 @@ fn keep_announced(call: &TriggerCall<'_>) {
              credits.user_balance_checkpoints only",
         ),
     }
-}
-
-/// `credits.guard_ledger()`: event trigger before and after commands, and before tables are rewritten. See [`guard`].
-fn guard_ledger(call: &EventTriggerCall<'_>) {
-    guard::on_event(call.event, call.command);
 }

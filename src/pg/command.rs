@@ -1,6 +1,7 @@
 //! What a DDL command says, as far as the guard asks.
 
 use std::ffi::{CStr, c_char};
+use std::marker::PhantomData;
 
 use pgrx::PgList;
 use pgrx::pg_sys::{self, AlterTableType as Alter, NodeTag};
@@ -11,8 +12,12 @@ use super::extension;
 const IDENTITY_DEPENDENCY: c_char = b'i'.cast_signed();
 
 /// The command that an event trigger runs for.
+#[derive(Clone, Copy, Debug)]
+pub struct Command<'call>(*mut pg_sys::Node, PhantomData<&'call pg_sys::Node>);
+
+/// Tells a command from others that are under way at the same time. One that has ended may have had the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Command(*mut pg_sys::Node);
+pub struct CommandId(*mut pg_sys::Node);
 
 /// What a command changes at a table and no dump of an extension's table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +38,20 @@ impl LeftOut {
     }
 }
 
-impl Command {
+impl<'call> Command<'call> {
     /// # Safety
-    /// `statement` is a parsed command, valid as long as this is asked anything.
+    /// `statement` is NULL or a parsed command, valid for `'call`.
     pub(super) const unsafe fn new(statement: *mut pg_sys::Node) -> Self {
-        Self(statement)
+        Self(statement, PhantomData)
+    }
+
+    /// What it is remembered by.
+    pub const fn id(&self) -> CommandId {
+        CommandId(self.0)
     }
 
     /// The command as this kind of node, if it is one.
-    fn as_node<T>(&self, tag: NodeTag) -> Option<&T> {
+    fn as_node<T>(&self, tag: NodeTag) -> Option<&'call T> {
         // SAFETY: a node's tag says what it is.
         unsafe { (!self.0.is_null() && (*self.0).type_ == tag).then(|| &*self.0.cast::<T>()) }
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use pgrx::direct_function_call;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -9,11 +10,46 @@ use super::command::Command;
 use super::trigger::function_name;
 
 /// The event that an event trigger fires for.
-pub struct EventTriggerCall<'call> {
-    /// Its name: `ddl_command_start`, `ddl_command_end`, `table_rewrite`.
-    pub event: &'call CStr,
+pub struct EventTriggerCall<'call>(&'call pg_sys::EventTriggerData);
+
+/// A table that is about to be rewritten.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewrite {
+    /// The table.
+    pub table: pg_sys::Oid,
+    /// Whether it becomes logged or unlogged, or gets another access method.
+    pub stores_otherwise: bool,
+}
+
+impl<'call> EventTriggerCall<'call> {
+    /// The event: `ddl_command_start`, `ddl_command_end`, `table_rewrite`.
+    pub const fn event(&self) -> &'call CStr {
+        // SAFETY: a name that ends with a zero byte and lives as long as the call.
+        unsafe { CStr::from_ptr(self.0.event) }
+    }
+
     /// The command that it happens in.
-    pub command: Command,
+    pub const fn command(&self) -> Command<'call> {
+        // SAFETY: the server's parse tree lives as long as the call.
+        unsafe { Command::new(self.0.parsetree) }
+    }
+
+    /// What is about to be rewritten; `None` at another event.
+    pub fn rewrite(&self) -> Option<Rewrite> {
+        // The second one is in the headers from Postgres 15 on.
+        const OTHER_STORAGE: u32 = pg_sys::AT_REWRITE_ALTER_PERSISTENCE | 8;
+        if self.event() != c"table_rewrite" {
+            return None;
+        }
+        // SAFETY: asked inside an event trigger for the event that has these answers.
+        let (table, reason) = unsafe {
+            (
+                direct_function_call::<pg_sys::Oid>(pg_sys::pg_event_trigger_table_rewrite_oid, &[])?,
+                direct_function_call::<i32>(pg_sys::pg_event_trigger_table_rewrite_reason, &[])?,
+            )
+        };
+        Some(Rewrite { table, stores_otherwise: reason.cast_unsigned() & OTHER_STORAGE != 0 })
+    }
 }
 
 /// Runs `body` on the event that the server has called the function for; raises 39P03 if it is not called as an event trigger.
@@ -37,9 +73,7 @@ pub unsafe fn answer(
                     format!("{name}() must be called as an event trigger")
                 );
             }
-            let data = &*context.cast::<pg_sys::EventTriggerData>();
-            let (event, command) = (CStr::from_ptr(data.event), Command::new(data.parsetree));
-            body(&EventTriggerCall { event, command });
+            body(&EventTriggerCall(&*context.cast()));
             pg_sys::Datum::from(0_usize)
         })
     }

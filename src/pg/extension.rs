@@ -40,3 +40,9 @@ pub fn runs_script() -> bool {
             && pg_sys::CurrentExtensionObject == pg_sys::get_extension_oid(NAME.as_ptr(), true)
     }
 }
+
+/// Whether pg_upgrade is at work, which moves the rows as files.
+pub fn is_moved_by_pg_upgrade() -> bool {
+    // SAFETY: a plain read of backend state.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}

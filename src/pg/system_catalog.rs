@@ -7,7 +7,7 @@ use super::snapshot::{Sight, Snapshot};
 
 /// An index of a system catalog, whose first column is looked up.
 #[derive(Clone, Copy, Debug)]
-pub struct Lookup {
+pub(super) struct Lookup {
     /// The catalog.
     pub catalog: pg_sys::Oid,
     /// Its index.
@@ -22,7 +22,7 @@ pub struct Lookup {
 ///
 /// # Safety
 /// The parts of the lookup belong together, and the key is of the column's type.
-pub unsafe fn visit(
+pub(super) unsafe fn visit(
     lookup: Lookup,
     key: pg_sys::Datum,
     snapshot: Option<&Snapshot>,
@@ -56,6 +56,14 @@ pub unsafe fn visit(
 
 /// Shows all rows of a table that are seen to `visit`, as they lie.
 pub fn visit_all(table: &Table, sight: &Sight, mut visit: impl FnMut(&pg_sys::HeapTupleData)) {
+    any(table, sight, |row| {
+        visit(row);
+        false
+    });
+}
+
+/// Shows the rows of a table that are seen, as they lie, until one `is_it`. Whether there is one.
+pub fn any(table: &Table, sight: &Sight, mut is_it: impl FnMut(&pg_sys::HeapTupleData) -> bool) -> bool {
     // SAFETY: table and sight are held as long as the scan, and a row is valid, in the scan's slot, until the next one is asked for.
     unsafe {
         let scan = pg_sys::systable_beginscan(
@@ -66,13 +74,19 @@ pub fn visit_all(table: &Table, sight: &Sight, mut visit: impl FnMut(&pg_sys::He
             0,
             std::ptr::null_mut(),
         );
-        while let Some(row) = pg_sys::systable_getnext(scan).as_ref() {
-            if sight.sees(table.as_raw(), (*scan).slot) {
-                visit(row);
-            }
+        let mut found = false;
+        while !found && let Some(row) = pg_sys::systable_getnext(scan).as_ref() {
+            found = sight.sees(table.as_raw(), (*scan).slot) && is_it(row);
         }
         pg_sys::systable_endscan(scan);
+        found
     }
+}
+
+/// Whether this transaction has inserted the row that a scan shows.
+pub fn is_of_this_transaction(row: &pg_sys::HeapTupleData) -> bool {
+    // SAFETY: a row of a scan has a header, of the kind that stored rows have.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*row.t_data).t_choice.t_heap.t_xmin) }
 }
 
 /// Whether somebody else has set out to delete or replace the row that a scan shows.

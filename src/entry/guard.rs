@@ -14,24 +14,27 @@
 //! What a dump leaves out without losing rows is warned of.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, c_int, c_void};
-use std::sync::OnceLock;
+use std::ffi::CStr;
+use std::rc::Rc;
 
-use pgrx::direct_function_call;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::catalog;
-use super::command::{Command, LeftOut};
-use super::definition::{CHECKS, Definition, Role};
-use super::extension;
-use super::relation::{Access, Table};
-use super::shape::{Change, Shape};
-use super::snapshot::Snapshot;
-use super::xact;
 use crate::error::LedgerError;
+use crate::pg::command::{Command, CommandId, LeftOut};
+use crate::pg::definition::{CHECKS, Definition, Role};
+use crate::pg::entry_point::entry_points;
+use crate::pg::event_trigger::{EventTriggerCall, Rewrite};
+use crate::pg::relation::{Access, Table};
+use crate::pg::shape::{Change, Shape};
+use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::{catalog, extension, object_access, system_catalog, xact};
 use crate::settings;
+
+entry_points! { event_triggers:
+    guard_ledger => guard_ledger;
+}
 
 /// Commands under way that are remembered: they run inside one another. Those that failed stay until they are one too many.
 const MAX_COMMANDS: usize = 32;
@@ -63,7 +66,7 @@ impl Noted {
 
 /// A command under way.
 struct UnderWay {
-    command: Command,
+    command: CommandId,
     /// When its transaction began: a command that ends transactions itself is not found again.
     transaction: i64,
     /// What was there when it began.
@@ -76,16 +79,13 @@ thread_local! {
     static UNDER_WAY: RefCell<Vec<UnderWay>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The hook of a library that hooked in before.
-static PREVIOUS: OnceLock<pg_sys::object_access_hook_type> = OnceLock::new();
-
-/// Runs for an event of the server's event triggers.
-pub fn on_event(event: &CStr, command: Command) {
-    match event.to_bytes() {
-        b"ddl_command_start" => begin(command),
-        b"ddl_command_end" => end(command),
+/// `credits.guard_ledger()`: event trigger before and after commands, and before tables are rewritten.
+fn guard_ledger(call: &EventTriggerCall<'_>) {
+    match call.event().to_bytes() {
+        b"ddl_command_start" => begin(call.command()),
+        b"ddl_command_end" => end(call.command()),
         _ => {
-            refuse_other_storage();
+            call.rewrite().iter().for_each(refuse_other_storage);
             refuse_changes(None);
         }
     }
@@ -93,34 +93,29 @@ pub fn on_event(event: &CStr, command: Command) {
 
 /// Before a command. The first of a session hooks into the server: the hook is called for much else, and sessions without DDL
 /// need not pay for it.
-fn begin(command: Command) {
-    // SAFETY: the only thread sets the hook, which stays valid for the life of the process.
-    unsafe {
-        if PREVIOUS.set(pg_sys::object_access_hook).is_ok() {
-            pg_sys::object_access_hook = Some(on_object_access);
-        }
-    }
+fn begin(command: Command<'_>) {
+    object_access::hook_in(before_drop);
     if command.only_makes_something_new() {
         return;
     }
     let ledger = catalog::find_ledger();
     WATCHED.set(ledger.unwrap_or(pg_sys::InvalidOid));
-    if ledger.is_none() || extension::runs_script() || is_binary_upgrade() {
+    if ledger.is_none() || extension::runs_script() || extension::is_moved_by_pg_upgrade() {
         return;
     }
     let shapes: Vec<Noted> = catalog::defined().filter_map(Noted::now).collect();
     refuse_what_the_engine_would_miss(command, &shapes);
     UNDER_WAY.with_borrow_mut(|commands| {
-        commands.retain(|other| other.command != command);
+        commands.retain(|other| other.command != command.id());
         if commands.len() == MAX_COMMANDS {
             commands.remove(0);
         }
-        commands.push(UnderWay { command, transaction: xact::began_at(), shapes });
+        commands.push(UnderWay { command: command.id(), transaction: xact::began_at(), shapes });
     });
 }
 
 /// The engine writes derived tables as the server writes its catalog: with plain indexes, and without looking at constraints.
-fn refuse_what_the_engine_would_miss(command: Command, shapes: &[Noted]) {
+fn refuse_what_the_engine_would_miss(command: Command<'_>, shapes: &[Noted]) {
     let derived = |table: pg_sys::Oid| {
         shapes.iter().find(|noted| noted.definition.role == Role::Derived && noted.oid == table)
     };
@@ -135,12 +130,12 @@ fn refuse_what_the_engine_would_miss(command: Command, shapes: &[Noted]) {
 }
 
 /// After a command that has succeeded.
-fn end(command: Command) {
+fn end(command: Command<'_>) {
     if !command.is_of_extension() {
-        refuse_changes(Some(command));
+        refuse_changes(Some(command.id()));
     }
     let began = UNDER_WAY.with_borrow_mut(|commands| {
-        let place = commands.iter().position(|other| other.command == command);
+        let place = commands.iter().position(|other| other.command == command.id());
         if let Some(place) = place {
             commands.truncate(place);
         }
@@ -152,7 +147,7 @@ fn end(command: Command) {
 }
 
 /// Compares with what was there when this command, or else the innermost one, began.
-fn refuse_changes(command: Option<Command>) {
+fn refuse_changes(command: Option<CommandId>) {
     with_beginning(command, |noted| {
         let refused = noted.changes().into_iter().find(|change| is_refused(noted.definition.role, change));
         if let Some(change) = refused {
@@ -162,19 +157,10 @@ fn refuse_changes(command: Option<Command>) {
 }
 
 /// Before a table is rewritten, the catalog does not say yet that it is going to be stored otherwise.
-fn refuse_other_storage() {
-    // The second one is in the headers from Postgres 15 on.
-    const OTHER_STORAGE: u32 = pg_sys::AT_REWRITE_ALTER_PERSISTENCE | 8;
-    // SAFETY: asked inside an event trigger for the event that has these answers.
-    let (table, reason) = unsafe {
-        (
-            direct_function_call::<pg_sys::Oid>(pg_sys::pg_event_trigger_table_rewrite_oid, &[]),
-            direct_function_call::<i32>(pg_sys::pg_event_trigger_table_rewrite_reason, &[]),
-        )
-    };
-    if reason.unwrap_or_default().cast_unsigned() & OTHER_STORAGE != 0 {
+fn refuse_other_storage(rewrite: &Rewrite) {
+    if rewrite.stores_otherwise {
         with_beginning(None, |noted| {
-            if Some(noted.oid) == table && noted.shape.is_stored_as_made() {
+            if noted.oid == rewrite.table && noted.shape.is_stored_as_made() {
                 refuse(noted.definition, Change::Stored);
             }
         });
@@ -182,7 +168,7 @@ fn refuse_other_storage() {
 }
 
 /// Shows each relation as it was when this command, or else the innermost one, began.
-fn with_beginning(command: Option<Command>, look: impl FnMut(&Noted)) {
+fn with_beginning(command: Option<CommandId>, look: impl FnMut(&Noted)) {
     UNDER_WAY.with_borrow(|commands| {
         let now = xact::began_at();
         let mut ours = commands.iter().rev().filter(|other| other.transaction == now);
@@ -207,7 +193,7 @@ fn refuse(definition: &Definition, change: Change) -> ! {
     LedgerError::KeepsItsShape { name: definition.display_name(), role: definition.role, change }.raise()
 }
 
-fn warn_of_what_dumps_leave_out(command: Command) {
+fn warn_of_what_dumps_leave_out(command: Command<'_>) {
     let left_out = command.left_out_of_dumps();
     if left_out.is_empty() {
         return;
@@ -229,60 +215,24 @@ fn warn_of_what_dumps_leave_out(command: Command) {
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn on_object_access(
-    access: pg_sys::ObjectAccessType::Type,
-    class: pg_sys::Oid,
-    object: pg_sys::Oid,
-    part: c_int,
-    argument: *mut c_void,
-) {
-    if let Some(Some(previous)) = PREVIOUS.get() {
-        // SAFETY: what the server passes is passed on; an error of the other library's becomes ours at the boundary.
-        unsafe {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, part, argument));
-        }
-    }
-    let drops_watched = access == pg_sys::ObjectAccessType::OAT_DROP
-        && object == WATCHED.get()
-        && class == pg_sys::RelationRelationId
-        && part == 0;
-    if drops_watched && !settings::allow_drop() && !is_binary_upgrade() && holds_rows_of_others(object) {
+/// Before this session drops a relation.
+fn before_drop(relation: pg_sys::Oid) {
+    let is_refused = relation == WATCHED.get()
+        && !settings::allow_drop()
+        && !extension::is_moved_by_pg_upgrade()
+        && holds_rows_of_others(relation);
+    if is_refused {
         LedgerError::HoldsTransactions.raise();
     }
-}
-
-/// Whether pg_upgrade is at work, which moves the rows as files.
-fn is_binary_upgrade() -> bool {
-    // SAFETY: a plain read of backend state.
-    unsafe { pg_sys::IsBinaryUpgrade }
 }
 
 /// Whether the table, which is locked against everyone, holds a row that another transaction inserted. Its indexes may be
 /// dropped already, so it is read as it lies. Costs one row, but for those of this transaction before it.
 fn holds_rows_of_others(table: pg_sys::Oid) -> bool {
-    let (table, now) = (Table::open(table, Access::Read), Snapshot::latest());
-    // SAFETY: the scan is ended before table and snapshot are released; each row is valid until the next is asked for.
-    unsafe {
-        let scan = pg_sys::systable_beginscan(
-            table.as_raw(),
-            pg_sys::InvalidOid,
-            false,
-            now.as_raw(),
-            0,
-            std::ptr::null_mut(),
-        );
-        let found = loop {
-            xact::check_for_interrupts();
-            let row = pg_sys::systable_getnext(scan);
-            if row.is_null() {
-                break false;
-            }
-            if !pg_sys::TransactionIdIsCurrentTransactionId((*(*row).t_data).t_choice.t_heap.t_xmin) {
-                break true;
-            }
-        };
-        pg_sys::systable_endscan(scan);
-        found
-    }
+    let table = Table::open(table, Access::Read);
+    let now = Sight::AsOf(Rc::new(Snapshot::latest()));
+    system_catalog::any(&table, &now, |row| {
+        xact::check_for_interrupts();
+        !system_catalog::is_of_this_transaction(row)
+    })
 }
