@@ -1,4 +1,4 @@
-//! The pages say what is so: README.md and each page of `docs/`. Their SQL runs, their psql sessions answer what they show, and
+//! The pages say what is so: README.md, CONTRIBUTING.md and each page of `docs/`. Their SQL runs, their psql sessions answer what they show, and
 //! their shell commands are among those that `.ci/run` runs. `pages` has the rest: links, and what the catalog must agree with.
 //!
 //! The SQL of a page, ```` ```console ```` sessions and ```` ```sql ```` blocks, is one script from top to bottom, run by
@@ -41,7 +41,7 @@ fn session(lines: &[String]) -> Vec<Statement> {
         }
         let statement = statements.last_mut().expect("a session begins with a prompt");
         if let Some(sql) =
-            ["demo-# ", "demo(# ", "demo'# "].iter().find_map(|prompt| line.strip_prefix(prompt))
+            ["demo-# ", "demo(# ", "demo'# ", "demo$# "].iter().find_map(|prompt| line.strip_prefix(prompt))
         {
             statement.sql.push('\n');
             statement.sql.push_str(sql);
