@@ -11,7 +11,8 @@ use super::arguments::required;
 use crate::engine::balance::{self, Balance};
 use crate::engine::noted::{self, Request};
 use crate::error::LedgerError;
-use crate::pg::call::{Answer, Argument, Call};
+use crate::pg::answer::Answer;
+use crate::pg::call::{Argument, Call};
 use crate::pg::column_value::ColumnValue;
 use crate::pg::{random, xact};
 

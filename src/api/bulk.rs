@@ -13,7 +13,8 @@ use pgrx::Uuid;
 use pgrx::pg_sys::panic::CaughtError;
 
 use crate::error::LedgerError;
-use crate::pg::call::{Answer, Argument, Call, Type, Value};
+use crate::pg::answer::Answer;
+use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
 use crate::pg::column_value::ColumnValue;
 use crate::pg::failure::Failure;
@@ -21,6 +22,7 @@ use crate::pg::json::{Json, Scalar};
 use crate::pg::row::Column;
 use crate::pg::statement::{ResultRow, Statement};
 use crate::pg::text;
+use crate::pg::value::{Type, Value};
 use crate::pg::{definition, privilege, xact};
 
 /// Most items of a call.

@@ -1,16 +1,24 @@
 //! The ledger read forward, for projections and exports.
 
+use std::{array, iter};
+
+use ledger::id::LedgerId;
+
 use super::filters::not_negative;
 use crate::engine::delta::column;
 use crate::engine::feed::{self, Feed, Position, START};
 use crate::error::LedgerError;
-use crate::pg::call::{Answer, Argument, Call, Value};
+use crate::pg::answer::Answer;
+use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
 use crate::pg::column_value::ColumnValue;
 use crate::pg::definition;
 use crate::pg::privilege::{self, View};
 use crate::pg::statement::Statement;
-use ledger::id::LedgerId;
+use crate::pg::value::Value;
+
+/// Columns of `credits.feed_item`: the position, and those of the ledger that the feed shows.
+const COLUMNS: usize = 14;
 
 /// Most rows that are looked for at once.
 const CHUNK: i64 = 10_000;
@@ -35,39 +43,9 @@ pub fn transactions_after(call: &Call<'_>) -> Result<Answer, LedgerError> {
         let count = usize::try_from(left.min(CHUNK)).unwrap_or_default();
         let page = feed.page(after, count);
         for &(position, place) in &page {
-            let shown = written(&ledger, position);
-            let row = feed.row(place);
-            let [
-                id,
-                user,
-                kind,
-                amount,
-                source,
-                description,
-                at,
-                seq,
-                batch,
-                key,
-                category,
-                metadata,
-                reverses,
-            ] = row.values(shown_columns);
-            result.put([
-                ColumnValue::Text(&shown),
-                id,
-                user,
-                kind,
-                amount,
-                source,
-                description,
-                at,
-                seq,
-                batch,
-                key,
-                category,
-                metadata,
-                reverses,
-            ]);
+            let (shown, row) = (written(&ledger, position), feed.row(place));
+            let mut values = iter::once(ColumnValue::Text(&shown)).chain(row.values(shown_columns));
+            result.put::<COLUMNS>(array::from_fn(|_| values.next().unwrap_or(ColumnValue::Null)));
         }
         let (Some(&(last, _)), true) = (page.last(), page.len() == count) else { break };
         after = last;

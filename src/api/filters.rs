@@ -6,8 +6,9 @@ use ledger::transaction_type::TransactionType;
 
 use super::arguments::transaction_type;
 use crate::error::LedgerError;
-use crate::pg::call::{Argument, Call, Value};
+use crate::pg::call::{Argument, Call};
 use crate::pg::statement::Statement;
+use crate::pg::value::Value;
 
 /// More than any list has, and room for what a query adds.
 const LONGEST_LIST: i64 = i64::MAX / 2;

@@ -18,11 +18,13 @@ use crate::engine::batches;
 use crate::engine::checkpoint::BatchTotals;
 use crate::engine::items::{Item, LISTED_COLUMNS, NewestItems};
 use crate::error::LedgerError;
-use crate::pg::call::{Answer, Argument, Call, Rows, Value};
+use crate::pg::answer::{Answer, Rows};
+use crate::pg::call::{Argument, Call};
 use crate::pg::column_value::ColumnValue;
 use crate::pg::definition;
 use crate::pg::memory::Scratch;
 use crate::pg::statement::{Parameter, Statement};
+use crate::pg::value::Value;
 use ledger::id::UserId;
 use ledger::transaction_type::{TransactionType, effect_sql};
 

@@ -13,10 +13,10 @@ use super::arguments::required;
 use crate::engine::noted::{self, Request};
 use crate::engine::{redaction, statistics};
 use crate::error::LedgerError;
-use crate::pg::call::Value;
 use crate::pg::catalog::Relations;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::statement::Statement;
+use crate::pg::value::Value;
 use crate::pg::{stamp, xact};
 
 /// `credits.settlement_statistics`

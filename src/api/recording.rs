@@ -7,11 +7,13 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::arguments::transaction_type;
 use crate::error::LedgerError;
-use crate::pg::call::{Answer, Argument, Call, Value};
+use crate::pg::answer::Answer;
+use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{View, view};
 use crate::pg::raised::{self, Raised};
 use crate::pg::statement::Statement;
+use crate::pg::value::Value;
 use crate::pg::{stamp, text, xact};
 
 const USER_ID: Argument = Argument(0, "user_id");

@@ -1,7 +1,8 @@
 //! What automatic top-ups have bought this month.
 
 use crate::error::LedgerError;
-use crate::pg::call::{Answer, Argument, Call};
+use crate::pg::answer::Answer;
+use crate::pg::call::{Argument, Call};
 use crate::pg::statement::Statement;
 
 /// The rows in question; the first condition is the predicate of `credits_transactions_auto_topup_idx`.

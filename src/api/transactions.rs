@@ -4,9 +4,11 @@ use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, page_of_rows};
 use crate::engine::newest::{LISTED_COLUMNS, NewestRows};
 use crate::error::LedgerError;
-use crate::pg::call::{Answer, Argument, Call, Value};
+use crate::pg::answer::Answer;
+use crate::pg::call::{Argument, Call};
 use crate::pg::definition;
 use crate::pg::statement::Statement;
+use crate::pg::value::Value;
 use ledger::id::UserId;
 use ledger::transaction_type::effect_sql;
 

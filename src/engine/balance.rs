@@ -13,13 +13,13 @@ use super::checkpoint::CheckpointScan;
 use super::delta::{BALANCE_COLUMNS, DeltaScan};
 use super::published::Published;
 use crate::error::LedgerError;
-use crate::pg::call::Value;
 use crate::pg::catalog::Relations;
 use crate::pg::numeric::Numeric;
 use crate::pg::privilege::{self, View};
 use crate::pg::relation::Table;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::statement::Statement;
+use crate::pg::value::Value;
 use crate::pg::xact;
 
 /// A user's balance as the caller's snapshot has it.

@@ -3,8 +3,8 @@
 use ledger::credits::Credits;
 use pgrx::pg_sys;
 
-use super::call::{Type, Value};
 use super::numeric;
+use super::value::{Type, Value};
 
 /// How the server lays out the elements of an array.
 struct Elements {

@@ -2,24 +2,23 @@
 //!
 //! Functions that read or record rows hand their arguments on to a query as they are and let its rows go straight into the
 //! result, so they take a [`Call`] instead of Rust values: nothing is converted, and a list of a million rows is never held in
-//! memory twice. Their entry points are in [`super::functions`]; their SQL declarations, and with them the types of the
-//! arguments, in `sql/schema/reads.sql` and `sql/schema/recording.sql`.
+//! memory twice. Their entry points are in `src/entry/functions.rs`; their SQL declarations, and with them the types of the
+//! arguments, in `balances.sql`, `reads.sql` and `recording.sql` of `sql/schema`.
 
-use std::ffi::CStr;
 use std::marker::PhantomData;
 
 use ledger::credits::Credits;
 use ledger::id::UserId;
 use ledger::numeric::DecodeError;
-use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
-use pgrx::{PgMemoryContexts, pg_sys, varlena};
+use pgrx::{PgMemoryContexts, pg_sys};
 
+use super::answer::{Answer, Rows};
 use super::catalog::Relations;
-use super::column_value::{self, ColumnValue};
 use super::raised::guard;
-use super::text::{self, Text};
+use super::text::Text;
+use super::value::Value;
 use super::{description, json, numeric};
 use crate::error::LedgerError;
 
@@ -29,144 +28,14 @@ pub struct Call<'call> {
     lifetime: PhantomData<&'call ()>,
 }
 
-/// A value that a query takes as a parameter.
-#[derive(Clone, Copy)]
-pub struct Value<'call> {
-    pub(super) oid: pg_sys::Oid,
-    pub(super) datum: pg_sys::Datum,
-    lifetime: PhantomData<&'call ()>,
-}
-
-/// A type of the values that clients send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Type {
-    /// `uuid`
-    Uuid,
-    /// `text`
-    Text,
-    /// `numeric`
-    Numeric,
-    /// `timestamptz`
-    Timestamptz,
-    /// `jsonb`
-    Jsonb,
-}
-
-impl Type {
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Uuid => "uuid",
-            Self::Text => "text",
-            Self::Numeric => "numeric",
-            Self::Timestamptz => "timestamptz",
-            Self::Jsonb => "jsonb",
-        }
-    }
-}
-
-/// What a function returns: a value, or rows that are in the result already.
-pub struct Answer(pg_sys::Datum);
-
 /// The argument of a function: its place in the declaration, counted from 0, and its name.
 #[derive(Clone, Copy)]
 pub struct Argument(pub usize, pub &'static str);
 
 impl Argument {
-    /// What to say when the argument is needed and not there.
+    /// The error for an argument that is needed and NULL.
     fn missing(self) -> LedgerError {
         LedgerError::NullArgument(self.1)
-    }
-}
-
-impl<'call> Value<'call> {
-    /// A `uuid`.
-    pub fn uuid(bytes: &'call [u8; 16]) -> Self {
-        Self { oid: pg_sys::UUIDOID, datum: pg_sys::Datum::from(bytes.as_ptr()), lifetime: PhantomData }
-    }
-
-    /// A `bigint`.
-    pub fn bigint(number: i64) -> Self {
-        Self { oid: pg_sys::INT8OID, datum: pg_sys::Datum::from(number), lifetime: PhantomData }
-    }
-
-    /// An `xid8`.
-    pub fn xid8(id: u64) -> Self {
-        Self { oid: pg_sys::XID8OID, datum: pg_sys::Datum::from(id), lifetime: PhantomData }
-    }
-
-    /// A `text`.
-    pub fn text(text: Text) -> Self {
-        Self { oid: pg_sys::TEXTOID, datum: text.as_datum(), lifetime: PhantomData }
-    }
-
-    /// A `timestamptz`.
-    pub fn timestamptz(time: TimestampWithTimeZone) -> Self {
-        Self {
-            oid: pg_sys::TIMESTAMPTZOID,
-            datum: time.into_datum().expect("a time is not NULL"),
-            lifetime: PhantomData,
-        }
-    }
-
-    /// A `text` of these bytes, which are in the encoding of the database.
-    pub fn text_of(bytes: &[u8]) -> Self {
-        Self::of(pg_sys::TEXTOID, text::datum(bytes))
-    }
-
-    /// What the server reads these bytes as, which are in the encoding of the database. Raises its error if it cannot.
-    pub fn read(as_type: Type, bytes: &[u8]) -> Self {
-        let (oid, input) = match as_type {
-            Type::Text => return Self::text_of(bytes),
-            Type::Uuid => (pg_sys::UUIDOID, pg_sys::F_UUID_IN),
-            Type::Numeric => (pg_sys::NUMERICOID, pg_sys::F_NUMERIC_IN),
-            Type::Timestamptz => (pg_sys::TIMESTAMPTZOID, pg_sys::F_TIMESTAMPTZ_IN),
-            Type::Jsonb => (pg_sys::JSONBOID, pg_sys::F_JSONB_IN),
-        };
-        // SAFETY: the copy ends with a zero byte; the function is the input function of the type.
-        let datum = unsafe {
-            let string = pg_sys::pnstrdup(bytes.as_ptr().cast(), bytes.len());
-            pg_sys::OidInputFunctionCall(input.into(), string, oid, -1)
-        };
-        Self::of(oid, datum)
-    }
-
-    /// What the server writes it as, in the encoding of the database.
-    pub fn written(&self) -> Vec<u8> {
-        let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
-        // SAFETY: the function that is looked up takes this type; the result ends with a zero byte.
-        unsafe {
-            pg_sys::getTypeOutputInfo(self.oid, &raw mut output, &raw mut is_varlena);
-            CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, self.datum)).to_bytes().to_vec()
-        }
-    }
-
-    /// The same for a message.
-    pub fn shown(&self) -> String {
-        text::shown(&self.written())
-    }
-
-    /// The bytes of a `text`.
-    pub fn as_text(&self) -> &'call [u8] {
-        assert_eq!(self.oid, pg_sys::TEXTOID, "the value is a text");
-        // SAFETY: of this type; what is compressed or out of line is copied to memory of the call's.
-        unsafe { varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(self.datum.cast_mut_ptr())) }
-    }
-
-    /// A `numeric` as a number of credits, where it is one that a sum could hold.
-    pub fn as_credits(&self) -> Result<Credits, DecodeError> {
-        assert_eq!(self.oid, pg_sys::NUMERICOID, "the value is a numeric");
-        // SAFETY: of this type.
-        unsafe { numeric::from_datum(self.datum) }
-    }
-
-    pub(super) const fn of(oid: pg_sys::Oid, datum: pg_sys::Datum) -> Self {
-        Self { oid, datum, lifetime: PhantomData }
-    }
-
-    /// An array, in memory that outlives the call.
-    pub(super) fn array(oid: pg_sys::Oid, array: *mut pg_sys::ArrayType) -> Self {
-        Self { oid, datum: pg_sys::Datum::from(array), lifetime: PhantomData }
     }
 }
 
@@ -180,7 +49,7 @@ impl<'call> Call<'call> {
     }
 
     fn value(&self, argument: Argument, oid: pg_sys::Oid) -> Option<Value<'call>> {
-        self.datum(argument).map(|datum| Value { oid, datum, lifetime: PhantomData })
+        self.datum(argument).map(|datum| Value::of(oid, datum))
     }
 
     /// A `uuid` that must be given.
@@ -333,7 +202,7 @@ impl<'call> Call<'call> {
         rows
     }
 
-    /// The same, whatever the types.
+    /// Where the rows of the result go, whatever the types of its columns.
     pub(super) fn open_result(&self) -> Rows {
         // SAFETY: fcinfo is the running call's; resultinfo is NULL or a node, told apart by its tag.
         unsafe {
@@ -369,51 +238,13 @@ fn whole_array(argument: Argument, value: Value<'_>) -> Result<Value<'_>, Ledger
     if unsafe { pg_sys::array_contains_nulls(array.cast()) } {
         return Err(LedgerError::NullElement(argument.1));
     }
-    Ok(Value { datum: pg_sys::Datum::from(array), ..value })
+    Ok(Value::of(value.oid, pg_sys::Datum::from(array)))
 }
 
-/// The store that the rows of a result are collected in.
-pub struct Rows {
-    pub(super) store: *mut pg_sys::Tuplestorestate,
-    pub(super) context: pg_sys::MemoryContext,
-    /// Those of the result; NULL where the caller does not say.
-    pub(super) columns: pg_sys::TupleDesc,
-}
-
-impl Rows {
-    /// Adds a row of these values, which must be of the types that the result has.
-    pub fn put<const N: usize>(&self, values: [ColumnValue<'_>; N]) {
-        // SAFETY: the description is valid as long as the call.
-        assert_eq!(unsafe { description::count(self.columns) }, N, "one value for each column");
-        let (mut datums, mut nulls) = column_value::datums(values);
-        // SAFETY: as many values as the description says; the store copies them.
-        unsafe {
-            pg_sys::tuplestore_putvalues(self.store, self.columns, datums.as_mut_ptr(), nulls.as_mut_ptr());
-        }
-    }
-}
-
-impl Answer {
-    /// A value of the type that the function is declared to return.
-    pub(super) fn value(datum: pg_sys::Datum) -> Self {
-        Self(datum)
-    }
-
-    /// A `numeric`.
-    pub fn credits(credits: Credits) -> Self {
-        Self(numeric::into_datum(credits))
-    }
-
-    /// Rows, in the result already.
-    pub fn rows() -> Self {
-        Self(pg_sys::Datum::null())
-    }
-}
-
-/// Runs `body` on the call that the server made of a function that reads, and reports its error.
+/// Runs `body` on the call that the server made of a function, and reports its error.
 ///
 /// # Safety
-/// `fcinfo` must be what the server passed to the function that is running, which does nothing else.
+/// `fcinfo` is what the server passed to the function that is running, which does nothing else.
 pub unsafe fn answer(
     fcinfo: pg_sys::FunctionCallInfo,
     body: impl FnOnce(&Call<'_>) -> Result<Answer, LedgerError>,
@@ -423,15 +254,15 @@ pub unsafe fn answer(
     unsafe { guard(|| body(&call).map_err(ErrorReport::from).unwrap_or_report().0) }
 }
 
-/// The same for a function that reads: with a lock on the ledger, from before its arguments are looked at.
+/// Runs `body` on the call of a function that reads: with a lock on the ledger, taken before its arguments are looked at.
 ///
 /// # Safety
-/// As above.
+/// As for [`answer`].
 pub unsafe fn answer_read(
     fcinfo: pg_sys::FunctionCallInfo,
     body: impl FnOnce(&Call<'_>) -> Result<Answer, LedgerError>,
 ) -> pg_sys::Datum {
-    // SAFETY: as above.
+    // SAFETY: the caller's promise.
     unsafe {
         answer(fcinfo, |call| Relations::locked().ok_or(LedgerError::NotInstalled).and_then(|_| body(call)))
     }

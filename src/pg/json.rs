@@ -7,7 +7,7 @@ use std::slice;
 
 use pgrx::pg_sys;
 
-use super::call::Value;
+use super::value::Value;
 
 /// More keys than any element has that is read whole.
 const MAX_KEYS: usize = 16;

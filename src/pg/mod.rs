@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod analytics;
+pub mod answer;
 mod array;
 pub mod block_ranges;
 pub mod call;
@@ -43,5 +44,6 @@ pub mod statement;
 pub mod system_catalog;
 pub mod text;
 pub mod trigger;
+pub mod value;
 pub mod write;
 pub mod xact;

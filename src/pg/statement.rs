@@ -12,9 +12,11 @@ use std::thread::panicking;
 
 use pgrx::{FromDatum, pg_sys};
 
-use super::call::{Answer, Call, Value};
+use super::answer::Answer;
+use super::call::Call;
 use super::raised::call_out;
 use super::search_path::SearchPath;
+use super::value::Value;
 
 /// Most plans that a backend keeps. There are fewer shapes than this as long as the analytics table keeps its name.
 const KEPT_PLANS: usize = 512;

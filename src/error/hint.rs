@@ -1,0 +1,130 @@
+//! What a client is told to do about an error.
+
+use super::LedgerError;
+use crate::pg::definition::Role;
+use crate::pg::shape::Change;
+
+impl LedgerError {
+    /// What to do instead, if that is not plain from the message.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NullElement(_) => Some("Remove the NULLs from the array."),
+            Self::UnknownType { .. } => {
+                Some("The transaction types are purchase, admin_grant, admin_removal and usage.")
+            }
+            Self::Amount { .. } => Some(
+                "An amount is above 0 and has at most 13 integer and 15 fractional digits; it is never rounded.",
+            ),
+            Self::BatchOnNonUsage(_) => {
+                Some("Leave fusillade_batch_id NULL for purchases, grants and removals.")
+            }
+            Self::MalformedPosition(_) => {
+                Some("Pass the feed_position of a row that transactions_after has returned, as it is.")
+            }
+            Self::OtherLedgersPosition(_) => Some(
+                "A restored ledger, a subscriber and an extension made anew have feeds of their own: begin anew, with NULL.",
+            ),
+            Self::TooManyElements { .. } => Some("Split it into several calls."),
+            Self::SourceIdConflict { .. } => Some(
+                "A retry must repeat user_id, transaction_type and amount; a new transaction needs its own source_id.",
+            ),
+            Self::BlankSourceId { .. } => {
+                Some("It is the idempotency key: give each transaction one of its own, and a retry the same.")
+            }
+            Self::SourceIdTooLong { .. } => {
+                Some("A longer one fits only where it can be compressed: use a digest of it.")
+            }
+            Self::InfiniteDate => Some("Leave it out for the time now."),
+            Self::CategoryTooLong { .. } => Some(
+                "It is a label: a model, a product, a tier. Longer texts go into description or metadata.",
+            ),
+            Self::MetadataIsNoObject => Some("Give what you have a key: {\"value\": ...}."),
+            Self::SeqTooHigh(_) => Some(
+                "Leave seq to the ledger, or stay below 4611686018427387904: no row may use up the numbers of those that follow.",
+            ),
+            Self::LeftOut(_) => Some(
+                "Nothing was recorded: a BEFORE trigger returned NULL, or gave the row a source_id that is taken.",
+            ),
+            Self::MalformedCheckpoint(_) => Some(
+                "Delete its row from credits.user_balance_checkpoints: the commit makes it anew from the ledger.",
+            ),
+            Self::OtherVersion { library, objects } if numbers(objects) < numbers(library) => {
+                Some("Run ALTER EXTENSION credits_ledger UPDATE in this database.")
+            }
+            Self::OtherVersion { .. } => Some(
+                "Reconnect: the session loaded the library before the update. If that does not help, the server needs the \
+                 newer library, and a restart if it preloads it.",
+            ),
+            Self::Missing(_) => {
+                Some("It was dropped or renamed. Bring it back as sql/credits_ledger--VERSION.sql has it.")
+            }
+            Self::InvalidDeltaIndex => Some(
+                "It is being built, or that has failed: REINDEX INDEX credits.credits_transactions_delta_idx builds it.",
+            ),
+            Self::IndexNotPlain(_) => {
+                Some("Drop it. Indexes of the derived tables are on plain columns and rows.")
+            }
+            Self::Committing => {
+                Some("Another library inserts at the end of transactions; it must do so before.")
+            }
+            Self::PreparedDeletion => {
+                Some("Use COMMIT: it makes the checkpoints anew, on the side of zero that was announced.")
+            }
+            Self::HoldsTransactions => Some(
+                "They are the only record of everybody's credits. A superuser who wants them gone says \
+                 SET credits_ledger.allow_drop = on first.",
+            ),
+            Self::OtherColumn { .. } => Some(
+                "Its owner has altered it. Give it back the type that sql/credits_ledger--VERSION.sql has.",
+            ),
+            Self::NoValue { .. } => Some("Drop the column, or allow NULL in it."),
+            Self::OtherResultType => Some(
+                "ALTER TYPE has changed credits.credit_transaction or credits.transaction_with_category: change it back.",
+            ),
+            Self::KeepsItsShape { role, change, .. } => Some(hint_of_shape(*role, change)),
+            Self::ForeignStamp { .. } => Some(
+                "It is computed where a row lands, never copied. Replicate the ledger by CREATE PUBLICATION, which leaves it out; \
+                 pglogical does not.",
+            ),
+            Self::AppendOnly(_) => Some(
+                "Record a correcting transaction instead: admin_grant adds credits, admin_removal takes them.",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// What to do instead.
+const fn hint_of_shape(role: Role, change: &Change) -> &'static str {
+    match (role, change) {
+        (_, Change::GotParent | Change::GotChild) => {
+            "Statements on one of the two tables would reach rows of the other, past its triggers. A view with UNION ALL reads \
+             both."
+        }
+        (Role::Ledger, Change::GotRule) => {
+            "A rule turns a statement into another before the ledger sees it. Use a trigger."
+        }
+        (Role::Ledger, Change::LostCheck(_) | Change::LostKey(_)) => {
+            "A dump would be restored with it, and without all rows if one of them does not pass."
+        }
+        (Role::Ledger, _) => {
+            "A dump has the rows and not the change, so that a restore would lose them. What belongs to a transaction goes into \
+             metadata, or into a table of your own keyed by id."
+        }
+        (Role::Derived, Change::GotTrigger) => {
+            "What the engine writes fires no triggers. REINDEX, CLUSTER and VACUUM FULL are the tools for this table, not \
+             those that copy what triggers tell them, as pg_repack does."
+        }
+        (Role::Derived, _) => {
+            "The engine writes the table itself. What belongs to an account goes into a table of your own keyed by user_id."
+        }
+        (Role::ResultType, _) => {
+            "Functions of the ledger return rows of this type. Choose columns in a query, or make a type of your own."
+        }
+    }
+}
+
+/// A version as its numbers, which compare as versions do.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map_while(|number| number.parse().ok()).collect()
+}
