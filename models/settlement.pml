@@ -92,8 +92,8 @@ bool  refreshing[USERS];                /* the try-lock of a counted refresh */
 bool  announced[USERS];
 
 #ifdef HEADROOM
-/* Shared memory: all that settlements of the user's charges have counted, and up to where the balance stays above zero. */
-short spent[USERS], limit[USERS];
+/* Shared memory: the count of the user's charges, and the headroom: while the count is below it, the balance is above zero. */
+short charged[USERS], charged_until[USERS];
 #endif
 
 #ifdef PREPARE
@@ -184,7 +184,7 @@ inline drop_snapshot() {
     :: u < USERS ->
        seen_exists[u] = 0; seen_positive[u] = 0; seen_balance[u] = 0; seen_covered[u] = 0; seen_version[u] = 0;
 #ifdef HEADROOM
-       seen_spent[u] = 0;
+       seen_charged[u] = 0;
 #endif
        u++
     :: else -> break
@@ -302,9 +302,9 @@ inline count_charges(s) {
      atomic {
        if
        :: TOUCHED(user, s) ->
-          seen_spent[user] = spent[user] + DEBIT(user);
+          seen_charged[user] = charged[user] + DEBIT(user);
 #ifndef COUNT_AFTER_CHECK
-          spent[user] = seen_spent[user]
+          charged[user] = seen_charged[user]
 #endif
        :: else
        fi
@@ -323,11 +323,11 @@ inline publish(user) {
     margin = lowest - CREDIT(user);
 #endif
 #ifdef COUNT_AFTER_SCAN
-    margin = margin + spent[user];
+    margin = margin + charged[user];
 #else
-    margin = margin + seen_spent[user];
+    margin = margin + seen_charged[user];
 #endif
-    if :: seen_positive[user] && margin > limit[user] -> limit[user] = margin :: else fi;
+    if :: seen_positive[user] && margin > charged_until[user] -> charged_until[user] = margin :: else fi;
     margin = 0
   }
 }
@@ -396,13 +396,13 @@ inline settle_stripe(s) {
      :: TOUCHED(user, s) ->
         if
 #ifdef HEADROOM
-        :: seen_spent[user] < limit[user] && !counted ->
+        :: seen_charged[user] < charged_until[user] && !counted ->
 #ifdef COUNT_AFTER_CHECK
-           spent[user] = spent[user] + DEBIT(user)
+           charged[user] = charged[user] + DEBIT(user)
 #else
            skip
 #endif
-        :: !(seen_spent[user] < limit[user] && !counted) && !seen_exists[user] -> straddles = true
+        :: !(seen_charged[user] < charged_until[user] && !counted) && !seen_exists[user] -> straddles = true
 #else
         :: !seen_exists[user] -> straddles = true
 #endif
@@ -412,7 +412,7 @@ inline settle_stripe(s) {
 #ifdef HEADROOM
            ;
 #ifdef COUNT_AFTER_CHECK
-           spent[user] = spent[user] + DEBIT(user);
+           charged[user] = charged[user] + DEBIT(user);
 #endif
            if :: !straddles -> publish(user) :: else fi
 #endif
@@ -530,7 +530,7 @@ inline release() {
 }
 
 #ifdef HEADROOM
-#define HEADROOM_LOCALS ; short seen_spent[USERS], margin
+#define HEADROOM_LOCALS ; short seen_charged[USERS], margin
 #else
 #define HEADROOM_LOCALS
 #endif
@@ -657,7 +657,7 @@ init {
 #endif
 #ifdef HEADROOM
        /* As an earlier settlement has left it. */
-       if :: base > 0 -> limit[u] = base :: else fi;
+       if :: base > 0 -> charged_until[u] = base :: else fi;
 #endif
        u++
     :: else -> break
@@ -665,7 +665,7 @@ init {
 #ifdef NEW_USER
     exists[0] = false; positive[0] = false; balance[0] = base;
 #ifdef HEADROOM
-    limit[0] = 0
+    charged_until[0] = 0
 #endif
 #endif
   };
@@ -706,7 +706,7 @@ init {
 #endif
        lost_flip = (exists[u] && positive[u] != announced[u]); assert(!lost_flip);
 #ifdef HEADROOM
-       unsound = (spent[u] < limit[u] && (!POSITIVE(sum) || !positive[u])); assert(!unsound);
+       unsound = (charged[u] < charged_until[u] && (!POSITIVE(sum) || !positive[u])); assert(!unsound);
 #endif
        inexact = (exists[u] && balance[u] != sum_covered); assert(!inexact);
        u++

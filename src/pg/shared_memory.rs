@@ -2,6 +2,7 @@
 //! that the directory leads to.
 
 use std::ffi::CStr;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ledger::segment::Segment;
@@ -12,8 +13,8 @@ use super::xact;
 
 /// Names carry the version of the layout: what a library has made stays until the server restarts, and an updated library
 /// with another layout must not take it for its own.
-const STATISTICS: &CStr = c"credits_ledger statistics 2";
-const DIRECTORY: &CStr = c"credits_ledger shared 4";
+const STATISTICS: &CStr = c"credits_ledger statistics 3";
+const DIRECTORY: &CStr = c"credits_ledger directory 5";
 
 /// `DSM_HANDLE_INVALID`, a macro of the server's: no segment has been made yet.
 const NO_SEGMENT: pg_sys::dsm_handle = 0;
@@ -33,11 +34,17 @@ pub fn statistics() -> Option<&'static Statistics> {
 
 /// Leads all backends to the one dynamic segment that they publish in.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Directory {
     /// The handle of the segment, or [`NO_SEGMENT`].
     handle: AtomicU32,
     lost_counts: AtomicU64,
 }
+
+const _: () = assert!(
+    offset_of!(Directory, lost_counts) == 8 && size_of::<Directory>() == 16,
+    "whoever changes the layout gives the directory a name with the next version"
+);
 
 impl Directory {
     /// The directory of this server, made by the first backend that asks; `None` if there is no room for it. Then no backend

@@ -1,14 +1,15 @@
-//! How often settlements took the ways that cost something, counted per database in memory that backends share.
+//! How often settlements did what costs something, counted for each database in shared memory.
 //!
 //! A backend counts in its own [`Counts`] and adds them to the shared [`Counters`] when its transaction has committed.
-//! Everything shared is atomic and starts as zeros, so adding needs no lock and cannot fail.
+//! Everything shared is atomic and begins as zeros, so adding needs no lock and cannot fail.
 
 use std::array;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::crossing::Direction;
 
-/// What is counted. Settlements that find nothing to decide are not: they are the hot path.
+/// What is counted. A settlement that finds nothing to decide is not counted: it is the hot path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A stripe was taken exclusively.
@@ -19,7 +20,7 @@ pub enum Event {
     CrossingDown,
     /// A checkpoint was refreshed.
     Refresh,
-    /// A lagging checkpoint was left as it is, because someone else had the right to refresh it.
+    /// A lagging checkpoint was left as it is, because another transaction had the lock for refreshes, or a relation's was not free.
     RefreshSkipped,
     /// A lagging checkpoint was left as it is, because refreshing it failed.
     RefreshFailed,
@@ -58,13 +59,24 @@ impl Counts {
 
 /// The counts of one database.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct Counters {
-    /// Oid of the database; 0 while nobody has the place.
+    /// Oid of the database; 0 while no database has the place.
     database: AtomicU32,
     /// Which of the databases that have had this oid.
     version: AtomicU32,
     counts: [AtomicU64; Event::COUNT],
 }
+
+// Backends of one server may run libraries of different builds. Whoever changes a number here gives the statistics a name with
+// the next version.
+const _: () = {
+    assert!(
+        offset_of!(Counters, version) == 4 && offset_of!(Counters, counts) == 8,
+        "no padding between the fields"
+    );
+    assert!(size_of::<Counters>() == 56 && size_of::<Statistics>() == 7168, "the statistics take 7 kB");
+};
 
 impl Counters {
     /// Adds what a transaction has counted.
@@ -76,7 +88,7 @@ impl Counters {
         }
     }
 
-    /// Begins anew unless it is for this version of the database that is counted.
+    /// Sets the counts to zero unless they are those of this version of the database.
     fn begin_for(&self, version: u32) {
         if self.version.swap(version, Ordering::Relaxed) != version {
             for total in &self.counts {
@@ -92,11 +104,12 @@ impl Counters {
     }
 }
 
-/// Places for the counts of this many databases: 7 kB. A dropped database keeps its place until the server restarts.
+/// How many databases there are places for. A dropped database keeps its place until the server restarts.
 const DATABASES: usize = 128;
 
 /// The counts of all databases of a server.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Statistics([Counters; DATABASES]);
 
 impl Default for Statistics {
@@ -106,8 +119,8 @@ impl Default for Statistics {
 }
 
 impl Statistics {
-    /// The counters of a database, which take a place if they have none yet; `None` if there is none left. They begin anew where
-    /// those of another version are found, which a dropped database with the same oid may have left.
+    /// The counters of a database, which take a place if they have none yet; `None` if all places are taken. Counters that a
+    /// dropped database with the same oid has left are of another version: they are set to zero.
     #[must_use]
     pub fn of_database(&self, database: u32, version: u32) -> Option<&Counters> {
         // Places are taken from the first on and never given back, so the first that is free ends the search.
@@ -166,7 +179,7 @@ mod tests {
         assert!(statistics.of_database(1, 1).is_some());
     }
 
-    /// Backends that meet a new database at once agree on its place.
+    /// Backends that look up a new database at once agree on its place.
     #[test]
     fn a_place_is_taken_once() {
         let statistics = Statistics::default();

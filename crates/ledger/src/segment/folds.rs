@@ -1,62 +1,69 @@
-//! Folds that backends hand to each other, in memory that they share.
+//! Folds that backends publish to each other.
 //!
-//! What one backend has folded serves all of them, for what a coverage covers never changes. So the latest fold of a user is
-//! published, and whoever settles the user next reads only the rows that came after it.
+//! What a coverage covers never changes, so a fold that one backend has computed serves all of them. The latest fold of a user
+//! is published, and the next settlement of the user reads only the rows that came after it.
 //!
-//! Often nothing came after it. Every row is counted ([`super::headroom`]) before it is committed: so if somebody took the
-//! count, and then found no row that the fold does not cover, neither committed nor in flight, the fold is all there is as
-//! long as the count stays the same. Who sees a row that it does not cover sees a higher count.
+//! Often none came after it. Every row is counted ([`super::headroom`]) before it is committed. So if a backend reads the
+//! count of a user's rows, and finds afterwards no row that the fold does not cover, neither committed nor in flight, the fold
+//! is *complete* as long as the count stays the same: a snapshot that sees a row which the fold does not cover finds a higher
+//! count.
 
 use std::cmp::Reverse;
+use std::mem::offset_of;
 
 use super::StateName;
-use super::slots::{self, KEY_WORDS, SLOTS, SeqLock, halves};
+use super::fold_words::{FIXED_WORDS, WORDS, decode, encode, straggler_words};
+use super::seqlock::SeqLock;
+use super::slots::{self, SLOTS};
 use super::straggler_sets::StragglerSets;
-use crate::coverage::Coverage;
-use crate::credits::Credits;
 use crate::fold::Fold;
 use crate::id::UserId;
 
 /// The latest folds of all users.
 #[derive(Debug)]
+#[repr(C)]
 pub struct FoldSlots {
     slots: [FoldSlot; SLOTS],
-    sets: StragglerSets,
+    straggler_sets: StragglerSets,
 }
 
-/// 256 bytes: 8 MB in all.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct FoldSlot(SeqLock<WORDS>);
 
-const _: () = assert!(size_of::<FoldSlot>() == 256, "a slot is four cache lines, all of which are used");
+const _: () = {
+    assert!(size_of::<FoldSlot>() == 256, "a slot takes four cache lines");
+    assert!(size_of::<SeqLock<WORDS>>() == 256, "and leaves no byte of them unused");
+    assert!(offset_of!(FoldSlots, straggler_sets) == 8 << 20, "the slots take 8 MB");
+};
 
-/// A fold as it is found.
+/// A fold as it was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedFold {
     /// The fold.
     pub fold: Fold,
-    /// With so many rows counted it is all there is of the user.
+    /// The fold has every row of the user while this is the count of the user's rows; `None` if no backend has found out.
     pub complete_at: Option<u64>,
 }
 
 impl FoldSlots {
-    /// The fold of the user that was published last, if it is still there.
+    /// The fold of the user that was published last, if it has not been displaced.
     #[must_use]
     pub fn get(&self, state: &StateName, user: &UserId) -> Option<PublishedFold> {
         let (_, words) = self.slot(state, user).read(FIXED_WORDS, straggler_words)?;
-        self.decode(&words, state, user)
+        decode(&words, state, user, &self.straggler_sets)
     }
 
-    /// Publishes a fold of the user, unless one with as many rows is there that has whoever uses it look for no more stragglers.
+    /// Publishes a fold of the user, unless the published one has more rows, or as many and no more stragglers. Gives up if
+    /// another backend is writing the slot.
     pub fn publish(&self, state: &StateName, user: &UserId, fold: &Fold) {
         let worth = |fold: &Fold| (fold.transaction_count, Reverse(fold.coverage.stragglers().len()));
-        self.replace(state, user, fold, None, |known| worth(&known.fold) < worth(fold));
+        self.replace(state, user, fold, None, |published| worth(&published.fold) < worth(fold));
     }
 
-    /// Tells of a fold that was published that it is complete.
+    /// Publishes that the fold is complete while `counted` is the count of the user's rows, if it is still the published one.
     pub fn mark_complete(&self, state: &StateName, user: &UserId, fold: &Fold, counted: u64) {
-        self.replace(state, user, fold, Some(counted), |known| known.fold == *fold);
+        self.replace(state, user, fold, Some(counted), |published| published.fold == *fold);
     }
 
     fn replace(
@@ -69,80 +76,11 @@ impl FoldSlots {
     ) {
         let slot = self.slot(state, user);
         let Some((version, words)) = slot.read(FIXED_WORDS, straggler_words) else { return };
-        if self.decode(&words, state, user).is_none_or(may_replace)
-            && let Some(words) = self.encode(fold, complete_at, state, user)
+        if decode(&words, state, user, &self.straggler_sets).is_none_or(may_replace)
+            && let Some(words) = encode(fold, complete_at, state, user, &self.straggler_sets)
         {
             slot.write(version, &words[..FIXED_WORDS + straggler_words(&words)]);
         }
-    }
-
-    /// `None` if its stragglers cannot be told.
-    fn encode(
-        &self,
-        fold: &Fold,
-        complete_at: Option<u64>,
-        state: &StateName,
-        user: &UserId,
-    ) -> Option<Words> {
-        let [ledger, digest, user_high, user_low] = slots::key(state, user);
-        let [balance_high, balance_low] = halves(fold.balance.units().cast_unsigned());
-        let stragglers = fold.coverage.stragglers();
-        let mut words = [0; WORDS];
-        words[..FIXED_WORDS].copy_from_slice(&[
-            ledger,
-            digest,
-            user_high,
-            user_low,
-            fold.coverage.watermark(),
-            stragglers.len() as u64,
-            balance_high,
-            balance_low,
-            fold.transaction_count.cast_unsigned(),
-            fold.latest_seq.cast_unsigned(),
-            fold.unbatched_since.cast_unsigned(),
-            complete_at.map_or(0, |counted| counted + 1),
-        ]);
-        match words[FIXED_WORDS..].get_mut(..stragglers.len()) {
-            Some(few) => few.copy_from_slice(stragglers),
-            None => words[FIXED_WORDS] = self.sets.intern(stragglers)?,
-        }
-        Some(words)
-    }
-
-    /// What the words say, if it is this one's.
-    fn decode(&self, words: &Words, state: &StateName, user: &UserId) -> Option<PublishedFold> {
-        let (fixed, stragglers) = words.split_at(FIXED_WORDS);
-        let (key, fold) = fixed.split_at(KEY_WORDS);
-        if key != slots::key(state, user) {
-            return None;
-        }
-        let &[
-            watermark,
-            count_of_stragglers,
-            balance_high,
-            balance_low,
-            count,
-            seq,
-            unbatched_since,
-            complete_at,
-        ] = fold
-        else {
-            return None;
-        };
-        let coverage =
-            match usize::try_from(count_of_stragglers).ok().and_then(|count| stragglers.get(..count)) {
-                Some(few) => Coverage::from_parts(watermark, few.iter().copied()),
-                None => Coverage::from_parts(watermark, self.sets.get(stragglers[0])?),
-            };
-        let balance = u128::from(balance_high) << 64 | u128::from(balance_low);
-        let fold = Fold {
-            coverage: coverage?,
-            balance: Credits::from_units(balance.cast_signed()),
-            transaction_count: count.cast_signed(),
-            latest_seq: seq.cast_signed(),
-            unbatched_since: unbatched_since.cast_signed(),
-        };
-        Some(PublishedFold { fold, complete_at: complete_at.checked_sub(1) })
     }
 
     fn slot(&self, state: &StateName, user: &UserId) -> &SeqLock<WORDS> {
@@ -150,31 +88,21 @@ impl FoldSlots {
     }
 }
 
-/// The key and what is fixed of a fold, before its stragglers.
-const FIXED_WORDS: usize = KEY_WORDS + 8;
-/// Stragglers that a fold has room for. Where there are more, the first word names their set.
-const INLINE_STRAGGLERS: usize = 19;
-const WORDS: usize = FIXED_WORDS + INLINE_STRAGGLERS;
-/// Which word is the number of stragglers.
-const STRAGGLER_COUNT: usize = 5;
-
-type Words = [u64; WORDS];
-
-/// How many words behind the fixed ones tell the stragglers.
-fn straggler_words(words: &Words) -> usize {
-    usize::try_from(words[STRAGGLER_COUNT]).ok().filter(|&count| count <= INLINE_STRAGGLERS).unwrap_or(1)
-}
-
 #[cfg(test)]
 mod tests {
     use std::thread;
 
+    use super::super::fold_words::INLINE_STRAGGLERS;
     use super::*;
-    use crate::coverage::MAX_STRAGGLERS;
+    use crate::coverage::{Coverage, MAX_STRAGGLERS};
+    use crate::credits::Credits;
 
     impl FoldSlots {
         const fn empty() -> Self {
-            Self { slots: [const { FoldSlot(SeqLock::new()) }; SLOTS], sets: StragglerSets::empty() }
+            Self {
+                slots: [const { FoldSlot(SeqLock::new()) }; SLOTS],
+                straggler_sets: StragglerSets::empty(),
+            }
         }
 
         fn fold(&self, state: &StateName, user: &UserId) -> Option<Fold> {
@@ -223,7 +151,7 @@ mod tests {
         }
     }
 
-    /// A reader that finds the stragglers ended, and no row of theirs, spares the others looking for them.
+    /// A reader that has found no row of stragglers that have ended spares the others a probe for each.
     #[test]
     fn a_fold_gives_way_to_one_with_fewer_stragglers() {
         static FOLDS: FoldSlots = FoldSlots::empty();
@@ -237,7 +165,7 @@ mod tests {
         }
     }
 
-    /// Where more stragglers are open than a slot has room for, they are the same for everybody.
+    /// Where more stragglers are open than a slot has room for, all folds of a moment have the same ones.
     #[test]
     fn folds_of_a_moment_share_their_stragglers() {
         static FOLDS: FoldSlots = FoldSlots::empty();
@@ -298,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_epoch_forgets() {
+    fn a_fold_of_another_state_is_not_found() {
         static FOLDS: FoldSlots = FoldSlots::empty();
         FOLDS.publish(&STATE, &USER, &fold(2));
         let state = StateName { digest: STATE.digest + 1, ..STATE };
@@ -307,7 +235,7 @@ mod tests {
         assert_eq!(FOLDS.fold(&state, &USER), Some(fold(1)));
     }
 
-    /// Two users on one slot, written by some while others read: every fold is whole, and its user's.
+    /// Two users share a slot. Some threads publish folds of both while others read: each fold is whole, and its user's.
     #[test]
     fn a_fold_is_read_whole_or_not_at_all() {
         static FOLDS: FoldSlots = FoldSlots::empty();

@@ -1,36 +1,39 @@
-//! How much users can spend before anybody needs to look at their balance.
+//! How much users can be charged before a settlement needs to look at their balance.
 //!
-//! Most settlements find a balance far above zero. One that has looked tells the others how far. From then on settlements
-//! count what they charge, and while all that is counted stays below that limit, the balance stays above zero, whatever
-//! commits and whatever rolls back: nobody needs to read anything. Those who reach the limit look again. This is the
-//! escrow method (O'Neil, "The Escrow Transactional Method", ACM TODS 11, 1986) with its lower bound alone, and not for
-//! deciding who may spend, only for knowing that there is nothing to decide.
+//! Most settlements find a balance far above zero, and publish how far. From then on settlements count what they charge. While
+//! all that is counted stays below that limit, the balance stays above zero, whatever commits and whatever rolls back: a
+//! settlement needs to read nothing. One whose count reaches the limit looks again. This is the escrow method (O'Neil, "The
+//! Escrow Transactional Method", ACM TODS 11, 1986) with its lower bound alone. It does not decide who may spend; it says
+//! that there is nothing to decide.
 //!
-//! A charge is counted after its row was inserted, while its transaction shares the stripe, and before anything is looked
-//! at. A pass over the delta that begins after that meets the row; so of every charge that a pass does not meet, the count
-//! comes after the one that the pass has begun with. What the pass leaves above zero if all that it has met in flight is
-//! charged, and nothing granted, is what those others may take: the limit is the count before the pass plus that. Counts
-//! only grow, a charge that is rolled back stays counted, and so a limit holds for good. `models/settlement.pml` has it
-//! explored.
+//! A transaction counts a charge after it has inserted the row, while it shares the stripe, and before it looks at anything. A
+//! pass over the delta that begins after that meets the row. So a charge that a pass does not meet is counted after the count
+//! that the pass has begun with. Those charges may take what is left above zero if all charges that the pass has met in flight
+//! commit, and no grant does: the limit is the count before the pass plus that. Counts only grow, and a charge that is rolled
+//! back stays counted, so a limit holds for good. `models/settlement.pml` explores this.
 //!
-//! The counts of a slot are those of all users that share it, which makes them too high, never too low.
+//! The counts of a slot are those of all users that share it. That makes them too high, never too low.
 
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::StateName;
-use super::slots::{self, KEY_WORDS, SLOTS, SeqLock};
+use super::seqlock::SeqLock;
+use super::slots::{self, KEY_WORDS, SLOTS};
 use crate::credits::{Credits, UNITS_PER_CREDIT};
 use crate::crossing::Outlook;
 use crate::id::UserId;
 
-/// Limits and charges are counted in millionths of a credit.
+/// Amounts are counted in steps of a millionth of a credit.
 const UNITS_PER_STEP: i128 = UNITS_PER_CREDIT / 1_000_000;
 
-/// What a transaction has written of a user: no less than it has, for rows of savepoints that were rolled back are in it.
+/// What a transaction has written of a user. Rows of savepoints that were rolled back are in it, so it may be more than there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     rows: u64,
+    /// The charges in steps, each rounded up.
     charged: u64,
+    /// The grants in steps, each rounded up.
     granted: u64,
 }
 
@@ -45,43 +48,45 @@ impl Written {
     pub fn add(&mut self, amount: Credits) {
         self.rows += 1;
         let side = if amount < Credits::ZERO { &mut self.charged } else { &mut self.granted };
-        // Rounded up; what is too much for the count is as good as endless.
+        // An amount that the count has no room for makes it endless, and then no headroom suffices.
         let steps = amount.units().unsigned_abs().div_ceil(UNITS_PER_STEP.unsigned_abs());
         *side = side.saturating_add(steps.try_into().unwrap_or(u64::MAX));
     }
 }
 
-/// What has been counted of a user when a settlement had counted its own.
+/// The counts of a user when a settlement had added its own.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
+    /// All charges so far in steps, those of the settlement included.
     charged: u64,
+    /// All rows so far without those of the settlement.
     rows_before: u64,
 }
 
 impl Counted {
-    /// So many charges, in millionths of a credit, and so many rows without the settlement's own.
+    /// `charged` is in millionths of a credit.
     #[must_use]
     pub const fn new(charged: u64, rows_before: u64) -> Self {
         Self { charged, rows_before }
     }
 }
 
-/// Up to where settlements need not look.
+/// The limits up to which settlements need not look at a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headroom {
-    /// While fewer charges have been counted, the balance is above zero.
+    /// The balance is above zero while the count of charges is below this.
     charged_until: u64,
-    /// With so many rows counted, the checkpoint was level with the rows.
+    /// The count of rows at which the checkpoint covered every row.
     rows_folded: u64,
 }
 
 impl Headroom {
-    /// What a pass leaves whose settlement has `written` and then `counted`; `lag` is how many rows the checkpoint is
-    /// behind. `None` if it may be nothing.
+    /// The headroom that a pass over the delta leaves, whose settlement has `written` rows and then `counted` them. `lag` is how
+    /// many rows the checkpoint is behind. `None` if the balance may be zero or less.
     #[must_use]
     pub fn left_by(outlook: &Outlook, written: &Written, counted: &Counted, lag: u64) -> Option<Self> {
         let lowest = outlook.lowest().ok()?.units().div_euclid(UNITS_PER_STEP);
-        // Our own grants may be rolled back yet.
+        // The settlement's own grants are in the outlook as settled, and may be rolled back yet.
         let left = lowest.checked_sub(written.granted.into()).filter(|&left| left > 0)?;
         let left = u64::try_from(left).unwrap_or(u64::MAX);
         Some(Self {
@@ -90,8 +95,8 @@ impl Headroom {
         })
     }
 
-    /// Whether there is nothing to look at for a settlement that has counted this: the balance stays above zero, and fewer
-    /// than `interval` rows have come since the checkpoint was refreshed.
+    /// Whether a settlement with these counts need not look: the balance stays above zero, and fewer than `interval` rows have
+    /// come since the checkpoint covered every row.
     #[must_use]
     pub const fn suffices(&self, counted: &Counted, interval: u64) -> bool {
         counted.charged < self.charged_until
@@ -101,22 +106,35 @@ impl Headroom {
 
 /// The counts and the headroom of all users.
 #[derive(Debug)]
+#[repr(C)]
 pub struct HeadroomSlots([HeadroomSlot; SLOTS]);
 
-/// 128 bytes: 4 MB in all.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct HeadroomSlot {
+    /// The count of charges of all users on the slot, in steps.
     charged: AtomicU64,
+    /// The count of rows of all users on the slot.
     rows: AtomicU64,
+    /// The headroom of one user.
     headroom: SeqLock<WORDS>,
 }
 
-/// Key and headroom.
+/// The key and the two words of [`Headroom`].
 const WORDS: usize = KEY_WORDS + 2;
 
+const _: () = {
+    assert!(
+        offset_of!(HeadroomSlot, rows) == 8 && offset_of!(HeadroomSlot, headroom) == 16,
+        "counts come first"
+    );
+    assert!(size_of::<SeqLock<WORDS>>() == 56, "72 bytes of a slot are used");
+    assert!(size_of::<HeadroomSlot>() == 128, "a slot takes two cache lines");
+    assert!(size_of::<HeadroomSlots>() == 4 << 20, "the slots take 4 MB");
+};
+
 impl HeadroomSlots {
-    /// Counts what a transaction has written of the user, in whatever digest.
+    /// Adds what a transaction has written of the user to the counts, which are the same in every state, and returns them.
     #[must_use]
     pub fn count(&self, database: u32, user: &UserId, written: &Written) -> Counted {
         let slot = self.slot(database, user);
@@ -126,24 +144,25 @@ impl HeadroomSlots {
         Counted::new(before.saturating_add(written.charged), rows_before)
     }
 
-    /// How many rows of the user have been counted.
+    /// The count of the user's rows.
     #[must_use]
     pub fn counted_rows(&self, database: u32, user: &UserId) -> u64 {
         self.slot(database, user).rows.load(Ordering::SeqCst)
     }
 
-    /// What the user is known to have.
+    /// The headroom of the user that was published last, if it has not been displaced.
     #[must_use]
     pub fn get(&self, state: &StateName, user: &UserId) -> Option<Headroom> {
         let (_, words) = self.slot(state.database, user).headroom.read(WORDS, |_| 0)?;
-        headroom_of(&words, state, user)
+        decode(&words, state, user)
     }
 
-    /// Tells what the user has. All that is known is true, so the highest counts.
+    /// Publishes headroom of the user. What was published for the user before in the same state is true as well, so the higher
+    /// limits stay. Gives up if another backend is writing the slot.
     pub fn publish(&self, state: &StateName, user: &UserId, headroom: &Headroom) {
         let slot = self.slot(state.database, user);
         let Some((version, words)) = slot.headroom.read(WORDS, |_| 0) else { return };
-        let published = headroom_of(&words, state, user).unwrap_or(*headroom);
+        let published = decode(&words, state, user).unwrap_or(*headroom);
         let charged_until = headroom.charged_until.max(published.charged_until);
         let rows_folded = headroom.rows_folded.max(published.rows_folded);
         let [ledger, digest, user_high, user_low] = slots::key(state, user);
@@ -155,7 +174,8 @@ impl HeadroomSlots {
     }
 }
 
-fn headroom_of(words: &[u64; WORDS], state: &StateName, user: &UserId) -> Option<Headroom> {
+/// The headroom that the words are; `None` if they are another user's or of another state.
+fn decode(words: &[u64; WORDS], state: &StateName, user: &UserId) -> Option<Headroom> {
     let (key, &[charged_until, rows_folded]) = words.split_at(KEY_WORDS) else { return None };
     (key == slots::key(state, user)).then_some(Headroom { charged_until, rows_folded })
 }
@@ -227,7 +247,7 @@ mod tests {
         assert_eq!(left_by(25, &written(&[25]), &counted), None);
     }
 
-    /// A limit is reached by charges alone, one step before zero.
+    /// Only charges reach a limit, and they do so one step before zero.
     #[test]
     fn suffices_until_the_balance_could_be_zero() {
         static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
@@ -240,7 +260,7 @@ mod tests {
         };
         assert!(suffices(&[-5]) && suffices(&[20]) && suffices(&[-3, -1]));
         assert!(!suffices(&[-1]));
-        assert!(!suffices(&[20]), "a grant is not counted before somebody looks");
+        assert!(!suffices(&[20]), "a grant adds no headroom before a settlement looks");
     }
 
     #[test]
@@ -250,7 +270,7 @@ mod tests {
         let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &one);
         let headroom = Headroom::left_by(&Outlook::new(credits(1000)), &one, &counted, 0).unwrap();
         SLOTS_OF_TEST.publish(&STATE, &USER, &headroom);
-        // Its own row, and those of the next ones.
+        // The row that this settlement counts, and the rows of the next settlements.
         for row in 1..=INTERVAL {
             let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &one);
             assert_eq!(headroom.suffices(&counted, INTERVAL), row < INTERVAL, "row {row}");
@@ -286,7 +306,7 @@ mod tests {
         );
     }
 
-    /// Of charges that come at once, no more are let through than the limit allows.
+    /// Of charges that several sessions make at once, headroom suffices for no more than the limit allows.
     #[test]
     fn charges_at_once_do_not_pass_the_limit() {
         static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();

@@ -1,28 +1,32 @@
 //! Sets of stragglers, each kept once for the folds of all users.
 //!
-//! A fold has room for the few stragglers of an ordinary moment. When a pool of sessions is left open there are many, and they are
-//! the same for all users: so a fold refers to the set by an id instead. The id is made of the number of the slot and the
+//! A slot has room for the few stragglers that a fold has at most times. When a pool of sessions leaves transactions open there
+//! are many, and they are the same for all users: so a fold refers to the set by an id instead. The id is made of the number of the slot and the
 //! version of its contents. So an id never refers to another set than at first; the set may be gone.
 
-use super::slots::SeqLock;
+use super::seqlock::SeqLock;
 use crate::coverage::MAX_STRAGGLERS;
 
-/// The sets of the latest moments, of all databases.
+/// The sets that were used last, of all databases.
 #[derive(Debug)]
+#[repr(C)]
 pub struct StragglerSets([SetSlot; SETS]);
 
-/// 1,664 bytes: 104 kB in all.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct SetSlot(SeqLock<WORDS>);
+
+// The set of the most stragglers takes 1,616 of the bytes.
+const _: () =
+    assert!(size_of::<SetSlot>() == 1664 && size_of::<StragglerSets>() == 104 << 10, "the sets take 104 kB");
 
 const SETS: usize = 1 << SET_BITS;
 const SET_BITS: u32 = 6;
-/// How many there are, and their ids.
+/// The number of stragglers, and their transaction ids.
 const WORDS: usize = 1 + MAX_STRAGGLERS;
 
 impl StragglerSets {
-    /// The set with this id, if it is still there.
+    /// The set with this id, if it has not been displaced.
     #[must_use]
     pub fn get(&self, id: u64) -> Option<Vec<u64>> {
         let number = usize::try_from(id % SETS as u64).unwrap_or_default();
@@ -30,8 +34,8 @@ impl StragglerSets {
         (version == id / SETS as u64).then(|| words[1..=count(&words)].to_vec())
     }
 
-    /// The id of the set, which is put there if it is not; `None` if somebody else is writing there. No more than
-    /// [`MAX_STRAGGLERS`].
+    /// Puts the set there unless it is there, and returns its id. `None` if another backend is writing the slot, or if there are
+    /// more than [`MAX_STRAGGLERS`].
     #[must_use]
     pub fn intern(&self, stragglers: &[u64]) -> Option<u64> {
         let number = slot_of(stragglers);
@@ -69,7 +73,7 @@ mod tests {
         }
     }
 
-    /// All of it follows from the number.
+    /// The set of this number.
     fn set(number: u64) -> Vec<u64> {
         (0..=number % MAX_STRAGGLERS as u64).map(|id| number + id).collect()
     }

@@ -1,0 +1,65 @@
+//! Sequence locks over atomic words (Boehm, "Can seqlocks get along with programming language memory models?", 2012).
+//!
+//! Nobody waits. A reader gets the words whole or not at all, and a writer that comes while another one writes gives up.
+
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Words that are read whole or not at all. As zeros it is a valid one.
+#[derive(Debug)]
+#[repr(C)]
+pub struct SeqLock<const WORDS: usize> {
+    /// Odd while the words are being written. Each write adds two.
+    version: AtomicU64,
+    words: [AtomicU64; WORDS],
+}
+
+const _: () = assert!(
+    size_of::<SeqLock<3>>() == 32 && offset_of!(SeqLock<3>, words) == 8,
+    "the words follow the version"
+);
+
+impl<const WORDS: usize> SeqLock<WORDS> {
+    /// All zeros.
+    #[cfg(test)]
+    pub const fn new() -> Self {
+        Self { version: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; WORDS] }
+    }
+
+    /// Reads the first words, and as many after them as `more` says when it is given those. Returns the version and the words,
+    /// zeros for those that were not read; `None` if somebody was writing.
+    ///
+    /// `more` is called with words that may be torn. `first` and what it returns must not exceed `WORDS` together.
+    pub fn read(
+        &self,
+        first: usize,
+        more: impl FnOnce(&[u64; WORDS]) -> usize,
+    ) -> Option<(u64, [u64; WORDS])> {
+        let version = self.version.load(Ordering::Acquire);
+        let mut words = [0; WORDS];
+        self.copy(&mut words[..first], 0);
+        let last = first + more(&words);
+        self.copy(&mut words[first..last], first);
+        fence(Ordering::Acquire);
+        let whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
+        whole.then_some((version, words))
+    }
+
+    fn copy(&self, words: &mut [u64], from: usize) {
+        for (word, shared) in words.iter_mut().zip(&self.words[from..]) {
+            *word = shared.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Writes the words in place of those that [`read`](Self::read) returned with this version, and returns their own version;
+    /// `None` if they have been replaced since. Words beyond the given ones stay as they are.
+    pub fn write(&self, version: u64, words: &[u64]) -> Option<u64> {
+        self.version.compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        fence(Ordering::Release);
+        for (shared, &word) in self.words.iter().zip(words) {
+            shared.store(word, Ordering::Relaxed);
+        }
+        self.version.store(version + 2, Ordering::Release);
+        Some(version + 2)
+    }
+}
