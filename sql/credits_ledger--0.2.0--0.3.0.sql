@@ -77,22 +77,23 @@ COMMENT ON TRIGGER append_only_applied ON credits.credits_transactions IS
     'Refuses UPDATE and DELETE that logical replication applies, or that come through another table.';
 
 COMMENT ON FUNCTION credits.current_xact_id(bigint) IS
-    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. Has the numbering go on '
-    'behind seq, if the caller may insert it.';
+    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. Moves the sequence on '
+    'to seq, if the row brings one and the caller may insert it.';
 CREATE FUNCTION credits.advance_seq(past bigint) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'advance_seq_wrapper';
 COMMENT ON FUNCTION credits.advance_seq(bigint) IS
-    'Has the next transaction numbered above past; never sets numbering back, and needs no lock: room for rows that are to come '
-    'with a seq of their own. Rows themselves have the numbering go on behind them. For whoever may insert seq into the ledger. '
-    'Errors: 22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
+    'Numbers the next transaction above past, and never sets numbering back: room for rows that are to come with a seq of their '
+    'own. Needs no lock. Such rows move the numbering on by themselves, too. For roles that may insert the column seq. Errors: '
+    '22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
 
 REVOKE ALL ON FUNCTION credits.advance_seq(bigint) FROM PUBLIC;
 
 -- Derived tables and their views.
 
--- A session that comes later, here or on a standby, is told of the change by this row. The engine inserts it and removes those
--- of before; any set of rows does that was not there before, so changes by hand of this table are noted likewise.
+-- Each change of checkpoints by hand leaves a row here, in the same transaction. What sessions publish bears a name that is derived from
+-- the rows of this table (src/pg/state.rs): after the commit, nothing that was published before is used, on standbys neither. The engine
+-- inserts the row and removes older ones. A change of this table by hand has the same effect, since it leaves another set of rows.
 CREATE TABLE credits.checkpoint_changes (
     xact_id    xid8        NOT NULL,
     changed_at timestamptz NOT NULL
@@ -103,10 +104,10 @@ CREATE TABLE credits.checkpoint_changes (
     autovacuum_analyze_threshold = 1000
 );
 COMMENT ON TABLE credits.checkpoint_changes IS
-    'Derived: the last transactions that changed checkpoints by hand. What sessions had told each other of users before is not used '
-    'any more. Not for clients.';
+    'Derived: the last transactions that changed checkpoints by hand. What sessions had published of accounts before such a '
+    'change is not used any more. Not for clients.';
 COMMENT ON COLUMN credits.checkpoint_changes.xact_id IS 'Transaction that changed checkpoints.';
-COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it did.';
+COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it changed them.';
 REVOKE ALL ON credits.checkpoint_changes FROM PUBLIC;
 
 CREATE TRIGGER leave_out_replicated
@@ -114,40 +115,39 @@ CREATE TRIGGER leave_out_replicated
     FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
 ALTER TABLE credits.checkpoint_changes ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.checkpoint_changes IS
-    'Keeps the changes in other databases out.';
+    'Skips the changes in other databases, which replication brings.';
 
 COMMENT ON FUNCTION credits.announce_change() IS
-    'Trigger: notes in checkpoint_changes that the transaction changes checkpoints, and has every session forget what it knows of '
-    'users when it has committed.';
+    'Trigger: records in checkpoint_changes that the transaction changes checkpoints, and invalidates what every session keeps of'
+    ' accounts, once it has committed.';
 
 CREATE TRIGGER announce_change
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.checkpoint_changes
     FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change();
 ALTER TABLE credits.checkpoint_changes ENABLE ALWAYS TRIGGER announce_change;
-COMMENT ON TRIGGER announce_change ON credits.checkpoint_changes IS
-    'What was noted is not taken back without a note.';
+COMMENT ON TRIGGER announce_change ON credits.checkpoint_changes IS 'A change of this table by hand is recorded in it, too.';
 
--- A checkpoint says which side of zero was announced, which the ledger's rows do not: a crossing by COMMIT PREPARED may be announced by
--- nobody yet. One that is deleted by hand is made anew by the commit, on that side. Where all go at once, no row has its say.
+-- Only the checkpoint stores which side of zero was announced last. It cannot be computed from the ledger's rows: a crossing by COMMIT
+-- PREPARED may not have been announced yet. So when a checkpoint is deleted by hand, this trigger notes the side, and the commit makes
+-- the checkpoint again on that side. TRUNCATE fires no row trigger: there, a statement trigger notes that all are to be made again.
 CREATE FUNCTION credits.keep_announced() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'keep_announced';
 COMMENT ON FUNCTION credits.keep_announced() IS
-    'Trigger: notes which side of zero a deleted checkpoint said was announced; the checkpoint is made anew when the transaction commits.';
+    'Trigger: notes the announced side of zero of a deleted checkpoint; the checkpoint is made again on that side when the '
+    'transaction commits.';
 
 CREATE TRIGGER keep_announced
     AFTER DELETE OR UPDATE OF user_id ON credits.user_balance_checkpoints
     FOR EACH ROW EXECUTE FUNCTION credits.keep_announced();
 ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_announced;
-COMMENT ON TRIGGER keep_announced ON credits.user_balance_checkpoints IS
-    'A checkpoint that was deleted by hand is made anew.';
+COMMENT ON TRIGGER keep_announced ON credits.user_balance_checkpoints IS 'Has a checkpoint that was deleted by hand made again.';
 
 CREATE TRIGGER keep_all_announced
     BEFORE TRUNCATE ON credits.user_balance_checkpoints
     FOR EACH STATEMENT EXECUTE FUNCTION credits.keep_announced();
 ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_all_announced;
-COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS
-    'Checkpoints that were all deleted by hand are made anew.';
+COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS 'Has all checkpoints made again after TRUNCATE.';
 REVOKE ALL ON FUNCTION credits.keep_announced() FROM PUBLIC;
 
 CREATE OR REPLACE VIEW credits.batches WITH (security_barrier) AS
@@ -156,7 +156,7 @@ CREATE OR REPLACE VIEW credits.batches WITH (security_barrier) AS
         SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
                sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
         FROM (
-            -- What is folded of an account without a checkpoint was left behind: all of its rows are uncovered.
+            -- Without its checkpoint, what is folded of an account does not count: all of its rows are uncovered.
             SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
             FROM credits.batch_aggregates b
             WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id)
@@ -202,7 +202,7 @@ CREATE OR REPLACE VIEW credits.stragglers WITH (security_barrier) AS
         SELECT l.xact_id, coalesce(sum(l.checkpoints) FILTER (WHERE l.is_listed), 0)::bigint AS listed_by,
                coalesce(sum(l.checkpoints) FILTER (WHERE NOT l.is_listed), 0)::bigint AS watermark_of
         FROM (
-            -- Most checkpoints list none, and many the same.
+            -- Most checkpoints list no straggler, and many list the same ones.
             SELECT unnest(c.stragglers), true, c.checkpoints
             FROM (SELECT c.stragglers, count(*) AS checkpoints FROM credits.user_balance_checkpoints c
                   WHERE cardinality(c.stragglers) > 0 GROUP BY c.stragglers) c
@@ -242,13 +242,13 @@ COMMENT ON FUNCTION credits.guard_ledger() IS
     'Event trigger: refuses, with SQLSTATE 55000, to drop a ledger that holds transactions, unless credits_ledger.allow_drop is '
     'on, and to give the ledger, derived tables or result types another shape. Warns of what pg_dump leaves out.';
 
--- Every command, as cascades reach a table from almost anything. It is this one that notes what was there: disabled, it
--- switches the other two off. ALWAYS: also while replication applies.
+-- Fires for every command, because a cascade can reach a table from almost anything. It notes the shape of the tables before the
+-- command: while it is disabled, the other two triggers do nothing. ALWAYS: also while replication applies changes.
 CREATE EVENT TRIGGER credits_ledger_guard ON ddl_command_start
     EXECUTE FUNCTION credits.guard_ledger();
 ALTER EVENT TRIGGER credits_ledger_guard ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER credits_ledger_guard IS
-    'Keeps a ledger that holds transactions from being dropped by accident, and notes the shape of its tables.';
+    'Refuses to drop a ledger that holds transactions, and notes the shape of its tables before a command.';
 
 CREATE EVENT TRIGGER credits_ledger_guard_end ON ddl_command_end
     EXECUTE FUNCTION credits.guard_ledger();
@@ -256,19 +256,19 @@ ALTER EVENT TRIGGER credits_ledger_guard_end ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER credits_ledger_guard_end IS
     'Refuses changes of the shape of the ledger''s tables, and warns of what pg_dump leaves out.';
 
--- A large table is not rewritten first and refused then.
+-- Refuses before the server rewrites a large table, not after.
 CREATE EVENT TRIGGER credits_ledger_guard_rewrite ON table_rewrite
     EXECUTE FUNCTION credits.guard_ledger();
 ALTER EVENT TRIGGER credits_ledger_guard_rewrite ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER credits_ledger_guard_rewrite IS
-    'Refuses changes of the shape of the ledger''s tables before their rows are written anew.';
+    'Refuses changes of the shape of the ledger''s tables before the server rewrites them.';
 
 -- Row-level security in dumps.
 
--- pg_dump has an extension's tables made by CREATE EXTENSION and leaves out what a user has put on them: policies, ENABLE and FORCE ROW
--- LEVEL SECURITY. It carries rows, and a condition on them, which it puts behind FROM as it is: that of dumped_row_security
--- appends what the function row_security reads from the catalog at that moment. Nothing has to be noted when a policy changes, so nothing
--- is ever out of date, the names of roles included. What a restore brings is made at once by a trigger; rows stay only if it cannot be.
+-- pg_dump leaves the tables of an extension to CREATE EXTENSION, and with them what a user has put on them: policies, ENABLE and FORCE ROW
+-- LEVEL SECURITY. It does dump their rows, by a query to which it appends the condition that the extension has registered. The condition of
+-- dumped_row_security adds the rows of the function row_security, which reads the catalogs at that moment: nothing has to be stored when a
+-- policy changes. In a restore, a trigger makes the policy of each row that is inserted; the row stays only if that fails.
 
 CREATE TABLE credits.dumped_row_security (
     table_name       text NOT NULL,
@@ -297,8 +297,9 @@ CREATE TABLE credits.dumped_row_security (
     autovacuum_analyze_threshold = 1000
 );
 COMMENT ON TABLE credits.dumped_row_security IS
-    'The way of row-level security through pg_dump: a dump of it has what row_security() returns, and what a restore inserts is '
-    'made at once. Its own rows are what could not be made, see restore_row_security. Only its owner and superusers write to it.';
+    'Carries row-level security of the ledger through pg_dump: a dump has the rows of row_security() in place of its own, and a '
+    'restore makes each policy when its row is inserted. Rows that stay could not be made: see restore_row_security. Only its '
+    'owner and superusers write to it.';
 COMMENT ON COLUMN credits.dumped_row_security.table_name IS 'Table of the schema credits.';
 COMMENT ON COLUMN credits.dumped_row_security.kind IS 'enable or force (row-level security of the table), or policy.';
 COMMENT ON COLUMN credits.dumped_row_security.policy IS 'Name of the policy; empty for enable and force.';
@@ -307,12 +308,12 @@ COMMENT ON COLUMN credits.dumped_row_security.command IS 'Command that the polic
 COMMENT ON COLUMN credits.dumped_row_security.roles IS 'Roles that the policy is for; NULL for PUBLIC.';
 COMMENT ON COLUMN credits.dumped_row_security.using_expression IS 'USING, if the policy has it.';
 COMMENT ON COLUMN credits.dumped_row_security.check_expression IS 'WITH CHECK, if the policy has it.';
-COMMENT ON COLUMN credits.dumped_row_security.problem IS 'Why it could not be made as it is here.';
+COMMENT ON COLUMN credits.dumped_row_security.problem IS 'Why the policy could not be made.';
 COMMENT ON CONSTRAINT kind_is_known ON credits.dumped_row_security IS
     'A row says ENABLE or FORCE, or holds a policy.';
 
--- Not a view: pg_dump reads none but the system's own. The order is that of safety, should each row be restored by itself: what closes
--- the table comes before what opens it.
+-- Not a view, because pg_dump allows that condition no view but the system's. Rows are ordered so that a restore in which each is a
+-- transaction is safe at each moment: what closes the table comes before what opens it.
 CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -352,13 +353,13 @@ CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
         ORDER BY s.kind = 'policy', s.is_permissive, s.table_name, s.kind, s.policy
     $$;
 COMMENT ON FUNCTION credits.row_security() IS
-    'Row-level security of the tables that are dumped: ENABLE, FORCE and policies, as a dump carries them, and with a problem what a '
-    'restore has brought and could not make. Anybody may call it who may dump: SELECT on dumped_row_security is needed.';
+    'Row-level security of the ledger, as a dump carries it: ENABLE, FORCE and policies, and, with a problem, policies that a '
+    'restore could not make. Anybody may call it who may SELECT from dumped_row_security, as whoever dumps must.';
 
 SELECT pg_extension_config_dump('credits.dumped_row_security', 'WHERE false UNION ALL SELECT * FROM credits.row_security()');
 
--- What is said here is run, as SQL, by whoever restores: nobody else may say it, whatever is granted. Row-level security would
--- have a role without BYPASSRLS fail to dump the table.
+-- Rows of this table are executed as SQL by whoever restores. So only the owner and superusers may write them, whatever is granted. A
+-- trigger says so, since row-level security would keep a role without BYPASSRLS from dumping the table.
 CREATE FUNCTION credits.refuse_others() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -460,9 +461,10 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.make_row_security() IS
-    'Trigger: makes what a row of dumped_row_security says, unless it is there already, and keeps the row only if that fails. A policy '
-    'for a role that does not exist is made for the others; one that cannot be made is left out if it is permissive, and denies '
-    'everything if it is restrictive; each with a warning. One of another definition that is there already stays.';
+    'Trigger: makes the policy, ENABLE or FORCE of an inserted row, unless it is there already, and keeps the row only if that '
+    'fails. A policy for a role that does not exist is made for its other roles. One that cannot be made is left out if it is '
+    'permissive, and denies everything if it is restrictive. Each with a warning. A policy of that name with another definition '
+    'stays as it is.';
 
 -- ALWAYS: whatever session_replication_role a restore has set.
 CREATE TRIGGER make_row_security
@@ -486,8 +488,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.restore_row_security() IS
-    'Makes what a restore has brought and could not make then (a role was missing, or what a policy refers to); returns what still '
-    'cannot be made, each with its problem. Errors: 42501 for anybody but the owner of dumped_row_security and superusers.';
+    'Makes the policies that a restore could not make, because a role or what they refer to was missing. Returns those that still'
+    ' cannot be made, each with its problem. Errors: 42501 for anybody but the owner of dumped_row_security and superusers.';
 
 REVOKE ALL ON credits.dumped_row_security FROM PUBLIC;
 REVOKE ALL ON FUNCTION credits.refuse_others(), credits.make_row_security(), credits.restore_row_security(), credits.row_security()
@@ -511,21 +513,21 @@ CREATE TYPE credits.recorded_transaction AS (
     detail         text
 );
 COMMENT ON TYPE credits.recorded_transaction IS
-    'What became of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, stored before '
-    'with the same user, type and amount; conflict, its source_id or id is another transaction''s; refused. transaction_id and '
-    'seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';
+    'Result of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, if it was stored '
+    'before with the same user, type and amount; conflict, if another transaction has its source_id or id; refused. '
+    'transaction_id and seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';
 REVOKE ALL ON TYPE credits.recorded_transaction FROM PUBLIC;
 
 CREATE FUNCTION credits.record_transactions(transactions jsonb) RETURNS SETOF credits.recorded_transaction
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100
     AS 'MODULE_PATHNAME', 'record_transactions';
 COMMENT ON FUNCTION credits.record_transactions(jsonb) IS
-    'Records the items of an array of at most 10,000 objects as an INSERT does, and says of each what became of it, in the order of '
-    'the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, created_at, '
-    'category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. A bad item costs '
-    'only itself. Rows get their seqs in the order of their source_ids. Errors: 22004 for NULL, 22023 for what is no array or has '
-    'too many items, 25006 in a read-only transaction, 42501 without INSERT on the columns that are given and SELECT on the ledger, and '
-    'what ends a transaction: 40001, 40P01, a cancel.';
+    'Records the items of an array of at most 10,000 objects, each as an INSERT does, and returns the result of each, in the '
+    'order of the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, '
+    'created_at, category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. '
+    'An item that is refused does not affect the others. Rows get their seqs in the order of their source_ids. Errors: 22004 for '
+    'NULL, 22023 for what is no array or has too many items, 25006 in a read-only transaction, 42501 without INSERT on the '
+    'columns that are given and SELECT on the ledger, and what ends a transaction: 40001, 40P01, a cancel.';
 REVOKE ALL ON FUNCTION credits.record_transactions(jsonb) FROM PUBLIC;
 
 -- Reading forward and redaction.
@@ -540,25 +542,23 @@ COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend_bulk(uuid[]) IS
     'exact, for each of the users that has any, once. 22004 for NULL, also in the array. Cost: these rows and one index lookup '
     'per user.';
 
--- The server has none for xid8. It is made of the operators of xid8 and of functions of the server's own.
+-- The server has no BRIN operator class for xid8. This one consists of the server's own operators and functions.
 CREATE OPERATOR CLASS credits.xid8_minmax_ops FOR TYPE xid8 USING brin AS
     OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >,
     FUNCTION 1 brin_minmax_opcinfo(internal),
     FUNCTION 2 brin_minmax_add_value(internal, internal, internal, internal),
     FUNCTION 3 brin_minmax_consistent(internal, internal, internal),
     FUNCTION 4 brin_minmax_union(internal, internal, internal);
-COMMENT ON OPERATOR CLASS credits.xid8_minmax_ops USING brin IS
-    'What ranges of blocks span by transaction id.';
-COMMENT ON OPERATOR FAMILY credits.xid8_minmax_ops USING brin IS
-    'What ranges of blocks span by transaction id.';
--- transactions_after. An insert touches it no more than the other: a range is summarized when the next one begins, or by a vacuum.
+COMMENT ON OPERATOR CLASS credits.xid8_minmax_ops USING brin IS 'Block range index of transaction ids.';
+COMMENT ON OPERATOR FAMILY credits.xid8_minmax_ops USING brin IS 'Block range index of transaction ids.';
+-- For transactions_after. As above, an insert does not touch it: a block range is summarized when the next one begins, or by a vacuum.
 CREATE INDEX credits_transactions_stamp_idx ON credits.credits_transactions USING brin (xact_id credits.xid8_minmax_ops)
     WITH (pages_per_range = 64, autosummarize = on);
 COMMENT ON INDEX credits.credits_transactions_stamp_idx IS
     'Finds the rows of all users by the transaction that inserted them.';
 
--- Positions of the feed are of one ledger. A dump leaves this row out, and so a restored ledger has a name of its own, as a
--- subscriber has; pg_upgrade and a copy of the whole database keep it.
+-- A position of transactions_after is valid in one ledger, and contains its name. pg_dump leaves this row out, so a restored ledger gets a
+-- name of its own, and so does a subscriber; pg_upgrade and a copy of the whole database keep it.
 CREATE TABLE credits.ledger_identity (
     is_only   boolean NOT NULL DEFAULT true,
     ledger_id uuid    NOT NULL DEFAULT gen_random_uuid(),
@@ -566,9 +566,8 @@ CREATE TABLE credits.ledger_identity (
     CONSTRAINT ledger_identity_pkey PRIMARY KEY (is_only),
     CONSTRAINT there_is_one CHECK (is_only)
 ) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
-COMMENT ON TABLE credits.ledger_identity IS
-    'Derived: the name of this ledger, which positions of transactions_after bear.';
-COMMENT ON COLUMN credits.ledger_identity.is_only IS 'There is one row.';
+COMMENT ON TABLE credits.ledger_identity IS 'Derived: the name of this ledger. Positions of transactions_after contain it.';
+COMMENT ON COLUMN credits.ledger_identity.is_only IS 'Always true: it keeps the table at one row.';
 COMMENT ON COLUMN credits.ledger_identity.ledger_id IS
     'Random: kept by pg_upgrade and by copies of the database, another one in a restored ledger and at a subscriber.';
 COMMENT ON CONSTRAINT there_is_one ON credits.ledger_identity IS
@@ -581,7 +580,7 @@ CREATE TRIGGER leave_out_replicated
     FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
 ALTER TABLE credits.ledger_identity ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.ledger_identity IS
-    'Keeps the names of other ledgers out.';
+    'Skips the names of other ledgers, which replication brings.';
 
 CREATE TYPE credits.feed_item AS (
     feed_position      text,
@@ -599,8 +598,7 @@ CREATE TYPE credits.feed_item AS (
     metadata           jsonb,
     reverses           uuid
 );
-COMMENT ON TYPE credits.feed_item IS
-    'One ledger row of transactions_after. feed_position: what to pass to read on behind it.';
+COMMENT ON TYPE credits.feed_item IS 'One ledger row of transactions_after. Pass its feed_position to read the rows behind it.';
 REVOKE ALL ON TYPE credits.feed_item FROM PUBLIC;
 REVOKE ALL ON TABLE credits.ledger_identity FROM PUBLIC;
 
@@ -610,21 +608,23 @@ CREATE FUNCTION credits.transactions_after(feed_position text DEFAULT NULL, "lim
     LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1000
     AS 'MODULE_PATHNAME', 'transactions_after';
 COMMENT ON FUNCTION credits.transactions_after(text, bigint) IS
-    'The ledger read forward: the first "limit" rows (NULL: all) behind a feed_position of an earlier row, or from the beginning, in the '
-    'order of the transactions that inserted them and of seq. Rows of transactions that are not older than the oldest open one come later, so '
-    'that nothing ever belongs before a position that was given out, and each row comes once. It waits for nobody. Errors: 22023 '
-    'for a negative limit and a position that is malformed or of another ledger, 42501 without SELECT on the ledger. Cost: a few '
-    'thousand rows read besides the page; where row-level security filters, a query.';
+    'The ledger read forward: the first "limit" rows (NULL: all) behind a feed_position of an earlier row, or from the beginning,'
+    ' in the order of the transactions that inserted them and of seq. It leaves out rows of transactions that are not older than '
+    'the oldest open one; a later call returns them. So no row ever belongs before a position that was returned, and each row '
+    'comes once. It waits for nobody. Errors: 22023 for a negative limit and a position that is malformed or of another ledger, '
+    '42501 without SELECT on the ledger. Cost: a few thousand rows read besides the page; where row-level security filters, a '
+    'query.';
 REVOKE ALL ON FUNCTION credits.transactions_after(text, bigint) FROM PUBLIC;
 
 CREATE FUNCTION credits.redact_account(user_id uuid) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'redact_account_wrapper';
 COMMENT ON FUNCTION credits.redact_account(uuid) IS
-    'For erasure requests: clears description and metadata of the rows of a user that are committed, or the transaction''s own, and changes '
-    'nothing else; returns how many rows that were. Takes the stripe of the user, so that its commits wait until this transaction ends. Fires '
-    'no trigger. EXECUTE suffices, which nobody has at first; row-level security hides no row from it. Old versions go with the next '
-    'vacuum. Errors: 22004 for NULL, 25006 in a read-only transaction, 0A000 if the transaction is prepared.';
+    'For erasure requests: clears description and metadata of the rows of a user that are committed or the transaction''s own, '
+    'and changes nothing else; returns how many rows it has cleared. Takes the stripe of the user exclusively, so commits of its '
+    'users wait until this transaction ends. Fires no trigger. EXECUTE suffices, which nobody but the owner has at first; row-'
+    'level security hides no row from it. Vacuum removes the old versions of the rows. Errors: 22004 for NULL, 25006 in a read-'
+    'only transaction, 0A000 if the transaction is prepared.';
 REVOKE ALL ON FUNCTION credits.redact_account(uuid) FROM PUBLIC;
 
 -- Verification.
@@ -860,10 +860,10 @@ CREATE FUNCTION credits.verify_installation()
         ORDER BY 1, 2
     $$;
 COMMENT ON FUNCTION credits.verify_installation() IS
-    'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, and '
-    'lists what differs, with policies that a restore could not make; no rows is the good answer. left out of dumps: an application''s '
-    'own on the ledger. Not compared: owners, privileges, storage and statistics settings, tablespaces, what views and functions '
-    'say. Reads catalogs only.';
+    'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, '
+    'and lists what differs, and policies that a restore could not make; no rows is the good answer. ''left out of dumps'' names '
+    'an index, constraint or trigger of an application''s own on the ledger. Not compared: owners, privileges, storage and '
+    'statistics settings, tablespaces, bodies of views and functions. Reads catalogs only.';
 
 REVOKE ALL ON FUNCTION credits.verify_installation() FROM PUBLIC;
 
@@ -1167,3 +1167,37 @@ COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
     'EXECUTE on the functions of the schema and, unless announce is true, the right to set both channels. Errors '
     'besides: 23514 for rows that cannot be kept exactly, 42703 and 42804 for columns that do not fit, 55000 if a user differs in '
     'the end, 2D000 inside a transaction block, 22004, 22023, 42501.';
+
+-- Comments say it more plainly.
+COMMENT ON FUNCTION credits.leave_out() IS 'Trigger: skips rows that logical replication brings for a derived table.';
+COMMENT ON TRIGGER leave_out_replicated ON credits.user_balance_checkpoints IS
+    'Skips the checkpoints of other databases, which replication brings.';
+COMMENT ON TRIGGER leave_out_replicated ON credits.batch_aggregates IS
+    'Skips the batch totals of other databases, which replication brings.';
+COMMENT ON TRIGGER announce_change ON credits.user_balance_checkpoints IS
+    'Has sessions read a checkpoint again that was changed or deleted by hand.';
+COMMENT ON TRIGGER note_transaction ON credits.credits_transactions IS
+    'Notes the accounts whose balances the transaction changes; they are settled when it commits.';
+COMMENT ON VIEW credits.checkpoints IS
+    'The table user_balance_checkpoints, for callers who may SELECT all rows of the ledger; empty for others.';
+COMMENT ON VIEW credits.folded_batches IS
+    'The table batch_aggregates, for callers who may SELECT all rows of the ledger; empty for others.';
+COMMENT ON VIEW credits.users_without_checkpoint IS
+    'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their rows '
+    'until refresh_checkpoint or their next transaction. For operators: empty under row-level security.';
+COMMENT ON VIEW credits.uncovered_transactions IS
+    'The deltas: ledger rows that no checkpoint covers yet. For operators: empty under row-level security.';
+COMMENT ON FUNCTION credits.visible_balances() IS
+    'For the view balances under row-level security: balances of the users of whom the caller may see a row, summed from the rows'
+    ' that it may see. Costs a scan of them.';
+COMMENT ON FUNCTION credits.visible_batches() IS
+    'For the view batches under row-level security: batches summed from the rows that the caller may see. Costs a scan of them.';
+COMMENT ON FUNCTION credits.aggregate_user_batches(uuid) IS
+    'Another name for refresh_checkpoint, for applications that call it: batches are folded with the checkpoint.';
+COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS
+    'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more than '
+    'they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. Returns how'
+    ' many. Takes the stripes of these users as their own commits do, and skips checkpoints that another session is refreshing: '
+    'for a job that runs every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. Errors: '
+    '22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, 25006 in a '
+    'read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';

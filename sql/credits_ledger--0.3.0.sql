@@ -53,9 +53,9 @@ CREATE TYPE credits.recorded_transaction AS (
     detail         text
 );
 COMMENT ON TYPE credits.recorded_transaction IS
-    'What became of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, stored before '
-    'with the same user, type and amount; conflict, its source_id or id is another transaction''s; refused. transaction_id and '
-    'seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';
+    'Result of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, if it was stored '
+    'before with the same user, type and amount; conflict, if another transaction has its source_id or id; refused. '
+    'transaction_id and seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';
 
 CREATE TYPE credits.feed_item AS (
     feed_position      text,
@@ -73,8 +73,7 @@ CREATE TYPE credits.feed_item AS (
     metadata           jsonb,
     reverses           uuid
 );
-COMMENT ON TYPE credits.feed_item IS
-    'One ledger row of transactions_after. feed_position: what to pass to read on behind it.';
+COMMENT ON TYPE credits.feed_item IS 'One ledger row of transactions_after. Pass its feed_position to read the rows behind it.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -82,23 +81,23 @@ COMMENT ON TYPE credits.feed_item IS
 -- requires:
 --   types
 
--- CREATE EXTENSION has the schema credits searched, too, and it may be somebody's who made it first and put operators there
+-- CREATE EXTENSION puts the schema credits into the search_path. Somebody else may have made that schema first, with operators in it
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- Stamps a ledger row with the top-level id of the transaction that inserts it, in the cluster it is inserted in.
 -- It is declared IMMUTABLE because Postgres demands that of a generated column, and takes seq so that it is evaluated
 -- for each row and never folded at plan time. It is not immutable in truth and must not be used anywhere else.
--- Every row of every path is stamped just before it is stored, so this is also where a row is noticed that brings a seq of its
--- own, and where the numbering goes on behind it.
+-- It runs for every row just before the row is stored, whatever inserts it. So it also moves the sequence on when a row brings a seq
+-- of its own.
 -- Like every function in C it has no SET search_path, which would cost each insert more than the function itself: the library
 -- pins the search_path where it runs SQL, and this one runs none.
 CREATE FUNCTION credits.current_xact_id(seq bigint) RETURNS xid8
     LANGUAGE c IMMUTABLE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'current_xact_id';
 COMMENT ON FUNCTION credits.current_xact_id(bigint) IS
-    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. Has the numbering go on '
-    'behind seq, if the caller may insert it.';
+    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. Moves the sequence on '
+    'to seq, if the row brings one and the caller may insert it.';
 
 CREATE TABLE credits.credits_transactions (
     id                 uuid        NOT NULL DEFAULT gen_random_uuid(),
@@ -148,24 +147,22 @@ CREATE INDEX credits_transactions_batched_idx ON credits.credits_transactions (u
 -- Lists and counts of a period, and sum_transactions_after_date. Rows that are written together have the same second, which
 -- the index keeps once: by the microsecond it would take five times the space.
 CREATE INDEX credits_transactions_user_created_idx ON credits.credits_transactions (user_id, (created_at::timestamptz(0)));
--- list_all_transactions walks it backwards. The predicate is true of every row: a query has to ask for this index by
--- name, so to speak, or the planner would at times walk it to list the rows of one user.
+-- list_all_transactions walks it backwards. The predicate is true of every row, and only a query that repeats it can use this index:
+-- otherwise the planner would at times walk it to list the rows of one user.
 CREATE UNIQUE INDEX credits_transactions_seq_idx ON credits.credits_transactions (seq)
     WHERE seq >= '-9223372036854775808';
 -- Lists of all users in a period. An insert does not touch it until its block range is summarized.
 CREATE INDEX credits_transactions_created_idx ON credits.credits_transactions USING brin (created_at);
--- The server has none for xid8. It is made of the operators of xid8 and of functions of the server's own.
+-- The server has no BRIN operator class for xid8. This one consists of the server's own operators and functions.
 CREATE OPERATOR CLASS credits.xid8_minmax_ops FOR TYPE xid8 USING brin AS
     OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >,
     FUNCTION 1 brin_minmax_opcinfo(internal),
     FUNCTION 2 brin_minmax_add_value(internal, internal, internal, internal),
     FUNCTION 3 brin_minmax_consistent(internal, internal, internal),
     FUNCTION 4 brin_minmax_union(internal, internal, internal);
-COMMENT ON OPERATOR CLASS credits.xid8_minmax_ops USING brin IS
-    'What ranges of blocks span by transaction id.';
-COMMENT ON OPERATOR FAMILY credits.xid8_minmax_ops USING brin IS
-    'What ranges of blocks span by transaction id.';
--- transactions_after. An insert touches it no more than the other: a range is summarized when the next one begins, or by a vacuum.
+COMMENT ON OPERATOR CLASS credits.xid8_minmax_ops USING brin IS 'Block range index of transaction ids.';
+COMMENT ON OPERATOR FAMILY credits.xid8_minmax_ops USING brin IS 'Block range index of transaction ids.';
+-- For transactions_after. As above, an insert does not touch it: a block range is summarized when the next one begins, or by a vacuum.
 CREATE INDEX credits_transactions_stamp_idx ON credits.credits_transactions USING brin (xact_id credits.xid8_minmax_ops)
     WITH (pages_per_range = 64, autosummarize = on);
 -- get_monthly_auto_topup_spend. starts_with compares bytes, so no collation can change what it finds.
@@ -231,8 +228,8 @@ ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
 COMMENT ON TRIGGER append_only ON credits.credits_transactions IS
     'Refuses UPDATE, DELETE and TRUNCATE.';
 
--- Logical replication applies changes row by row and fires row triggers alone, as a statement on a parent does, should somebody
--- have attached the ledger to one.
+-- Logical replication fires row triggers only, and so does a statement on a parent table, should somebody have attached the ledger to
+-- one.
 CREATE TRIGGER append_only_applied
     BEFORE UPDATE OR DELETE ON credits.credits_transactions
     FOR EACH ROW EXECUTE FUNCTION credits.refuse_change();
@@ -252,13 +249,13 @@ CREATE TRIGGER note_transaction
     FOR EACH ROW EXECUTE FUNCTION credits.note_transaction();
 ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction;
 COMMENT ON TRIGGER note_transaction ON credits.credits_transactions IS
-    'Notes whose balance the transaction changes, to be settled when it commits.';
+    'Notes the accounts whose balances the transaction changes; they are settled when it commits.';
 
 SELECT pg_catalog.pg_extension_config_dump('credits.credits_transactions', '');
 SELECT pg_catalog.pg_extension_config_dump(
     pg_catalog.pg_get_serial_sequence('credits.credits_transactions', 'seq')::regclass, '');
 
--- As CREATE EXTENSION has it.
+-- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;
 /* </end connected objects> */
 
@@ -319,8 +316,8 @@ CREATE TABLE credits.batch_aggregates (
     autovacuum_analyze_scale_factor = 0,
     autovacuum_analyze_threshold = 20000
 );
--- The view folded_batches would hand the planner's statistics to whoever selects from it. Its index in the order of a page is the
--- right one whatever they say.
+-- No statistics: a caller of the view folded_batches could have the planner try an operator of its own on the values in them. The
+-- index in the order of a page is the right one whatever they say.
 ALTER TABLE credits.batch_aggregates
     ALTER COLUMN fusillade_batch_id SET STATISTICS 0, ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN total_amount SET STATISTICS 0, ALTER COLUMN transaction_count SET STATISTICS 0,
@@ -341,8 +338,9 @@ CREATE INDEX batch_aggregates_user_seq_idx ON credits.batch_aggregates (user_id,
 COMMENT ON INDEX credits.batch_aggregates_user_seq_idx IS
     'Lists the folded batches of a user, newest first.';
 
--- A session that comes later, here or on a standby, is told of the change by this row. The engine inserts it and removes those
--- of before; any set of rows does that was not there before, so changes by hand of this table are noted likewise.
+-- Each change of checkpoints by hand leaves a row here, in the same transaction. What sessions publish bears a name that is derived from
+-- the rows of this table (src/pg/state.rs): after the commit, nothing that was published before is used, on standbys neither. The engine
+-- inserts the row and removes older ones. A change of this table by hand has the same effect, since it leaves another set of rows.
 CREATE TABLE credits.checkpoint_changes (
     xact_id    xid8        NOT NULL,
     changed_at timestamptz NOT NULL
@@ -353,69 +351,68 @@ CREATE TABLE credits.checkpoint_changes (
     autovacuum_analyze_threshold = 1000
 );
 COMMENT ON TABLE credits.checkpoint_changes IS
-    'Derived: the last transactions that changed checkpoints by hand. What sessions had told each other of users before is not used '
-    'any more. Not for clients.';
+    'Derived: the last transactions that changed checkpoints by hand. What sessions had published of accounts before such a '
+    'change is not used any more. Not for clients.';
 COMMENT ON COLUMN credits.checkpoint_changes.xact_id IS 'Transaction that changed checkpoints.';
-COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it did.';
+COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it changed them.';
 
--- These sums are of rows that row-level security may hide from a caller: whatever is granted, nobody but the owner reads
--- the tables themselves. A policy would say who else may, but pg_dump takes an extension's policies for its user's.
+-- These sums include rows that row-level security may hide from a caller, so nobody but the owner reads the tables themselves,
+-- whatever is granted. No policy lets others in, because pg_dump would dump a policy of the extension as one of its user.
 ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
 
--- Derived rows are true of the transaction ids of their own database only. Those of another arrive where a publication has
--- more tables than the ledger; here they are derived anew from its rows. The engine's own writes fire no triggers.
+-- Watermarks are transaction ids of their own cluster. A publication of more tables than the ledger brings derived rows of the
+-- publisher: they are skipped, and the subscriber derives its own from the ledger. The engine's own writes fire no triggers.
 CREATE FUNCTION credits.leave_out() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'leave_out';
-COMMENT ON FUNCTION credits.leave_out() IS
-    'Trigger: leaves out what logical replication brings for a derived table.';
+COMMENT ON FUNCTION credits.leave_out() IS 'Trigger: skips rows that logical replication brings for a derived table.';
 
 CREATE TRIGGER leave_out_replicated
     BEFORE INSERT OR UPDATE OR DELETE ON credits.user_balance_checkpoints
     FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
 ALTER TABLE credits.user_balance_checkpoints ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.user_balance_checkpoints IS
-    'Keeps the checkpoints of other databases out.';
+    'Skips the checkpoints of other databases, which replication brings.';
 
 CREATE TRIGGER leave_out_replicated
     BEFORE INSERT OR UPDATE OR DELETE ON credits.batch_aggregates
     FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
 ALTER TABLE credits.batch_aggregates ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.batch_aggregates IS
-    'Keeps the batch totals of other databases out.';
+    'Skips the batch totals of other databases, which replication brings.';
 
 CREATE TRIGGER leave_out_replicated
     BEFORE INSERT OR UPDATE OR DELETE ON credits.checkpoint_changes
     FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
 ALTER TABLE credits.checkpoint_changes ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.checkpoint_changes IS
-    'Keeps the changes in other databases out.';
+    'Skips the changes in other databases, which replication brings.';
 
--- What sessions tell each other of users comes from checkpoints, too. The engine's own writes fire no triggers.
+-- What sessions publish of accounts is derived from checkpoints: a change by hand invalidates it. The engine's own writes fire no
+-- triggers.
 CREATE FUNCTION credits.announce_change() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'announce_change';
 COMMENT ON FUNCTION credits.announce_change() IS
-    'Trigger: notes in checkpoint_changes that the transaction changes checkpoints, and has every session forget what it knows of '
-    'users when it has committed.';
+    'Trigger: records in checkpoint_changes that the transaction changes checkpoints, and invalidates what every session keeps of'
+    ' accounts, once it has committed.';
 
 CREATE TRIGGER announce_change
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.user_balance_checkpoints
     FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change();
 ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER announce_change;
 COMMENT ON TRIGGER announce_change ON credits.user_balance_checkpoints IS
-    'A checkpoint that was changed or deleted by hand is looked at again.';
+    'Has sessions read a checkpoint again that was changed or deleted by hand.';
 
 CREATE TRIGGER announce_change
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.checkpoint_changes
     FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change();
 ALTER TABLE credits.checkpoint_changes ENABLE ALWAYS TRIGGER announce_change;
-COMMENT ON TRIGGER announce_change ON credits.checkpoint_changes IS
-    'What was noted is not taken back without a note.';
+COMMENT ON TRIGGER announce_change ON credits.checkpoint_changes IS 'A change of this table by hand is recorded in it, too.';
 
--- Positions of the feed are of one ledger. A dump leaves this row out, and so a restored ledger has a name of its own, as a
--- subscriber has; pg_upgrade and a copy of the whole database keep it.
+-- A position of transactions_after is valid in one ledger, and contains its name. pg_dump leaves this row out, so a restored ledger gets a
+-- name of its own, and so does a subscriber; pg_upgrade and a copy of the whole database keep it.
 CREATE TABLE credits.ledger_identity (
     is_only   boolean NOT NULL DEFAULT true,
     ledger_id uuid    NOT NULL DEFAULT gen_random_uuid(),
@@ -423,9 +420,8 @@ CREATE TABLE credits.ledger_identity (
     CONSTRAINT ledger_identity_pkey PRIMARY KEY (is_only),
     CONSTRAINT there_is_one CHECK (is_only)
 ) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
-COMMENT ON TABLE credits.ledger_identity IS
-    'Derived: the name of this ledger, which positions of transactions_after bear.';
-COMMENT ON COLUMN credits.ledger_identity.is_only IS 'There is one row.';
+COMMENT ON TABLE credits.ledger_identity IS 'Derived: the name of this ledger. Positions of transactions_after contain it.';
+COMMENT ON COLUMN credits.ledger_identity.is_only IS 'Always true: it keeps the table at one row.';
 COMMENT ON COLUMN credits.ledger_identity.ledger_id IS
     'Random: kept by pg_upgrade and by copies of the database, another one in a restored ledger and at a subscriber.';
 COMMENT ON CONSTRAINT there_is_one ON credits.ledger_identity IS
@@ -438,29 +434,29 @@ CREATE TRIGGER leave_out_replicated
     FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
 ALTER TABLE credits.ledger_identity ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.ledger_identity IS
-    'Keeps the names of other ledgers out.';
+    'Skips the names of other ledgers, which replication brings.';
 
--- A checkpoint says which side of zero was announced, which the ledger's rows do not: a crossing by COMMIT PREPARED may be announced by
--- nobody yet. One that is deleted by hand is made anew by the commit, on that side. Where all go at once, no row has its say.
+-- Only the checkpoint stores which side of zero was announced last. It cannot be computed from the ledger's rows: a crossing by COMMIT
+-- PREPARED may not have been announced yet. So when a checkpoint is deleted by hand, this trigger notes the side, and the commit makes
+-- the checkpoint again on that side. TRUNCATE fires no row trigger: there, a statement trigger notes that all are to be made again.
 CREATE FUNCTION credits.keep_announced() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'keep_announced';
 COMMENT ON FUNCTION credits.keep_announced() IS
-    'Trigger: notes which side of zero a deleted checkpoint said was announced; the checkpoint is made anew when the transaction commits.';
+    'Trigger: notes the announced side of zero of a deleted checkpoint; the checkpoint is made again on that side when the '
+    'transaction commits.';
 
 CREATE TRIGGER keep_announced
     AFTER DELETE OR UPDATE OF user_id ON credits.user_balance_checkpoints
     FOR EACH ROW EXECUTE FUNCTION credits.keep_announced();
 ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_announced;
-COMMENT ON TRIGGER keep_announced ON credits.user_balance_checkpoints IS
-    'A checkpoint that was deleted by hand is made anew.';
+COMMENT ON TRIGGER keep_announced ON credits.user_balance_checkpoints IS 'Has a checkpoint that was deleted by hand made again.';
 
 CREATE TRIGGER keep_all_announced
     BEFORE TRUNCATE ON credits.user_balance_checkpoints
     FOR EACH STATEMENT EXECUTE FUNCTION credits.keep_announced();
 ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_all_announced;
-COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS
-    'Checkpoints that were all deleted by hand are made anew.';
+COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS 'Has all checkpoints made again after TRUNCATE.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -503,16 +499,15 @@ COMMENT ON FUNCTION credits.refresh_checkpoints_bulk(uuid[]) IS
 -- requires:
 --   balances
 
--- CREATE EXTENSION has the schema credits searched, too, and it may be somebody's who made it first and put operators there
+-- CREATE EXTENSION puts the schema credits into the search_path. Somebody else may have made that schema first, with operators in it
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- A view reads its tables as its owner, and the planner takes the columns' statistics as the owner's, too: it would try an operator
--- of the caller's on values that the caller may not see. Hence security_barrier, which is lost on a view that is nothing but
--- a UNION ALL.
+-- A view reads its tables with its owner's privileges, and so does the planner their statistics: it would try an operator of the caller's on
+-- values that the caller may not see. security_barrier prevents that; it has no effect on a view that is nothing but a UNION ALL.
 
--- What is folded, for whoever may read the whole ledger that it is folded from. It is both or nothing: with nothing folded,
--- every row is taken for a part of the delta, which costs more and changes no answer.
+-- The folded sums, for callers who may read all rows of the ledger. Others see no row: their queries take every row of the ledger for a
+-- part of the delta, which costs more and gives the same answer.
 
 CREATE VIEW credits.checkpoints WITH (security_barrier) AS
     SELECT c.*
@@ -520,22 +515,20 @@ CREATE VIEW credits.checkpoints WITH (security_barrier) AS
     WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
       AND NOT row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.checkpoints IS
-    'The table user_balance_checkpoints, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
-    'security; nothing for anybody else.';
+    'The table user_balance_checkpoints, for callers who may SELECT all rows of the ledger; empty for others.';
 
--- No barrier: a page takes the newest of a user in the order of an index, which an ORDER BY would not reach through it. The table
--- has no statistics to tell of, and a condition of the caller's is tried on no row before this one.
+-- No security_barrier: a page reads the newest batches of a user in index order, and the barrier would keep the ORDER BY from the index. The
+-- table has no statistics, and the condition below, which depends on no column, is evaluated before any row is read.
 CREATE VIEW credits.folded_batches AS
     SELECT b.*
     FROM credits.batch_aggregates b
     WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
       AND NOT row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.folded_batches IS
-    'The table batch_aggregates, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
-    'security; nothing for anybody else.';
+    'The table batch_aggregates, for callers who may SELECT all rows of the ledger; empty for others.';
 
--- The owner sees every row. Where row-level security filters the ledger for the caller,
--- the views for clients go to these functions instead, which run as the caller and sum what it may see.
+-- A view sees every row, as its owner does. Where row-level security filters the ledger for the caller, the views for clients call
+-- these functions instead, which run as the caller and sum the rows that it may see.
 
 CREATE FUNCTION credits.visible_balances()
     RETURNS TABLE (user_id uuid, balance numeric, is_positive boolean, crossed_at timestamptz)
@@ -546,8 +539,8 @@ CREATE FUNCTION credits.visible_balances()
               FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) t OFFSET 0) b
     $$;
 COMMENT ON FUNCTION credits.visible_balances() IS
-    'Balances of the users of whom the caller may see a row, from the rows that it may see: the view balances under row-level '
-    'security, which adds what was announced. Costs a scan over all of them.';
+    'For the view balances under row-level security: balances of the users of whom the caller may see a row, summed from the rows'
+    ' that it may see. Costs a scan of them.';
 
 CREATE FUNCTION credits.visible_batches()
     RETURNS TABLE (fusillade_batch_id uuid, user_id uuid, total_amount numeric, transaction_count bigint, max_seq bigint,
@@ -560,8 +553,7 @@ CREATE FUNCTION credits.visible_batches()
         GROUP BY t.fusillade_batch_id, t.user_id
     $$;
 COMMENT ON FUNCTION credits.visible_batches() IS
-    'Batches computed from the rows that the caller may see: the view batches under row-level security. Costs a scan over '
-    'all of them.';
+    'For the view batches under row-level security: batches summed from the rows that the caller may see. Costs a scan of them.';
 
 CREATE VIEW credits.users_without_checkpoint WITH (security_barrier) AS
     SELECT u.user_id
@@ -569,9 +561,8 @@ CREATE VIEW credits.users_without_checkpoint WITH (security_barrier) AS
     LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
     WHERE c.user_id IS NULL AND NOT row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.users_without_checkpoint IS
-    'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their '
-    'rows until refresh_checkpoint or their next transaction. Empty under row-level security, as what it would show is not the '
-    'caller''s: for operators.';
+    'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their rows '
+    'until refresh_checkpoint or their next transaction. For operators: empty under row-level security.';
 
 CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
     SELECT u.*
@@ -594,7 +585,7 @@ CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
         JOIN credits.credits_transactions t ON t.user_id = u.user_id
     ) u;
 COMMENT ON VIEW credits.uncovered_transactions IS
-    'The deltas: ledger rows that no checkpoint covers yet. Empty under row-level security: for operators.';
+    'The deltas: ledger rows that no checkpoint covers yet. For operators: empty under row-level security.';
 
 CREATE VIEW credits.balances WITH (security_barrier) AS
     SELECT a.user_id, a.balance, a.is_positive, a.crossed_at
@@ -625,7 +616,7 @@ CREATE VIEW credits.batches WITH (security_barrier) AS
         SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
                sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
         FROM (
-            -- What is folded of an account without a checkpoint was left behind: all of its rows are uncovered.
+            -- Without its checkpoint, what is folded of an account does not count: all of its rows are uncovered.
             SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
             FROM credits.batch_aggregates b
             WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id)
@@ -644,7 +635,7 @@ CREATE VIEW credits.batches WITH (security_barrier) AS
 COMMENT ON VIEW credits.batches IS
     'Every batch of every user: total, number of rows, highest seq and first created_at, exact now.';
 
--- As CREATE EXTENSION has it.
+-- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;
 /* </end connected objects> */
 
@@ -653,7 +644,7 @@ SET LOCAL search_path = credits, pg_temp;
 -- requires:
 --   views
 
--- Recording. What is recorded by a function has all that an INSERT of the caller's has: its privileges, triggers and policies.
+-- Recording. These functions do what an INSERT of the caller does, with the same privileges, triggers and policies.
 
 CREATE FUNCTION credits.create_transaction(
     user_id uuid, transaction_type text, amount numeric, source_id text,
@@ -672,12 +663,12 @@ CREATE FUNCTION credits.record_transactions(transactions jsonb) RETURNS SETOF cr
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100
     AS 'MODULE_PATHNAME', 'record_transactions';
 COMMENT ON FUNCTION credits.record_transactions(jsonb) IS
-    'Records the items of an array of at most 10,000 objects as an INSERT does, and says of each what became of it, in the order of '
-    'the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, created_at, '
-    'category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. A bad item costs '
-    'only itself. Rows get their seqs in the order of their source_ids. Errors: 22004 for NULL, 22023 for what is no array or has '
-    'too many items, 25006 in a read-only transaction, 42501 without INSERT on the columns that are given and SELECT on the ledger, and '
-    'what ends a transaction: 40001, 40P01, a cancel.';
+    'Records the items of an array of at most 10,000 objects, each as an INSERT does, and returns the result of each, in the '
+    'order of the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, '
+    'created_at, category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. '
+    'An item that is refused does not affect the others. Rows get their seqs in the order of their source_ids. Errors: 22004 for '
+    'NULL, 22023 for what is no array or has too many items, 25006 in a read-only transaction, 42501 without INSERT on the '
+    'columns that are given and SELECT on the ledger, and what ends a transaction: 40001, 40P01, a cancel.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -826,11 +817,12 @@ CREATE FUNCTION credits.transactions_after(feed_position text DEFAULT NULL, "lim
     LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1000
     AS 'MODULE_PATHNAME', 'transactions_after';
 COMMENT ON FUNCTION credits.transactions_after(text, bigint) IS
-    'The ledger read forward: the first "limit" rows (NULL: all) behind a feed_position of an earlier row, or from the beginning, in the '
-    'order of the transactions that inserted them and of seq. Rows of transactions that are not older than the oldest open one come later, so '
-    'that nothing ever belongs before a position that was given out, and each row comes once. It waits for nobody. Errors: 22023 '
-    'for a negative limit and a position that is malformed or of another ledger, 42501 without SELECT on the ledger. Cost: a few '
-    'thousand rows read besides the page; where row-level security filters, a query.';
+    'The ledger read forward: the first "limit" rows (NULL: all) behind a feed_position of an earlier row, or from the beginning,'
+    ' in the order of the transactions that inserted them and of seq. It leaves out rows of transactions that are not older than '
+    'the oldest open one; a later call returns them. So no row ever belongs before a position that was returned, and each row '
+    'comes once. It waits for nobody. Errors: 22023 for a negative limit and a position that is malformed or of another ledger, '
+    '42501 without SELECT on the ledger. Cost: a few thousand rows read besides the page; where row-level security filters, a '
+    'query.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -887,7 +879,7 @@ COMMENT ON FUNCTION credits.refresh_checkpoint(uuid) IS
     'When the transaction commits: folds the user''s delta into its checkpoint and batches, and announces a crossing that is '
     'not announced yet. Nothing happens for an unknown user. Errors: 22004 for NULL, 25006 in a read-only transaction.';
 COMMENT ON FUNCTION credits.aggregate_user_batches(uuid) IS
-    'The same as refresh_checkpoint: batches are folded with the checkpoint. Nothing needs it to be called.';
+    'Another name for refresh_checkpoint, for applications that call it: batches are folded with the checkpoint.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -927,7 +919,7 @@ AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
 --   api::operations::refresh_idle_checkpoints
 --   api::operations::settlement_statistics
 
--- As in views.sql: nothing unqualified is looked up in the schema credits.
+-- Names without a schema are not looked up in the schema credits: views.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- For operators: what the checkpoints do not cover, what holds them back, and what brings them up to date. The views read
@@ -980,7 +972,7 @@ CREATE VIEW credits.stragglers WITH (security_barrier) AS
         SELECT l.xact_id, coalesce(sum(l.checkpoints) FILTER (WHERE l.is_listed), 0)::bigint AS listed_by,
                coalesce(sum(l.checkpoints) FILTER (WHERE NOT l.is_listed), 0)::bigint AS watermark_of
         FROM (
-            -- Most checkpoints list none, and many the same.
+            -- Most checkpoints list no straggler, and many list the same ones.
             SELECT unnest(c.stragglers), true, c.checkpoints
             FROM (SELECT c.stragglers, count(*) AS checkpoints FROM credits.user_balance_checkpoints c
                   WHERE cardinality(c.stragglers) > 0 GROUP BY c.stragglers) c
@@ -1013,20 +1005,20 @@ COMMENT ON VIEW credits.stragglers IS
     'that is refreshed now stops at it. Cost: two scans of the checkpoints. On a standby only those that a checkpoint lists, '
     'without their sessions, which are the primary''s. For operators.';
 
--- A caller of whom row-level security hides rows would refresh nothing: it gets 42501 instead.
+-- A caller from whom row-level security hides rows gets 42501. It would refresh nothing otherwise.
 ALTER FUNCTION credits.refresh_idle_checkpoints(interval, bigint) SET row_security = off;
 COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS
-    'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more '
-    'than they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. '
-    'Returns how many. Takes stripes as a commit of these users would, and leaves out those whose checkpoints someone else '
-    'refreshes: made to be called every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. '
-    'Errors: 22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, '
-    '25006 in a read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
+    'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more than '
+    'they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. Returns how'
+    ' many. Takes the stripes of these users as their own commits do, and skips checkpoints that another session is refreshing: '
+    'for a job that runs every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. Errors: '
+    '22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, 25006 in a '
+    'read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
 
 COMMENT ON FUNCTION credits.advance_seq(bigint) IS
-    'Has the next transaction numbered above past; never sets numbering back, and needs no lock: room for rows that are to come '
-    'with a seq of their own. Rows themselves have the numbering go on behind them. For whoever may insert seq into the ledger. '
-    'Errors: 22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
+    'Numbers the next transaction above past, and never sets numbering back: room for rows that are to come with a seq of their '
+    'own. Needs no lock. Such rows move the numbering on by themselves, too. For roles that may insert the column seq. Errors: '
+    '22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
 
 COMMENT ON FUNCTION credits.settlement_statistics() IS
     'Counts for this database since the server started or recovered from a crash, of transactions that have committed: '
@@ -1037,12 +1029,13 @@ COMMENT ON FUNCTION credits.settlement_statistics() IS
     'room for the counts: there are places for 128 databases.';
 
 COMMENT ON FUNCTION credits.redact_account(uuid) IS
-    'For erasure requests: clears description and metadata of the rows of a user that are committed, or the transaction''s own, and changes '
-    'nothing else; returns how many rows that were. Takes the stripe of the user, so that its commits wait until this transaction ends. Fires '
-    'no trigger. EXECUTE suffices, which nobody has at first; row-level security hides no row from it. Old versions go with the next '
-    'vacuum. Errors: 22004 for NULL, 25006 in a read-only transaction, 0A000 if the transaction is prepared.';
+    'For erasure requests: clears description and metadata of the rows of a user that are committed or the transaction''s own, '
+    'and changes nothing else; returns how many rows it has cleared. Takes the stripe of the user exclusively, so commits of its '
+    'users wait until this transaction ends. Fires no trigger. EXECUTE suffices, which nobody but the owner has at first; row-'
+    'level security hides no row from it. Vacuum removes the old versions of the rows. Errors: 22004 for NULL, 25006 in a read-'
+    'only transaction, 0A000 if the transaction is prepared.';
 
--- As CREATE EXTENSION has it.
+-- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;
 /* </end connected objects> */
 
@@ -1149,13 +1142,13 @@ COMMENT ON FUNCTION credits.guard_ledger() IS
     'Event trigger: refuses, with SQLSTATE 55000, to drop a ledger that holds transactions, unless credits_ledger.allow_drop is '
     'on, and to give the ledger, derived tables or result types another shape. Warns of what pg_dump leaves out.';
 
--- Every command, as cascades reach a table from almost anything. It is this one that notes what was there: disabled, it
--- switches the other two off. ALWAYS: also while replication applies.
+-- Fires for every command, because a cascade can reach a table from almost anything. It notes the shape of the tables before the
+-- command: while it is disabled, the other two triggers do nothing. ALWAYS: also while replication applies changes.
 CREATE EVENT TRIGGER credits_ledger_guard ON ddl_command_start
     EXECUTE FUNCTION credits.guard_ledger();
 ALTER EVENT TRIGGER credits_ledger_guard ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER credits_ledger_guard IS
-    'Keeps a ledger that holds transactions from being dropped by accident, and notes the shape of its tables.';
+    'Refuses to drop a ledger that holds transactions, and notes the shape of its tables before a command.';
 
 CREATE EVENT TRIGGER credits_ledger_guard_end ON ddl_command_end
     EXECUTE FUNCTION credits.guard_ledger();
@@ -1163,12 +1156,12 @@ ALTER EVENT TRIGGER credits_ledger_guard_end ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER credits_ledger_guard_end IS
     'Refuses changes of the shape of the ledger''s tables, and warns of what pg_dump leaves out.';
 
--- A large table is not rewritten first and refused then.
+-- Refuses before the server rewrites a large table, not after.
 CREATE EVENT TRIGGER credits_ledger_guard_rewrite ON table_rewrite
     EXECUTE FUNCTION credits.guard_ledger();
 ALTER EVENT TRIGGER credits_ledger_guard_rewrite ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER credits_ledger_guard_rewrite IS
-    'Refuses changes of the shape of the ledger''s tables before their rows are written anew.';
+    'Refuses changes of the shape of the ledger''s tables before the server rewrites them.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1491,13 +1484,13 @@ COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
 -- requires:
 --   import
 
--- As in views.sql: nothing unqualified is looked up in the schema credits.
+-- Names without a schema are not looked up in the schema credits: views.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- pg_dump has an extension's tables made by CREATE EXTENSION and leaves out what a user has put on them: policies, ENABLE and FORCE ROW
--- LEVEL SECURITY. It carries rows, and a condition on them, which it puts behind FROM as it is: that of dumped_row_security
--- appends what the function row_security reads from the catalog at that moment. Nothing has to be noted when a policy changes, so nothing
--- is ever out of date, the names of roles included. What a restore brings is made at once by a trigger; rows stay only if it cannot be.
+-- pg_dump leaves the tables of an extension to CREATE EXTENSION, and with them what a user has put on them: policies, ENABLE and FORCE ROW
+-- LEVEL SECURITY. It does dump their rows, by a query to which it appends the condition that the extension has registered. The condition of
+-- dumped_row_security adds the rows of the function row_security, which reads the catalogs at that moment: nothing has to be stored when a
+-- policy changes. In a restore, a trigger makes the policy of each row that is inserted; the row stays only if that fails.
 
 CREATE TABLE credits.dumped_row_security (
     table_name       text NOT NULL,
@@ -1526,8 +1519,9 @@ CREATE TABLE credits.dumped_row_security (
     autovacuum_analyze_threshold = 1000
 );
 COMMENT ON TABLE credits.dumped_row_security IS
-    'The way of row-level security through pg_dump: a dump of it has what row_security() returns, and what a restore inserts is '
-    'made at once. Its own rows are what could not be made, see restore_row_security. Only its owner and superusers write to it.';
+    'Carries row-level security of the ledger through pg_dump: a dump has the rows of row_security() in place of its own, and a '
+    'restore makes each policy when its row is inserted. Rows that stay could not be made: see restore_row_security. Only its '
+    'owner and superusers write to it.';
 COMMENT ON COLUMN credits.dumped_row_security.table_name IS 'Table of the schema credits.';
 COMMENT ON COLUMN credits.dumped_row_security.kind IS 'enable or force (row-level security of the table), or policy.';
 COMMENT ON COLUMN credits.dumped_row_security.policy IS 'Name of the policy; empty for enable and force.';
@@ -1536,12 +1530,12 @@ COMMENT ON COLUMN credits.dumped_row_security.command IS 'Command that the polic
 COMMENT ON COLUMN credits.dumped_row_security.roles IS 'Roles that the policy is for; NULL for PUBLIC.';
 COMMENT ON COLUMN credits.dumped_row_security.using_expression IS 'USING, if the policy has it.';
 COMMENT ON COLUMN credits.dumped_row_security.check_expression IS 'WITH CHECK, if the policy has it.';
-COMMENT ON COLUMN credits.dumped_row_security.problem IS 'Why it could not be made as it is here.';
+COMMENT ON COLUMN credits.dumped_row_security.problem IS 'Why the policy could not be made.';
 COMMENT ON CONSTRAINT kind_is_known ON credits.dumped_row_security IS
     'A row says ENABLE or FORCE, or holds a policy.';
 
--- Not a view: pg_dump reads none but the system's own. The order is that of safety, should each row be restored by itself: what closes
--- the table comes before what opens it.
+-- Not a view, because pg_dump allows that condition no view but the system's. Rows are ordered so that a restore in which each is a
+-- transaction is safe at each moment: what closes the table comes before what opens it.
 CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1581,13 +1575,13 @@ CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
         ORDER BY s.kind = 'policy', s.is_permissive, s.table_name, s.kind, s.policy
     $$;
 COMMENT ON FUNCTION credits.row_security() IS
-    'Row-level security of the tables that are dumped: ENABLE, FORCE and policies, as a dump carries them, and with a problem what a '
-    'restore has brought and could not make. Anybody may call it who may dump: SELECT on dumped_row_security is needed.';
+    'Row-level security of the ledger, as a dump carries it: ENABLE, FORCE and policies, and, with a problem, policies that a '
+    'restore could not make. Anybody may call it who may SELECT from dumped_row_security, as whoever dumps must.';
 
 SELECT pg_extension_config_dump('credits.dumped_row_security', 'WHERE false UNION ALL SELECT * FROM credits.row_security()');
 
--- What is said here is run, as SQL, by whoever restores: nobody else may say it, whatever is granted. Row-level security would
--- have a role without BYPASSRLS fail to dump the table.
+-- Rows of this table are executed as SQL by whoever restores. So only the owner and superusers may write them, whatever is granted. A
+-- trigger says so, since row-level security would keep a role without BYPASSRLS from dumping the table.
 CREATE FUNCTION credits.refuse_others() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1689,9 +1683,10 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.make_row_security() IS
-    'Trigger: makes what a row of dumped_row_security says, unless it is there already, and keeps the row only if that fails. A policy '
-    'for a role that does not exist is made for the others; one that cannot be made is left out if it is permissive, and denies '
-    'everything if it is restrictive; each with a warning. One of another definition that is there already stays.';
+    'Trigger: makes the policy, ENABLE or FORCE of an inserted row, unless it is there already, and keeps the row only if that '
+    'fails. A policy for a role that does not exist is made for its other roles. One that cannot be made is left out if it is '
+    'permissive, and denies everything if it is restrictive. Each with a warning. A policy of that name with another definition '
+    'stays as it is.';
 
 -- ALWAYS: whatever session_replication_role a restore has set.
 CREATE TRIGGER make_row_security
@@ -1715,10 +1710,10 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.restore_row_security() IS
-    'Makes what a restore has brought and could not make then (a role was missing, or what a policy refers to); returns what still '
-    'cannot be made, each with its problem. Errors: 42501 for anybody but the owner of dumped_row_security and superusers.';
+    'Makes the policies that a restore could not make, because a role or what they refer to was missing. Returns those that still'
+    ' cannot be made, each with its problem. Errors: 42501 for anybody but the owner of dumped_row_security and superusers.';
 
--- As CREATE EXTENSION has it.
+-- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;
 /* </end connected objects> */
 
@@ -1727,7 +1722,7 @@ SET LOCAL search_path = credits, pg_temp;
 -- requires:
 --   security
 
--- As in views.sql: nothing unqualified is looked up in the schema credits.
+-- Names without a schema are not looked up in the schema credits: views.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- Whether tables, indexes, triggers and what guards them are as this version made them. What is expected is written out, for people
@@ -1961,19 +1956,20 @@ CREATE FUNCTION credits.verify_installation()
         ORDER BY 1, 2
     $$;
 COMMENT ON FUNCTION credits.verify_installation() IS
-    'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, and '
-    'lists what differs, with policies that a restore could not make; no rows is the good answer. left out of dumps: an application''s '
-    'own on the ledger. Not compared: owners, privileges, storage and statistics settings, tablespaces, what views and functions '
-    'say. Reads catalogs only.';
+    'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, '
+    'and lists what differs, and policies that a restore could not make; no rows is the good answer. ''left out of dumps'' names '
+    'an index, constraint or trigger of an application''s own on the ledger. Not compared: owners, privileges, storage and '
+    'statistics settings, tablespaces, bodies of views and functions. Reads catalogs only.';
 
--- As CREATE EXTENSION has it.
+-- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;
 /* </end connected objects> */
 
 /* <begin connected objects> */
 -- src/lib.rs
 -- finalize
--- Nothing for PUBLIC, but for the function that stamps a row: whoever may insert runs it.
+-- PUBLIC may execute two functions: the one that stamps a row, which runs as whoever inserts, and the one that pg_dump calls, as whoever
+-- dumps.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;

@@ -50,8 +50,8 @@ CREATE TABLE credits.batch_aggregates (
     autovacuum_analyze_scale_factor = 0,
     autovacuum_analyze_threshold = 20000
 );
--- The view folded_batches would hand the planner's statistics to whoever selects from it. Its index in the order of a page is the
--- right one whatever they say.
+-- No statistics: a caller of the view folded_batches could have the planner try an operator of its own on the values in them. The
+-- index in the order of a page is the right one whatever they say.
 ALTER TABLE credits.batch_aggregates
     ALTER COLUMN fusillade_batch_id SET STATISTICS 0, ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN total_amount SET STATISTICS 0, ALTER COLUMN transaction_count SET STATISTICS 0,
@@ -72,8 +72,9 @@ CREATE INDEX batch_aggregates_user_seq_idx ON credits.batch_aggregates (user_id,
 COMMENT ON INDEX credits.batch_aggregates_user_seq_idx IS
     'Lists the folded batches of a user, newest first.';
 
--- A session that comes later, here or on a standby, is told of the change by this row. The engine inserts it and removes those
--- of before; any set of rows does that was not there before, so changes by hand of this table are noted likewise.
+-- Each change of checkpoints by hand leaves a row here, in the same transaction. What sessions publish bears a name that is derived from
+-- the rows of this table (src/pg/state.rs): after the commit, nothing that was published before is used, on standbys neither. The engine
+-- inserts the row and removes older ones. A change of this table by hand has the same effect, since it leaves another set of rows.
 CREATE TABLE credits.checkpoint_changes (
     xact_id    xid8        NOT NULL,
     changed_at timestamptz NOT NULL
@@ -84,69 +85,68 @@ CREATE TABLE credits.checkpoint_changes (
     autovacuum_analyze_threshold = 1000
 );
 COMMENT ON TABLE credits.checkpoint_changes IS
-    'Derived: the last transactions that changed checkpoints by hand. What sessions had told each other of users before is not used '
-    'any more. Not for clients.';
+    'Derived: the last transactions that changed checkpoints by hand. What sessions had published of accounts before such a '
+    'change is not used any more. Not for clients.';
 COMMENT ON COLUMN credits.checkpoint_changes.xact_id IS 'Transaction that changed checkpoints.';
-COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it did.';
+COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it changed them.';
 
--- These sums are of rows that row-level security may hide from a caller: whatever is granted, nobody but the owner reads
--- the tables themselves. A policy would say who else may, but pg_dump takes an extension's policies for its user's.
+-- These sums include rows that row-level security may hide from a caller, so nobody but the owner reads the tables themselves,
+-- whatever is granted. No policy lets others in, because pg_dump would dump a policy of the extension as one of its user.
 ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
 
--- Derived rows are true of the transaction ids of their own database only. Those of another arrive where a publication has
--- more tables than the ledger; here they are derived anew from its rows. The engine's own writes fire no triggers.
+-- Watermarks are transaction ids of their own cluster. A publication of more tables than the ledger brings derived rows of the
+-- publisher: they are skipped, and the subscriber derives its own from the ledger. The engine's own writes fire no triggers.
 CREATE FUNCTION credits.leave_out() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'leave_out';
-COMMENT ON FUNCTION credits.leave_out() IS
-    'Trigger: leaves out what logical replication brings for a derived table.';
+COMMENT ON FUNCTION credits.leave_out() IS 'Trigger: skips rows that logical replication brings for a derived table.';
 
 CREATE TRIGGER leave_out_replicated
     BEFORE INSERT OR UPDATE OR DELETE ON credits.user_balance_checkpoints
     FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
 ALTER TABLE credits.user_balance_checkpoints ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.user_balance_checkpoints IS
-    'Keeps the checkpoints of other databases out.';
+    'Skips the checkpoints of other databases, which replication brings.';
 
 CREATE TRIGGER leave_out_replicated
     BEFORE INSERT OR UPDATE OR DELETE ON credits.batch_aggregates
     FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
 ALTER TABLE credits.batch_aggregates ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.batch_aggregates IS
-    'Keeps the batch totals of other databases out.';
+    'Skips the batch totals of other databases, which replication brings.';
 
 CREATE TRIGGER leave_out_replicated
     BEFORE INSERT OR UPDATE OR DELETE ON credits.checkpoint_changes
     FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
 ALTER TABLE credits.checkpoint_changes ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.checkpoint_changes IS
-    'Keeps the changes in other databases out.';
+    'Skips the changes in other databases, which replication brings.';
 
--- What sessions tell each other of users comes from checkpoints, too. The engine's own writes fire no triggers.
+-- What sessions publish of accounts is derived from checkpoints: a change by hand invalidates it. The engine's own writes fire no
+-- triggers.
 CREATE FUNCTION credits.announce_change() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'announce_change';
 COMMENT ON FUNCTION credits.announce_change() IS
-    'Trigger: notes in checkpoint_changes that the transaction changes checkpoints, and has every session forget what it knows of '
-    'users when it has committed.';
+    'Trigger: records in checkpoint_changes that the transaction changes checkpoints, and invalidates what every session keeps of'
+    ' accounts, once it has committed.';
 
 CREATE TRIGGER announce_change
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.user_balance_checkpoints
     FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change();
 ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER announce_change;
 COMMENT ON TRIGGER announce_change ON credits.user_balance_checkpoints IS
-    'A checkpoint that was changed or deleted by hand is looked at again.';
+    'Has sessions read a checkpoint again that was changed or deleted by hand.';
 
 CREATE TRIGGER announce_change
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.checkpoint_changes
     FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change();
 ALTER TABLE credits.checkpoint_changes ENABLE ALWAYS TRIGGER announce_change;
-COMMENT ON TRIGGER announce_change ON credits.checkpoint_changes IS
-    'What was noted is not taken back without a note.';
+COMMENT ON TRIGGER announce_change ON credits.checkpoint_changes IS 'A change of this table by hand is recorded in it, too.';
 
--- Positions of the feed are of one ledger. A dump leaves this row out, and so a restored ledger has a name of its own, as a
--- subscriber has; pg_upgrade and a copy of the whole database keep it.
+-- A position of transactions_after is valid in one ledger, and contains its name. pg_dump leaves this row out, so a restored ledger gets a
+-- name of its own, and so does a subscriber; pg_upgrade and a copy of the whole database keep it.
 CREATE TABLE credits.ledger_identity (
     is_only   boolean NOT NULL DEFAULT true,
     ledger_id uuid    NOT NULL DEFAULT gen_random_uuid(),
@@ -154,9 +154,8 @@ CREATE TABLE credits.ledger_identity (
     CONSTRAINT ledger_identity_pkey PRIMARY KEY (is_only),
     CONSTRAINT there_is_one CHECK (is_only)
 ) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
-COMMENT ON TABLE credits.ledger_identity IS
-    'Derived: the name of this ledger, which positions of transactions_after bear.';
-COMMENT ON COLUMN credits.ledger_identity.is_only IS 'There is one row.';
+COMMENT ON TABLE credits.ledger_identity IS 'Derived: the name of this ledger. Positions of transactions_after contain it.';
+COMMENT ON COLUMN credits.ledger_identity.is_only IS 'Always true: it keeps the table at one row.';
 COMMENT ON COLUMN credits.ledger_identity.ledger_id IS
     'Random: kept by pg_upgrade and by copies of the database, another one in a restored ledger and at a subscriber.';
 COMMENT ON CONSTRAINT there_is_one ON credits.ledger_identity IS
@@ -169,26 +168,26 @@ CREATE TRIGGER leave_out_replicated
     FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
 ALTER TABLE credits.ledger_identity ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.ledger_identity IS
-    'Keeps the names of other ledgers out.';
+    'Skips the names of other ledgers, which replication brings.';
 
--- A checkpoint says which side of zero was announced, which the ledger's rows do not: a crossing by COMMIT PREPARED may be announced by
--- nobody yet. One that is deleted by hand is made anew by the commit, on that side. Where all go at once, no row has its say.
+-- Only the checkpoint stores which side of zero was announced last. It cannot be computed from the ledger's rows: a crossing by COMMIT
+-- PREPARED may not have been announced yet. So when a checkpoint is deleted by hand, this trigger notes the side, and the commit makes
+-- the checkpoint again on that side. TRUNCATE fires no row trigger: there, a statement trigger notes that all are to be made again.
 CREATE FUNCTION credits.keep_announced() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'keep_announced';
 COMMENT ON FUNCTION credits.keep_announced() IS
-    'Trigger: notes which side of zero a deleted checkpoint said was announced; the checkpoint is made anew when the transaction commits.';
+    'Trigger: notes the announced side of zero of a deleted checkpoint; the checkpoint is made again on that side when the '
+    'transaction commits.';
 
 CREATE TRIGGER keep_announced
     AFTER DELETE OR UPDATE OF user_id ON credits.user_balance_checkpoints
     FOR EACH ROW EXECUTE FUNCTION credits.keep_announced();
 ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_announced;
-COMMENT ON TRIGGER keep_announced ON credits.user_balance_checkpoints IS
-    'A checkpoint that was deleted by hand is made anew.';
+COMMENT ON TRIGGER keep_announced ON credits.user_balance_checkpoints IS 'Has a checkpoint that was deleted by hand made again.';
 
 CREATE TRIGGER keep_all_announced
     BEFORE TRUNCATE ON credits.user_balance_checkpoints
     FOR EACH STATEMENT EXECUTE FUNCTION credits.keep_announced();
 ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_all_announced;
-COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS
-    'Checkpoints that were all deleted by hand are made anew.';
+COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS 'Has all checkpoints made again after TRUNCATE.';

@@ -5,13 +5,13 @@ COMMENT ON FUNCTION credits.guard_ledger() IS
     'Event trigger: refuses, with SQLSTATE 55000, to drop a ledger that holds transactions, unless credits_ledger.allow_drop is '
     'on, and to give the ledger, derived tables or result types another shape. Warns of what pg_dump leaves out.';
 
--- Every command, as cascades reach a table from almost anything. It is this one that notes what was there: disabled, it
--- switches the other two off. ALWAYS: also while replication applies.
+-- Fires for every command, because a cascade can reach a table from almost anything. It notes the shape of the tables before the
+-- command: while it is disabled, the other two triggers do nothing. ALWAYS: also while replication applies changes.
 CREATE EVENT TRIGGER credits_ledger_guard ON ddl_command_start
     EXECUTE FUNCTION credits.guard_ledger();
 ALTER EVENT TRIGGER credits_ledger_guard ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER credits_ledger_guard IS
-    'Keeps a ledger that holds transactions from being dropped by accident, and notes the shape of its tables.';
+    'Refuses to drop a ledger that holds transactions, and notes the shape of its tables before a command.';
 
 CREATE EVENT TRIGGER credits_ledger_guard_end ON ddl_command_end
     EXECUTE FUNCTION credits.guard_ledger();
@@ -19,9 +19,9 @@ ALTER EVENT TRIGGER credits_ledger_guard_end ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER credits_ledger_guard_end IS
     'Refuses changes of the shape of the ledger''s tables, and warns of what pg_dump leaves out.';
 
--- A large table is not rewritten first and refused then.
+-- Refuses before the server rewrites a large table, not after.
 CREATE EVENT TRIGGER credits_ledger_guard_rewrite ON table_rewrite
     EXECUTE FUNCTION credits.guard_ledger();
 ALTER EVENT TRIGGER credits_ledger_guard_rewrite ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER credits_ledger_guard_rewrite IS
-    'Refuses changes of the shape of the ledger''s tables before their rows are written anew.';
+    'Refuses changes of the shape of the ledger''s tables before the server rewrites them.';

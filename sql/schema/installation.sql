@@ -1,4 +1,4 @@
--- As in views.sql: nothing unqualified is looked up in the schema credits.
+-- Names without a schema are not looked up in the schema credits: views.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- Whether tables, indexes, triggers and what guards them are as this version made them. What is expected is written out, for people
@@ -232,10 +232,10 @@ CREATE FUNCTION credits.verify_installation()
         ORDER BY 1, 2
     $$;
 COMMENT ON FUNCTION credits.verify_installation() IS
-    'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, and '
-    'lists what differs, with policies that a restore could not make; no rows is the good answer. left out of dumps: an application''s '
-    'own on the ledger. Not compared: owners, privileges, storage and statistics settings, tablespaces, what views and functions '
-    'say. Reads catalogs only.';
+    'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, '
+    'and lists what differs, and policies that a restore could not make; no rows is the good answer. ''left out of dumps'' names '
+    'an index, constraint or trigger of an application''s own on the ledger. Not compared: owners, privileges, storage and '
+    'statistics settings, tablespaces, bodies of views and functions. Reads catalogs only.';
 
--- As CREATE EXTENSION has it.
+-- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;

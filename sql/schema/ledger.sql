@@ -1,20 +1,20 @@
--- CREATE EXTENSION has the schema credits searched, too, and it may be somebody's who made it first and put operators there
+-- CREATE EXTENSION puts the schema credits into the search_path. Somebody else may have made that schema first, with operators in it
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- Stamps a ledger row with the top-level id of the transaction that inserts it, in the cluster it is inserted in.
 -- It is declared IMMUTABLE because Postgres demands that of a generated column, and takes seq so that it is evaluated
 -- for each row and never folded at plan time. It is not immutable in truth and must not be used anywhere else.
--- Every row of every path is stamped just before it is stored, so this is also where a row is noticed that brings a seq of its
--- own, and where the numbering goes on behind it.
+-- It runs for every row just before the row is stored, whatever inserts it. So it also moves the sequence on when a row brings a seq
+-- of its own.
 -- Like every function in C it has no SET search_path, which would cost each insert more than the function itself: the library
 -- pins the search_path where it runs SQL, and this one runs none.
 CREATE FUNCTION credits.current_xact_id(seq bigint) RETURNS xid8
     LANGUAGE c IMMUTABLE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'current_xact_id';
 COMMENT ON FUNCTION credits.current_xact_id(bigint) IS
-    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. Has the numbering go on '
-    'behind seq, if the caller may insert it.';
+    'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. Moves the sequence on '
+    'to seq, if the row brings one and the caller may insert it.';
 
 CREATE TABLE credits.credits_transactions (
     id                 uuid        NOT NULL DEFAULT gen_random_uuid(),
@@ -64,24 +64,22 @@ CREATE INDEX credits_transactions_batched_idx ON credits.credits_transactions (u
 -- Lists and counts of a period, and sum_transactions_after_date. Rows that are written together have the same second, which
 -- the index keeps once: by the microsecond it would take five times the space.
 CREATE INDEX credits_transactions_user_created_idx ON credits.credits_transactions (user_id, (created_at::timestamptz(0)));
--- list_all_transactions walks it backwards. The predicate is true of every row: a query has to ask for this index by
--- name, so to speak, or the planner would at times walk it to list the rows of one user.
+-- list_all_transactions walks it backwards. The predicate is true of every row, and only a query that repeats it can use this index:
+-- otherwise the planner would at times walk it to list the rows of one user.
 CREATE UNIQUE INDEX credits_transactions_seq_idx ON credits.credits_transactions (seq)
     WHERE seq >= '-9223372036854775808';
 -- Lists of all users in a period. An insert does not touch it until its block range is summarized.
 CREATE INDEX credits_transactions_created_idx ON credits.credits_transactions USING brin (created_at);
--- The server has none for xid8. It is made of the operators of xid8 and of functions of the server's own.
+-- The server has no BRIN operator class for xid8. This one consists of the server's own operators and functions.
 CREATE OPERATOR CLASS credits.xid8_minmax_ops FOR TYPE xid8 USING brin AS
     OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >,
     FUNCTION 1 brin_minmax_opcinfo(internal),
     FUNCTION 2 brin_minmax_add_value(internal, internal, internal, internal),
     FUNCTION 3 brin_minmax_consistent(internal, internal, internal),
     FUNCTION 4 brin_minmax_union(internal, internal, internal);
-COMMENT ON OPERATOR CLASS credits.xid8_minmax_ops USING brin IS
-    'What ranges of blocks span by transaction id.';
-COMMENT ON OPERATOR FAMILY credits.xid8_minmax_ops USING brin IS
-    'What ranges of blocks span by transaction id.';
--- transactions_after. An insert touches it no more than the other: a range is summarized when the next one begins, or by a vacuum.
+COMMENT ON OPERATOR CLASS credits.xid8_minmax_ops USING brin IS 'Block range index of transaction ids.';
+COMMENT ON OPERATOR FAMILY credits.xid8_minmax_ops USING brin IS 'Block range index of transaction ids.';
+-- For transactions_after. As above, an insert does not touch it: a block range is summarized when the next one begins, or by a vacuum.
 CREATE INDEX credits_transactions_stamp_idx ON credits.credits_transactions USING brin (xact_id credits.xid8_minmax_ops)
     WITH (pages_per_range = 64, autosummarize = on);
 -- get_monthly_auto_topup_spend. starts_with compares bytes, so no collation can change what it finds.
@@ -147,8 +145,8 @@ ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
 COMMENT ON TRIGGER append_only ON credits.credits_transactions IS
     'Refuses UPDATE, DELETE and TRUNCATE.';
 
--- Logical replication applies changes row by row and fires row triggers alone, as a statement on a parent does, should somebody
--- have attached the ledger to one.
+-- Logical replication fires row triggers only, and so does a statement on a parent table, should somebody have attached the ledger to
+-- one.
 CREATE TRIGGER append_only_applied
     BEFORE UPDATE OR DELETE ON credits.credits_transactions
     FOR EACH ROW EXECUTE FUNCTION credits.refuse_change();
@@ -168,11 +166,11 @@ CREATE TRIGGER note_transaction
     FOR EACH ROW EXECUTE FUNCTION credits.note_transaction();
 ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction;
 COMMENT ON TRIGGER note_transaction ON credits.credits_transactions IS
-    'Notes whose balance the transaction changes, to be settled when it commits.';
+    'Notes the accounts whose balances the transaction changes; they are settled when it commits.';
 
 SELECT pg_catalog.pg_extension_config_dump('credits.credits_transactions', '');
 SELECT pg_catalog.pg_extension_config_dump(
     pg_catalog.pg_get_serial_sequence('credits.credits_transactions', 'seq')::regclass, '');
 
--- As CREATE EXTENSION has it.
+-- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;

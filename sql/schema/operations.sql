@@ -1,4 +1,4 @@
--- As in views.sql: nothing unqualified is looked up in the schema credits.
+-- Names without a schema are not looked up in the schema credits: views.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- For operators: what the checkpoints do not cover, what holds them back, and what brings them up to date. The views read
@@ -51,7 +51,7 @@ CREATE VIEW credits.stragglers WITH (security_barrier) AS
         SELECT l.xact_id, coalesce(sum(l.checkpoints) FILTER (WHERE l.is_listed), 0)::bigint AS listed_by,
                coalesce(sum(l.checkpoints) FILTER (WHERE NOT l.is_listed), 0)::bigint AS watermark_of
         FROM (
-            -- Most checkpoints list none, and many the same.
+            -- Most checkpoints list no straggler, and many list the same ones.
             SELECT unnest(c.stragglers), true, c.checkpoints
             FROM (SELECT c.stragglers, count(*) AS checkpoints FROM credits.user_balance_checkpoints c
                   WHERE cardinality(c.stragglers) > 0 GROUP BY c.stragglers) c
@@ -84,20 +84,20 @@ COMMENT ON VIEW credits.stragglers IS
     'that is refreshed now stops at it. Cost: two scans of the checkpoints. On a standby only those that a checkpoint lists, '
     'without their sessions, which are the primary''s. For operators.';
 
--- A caller of whom row-level security hides rows would refresh nothing: it gets 42501 instead.
+-- A caller from whom row-level security hides rows gets 42501. It would refresh nothing otherwise.
 ALTER FUNCTION credits.refresh_idle_checkpoints(interval, bigint) SET row_security = off;
 COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS
-    'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more '
-    'than they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. '
-    'Returns how many. Takes stripes as a commit of these users would, and leaves out those whose checkpoints someone else '
-    'refreshes: made to be called every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. '
-    'Errors: 22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, '
-    '25006 in a read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
+    'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more than '
+    'they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. Returns how'
+    ' many. Takes the stripes of these users as their own commits do, and skips checkpoints that another session is refreshing: '
+    'for a job that runs every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. Errors: '
+    '22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, 25006 in a '
+    'read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
 
 COMMENT ON FUNCTION credits.advance_seq(bigint) IS
-    'Has the next transaction numbered above past; never sets numbering back, and needs no lock: room for rows that are to come '
-    'with a seq of their own. Rows themselves have the numbering go on behind them. For whoever may insert seq into the ledger. '
-    'Errors: 22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
+    'Numbers the next transaction above past, and never sets numbering back: room for rows that are to come with a seq of their '
+    'own. Needs no lock. Such rows move the numbering on by themselves, too. For roles that may insert the column seq. Errors: '
+    '22004 for NULL, 23514 for 4611686018427387904 and above, 25006 in a read-only transaction, 42501.';
 
 COMMENT ON FUNCTION credits.settlement_statistics() IS
     'Counts for this database since the server started or recovered from a crash, of transactions that have committed: '
@@ -108,10 +108,11 @@ COMMENT ON FUNCTION credits.settlement_statistics() IS
     'room for the counts: there are places for 128 databases.';
 
 COMMENT ON FUNCTION credits.redact_account(uuid) IS
-    'For erasure requests: clears description and metadata of the rows of a user that are committed, or the transaction''s own, and changes '
-    'nothing else; returns how many rows that were. Takes the stripe of the user, so that its commits wait until this transaction ends. Fires '
-    'no trigger. EXECUTE suffices, which nobody has at first; row-level security hides no row from it. Old versions go with the next '
-    'vacuum. Errors: 22004 for NULL, 25006 in a read-only transaction, 0A000 if the transaction is prepared.';
+    'For erasure requests: clears description and metadata of the rows of a user that are committed or the transaction''s own, '
+    'and changes nothing else; returns how many rows it has cleared. Takes the stripe of the user exclusively, so commits of its '
+    'users wait until this transaction ends. Fires no trigger. EXECUTE suffices, which nobody but the owner has at first; row-'
+    'level security hides no row from it. Vacuum removes the old versions of the rows. Errors: 22004 for NULL, 25006 in a read-'
+    'only transaction, 0A000 if the transaction is prepared.';
 
--- As CREATE EXTENSION has it.
+-- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;

@@ -1,4 +1,5 @@
--- Nothing for PUBLIC, but for the function that stamps a row: whoever may insert runs it.
+-- PUBLIC may execute two functions: the one that stamps a row, which runs as whoever inserts, and the one that pg_dump calls, as whoever
+-- dumps.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;

@@ -1,4 +1,4 @@
--- Recording. What is recorded by a function has all that an INSERT of the caller's has: its privileges, triggers and policies.
+-- Recording. These functions do what an INSERT of the caller does, with the same privileges, triggers and policies.
 
 CREATE FUNCTION credits.create_transaction(
     user_id uuid, transaction_type text, amount numeric, source_id text,
@@ -17,9 +17,9 @@ CREATE FUNCTION credits.record_transactions(transactions jsonb) RETURNS SETOF cr
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100
     AS 'MODULE_PATHNAME', 'record_transactions';
 COMMENT ON FUNCTION credits.record_transactions(jsonb) IS
-    'Records the items of an array of at most 10,000 objects as an INSERT does, and says of each what became of it, in the order of '
-    'the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, created_at, '
-    'category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. A bad item costs '
-    'only itself. Rows get their seqs in the order of their source_ids. Errors: 22004 for NULL, 22023 for what is no array or has '
-    'too many items, 25006 in a read-only transaction, 42501 without INSERT on the columns that are given and SELECT on the ledger, and '
-    'what ends a transaction: 40001, 40P01, a cancel.';
+    'Records the items of an array of at most 10,000 objects, each as an INSERT does, and returns the result of each, in the '
+    'order of the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, '
+    'created_at, category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. '
+    'An item that is refused does not affect the others. Rows get their seqs in the order of their source_ids. Errors: 22004 for '
+    'NULL, 22023 for what is no array or has too many items, 25006 in a read-only transaction, 42501 without INSERT on the '
+    'columns that are given and SELECT on the ledger, and what ends a transaction: 40001, 40P01, a cancel.';

@@ -1,10 +1,10 @@
--- As in views.sql: nothing unqualified is looked up in the schema credits.
+-- Names without a schema are not looked up in the schema credits: views.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- pg_dump has an extension's tables made by CREATE EXTENSION and leaves out what a user has put on them: policies, ENABLE and FORCE ROW
--- LEVEL SECURITY. It carries rows, and a condition on them, which it puts behind FROM as it is: that of dumped_row_security
--- appends what the function row_security reads from the catalog at that moment. Nothing has to be noted when a policy changes, so nothing
--- is ever out of date, the names of roles included. What a restore brings is made at once by a trigger; rows stay only if it cannot be.
+-- pg_dump leaves the tables of an extension to CREATE EXTENSION, and with them what a user has put on them: policies, ENABLE and FORCE ROW
+-- LEVEL SECURITY. It does dump their rows, by a query to which it appends the condition that the extension has registered. The condition of
+-- dumped_row_security adds the rows of the function row_security, which reads the catalogs at that moment: nothing has to be stored when a
+-- policy changes. In a restore, a trigger makes the policy of each row that is inserted; the row stays only if that fails.
 
 CREATE TABLE credits.dumped_row_security (
     table_name       text NOT NULL,
@@ -33,8 +33,9 @@ CREATE TABLE credits.dumped_row_security (
     autovacuum_analyze_threshold = 1000
 );
 COMMENT ON TABLE credits.dumped_row_security IS
-    'The way of row-level security through pg_dump: a dump of it has what row_security() returns, and what a restore inserts is '
-    'made at once. Its own rows are what could not be made, see restore_row_security. Only its owner and superusers write to it.';
+    'Carries row-level security of the ledger through pg_dump: a dump has the rows of row_security() in place of its own, and a '
+    'restore makes each policy when its row is inserted. Rows that stay could not be made: see restore_row_security. Only its '
+    'owner and superusers write to it.';
 COMMENT ON COLUMN credits.dumped_row_security.table_name IS 'Table of the schema credits.';
 COMMENT ON COLUMN credits.dumped_row_security.kind IS 'enable or force (row-level security of the table), or policy.';
 COMMENT ON COLUMN credits.dumped_row_security.policy IS 'Name of the policy; empty for enable and force.';
@@ -43,12 +44,12 @@ COMMENT ON COLUMN credits.dumped_row_security.command IS 'Command that the polic
 COMMENT ON COLUMN credits.dumped_row_security.roles IS 'Roles that the policy is for; NULL for PUBLIC.';
 COMMENT ON COLUMN credits.dumped_row_security.using_expression IS 'USING, if the policy has it.';
 COMMENT ON COLUMN credits.dumped_row_security.check_expression IS 'WITH CHECK, if the policy has it.';
-COMMENT ON COLUMN credits.dumped_row_security.problem IS 'Why it could not be made as it is here.';
+COMMENT ON COLUMN credits.dumped_row_security.problem IS 'Why the policy could not be made.';
 COMMENT ON CONSTRAINT kind_is_known ON credits.dumped_row_security IS
     'A row says ENABLE or FORCE, or holds a policy.';
 
--- Not a view: pg_dump reads none but the system's own. The order is that of safety, should each row be restored by itself: what closes
--- the table comes before what opens it.
+-- Not a view, because pg_dump allows that condition no view but the system's. Rows are ordered so that a restore in which each is a
+-- transaction is safe at each moment: what closes the table comes before what opens it.
 CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -88,13 +89,13 @@ CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
         ORDER BY s.kind = 'policy', s.is_permissive, s.table_name, s.kind, s.policy
     $$;
 COMMENT ON FUNCTION credits.row_security() IS
-    'Row-level security of the tables that are dumped: ENABLE, FORCE and policies, as a dump carries them, and with a problem what a '
-    'restore has brought and could not make. Anybody may call it who may dump: SELECT on dumped_row_security is needed.';
+    'Row-level security of the ledger, as a dump carries it: ENABLE, FORCE and policies, and, with a problem, policies that a '
+    'restore could not make. Anybody may call it who may SELECT from dumped_row_security, as whoever dumps must.';
 
 SELECT pg_extension_config_dump('credits.dumped_row_security', 'WHERE false UNION ALL SELECT * FROM credits.row_security()');
 
--- What is said here is run, as SQL, by whoever restores: nobody else may say it, whatever is granted. Row-level security would
--- have a role without BYPASSRLS fail to dump the table.
+-- Rows of this table are executed as SQL by whoever restores. So only the owner and superusers may write them, whatever is granted. A
+-- trigger says so, since row-level security would keep a role without BYPASSRLS from dumping the table.
 CREATE FUNCTION credits.refuse_others() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -196,9 +197,10 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.make_row_security() IS
-    'Trigger: makes what a row of dumped_row_security says, unless it is there already, and keeps the row only if that fails. A policy '
-    'for a role that does not exist is made for the others; one that cannot be made is left out if it is permissive, and denies '
-    'everything if it is restrictive; each with a warning. One of another definition that is there already stays.';
+    'Trigger: makes the policy, ENABLE or FORCE of an inserted row, unless it is there already, and keeps the row only if that '
+    'fails. A policy for a role that does not exist is made for its other roles. One that cannot be made is left out if it is '
+    'permissive, and denies everything if it is restrictive. Each with a warning. A policy of that name with another definition '
+    'stays as it is.';
 
 -- ALWAYS: whatever session_replication_role a restore has set.
 CREATE TRIGGER make_row_security
@@ -222,8 +224,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.restore_row_security() IS
-    'Makes what a restore has brought and could not make then (a role was missing, or what a policy refers to); returns what still '
-    'cannot be made, each with its problem. Errors: 42501 for anybody but the owner of dumped_row_security and superusers.';
+    'Makes the policies that a restore could not make, because a role or what they refer to was missing. Returns those that still'
+    ' cannot be made, each with its problem. Errors: 42501 for anybody but the owner of dumped_row_security and superusers.';
 
--- As CREATE EXTENSION has it.
+-- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;

@@ -42,9 +42,9 @@ CREATE TYPE credits.recorded_transaction AS (
     detail         text
 );
 COMMENT ON TYPE credits.recorded_transaction IS
-    'What became of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, stored before '
-    'with the same user, type and amount; conflict, its source_id or id is another transaction''s; refused. transaction_id and '
-    'seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';
+    'Result of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, if it was stored '
+    'before with the same user, type and amount; conflict, if another transaction has its source_id or id; refused. '
+    'transaction_id and seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';
 
 CREATE TYPE credits.feed_item AS (
     feed_position      text,
@@ -62,5 +62,4 @@ CREATE TYPE credits.feed_item AS (
     metadata           jsonb,
     reverses           uuid
 );
-COMMENT ON TYPE credits.feed_item IS
-    'One ledger row of transactions_after. feed_position: what to pass to read on behind it.';
+COMMENT ON TYPE credits.feed_item IS 'One ledger row of transactions_after. Pass its feed_position to read the rows behind it.';

@@ -1,13 +1,12 @@
--- CREATE EXTENSION has the schema credits searched, too, and it may be somebody's who made it first and put operators there
+-- CREATE EXTENSION puts the schema credits into the search_path. Somebody else may have made that schema first, with operators in it
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- A view reads its tables as its owner, and the planner takes the columns' statistics as the owner's, too: it would try an operator
--- of the caller's on values that the caller may not see. Hence security_barrier, which is lost on a view that is nothing but
--- a UNION ALL.
+-- A view reads its tables with its owner's privileges, and so does the planner their statistics: it would try an operator of the caller's on
+-- values that the caller may not see. security_barrier prevents that; it has no effect on a view that is nothing but a UNION ALL.
 
--- What is folded, for whoever may read the whole ledger that it is folded from. It is both or nothing: with nothing folded,
--- every row is taken for a part of the delta, which costs more and changes no answer.
+-- The folded sums, for callers who may read all rows of the ledger. Others see no row: their queries take every row of the ledger for a
+-- part of the delta, which costs more and gives the same answer.
 
 CREATE VIEW credits.checkpoints WITH (security_barrier) AS
     SELECT c.*
@@ -15,22 +14,20 @@ CREATE VIEW credits.checkpoints WITH (security_barrier) AS
     WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
       AND NOT row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.checkpoints IS
-    'The table user_balance_checkpoints, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
-    'security; nothing for anybody else.';
+    'The table user_balance_checkpoints, for callers who may SELECT all rows of the ledger; empty for others.';
 
--- No barrier: a page takes the newest of a user in the order of an index, which an ORDER BY would not reach through it. The table
--- has no statistics to tell of, and a condition of the caller's is tried on no row before this one.
+-- No security_barrier: a page reads the newest batches of a user in index order, and the barrier would keep the ORDER BY from the index. The
+-- table has no statistics, and the condition below, which depends on no column, is evaluated before any row is read.
 CREATE VIEW credits.folded_batches AS
     SELECT b.*
     FROM credits.batch_aggregates b
     WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
       AND NOT row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.folded_batches IS
-    'The table batch_aggregates, for whoever may SELECT from the ledger and is not kept from a part of it by row-level '
-    'security; nothing for anybody else.';
+    'The table batch_aggregates, for callers who may SELECT all rows of the ledger; empty for others.';
 
--- The owner sees every row. Where row-level security filters the ledger for the caller,
--- the views for clients go to these functions instead, which run as the caller and sum what it may see.
+-- A view sees every row, as its owner does. Where row-level security filters the ledger for the caller, the views for clients call
+-- these functions instead, which run as the caller and sum the rows that it may see.
 
 CREATE FUNCTION credits.visible_balances()
     RETURNS TABLE (user_id uuid, balance numeric, is_positive boolean, crossed_at timestamptz)
@@ -41,8 +38,8 @@ CREATE FUNCTION credits.visible_balances()
               FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) t OFFSET 0) b
     $$;
 COMMENT ON FUNCTION credits.visible_balances() IS
-    'Balances of the users of whom the caller may see a row, from the rows that it may see: the view balances under row-level '
-    'security, which adds what was announced. Costs a scan over all of them.';
+    'For the view balances under row-level security: balances of the users of whom the caller may see a row, summed from the rows'
+    ' that it may see. Costs a scan of them.';
 
 CREATE FUNCTION credits.visible_batches()
     RETURNS TABLE (fusillade_batch_id uuid, user_id uuid, total_amount numeric, transaction_count bigint, max_seq bigint,
@@ -55,8 +52,7 @@ CREATE FUNCTION credits.visible_batches()
         GROUP BY t.fusillade_batch_id, t.user_id
     $$;
 COMMENT ON FUNCTION credits.visible_batches() IS
-    'Batches computed from the rows that the caller may see: the view batches under row-level security. Costs a scan over '
-    'all of them.';
+    'For the view batches under row-level security: batches summed from the rows that the caller may see. Costs a scan of them.';
 
 CREATE VIEW credits.users_without_checkpoint WITH (security_barrier) AS
     SELECT u.user_id
@@ -64,9 +60,8 @@ CREATE VIEW credits.users_without_checkpoint WITH (security_barrier) AS
     LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
     WHERE c.user_id IS NULL AND NOT row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.users_without_checkpoint IS
-    'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their '
-    'rows until refresh_checkpoint or their next transaction. Empty under row-level security, as what it would show is not the '
-    'caller''s: for operators.';
+    'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their rows '
+    'until refresh_checkpoint or their next transaction. For operators: empty under row-level security.';
 
 CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
     SELECT u.*
@@ -89,7 +84,7 @@ CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
         JOIN credits.credits_transactions t ON t.user_id = u.user_id
     ) u;
 COMMENT ON VIEW credits.uncovered_transactions IS
-    'The deltas: ledger rows that no checkpoint covers yet. Empty under row-level security: for operators.';
+    'The deltas: ledger rows that no checkpoint covers yet. For operators: empty under row-level security.';
 
 CREATE VIEW credits.balances WITH (security_barrier) AS
     SELECT a.user_id, a.balance, a.is_positive, a.crossed_at
@@ -120,7 +115,7 @@ CREATE VIEW credits.batches WITH (security_barrier) AS
         SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
                sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
         FROM (
-            -- What is folded of an account without a checkpoint was left behind: all of its rows are uncovered.
+            -- Without its checkpoint, what is folded of an account does not count: all of its rows are uncovered.
             SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
             FROM credits.batch_aggregates b
             WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id)
@@ -139,5 +134,5 @@ CREATE VIEW credits.batches WITH (security_barrier) AS
 COMMENT ON VIEW credits.batches IS
     'Every batch of every user: total, number of rows, highest seq and first created_at, exact now.';
 
--- As CREATE EXTENSION has it.
+-- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;
