@@ -14,8 +14,7 @@
 use super::analytics::{DEFAULT_ORIGIN, DEFAULT_SLA, Labels};
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, newest_rows};
-use crate::engine::batches;
-use crate::engine::checkpoint::BatchTotals;
+use crate::engine::batches::{self, BatchTotals};
 use crate::engine::items::{Item, LISTED_COLUMNS, NewestItems};
 use crate::error::LedgerError;
 use crate::pg::answer::{Answer, Rows};

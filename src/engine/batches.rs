@@ -1,14 +1,133 @@
-//! What a reader sees of the batches that its user's delta touches, under the reader's own snapshot.
+//! Batches: what is folded of them, what the rows of a delta add to them, and both together for a reader.
+//!
+//! `batch_aggregates` has the rows of each batch that the user's checkpoint covers, added up, and is written together with the
+//! checkpoint. So the checkpoint's coverage says of batches, too, which rows they have.
 
-use ledger::id::UserId;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::checkpoint::{BatchRuns, BatchTotals, CheckpointScan};
-use super::delta::DeltaScan;
+use ledger::credits::{Credits, SumOutOfRange};
+use ledger::id::{BatchId, UserId};
+use pgrx::pg_sys;
+
+use super::checkpoint::CheckpointScan;
+use super::delta::{BatchedRow, DeltaScan};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
+use crate::pg::column_value::ColumnValue;
 use crate::pg::privilege;
+use crate::pg::relation::{Access, Index, Table};
+use crate::pg::row::Row;
+use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::write::TableWriter;
+use crate::pg::xact;
+
+/// Columns of `batch_aggregates`.
+pub mod column {
+    pub const BATCH: usize = 1;
+    pub const TOTAL_AMOUNT: usize = 3;
+    pub const TRANSACTION_COUNT: usize = 4;
+    pub const MAX_SEQ: usize = 5;
+    pub const CREATED_AT: usize = 6;
+}
+
+/// The totals of rows of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchTotal {
+    /// Sum of their amounts, positive.
+    pub amount: Credits,
+    /// How many there are.
+    pub transaction_count: i64,
+    /// The highest `seq` among them.
+    pub max_seq: i64,
+    /// The smallest `created_at` among them, in microseconds.
+    pub created_at: i64,
+}
+
+impl BatchTotal {
+    const EMPTY: Self =
+        Self { amount: Credits::ZERO, transaction_count: 0, max_seq: i64::MIN, created_at: i64::MAX };
+
+    fn merge(&mut self, other: &Self) -> Result<(), SumOutOfRange> {
+        self.amount = self.amount.checked_add(other.amount)?;
+        self.transaction_count += other.transaction_count;
+        self.max_seq = self.max_seq.max(other.max_seq);
+        self.created_at = self.created_at.min(other.created_at);
+        Ok(())
+    }
+}
+
+impl From<BatchedRow> for BatchTotal {
+    fn from(row: BatchedRow) -> Self {
+        Self { amount: row.amount, transaction_count: 1, max_seq: row.seq, created_at: row.created_at }
+    }
+}
+
+/// What rows of a user add to its batches, in the order of the batches' ids.
+#[derive(Clone, Debug, Default)]
+pub struct BatchTotals(BTreeMap<BatchId, BatchTotal>);
+
+/// Totals in the making, from rows that mostly follow others of their batch.
+#[derive(Debug, Default)]
+pub struct BatchRuns {
+    run: Option<(BatchId, BatchTotal)>,
+    totals: BatchTotals,
+}
+
+impl BatchRuns {
+    /// Adds a row.
+    pub fn add(&mut self, row: BatchedRow) -> Result<(), SumOutOfRange> {
+        match &mut self.run {
+            Some((batch, total)) if *batch == row.batch => total.merge(&row.into()),
+            _ => {
+                let before = self.run.replace((row.batch, row.into()));
+                self.totals.merge(before)
+            }
+        }
+    }
+
+    /// The totals of all rows.
+    pub fn totals(mut self) -> Result<BatchTotals, SumOutOfRange> {
+        self.totals.merge(self.run)?;
+        Ok(self.totals)
+    }
+}
+
+impl BatchTotals {
+    fn merge(&mut self, run: Option<(BatchId, BatchTotal)>) -> Result<(), SumOutOfRange> {
+        run.map_or(Ok(()), |(batch, total)| self.0.entry(batch).or_insert(BatchTotal::EMPTY).merge(&total))
+    }
+
+    /// Adds what is folded of these batches, as the snapshot sees it.
+    pub fn add_folded(
+        &mut self,
+        relations: &Relations,
+        user: &UserId,
+        snapshot: &Rc<Snapshot>,
+    ) -> Result<(), SumOutOfRange> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut scan = scan_of(relations, snapshot, 2);
+        for (batch, total) in &mut self.0 {
+            if let Some((_, folded)) = find(&mut scan, user, batch) {
+                total.merge(&folded)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the batch is one of them.
+    pub fn contains(&self, batch: &BatchId) -> bool {
+        self.0.contains_key(batch)
+    }
+
+    /// Each batch with its total.
+    pub fn iter(&self) -> impl Iterator<Item = (&BatchId, &BatchTotal)> {
+        self.0.iter()
+    }
+}
 
 /// The whole totals of the batches that have rows in the user's delta; what is folded of all others is true as it is. `None`
 /// if the caller may not be told what is folded, or nothing is: a user without a checkpoint has no folded batches.
@@ -28,4 +147,82 @@ pub fn touched(user: &UserId) -> Result<Option<BatchTotals>, LedgerError> {
     let mut totals = batches.totals()?;
     totals.add_folded(&relations, user, &snapshot)?;
     Ok(Some(totals))
+}
+
+/// Adds the totals to the user's rows of `batch_aggregates`.
+pub fn write(
+    relations: &Relations,
+    writer: &TableWriter,
+    user: &UserId,
+    totals: &BatchTotals,
+) -> Result<(), LedgerError> {
+    if totals.0.is_empty() {
+        return Ok(());
+    }
+    let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 2);
+    for (batch, added) in &totals.0 {
+        let mut total = *added;
+        let stored = find(&mut scan, user, batch);
+        if let Some((_, folded)) = &stored {
+            total.merge(folded)?;
+        }
+        let values = [
+            ColumnValue::Uuid(batch.as_bytes()),
+            ColumnValue::Uuid(user.as_bytes()),
+            ColumnValue::Credits(total.amount),
+            ColumnValue::Int8(total.transaction_count),
+            ColumnValue::Int8(total.max_seq),
+            ColumnValue::Timestamptz(total.created_at),
+            ColumnValue::Timestamptz(xact::now()),
+        ];
+        match stored {
+            Some((tid, _)) => writer.update(tid, values),
+            None => writer.insert(values),
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
+pub fn discard(relations: &Relations, writer: &TableWriter, user: &UserId) {
+    let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 1);
+    scan.seek(&[Key::UuidEqual(*user.as_bytes())]);
+    let mut left = Vec::new();
+    while let Some(row) = scan.next() {
+        left.push(row.tid());
+    }
+    for tid in left {
+        writer.delete(tid);
+    }
+    // The rows that replace them must not meet them.
+    xact::see_own_changes();
+}
+
+fn scan_of(relations: &Relations, snapshot: &Rc<Snapshot>, key_columns: usize) -> IndexScan {
+    let table = Table::open(relations.batches, Access::Read);
+    let index = Index::primary_key_of(&table);
+    IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns)
+}
+
+/// What is folded of a batch, and where that is stored.
+fn find(
+    scan: &mut IndexScan,
+    user: &UserId,
+    batch: &BatchId,
+) -> Option<(pg_sys::ItemPointerData, BatchTotal)> {
+    scan.seek(&[Key::UuidEqual(*user.as_bytes()), Key::UuidEqual(*batch.as_bytes())]);
+    scan.next().map(|row| (row.tid(), decode(&row).1))
+}
+
+/// The batch that a row of `batch_aggregates` is about, and what is folded of it.
+pub fn decode(row: &Row<'_>) -> (BatchId, BatchTotal) {
+    // The last column first: the row is taken apart once.
+    let created_at = row.int8(column::CREATED_AT);
+    let folded = BatchTotal {
+        amount: row.credits(column::TOTAL_AMOUNT),
+        transaction_count: row.int8(column::TRANSACTION_COUNT),
+        max_seq: row.int8(column::MAX_SEQ),
+        created_at,
+    };
+    (BatchId::from_bytes(row.uuid(column::BATCH)), folded)
 }

@@ -3,17 +3,17 @@
 //! Stored rows are read without SIREAD locks: the transaction's business is the ledger. A balance as of a snapshot conflicts
 //! with a row that it does not have by the delta, which is where any such row belongs.
 
-use ledger::id::{BatchId, UserId};
-use std::collections::BTreeMap;
+use ledger::id::UserId;
 use std::rc::Rc;
 
 use ledger::coverage::Coverage;
-use ledger::credits::{Credits, SumOutOfRange};
+use ledger::credits::SumOutOfRange;
 use ledger::fold::{DeltaPass, Fold};
 use pgrx::pg_sys;
 
+use super::batches::{BatchRuns, BatchTotals};
 use super::checkpoint_tids;
-use super::delta::{BatchedRow, DeltaScan};
+use super::delta::DeltaScan;
 use super::noted::{self, Announced};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -36,15 +36,6 @@ mod column {
     pub const STRAGGLERS: usize = 7;
     pub const IS_POSITIVE: usize = 8;
     pub const CROSSED_AT: usize = 9;
-}
-
-/// Columns of `batch_aggregates`.
-pub mod batch_column {
-    pub const BATCH: usize = 1;
-    pub const TOTAL_AMOUNT: usize = 3;
-    pub const TRANSACTION_COUNT: usize = 4;
-    pub const MAX_SEQ: usize = 5;
-    pub const CREATED_AT: usize = 6;
 }
 
 /// A row of `user_balance_checkpoints`.
@@ -171,103 +162,6 @@ pub fn write(writer: &TableWriter, user: &UserId, stored: Option<&Stored>, check
     }
 }
 
-/// The totals of rows of a batch.
-#[derive(Clone, Copy, Debug)]
-pub struct BatchTotal {
-    /// Sum of their amounts, positive.
-    pub amount: Credits,
-    /// How many there are.
-    pub transaction_count: i64,
-    /// The highest `seq` among them.
-    pub max_seq: i64,
-    /// The smallest `created_at` among them, in microseconds.
-    pub created_at: i64,
-}
-
-impl BatchTotal {
-    const EMPTY: Self =
-        Self { amount: Credits::ZERO, transaction_count: 0, max_seq: i64::MIN, created_at: i64::MAX };
-
-    fn merge(&mut self, other: &Self) -> Result<(), SumOutOfRange> {
-        self.amount = self.amount.checked_add(other.amount)?;
-        self.transaction_count += other.transaction_count;
-        self.max_seq = self.max_seq.max(other.max_seq);
-        self.created_at = self.created_at.min(other.created_at);
-        Ok(())
-    }
-}
-
-impl From<BatchedRow> for BatchTotal {
-    fn from(row: BatchedRow) -> Self {
-        Self { amount: row.amount, transaction_count: 1, max_seq: row.seq, created_at: row.created_at }
-    }
-}
-
-/// What rows of a user add to its batches, in the order of the batches' ids.
-#[derive(Clone, Debug, Default)]
-pub struct BatchTotals(BTreeMap<BatchId, BatchTotal>);
-
-/// Totals in the making, from rows that mostly follow others of their batch.
-#[derive(Debug, Default)]
-pub struct BatchRuns {
-    run: Option<(BatchId, BatchTotal)>,
-    totals: BatchTotals,
-}
-
-impl BatchRuns {
-    /// Adds a row.
-    pub fn add(&mut self, row: BatchedRow) -> Result<(), SumOutOfRange> {
-        match &mut self.run {
-            Some((batch, total)) if *batch == row.batch => total.merge(&row.into()),
-            _ => {
-                let before = self.run.replace((row.batch, row.into()));
-                self.totals.merge(before)
-            }
-        }
-    }
-
-    /// The totals of all rows.
-    pub fn totals(mut self) -> Result<BatchTotals, SumOutOfRange> {
-        self.totals.merge(self.run)?;
-        Ok(self.totals)
-    }
-}
-
-impl BatchTotals {
-    fn merge(&mut self, run: Option<(BatchId, BatchTotal)>) -> Result<(), SumOutOfRange> {
-        run.map_or(Ok(()), |(batch, total)| self.0.entry(batch).or_insert(BatchTotal::EMPTY).merge(&total))
-    }
-
-    /// Adds what is folded of these batches, as the snapshot sees it.
-    pub fn add_folded(
-        &mut self,
-        relations: &Relations,
-        user: &UserId,
-        snapshot: &Rc<Snapshot>,
-    ) -> Result<(), SumOutOfRange> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        let mut scan = batch_scan(relations, snapshot, 2);
-        for (batch, total) in &mut self.0 {
-            if let Some((_, folded)) = find_batch(&mut scan, user, batch) {
-                total.merge(&folded)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the batch is one of them.
-    pub fn contains(&self, batch: &BatchId) -> bool {
-        self.0.contains_key(batch)
-    }
-
-    /// Each batch with its total.
-    pub fn iter(&self) -> impl Iterator<Item = (&BatchId, &BatchTotal)> {
-        self.0.iter()
-    }
-}
-
 /// Scans the user's delta from a fold on, advancing it as far as `target` allows, with the batches of the rows that it gains.
 pub fn fold_delta(
     scan: &mut DeltaScan,
@@ -280,82 +174,4 @@ pub fn fold_delta(
     let mut batches = BatchRuns::default();
     scan.add_to(&mut pass, user, &coverage, |row| batches.add(row))?;
     Ok((pass, batches.totals()?))
-}
-
-/// Adds the totals to the user's rows of `batch_aggregates`.
-pub fn write_batches(
-    relations: &Relations,
-    writer: &TableWriter,
-    user: &UserId,
-    totals: &BatchTotals,
-) -> Result<(), LedgerError> {
-    if totals.0.is_empty() {
-        return Ok(());
-    }
-    let mut scan = batch_scan(relations, &Rc::new(Snapshot::latest()), 2);
-    for (batch, added) in &totals.0 {
-        let mut total = *added;
-        let stored = find_batch(&mut scan, user, batch);
-        if let Some((_, folded)) = &stored {
-            total.merge(folded)?;
-        }
-        let values = [
-            ColumnValue::Uuid(batch.as_bytes()),
-            ColumnValue::Uuid(user.as_bytes()),
-            ColumnValue::Credits(total.amount),
-            ColumnValue::Int8(total.transaction_count),
-            ColumnValue::Int8(total.max_seq),
-            ColumnValue::Timestamptz(total.created_at),
-            ColumnValue::Timestamptz(xact::now()),
-        ];
-        match stored {
-            Some((tid, _)) => writer.update(tid, values),
-            None => writer.insert(values),
-        }
-    }
-    Ok(())
-}
-
-/// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
-pub fn discard_batches(relations: &Relations, writer: &TableWriter, user: &UserId) {
-    let mut scan = batch_scan(relations, &Rc::new(Snapshot::latest()), 1);
-    scan.seek(&[Key::UuidEqual(*user.as_bytes())]);
-    let mut left = Vec::new();
-    while let Some(row) = scan.next() {
-        left.push(row.tid());
-    }
-    for tid in left {
-        writer.delete(tid);
-    }
-    // The rows that replace them must not meet them.
-    xact::see_own_changes();
-}
-
-fn batch_scan(relations: &Relations, snapshot: &Rc<Snapshot>, key_columns: usize) -> IndexScan {
-    let table = Table::open(relations.batches, Access::Read);
-    let index = Index::primary_key_of(&table);
-    IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns)
-}
-
-/// What is folded of a batch, and where that is stored.
-fn find_batch(
-    scan: &mut IndexScan,
-    user: &UserId,
-    batch: &BatchId,
-) -> Option<(pg_sys::ItemPointerData, BatchTotal)> {
-    scan.seek(&[Key::UuidEqual(*user.as_bytes()), Key::UuidEqual(*batch.as_bytes())]);
-    scan.next().map(|row| (row.tid(), decode_batch(&row).1))
-}
-
-/// The batch that a row of `batch_aggregates` is about, and what is folded of it.
-pub fn decode_batch(row: &Row<'_>) -> (BatchId, BatchTotal) {
-    // The last column first: the row is taken apart once.
-    let created_at = row.int8(batch_column::CREATED_AT);
-    let folded = BatchTotal {
-        amount: row.credits(batch_column::TOTAL_AMOUNT),
-        transaction_count: row.int8(batch_column::TRANSACTION_COUNT),
-        max_seq: row.int8(batch_column::MAX_SEQ),
-        created_at,
-    };
-    (BatchId::from_bytes(row.uuid(batch_column::BATCH)), folded)
 }

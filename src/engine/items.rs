@@ -5,8 +5,7 @@
 use ledger::id::{BatchId, UserId};
 use std::rc::Rc;
 
-use super::batches;
-use super::checkpoint::{self, BatchTotal, BatchTotals, batch_column};
+use super::batches::{self, BatchTotal, BatchTotals};
 use super::delta::column;
 use super::newest;
 use crate::error::LedgerError;
@@ -77,14 +76,14 @@ impl NewestItems {
         }
         let by_seq = [
             self.singles.current().map(|row| (row.int8(column::SEQ), Source::Singles)),
-            self.folded.current().map(|row| (row.int8(batch_column::MAX_SEQ), Source::Folded)),
+            self.folded.current().map(|row| (row.int8(batches::column::MAX_SEQ), Source::Folded)),
             self.touched_left.last().map(|(_, total)| (total.max_seq, Source::Touched)),
         ];
         self.last = by_seq.into_iter().flatten().max().map(|(_, source)| source);
         match self.last? {
             Source::Singles => self.singles.current().map(Item::Single),
             Source::Folded => self.folded.current().map(|row| {
-                let (batch, total) = checkpoint::decode_batch(&row);
+                let (batch, total) = batches::decode(&row);
                 Item::Batch(batch, total)
             }),
             Source::Touched => self.touched_left.last().map(|&(batch, total)| Item::Batch(batch, total)),
@@ -94,7 +93,7 @@ impl NewestItems {
     /// Moves on to a folded batch that the delta does not touch.
     fn pass_touched(&mut self) {
         while let Some(row) = self.folded.current()
-            && self.touched.contains(&BatchId::from_bytes(row.uuid(batch_column::BATCH)))
+            && self.touched.contains(&BatchId::from_bytes(row.uuid(batches::column::BATCH)))
         {
             self.folded.next();
         }

@@ -32,7 +32,8 @@ use ledger::segment::headroom::Counted;
 use ledger::statistics::Event;
 use ledger::stripe;
 
-use super::checkpoint::{self, BatchTotals, Checkpoint, CheckpointScan, Stored};
+use super::batches::{self, BatchTotals};
+use super::checkpoint::{self, Checkpoint, CheckpointScan, Stored};
 use super::delta::DeltaScan;
 use super::lock_order::{self, Writers};
 use super::noted::{self, Announced, NotedUser, Request};
@@ -279,7 +280,7 @@ impl Settlement {
                 // Only a savepoint that was rolled back touched the user.
                 None if pass.latest_seq().is_none() => continue,
                 None => {
-                    checkpoint::discard_batches(&relations, &writers.batches, &user);
+                    batches::discard(&relations, &writers.batches, &user);
                     // A user that nobody has met: what it was before is not news.
                     let (is_positive, crossed_at) = match announced {
                         Some(Announced { is_positive, crossed_at }) => (is_positive, crossed_at),
@@ -292,7 +293,7 @@ impl Settlement {
             if is_refreshed {
                 let Refreshed { fold, batches } = refreshed
                     .map_or_else(|| refreshed_from(&mut delta, &user, from, now.target.clone()), Ok)?;
-                checkpoint::write_batches(&relations, &writers.batches, &user, &batches)?;
+                batches::write(&relations, &writers.batches, &user, &batches)?;
                 checkpoint.fold = fold;
                 statistics::count(Event::Refresh, 1);
             }
@@ -362,7 +363,7 @@ fn refresh(relations: &Relations, lagging: &[Lagging], writers: &Writers) -> Res
             Some(refreshed) if from == assessed => refreshed.clone(),
             _ => refreshed_from(&mut view.delta, user, from.clone(), now.target.clone())?,
         };
-        checkpoint::write_batches(relations, &writers.batches, user, &batches)?;
+        batches::write(relations, &writers.batches, user, &batches)?;
         checkpoint::write(
             &writers.checkpoints,
             user,

@@ -92,15 +92,14 @@ pub fn assess(
         Found::NoCheckpoint { has_rows: true } => return Ok(Assessment::Doubt),
         Found::NoCheckpoint { has_rows: false } => return Ok(Assessment::Nothing),
     };
-    let is_positive = checkpoint.announced.is_positive;
-    if !pass.outlook().agrees_with(is_positive)? {
+    if !pass.outlook().agrees_with(checkpoint.announced.is_positive)? {
         return Ok(Assessment::Doubt);
     }
     let lags = lags(&checkpoint.fold, pass, request, interval);
     // A checkpoint that lags is refreshed now, by this transaction or by the one that has the right to.
     let rows_behind = if lags { 0 } else { rows_behind(&checkpoint.fold, pass).unsigned_abs() };
-    let headroom =
-        if is_positive { Headroom::left_by(pass.outlook(), written, counted, rows_behind) } else { None };
+    // Of a balance that is announced to be at zero or below, the lowest outcome leaves nothing.
+    let headroom = Headroom::left_by(pass.outlook(), written, counted, rows_behind);
     Ok(Assessment::Agrees { headroom, lags })
 }
 
