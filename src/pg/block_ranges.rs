@@ -115,6 +115,7 @@ pub struct BlockScan {
 
 impl BlockScan {
     /// Reads what the snapshot sees.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn new(table: Table, snapshot: Snapshot) -> Self {
         let relation = table.as_raw();
         let flags = pg_sys::ScanOptions::SO_TYPE_TIDRANGESCAN | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
@@ -122,7 +123,9 @@ impl BlockScan {
         let (scan, slot) = unsafe {
             let begin = (*(*relation).rd_tableam).scan_begin.expect("every table has one");
             (
-                begin(relation, snapshot.as_raw(), 0, std::ptr::null_mut(), std::ptr::null_mut(), flags),
+                pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                    begin(relation, snapshot.as_raw(), 0, std::ptr::null_mut(), std::ptr::null_mut(), flags)
+                }),
                 pg_sys::table_slot_create(relation, std::ptr::null_mut()),
             )
         };
@@ -130,6 +133,7 @@ impl BlockScan {
     }
 
     /// Shows the rows in these blocks.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn each(&mut self, blocks: &Blocks, mut visit: impl FnMut(&Row<'_>)) {
         let (mut first, mut last) = (Tid::default(), Tid::default());
         itemptr::item_pointer_set_all(&mut first, blocks.start, 0);
@@ -138,22 +142,30 @@ impl BlockScan {
         unsafe {
             let methods = &*(*self.table.as_raw()).rd_tableam;
             let rescan = methods.scan_rescan.expect("every table has one");
-            rescan(self.scan, std::ptr::null_mut(), false, false, false, false);
-            methods.scan_set_tidrange.expect("a heap has one")(self.scan, &raw mut first, &raw mut last);
-            let next = methods.scan_getnextslot_tidrange.expect("a heap has one");
-            while next(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) {
+            let set_range = methods.scan_set_tidrange.expect("a heap has one");
+            let get_next = methods.scan_getnextslot_tidrange.expect("a heap has one");
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                rescan(self.scan, std::ptr::null_mut(), false, false, false, false);
+                set_range(self.scan, &raw mut first, &raw mut last);
+            });
+            let next = || get_next(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot);
+            // One guard a row: `visit` may panic, which must not pass a guard.
+            while pg_sys::ffi::pg_guard_ffi_boundary(next) {
                 visit(&Row::new(self.slot, false));
             }
         }
     }
 
     /// The row with this tuple id, which the snapshot has seen there.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn at(&mut self, mut tid: Tid) -> Row<'_> {
         let relation = self.table.as_raw();
-        // SAFETY: as above; vacuum keeps what a registered snapshot sees.
+        // SAFETY: the table is open and the slot is of its kind; vacuum keeps what a registered snapshot sees.
         unsafe {
             let fetch = (*(*relation).rd_tableam).tuple_fetch_row_version.expect("every table has one");
-            let found = fetch(relation, &raw mut tid, self.snapshot.as_raw(), self.slot);
+            let found = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                fetch(relation, &raw mut tid, self.snapshot.as_raw(), self.slot)
+            });
             assert!(found, "a row stays as long as a snapshot sees it");
             Row::new(self.slot, false)
         }
@@ -161,12 +173,13 @@ impl BlockScan {
 }
 
 impl Drop for BlockScan {
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     fn drop(&mut self) {
         if !panicking() {
             // SAFETY: made by `new`, released once, before the table.
             unsafe {
                 let end = (*(*self.table.as_raw()).rd_tableam).scan_end.expect("every table has one");
-                end(self.scan);
+                pg_sys::ffi::pg_guard_ffi_boundary(|| end(self.scan));
                 pg_sys::ExecDropSingleTupleTableSlot(self.slot);
             }
         }

@@ -22,13 +22,14 @@ pub struct RowFetch {
 
 impl RowFetch {
     /// Fetches rows of the table.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn new(table: Table) -> Self {
         let relation = table.as_raw();
         // SAFETY: the table is open, and stays so as long as this value, which owns it.
         let (fetch, slot, blocks) = unsafe {
             let begin = (*(*relation).rd_tableam).index_fetch_begin.expect("every table has one");
             (
-                begin(relation),
+                pg_sys::ffi::pg_guard_ffi_boundary(|| begin(relation)),
                 pg_sys::table_slot_create(relation, std::ptr::null_mut()),
                 pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM),
             )
@@ -38,6 +39,7 @@ impl RowFetch {
 
     /// The row that is seen at the tuple id. It may be another one by now, or none though the row is still there
     /// and has moved: the caller compares, and asks the index.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn at(&mut self, mut tid: Tid, sight: &Sight) -> Option<Row<'_>> {
         // SAFETY: reads the tuple id, which is on the stack.
         if unsafe { pgrx::itemptr::item_pointer_get_block_number(&raw const tid) } >= self.blocks {
@@ -73,12 +75,13 @@ impl RowFetch {
 }
 
 impl Drop for RowFetch {
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     fn drop(&mut self) {
         if !panicking() {
             // SAFETY: made by `new`, released once, before the table.
             unsafe {
                 let end = (*(*self.table.as_raw()).rd_tableam).index_fetch_end.expect("every table has one");
-                end(self.fetch);
+                pg_sys::ffi::pg_guard_ffi_boundary(|| end(self.fetch));
                 pg_sys::ExecDropSingleTupleTableSlot(self.slot);
             }
         }

@@ -74,6 +74,7 @@ impl<'call> Array<'call> {
     }
 
     /// Its elements.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn elements(&self) -> Vec<Json<'call>> {
         let mut elements = vec![pg_sys::JsonbValue::default(); self.len()];
         let places: &mut [pg_sys::JsonbValue] = &mut elements;
@@ -95,6 +96,7 @@ impl<'call> Array<'call> {
 
 impl<'call> Json<'call> {
     /// The keys and values if it is an object; of one with very many the first.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn object(&self) -> Option<Vec<Pair<'call>>> {
         let container = self.nested().filter(|&container| {
             // SAFETY: the container outlives this value.
@@ -102,7 +104,7 @@ impl<'call> Json<'call> {
         })?;
         let mut pairs = [(pg_sys::JsonbValue::default(), pg_sys::JsonbValue::default()); MAX_KEYS];
         let places = &mut pairs;
-        // SAFETY: as for an array's elements.
+        // SAFETY: the object outlives this value; an error of the server's passes no frame that holds anything.
         let count = unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let mut iterator = JsonbIteratorInit(container);

@@ -25,6 +25,7 @@ pub fn hook_in(before_drop: fn(pg_sys::Oid)) {
     }
 }
 
+#[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
 #[pg_guard]
 unsafe extern "C-unwind" fn on_object_access(
     access: pg_sys::ObjectAccessType::Type,

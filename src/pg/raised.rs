@@ -73,6 +73,7 @@ impl Raised {
 ///
 /// # Safety
 /// Called by an `extern "C-unwind"` function that does nothing else.
+#[expect(ffi_unwind_calls, reason = "raises on purpose: nothing with a destructor is left in any frame")]
 pub(super) unsafe fn guard(body: impl FnOnce() -> pg_sys::Datum) -> pg_sys::Datum {
     // SAFETY: a plain read; there is always a current context.
     let outer = MEMORY.replace(unsafe { pg_sys::CurrentMemoryContext });

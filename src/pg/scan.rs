@@ -174,6 +174,7 @@ impl IndexScan {
         self.current()
     }
 
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     fn find_next(&mut self) -> bool {
         let (scan, direction, slot, memory) = (self.scan, self.direction, self.slot, self.memory);
         let (index_tid, sight, table) = (&raw mut self.index_tid, &self.sight, self.table.as_raw());

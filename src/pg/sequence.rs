@@ -116,6 +116,7 @@ pub(super) fn of(relations: &Relations) -> Option<pg_sys::Oid> {
 }
 
 /// Whether the sequence has yet to come to this number. What it says may be out of date, but then it says yes.
+#[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
 pub(super) fn look(sequence: pg_sys::Oid, number: i64) -> Option<Sequence> {
     // SAFETY: the sequence is locked; an error of the server's passes no frame that holds anything.
     unsafe {
@@ -135,6 +136,7 @@ pub(super) fn look(sequence: pg_sys::Oid, number: i64) -> Option<Sequence> {
 
 /// Moves the sequence on behind this number, unless it is there or may not go there. It stays there, whatever becomes of the
 /// transaction.
+#[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
 pub(super) fn follow(sequence: pg_sys::Oid, number: i64) {
     let Some(definition) = definition(sequence) else { return };
     let record_length = u32::try_from(size_of::<LogRecord>()).unwrap_or_default();

@@ -130,19 +130,22 @@ impl Shape {
 
     /// # Safety
     /// The relation is open.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     unsafe fn read(relation: pg_sys::Relation) -> Self {
         // SAFETY: the caller's promise. A lookup may learn of changes and have a part of the description made anew: each is
         // fetched when it is copied, which looks nothing up.
         unsafe {
             let (oid, class) = ((*relation).rd_id, &*(*relation).rd_rel);
-            let children = find_inheritance_children(oid, pg_sys::NoLock.cast_signed());
+            let children = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                find_inheritance_children(oid, pg_sys::NoLock.cast_signed())
+            });
             let children = pgrx::PgList::<pg_sys::Oid>::from_pg(children);
             Self {
                 name: (schema_of(relation), text(class.relname.data.as_ptr())),
                 storage: (class.relpersistence, class.relam),
                 of_type: class.reloftype,
                 columns: columns((*relation).rd_att),
-                has_parent: has_superclass(oid),
+                has_parent: pg_sys::ffi::pg_guard_ffi_boundary(|| has_superclass(oid)),
                 children: children.iter_oid().collect(),
                 has_rules: !(*relation).rd_rules.is_null(),
                 checks: checks((*relation).rd_att),

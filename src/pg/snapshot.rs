@@ -139,7 +139,8 @@ impl Sight {
     /// Whether it sees a row that was fetched by [`as_raw`](Self::as_raw).
     ///
     /// # Safety
-    /// The slot holds a row of the table, which is open.
+    /// The slot holds a row of the table, which is open. The server may raise an error: the caller has a guard around the call.
+    #[expect(ffi_unwind_calls, reason = "the caller puts the guard around it")]
     pub(super) unsafe fn sees(&self, table: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot) -> bool {
         let Self::WithoutSiread(snapshot) = self else { return true };
         // SAFETY: the caller's promise. The server locks the row's page while it looks.

@@ -130,6 +130,10 @@ impl<'call> Statement<'call> {
     }
 
     /// Runs the query; its rows are the function's result. Raises 42804 where that has columns of other types.
+    #[expect(
+        ffi_unwind_calls,
+        reason = "neither call raises an error: the one sets fields, the other frees memory"
+    )]
     pub fn answer_rows(&self, sql: &str, call: &Call<'call>) -> Answer {
         let rows = call.open_result();
         // SAFETY: the store and its memory live until the caller of the function has read the rows; the receiver
@@ -153,6 +157,7 @@ impl<'call> Statement<'call> {
     }
 
     /// Opens an SPI level and runs the query in it.
+    #[expect(ffi_unwind_calls, reason = "`call_out` stands around the call")]
     fn run(&self, sql: &str, receiver: *mut pg_sys::DestReceiver) -> SpiLevel {
         let level = SpiLevel::open(self.running);
         // SAFETY: the plan was made for parameters of these types.

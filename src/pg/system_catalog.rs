@@ -76,7 +76,9 @@ pub fn any(table: &Table, sight: &Sight, mut is_it: impl FnMut(&pg_sys::HeapTupl
         );
         let mut found = false;
         while !found && let Some(row) = pg_sys::systable_getnext(scan).as_ref() {
-            found = sight.sees(table.as_raw(), (*scan).slot) && is_it(row);
+            let slot = (*scan).slot;
+            let is_seen = pg_sys::ffi::pg_guard_ffi_boundary(|| sight.sees(table.as_raw(), slot));
+            found = is_seen && is_it(row);
         }
         pg_sys::systable_endscan(scan);
         found

@@ -150,6 +150,7 @@ unsafe extern "C-unwind" {
 }
 
 /// Sends a notification when the transaction commits. `channel` must not be empty.
+#[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
 pub fn notify(channel: &CStr, payload: &str) {
     let payload = CString::new(payload).unwrap_or_default();
     // SAFETY: both strings are NUL-terminated and copied by the server; its errors become ours at the boundary.
