@@ -10,7 +10,7 @@ use crate::pg::call::{Argument, Call};
 use crate::pg::statement::Statement;
 use crate::pg::value::Value;
 
-/// More than any list has, and room for what a query adds.
+/// More items than any list has; a query can add to it without an overflow.
 const LONGEST_LIST: i64 = i64::MAX / 2;
 
 /// Which rows or items a function looks at.
@@ -26,7 +26,7 @@ struct Types<'call> {
     with_usage: bool,
 }
 
-/// From when to when.
+/// The bounds of `created_at`: an operator and a date each.
 #[derive(Default)]
 pub struct Period<'call> {
     bounds: Vec<(&'static str, Value<'call>)>,
@@ -51,7 +51,7 @@ pub fn count(call: &Call<'_>, argument: Argument) -> Result<i64, LedgerError> {
 }
 
 impl<'call> Filters<'call> {
-    /// The four filter arguments, of which `first` is the place of the first.
+    /// The four filter arguments: search, transaction_types, start_date, end_date. `first` is the place of search.
     pub fn read(call: &Call<'call>, first: usize) -> Result<Self, LedgerError> {
         Ok(Self {
             search: call.text(Argument(first, "search")),
@@ -117,14 +117,14 @@ impl<'call> Types<'call> {
 }
 
 impl<'call> Period<'call> {
-    /// The arguments start_date and end_date, both included; `first` is the place of the first.
+    /// The arguments start_date, at the place `first`, and end_date behind it. Both dates are part of the period.
     pub fn read(call: &Call<'call>, first: usize) -> Self {
         let start = call.timestamptz(Argument(first, "start_date")).map(|date| (">=", date));
         let end = call.timestamptz(Argument(first + 1, "end_date")).map(|date| ("<=", date));
         Self { bounds: start.into_iter().chain(end).collect() }
     }
 
-    /// What is later than a date.
+    /// The period after a date, which is not part of it.
     pub fn after(date: Value<'call>) -> Self {
         Self { bounds: vec![(">", date)] }
     }
@@ -148,7 +148,7 @@ impl<'call> Period<'call> {
 }
 
 impl Page {
-    /// The arguments skip and limit, of which `first` is the place of the first, and before_seq.
+    /// The arguments skip, at the place `first`, limit behind it, and before_seq.
     pub fn read(call: &Call<'_>, first: usize, before_seq: usize) -> Result<Self, LedgerError> {
         Ok(Self {
             before_seq: call.bigint(Argument(before_seq, "before_seq")),
@@ -160,12 +160,12 @@ impl Page {
         })
     }
 
-    /// The newest `count`.
+    /// The newest `count` items of the list.
     pub fn newest(count: i64) -> Self {
         Self { limit: Some(count), ..Self::default() }
     }
 
-    /// One after the other, whether an item of the list is on the page; ends with the page.
+    /// For each item of the list in turn, whether it is on the page. Ends with the page's last item.
     pub fn places(&self) -> impl Iterator<Item = bool> {
         let limit = self.limit.unwrap_or(LONGEST_LIST);
         let skip = if limit > 0 { self.skip } else { 0 };
@@ -179,7 +179,7 @@ impl Page {
         })
     }
 
-    /// The clauses that cut the page out of what is sorted.
+    /// The LIMIT and OFFSET that cut the page out of a sorted list.
     pub fn cut(&self, statement: &mut Statement<'_>) -> String {
         let mut sql = String::new();
         if let Some(limit) = self.limit {
@@ -191,7 +191,7 @@ impl Page {
         sql
     }
 
-    /// As many as a sorted source can contribute to the page; `None` for all.
+    /// How many items of a sorted source the page can need, as SQL; `None` without a limit.
     pub fn reach<'call>(&self, statement: &mut Statement<'call>) -> Option<String> {
         let reach = |limit| self.skip.saturating_add(limit).min(LONGEST_LIST);
         self.limit.map(|limit| statement.bind(Value::bigint(reach(limit))).to_string())

@@ -1,15 +1,15 @@
 //! Reads of a user's history with each batch as one item.
 //!
-//! A batch's totals are in two places: the rows that the user's checkpoint covers are folded into `batch_aggregates`,
-//! the rest is the delta. The engine sums up the batches that the delta touches, and the query takes them as they are;
-//! the other batches and the single rows it reads by itself. Both see what the caller's snapshot sees, so no row is
-//! counted twice or left out, whatever is refreshed meanwhile. Of folded batches and single rows no more are read than
-//! the page can show, and what is folded of touched batches in between.
+//! A batch's totals are in two places: the rows that the user's checkpoint covers are folded into `batch_aggregates`, and the
+//! other rows are in the delta. The engine adds up the batches that have rows in the delta and binds their totals to the query; the
+//! query reads all other batches and the single rows itself. Engine and query use the caller's snapshot, so no row is counted twice
+//! or left out, whichever checkpoint is refreshed meanwhile. The query reads as many folded batches and single rows as the page can
+//! show, and skips the stored totals of batches that the engine has added up.
 //!
-//! A list without filters and labels has the engine find its items, too: see [`NewestItems`].
+//! The items of a list without filters and labels are found by the engine, too: see [`NewestItems`].
 //!
-//! For a caller that row-level security keeps from seeing every row, folded totals would tell of rows it may not see.
-//! Its batches are grouped from the rows it sees.
+//! If row-level security hides rows from the caller, folded totals would reveal them: its batches are grouped from the rows
+//! that it sees.
 
 use super::analytics::{DEFAULT_ORIGIN, DEFAULT_SLA, Labels};
 use super::filters::{Filters, Page, Period, count};
@@ -180,8 +180,8 @@ impl Items {
     }
 }
 
-/// The batches among the items, with the columns fusillade_batch_id, amount, batch_count, seq and created_at: those that
-/// the delta touches, and what is folded of the others.
+/// The batches among the items, with the columns fusillade_batch_id, amount, batch_count, seq and created_at: the totals of those that
+/// have rows in the delta, and the stored totals of the others.
 fn folded_and_touched<'call>(
     statement: &mut Statement<'call>,
     user: Parameter,
@@ -211,7 +211,7 @@ fn folded_and_touched<'call>(
     )
 }
 
-/// The same from the rows that the caller sees.
+/// The batches among the items, with the columns of [`folded_and_touched`], grouped from the rows that the caller sees.
 fn visible<'call>(
     statement: &mut Statement<'call>,
     user: Parameter,

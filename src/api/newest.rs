@@ -91,7 +91,8 @@ pub fn page_of_rows<'call>(
     format!("SELECT * FROM ({rows}) rows ORDER BY seq DESC{}", page.cut(statement))
 }
 
-/// A query for the newest rows that a page can need, not sorted. `columns` as above.
+/// A query for the newest rows that a page can need, not sorted. `columns` must have `seq`; it is given the expression for a row's
+/// type.
 pub fn newest_rows<'call>(
     statement: &mut Statement<'call>,
     columns: impl Fn(&str) -> String,

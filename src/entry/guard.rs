@@ -1,17 +1,17 @@
-//! The guard of the ledger: nothing drops it by accident while it holds transactions, and nobody gives it, or what the engine
-//! writes and returns, another shape.
+//! The guard of the ledger. It refuses to drop the ledger while it holds transactions, and to change the shape of the ledger, of a
+//! derived table, or of a type that functions return.
 //!
-//! **Dropping.** The server names every object that it is about to drop, whatever the command and however far it cascades, to
-//! a hook of the library. A session that has never used the ledger has no library loaded: an event trigger calls it before
-//! any command, and it looks up which table to watch for. Rows that the dropping transaction itself inserted are nobody's
-//! money yet.
+//! **Dropping.** The server calls the object access hook with every object that it is about to drop, whatever the command and
+//! however far it cascades. A session that has never used the ledger has not loaded the library, and has no hook: an event trigger on
+//! `ddl_command_start` loads the library before any DDL command, sets the hook and looks up the oid to watch for. Rows that the
+//! dropping transaction itself inserted do not count: they are not committed.
 //!
-//! **Shapes.** The same call notes the shape of the ledger, of the derived tables and of the types that functions return. When
-//! the command has done its work, however it got there, or is about to rewrite a table, the shapes are compared. Two reasons
-//! to refuse a difference: `pg_dump` has the rows of an extension's table and not the change, so that a restore loses them; or the
-//! engine reads and writes the table as it was made, or other tables get at its rows.
+//! **Shapes.** The event trigger also copies the shape of each of these relations. On `ddl_command_end`, and on `table_rewrite`, it
+//! compares the shapes with those before the command, whatever the command was. A difference is refused for one of two reasons: `pg_dump`
+//! dumps the rows of an extension's table but not the change, so that a restore would lose rows; or the change breaks what the engine
+//! relies on when it reads and writes by column numbers and as the only writer.
 //!
-//! What a dump leaves out without losing rows is warned of.
+//! If a dump leaves a change out without losing rows by that, the guard only warns.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -36,7 +36,7 @@ entry_points! { event_triggers:
     guard_ledger => guard_ledger;
 }
 
-/// Commands under way that are remembered: they run inside one another. Those that failed stay until they are one too many.
+/// Most commands under way that are remembered; DDL runs inside DDL. One that failed has no end event and stays until it is pushed out.
 const MAX_COMMANDS: usize = 32;
 
 /// A relation as it was when a command began.
@@ -64,10 +64,10 @@ impl Noted {
     }
 }
 
-/// A command under way.
+/// A command that has begun and not ended.
 struct UnderWay {
     command: CommandId,
-    /// When its transaction began: a command that ends transactions itself is not found again.
+    /// When its transaction began. A command that commits in between (VACUUM, CREATE INDEX CONCURRENTLY) is not found at its end.
     transaction: i64,
     /// What was there when it began.
     shapes: Vec<Noted>,
@@ -91,8 +91,8 @@ fn guard_ledger(call: &EventTriggerCall<'_>) {
     }
 }
 
-/// Before a command. The first of a session hooks into the server: the hook is called for much else, and sessions without DDL
-/// need not pay for it.
+/// Before a command. The first one of a session sets the hook: the server calls it for many other things, too, and sessions without
+/// DDL need not pay for that.
 fn begin(command: Command<'_>) {
     object_access::hook_in(before_drop);
     if command.only_makes_something_new() {
@@ -114,7 +114,7 @@ fn begin(command: Command<'_>) {
     });
 }
 
-/// The engine writes derived tables as the server writes its catalog: with plain indexes, and without looking at constraints.
+/// The engine writes derived tables by the functions for catalogs: they maintain plain indexes only, and check no constraints.
 fn refuse_what_the_engine_would_miss(command: Command<'_>, shapes: &[Noted]) {
     let derived = |table: pg_sys::Oid| {
         shapes.iter().find(|noted| noted.definition.role == Role::Derived && noted.oid == table)

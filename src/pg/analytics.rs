@@ -1,5 +1,4 @@
-//! Finds the application's analytics table as the caller of a function would: under the caller's own search_path, before
-//! it is pinned for the query.
+//! The application's analytics table, looked up under the caller's own search_path, before that is pinned for the query.
 
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
@@ -13,8 +12,9 @@ use super::search_path::SearchPath;
 #[derive(Clone, Copy, Debug)]
 pub struct Table(pg_sys::Oid);
 
-/// The table or view with this name, which may be qualified; looked up in the caller's search_path if it is not. There
-/// it is passed over unless it is someone's whom the caller trusts anyway; a superuser has said whom a qualified name trusts.
+/// The table or view with this name; `None` if there is none. A name without a schema is looked up in the caller's search_path, where
+/// relations are skipped whose owner the caller need not trust otherwise ([`is_trusted`]). A qualified name is taken as it is: only a
+/// superuser can set it.
 pub fn find_table(name: &CStr) -> Option<Table> {
     let parts = identifiers(name)?;
     // SAFETY: catalog lookups by C strings. An error for a schema that the caller may not use unwinds through here.
@@ -28,7 +28,7 @@ pub fn find_table(name: &CStr) -> Option<Table> {
             _ => return None,
         }
     };
-    // SAFETY: as above; an oid that is not there has no kind.
+    // SAFETY: a catalog lookup by oid; one that is not there has no kind.
     let kind = u8::try_from(unsafe { pg_sys::get_rel_relkind(relation) }).unwrap_or(0);
     b"rpvmf".contains(&kind).then_some(Table(relation))
 }

@@ -1,18 +1,19 @@
-//! Our place among those who are called at the end of a transaction: the last one.
+//! Transaction callbacks: ours is registered so that it runs after all others.
 //!
-//! Before a commit, postgres_fdw commits what it has done elsewhere, and others prepare or send something. Whoever is there may
-//! need a stripe: if the transaction had it already, it would wait for one that waits for it, and no detector of deadlocks sees
-//! across two servers, or two sessions of one. So stripes are taken when all others are through.
+//! Before a commit, the callback of postgres_fdw commits remote transactions, and other libraries send or prepare something. A remote
+//! commit may need a stripe. If the local transaction held that stripe already, the remote one would wait for it while it waits for
+//! the remote one, and the deadlock detector sees one server only. So stripes are taken after all other callbacks have run.
 //!
-//! The server puts who registers in front of its list, and begins there. It has no way to be put at its end, nor to see the
-//! list. But a registration is an entry of the list, in memory that the server hands out like any other; once an entry is found,
-//! the way from it to the end of the list is plain. One that is not found as expected leaves the registration as it is.
+//! `RegisterXactCallback` puts a callback in front of the server's list, which is called from the front; there is no function
+//! that appends to it, and the list is static. But each registration is a list entry from `MemoryContextAlloc`: once one entry
+//! is found, its `next` pointers lead to the end of the list. If the entry is not found where it is expected, the registration stays as
+//! it is, in front.
 
 use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-/// A callback as the server has it in its list (access/transam/xact.c), the same on every major.
+/// `XactCallbackItem` of access/transam/xact.c, the same on every major.
 #[repr(C)]
 struct Entry {
     next: *mut Self,
@@ -20,18 +21,19 @@ struct Entry {
     argument: *mut c_void,
 }
 
-/// Tells our entry from all others.
+/// Its address is the argument of our entry and of no other.
 static MARK: u8 = 0;
 
-/// Has `callback` called at the end of transactions, behind all who are registered now, and in practice those who come
-/// later, as they are put in front.
+/// Has `callback` called at the end of transactions, after all callbacks that are registered now, and after those that register
+/// later, which the server puts in front.
 ///
 /// # Safety
 /// The callback stays valid for the life of the process.
 pub unsafe fn register_last(callback: pg_sys::XactCallback) {
     let argument = (&raw const MARK).cast_mut().cast::<c_void>();
-    // SAFETY: memory that was given back a moment ago can be read, whoever has it now: it lies in a block that is kept. If it
-    // has become an entry with our argument, then it is the first of a list whose entries stay as long as they are registered.
+    // SAFETY: a chunk that was freed a moment ago lies in a block that its context keeps, so that it can be read. If the chunk
+    // now holds our argument, the registration has been given it: it is the first entry of the list, whose entries stay as long as they
+    // are registered.
     unsafe {
         let expected = allocate();
         pg_sys::pfree(expected.cast());
@@ -45,9 +47,9 @@ pub unsafe fn register_last(callback: pg_sys::XactCallback) {
         }
         let own = allocate();
         own.write(Entry { next: std::ptr::null_mut(), callback, argument });
-        // If the server is going through the list just now, it comes to this one, too.
+        // If the server is just walking the list, it reaches this entry, too.
         (*last).next = own;
-        // Takes away the first that it finds.
+        // Removes the first entry that it finds: the one in front.
         pg_sys::UnregisterXactCallback(callback, argument);
     }
 }

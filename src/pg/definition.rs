@@ -165,8 +165,8 @@ pub static ALL: [&Definition; 10] = [
     &DUMPED_ROW_SECURITY,
 ];
 
-/// The triggers of the ledger by which rows can only be inserted, and are noted by whoever inserts one: the first refuses all else, the
-/// second refuses it row by row, the third notes.
+/// The triggers that keep the ledger append-only and have every insert noted: `append_only` and `append_only_applied` refuse all
+/// changes but inserts (for statements, and row by row where replication applies them), `note_transaction` notes inserted rows.
 pub const KEEPING_TRIGGERS: [&CStr; 3] = [c"append_only", c"append_only_applied", c"note_transaction"];
 
 /// The checks of the ledger. Rows that do not pass one of them would not be restored.

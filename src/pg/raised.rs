@@ -33,21 +33,21 @@ pub struct Raised(*mut pg_sys::ErrorData);
 unsafe impl Send for Raised {}
 
 impl Raised {
-    /// Its SQLSTATE, as the server packs it.
+    /// The SQLSTATE of the error, as the server packs it.
     pub fn sqlstate(&self) -> i32 {
         // SAFETY: the error is whole as long as the function runs.
         unsafe { (*self.0).sqlerrcode }
     }
 
-    /// What it says.
+    /// The message of the error.
     pub fn message(&self) -> String {
-        // SAFETY: as above.
+        // SAFETY: the error is whole as long as the function runs; its message is NULL or ends with a zero byte.
         unsafe { text((*self.0).message) }.unwrap_or_default()
     }
 
-    /// The constraint that it names.
+    /// The name of the constraint that the error is about.
     pub fn constraint(&self) -> Option<String> {
-        // SAFETY: as above.
+        // SAFETY: the error is whole as long as the function runs; the name is NULL or ends with a zero byte.
         unsafe { text((*self.0).constraint_name) }
     }
 
@@ -121,8 +121,8 @@ pub(super) unsafe fn call_out<T>(call: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs `work`; `None` if it has met an error that is `expected`. The caller then raises another in its place: what the server
-/// was doing is not cleaned up before.
+/// Runs `work`; `None` if it has raised an error that is `expected`. The caller must then raise another one in its place: no
+/// subtransaction has cleaned up behind the first.
 pub fn unless<T>(expected: impl FnOnce(&Raised) -> bool, work: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(work)).map_err(Raised::from_panic) {
         Ok(result) => Some(result),

@@ -1,9 +1,9 @@
 //! Open tables and indexes, and their locks.
 //!
-//! What is opened for reading is unlocked when it is closed; what is opened for writing stays locked to the end of the
-//! transaction, and so does what is locked without being opened. A reader's transaction that lasts must not have the
-//! index of a derived table: its commit may want to write that table, and REINDEX, which lets nobody write it, would wait
-//! for the index. While an error unwinds nothing is closed: the server's abort releases what the resource owner holds.
+//! Closing a relation that was opened for reading releases its lock. A relation that was opened for writing, or locked without
+//! being opened, stays locked to the end of the transaction. A long transaction of a reader must not keep the lock of a derived
+//! table's index: REINDEX of that index would wait for it, holding a lock on the table that the reader's own commit may need.
+//! While an error unwinds, nothing is closed: the server's abort releases what the resource owner holds.
 
 use std::convert::Infallible;
 use std::ffi::CStr;
@@ -41,10 +41,10 @@ impl Access {
 
 const NO_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock.cast_signed();
 
-/// Most times that an index is looked for again which was dropped before it could be opened.
+/// How often an index is looked up again if it is dropped between the lookup and its lock.
 const ATTEMPTS: u8 = 10;
 
-/// Another session has or waits for a lock that excludes the one asked for.
+/// Another session holds, or waits for, a lock that conflicts with the one asked for.
 #[derive(Debug)]
 pub struct NotFree;
 
@@ -54,11 +54,11 @@ pub fn lock(oid: pg_sys::Oid, access: Access) {
     unsafe { pg_sys::LockRelationOid(oid, access.lock_mode()) }
 }
 
-/// Shows the description of the relation, without waiting for its lock and without keeping it; `None` if there is no such
-/// relation, or somebody is changing it.
+/// Passes the relcache entry of the relation to `look` under ACCESS SHARE, which is released afterwards; `None` if there is no
+/// such relation, or if the lock is not free since another session is changing it.
 ///
 /// # Safety
-/// As for [`with_description`].
+/// `look` makes no changes. It keeps no pointer into the entry across a call that may process invalidations: they rebuild it.
 pub(super) unsafe fn with_settled_description<R>(
     oid: pg_sys::Oid,
     look: impl FnOnce(pg_sys::Relation) -> R,
@@ -75,11 +75,11 @@ pub(super) unsafe fn with_settled_description<R>(
     }
 }
 
-/// Shows the description of the relation that this session has, as far as it has been told of changes, without a lock; `None` if
-/// there is no such relation.
+/// Passes the relcache entry of the relation to `look`, without a lock and as of the invalidations that this session has processed;
+/// `None` if there is no such relation.
 ///
 /// # Safety
-/// `look` makes no changes, and keeps nothing of the description while it does what may learn of those of others.
+/// `look` makes no changes. It keeps no pointer into the entry across a call that may process invalidations: they rebuild it.
 pub(super) unsafe fn with_description<R>(
     oid: pg_sys::Oid,
     look: impl FnOnce(pg_sys::Relation) -> R,
@@ -96,13 +96,13 @@ pub(super) unsafe fn with_description<R>(
     }
 }
 
-/// The same, but for waiting.
+/// Locks the relation to the end of the transaction if no other session holds a lock that conflicts.
 pub fn lock_if_free(oid: pg_sys::Oid, access: Access) -> Result<(), NotFree> {
     // SAFETY: any oid can be locked.
     unsafe { pg_sys::ConditionalLockRelationOid(oid, access.lock_mode()) }.then_some(()).ok_or(NotFree)
 }
 
-/// Whether the transaction holds this very lock. A savepoint that is rolled back takes its locks along.
+/// Whether the transaction holds a lock of this mode. Rolling back to a savepoint releases the locks taken since.
 pub fn is_locked(oid: pg_sys::Oid, access: Access) -> bool {
     // SAFETY: looks at the backend's own locks.
     unsafe { pg_sys::CheckRelationOidLockedByMe(oid, access.lock_mode(), false) }
@@ -134,14 +134,14 @@ impl Table {
     /// Opens the table if its lock is free.
     pub fn open_if_free(oid: pg_sys::Oid, access: Access) -> Result<Self, NotFree> {
         lock_if_free(oid, access)?;
-        // SAFETY: as above; the lock is there.
+        // SAFETY: raises an error if there is no such table; the lock is held.
         let relation = unsafe { pg_sys::table_open(oid, NO_LOCK) };
         Ok(Self { relation, released: access.released() })
     }
 
     /// Opens a table that the transaction has locked.
     pub fn open_locked(oid: pg_sys::Oid) -> Self {
-        // SAFETY: as above.
+        // SAFETY: raises an error if there is no such table; the caller holds a lock on it.
         Self { relation: unsafe { pg_sys::table_open(oid, NO_LOCK) }, released: NO_LOCK }
     }
 
@@ -216,14 +216,14 @@ impl Index {
         }
     }
 
-    /// Opens the primary key of a table. The table's lock keeps it complete, even if another is made to follow it; on a standby,
-    /// where nobody waits for that lock, it may be dropped.
+    /// Opens the primary key of a table. The table's lock keeps the index complete, even while REINDEX CONCURRENTLY replaces it. On a
+    /// standby replay waits for no such lock and may drop it: then the next one is opened.
     pub fn primary_key_of(table: &Table) -> Self {
         let Ok(index) = Self::primary_key_by(table, |oid| Ok::<_, Infallible>(Self::open(oid)));
         index
     }
 
-    /// The same, if its lock is free.
+    /// Opens the primary key of a table if its lock is free.
     pub fn primary_key_if_free(table: &Table) -> Result<Self, NotFree> {
         Self::primary_key_by(table, Self::open_if_free)
     }
@@ -252,25 +252,25 @@ impl Index {
         LedgerError::Missing(format!("the primary key of {}", unsafe { name(table.relation) })).raise()
     }
 
-    /// Opens it once more.
+    /// Opens the index once more.
     pub fn again(&self) -> Self {
         // SAFETY: it is there, being open, and the lock is held.
         Self(unsafe { pg_sys::index_open(self.oid(), Access::Read.lock_mode()) })
     }
 
-    /// Its oid.
+    /// The oid of the index.
     pub fn oid(&self) -> pg_sys::Oid {
         // SAFETY: the index is open.
         unsafe { (*self.0).rd_id }
     }
 
-    /// Whether it has every row: not while it is being built concurrently, or if that has failed.
+    /// Whether it holds every row: it does not while CREATE INDEX CONCURRENTLY builds it, nor after that has failed.
     pub fn is_valid(&self) -> bool {
         // SAFETY: the index is open.
         unsafe { (*(*self.0).rd_index).indisvalid }
     }
 
-    /// Whether every snapshot, however old, finds every row by it.
+    /// Whether every snapshot, however old, finds every row by it (`indcheckxmin` is not set).
     pub fn is_complete(&self) -> bool {
         // SAFETY: the index is open.
         self.is_valid() && unsafe { !(*(*self.0).rd_index).indcheckxmin }
@@ -285,7 +285,7 @@ impl Index {
 impl Drop for Index {
     fn drop(&mut self) {
         if !panicking() {
-            // SAFETY: as for `Table`.
+            // SAFETY: opened by a constructor, closed once, by the same resource owner.
             unsafe { pg_sys::index_close(self.0, Access::Read.lock_mode()) }
         }
     }

@@ -1,4 +1,4 @@
-//! The shape of a relation: what the engine and a dump of its rows rely on, and what a command has done to it.
+//! The shape of a relation: the part of its definition that the engine and dumps of its rows rely on, and how two shapes differ.
 
 use std::ffi::c_char;
 use std::fmt;
@@ -13,7 +13,7 @@ use super::relation::{with_description, with_settled_description};
 pub struct Shape {
     /// Its name with its schema's.
     name: (String, String),
-    /// In the log or not, and how its rows are stored.
+    /// Its persistence (`relpersistence`) and its access method.
     storage: (c_char, pg_sys::Oid),
     /// The type that it is a table of, if it is one.
     of_type: pg_sys::Oid,
@@ -32,7 +32,7 @@ pub struct Shape {
 struct Column {
     name: String,
     is_dropped: bool,
-    /// With what modifies it, and its collation.
+    /// The type, its modifier and its collation.
     data_type: (pg_sys::Oid, i32, pg_sys::Oid),
     not_null: bool,
     is_identity: bool,
@@ -49,9 +49,9 @@ pub enum Change {
     Stored,
     /// `OF`
     MadeOfType,
-    /// A column more.
+    /// A new column.
     ColumnAdded(String),
-    /// A column less.
+    /// A column that is gone.
     ColumnDropped(String),
     /// A column of another name.
     ColumnRenamed(String),
@@ -67,9 +67,9 @@ pub enum Change {
     LostKey(String),
     /// A constraint of any kind.
     GotConstraint,
-    /// A `CHECK` more.
+    /// A new `CHECK`.
     GotCheck(String),
-    /// A `CHECK` less.
+    /// A `CHECK` that is gone.
     LostCheck(String),
     /// A trigger.
     GotTrigger,
@@ -114,11 +114,11 @@ impl Shape {
         }
     }
 
-    /// The shape that a command of this transaction has left, if it may have changed it: whoever does locks the relation, but for
-    /// the name of its schema.
+    /// The shape as it is now, if a command of this transaction may have changed it; `None` if none has. A command that changes the
+    /// shape keeps a lock on the relation; one that renames its schema does not, so that name is compared.
     pub fn changed(&self, oid: pg_sys::Oid) -> Option<Self> {
         let mode = pg_sys::ShareUpdateExclusiveLock.cast_signed();
-        // SAFETY: as for `of`; the lock is looked up alone.
+        // SAFETY: `read` copies each part of the relcache entry as it fetches it; the lock table is only read.
         unsafe {
             with_description(oid, |relation| {
                 (pg_sys::CheckRelationLockedByMe(relation, mode, true) || schema_of(relation) != self.name.0)
@@ -159,8 +159,8 @@ impl Shape {
         self.storage == (pg_sys::RELPERSISTENCE_PERMANENT.cast_signed(), pg_sys::HEAP_TABLE_AM_OID)
     }
 
-    /// What `after` has that this has not, or the other way round. What only loosens it from other tables is none, and neither is
-    /// what becomes of columns that are not among `own`, if that says anything.
+    /// How `after` differs from this. No difference: that it no longer inherits, has lost a child, a rule or a trigger, or is no longer
+    /// OF a type; nor a change of columns that are not among `own`, unless `own` is empty.
     pub fn difference(&self, after: &Self, own: &[&str]) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut note = |differs: bool, change: Change| {

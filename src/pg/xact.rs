@@ -14,7 +14,7 @@ use super::callbacks;
 pub struct Hooks {
     /// Before the commit; may raise an error, which rolls the transaction back.
     pub before_commit: fn(),
-    /// Before it is prepared; may raise an error, likewise.
+    /// Before it is prepared; may raise an error, which rolls the transaction back.
     pub before_prepare: fn(),
     /// When it has committed; must not fail.
     pub committed: fn(),
@@ -32,8 +32,8 @@ pub fn init(hooks: Hooks) {
     }
 }
 
-/// An error may be raised before the commit only: later the server would go down with it. A prepared transaction is
-/// settled by nobody: its locks would outlive the session and it cannot notify.
+/// Only the events before the commit may raise an error: the server panics on one that comes later. No settlement runs for a
+/// transaction that is prepared: its locks would outlive the session, and it cannot notify.
 #[pg_guard]
 unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     let Some(hooks) = HOOKS.get() else { return };
@@ -49,7 +49,8 @@ unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type,
     }
 }
 
-/// Where a procedure commits, the current context is its own, and holds what is allocated until all its transactions are over.
+/// Runs `work` in memory that the end of the transaction frees. When a procedure commits, the current context is the procedure's own,
+/// which would keep the memory of each of its transactions until it returns.
 fn in_memory_of_transaction(work: fn()) {
     // SAFETY: the context is there as long as the transaction, which an error ends, and with it the need to switch back.
     unsafe {
@@ -77,20 +78,20 @@ pub fn has_written() -> bool {
     current_id_if_any().is_some()
 }
 
-/// Whether the transaction sees exactly what its snapshots have of others' transactions, and nobody asks which rows it has
-/// looked for: it has written nothing, is not serializable, and is not on a standby.
+/// Whether the transaction only reads rows of other transactions and takes no SIREAD locks: it has written nothing, is not
+/// SERIALIZABLE, and does not run on a standby.
 pub fn only_reads_others() -> bool {
     // SAFETY: a plain read of backend state.
     !has_written() && !is_serializable() && unsafe { !pg_sys::RecoveryInProgress() }
 }
 
-/// Whether the transaction is to be as if it ran alone.
+/// Whether the transaction runs under SERIALIZABLE.
 pub fn is_serializable() -> bool {
     // SAFETY: a plain read of backend state.
     unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE.cast_signed() }
 }
 
-/// Makes what the transaction has done so far visible to its own snapshots.
+/// Makes what the transaction has done so far visible to snapshots that it takes from here on.
 pub fn see_own_changes() {
     // SAFETY: called between commands.
     unsafe { pg_sys::CommandCounterIncrement() }
@@ -120,8 +121,8 @@ pub fn is_parallel() -> bool {
     unsafe { pg_sys::IsInParallelMode() }
 }
 
-/// Whether the session brings rows that are stored elsewhere already: what `pg_dump` writes says so first of all, by
-/// `check_function_bodies`, and replication by its role.
+/// Whether the session restores a dump or applies replication, so that its rows are stored elsewhere already. A script of `pg_dump`
+/// begins by switching `check_function_bodies` off; replication sets `session_replication_role`.
 pub fn restores_or_replicates() -> bool {
     // SAFETY: plain reads of backend state.
     unsafe {
@@ -163,12 +164,12 @@ pub fn attempt<R>(what: &str, work: impl FnOnce() -> R + UnwindSafe) -> Option<R
     attempt_bearing(is_no_request_to_stop, what, work)
 }
 
-/// Likewise, but the transaction goes on only if what `work` has failed for is room in memory.
+/// Runs `work` in a subtransaction as [`attempt`] does, but swallows no other error than that memory is exhausted.
 pub fn attempt_if_room<R>(what: &str, work: impl FnOnce() -> R + UnwindSafe) -> Option<R> {
     attempt_bearing(|code| code == PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, what, work)
 }
 
-/// Likewise, but it goes on only from an error with an SQLSTATE that is borne.
+/// Runs `work` in a subtransaction. An error whose SQLSTATE `is_borne` is logged, and the transaction goes on; others are raised.
 fn attempt_bearing<R>(
     is_borne: fn(PgSqlErrorCode) -> bool,
     what: &str,
@@ -215,7 +216,7 @@ fn is_no_request_to_stop(code: PgSqlErrorCode) -> bool {
     )
 }
 
-/// The SQLSTATE of an error; a panic has none.
+/// The SQLSTATE of an error; `None` for a panic of Rust's.
 fn code(error: &CaughtError) -> Option<PgSqlErrorCode> {
     match error {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
