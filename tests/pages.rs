@@ -181,6 +181,47 @@ fn files_that_pages_name_exist() {
     assert!(missing.is_empty(), "pages name files that are not there:\n{}", missing.join("\n"));
 }
 
+/// Code that `docs/architecture.md` names: `Coverage::serves`, and what stands behind "model:".
+#[test]
+fn what_the_architecture_names_is_in_the_source() {
+    let page = Page::read(Path::new("docs/architecture.md"));
+    let prose = page.prose().join("\n");
+    let (source, models) = (text_below("src", "rs") + &text_below("crates", "rs"), text_below("models", ""));
+    let mut missing: Vec<&str> = prose
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.contains("::"))
+        .filter(|name| {
+            let item = name.rsplit("::").next().expect("a path has a last part");
+            let is_item = |kind: &str| source.contains(&format!("{kind} {item}"));
+            !["fn", "struct", "enum", "const", "mod"].iter().any(|kind| is_item(kind))
+        })
+        .collect();
+    let labels = prose.split("model: ").skip(1).flat_map(|rest| {
+        let cell = rest.split(['|', ';']).next().expect("a split has a first part");
+        cell.split('`').skip(1).step_by(2)
+    });
+    missing.extend(labels.filter(|label| !models.contains(label)));
+    assert!(prose.contains("model: ") && prose.contains("::"), "architecture.md names nothing");
+    assert!(missing.is_empty(), "architecture.md names what is nowhere: {missing:?}");
+}
+
+/// The text of all files below a folder whose names end like this.
+fn text_below(folder: &str, ending: &str) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(Path::new(ROOT).join(folder)).expect("list a folder") {
+        let path = entry.expect("read an entry").path();
+        let inner = path.strip_prefix(ROOT).expect("it is below the root").to_string_lossy().into_owned();
+        if path.is_dir() {
+            text += &text_below(&inner, ending);
+        } else if inner.ends_with(ending) {
+            text += &fs::read_to_string(&path).unwrap_or_default();
+        }
+    }
+    text
+}
+
 /// What `docs/sql.md` shows for each routine that is no trigger, in the order of names.
 #[test]
 fn the_sql_reference_has_every_function_with_its_signature() {
