@@ -16,11 +16,13 @@ use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
+use crate::pg::column::AnyColumn;
 use crate::pg::column_value::ColumnValue;
 use crate::pg::failure::Failure;
 use crate::pg::json::{Json, Scalar};
-use crate::pg::row::Column;
 use crate::pg::statement::{ResultRow, Statement};
+use crate::pg::tables::columns;
+use crate::pg::tables::transactions::{self, LaterColumns, Ledger};
 use crate::pg::text;
 use crate::pg::value::{Type, Value};
 use crate::pg::{definition, privilege, xact};
@@ -32,25 +34,13 @@ const MOST: usize = 10_000;
 struct Key {
     name: &'static str,
     value_type: Type,
-    column: Place,
+    column: fn(&LaterColumns) -> AnyColumn<Ledger>,
     /// What the ledger has in its place if an item does not give it, as SQL.
     default: Option<&'static str>,
 }
 
-/// Where the ledger has a column.
-#[derive(Clone, Copy)]
-enum Place {
-    At(Column),
-    /// Among those that came later.
-    Later(usize),
-}
-
-const fn key(name: &'static str, value_type: Type, column: Column) -> Key {
-    Key { name, value_type, column: Place::At(column), default: None }
-}
-
-const fn later(name: &'static str, value_type: Type, number: usize) -> Key {
-    Key { name, value_type, column: Place::Later(number), default: None }
+const fn key(name: &'static str, value_type: Type, column: fn(&LaterColumns) -> AnyColumn<Ledger>) -> Key {
+    Key { name, value_type, column, default: None }
 }
 
 const USER_ID: usize = 0;
@@ -62,21 +52,34 @@ const FIRST_OPTIONAL: usize = 7;
 const ID: usize = 7;
 
 const KEYS: [Key; 11] = [
-    key("user_id", Type::Uuid, 2),
-    key("transaction_type", Type::Text, 3),
-    key("amount", Type::Numeric, 4),
-    key("source_id", Type::Text, 5),
-    key("description", Type::Text, 6),
-    key("fusillade_batch_id", Type::Uuid, 7),
-    key("api_key_id", Type::Uuid, 8),
-    Key { default: Some("pg_catalog.gen_random_uuid()"), ..key("id", Type::Uuid, 1) },
-    Key { default: Some("pg_catalog.clock_timestamp()"), ..key("created_at", Type::Timestamptz, 9) },
-    later("category", Type::Text, 0),
-    later("metadata", Type::Jsonb, 1),
+    key("user_id", Type::Uuid, |_| transactions::USER_ID.any()),
+    key("transaction_type", Type::Text, |_| transactions::TRANSACTION_TYPE.any()),
+    key("amount", Type::Numeric, |_| transactions::AMOUNT.any()),
+    key("source_id", Type::Text, |_| transactions::SOURCE_ID.any()),
+    key("description", Type::Text, |_| transactions::DESCRIPTION.any()),
+    key("fusillade_batch_id", Type::Uuid, |_| transactions::BATCH.any()),
+    key("api_key_id", Type::Uuid, |_| transactions::API_KEY_ID.any()),
+    Key {
+        default: Some("pg_catalog.gen_random_uuid()"),
+        ..key("id", Type::Uuid, |_| transactions::ID.any())
+    },
+    Key {
+        default: Some("pg_catalog.clock_timestamp()"),
+        ..key("created_at", Type::Timestamptz, |_| transactions::CREATED_AT.any())
+    },
+    key("category", Type::Text, |later| later.category.any()),
+    key("metadata", Type::Jsonb, |later| later.metadata.any()),
 ];
 
 /// Columns that stored rows are compared by and returned with.
-const READ_COLUMNS: [Column; 6] = [1, 2, 3, 4, 5, 10];
+const READ_COLUMNS: [AnyColumn<Ledger>; 6] = columns![
+    transactions::ID,
+    transactions::USER_ID,
+    transactions::TRANSACTION_TYPE,
+    transactions::AMOUNT,
+    transactions::SOURCE_ID,
+    transactions::SEQ
+];
 
 /// What became of an item.
 enum Outcome {
@@ -115,7 +118,7 @@ pub fn record_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let result = call.result_rows(definition::RECORDED_TRANSACTION.columns);
     let mut items: Vec<Item<'_>> = array.elements().iter().map(Item::read).collect();
     let columns = Columns::of(&items);
-    privilege::require_insert(&relations, &columns.numbers(&relations)?);
+    privilege::require_insert(&relations, &columns.of_ledger(&relations)?);
     privilege::require_select(&relations, &READ_COLUMNS);
     let mut unread: Vec<_> = items.iter_mut().filter(|item| !item.unread.is_empty()).collect();
     one_by_one_if_need_be(&mut unread, |items| {
@@ -289,14 +292,10 @@ impl Columns {
         Self((0..KEYS.len()).filter(|&place| place < FIRST_OPTIONAL || is_given(place)).collect())
     }
 
-    /// Their numbers in the ledger.
-    fn numbers(&self, relations: &Relations) -> Result<Vec<Column>, LedgerError> {
+    /// The columns themselves.
+    fn of_ledger(&self, relations: &Relations) -> Result<Vec<AnyColumn<Ledger>>, LedgerError> {
         let later = relations.later_columns()?;
-        let number = |&place: &usize| match KEYS[place].column {
-            Place::At(column) => column,
-            Place::Later(number) => later[number],
-        };
-        Ok(self.0.iter().map(number).collect())
+        Ok(self.0.iter().map(|&place| (KEYS[place].column)(&later)).collect())
     }
 
     /// Inserts the items, in this order; returns which rows came to be. Triggers run with the caller's search_path, so

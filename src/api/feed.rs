@@ -5,7 +5,6 @@ use std::{array, iter};
 use ledger::id::LedgerId;
 
 use super::filters::not_negative;
-use crate::engine::delta::column;
 use crate::engine::feed::{self, Feed, Position, START};
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
@@ -15,6 +14,8 @@ use crate::pg::column_value::ColumnValue;
 use crate::pg::definition;
 use crate::pg::privilege::{self, View};
 use crate::pg::statement::Statement;
+use crate::pg::tables::columns;
+use crate::pg::tables::transactions::{self, CREDIT_TRANSACTION_NAMES};
 use crate::pg::value::Value;
 
 /// Columns of `credits.feed_item`: the position, and those of the ledger that the feed shows.
@@ -32,7 +33,7 @@ pub fn transactions_after(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let after = after.map_or(Ok(START), |text| read(&text.to_string(), &ledger))?;
     let shown_columns = feed::shown_columns(&relations)?;
     privilege::require_select(&relations, &shown_columns);
-    privilege::require_select(&relations, &[column::XACT_ID]);
+    privilege::require_select(&relations, &columns![transactions::XACT_ID]);
     if privilege::view(&relations) == View::Filtered {
         return Ok(visible(call, &ledger, after, limit));
     }
@@ -71,11 +72,11 @@ fn visible<'call>(
     statement.plan_each_time();
     statement.answer_rows(
         &format!(
-            "SELECT {ledger}::text || ':' || xact_id::text || ':' || seq::text, id, user_id, transaction_type, amount, source_id, \
-               description, created_at, seq, fusillade_batch_id, api_key_id, category, metadata, reverses \
+            "SELECT {ledger}::text || ':' || xact_id::text || ':' || seq::text, {}, category, metadata, reverses \
              FROM credits.credits_transactions \
              WHERE xact_id >= {stamp} AND xact_id < {end} AND (xact_id > {stamp} OR seq > {seq}) \
-             ORDER BY xact_id, credits_transactions.seq{limit}"
+             ORDER BY xact_id, credits_transactions.seq{limit}",
+            *CREDIT_TRANSACTION_NAMES
         ),
         call,
     )

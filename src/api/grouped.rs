@@ -15,7 +15,7 @@ use super::analytics::{DEFAULT_ORIGIN, DEFAULT_SLA, Labels};
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, newest_rows};
 use crate::engine::batches::{self, BatchTotals};
-use crate::engine::items::{Item, LISTED_COLUMNS, NewestItems};
+use crate::engine::items::{Item, NewestItems};
 use crate::error::LedgerError;
 use crate::pg::answer::{Answer, Rows};
 use crate::pg::call::{Argument, Call};
@@ -23,6 +23,7 @@ use crate::pg::column_value::ColumnValue;
 use crate::pg::definition;
 use crate::pg::memory::Scratch;
 use crate::pg::statement::{Parameter, Statement};
+use crate::pg::tables::transactions::TRANSACTION_WITH_CATEGORY;
 use crate::pg::value::Value;
 use ledger::id::UserId;
 use ledger::transaction_type::{TransactionType, effect_sql};
@@ -77,7 +78,7 @@ fn put(result: &Rows, user: &UserId, item: &Item<'_>) {
     match item {
         Item::Single(row) => {
             let [id, user_id, kind, amount, source_id, description, created_at, seq] =
-                row.values(LISTED_COLUMNS);
+                row.values(TRANSACTION_WITH_CATEGORY);
             result.put([
                 id,
                 user_id,

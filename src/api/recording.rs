@@ -13,6 +13,7 @@ use crate::pg::catalog::Relations;
 use crate::pg::privilege::{View, view};
 use crate::pg::raised::{self, Raised};
 use crate::pg::statement::Statement;
+use crate::pg::tables::transactions::CREDIT_TRANSACTION_NAMES;
 use crate::pg::value::Value;
 use crate::pg::{stamp, text, xact};
 
@@ -61,10 +62,6 @@ struct Existing {
 
 /// Most bytes of a `source_id` that its index holds for certain: a third of a page. What can be compressed may be longer.
 const LONGEST_SOURCE_ID: usize = 2692;
-
-/// Columns of a stored row in the order of `credits.credit_transaction`.
-const AS_CREDIT_TRANSACTION: &str = "ROW(id, user_id, transaction_type, amount, source_id, description, created_at, seq, \
-     fusillade_batch_id, api_key_id)::credits.credit_transaction";
 
 /// `create_transaction(user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id)`
 pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
@@ -132,8 +129,9 @@ fn insert(new: &NewTransaction<'_>) -> Inserted {
     let sql = format!(
         "INSERT INTO credits.credits_transactions \
            (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id) \
-         VALUES ({}) ON CONFLICT (source_id) DO NOTHING RETURNING {AS_CREDIT_TRANSACTION}",
-        values.map(|value| value.to_string()).join(", ")
+         VALUES ({}) ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction",
+        values.map(|value| value.to_string()).join(", "),
+        *CREDIT_TRANSACTION_NAMES
     );
     let stamps = stamp::given();
     let is_too_long = |error: &Raised| {
@@ -157,11 +155,12 @@ fn find(new: &NewTransaction<'_>) -> Option<Existing> {
     let source_id = find.bind(new.source_id);
     let [user, kind, amount] = [new.user_id, new.transaction_type, new.amount].map(|value| find.bind(value));
     let sql = format!(
-        "SELECT {AS_CREDIT_TRANSACTION}, \
+        "SELECT ROW({})::credits.credit_transaction, \
            user_id OPERATOR(pg_catalog.=) {user} AND transaction_type OPERATOR(pg_catalog.=) {kind} \
              AND amount OPERATOR(pg_catalog.=) {amount}, \
            pg_catalog.format('%s of %s for user %s', transaction_type, amount, user_id) \
-         FROM credits.credits_transactions WHERE source_id OPERATOR(pg_catalog.=) {source_id}"
+         FROM credits.credits_transactions WHERE source_id OPERATOR(pg_catalog.=) {source_id}",
+        *CREDIT_TRANSACTION_NAMES
     );
     find.first_row(&sql, |row| Existing {
         transaction: row.answer(1),

@@ -2,27 +2,27 @@
 
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, page_of_rows};
-use crate::engine::newest::{LISTED_COLUMNS, NewestRows};
+use crate::engine::newest::NewestRows;
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
 use crate::pg::definition;
 use crate::pg::statement::Statement;
+use crate::pg::tables::transactions::{CREDIT_TRANSACTION, CREDIT_TRANSACTION_NAMES};
 use crate::pg::value::Value;
 use ledger::id::UserId;
 use ledger::transaction_type::effect_sql;
 
 const USER_ID: Argument = Argument(0, "user_id");
 
-/// The columns of `credits.credit_transaction`.
-const COLUMNS: &str = "id, user_id, transaction_type, amount, source_id, description, created_at, seq, fusillade_batch_id, api_key_id";
-
 /// `get_transaction_by_id(transaction_id)`
 pub fn get_transaction_by_id(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
     let id = statement.bind(call.uuid(Argument(0, "transaction_id"))?);
-    Ok(statement
-        .answer_rows(&format!("SELECT {COLUMNS} FROM credits.credits_transactions WHERE id = {id}"), call))
+    Ok(statement.answer_rows(
+        &format!("SELECT {} FROM credits.credits_transactions WHERE id = {id}", *CREDIT_TRANSACTION_NAMES),
+        call,
+    ))
 }
 
 /// `transaction_exists_by_source_id(source_id)`
@@ -57,7 +57,7 @@ fn list<'call>(
     }
     let mut statement = Statement::new();
     let scope = user.map_or(Scope::All, |user| Scope::User(statement.bind(Value::uuid(user.as_bytes()))));
-    let sql = page_of_rows(&mut statement, |_| COLUMNS.into(), scope, filters, page);
+    let sql = page_of_rows(&mut statement, |_| CREDIT_TRANSACTION_NAMES.clone(), scope, filters, page);
     statement.answer_rows(&sql, call)
 }
 
@@ -66,7 +66,7 @@ fn list_unfiltered(call: &Call<'_>, mut rows: NewestRows, page: &Page) -> Answer
     for is_shown in page.places() {
         let Some(row) = rows.next() else { break };
         if is_shown {
-            result.put(row.values(LISTED_COLUMNS));
+            result.put(row.values(CREDIT_TRANSACTION));
         }
     }
     Answer::rows()

@@ -10,7 +10,7 @@ use ledger::segment::folds::PublishedFold;
 use ledger::transaction_type::effect_sql;
 
 use super::checkpoint::CheckpointScan;
-use super::delta::{BALANCE_COLUMNS, DeltaScan};
+use super::delta::DeltaScan;
 use super::published::Published;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -19,6 +19,7 @@ use crate::pg::privilege::{self, View};
 use crate::pg::relation::Table;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::statement::Statement;
+use crate::pg::tables::transactions;
 use crate::pg::value::Value;
 use crate::pg::xact;
 
@@ -34,7 +35,7 @@ pub struct Balance {
 /// Balances of these users, in their order. Raises 42501 if the caller may not read the ledger.
 pub fn read(users: &[UserId]) -> Result<Vec<Balance>, LedgerError> {
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
-    privilege::require_select(&relations, BALANCE_COLUMNS);
+    privilege::require_select(&relations, &transactions::BALANCE);
     match privilege::view(&relations) {
         View::Whole => {
             let mut reader = Reader::open(&relations, Snapshot::active());

@@ -18,19 +18,11 @@ use crate::pg::column_value::ColumnValue;
 use crate::pg::privilege;
 use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::Row;
-use crate::pg::scan::{IndexScan, Key};
+use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::tables::batches::{self, Batches};
 use crate::pg::write::TableWriter;
 use crate::pg::xact;
-
-/// Columns of `batch_aggregates`.
-pub mod column {
-    pub const BATCH: usize = 1;
-    pub const TOTAL_AMOUNT: usize = 3;
-    pub const TRANSACTION_COUNT: usize = 4;
-    pub const MAX_SEQ: usize = 5;
-    pub const CREATED_AT: usize = 6;
-}
 
 /// The totals of rows of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -186,7 +178,7 @@ pub fn write(
 /// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
 pub fn discard(relations: &Relations, writer: &TableWriter, user: &UserId) {
     let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 1);
-    scan.seek(&[Key::UuidEqual(*user.as_bytes())]);
+    scan.seek(&[batches::USER_ID.equal(user)]);
     let mut left = Vec::new();
     while let Some(row) = scan.next() {
         left.push(row.tid());
@@ -198,31 +190,29 @@ pub fn discard(relations: &Relations, writer: &TableWriter, user: &UserId) {
     xact::see_own_changes();
 }
 
-fn scan_of(relations: &Relations, snapshot: &Rc<Snapshot>, key_columns: usize) -> IndexScan {
+fn scan_of(relations: &Relations, snapshot: &Rc<Snapshot>, key_columns: usize) -> IndexScan<Batches> {
     let table = Table::open(relations.batches, Access::Read);
     let index = Index::primary_key_of(&table);
-    IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns)
+    IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns, batches::CREATED_AT)
 }
 
 /// What is folded of a batch, and where that is stored.
 fn find(
-    scan: &mut IndexScan,
+    scan: &mut IndexScan<Batches>,
     user: &UserId,
     batch: &BatchId,
 ) -> Option<(pg_sys::ItemPointerData, BatchTotal)> {
-    scan.seek(&[Key::UuidEqual(*user.as_bytes()), Key::UuidEqual(*batch.as_bytes())]);
+    scan.seek(&[batches::USER_ID.equal(user), batches::BATCH.equal(batch)]);
     scan.next().map(|row| (row.tid(), decode(&row).1))
 }
 
 /// The batch that a row of `batch_aggregates` is about, and what is folded of it.
-pub fn decode(row: &Row<'_>) -> (BatchId, BatchTotal) {
-    // The last column first: the row is taken apart once.
-    let created_at = row.int8(column::CREATED_AT);
+pub fn decode(row: &Row<'_, Batches>) -> (BatchId, BatchTotal) {
     let folded = BatchTotal {
-        amount: row.credits(column::TOTAL_AMOUNT),
-        transaction_count: row.int8(column::TRANSACTION_COUNT),
-        max_seq: row.int8(column::MAX_SEQ),
-        created_at,
+        amount: row.get(batches::TOTAL_AMOUNT),
+        transaction_count: row.get(batches::TRANSACTION_COUNT),
+        max_seq: row.get(batches::MAX_SEQ),
+        created_at: row.get(batches::CREATED_AT),
     };
-    (BatchId::from_bytes(row.uuid(column::BATCH)), folded)
+    (row.get(batches::BATCH), folded)
 }

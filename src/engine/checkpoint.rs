@@ -21,22 +21,11 @@ use crate::pg::column_value::ColumnValue;
 use crate::pg::fetch::RowFetch;
 use crate::pg::relation::{Access, Index, NotFree, Table};
 use crate::pg::row::Row;
-use crate::pg::scan::{IndexScan, Key};
+use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::tables::checkpoints::{self, Checkpoints};
 use crate::pg::write::TableWriter;
 use crate::pg::xact;
-
-/// Columns of `user_balance_checkpoints`.
-mod column {
-    pub const USER_ID: usize = 1;
-    pub const CHECKPOINT_SEQ: usize = 2;
-    pub const BALANCE: usize = 3;
-    pub const TRANSACTION_COUNT: usize = 5;
-    pub const WATERMARK: usize = 6;
-    pub const STRAGGLERS: usize = 7;
-    pub const IS_POSITIVE: usize = 8;
-    pub const CROSSED_AT: usize = 9;
-}
 
 /// A row of `user_balance_checkpoints`.
 #[derive(Clone, Debug)]
@@ -56,11 +45,11 @@ pub type Stored = (pg_sys::ItemPointerData, Checkpoint);
 pub struct CheckpointScan {
     checkpoints: pg_sys::Oid,
     /// Opened for the first checkpoint that is not where it was last found.
-    index: Option<IndexScan>,
+    index: Option<IndexScan<Checkpoints>>,
     /// The primary key, where it is open before that.
     key: Option<Index>,
     /// Has the lock of the table, so that it is closed last.
-    fetch: RowFetch,
+    fetch: RowFetch<Checkpoints>,
 }
 
 impl CheckpointScan {
@@ -77,7 +66,12 @@ impl CheckpointScan {
     }
 
     fn with(relations: &Relations, table: Table, key: Option<Index>) -> Self {
-        Self { checkpoints: relations.checkpoints, index: None, key, fetch: RowFetch::new(table) }
+        Self {
+            checkpoints: relations.checkpoints,
+            index: None,
+            key,
+            fetch: RowFetch::new(table, checkpoints::CROSSED_AT),
+        }
     }
 
     /// The user's checkpoint as the snapshot sees it.
@@ -85,48 +79,45 @@ impl CheckpointScan {
         let sight = Sight::without_siread(snapshot);
         // A row is rewritten on its page nearly always, so that the index goes on naming the same place for it.
         let again = checkpoint_tids::get(user).and_then(|tid| self.fetch.at(tid, &sight));
-        if let Some(row) = again.filter(|row| row.uuid(column::USER_ID) == *user.as_bytes()) {
+        if let Some(row) = again.filter(|row| row.get(checkpoints::USER_ID) == *user) {
             return decode(user, &row).map(Some);
         }
         let scan = self.index.get_or_insert_with(|| {
             let table = Table::open_locked(self.checkpoints);
             let index = self.key.take().unwrap_or_else(|| Index::primary_key_of(&table));
-            IndexScan::new(table, index, Sight::without_siread(snapshot), 1)
+            IndexScan::new(table, index, Sight::without_siread(snapshot), 1, checkpoints::CROSSED_AT)
         });
         scan.see_with(sight);
-        scan.seek(&[Key::UuidEqual(*user.as_bytes())]);
+        scan.seek(&[checkpoints::USER_ID.equal(user)]);
         let Some(stored) = scan.next().map(|row| decode(user, &row)) else { return Ok(None) };
         checkpoint_tids::keep(user, scan.index_tid());
         stored.map(Some)
     }
 }
 
-fn decode(user: &UserId, row: &Row<'_>) -> Result<Stored, LedgerError> {
-    let stragglers = row.xid8_array(column::STRAGGLERS);
-    let coverage = Coverage::from_parts(row.xid8(column::WATERMARK), stragglers)
+fn decode(user: &UserId, row: &Row<'_, Checkpoints>) -> Result<Stored, LedgerError> {
+    let stragglers = row.get(checkpoints::STRAGGLERS);
+    let coverage = Coverage::from_parts(row.get(checkpoints::WATERMARK), stragglers)
         .ok_or(LedgerError::MalformedCheckpoint(*user))?;
-    let transaction_count = row.int8(column::TRANSACTION_COUNT);
+    let transaction_count = row.get(checkpoints::TRANSACTION_COUNT);
     let fold = Fold {
         coverage,
-        balance: row.credits(column::BALANCE),
+        balance: row.get(checkpoints::BALANCE),
         transaction_count,
-        latest_seq: row.int8(column::CHECKPOINT_SEQ),
+        latest_seq: row.get(checkpoints::CHECKPOINT_SEQ),
         unbatched_since: transaction_count,
     };
-    let checkpoint =
-        Checkpoint { fold, is_positive: row.bool(column::IS_POSITIVE), crossed_at: crossed_at(row) };
-    Ok((row.tid(), checkpoint))
-}
-
-fn crossed_at(row: &Row<'_>) -> Option<i64> {
-    (!row.is_null(column::CROSSED_AT)).then(|| row.int8(column::CROSSED_AT))
+    let (is_positive, crossed_at) = (row.get(checkpoints::IS_POSITIVE), row.get(checkpoints::CROSSED_AT));
+    Ok((row.tid(), Checkpoint { fold, is_positive, crossed_at }))
 }
 
 /// Notes what a checkpoint says that is deleted by hand.
-pub fn note_deleted(row: &Row<'_>) {
-    let is_positive = row.bool(column::IS_POSITIVE);
-    let announced = Announced { is_positive, crossed_at: crossed_at(row) };
-    noted::note_deleted_checkpoint(UserId::from_bytes(row.uuid(column::USER_ID)), announced);
+pub fn note_deleted(row: &Row<'_, Checkpoints>) {
+    let announced = Announced {
+        is_positive: row.get(checkpoints::IS_POSITIVE),
+        crossed_at: row.get(checkpoints::CROSSED_AT),
+    };
+    noted::note_deleted_checkpoint(row.get(checkpoints::USER_ID), announced);
 }
 
 /// Notes what all checkpoints say, which are about to be gone.
@@ -134,7 +125,7 @@ pub fn note_truncated(relations: &Relations) {
     let table = Table::open(relations.checkpoints, Access::Read);
     let index = Index::primary_key_of(&table);
     let now = Rc::new(Snapshot::latest());
-    let mut scan = IndexScan::new(table, index, Sight::without_siread(&now), 0);
+    let mut scan = IndexScan::new(table, index, Sight::without_siread(&now), 0, checkpoints::CROSSED_AT);
     scan.seek(&[]);
     while let Some(row) = scan.next() {
         note_deleted(&row);

@@ -12,29 +12,14 @@ use ledger::transaction_type::effect;
 use super::noted;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
+use crate::pg::column::AnyColumn;
 use crate::pg::relation::{Index, NotFree, Table};
-use crate::pg::row::{Column, Row};
+use crate::pg::row::Row;
 use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::Sight;
+use crate::pg::tables::transactions::{self, LaterColumns, Ledger};
 use crate::pg::text;
 use crate::pg::xact;
-
-/// Columns of `credits_transactions`.
-pub mod column {
-    use crate::pg::row::Column;
-
-    pub const USER_ID: Column = 2;
-    pub const TRANSACTION_TYPE: Column = 3;
-    pub const AMOUNT: Column = 4;
-    pub const SOURCE_ID: Column = 5;
-    pub const BATCH: Column = 7;
-    pub const CREATED_AT: Column = 9;
-    pub const SEQ: Column = 10;
-    pub const XACT_ID: Column = 11;
-}
-
-/// Columns that a balance is computed from, for checking privileges.
-pub const BALANCE_COLUMNS: &[Column] = &[2, 3, 4, 10, 11];
 
 /// Most characters of a category.
 const LONGEST_CATEGORY: usize = 200;
@@ -54,7 +39,7 @@ pub struct BatchedRow {
 
 /// A scan over deltas, one user after the other.
 pub struct DeltaScan {
-    scan: IndexScan,
+    scan: IndexScan<Ledger>,
     /// Transactions whose rows it does not see, looked up for the first straggler.
     unseen: OnceCell<OpenTransactions>,
 }
@@ -78,14 +63,15 @@ impl DeltaScan {
     }
 
     fn with(relations: &Relations, index: Index, sight: Sight) -> Self {
-        let scan = IndexScan::new(Table::open_locked(relations.ledger), index, sight, 2);
+        let ledger = Table::open_locked(relations.ledger);
+        let scan = IndexScan::new(ledger, index, sight, 2, transactions::XACT_ID);
         Self { scan, unseen: OnceCell::new() }
     }
 
     /// Whether there is no row of the user that `from` does not cover.
     pub fn is_empty(&mut self, user: &UserId, from: &Coverage) -> bool {
         self.ranges(user, from).all(|transactions| {
-            self.scan.seek(&[Key::UuidEqual(*user.as_bytes()), transactions]);
+            self.scan.seek(&[transactions::USER_ID.equal(user), transactions]);
             self.scan.next().is_none()
         })
     }
@@ -105,11 +91,10 @@ impl DeltaScan {
                 return pass.add_in_flight(signed_amount(row));
             }
             let delta_row = DeltaRow {
-                // The last column first: the row is taken apart once.
-                transaction: row.xid8(column::XACT_ID),
+                transaction: row.get(transactions::XACT_ID),
                 amount: signed_amount(row),
-                seq: row.int8(column::SEQ),
-                is_batched: !row.is_null(column::BATCH),
+                seq: row.get(transactions::SEQ),
+                is_batched: !row.is_null(transactions::BATCH),
             };
             if pass.add(&delta_row)? { batched_row(row).map_or(Ok(()), &mut batched) } else { Ok(()) }
         })
@@ -129,10 +114,10 @@ impl DeltaScan {
         &mut self,
         user: &UserId,
         from: &Coverage,
-        mut visit: impl FnMut(&Row<'_>) -> Result<(), SumOutOfRange>,
+        mut visit: impl FnMut(&Row<'_, Ledger>) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
         for transactions in self.ranges(user, from) {
-            self.scan.seek(&[Key::UuidEqual(*user.as_bytes()), transactions]);
+            self.scan.seek(&[transactions::USER_ID.equal(user), transactions]);
             while let Some(row) = self.scan.next() {
                 visit(&row)?;
             }
@@ -142,7 +127,7 @@ impl DeltaScan {
 
     /// Where the rows of a user lie that `from` does not cover: one range of the index, and one probe for each straggler that
     /// could have rows which are seen.
-    fn ranges(&mut self, user: &UserId, from: &Coverage) -> impl Iterator<Item = Key> + use<> {
+    fn ranges(&mut self, user: &UserId, from: &Coverage) -> impl Iterator<Item = Key<Ledger>> + use<> {
         let mut stragglers = Vec::new();
         if !from.stragglers().is_empty() {
             let unseen = self.unseen.get_or_init(|| self.scan.sight().unseen_transactions());
@@ -157,53 +142,58 @@ impl DeltaScan {
         {
             stragglers.clear();
         }
-        stragglers.into_iter().map(Key::Xid8Equal).chain([Key::Xid8AtLeast(from.watermark())])
+        let above = transactions::XACT_ID.at_least(from.watermark());
+        stragglers.into_iter().map(|straggler| transactions::XACT_ID.equal(straggler)).chain([above])
     }
 
     /// Whether the user has a row of a transaction from the first one to the one before the last.
     fn has_row_between(&mut self, user: &UserId, first: u64, last: u64) -> bool {
-        self.scan.seek(&[Key::UuidEqual(*user.as_bytes()), Key::Xid8AtLeast(first)]);
-        self.scan.next().is_some_and(|row| row.xid8(column::XACT_ID) < last)
+        self.scan.seek(&[transactions::USER_ID.equal(user), transactions::XACT_ID.at_least(first)]);
+        self.scan.next().is_some_and(|row| row.get(transactions::XACT_ID) < last)
     }
 }
 
-fn batched_row(row: &Row<'_>) -> Option<BatchedRow> {
-    // The last column first, as above: nearly all rows that are asked belong to a batch.
-    let seq = row.int8(column::SEQ);
-    (!row.is_null(column::BATCH)).then(|| BatchedRow {
-        batch: BatchId::from_bytes(row.uuid(column::BATCH)),
-        amount: row.credits(column::AMOUNT),
-        seq,
-        created_at: row.int8(column::CREATED_AT),
+fn batched_row(row: &Row<'_, Ledger>) -> Option<BatchedRow> {
+    row.get(transactions::BATCH).map(|batch| BatchedRow {
+        batch,
+        amount: row.get(transactions::AMOUNT),
+        seq: row.get(transactions::SEQ),
+        created_at: row.get(transactions::CREATED_AT),
     })
 }
 
+/// The furthest of the columns that [`note`] reads, and all that the row trigger reads besides.
+pub fn furthest_noted(relations: &Relations) -> AnyColumn<Ledger> {
+    let xact_id = transactions::XACT_ID.any();
+    relations
+        .later_columns()
+        .map_or(xact_id, |later| xact_id.or_further(later.category.any()).or_further(later.metadata.any()))
+}
+
 /// Notes a row that the transaction has inserted; raises 23514 for one that no new row may be like.
-pub fn note(row: &Row<'_>, relations: &Relations) {
+pub fn note(row: &Row<'_, Ledger>, relations: &Relations) {
     require_category_and_metadata(row, relations).unwrap_or_else(|error| error.raise());
-    // The last column first: the row is taken apart once.
-    let created_at = row.int8(column::CREATED_AT);
-    let source_id = row.long_text(column::SOURCE_ID);
-    let is_infinite = matches!(created_at, i64::MIN | i64::MAX);
+    let source_id = row.get(transactions::SOURCE_ID);
+    let is_infinite = matches!(row.get(transactions::CREATED_AT), i64::MIN | i64::MAX);
     // Ledgers of before have such rows, and must be restored and followed all the same.
-    if (is_infinite || text::is_blank(source_id)) && !xact::restores_or_replicates() {
+    if (is_infinite || text::is_blank(&source_id)) && !xact::restores_or_replicates() {
         if is_infinite {
             LedgerError::InfiniteDate.raise()
         }
-        LedgerError::BlankSourceId { what: "source_id", value: text::shown(source_id) }.raise()
+        LedgerError::BlankSourceId { what: "source_id", value: text::shown(&source_id) }.raise()
     }
-    noted::note_row(UserId::from_bytes(row.uuid(column::USER_ID)), signed_amount(row));
+    noted::note_row(row.get(transactions::USER_ID), signed_amount(row));
 }
 
 /// What CHECK constraints would say: the server would read and plan each of them anew for every statement, which takes 25,000
 /// instructions, though nearly all rows have neither.
-fn require_category_and_metadata(row: &Row<'_>, relations: &Relations) -> Result<(), LedgerError> {
-    let [category, metadata, _] = relations.later_columns()?;
-    if !row.is_null(metadata) && !row.is_json_object(metadata) {
+fn require_category_and_metadata(row: &Row<'_, Ledger>, relations: &Relations) -> Result<(), LedgerError> {
+    let LaterColumns { category, metadata, .. } = relations.later_columns()?;
+    if row.get(metadata).is_some_and(|metadata| !metadata.is_object()) {
         return Err(LedgerError::MetadataIsNoObject);
     }
-    if !row.is_null(category) {
-        let characters = text::characters(row.long_text(category));
+    if let Some(category) = row.get(category) {
+        let characters = text::characters(&category);
         if characters > LONGEST_CATEGORY {
             return Err(LedgerError::CategoryTooLong { characters, longest: LONGEST_CATEGORY });
         }
@@ -211,6 +201,6 @@ fn require_category_and_metadata(row: &Row<'_>, relations: &Relations) -> Result
     Ok(())
 }
 
-fn signed_amount(row: &Row<'_>) -> Credits {
-    effect(row.text(column::TRANSACTION_TYPE), row.credits(column::AMOUNT))
+fn signed_amount(row: &Row<'_, Ledger>) -> Credits {
+    effect(row.get(transactions::TRANSACTION_TYPE), row.get(transactions::AMOUNT))
 }

@@ -11,22 +11,24 @@ use ledger::id::LedgerId;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::delta::column;
-use super::newest::LISTED_COLUMNS;
 use crate::error::LedgerError;
 use crate::pg::block_ranges::{self, BlockScan, Blocks};
 use crate::pg::catalog::Relations;
+use crate::pg::column::AnyColumn;
 use crate::pg::fetch::Tid;
 use crate::pg::relation::{Access, Index, Table};
-use crate::pg::row::{Column, Row};
-use crate::pg::scan::{IndexScan, Key};
+use crate::pg::row::Row;
+use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::tables::identity;
+use crate::pg::tables::transactions::{self, LaterColumns, Ledger};
 use crate::pg::xact;
 
 /// Columns that the feed shows, behind the position: those of `credit_transaction` and the three that came later.
-pub fn shown_columns(relations: &Relations) -> Result<[Column; 13], LedgerError> {
-    let ([a, b, c, d, e, f, g, h, i, j], [k, l, m]) = (LISTED_COLUMNS, relations.later_columns()?);
-    Ok([a, b, c, d, e, f, g, h, i, j, k, l, m])
+pub fn shown_columns(relations: &Relations) -> Result<[AnyColumn<Ledger>; 13], LedgerError> {
+    let [a, b, c, d, e, f, g, h, i, j] = transactions::CREDIT_TRANSACTION;
+    let LaterColumns { category, metadata, reverses } = relations.later_columns()?;
+    Ok([a, b, c, d, e, f, g, h, i, j, category.any(), metadata.any(), reverses.any()])
 }
 
 /// More blocks than are read for a page without looking for a better way.
@@ -56,9 +58,9 @@ pub fn ledger_id(relations: &Relations) -> Result<LedgerId, LedgerError> {
     let table = Table::open(relations.identity.ok_or_else(missing)?, Access::Read);
     let index = Index::primary_key_of(&table);
     let sight = Sight::without_siread(&Rc::new(Snapshot::active()));
-    let mut scan = IndexScan::new(table, index, sight, 0);
+    let mut scan = IndexScan::new(table, index, sight, 0, identity::LEDGER_ID);
     scan.seek(&[]);
-    let id = scan.next().map(|row| LedgerId::from_bytes(row.uuid(2)));
+    let id = scan.next().map(|row| row.get(identity::LEDGER_ID));
     id.ok_or_else(missing)
 }
 
@@ -70,10 +72,10 @@ pub fn end() -> u64 {
 
 /// The feed as the snapshot of the running query has it.
 pub struct Feed {
-    rows: BlockScan,
+    rows: BlockScan<Ledger>,
     /// Those by stamp and by `seq`, where they have every row.
     by_stamp: Option<Index>,
-    by_seq: Option<IndexScan>,
+    by_seq: Option<IndexScan<Ledger>>,
     ledger: Table,
     end: u64,
 }
@@ -84,9 +86,10 @@ impl Feed {
         let open = || Table::open(relations.ledger, Access::Read);
         let complete = |index: Option<_>| index.and_then(Index::open).filter(Index::is_complete);
         let sight = || Sight::without_siread(&Rc::new(Snapshot::active()));
-        let (ledger, rows) = (open(), BlockScan::new(open(), Snapshot::active()));
+        let (ledger, rows) = (open(), BlockScan::new(open(), Snapshot::active(), transactions::XACT_ID));
         // In the order in which REINDEX TABLE locks them, which is that of their oids: the one by stamp was made later.
-        let by_seq = complete(relations.seq_index).map(|index| IndexScan::new(open(), index, sight(), 1));
+        let by_seq = complete(relations.seq_index)
+            .map(|index| IndexScan::new(open(), index, sight(), 1, transactions::XACT_ID));
         let by_stamp = complete(relations.stamp_index);
         Self { rows, by_stamp, by_seq, ledger, end: end() }
     }
@@ -128,7 +131,7 @@ impl Feed {
     }
 
     /// A row of a page.
-    pub fn row(&mut self, tid: Tid) -> Row<'_> {
+    pub fn row(&mut self, tid: Tid) -> Row<'_, Ledger> {
         self.rows.at(tid)
     }
 
@@ -145,7 +148,7 @@ impl Feed {
         let last = page.last();
         let scan = self.by_seq.as_mut().filter(|_| last.stamp == stamp && last != START);
         let Some(scan) = scan else { return Walk::InVain };
-        scan.seek(&[Key::BigintAbove(last.seq)]);
+        scan.seek(&[transactions::SEQ.above(last.seq)]);
         for _ in 0..most {
             if page.missing() == 0 {
                 break;
@@ -171,10 +174,8 @@ enum Walk {
     Ended,
 }
 
-fn position(row: &Row<'_>) -> Position {
-    // The last column first: the row is taken apart once.
-    let stamp = row.xid8(column::XACT_ID);
-    Position { stamp, seq: row.int8(column::SEQ) }
+fn position(row: &Row<'_, Ledger>) -> Position {
+    Position { stamp: row.get(transactions::XACT_ID), seq: row.get(transactions::SEQ) }
 }
 
 fn length(blocks: &[Blocks]) -> u32 {
@@ -200,7 +201,7 @@ impl Page {
         self.rows.last().map_or(self.after, |&(position, _)| position)
     }
 
-    fn offer(&mut self, row: &Row<'_>, ids: &Range<u64>) {
+    fn offer(&mut self, row: &Row<'_, Ledger>, ids: &Range<u64>) {
         let position = position(row);
         if ids.contains(&position.stamp) && position > self.after {
             self.rows.push((position, row.tid()));

@@ -6,32 +6,30 @@ use ledger::id::{BatchId, UserId};
 use std::rc::Rc;
 
 use super::batches::{self, BatchTotal, BatchTotals};
-use super::delta::column;
 use super::newest;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Table};
-use crate::pg::row::{Column, Row};
+use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::tables::batches::{self as folded, Batches};
+use crate::pg::tables::transactions::{self, Ledger};
 use crate::pg::xact;
-
-/// Columns that the list shows of a row that belongs to no batch, in the order of `transaction_with_category`.
-pub const LISTED_COLUMNS: [Column; 8] = [1, 2, 3, 4, 5, 6, 9, 10];
 
 /// An item.
 pub enum Item<'a> {
     /// A row that belongs to no batch.
-    Single(Row<'a>),
+    Single(Row<'a, Ledger>),
     /// A batch with its whole total.
     Batch(BatchId, BatchTotal),
 }
 
 /// Items with the highest `seq` first, as the running query's snapshot sees them. A batch has the highest of its rows.
 pub struct NewestItems {
-    singles: IndexScan,
+    singles: IndexScan<Ledger>,
     /// What is folded of batches.
-    folded: IndexScan,
+    folded: IndexScan<Batches>,
     /// The batches that the delta touches: what is folded of them is a part of them.
     touched: BatchTotals,
     /// Those of them that are still to come, the newest last.
@@ -75,8 +73,8 @@ impl NewestItems {
             None => {}
         }
         let by_seq = [
-            self.singles.current().map(|row| (row.int8(column::SEQ), Source::Singles)),
-            self.folded.current().map(|row| (row.int8(batches::column::MAX_SEQ), Source::Folded)),
+            self.singles.current().map(|row| (row.get(transactions::SEQ), Source::Singles)),
+            self.folded.current().map(|row| (row.get(folded::MAX_SEQ), Source::Folded)),
             self.touched_left.last().map(|(_, total)| (total.max_seq, Source::Touched)),
         ];
         self.last = by_seq.into_iter().flatten().max().map(|(_, source)| source);
@@ -93,7 +91,7 @@ impl NewestItems {
     /// Moves on to a folded batch that the delta does not touch.
     fn pass_touched(&mut self) {
         while let Some(row) = self.folded.current()
-            && self.touched.contains(&BatchId::from_bytes(row.uuid(batches::column::BATCH)))
+            && self.touched.contains(&row.get(folded::BATCH))
         {
             self.folded.next();
         }
@@ -102,14 +100,18 @@ impl NewestItems {
 
 /// The user's single rows and what is folded of its batches, older than the cursor. `None` if an index is missing or does not
 /// have every row.
-fn scans(user: &UserId, before_seq: Option<i64>) -> Option<(IndexScan, IndexScan)> {
+fn scans(user: &UserId, before_seq: Option<i64>) -> Option<(IndexScan<Ledger>, IndexScan<Batches>)> {
     let before = Relations::locked()?;
     let snapshot = Rc::new(Snapshot::active());
-    let scan = |table, index, sight| newest::scan(table, index, Some(user), before_seq, sight);
-    let ledger = Table::open_locked(before.ledger);
-    let singles = scan(ledger, before.single_index?, Sight::AsOf(Rc::clone(&snapshot)))?;
-    let batches = Table::open(before.batches, Access::Read);
+    let mut keys = vec![transactions::USER_ID.equal(user)];
+    keys.extend(before_seq.map(|before| transactions::SEQ.below(before)));
+    let (table, sight) = (Table::open_locked(before.ledger), Sight::AsOf(Rc::clone(&snapshot)));
+    let singles = newest::scan(table, before.single_index?, sight, &keys, transactions::SEQ)?;
+    let table = Table::open(before.batches, Access::Read);
     // An index of the batches may have been dropped before their lock.
     let relations = Relations::lookup().filter(|now| now.batches == before.batches)?;
-    Some((singles, scan(batches, relations.folded_index?, Sight::without_siread(&snapshot))?))
+    let mut keys = vec![folded::USER_ID.equal(user)];
+    keys.extend(before_seq.map(|before| folded::MAX_SEQ.below(before)));
+    let sight = Sight::without_siread(&snapshot);
+    Some((singles, newest::scan(table, relations.folded_index?, sight, &keys, folded::CREATED_AT)?))
 }

@@ -7,22 +7,20 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::delta::column;
 use crate::pg::catalog::Relations;
+use crate::pg::column::{Column, ColumnType, Layout};
 use crate::pg::privilege::{self, View};
 use crate::pg::relation::{Index, Table};
-use crate::pg::row::{Column, Row};
+use crate::pg::row::Row;
 use crate::pg::scan::{IndexScan, Key};
 use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::tables::transactions::{self, Ledger};
 use crate::pg::xact;
-
-/// Columns that a list shows, in the order of `credit_transaction`.
-pub const LISTED_COLUMNS: [Column; 10] = [1, 2, 3, 4, 5, 6, 9, 10, 7, 8];
 
 /// Rows with the highest `seq` first, as the running query's snapshot sees them.
 pub struct NewestRows {
     /// Each finds its rows in this order.
-    scans: Vec<IndexScan>,
+    scans: Vec<IndexScan<Ledger>>,
     /// The one that stands on the row that was returned last.
     last: Option<usize>,
 }
@@ -32,7 +30,7 @@ impl NewestRows {
     /// where row-level security filters them, or an index is missing. Raises 42501 if the caller may not read them.
     pub fn open(user: Option<&UserId>, before_seq: Option<i64>) -> Option<Self> {
         let relations = Relations::locked()?;
-        privilege::require_select(&relations, &LISTED_COLUMNS);
+        privilege::require_select(&relations, &transactions::CREDIT_TRANSACTION);
         if privilege::view(&relations) == View::Filtered {
             return None;
         }
@@ -44,39 +42,41 @@ impl NewestRows {
         indexes.sort_unstable_by_key(|index| index.to_u32());
         let snapshot = Rc::new(Snapshot::active());
         let newest = |index| {
-            let ledger = Table::open_locked(relations.ledger);
-            scan(ledger, index, user, before_seq, Sight::AsOf(Rc::clone(&snapshot)))
+            let table = Table::open_locked(relations.ledger);
+            let sight = Sight::AsOf(Rc::clone(&snapshot));
+            let keys = user.map(|user| transactions::USER_ID.equal(user)).into_iter();
+            let keys = keys.chain(before_seq.map(|before| transactions::SEQ.below(before)));
+            scan(table, index, sight, &keys.collect::<Vec<_>>(), transactions::SEQ)
         };
         Some(Self { scans: indexes.into_iter().map(newest).collect::<Option<_>>()?, last: None })
     }
 
     /// The next older row.
-    pub fn next(&mut self) -> Option<Row<'_>> {
+    pub fn next(&mut self) -> Option<Row<'_, Ledger>> {
         xact::check_for_interrupts();
         if let Some(last) = self.last {
             self.scans[last].next();
         }
         let standing = self.scans.iter().enumerate();
-        let by_seq = standing.filter_map(|(place, scan)| Some((scan.current()?.int8(column::SEQ), place)));
+        let by_seq =
+            standing.filter_map(|(place, scan)| Some((scan.current()?.get(transactions::SEQ), place)));
         self.last = by_seq.max().map(|(_, place)| place);
         self.scans[self.last?].current()
     }
 }
 
-/// Rows of a table that are the user's, or everybody's, and older than the cursor, backward by an index on the user, if any,
-/// and on what is compared with the cursor; standing on the first. `None` if the index does not have every row, or not any more.
-pub(super) fn scan(
+/// Rows of a table that meet the keys, backward by the index, and deformed to this column; standing on the first. `None` if the
+/// index does not have every row, or not any more.
+pub(super) fn scan<L: Layout, T: ColumnType>(
     table: Table,
     index: pg_sys::Oid,
-    user: Option<&UserId>,
-    before_seq: Option<i64>,
     sight: Sight,
-) -> Option<IndexScan> {
+    keys: &[Key<L>],
+    furthest: Column<L, T>,
+) -> Option<IndexScan<L>> {
     let index = Index::open(index).filter(Index::is_complete)?;
-    let user = user.map(|user| Key::UuidEqual(*user.as_bytes()));
-    let keys: Vec<Key> = user.into_iter().chain(before_seq.map(Key::BigintBelow)).collect();
-    let mut scan = IndexScan::new(table, index, sight, keys.len()).backward();
-    scan.seek(&keys);
+    let mut scan = IndexScan::new(table, index, sight, keys.len(), furthest).backward();
+    scan.seek(keys);
     scan.next();
     Some(scan)
 }

@@ -16,12 +16,11 @@ use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{self, Access, Index, Table};
 use crate::pg::replace::RowReplacer;
-use crate::pg::row::Column;
-use crate::pg::scan::{IndexScan, Key};
+use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::tables::columns;
+use crate::pg::tables::transactions::{self, LaterColumns};
 use crate::pg::{lock, xact};
-
-const DESCRIPTION: Column = 6;
 
 thread_local! {
     static REDACTED: Cell<bool> = const { Cell::new(false) };
@@ -30,7 +29,7 @@ thread_local! {
 /// Clears description and metadata of the user's rows; returns how many had any.
 pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
     let relations = locked_for_writing().ok_or(LedgerError::NotInstalled)?;
-    let [_, metadata, _] = relations.later_columns()?;
+    let LaterColumns { metadata, .. } = relations.later_columns()?;
     let ledger = || Table::open(relations.ledger, Access::Write);
     let replacer = RowReplacer::new(ledger());
     lock_order::wait_for_relations(&relations);
@@ -40,13 +39,13 @@ pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
     xact::see_own_changes();
     let Ok(index) = relations.open_delta_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
     let snapshot = Rc::new(Snapshot::latest());
-    let mut rows = IndexScan::new(ledger(), index, Sight::AsOf(Rc::clone(&snapshot)), 1);
-    rows.seek(&[Key::UuidEqual(*user.as_bytes())]);
+    let mut rows = IndexScan::new(ledger(), index, Sight::AsOf(Rc::clone(&snapshot)), 1, metadata);
+    rows.seek(&[transactions::USER_ID.equal(user)]);
     let mut redacted = 0;
     while let Some(row) = rows.next() {
         xact::check_for_interrupts();
-        if !(row.is_null(DESCRIPTION) && row.is_null(metadata)) {
-            replacer.clear(&row, &[DESCRIPTION, metadata], &snapshot);
+        if !(row.is_null(transactions::DESCRIPTION) && row.is_null(metadata)) {
+            replacer.clear(&row, &columns![transactions::DESCRIPTION, metadata], &snapshot);
             redacted += 1;
         }
     }

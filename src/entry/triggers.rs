@@ -7,6 +7,7 @@ use crate::pg::catalog::{self, Relations};
 use crate::pg::definition::Role;
 use crate::pg::entry_point::entry_points;
 use crate::pg::stamp;
+use crate::pg::tables::transactions;
 use crate::pg::trigger::{Event, Moment, TriggerCall, refuse};
 
 entry_points! { triggers:
@@ -22,14 +23,16 @@ entry_points! { triggers:
 
 /// `credits.note_transaction()`: row trigger that notes whose balance the transaction changes, and by how much. Runs for every row.
 fn note_transaction(call: &TriggerCall<'_>) {
-    let relations = Relations::lookup().filter(|relations| relations.ledger == call.table());
-    match (relations, call.row()) {
+    let relations = Relations::lookup();
+    let row = relations.as_ref().and_then(|relations| call.ledger_row(relations));
+    match (&relations, row) {
         (Some(relations), Some(row))
             if call.event() == Event::Insert && call.moment() == Moment::AfterRow =>
         {
-            stamp::require_own(row.xid8(delta::column::XACT_ID));
-            delta::note(&row, &relations);
-            stamp::follow_inserted(&relations, || row.int8(delta::column::SEQ));
+            row.deform_to(delta::furthest_noted(relations));
+            stamp::require_own(row.get(transactions::XACT_ID));
+            delta::note(&row, relations);
+            stamp::follow_inserted(relations, || row.get(transactions::SEQ));
         }
         _ => refuse("note_transaction() is an AFTER INSERT row trigger of credits.credits_transactions only"),
     }
@@ -80,7 +83,8 @@ fn announce_change(call: &TriggerCall<'_>) {
 /// `credits.keep_announced()`: trigger of checkpoints that are deleted by hand, row by row, or all at once.
 fn keep_announced(call: &TriggerCall<'_>) {
     let relations = Relations::lookup().filter(|found| found.checkpoints == call.table());
-    match (relations, call.moment(), call.event(), call.row()) {
+    let row = relations.as_ref().and_then(|relations| call.checkpoint_row(relations));
+    match (relations, call.moment(), call.event(), row) {
         (Some(_), Moment::AfterRow, Event::Delete | Event::Update, Some(row)) => {
             checkpoint::note_deleted(&row)
         }

@@ -1,5 +1,7 @@
 //! Arrays that a query takes as parameters. They are made in the memory of the running call.
 
+use std::slice;
+
 use ledger::credits::Credits;
 use pgrx::pg_sys;
 
@@ -41,6 +43,8 @@ const BIGINT: Elements = Elements {
 
 const TIMESTAMPTZ: Elements =
     Elements { oid: pg_sys::TIMESTAMPTZOID, array_oid: pg_sys::TIMESTAMPTZARRAYOID, ..BIGINT };
+
+const XID8: Elements = Elements { oid: pg_sys::XID8OID, array_oid: pg_sys::XID8ARRAYOID, ..BIGINT };
 
 const TEXT: Elements = Elements { oid: pg_sys::TEXTOID, array_oid: pg_sys::TEXTARRAYOID, ..NUMERIC };
 
@@ -112,4 +116,54 @@ fn array_of<'call>(elements: &Elements, datums: impl Iterator<Item = pg_sys::Dat
         )
     };
     Value::array(elements.array_oid, array)
+}
+
+/// The elements of an `xid8[]`. What is packed, compressed or out of line is copied, and the copy given back.
+///
+/// # Safety
+/// `datum` is an `xid8[]` without NULLs.
+pub(super) unsafe fn xid8s(datum: pg_sys::Datum) -> Vec<u64> {
+    let stored = datum.cast_mut_ptr();
+    // SAFETY: the caller's promise.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(stored);
+        let ids = elements_of_xid8s(array.cast());
+        if array != stored {
+            pg_sys::pfree(array.cast());
+        }
+        ids
+    }
+}
+
+/// # Safety
+/// `array` is a whole `xid8[]` without NULLs.
+unsafe fn elements_of_xid8s(array: *mut pg_sys::ArrayType) -> Vec<u64> {
+    let (mut elements, mut count) = (std::ptr::null_mut(), 0);
+    // SAFETY: the caller's promise; the elements are values, and copied before the server's list of them is given back.
+    unsafe {
+        if (*array).ndim == 0 {
+            return Vec::new();
+        }
+        pg_sys::deconstruct_array(
+            array,
+            pg_sys::XID8OID,
+            XID8.length,
+            XID8.by_value,
+            XID8.alignment.cast_signed(),
+            &raw mut elements,
+            std::ptr::null_mut(),
+            &raw mut count,
+        );
+        let ids = slice::from_raw_parts(elements.cast_const(), usize::try_from(count).unwrap_or_default())
+            .iter()
+            .map(|element| element.value() as u64)
+            .collect();
+        pg_sys::pfree(elements.cast());
+        ids
+    }
+}
+
+/// An `xid8[]` in the current memory context.
+pub(super) fn of_xid8s(ids: &[u64]) -> pg_sys::Datum {
+    array_of(&XID8, ids.iter().map(|&id| pg_sys::Datum::from(id))).datum
 }

@@ -1,9 +1,11 @@
 //! Rows found by an index that keeps what ranges of blocks span, and read where they lie.
 
+use std::marker::PhantomData;
 use std::thread::panicking;
 
 use pgrx::{itemptr, pg_sys};
 
+use super::column::{self, Column, ColumnType, Layout};
 use super::fetch::Tid;
 use super::relation::{Index, Table};
 use super::row::Row;
@@ -106,17 +108,21 @@ pub fn all(table: &Table) -> Vec<Blocks> {
 }
 
 /// Reads rows of a table by their tuple ids.
-pub struct BlockScan {
+pub struct BlockScan<L> {
     scan: pg_sys::TableScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
     snapshot: Snapshot,
     table: Table,
+    /// The column that rows are deformed to.
+    furthest: usize,
+    layout: PhantomData<L>,
 }
 
-impl BlockScan {
-    /// Reads what the snapshot sees.
+impl<L: Layout> BlockScan<L> {
+    /// Reads what the snapshot sees, deformed up to this column. Raises 55000 unless the table has the layout.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
-    pub fn new(table: Table, snapshot: Snapshot) -> Self {
+    pub fn new<T: ColumnType>(table: Table, snapshot: Snapshot, furthest: Column<L, T>) -> Self {
+        column::require::<L>(&table);
         let relation = table.as_raw();
         let flags = pg_sys::ScanOptions::SO_TYPE_TIDRANGESCAN | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
         // SAFETY: table and snapshot live as long as this value, which owns them.
@@ -129,16 +135,17 @@ impl BlockScan {
                 pg_sys::table_slot_create(relation, std::ptr::null_mut()),
             )
         };
-        Self { scan, slot, snapshot, table }
+        Self { scan, slot, snapshot, table, furthest: furthest.number(), layout: PhantomData }
     }
 
     /// Shows the rows in these blocks.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
-    pub fn each(&mut self, blocks: &Blocks, mut visit: impl FnMut(&Row<'_>)) {
+    pub fn each(&mut self, blocks: &Blocks, mut visit: impl FnMut(&Row<'_, L>)) {
         let (mut first, mut last) = (Tid::default(), Tid::default());
         itemptr::item_pointer_set_all(&mut first, blocks.start, 0);
         itemptr::item_pointer_set_all(&mut last, blocks.end - 1, u16::MAX);
-        // SAFETY: the scan is valid; the row borrows the slot until the next one is looked for.
+        // SAFETY: the scan is valid; the row borrows the slot until the next one is looked for, and its table has been compared with
+        // the layout.
         unsafe {
             let methods = &*(*self.table.as_raw()).rd_tableam;
             let rescan = methods.scan_rescan.expect("every table has one");
@@ -151,16 +158,19 @@ impl BlockScan {
             let next = || get_next(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot);
             // One guard a row: `visit` may panic, which must not pass a guard.
             while pg_sys::ffi::pg_guard_ffi_boundary(next) {
-                visit(&Row::new(self.slot, false));
+                let row = Row::new(self.slot, false);
+                row.deform(self.furthest);
+                visit(&row);
             }
         }
     }
 
     /// The row with this tuple id, which the snapshot has seen there.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
-    pub fn at(&mut self, mut tid: Tid) -> Row<'_> {
+    pub fn at(&mut self, mut tid: Tid) -> Row<'_, L> {
         let relation = self.table.as_raw();
-        // SAFETY: the table is open and the slot is of its kind; vacuum keeps what a registered snapshot sees.
+        // SAFETY: the table is open, and vacuum keeps what a registered snapshot sees; the row borrows the slot until the next one
+        // is looked for, and its table has been compared with the layout.
         unsafe {
             let fetch = (*(*relation).rd_tableam).tuple_fetch_row_version.expect("every table has one");
             let found = pg_sys::ffi::pg_guard_ffi_boundary(|| {
@@ -172,7 +182,7 @@ impl BlockScan {
     }
 }
 
-impl Drop for BlockScan {
+impl<L> Drop for BlockScan<L> {
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     fn drop(&mut self) {
         if !panicking() {

@@ -15,12 +15,17 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::column::{Column, ColumnType, Layout};
 use super::definition::{self, Definition};
 use super::description;
 use super::extension;
 use super::relation::{self, Access, Index};
-use super::row::Column;
 use super::system_catalog::{self, Lookup};
+use super::tables::batches::Batches;
+use super::tables::changes::Changes;
+use super::tables::checkpoints::Checkpoints;
+use super::tables::identity::Identity;
+use super::tables::transactions::{self, LaterColumns, Ledger};
 use crate::error::LedgerError;
 
 const SCHEMA: &CStr = c"credits";
@@ -51,8 +56,8 @@ pub struct Relations {
     pub stamp_index: Option<pg_sys::Oid>,
     /// `ledger_identity`
     pub identity: Option<pg_sys::Oid>,
-    /// The ledger's columns `category`, `metadata` and `reverses`. An update puts them behind a column of somebody's own.
-    later_columns: [Option<Column>; 3],
+    /// The ledger's columns `category`, `metadata` and `reverses`; `None` if one of them is missing.
+    later_columns: Option<LaterColumns>,
 }
 
 thread_local! {
@@ -134,11 +139,11 @@ impl Relations {
     /// that cannot be told: somebody is changing a table, and whoever goes on will wait for that.
     fn have_their_columns(&self) -> bool {
         [
-            (Some(self.ledger), &definition::LEDGER),
-            (Some(self.checkpoints), &definition::CHECKPOINTS),
-            (Some(self.batches), &definition::BATCHES),
-            (self.changes, &definition::CHANGES),
-            (self.identity, &definition::IDENTITY),
+            (Some(self.ledger), Ledger::DEFINITION),
+            (Some(self.checkpoints), Checkpoints::DEFINITION),
+            (Some(self.batches), Batches::DEFINITION),
+            (self.changes, Changes::DEFINITION),
+            (self.identity, Identity::DEFINITION),
         ]
         .into_iter()
         .filter_map(|(oid, definition)| Some((oid?, definition)))
@@ -157,36 +162,30 @@ impl Relations {
     }
 
     fn find() -> Self {
-        let ledger = find_needed(definition::LEDGER.name);
+        let ledger = find_needed(Ledger::DEFINITION.name);
         Self {
             ledger,
             delta_index: find_needed(DELTA_INDEX_NAME),
-            checkpoints: find_needed(definition::CHECKPOINTS.name),
-            batches: find_needed(definition::BATCHES.name),
-            changes: find(definition::CHANGES.name),
+            checkpoints: find_needed(Checkpoints::DEFINITION.name),
+            batches: find_needed(Batches::DEFINITION.name),
+            changes: find(Changes::DEFINITION.name),
             single_index: find(c"credits_transactions_single_idx"),
             batched_index: find(c"credits_transactions_batched_idx"),
             seq_index: find(c"credits_transactions_seq_idx"),
             folded_index: find(c"batch_aggregates_user_seq_idx"),
             stamp_index: find(c"credits_transactions_stamp_idx"),
-            identity: find(definition::IDENTITY.name),
-            later_columns: [
-                (c"category", pg_sys::TEXTOID),
-                (c"metadata", pg_sys::JSONBOID),
-                (c"reverses", pg_sys::UUIDOID),
-            ]
-            .map(|(name, of_type)| find_column(ledger, name, of_type)),
+            identity: find(Identity::DEFINITION.name),
+            later_columns: find_later_columns(ledger),
         }
     }
 
-    /// The places of the ledger's columns `category`, `metadata` and `reverses`.
-    pub fn later_columns(&self) -> Result<[Column; 3], LedgerError> {
-        match self.later_columns {
-            [Some(category), Some(metadata), Some(reverses)] => Ok([category, metadata, reverses]),
-            _ => Err(LedgerError::Missing(
+    /// The ledger's columns `category`, `metadata` and `reverses`. An error if one of them is missing or of another type.
+    pub fn later_columns(&self) -> Result<LaterColumns, LedgerError> {
+        self.later_columns.ok_or_else(|| {
+            LedgerError::Missing(
                 "column category, metadata or reverses of credits_transactions, or its type".to_owned(),
-            )),
-        }
+            )
+        })
     }
 
     /// The tables whose definitions are part of the ledger's state.
@@ -218,14 +217,24 @@ fn find(name: &CStr) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
-/// A column of the ledger, if it is there and of this type.
-fn find_column(ledger: pg_sys::Oid, name: &CStr, of_type: pg_sys::Oid) -> Option<Column> {
+fn find_later_columns(ledger: pg_sys::Oid) -> Option<LaterColumns> {
+    Some(LaterColumns {
+        category: find_column(ledger, transactions::CATEGORY)?,
+        metadata: find_column(ledger, transactions::METADATA)?,
+        reverses: find_column(ledger, transactions::REVERSES)?,
+    })
+}
+
+/// A column of the ledger, if it is there and of its type.
+fn find_column<T: ColumnType>(ledger: pg_sys::Oid, name: &CStr) -> Option<Column<Ledger, T>> {
     // SAFETY: catalog lookups; the name is NUL-terminated.
     let (number, found) = unsafe {
         let number = pg_sys::get_attnum(ledger, name.as_ptr());
         (number, pg_sys::get_atttype(ledger, number))
     };
-    usize::try_from(number).ok().filter(|_| number > 0 && found == of_type)
+    let number = usize::try_from(number).ok().filter(|&number| number > 0 && found == T::OID)?;
+    // SAFETY: the catalog says so. The relations are looked up again when that has changed.
+    Some(unsafe { Column::found(number) })
 }
 
 fn find_needed(name: &CStr) -> pg_sys::Oid {
@@ -279,7 +288,7 @@ fn find_index_now(table: pg_sys::Oid, name: &CStr) -> Option<CatalogIndex> {
 
 /// The ledger, of whatever version of the extension.
 pub fn find_ledger() -> Option<pg_sys::Oid> {
-    let ledger = find(definition::LEDGER.name)?;
+    let ledger = find(Ledger::DEFINITION.name)?;
     extension::installed_version().map(|_| ledger)
 }
 

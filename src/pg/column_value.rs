@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use ledger::credits::Credits;
 use pgrx::pg_sys;
 
-use super::{numeric, text};
+use super::{array, numeric, text};
 
 /// A column value.
 #[derive(Clone, Copy, Debug)]
@@ -64,22 +64,7 @@ impl ColumnValue<'_> {
             Self::Of(stored) => stored.datum,
             Self::Bool(value) => pg_sys::Datum::from(value),
             Self::Xid8(id) => pg_sys::Datum::from(id),
-            Self::Xid8Array(ids) => {
-                let mut elements: Vec<pg_sys::Datum> =
-                    ids.iter().map(|&id| pg_sys::Datum::from(id)).collect();
-                // SAFETY: the elements are 8-byte values; the array is a copy.
-                let array = unsafe {
-                    pg_sys::construct_array(
-                        elements.as_mut_ptr(),
-                        i32::try_from(elements.len()).unwrap_or_default(),
-                        pg_sys::XID8OID,
-                        8,
-                        true,
-                        pg_sys::TYPALIGN_DOUBLE.cast_signed(),
-                    )
-                };
-                pg_sys::Datum::from(array)
-            }
+            Self::Xid8Array(ids) => array::of_xid8s(ids),
         }
     }
 }

@@ -1,11 +1,18 @@
-//! The tables and types of the extension as it made them.
+//! The tables and types of the extension as it made them. Those that it reads and writes by the places of their columns are in
+//! [`tables`](super::tables).
 
 use std::ffi::CStr;
 
 use pgrx::pg_sys::{
     BOOLOID, INT4OID, INT8OID, JSONBOID, NUMERICOID, Oid, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID, UUIDOID,
-    XID8ARRAYOID, XID8OID,
 };
+
+use super::column::Layout;
+use super::tables::batches::Batches;
+use super::tables::changes::Changes;
+use super::tables::checkpoints::Checkpoints;
+use super::tables::identity::Identity;
+use super::tables::transactions::Ledger;
 
 /// A table or type that the engine reads, writes or returns by the places of its columns.
 #[derive(Debug)]
@@ -32,57 +39,6 @@ pub enum Role {
     /// A type that functions return.
     ResultType,
 }
-
-/// `credits_transactions`
-#[rustfmt::skip]
-pub static LEDGER: Definition = Definition {
-    name: c"credits_transactions",
-    role: Role::Ledger,
-    columns: &[
-        UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZOID, INT8OID, XID8OID,
-    ],
-    names: &[
-        "id", "user_id", "transaction_type", "amount", "source_id", "description", "fusillade_batch_id", "api_key_id",
-        "created_at", "seq", "xact_id", "category", "metadata", "reverses",
-    ],
-    keys: &[c"credits_transactions_pkey", c"credits_transactions_source_id_key"],
-};
-
-/// `user_balance_checkpoints`
-#[rustfmt::skip]
-pub static CHECKPOINTS: Definition = Definition {
-    name: c"user_balance_checkpoints",
-    role: Role::Derived,
-    columns: &[
-        UUIDOID, INT8OID, NUMERICOID, TIMESTAMPTZOID, INT8OID, XID8OID, XID8ARRAYOID, BOOLOID, TIMESTAMPTZOID,
-    ],
-    names: &[
-        "user_id", "checkpoint_seq", "balance", "updated_at", "transaction_count", "watermark", "stragglers", "is_positive",
-        "crossed_at",
-    ],
-    keys: &[c"user_balance_checkpoints_pkey"],
-};
-
-/// `batch_aggregates`
-#[rustfmt::skip]
-pub static BATCHES: Definition = Definition {
-    name: c"batch_aggregates",
-    role: Role::Derived,
-    columns: &[UUIDOID, UUIDOID, NUMERICOID, INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID],
-    names: &[
-        "fusillade_batch_id", "user_id", "total_amount", "transaction_count", "max_seq", "created_at", "updated_at",
-    ],
-    keys: &[c"batch_aggregates_pkey"],
-};
-
-/// `checkpoint_changes`
-pub static CHANGES: Definition = Definition {
-    name: c"checkpoint_changes",
-    role: Role::Derived,
-    columns: &[XID8OID, TIMESTAMPTZOID],
-    names: &["xact_id", "changed_at"],
-    keys: &[],
-};
 
 /// `credit_transaction`
 #[rustfmt::skip]
@@ -130,15 +86,6 @@ pub static FEED_ITEM: Definition = Definition {
     keys: &[],
 };
 
-/// `ledger_identity`
-pub static IDENTITY: Definition = Definition {
-    name: c"ledger_identity",
-    role: Role::Derived,
-    columns: &[BOOLOID, UUIDOID],
-    names: &["is_only", "ledger_id"],
-    keys: &[c"ledger_identity_pkey"],
-};
-
 /// `dumped_row_security`, whose row type a function returns for dumps to read
 #[rustfmt::skip]
 pub static DUMPED_ROW_SECURITY: Definition = Definition {
@@ -153,15 +100,15 @@ pub static DUMPED_ROW_SECURITY: Definition = Definition {
 
 /// All of them.
 pub static ALL: [&Definition; 10] = [
-    &LEDGER,
-    &CHECKPOINTS,
-    &BATCHES,
-    &CHANGES,
+    Ledger::DEFINITION,
+    Checkpoints::DEFINITION,
+    Batches::DEFINITION,
+    Changes::DEFINITION,
     &CREDIT_TRANSACTION,
     &TRANSACTION_WITH_CATEGORY,
     &RECORDED_TRANSACTION,
     &FEED_ITEM,
-    &IDENTITY,
+    Identity::DEFINITION,
     &DUMPED_ROW_SECURITY,
 ];
 

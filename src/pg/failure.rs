@@ -2,8 +2,9 @@
 
 use pgrx::pg_sys::panic::CaughtError;
 
-use super::definition::LEDGER;
+use super::column::Layout;
 use super::raised::Raised;
+use super::tables::transactions::Ledger;
 
 /// What is known of an error.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ impl Failure {
     pub fn is_of_ledger_key(&self) -> bool {
         self.sqlstate == Some(*b"23505")
             && self.constraint.as_ref().is_some_and(|constraint| {
-                LEDGER.keys.iter().any(|key| key.to_bytes() == constraint.as_bytes())
+                Ledger::DEFINITION.keys.iter().any(|key| key.to_bytes() == constraint.as_bytes())
             })
     }
 }

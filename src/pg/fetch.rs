@@ -1,29 +1,35 @@
-//! Rows that are fetched again from the place that an index once named for them, without the way through the index.
+//! Fetches rows again at the tuple id that an index once gave for them, without descending the index.
 
+use std::marker::PhantomData;
 use std::thread::panicking;
 
 use pgrx::pg_sys;
 
+use super::column::{self, Column, ColumnType, Layout};
 use super::relation::Table;
 use super::row::Row;
 use super::snapshot::Sight;
 
-/// Where an index says that a row is; its newer versions can be reached from there as long as they are on the same page.
+/// The tuple id that an index has for a row. Its newer versions can be reached from there as long as they are on the same page.
 pub type Tid = pg_sys::ItemPointerData;
 
 /// Fetches rows of one table.
-pub struct RowFetch {
+pub struct RowFetch<L> {
     fetch: *mut pg_sys::IndexFetchTableData,
     slot: *mut pg_sys::TupleTableSlot,
     /// The table's length, which does not shrink while it is locked.
     blocks: pg_sys::BlockNumber,
     table: Table,
+    /// The column that rows are deformed to.
+    furthest: usize,
+    layout: PhantomData<L>,
 }
 
-impl RowFetch {
-    /// Fetches rows of the table.
+impl<L: Layout> RowFetch<L> {
+    /// Fetches rows of the table, deformed up to this column. Raises 55000 unless the table has the layout.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
-    pub fn new(table: Table) -> Self {
+    pub fn new<T: ColumnType>(table: Table, furthest: Column<L, T>) -> Self {
+        column::require::<L>(&table);
         let relation = table.as_raw();
         // SAFETY: the table is open, and stays so as long as this value, which owns it.
         let (fetch, slot, blocks) = unsafe {
@@ -34,13 +40,13 @@ impl RowFetch {
                 pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM),
             )
         };
-        Self { fetch, slot, blocks, table }
+        Self { fetch, slot, blocks, table, furthest: furthest.number(), layout: PhantomData }
     }
 
     /// The row that is seen at the tuple id. It may be another one by now, or none though the row is still there
     /// and has moved: the caller compares, and asks the index.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
-    pub fn at(&mut self, mut tid: Tid, sight: &Sight) -> Option<Row<'_>> {
+    pub fn at(&mut self, mut tid: Tid, sight: &Sight) -> Option<Row<'_, L>> {
         // SAFETY: reads the tuple id, which is on the stack.
         if unsafe { pgrx::itemptr::item_pointer_get_block_number(&raw const tid) } >= self.blocks {
             return None;
@@ -69,12 +75,17 @@ impl RowFetch {
                 false
             })
         };
-        // SAFETY: the row borrows the slot until the next call.
-        found.then(|| unsafe { Row::new(self.slot, false) })
+        found.then(|| {
+            // SAFETY: the slot holds a row, of a table that has been compared with the layout; the row borrows it until the next
+            // call.
+            let row = unsafe { Row::new(self.slot, false) };
+            row.deform(self.furthest);
+            row
+        })
     }
 }
 
-impl Drop for RowFetch {
+impl<L> Drop for RowFetch<L> {
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     fn drop(&mut self) {
         if !panicking() {

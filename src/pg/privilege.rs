@@ -3,8 +3,8 @@
 use pgrx::pg_sys;
 
 use super::catalog::Relations;
-use super::row::Column;
-use crate::engine::delta::column;
+use super::column::AnyColumn;
+use super::tables::transactions::{self, Ledger};
 
 /// How much of the ledger a caller sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,24 +39,24 @@ fn may(relations: &Relations, privilege: u32) -> bool {
 }
 
 /// Raises 42501 unless the caller may SELECT these columns of the ledger.
-pub fn require_select(relations: &Relations, columns: &[Column]) {
+pub fn require_select(relations: &Relations, columns: &[AnyColumn<Ledger>]) {
     require(relations, pg_sys::ACL_SELECT, columns);
 }
 
 /// Raises 42501 unless the caller may INSERT these columns of the ledger.
-pub fn require_insert(relations: &Relations, columns: &[Column]) {
+pub fn require_insert(relations: &Relations, columns: &[AnyColumn<Ledger>]) {
     require(relations, pg_sys::ACL_INSERT, columns);
 }
 
-fn require(relations: &Relations, privilege: u32, columns: &[Column]) {
+fn require(relations: &Relations, privilege: u32, columns: &[AnyColumn<Ledger>]) {
     if may(relations, privilege) {
         return;
     }
     // SAFETY: as above.
     unsafe {
         let (table, role) = (relations.ledger, pg_sys::GetUserId());
-        let may = |&column: &Column| {
-            let column = i16::try_from(column).unwrap_or_default();
+        let may = |column: &AnyColumn<Ledger>| {
+            let column = column.attribute_number();
             pg_sys::pg_attribute_aclcheck(table, column, role, pg_sys::AclMode::from(privilege))
                 == pg_sys::AclResult::ACLCHECK_OK
         };
@@ -97,7 +97,7 @@ pub fn is_owner(relations: &Relations) -> bool {
 /// Whether the caller may insert rows with a `seq` of its choice.
 pub fn may_choose_seq(relations: &Relations) -> bool {
     let insert = pg_sys::AclMode::from(pg_sys::ACL_INSERT);
-    let (table, column) = (relations.ledger, i16::try_from(column::SEQ).unwrap_or_default());
+    let (table, column) = (relations.ledger, transactions::SEQ.any().attribute_number());
     // SAFETY: as above.
     unsafe {
         let role = pg_sys::GetUserId();

@@ -276,6 +276,17 @@ impl Index {
         self.is_valid() && unsafe { !(*(*self.0).rd_index).indcheckxmin }
     }
 
+    /// Whether its column at this place, from 0, is that column of its table.
+    pub(super) fn has_column(&self, place: usize, column: pg_sys::AttrNumber) -> bool {
+        // SAFETY: the index is open, and its description has the numbers of as many columns as it says.
+        unsafe {
+            let index = &*(*self.0).rd_index;
+            let columns =
+                index.indkey.values.as_slice(usize::try_from(index.indnkeyatts).unwrap_or_default());
+            columns.get(place) == Some(&column)
+        }
+    }
+
     /// For the modules of this folder.
     pub(super) const fn as_raw(&self) -> pg_sys::Relation {
         self.0

@@ -5,27 +5,30 @@
 //! what is out of line is kept, and every index gets its entries, also one of the owner's own.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::slice;
 use std::thread::panicking;
 
 use pgrx::pg_sys;
 
+use super::column::{AnyColumn, Layout};
 use super::description;
 use super::memory::Scratch;
 use super::relation::Table;
-use super::row::{Column, Row};
+use super::row::Row;
 use super::snapshot::Snapshot;
 
 /// A table open for writing, with its indexes.
-pub struct RowReplacer {
+pub struct RowReplacer<L> {
     state: *mut pg_sys::EState,
     target: *mut pg_sys::ResultRelInfo,
     slot: *mut pg_sys::TupleTableSlot,
     memory: RefCell<Scratch>,
+    layout: PhantomData<L>,
     _table: Table,
 }
 
-impl RowReplacer {
+impl<L: Layout> RowReplacer<L> {
     /// Opens the indexes of a table that is open for writing.
     pub fn new(table: Table) -> Self {
         // SAFETY: what the server does to apply a replicated change. The table stays open as long as this value, which owns it.
@@ -41,13 +44,14 @@ impl RowReplacer {
                 target,
                 slot,
                 memory: RefCell::new(Scratch::new("credits_ledger replaced rows")),
+                layout: PhantomData,
                 _table: table,
             }
         }
     }
 
     /// Replaces the row by one that has NULL in these columns. Others must be kept from changing it meanwhile.
-    pub fn clear(&self, row: &Row<'_>, columns: &[Column], snapshot: &Snapshot) {
+    pub fn clear(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>], snapshot: &Snapshot) {
         self.memory.borrow_mut().step(|| {
             // SAFETY: both slots have the shape of the table; the row's holds a row of it, which stays while the other is used.
             unsafe {
@@ -59,7 +63,7 @@ impl RowReplacer {
 
     /// # Safety
     /// The row is one of the table.
-    unsafe fn fill(&self, row: &Row<'_>, columns: &[Column]) {
+    unsafe fn fill(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>]) {
         // SAFETY: the caller's promise: there are as many columns on both sides.
         unsafe {
             let description = (*self.slot).tts_tupleDescriptor;
@@ -70,7 +74,8 @@ impl RowReplacer {
             let new_nulls = slice::from_raw_parts_mut((*self.slot).tts_isnull, count);
             for place in 0..count {
                 let is_dropped = description::column(description, place).attisdropped;
-                new_nulls[place] = nulls[place] || is_dropped || columns.contains(&(place + 1));
+                new_nulls[place] =
+                    nulls[place] || is_dropped || columns.iter().any(|column| column.number() == place + 1);
                 new_values[place] = if new_nulls[place] { pg_sys::Datum::null() } else { values[place] };
             }
             pg_sys::ExecStoreVirtualTuple(self.slot);
@@ -141,7 +146,7 @@ impl RowReplacer {
     }
 }
 
-impl Drop for RowReplacer {
+impl<L> Drop for RowReplacer<L> {
     fn drop(&mut self) {
         if !panicking() {
             // SAFETY: made by `new`, released once, before the table.

@@ -1,9 +1,12 @@
 //! Index scans that fetch heap rows, without a query.
 
+use std::marker::PhantomData;
 use std::thread::panicking;
 
+use ledger::id::{BatchId, UserId};
 use pgrx::pg_sys;
 
+use super::column::{self, AnyColumn, Column, ColumnType, Layout};
 use super::fetch::Tid;
 use super::relation::{Index, Table};
 use super::row::Row;
@@ -12,9 +15,14 @@ use super::snapshot::Sight;
 /// Most index columns that a scan is keyed on.
 const MAX_KEYS: usize = 2;
 
-/// Condition on one column of an index; the first key is for the first column, and so on.
-#[derive(Clone, Copy, Debug)]
-pub enum Key {
+/// A condition on a column. The first key of a scan is for the first column of its index, and so on.
+pub struct Key<L> {
+    column: AnyColumn<L>,
+    condition: Condition,
+}
+
+#[derive(Clone, Copy)]
+enum Condition {
     /// `= uuid`
     UuidEqual([u8; 16]),
     /// `= xid8`
@@ -27,12 +35,50 @@ pub enum Key {
     BigintAbove(i64),
 }
 
+impl<L: Layout> Column<L, UserId> {
+    /// The rows of this user.
+    pub fn equal(self, user: &UserId) -> Key<L> {
+        Key { column: self.any(), condition: Condition::UuidEqual(*user.as_bytes()) }
+    }
+}
+
+impl<L: Layout> Column<L, BatchId> {
+    /// The rows of this batch.
+    pub fn equal(self, batch: &BatchId) -> Key<L> {
+        Key { column: self.any(), condition: Condition::UuidEqual(*batch.as_bytes()) }
+    }
+}
+
+impl<L: Layout> Column<L, u64> {
+    /// The rows with this transaction id.
+    pub fn equal(self, id: u64) -> Key<L> {
+        Key { column: self.any(), condition: Condition::Xid8Equal(id) }
+    }
+
+    /// The rows with this transaction id or a later one.
+    pub fn at_least(self, id: u64) -> Key<L> {
+        Key { column: self.any(), condition: Condition::Xid8AtLeast(id) }
+    }
+}
+
+impl<L: Layout> Column<L, i64> {
+    /// The rows below this number.
+    pub fn below(self, number: i64) -> Key<L> {
+        Key { column: self.any(), condition: Condition::BigintBelow(number) }
+    }
+
+    /// The rows above this number.
+    pub fn above(self, number: i64) -> Key<L> {
+        Key { column: self.any(), condition: Condition::BigintAbove(number) }
+    }
+}
+
 /// A scan in the order of the index, or backward. It owns its relations and what it sees with, and may be sought again
 /// and again.
 ///
 /// Each index entry leads to one row at most that is seen: the scanned tables are written so that no two versions of a row
 /// are seen at once, not even dirty; a user's rows in the ledger only by those who have the stripe of the user.
-pub struct IndexScan {
+pub struct IndexScan<L> {
     scan: pg_sys::IndexScanDesc,
     direction: pg_sys::ScanDirection::Type,
     slot: *mut pg_sys::TupleTableSlot,
@@ -48,6 +94,9 @@ pub struct IndexScan {
     index: Index,
     /// Closed last.
     table: Table,
+    /// The column that rows are deformed to.
+    furthest: usize,
+    layout: PhantomData<L>,
 }
 
 // As in access/genam.h, without the guard that pgrx puts around each call: `next` needs one for all.
@@ -59,9 +108,17 @@ unsafe extern "C-unwind" {
     fn index_fetch_heap(scan: pg_sys::IndexScanDesc, slot: *mut pg_sys::TupleTableSlot) -> bool;
 }
 
-impl IndexScan {
-    /// A scan over `key_columns` columns of the index.
-    pub fn new(table: Table, index: Index, sight: Sight, key_columns: usize) -> Self {
+impl<L: Layout> IndexScan<L> {
+    /// A scan with keys for so many columns of the index, which is one of the table's. Rows are deformed up to the column that is
+    /// the furthest to be read. Raises 55000 unless the table has the layout.
+    pub fn new<T: ColumnType>(
+        table: Table,
+        index: Index,
+        sight: Sight,
+        key_columns: usize,
+        furthest: Column<L, T>,
+    ) -> Self {
+        column::require::<L>(&table);
         assert!(key_columns <= MAX_KEYS, "a scan has at most {MAX_KEYS} keys");
         // SAFETY: both relations are open, and stay so as long as the scan, which owns them and the sight.
         let (scan, slot) = unsafe {
@@ -91,7 +148,21 @@ impl IndexScan {
         let uuids = Box::new([[0; 16]; MAX_KEYS]);
         let index_tid = Tid::default();
         let direction = pg_sys::ScanDirection::ForwardScanDirection;
-        Self { scan, direction, slot, memory, uuids, sight, index_tid, found: false, index, table }
+        let furthest = furthest.number();
+        Self {
+            scan,
+            direction,
+            slot,
+            memory,
+            uuids,
+            sight,
+            index_tid,
+            found: false,
+            index,
+            table,
+            furthest,
+            layout: PhantomData,
+        }
     }
 
     /// The same scan from the end of the index.
@@ -118,7 +189,7 @@ impl IndexScan {
     }
 
     /// Starts over, at the first row that meets the keys.
-    pub fn seek(&mut self, keys: &[Key]) {
+    pub fn seek(&mut self, keys: &[Key<L>]) {
         // SAFETY: the scan is valid.
         let expected = unsafe { (*self.scan).numberOfKeys };
         assert!(
@@ -127,22 +198,23 @@ impl IndexScan {
         );
         let mut scan_keys = [pg_sys::ScanKeyData::default(); MAX_KEYS];
         for (index, key) in keys.iter().enumerate() {
-            let (strategy, procedure, argument) = match *key {
-                Key::UuidEqual(uuid) => {
+            assert!(self.index.has_column(index, key.column.attribute_number()), "a key for another column");
+            let (strategy, procedure, argument) = match key.condition {
+                Condition::UuidEqual(uuid) => {
                     self.uuids[index] = uuid;
                     let pointer = std::ptr::from_ref(&self.uuids[index]);
                     (pg_sys::BTEqualStrategyNumber, pg_sys::F_UUID_EQ, pg_sys::Datum::from(pointer))
                 }
-                Key::Xid8Equal(id) => {
+                Condition::Xid8Equal(id) => {
                     (pg_sys::BTEqualStrategyNumber, pg_sys::F_XID8EQ, pg_sys::Datum::from(id))
                 }
-                Key::Xid8AtLeast(id) => {
+                Condition::Xid8AtLeast(id) => {
                     (pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_XID8GE, pg_sys::Datum::from(id))
                 }
-                Key::BigintAbove(number) => {
+                Condition::BigintAbove(number) => {
                     (pg_sys::BTGreaterStrategyNumber, pg_sys::F_INT8GT, pg_sys::Datum::from(number))
                 }
-                Key::BigintBelow(number) => {
+                Condition::BigintBelow(number) => {
                     (pg_sys::BTLessStrategyNumber, pg_sys::F_INT8LT, pg_sys::Datum::from(number))
                 }
             };
@@ -169,9 +241,11 @@ impl IndexScan {
     }
 
     /// The next row that the sight sees.
-    pub fn next(&mut self) -> Option<Row<'_>> {
+    pub fn next(&mut self) -> Option<Row<'_, L>> {
         self.found = self.find_next();
-        self.current()
+        let row = self.current()?;
+        row.deform(self.furthest);
+        Some(row)
     }
 
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
@@ -204,7 +278,7 @@ impl IndexScan {
     }
 
     /// The row that [`next`](Self::next) has returned last.
-    pub fn current(&self) -> Option<Row<'_>> {
+    pub fn current(&self) -> Option<Row<'_, L>> {
         if !self.found {
             return None;
         }
@@ -212,7 +286,8 @@ impl IndexScan {
             Sight::AsOf(_) | Sight::WithoutSiread(_) => false,
             Sight::Dirty(snapshot) => snapshot.last_row_is_in_flight(),
         };
-        // SAFETY: the row borrows the slot, which holds it until the next one is looked for.
+        // SAFETY: the row borrows the slot, which holds it until the next one is looked for. It is of the table, which has been
+        // compared with the layout.
         Some(unsafe { Row::new(self.slot, in_flight) })
     }
 
@@ -222,7 +297,7 @@ impl IndexScan {
     }
 }
 
-impl Drop for IndexScan {
+impl<L> Drop for IndexScan<L> {
     fn drop(&mut self) {
         if !panicking() {
             // SAFETY: made by `new`, released once, before the relations.

@@ -13,8 +13,7 @@ use pgrx::pg_sys;
 
 use super::catalog::{self, Relations};
 use super::relation::{Access, Table};
-use super::xact;
-use crate::engine::delta::column;
+use super::{tables, xact};
 
 /// Numbers that `nextval` logs ahead of the one that it gives out; a crash skips them.
 const LOGGED_AHEAD: i64 = 32;
@@ -85,7 +84,7 @@ pub(super) fn of(relations: &Relations) -> Option<pg_sys::Oid> {
         (found_for, sequence) if found_for == generation && sequence != pg_sys::InvalidOid => sequence,
         _ => {
             let ledger = Table::open(relations.ledger, Access::Read);
-            let column = i16::try_from(column::SEQ).unwrap_or_default();
+            let column = tables::transactions::SEQ.any().attribute_number();
             #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
             let table = relations.ledger;
             #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]

@@ -5,7 +5,11 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::catalog::Relations;
+use super::column::Layout;
 use super::row::Row;
+use super::tables::checkpoints::Checkpoints;
+use super::tables::transactions::Ledger;
 
 /// The trigger that fires: for which table, on what, when, and for which row.
 #[derive(Clone, Copy)]
@@ -69,11 +73,27 @@ impl<'call> TriggerCall<'call> {
         }
     }
 
-    /// The row that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger that fires once for a statement.
-    pub fn row(&self) -> Option<Row<'call>> {
+    /// The row of the ledger that the trigger fires for; `None` for a trigger of another table, or one that fires once for a
+    /// statement.
+    pub fn ledger_row(&self, relations: &Relations) -> Option<Row<'call, Ledger>> {
+        // SAFETY: this is the layout of the ledger.
+        unsafe { self.row_of(relations.ledger) }
+    }
+
+    /// The checkpoint that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger of another table, or one that
+    /// fires once for a statement.
+    pub fn checkpoint_row(&self, relations: &Relations) -> Option<Row<'call, Checkpoints>> {
+        // SAFETY: this is the layout of the checkpoints.
+        unsafe { self.row_of(relations.checkpoints) }
+    }
+
+    /// # Safety
+    /// The layout is that of the table, which is one of those in [`Relations`].
+    unsafe fn row_of<L: Layout>(&self, table: pg_sys::Oid) -> Option<Row<'call, L>> {
         let slot = self.0.tg_trigslot;
-        // SAFETY: the server holds the row in this slot while the trigger runs; no session inserted it but this one.
-        (!slot.is_null()).then(|| unsafe { Row::new(slot, false) })
+        // SAFETY: the server holds the row in this slot while the trigger runs; no session inserted it but this one. The table was
+        // compared with its layout when it was looked up, and is locked since before.
+        (self.table() == table && !slot.is_null()).then(|| unsafe { Row::new(slot, false) })
     }
 }
 

@@ -54,17 +54,12 @@ impl fmt::Display for TransactionType {
     }
 }
 
-/// What a row does to the balance that has this name in the column `transaction_type`. The amount is positive, as the ledger's
-/// rows have it. A row of a type that is not known, which only a ledger without its checks can have, takes from the balance,
-/// as it does for SQL.
+/// What a row of this type does to the balance. The amount is positive, as the ledger's rows have it. A row whose type is not
+/// known, which only a ledger without its checks can have, takes from the balance, as it does for SQL.
 #[inline]
 #[must_use]
-pub fn effect(type_name: &[u8], amount: Credits) -> Credits {
-    if TransactionType::from_name(type_name).is_some_and(TransactionType::adds) {
-        amount
-    } else {
-        Credits::from_units(-amount.units())
-    }
+pub fn effect(known: Option<TransactionType>, amount: Credits) -> Credits {
+    if known.is_some_and(TransactionType::adds) { amount } else { Credits::from_units(-amount.units()) }
 }
 
 /// The same as an SQL expression over a column `amount`. `type_name` is an SQL expression for the name of the type.
@@ -98,7 +93,11 @@ mod tests {
         for (name, units) in
             [("purchase", 7), ("admin_grant", 7), ("admin_removal", -7), ("usage", -7), ("unknown", -7)]
         {
-            assert_eq!(effect(name.as_bytes(), amount), Credits::from_units(units), "{name}");
+            assert_eq!(
+                effect(TransactionType::from_name(name.as_bytes()), amount),
+                Credits::from_units(units),
+                "{name}"
+            );
         }
     }
 

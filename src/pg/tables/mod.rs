@@ -1,0 +1,51 @@
+//! The tables of the extension: their columns in order, and the lists of columns that are read and written.
+//!
+//! `sql/schema` makes them. Before rows are read, a table is compared with its layout: see [`column`](super::column).
+
+pub mod batches;
+pub mod changes;
+pub mod checkpoints;
+pub mod identity;
+pub mod transactions;
+
+/// Declares the layout of a table, and a constant for each of its columns. `later` are the names of columns that an update has
+/// added, which may have others before them.
+macro_rules! table {
+    (
+        $(#[$documentation:meta])*
+        $layout:ident is $name:literal, $role:expr, with keys $keys:expr;
+        $($number:literal $column:ident $column_name:literal: $of:ty,)*
+        $(later: $($later:expr),*;)?
+    ) => {
+        $(#[$documentation])*
+        #[derive(Debug)]
+        pub enum $layout {}
+
+        impl $crate::pg::column::Layout for $layout {
+            const DEFINITION: &'static $crate::pg::definition::Definition = &$crate::pg::definition::Definition {
+                name: $name,
+                role: $role,
+                columns: &[$(<$of as $crate::pg::column::ColumnType>::OID),*],
+                names: &[$($column_name,)* $($($later),*)?],
+                keys: $keys,
+            };
+        }
+
+        $(
+            #[doc = concat!("`", $column_name, "`")]
+            #[allow(dead_code, reason = "the engine writes whole rows, and reads some of their columns")]
+            pub const $column: $crate::pg::column::Column<$layout, $of> =
+                $crate::pg::column::Column::new($number, $column_name);
+        )*
+    };
+}
+
+/// Columns of one table, without their types.
+macro_rules! columns {
+    ($($column:expr),* $(,)?) => {
+        [$($column.any()),*]
+    };
+}
+
+pub(crate) use columns;
+use table;

@@ -1,0 +1,79 @@
+//! `credits_transactions`
+
+use std::ffi::CStr;
+use std::sync::LazyLock;
+
+use ledger::credits::Credits;
+use ledger::id::{BatchId, UserId};
+use ledger::transaction_type::TransactionType;
+
+use super::{columns, table};
+use crate::pg::column::{self, AnyColumn, Column, Jsonb, Text, Timestamptz};
+use crate::pg::definition::Role;
+
+table! {
+    /// The ledger. The columns that have come later are found by their names: see [`LaterColumns`].
+    Ledger is c"credits_transactions", Role::Ledger,
+        with keys &[c"credits_transactions_pkey", c"credits_transactions_source_id_key"];
+    1 ID "id": [u8; 16],
+    2 USER_ID "user_id": UserId,
+    3 TRANSACTION_TYPE "transaction_type": TransactionType,
+    4 AMOUNT "amount": Credits,
+    5 SOURCE_ID "source_id": Text,
+    6 DESCRIPTION "description": Option<Text>,
+    7 BATCH "fusillade_batch_id": Option<BatchId>,
+    8 API_KEY_ID "api_key_id": Option<[u8; 16]>,
+    9 CREATED_AT "created_at": Timestamptz,
+    10 SEQ "seq": i64,
+    11 XACT_ID "xact_id": u64,
+    later: utf8(CATEGORY), utf8(METADATA), utf8(REVERSES);
+}
+
+/// The name of the column for what a transaction was for.
+pub const CATEGORY: &CStr = c"category";
+/// The name of the column for what the application adds.
+pub const METADATA: &CStr = c"metadata";
+/// The name of the column for the transaction that is taken back.
+pub const REVERSES: &CStr = c"reverses";
+
+/// Columns that an update has added: somebody may have added others before, so that their numbers are not the same everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaterColumns {
+    /// What the transaction was for.
+    pub category: Column<Ledger, Option<Text>>,
+    /// What the application adds.
+    pub metadata: Column<Ledger, Option<Jsonb<'static>>>,
+    /// The transaction that is taken back.
+    pub reverses: Column<Ledger, Option<[u8; 16]>>,
+}
+
+/// Columns that a balance is computed from, with `seq` for the latest one.
+pub const BALANCE: [AnyColumn<Ledger>; 5] = columns![USER_ID, TRANSACTION_TYPE, AMOUNT, SEQ, XACT_ID];
+
+/// The columns of the type `credit_transaction`, in its order.
+pub const CREDIT_TRANSACTION: [AnyColumn<Ledger>; 10] = columns![
+    ID,
+    USER_ID,
+    TRANSACTION_TYPE,
+    AMOUNT,
+    SOURCE_ID,
+    DESCRIPTION,
+    CREATED_AT,
+    SEQ,
+    BATCH,
+    API_KEY_ID
+];
+
+/// The columns of the type `transaction_with_category` that a row which belongs to no batch gives, in its order.
+pub const TRANSACTION_WITH_CATEGORY: [AnyColumn<Ledger>; 8] =
+    columns![ID, USER_ID, TRANSACTION_TYPE, AMOUNT, SOURCE_ID, DESCRIPTION, CREATED_AT, SEQ];
+
+/// The names of [`CREDIT_TRANSACTION`], for SQL.
+pub static CREDIT_TRANSACTION_NAMES: LazyLock<String> = LazyLock::new(|| column::names(&CREDIT_TRANSACTION));
+
+const fn utf8(name: &CStr) -> &str {
+    match name.to_str() {
+        Ok(name) => name,
+        Err(_) => panic!("the names of columns are ASCII"),
+    }
+}
