@@ -1,11 +1,12 @@
-//! Changes of checkpoints by other hands than the engine's, as they are noted in `checkpoint_changes`.
+//! The record of changes of checkpoints by hand: the table `checkpoint_changes`.
 //!
-//! What sessions have told each other came from checkpoints, and is not used any more when one of them was changed. The change
-//! itself says so to whoever comes later, on a standby too: it commits with a row here, which is part of the name of the
-//! ledger's state. Invalidations have the sessions look that are connected, and leave no trace.
+//! Published folds and headroom are derived from checkpoints, so a change of a checkpoint by hand invalidates them. It does so
+//! twice. An invalidation message has the sessions that are connected determine the ledger's state again; it leaves no trace.
+//! And the change commits together with a row of this table, which is part of the state: a session that connects later, or one
+//! on a standby, sees the row and finds itself in another state than the one that was published in.
 //!
-//! A row is only ever inserted, so that no change waits for another one. Each removes those of earlier ones if nobody else is at
-//! it: any set of rows that there has not been before will do.
+//! A change inserts its row and updates none, so that no change waits for another one. It deletes the rows of earlier changes
+//! unless another transaction is doing that: any set of rows names a new state if there has not been the same set before.
 
 use std::rc::Rc;
 
@@ -19,10 +20,10 @@ use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::write::TableWriter;
 use crate::pg::{lock, system_catalog, xact};
 
-/// Notes that the transaction changes checkpoints, and has all sessions learn of it when it has committed.
+/// Records that the transaction changes checkpoints, and has the server send invalidations to all sessions when it has committed.
 pub fn record(relations: &Relations) {
     catalog::invalidate_ledger(relations.ledger);
-    // Without the table nobody has been told anything, nor will what is told once it is back have a name of before.
+    // Without the table nothing has been published. Once it is back, the state has a name that it has not had before.
     let Some(changes) = relations.changes else { return };
     let writer = TableWriter::open(changes);
     if lock::try_lock_changes() {
@@ -33,7 +34,7 @@ pub fn record(relations: &Relations) {
     writer.insert([ColumnValue::Xid8(xact::current_id()), ColumnValue::Timestamptz(xact::now())]);
 }
 
-/// Where the rows are that others have committed, or this transaction has made before.
+/// The tuple ids of the rows that other transactions have committed, or this one has inserted before.
 fn earlier(changes: pg_sys::Oid) -> Vec<Tid> {
     let table = Table::open(changes, Access::Read);
     let mut tids = Vec::new();

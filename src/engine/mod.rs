@@ -5,17 +5,17 @@
 //! - [`checkpoint_tids`]: a backend's cache of the tuple ids of stored checkpoints
 //! - [`changes`]: the record of changes of checkpoints that the engine has not made
 //! - [`published`]: what a backend reads and publishes in shared memory: folds and headroom
-//! - [`balance`]: what a reader sees
-//! - [`newest`]: the rows of an unfiltered page
-//! - [`feed`]: the ledger read forward
-//! - [`items`]: the same with each batch as one item
-//! - [`batches`]: what it sees of the batches that a delta touches
-//! - [`redaction`]: erasing what people have written into an account's rows
+//! - [`balance`]: balances under the caller's snapshot
+//! - [`newest`]: the newest rows of a user, for a page without filters
+//! - [`feed`]: the ledger's rows in the order of their stamps
+//! - [`items`]: the newest rows of a user, with each batch as one item
+//! - [`batches`]: the batches with rows in a delta, under the caller's snapshot
+//! - [`redaction`]: erasing texts that people have written into an account's rows
 //! - [`noted`]: the users whose balance a transaction changes
-//! - [`settlement`]: what happens to them when it commits
+//! - [`settlement`]: what a commit does for the noted users
 //! - [`lock_order`]: the order in which locks are waited for
-//! - [`statistics`]: how often settlements took the ways that cost something
-//! - [`notification`]: who is told of a crossing
+//! - [`statistics`]: how often settlements did what costs something
+//! - [`notification`]: the notifications of a crossing
 
 pub mod balance;
 pub mod batches;

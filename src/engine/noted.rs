@@ -1,52 +1,52 @@
-//! The users whose balance a transaction changes, noted as it goes and settled when it commits.
+//! The users whose balance a transaction changes. It notes them in backend memory as it runs, and settles them when it commits.
 //!
-//! A user stays noted if the savepoint that touched it is rolled back: settling it then finds nothing to do, or the checkpoint
-//! where it was.
+//! A user stays noted if the savepoint with its rows is rolled back: its settlement finds nothing to do then, or writes the
+//! checkpoint as it was.
 
-use ledger::id::UserId;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use ledger::credits::Credits;
+use ledger::id::UserId;
 use ledger::segment::headroom::Written;
 
 use super::lock_order;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 
-/// What to do for a user at commit. Of several, the last in this order counts.
+/// What to do for a user at commit. Where several were requested, the last in this order is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Request {
     /// Decide whether the balance crosses zero; refresh the checkpoint if it lags.
     Settle,
-    /// The same, and refresh the checkpoint unless someone else is at it.
+    /// As `Settle`; also refresh the checkpoint, unless another transaction is refreshing it.
     RefreshIfFree,
-    /// The same, and refresh the checkpoint.
+    /// As `Settle`; also refresh the checkpoint, waiting for other transactions.
     Refresh,
 }
 
-/// What is noted of a user.
+/// A user with what the transaction has done to it so far.
 #[derive(Clone, Copy, Debug)]
 pub struct NotedUser {
     /// What to do.
     pub request: Request,
     /// The rows that the transaction has inserted.
     pub written: Written,
-    /// What the user's checkpoint said before somebody deleted it by hand.
+    /// What the user's checkpoint said before the transaction deleted it by hand.
     pub announced: Option<Announced>,
 }
 
-/// What a checkpoint says that the ledger's rows do not.
+/// What a checkpoint says that cannot be derived from the ledger's rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Announced {
     /// The side of zero last announced.
     pub is_positive: bool,
-    /// When that last changed, in microseconds.
+    /// When that last changed, in microseconds since 2000-01-01 UTC; `None` if it never has.
     pub crossed_at: Option<i64>,
 }
 
 thread_local! {
-    /// Whether everyone has been handed over: who is noted now would not be settled.
+    /// Whether settlement has taken the noted users: one that is noted after that would not be settled.
     static TAKEN: Cell<bool> = const { Cell::new(false) };
     static NOTED: RefCell<HashMap<UserId, NotedUser>> = RefCell::new(HashMap::new());
 }
@@ -61,7 +61,8 @@ pub fn request<'a>(users: impl IntoIterator<Item = &'a UserId>, request: Request
     Ok(())
 }
 
-/// Notes a row with its signed amount; raises 25000 at the end of the transaction, where it is too late.
+/// Notes a row with its signed amount. Raises 25000 for a row that is inserted after settlement has taken the noted users, as a
+/// deferred trigger may do.
 pub fn note_row(user: UserId, amount: Credits) {
     if TAKEN.get() {
         LedgerError::Committing.raise();
@@ -69,8 +70,8 @@ pub fn note_row(user: UserId, amount: Credits) {
     update(user, Request::Settle, |noted| noted.written.add(amount));
 }
 
-/// Notes that the user's checkpoint is deleted by hand: it is made anew when the transaction commits. If it is deleted again,
-/// what counts is what it said at first.
+/// Notes that the transaction deletes the user's checkpoint by hand: the commit makes it anew, with the side of zero that it
+/// said. Where the transaction deletes it more than once, the side that the first one said is kept.
 pub fn note_deleted_checkpoint(user: UserId, announced: Announced) {
     update(user, Request::Refresh, |noted| _ = noted.announced.get_or_insert(announced));
 }
@@ -84,13 +85,13 @@ fn update(user: UserId, request: Request, change: impl FnOnce(&mut NotedUser)) {
     });
 }
 
-/// Hands over everyone noted in this transaction.
+/// Takes the users that this transaction has noted.
 pub fn take() -> HashMap<UserId, NotedUser> {
     TAKEN.set(true);
     NOTED.take()
 }
 
-/// Forgets everyone noted: the transaction is over.
+/// Forgets the noted users: the transaction is over.
 pub fn forget() {
     TAKEN.set(false);
     NOTED.with_borrow_mut(HashMap::clear);

@@ -1,4 +1,4 @@
-//! Who is told of a crossing.
+//! The notifications of a crossing.
 
 use ledger::id::UserId;
 use std::cell::Cell;
@@ -20,11 +20,12 @@ struct Crossing<'a> {
 }
 
 thread_local! {
-    /// The transaction that has told the config channel last: it is told once of all that a transaction changes.
+    /// The last transaction that has notified the config channel. One notification stands for all crossings of a transaction.
     static NOTIFIED_BY: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Announces on both channels, when the transaction commits, that the user's balance crossed zero.
+/// Queues notifications on both channels that the user's balance has crossed zero. Listeners get them when the transaction has
+/// committed.
 pub fn announce(user: &UserId, direction: Direction) {
     if let Some(channel) = settings::config_channel()
         && NOTIFIED_BY.replace(xact::current_id()) != xact::current_id()

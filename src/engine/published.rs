@@ -5,7 +5,7 @@
 //! [`ledger::coverage::Coverage::serves`] says which snapshots may use one. [`ledger::segment::headroom`] says why headroom
 //! stays true.
 //!
-//! All of that holds as long as nobody but the engine changes the ledger or its checkpoints. So everything is published under
+//! All of that holds as long as only the engine changes the ledger and its checkpoints. So everything is published under
 //! the name of a [`State`] of the ledger. A change by hand replaces the state by another one in the moment in which it commits,
 //! and what was published under the old name is not found any more. A backend determines the state again when an invalidation
 //! message arrives, some microseconds after that commit: a reader in between returns the balance of before. A settlement must

@@ -1,5 +1,5 @@
-//! How often settlements took the ways that cost something. What a transaction counts is added to the counts of the
-//! server when it commits, and forgotten when it does not.
+//! How often settlements did what costs something. A transaction counts for itself. Its counts are added to those of the
+//! server when it commits, and forgotten when it rolls back.
 
 use std::cell::{Cell, OnceCell};
 
@@ -9,7 +9,7 @@ use crate::pg::{database, shared_memory};
 
 thread_local! {
     static PENDING: Cell<Option<Counts>> = const { Cell::new(None) };
-    /// Where the server counts for this database; `None` if it has no room. Looked up once.
+    /// The server's counters for this database, looked up once; `None` if there is no room for them.
     static COUNTERS: OnceCell<Option<&'static Counters>> = const { OnceCell::new() };
 }
 
@@ -24,7 +24,7 @@ fn counters() -> Option<&'static Counters> {
 
 /// Counts an event this many times, if the transaction commits.
 pub fn count(event: Event, times: usize) {
-    // Looked up here, because at the end of the transaction nothing may fail.
+    // The counters are looked up now: `publish` runs after the commit, where nothing may fail.
     if counters().is_none() {
         return;
     }
@@ -33,7 +33,7 @@ pub fn count(event: Event, times: usize) {
     PENDING.set(Some(pending));
 }
 
-/// Adds what was counted to the counts of the server: the transaction has committed.
+/// Adds the transaction's counts to those of the server: it has committed.
 pub fn publish() {
     if let Some(pending) = PENDING.take()
         && let Some(counters) = counters()
@@ -42,7 +42,7 @@ pub fn publish() {
     }
 }
 
-/// Forgets what was counted.
+/// Forgets the transaction's counts.
 pub fn forget() {
     PENDING.set(None);
 }

@@ -1,9 +1,9 @@
-//! The state that a ledger is in, named by all that a change by other hands leaves a mark on.
+//! The state that a ledger is in: a digest of the versions of all rows that a change by hand replaces.
 //!
-//! The server makes a new version of a catalog row to change what it says, and each version tells which transaction made it.
-//! So the versions of the rows that define a ledger name a state that never comes again. To change rows of the ledger one has
-//! to change its triggers first; changes of checkpoints are noted in a table by a trigger of theirs. A database that was
-//! copied has the rows of its template, but a version of its own in `pg_database`, whatever its oid.
+//! To change a catalog row the server makes a new version of it, and each version has the id of the transaction that made it in
+//! xmin. So the versions of the rows that define a ledger make up a state that never comes again. To change rows of the
+//! ledger by hand, its triggers must be changed first, and they are such rows; a trigger records changes of checkpoints in a table, whose
+//! rows are part of the state. A copied database has the rows of its template, and a version of its own in `pg_database`.
 
 use std::ffi::CStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,7 +17,7 @@ use super::relation::{Access, NotFree, Table};
 use super::snapshot::{Sight, Snapshot};
 use super::system_catalog::{self, Lookup};
 
-/// The trigger that notes changes of a table.
+/// The name of the triggers that record changes of a table.
 const RECORDS_CHANGES: &CStr = c"announce_change";
 
 /// A state of the ledger.
@@ -30,8 +30,9 @@ pub struct State {
 }
 
 impl State {
-    /// The state that the snapshot sees. `None` if the transaction itself has changed it, or changes of checkpoints are not noted.
-    /// Who asks may have a stripe, so nothing is waited for.
+    /// The state that the snapshot sees. `None` if this transaction itself has changed it, or if a trigger that records changes of
+    /// checkpoints is missing or does not fire in every session. A settlement that asks may have a stripe, so no lock is
+    /// waited for: [`NotFree`] if the lock of `checkpoint_changes` is taken.
     pub fn seen_by(snapshot: &Rc<Snapshot>, relations: &Relations) -> Result<Option<Self>, NotFree> {
         let Some(mut versions) = changes_seen_by(snapshot, relations)? else { return Ok(None) };
         let changes_digest = versions.digest.finish();
@@ -39,7 +40,7 @@ impl State {
         let mut recording = 0;
         for table in relations.tables_of_state() {
             let table = pg_sys::Datum::from(table);
-            // SAFETY: both columns are oids.
+            // SAFETY: each lookup's catalog, index and column belong together, both columns are oids, and so is the key.
             unsafe {
                 system_catalog::visit(CLASS, table, Some(snapshot), |_, row| versions.add(row));
                 system_catalog::visit(TRIGGERS, table, Some(snapshot), |_, row| {
@@ -48,37 +49,38 @@ impl State {
                 });
             }
         }
-        // Those of the checkpoints, and those of what is noted.
+        // One trigger records changes of the checkpoints, the other changes of the record.
         let are_recorded = recording == 2;
         Ok((are_recorded && !versions.is_own)
             .then(|| Self { digest: versions.digest.finish(), changes_digest }))
     }
 
-    /// Whether the snapshot sees the changes of checkpoints that were noted in this state, and no others; likewise.
+    /// Whether the snapshot sees the same recorded changes of checkpoints as this state has. False if that cannot be found out
+    /// without waiting for a lock.
     pub fn agrees_with(&self, snapshot: &Rc<Snapshot>, relations: &Relations) -> bool {
         let seen = changes_seen_by(snapshot, relations).ok().flatten();
         seen.is_some_and(|seen| seen.digest.finish() == self.changes_digest)
     }
 }
 
-/// Versions of rows.
+/// A digest of versions of rows, in the making.
 #[derive(Default)]
 struct Versions {
     digest: DefaultHasher,
-    /// The transaction itself has made one of them.
+    /// Whether this transaction itself has made one of them.
     is_own: bool,
 }
 
 impl Versions {
     fn add(&mut self, row: &pg_sys::HeapTupleData) {
         let (xmin, tid) = (system_catalog::xmin(row), row.t_self);
-        // SAFETY: compares with the ids of this transaction.
+        // SAFETY: compares the id with those of this transaction and its subtransactions, and raises nothing.
         self.is_own |= unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xmin) };
         (xmin.into_inner(), tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid).hash(&mut self.digest);
     }
 }
 
-/// `None` if there is nothing that they could be noted in.
+/// The versions of the rows of `checkpoint_changes`; `None` if there is no such table.
 fn changes_seen_by(snapshot: &Rc<Snapshot>, relations: &Relations) -> Result<Option<Versions>, NotFree> {
     let Some(changes) = relations.changes else { return Ok(None) };
     let table = Table::open_if_free(changes, Access::Read)?;
@@ -100,9 +102,10 @@ const TRIGGERS: Lookup = Lookup {
     equal: pg_sys::F_OIDEQ,
 };
 
-/// Whether a row of `pg_trigger` is of a trigger that notes changes, in every session.
+/// Whether a row of `pg_trigger` is that of a trigger that records changes, in every session.
 fn records_changes(row: &pg_sys::HeapTupleData) -> bool {
-    // SAFETY: behind its header such a row begins with these columns, none of which can be NULL; a name is NUL-terminated.
+    // SAFETY: the caller shows rows of `pg_trigger`. After its header such a row begins with these columns, none of which can be
+    // NULL, and a name is NUL-terminated.
     unsafe {
         let columns = row.t_data.byte_add((*row.t_data).t_hoff.into()).cast::<pg_sys::FormData_pg_trigger>();
         (*columns).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()

@@ -1,18 +1,18 @@
 //! Which transactions a checkpoint covers, and how the next watermark is chosen.
 //!
-//! Transaction ids are full 64-bit top-level ids. A checkpoint covers the rows of every transaction below its watermark
-//! but for the stragglers. All covered transactions had ended when it was taken, so what it covers never changes.
+//! Transaction ids are full 64-bit top-level ids. A checkpoint covers the rows of every transaction below its watermark,
+//! except the stragglers. All covered transactions had ended when it was taken, so what it covers never changes.
 
-/// Most open transactions that a watermark may pass by. A checkpoint that lists so many is a row of 1.8 kB, which the server
-/// still stores in one piece.
+/// How many open transactions a watermark may pass by at most. A checkpoint that lists so many stragglers is a row of 1.8 kB,
+/// which the server still stores in one piece.
 pub const MAX_STRAGGLERS: usize = 200;
 
 /// How many ids an open transaction may hold the watermark back before it is passed by as a straggler. A straggler costs
 /// an index probe once it has ended, until the next refresh; a watermark held back costs each read the rows written since.
 pub const STRAGGLER_LAG: u64 = 128;
 
-/// So many ids more for each that is passed by before it: where transactions are merely many, and none of them is left open,
-/// there are few stragglers.
+/// How many ids more a transaction must lag for each older one that is passed by. So there are few stragglers where many
+/// transactions run and none is left open.
 const LAG_PER_STRAGGLER: u64 = 8;
 
 /// The full id of a 32-bit transaction id that a snapshot lists, given the id that the next transaction will get.
@@ -49,7 +49,7 @@ impl OpenTransactions {
             && self.listed.iter().take_while(|&&id| id < other.xmax).all(|&id| other.lists(id))
     }
 
-    /// Whether it is one of those that the snapshot lists.
+    /// Whether the snapshot lists this transaction as open.
     fn lists(&self, id: u64) -> bool {
         self.listed.binary_search(&id).is_ok()
     }
@@ -64,7 +64,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// A coverage read back from where it was stored; `None` if it lists more stragglers than a watermark may pass by.
+    /// A stored coverage; `None` if it lists more than [`MAX_STRAGGLERS`].
     #[must_use]
     pub fn from_parts(watermark: u64, stragglers: impl IntoIterator<Item = u64>) -> Option<Self> {
         let mut stragglers: Vec<u64> = stragglers.into_iter().take(MAX_STRAGGLERS + 1).collect();
@@ -75,7 +75,7 @@ impl Coverage {
     /// The most that a checkpoint taken now may cover: transactions that lag far behind are passed by, the first that
     /// does not is the watermark.
     ///
-    /// One that is passed by once is passed by for good: it lags ever more, and those before it do not become more.
+    /// A transaction that is passed by once is passed by until it ends: it lags ever more, and no older ones are added.
     #[must_use]
     pub fn up_to(open: &OpenTransactions) -> Self {
         let is_passed_by =
@@ -104,8 +104,8 @@ impl Coverage {
         transaction < self.watermark && !self.lists(transaction)
     }
 
-    /// The stragglers whose rows a reader may see for whom these transactions are open, its `own` among them: it does not see
-    /// those of the others.
+    /// The stragglers whose rows may be visible to a reader. For its snapshot the transactions in `open` have not ended, its `own`
+    /// among them: it sees its own rows, and none of the other open transactions'.
     pub fn stragglers_seen_by(&self, open: &OpenTransactions, own: Option<u64>) -> impl Iterator<Item = u64> {
         self.stragglers.iter().copied().filter(move |&id| own == Some(id) || !open.lists(id))
     }
@@ -121,8 +121,8 @@ impl Coverage {
             && self.stragglers.iter().all(|&id| id >= older.watermark || older.lists(id))
     }
 
-    /// Whether a reader for whom these transactions are open sees every covered row. Another must not use the
-    /// checkpoint: it would see rows from its own future.
+    /// Whether a snapshot for which these transactions are open sees every covered row. A reader whose snapshot does not must not
+    /// use the checkpoint: it would count rows from its own future.
     #[must_use]
     pub fn serves(&self, open: &OpenTransactions) -> bool {
         open.xmax >= self.watermark
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_serves_who_sees_all_of_it() {
+    fn a_checkpoint_serves_a_snapshot_that_sees_all_of_it() {
         let coverage = Coverage::from_parts(500, [100, 200]).unwrap();
         assert!(coverage.serves(&open(500, &[])));
         assert!(coverage.serves(&open(600, &[100, 200, 550])));
@@ -228,8 +228,8 @@ mod tests {
         assert!(!Coverage::from_parts(600, [300]).unwrap().contains(&old));
     }
 
-    /// Over random histories of beginning and ending transactions: what was taken later covers what was taken before,
-    /// and covers no open transaction.
+    /// Over random histories of beginning and ending transactions: a coverage that is taken later covers all that an earlier one
+    /// covers, and no open transaction.
     #[test]
     fn taken_in_order_coverage_grows() {
         let mut state = 7_u64;

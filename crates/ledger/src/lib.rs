@@ -5,11 +5,11 @@
 //! - [`numeric`]: the on-disk form of Postgres' `numeric`, to and from [`credits::Credits`]
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: on which side of zero a balance can end, whatever becomes of the rows in flight
-//! - [`fold`]: rows folded into a balance, and what one pass over a delta tells
+//! - [`fold`]: rows folded into a balance, and the result of one pass over a delta
 //! - [`segment`]: what backends publish to each other in dynamic shared memory
-//! - [`sequence`]: how the numbers of rows go on behind rows that bring their own
+//! - [`sequence`]: how a sequence follows rows that come with a number of their own
 //! - [`settlement`]: what a commit has to do for a user, given what it has read of it
-//! - [`statistics`]: how often settlements took the ways that cost something
+//! - [`statistics`]: how often settlements did what costs something
 //! - [`stripe`]: the locks that order settlements, and the order they are taken in
 //! - [`transaction_type`]: the types of transactions, and which of them add to the balance
 

@@ -1,22 +1,22 @@
-//! How a sequence follows rows that come with a number of their own, so that it never gives out one that is taken.
+//! How a sequence follows rows that come with a number of their own, so that it never gives out a number that is taken.
 
-/// From here on a row with a number of its own is not followed: one row must not use up the numbers of all that come after it.
+/// The sequence does not follow a row with this number or a higher one: one row must not use up the numbers of all later rows.
 pub const BOUND: i64 = 1 << 62;
 
-/// How far beyond the last number given out a row is followed all the same, at [`BOUND`] and above. A ledger whose numbers have
-/// got there is copied as any other.
+/// How far beyond its last number the sequence follows a row all the same, at [`BOUND`] and above: the numbers of a ledger may
+/// have got there, and the rows of its copy come with them.
 const STEP_BEYOND: i128 = 1 << 32;
 
-/// What a sequence keeps on its page.
+/// The state of a sequence, as its page has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sequence {
-    /// The last number that was given out, or the first that will be.
+    /// The last number that was given out, or the first that will be given out.
     pub last_value: i64,
-    /// Whether it was given out.
+    /// Whether `last_value` was given out.
     pub is_called: bool,
 }
 
-/// How it goes on.
+/// The parameters of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Definition {
     /// From one number to the next.
@@ -26,20 +26,20 @@ pub struct Definition {
 }
 
 impl Sequence {
-    /// Whether it has yet to give out this number, or one above.
+    /// Whether the sequence has yet to give out this number or a higher one.
     #[must_use]
     pub const fn is_behind(self, number: i64) -> bool {
         number > self.last_value || (number == self.last_value && !self.is_called)
     }
 
-    /// Whether rows may come with this number: it is not so high that it would be followed by nobody.
+    /// Whether rows may come with this number: it is not so high that the sequence would not follow it.
     #[must_use]
     pub fn may_follow(self, number: i64) -> bool {
         number < BOUND || i128::from(number) - i128::from(self.last_value) <= STEP_BEYOND
     }
 
-    /// What becomes of the sequence for a row with this number: it goes on behind it, by whole increments. `None` if it does so
-    /// already, if it may not, or if it counts down.
+    /// The state from which the sequence goes on behind a row with this number, a whole number of increments further. `None` if the
+    /// sequence is past the number, may not follow it, or counts down.
     #[must_use]
     pub fn following(self, number: i64, definition: Definition) -> Option<Self> {
         let increment = i128::from(definition.increment);
@@ -94,7 +94,7 @@ mod tests {
     fn it_does_not_leave_its_range() {
         let up_to_100 = Definition { increment: 3, max: 100 };
         assert_eq!(at(2, true).following(1000, up_to_100), Some(at(98, true)));
-        // One that was made shorter than it had got is left where it is.
+        // A sequence whose maximum was set below the number that it had reached stays where it is.
         assert_eq!(at(200, true).following(300, up_to_100), Some(at(200, true)));
     }
 

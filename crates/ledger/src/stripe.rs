@@ -1,7 +1,7 @@
 //! The locks that order settlements: every user belongs to one of 256 stripes.
 //!
-//! A transaction takes the stripes of the users it touched in ascending order. It waits at stripe `i` holding only
-//! stripes below `i`, and whoever holds `i` waits only at stripes above `i`, so no cycle of waits can form.
+//! A transaction takes the stripes of its noted users in ascending order. While it waits for stripe `i` it holds only stripes
+//! below `i`, and a transaction that holds `i` waits only for stripes above `i`. So no cycle of waits can form.
 
 use crate::id::UserId;
 

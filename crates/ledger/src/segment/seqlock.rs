@@ -27,7 +27,7 @@ impl<const WORDS: usize> SeqLock<WORDS> {
     }
 
     /// Reads the first words, and as many after them as `more` says when it is given those. Returns the version and the words,
-    /// zeros for those that were not read; `None` if somebody was writing.
+    /// zeros for those that were not read; `None` if another backend was writing.
     ///
     /// `more` is called with words that may be torn. `first` and what it returns must not exceed `WORDS` together.
     pub fn read(
