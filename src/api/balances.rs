@@ -1,8 +1,8 @@
 //! Balances and checkpoints.
 
-use ledger::id::UserId;
 use std::collections::HashSet;
 
+use ledger::id::UserId;
 use pgrx::Uuid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;

@@ -11,6 +11,9 @@
 //! If row-level security hides rows from the caller, folded totals would reveal them: its batches are grouped from the rows
 //! that it sees.
 
+use ledger::id::UserId;
+use ledger::transaction_type::{TransactionType, effect_sql};
+
 use super::analytics::{DEFAULT_ORIGIN, DEFAULT_SLA, Labels};
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, newest_rows};
@@ -25,8 +28,6 @@ use crate::pg::memory::Scratch;
 use crate::pg::statement::{Parameter, Statement};
 use crate::pg::tables::transactions::TRANSACTION_WITH_CATEGORY;
 use crate::pg::value::Value;
-use ledger::id::UserId;
-use ledger::transaction_type::{TransactionType, effect_sql};
 
 const USER_ID: Argument = Argument(0, "user_id");
 

@@ -1,5 +1,8 @@
 //! Reads of ledger rows: one, a page, how many, and their signed sum.
 
+use ledger::id::UserId;
+use ledger::transaction_type::effect_sql;
+
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, page_of_rows};
 use crate::engine::newest::NewestRows;
@@ -10,8 +13,6 @@ use crate::pg::definition;
 use crate::pg::statement::Statement;
 use crate::pg::tables::transactions::{CREDIT_TRANSACTION, CREDIT_TRANSACTION_NAMES};
 use crate::pg::value::Value;
-use ledger::id::UserId;
-use ledger::transaction_type::effect_sql;
 
 const USER_ID: Argument = Argument(0, "user_id");
 

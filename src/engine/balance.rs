@@ -1,11 +1,11 @@
 //! What a reader sees: a checkpoint plus its delta, under the reader's own snapshot.
 
-use ledger::id::UserId;
 use std::rc::Rc;
 
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::Credits;
 use ledger::fold::{DeltaPass, Fold};
+use ledger::id::UserId;
 use ledger::segment::folds::PublishedFold;
 use ledger::transaction_type::effect_sql;
 

@@ -3,12 +3,12 @@
 //! Stored rows are read without SIREAD locks: the transaction's business is the ledger. A balance as of a snapshot conflicts
 //! with a row that it does not have by the delta, which is where any such row belongs.
 
-use ledger::id::UserId;
 use std::rc::Rc;
 
 use ledger::coverage::Coverage;
 use ledger::credits::SumOutOfRange;
 use ledger::fold::{DeltaPass, Fold};
+use ledger::id::UserId;
 use pgrx::pg_sys;
 
 use super::batches::{BatchRuns, BatchTotals};

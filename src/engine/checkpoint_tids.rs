@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
+use ledger::id::UserId;
 use lru::LruCache;
 
 use crate::pg::catalog;
 use crate::pg::fetch::Tid;
-use ledger::id::UserId;
 
 /// Users kept: a quarter of a megabyte.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(4096).expect("above zero");

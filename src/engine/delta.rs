@@ -1,12 +1,12 @@
 //! The ledger rows of a user that a checkpoint does not cover.
 
-use ledger::id::{BatchId, UserId};
 use std::cell::OnceCell;
 use std::convert::Infallible;
 
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::{DeltaPass, DeltaRow};
+use ledger::id::{BatchId, UserId};
 use ledger::transaction_type::effect;
 
 use super::noted;

@@ -7,9 +7,10 @@
 //! blocks a stamp may lie, and rows lie about in the order of their stamps, so the rows of a page are read from few blocks and
 //! sorted. Only where one transaction has written very many rows, as a restore has, are they walked by `seq`.
 
-use ledger::id::LedgerId;
 use std::ops::Range;
 use std::rc::Rc;
+
+use ledger::id::LedgerId;
 
 use crate::error::LedgerError;
 use crate::pg::block_ranges::{self, BlockScan, Blocks};

@@ -2,8 +2,9 @@
 //!
 //! As for plain rows, setting up a query would cost more than finding a page does.
 
-use ledger::id::{BatchId, UserId};
 use std::rc::Rc;
+
+use ledger::id::{BatchId, UserId};
 
 use super::batches::{self, BatchTotal, BatchTotals};
 use super::newest;

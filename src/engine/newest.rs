@@ -2,9 +2,9 @@
 //!
 //! A page of 50 rows costs a query as much to set up as to find. Read like this, it costs its rows.
 
-use ledger::id::UserId;
 use std::rc::Rc;
 
+use ledger::id::UserId;
 use pgrx::pg_sys;
 
 use crate::pg::catalog::Relations;

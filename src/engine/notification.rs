@@ -1,9 +1,9 @@
 //! The notifications of a crossing.
 
-use ledger::id::UserId;
 use std::cell::Cell;
 
 use ledger::crossing::Direction;
+use ledger::id::UserId;
 use serde::Serialize;
 
 use crate::pg::xact;

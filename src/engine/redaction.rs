@@ -4,11 +4,11 @@
 //! does either. Settlements of the account look at its rows dirty, where both versions of a row would be seen until the redaction
 //! has committed: they wait for the stripe meanwhile. Everybody else reads with a snapshot, which sees one of them.
 
-use ledger::id::UserId;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 
+use ledger::id::UserId;
 use ledger::stripe;
 
 use super::lock_order;

@@ -19,7 +19,6 @@
 //! Locks are released when the commit is visible. Of the transactions that together make a crossing, the one that looks
 //! last sees the rows of all others, committed or in flight, or counted, so it goes exclusive and decides on the true sum.
 
-use ledger::id::UserId;
 use std::cell::LazyCell;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -28,6 +27,7 @@ use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::SumOutOfRange;
 use ledger::crossing::Direction;
 use ledger::fold::{DeltaPass, Fold};
+use ledger::id::UserId;
 use ledger::segment::headroom::Counted;
 use ledger::statistics::Event;
 use ledger::stripe;
