@@ -14,7 +14,6 @@ use super::checkpoint::CheckpointScan;
 use super::delta::{BatchedRow, DeltaScan};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::column_value::ColumnValue;
 use crate::pg::privilege;
 use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::Row;
@@ -144,7 +143,7 @@ pub fn touched(user: &UserId) -> Result<Option<BatchTotals>, LedgerError> {
 /// Adds the totals to the user's rows of `batch_aggregates`.
 pub fn write(
     relations: &Relations,
-    writer: &TableWriter,
+    writer: &TableWriter<Batches>,
     user: &UserId,
     totals: &BatchTotals,
 ) -> Result<(), LedgerError> {
@@ -159,13 +158,13 @@ pub fn write(
             total.merge(folded)?;
         }
         let values = [
-            ColumnValue::Uuid(batch.as_bytes()),
-            ColumnValue::Uuid(user.as_bytes()),
-            ColumnValue::Credits(total.amount),
-            ColumnValue::Int8(total.transaction_count),
-            ColumnValue::Int8(total.max_seq),
-            ColumnValue::Timestamptz(total.created_at),
-            ColumnValue::Timestamptz(xact::now()),
+            batches::BATCH.set(batch),
+            batches::USER_ID.set(user),
+            batches::TOTAL_AMOUNT.set(total.amount),
+            batches::TRANSACTION_COUNT.set(total.transaction_count),
+            batches::MAX_SEQ.set(total.max_seq),
+            batches::CREATED_AT.set(total.created_at),
+            batches::UPDATED_AT.set(xact::now()),
         ];
         match stored {
             Some((tid, _)) => writer.update(tid, values),
@@ -176,7 +175,7 @@ pub fn write(
 }
 
 /// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
-pub fn discard(relations: &Relations, writer: &TableWriter, user: &UserId) {
+pub fn discard(relations: &Relations, writer: &TableWriter<Batches>, user: &UserId) {
     let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 1);
     scan.seek(&[batches::USER_ID.equal(user)]);
     let mut left = Vec::new();

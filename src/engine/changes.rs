@@ -13,10 +13,10 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use crate::pg::catalog::{self, Relations};
-use crate::pg::column_value::ColumnValue;
 use crate::pg::fetch::Tid;
 use crate::pg::relation::{Access, Table};
 use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::tables::changes;
 use crate::pg::write::TableWriter;
 use crate::pg::{lock, system_catalog, xact};
 
@@ -24,14 +24,14 @@ use crate::pg::{lock, system_catalog, xact};
 pub fn record(relations: &Relations) {
     catalog::invalidate_ledger(relations.ledger);
     // Without the table nothing has been published. Once it is back, the state has a name that it has not had before.
-    let Some(changes) = relations.changes else { return };
-    let writer = TableWriter::open(changes);
+    let Some(table) = relations.changes else { return };
+    let writer = TableWriter::open(table);
     if lock::try_lock_changes() {
-        for tid in earlier(changes) {
+        for tid in earlier(table) {
             writer.delete(tid);
         }
     }
-    writer.insert([ColumnValue::Xid8(xact::current_id()), ColumnValue::Timestamptz(xact::now())]);
+    writer.insert([changes::XACT_ID.set(xact::current_id()), changes::CHANGED_AT.set(xact::now())]);
 }
 
 /// The tuple ids of the rows that other transactions have committed, or this one has inserted before.

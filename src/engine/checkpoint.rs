@@ -17,7 +17,6 @@ use super::delta::DeltaScan;
 use super::noted::{self, Announced};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::column_value::ColumnValue;
 use crate::pg::fetch::RowFetch;
 use crate::pg::relation::{Access, Index, NotFree, Table};
 use crate::pg::row::Row;
@@ -134,18 +133,23 @@ pub fn note_truncated(relations: &Relations) {
 }
 
 /// Writes the user's checkpoint, in place of the one stored if there is one.
-pub fn write(writer: &TableWriter, user: &UserId, stored: Option<&Stored>, checkpoint: &Checkpoint) {
+pub fn write(
+    writer: &TableWriter<Checkpoints>,
+    user: &UserId,
+    stored: Option<&Stored>,
+    checkpoint: &Checkpoint,
+) {
     let fold = &checkpoint.fold;
     let values = [
-        ColumnValue::Uuid(user.as_bytes()),
-        ColumnValue::Int8(fold.latest_seq),
-        ColumnValue::Credits(fold.balance),
-        ColumnValue::Timestamptz(xact::now()),
-        ColumnValue::Int8(fold.transaction_count),
-        ColumnValue::Xid8(fold.coverage.watermark()),
-        ColumnValue::Xid8Array(fold.coverage.stragglers()),
-        ColumnValue::Bool(checkpoint.is_positive),
-        checkpoint.crossed_at.map_or(ColumnValue::Null, ColumnValue::Timestamptz),
+        checkpoints::USER_ID.set(user),
+        checkpoints::CHECKPOINT_SEQ.set(fold.latest_seq),
+        checkpoints::BALANCE.set(fold.balance),
+        checkpoints::UPDATED_AT.set(xact::now()),
+        checkpoints::TRANSACTION_COUNT.set(fold.transaction_count),
+        checkpoints::WATERMARK.set(fold.coverage.watermark()),
+        checkpoints::STRAGGLERS.set(fold.coverage.stragglers()),
+        checkpoints::IS_POSITIVE.set(checkpoint.is_positive),
+        checkpoints::CROSSED_AT.set(checkpoint.crossed_at),
     ];
     match stored {
         Some((tid, _)) => writer.update(*tid, values),

@@ -24,14 +24,16 @@ use pgrx::pg_sys;
 
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{self, Access, Index, NotFree, Table};
+use crate::pg::tables::batches::Batches;
+use crate::pg::tables::checkpoints::Checkpoints;
 use crate::pg::write::TableWriter;
 
 /// The derived tables, open for writing.
 pub struct Writers {
     /// `user_balance_checkpoints`
-    pub checkpoints: TableWriter,
+    pub checkpoints: TableWriter<Checkpoints>,
     /// `batch_aggregates`
-    pub batches: TableWriter,
+    pub batches: TableWriter<Batches>,
 }
 
 impl Writers {

@@ -8,7 +8,8 @@ use ledger::id::UserId;
 use pgrx::pg_sys;
 
 use crate::pg::catalog::Relations;
-use crate::pg::column::{Column, ColumnType, Layout};
+use crate::pg::column::{Column, Layout};
+use crate::pg::column_type::ColumnType;
 use crate::pg::privilege::{self, View};
 use crate::pg::relation::{Index, Table};
 use crate::pg::row::Row;

@@ -5,7 +5,8 @@ use std::thread::panicking;
 
 use pgrx::{itemptr, pg_sys};
 
-use super::column::{self, Column, ColumnType, Layout};
+use super::column::{self, Column, Layout};
+use super::column_type::ColumnType;
 use super::fetch::Tid;
 use super::relation::{Index, Table};
 use super::row::Row;

@@ -15,7 +15,8 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::column::{Column, ColumnType, Layout};
+use super::column::{Column, Layout};
+use super::column_type::ColumnType;
 use super::definition::{self, Definition};
 use super::description;
 use super::extension;

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use ledger::credits::Credits;
 use pgrx::pg_sys;
 
+use super::column::{AnyColumn, Layout};
 use super::{array, numeric, text};
 
 /// A column value.
@@ -43,6 +44,26 @@ pub enum ColumnValue<'a> {
 pub struct Stored<'a> {
     pub(super) datum: pg_sys::Datum,
     pub(super) row: PhantomData<&'a ()>,
+}
+
+/// A value for a column of a table with the layout `L`.
+pub struct NewValue<'a, L> {
+    column: AnyColumn<L>,
+    value: ColumnValue<'a>,
+}
+
+impl<'a, L: Layout> NewValue<'a, L> {
+    /// The value must be of the column's type.
+    pub(super) const fn new(column: AnyColumn<L>, value: ColumnValue<'a>) -> Self {
+        Self { column, value }
+    }
+
+    /// The values of a row that has these columns, in order, and no others.
+    pub(super) fn row<const N: usize>(values: [Self; N]) -> [ColumnValue<'a>; N] {
+        let is_ordered = values.iter().map(|value| value.column.number()).eq(1..=L::DEFINITION.columns.len());
+        assert!(is_ordered, "one value for each column, in order");
+        values.map(|value| value.value)
+    }
 }
 
 /// The values as the server takes them, and which of them are NULL. What must be allocated is in the current memory context.

@@ -5,7 +5,8 @@ use std::thread::panicking;
 
 use pgrx::pg_sys;
 
-use super::column::{self, Column, ColumnType, Layout};
+use super::column::{self, Column, Layout};
+use super::column_type::ColumnType;
 use super::relation::Table;
 use super::row::Row;
 use super::snapshot::Sight;

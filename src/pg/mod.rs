@@ -10,6 +10,7 @@ pub mod call;
 mod callbacks;
 pub mod catalog;
 pub mod column;
+pub mod column_type;
 pub mod column_value;
 pub mod command;
 pub mod database;

@@ -5,7 +5,8 @@ use std::slice;
 
 use pgrx::pg_sys;
 
-use super::column::{AnyColumn, Column, ColumnType, Layout};
+use super::column::{AnyColumn, Column, Layout};
+use super::column_type::ColumnType;
 use super::column_value::{ColumnValue, Stored};
 use super::description;
 use crate::error::LedgerError;

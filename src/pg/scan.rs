@@ -6,7 +6,8 @@ use std::thread::panicking;
 use ledger::id::{BatchId, UserId};
 use pgrx::pg_sys;
 
-use super::column::{self, AnyColumn, Column, ColumnType, Layout};
+use super::column::{self, AnyColumn, Column, Layout};
+use super::column_type::ColumnType;
 use super::fetch::Tid;
 use super::relation::{Index, Table};
 use super::row::Row;

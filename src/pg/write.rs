@@ -4,26 +4,29 @@
 //! no trigger and check no privilege. Callers hold a lock that keeps others from writing the same row.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::thread::panicking;
 
 use pgrx::pg_sys;
 
-use super::column_value::{self, ColumnValue};
+use super::column::{self, Layout};
+use super::column_value::{self, NewValue};
 use super::description;
 use super::memory::Scratch;
 use super::relation::{self, Access, NotFree, Table};
 use crate::error::LedgerError;
 
 /// A derived table open for writing, with its indexes.
-pub struct TableWriter {
+pub struct TableWriter<L> {
     indexes: pg_sys::CatalogIndexState,
     table: Table,
     /// What a write leaves behind is given back with it: a transaction can write very many.
     memory: RefCell<Scratch>,
+    layout: PhantomData<L>,
 }
 
-impl TableWriter {
-    /// Opens the table, waiting for its lock.
+impl<L: Layout> TableWriter<L> {
+    /// Opens the table, waiting for its lock. Raises 55000 unless the table has the layout.
     pub fn open(oid: pg_sys::Oid) -> Self {
         Self::with(Table::open(oid, Access::Write))
     }
@@ -37,9 +40,15 @@ impl TableWriter {
     }
 
     fn with(table: Table) -> Self {
+        column::require::<L>(&table);
         // SAFETY: the table is open.
         let indexes = unsafe { pg_sys::CatalogOpenIndexes(table.as_raw()) };
-        Self { indexes, table, memory: RefCell::new(Scratch::new("credits_ledger writes")) }
+        Self {
+            indexes,
+            table,
+            memory: RefCell::new(Scratch::new("credits_ledger writes")),
+            layout: PhantomData,
+        }
     }
 
     /// The catalog's writes know no other indexes. Somebody may have made one: raises 55000 then.
@@ -62,10 +71,10 @@ impl TableWriter {
         }
     }
 
-    fn form<const N: usize>(&self, values: [ColumnValue<'_>; N]) -> pg_sys::HeapTuple {
-        let (mut datums, mut nulls) = column_value::datums(values);
-        // SAFETY: there is a value for each column of the table: the lookup of the relations has found the first to be of these
-        // types.
+    fn form<const N: usize>(&self, values: [NewValue<'_, L>; N]) -> pg_sys::HeapTuple {
+        let (mut datums, mut nulls) = column_value::datums(NewValue::row(values));
+        // SAFETY: there is a value for each column of the layout, of its type. The table was compared with the layout; columns that it
+        // has besides are NULL.
         unsafe {
             let description = (*self.table.as_raw()).rd_att;
             if description::count(description) == N {
@@ -77,7 +86,6 @@ impl TableWriter {
                 datums.push(pg_sys::Datum::null());
                 nulls.push(true);
             }
-            assert_eq!(datums.len(), description::count(description), "one value for each column");
             pg_sys::heap_form_tuple(description, datums.as_mut_ptr(), nulls.as_mut_ptr())
         }
     }
@@ -94,7 +102,7 @@ impl TableWriter {
     }
 
     /// Inserts a row.
-    pub fn insert<const N: usize>(&self, values: [ColumnValue<'_>; N]) {
+    pub fn insert<const N: usize>(&self, values: [NewValue<'_, L>; N]) {
         self.memory.borrow_mut().step(|| {
             let tuple = self.form(values);
             // SAFETY: table and indexes are open for writing; the tuple has the table's shape.
@@ -102,25 +110,27 @@ impl TableWriter {
         });
     }
 
-    /// Replaces the row at `tid`.
-    pub fn update<const N: usize>(&self, mut tid: pg_sys::ItemPointerData, values: [ColumnValue<'_>; N]) {
+    /// Replaces the row at `tid`, which a scan has found.
+    pub fn update<const N: usize>(&self, mut tid: pg_sys::ItemPointerData, values: [NewValue<'_, L>; N]) {
         self.memory.borrow_mut().step(|| {
             let tuple = self.form(values);
-            // SAFETY: as for `insert`; the row at `tid` was found by a scan and is locked against other writers.
+            // SAFETY: table and indexes are open for writing; the tuple has the table's shape. The server looks for the row at `tid` and
+            // raises an error if somebody else has written it meanwhile.
             unsafe {
                 pg_sys::CatalogTupleUpdateWithInfo(self.table.as_raw(), &raw mut tid, tuple, self.indexes);
             }
         });
     }
 
-    /// Deletes the row at `tid`.
+    /// Deletes the row at `tid`, which a scan has found.
     pub fn delete(&self, mut tid: pg_sys::ItemPointerData) {
-        // SAFETY: as for `update`.
+        // SAFETY: the table is open for writing. The server looks for the row at `tid` and raises an error if somebody else has written
+        // it meanwhile.
         unsafe { pg_sys::CatalogTupleDelete(self.table.as_raw(), &raw mut tid) }
     }
 }
 
-impl Drop for TableWriter {
+impl<L> Drop for TableWriter<L> {
     fn drop(&mut self) {
         if !panicking() {
             // SAFETY: opened by `with`, closed once.

@@ -1,7 +1,7 @@
 //! `checkpoint_changes`
 
 use super::table;
-use crate::pg::column::Timestamptz;
+use crate::pg::column_type::Timestamptz;
 use crate::pg::definition::Role;
 
 table! {

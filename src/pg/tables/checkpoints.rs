@@ -4,7 +4,7 @@ use ledger::credits::Credits;
 use ledger::id::UserId;
 
 use super::table;
-use crate::pg::column::Timestamptz;
+use crate::pg::column_type::Timestamptz;
 use crate::pg::definition::Role;
 
 table! {

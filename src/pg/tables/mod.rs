@@ -25,7 +25,7 @@ macro_rules! table {
             const DEFINITION: &'static $crate::pg::definition::Definition = &$crate::pg::definition::Definition {
                 name: $name,
                 role: $role,
-                columns: &[$(<$of as $crate::pg::column::ColumnType>::OID),*],
+                columns: &[$(<$of as $crate::pg::column_type::ColumnType>::OID),*],
                 names: &[$($column_name,)* $($($later),*)?],
                 keys: $keys,
             };

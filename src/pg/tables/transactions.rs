@@ -8,7 +8,8 @@ use ledger::id::{BatchId, UserId};
 use ledger::transaction_type::TransactionType;
 
 use super::{columns, table};
-use crate::pg::column::{self, AnyColumn, Column, Jsonb, Text, Timestamptz};
+use crate::pg::column::{self, AnyColumn, Column};
+use crate::pg::column_type::{Jsonb, Text, Timestamptz};
 use crate::pg::definition::Role;
 
 table! {

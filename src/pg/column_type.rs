@@ -1,0 +1,287 @@
+//! The types of columns: how a stored value is read, and how one is written.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+use ledger::credits::Credits;
+use ledger::id::{BatchId, LedgerId, UserId};
+use ledger::transaction_type::TransactionType;
+use pgrx::prelude::*;
+use pgrx::{pg_sys, varlena};
+
+use super::column::Layout;
+use super::column_value::ColumnValue;
+use super::row::Row;
+use super::{array, numeric};
+
+/// How a column is read.
+pub trait ColumnType {
+    /// Its type in the server.
+    const OID: pg_sys::Oid;
+
+    /// What a row has in it, which may borrow from the row.
+    type Value<'row>;
+
+    /// What the row has in the column.
+    ///
+    /// # Safety
+    /// The row has a column of this number, of the type [`OID`](Self::OID).
+    #[doc(hidden)]
+    unsafe fn read<'row, L: Layout>(row: &Row<'row, L>, number: usize) -> Self::Value<'row>;
+}
+
+/// A type of stored values that are not NULL. A column of type `T` is one that the extension declares NOT NULL: reading it raises
+/// 22004 where somebody has dropped that and stored a NULL. A column that may be NULL is of type `Option<T>`.
+pub trait StoredType {
+    /// Its type in the server.
+    const OID: pg_sys::Oid;
+
+    /// What it is in Rust.
+    type Value<'row>;
+
+    /// The value.
+    ///
+    /// # Safety
+    /// The datum is of the type [`OID`](Self::OID), not NULL, and stays as long as `'row`.
+    #[doc(hidden)]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row>;
+}
+
+impl<T: StoredType> ColumnType for T {
+    const OID: pg_sys::Oid = T::OID;
+    type Value<'row> = T::Value<'row>;
+
+    #[inline]
+    unsafe fn read<'row, L: Layout>(row: &Row<'row, L>, number: usize) -> Self::Value<'row> {
+        // SAFETY: the caller's promise; the row has what its datums point to.
+        unsafe { T::from_datum(row.datum(number)) }
+    }
+}
+
+impl<T: StoredType> ColumnType for Option<T> {
+    const OID: pg_sys::Oid = T::OID;
+    type Value<'row> = Option<T::Value<'row>>;
+
+    #[inline]
+    unsafe fn read<'row, L: Layout>(row: &Row<'row, L>, number: usize) -> Self::Value<'row> {
+        // SAFETY: the caller's promise; the row has what its datums point to.
+        unsafe { row.datum_unless_null(number).map(|datum| T::from_datum(datum)) }
+    }
+}
+
+/// A `uuid` that is the id of something; its layout is that of the 16 bytes.
+macro_rules! uuid {
+    ($($id:ty),*) => {
+        $(impl StoredType for $id {
+            const OID: pg_sys::Oid = pg_sys::UUIDOID;
+            type Value<'row> = Self;
+
+            #[inline]
+            unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+                // SAFETY: a uuid is 16 bytes, passed by reference, and the type is laid out as they are.
+                unsafe { *datum.cast_mut_ptr::<Self>() }
+            }
+        })*
+    };
+}
+
+uuid!([u8; 16], UserId, BatchId, LedgerId);
+
+/// A `text` that names a transaction type; `None` for any other text.
+impl StoredType for TransactionType {
+    const OID: pg_sys::Oid = pg_sys::TEXTOID;
+    type Value<'row> = Option<Self>;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
+        // SAFETY: a text. The names are too short for the server to compress one or to move it out of line.
+        unsafe { (!is_toasted(stored)).then(|| Self::from_name(varlena::varlena_to_byte_slice(stored)))? }
+    }
+}
+
+/// A `text`: its bytes, in the encoding of the database. They are copied where they are compressed or out of line.
+pub enum Text {}
+
+impl StoredType for Text {
+    const OID: pg_sys::Oid = pg_sys::TEXTOID;
+    type Value<'row> = Cow<'row, [u8]>;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
+        // SAFETY: a text.
+        unsafe {
+            if is_toasted(stored) {
+                Cow::Owned(detoasted(stored))
+            } else {
+                Cow::Borrowed(varlena::varlena_to_byte_slice(stored))
+            }
+        }
+    }
+}
+
+/// Whether it is compressed or out of line.
+///
+/// # Safety
+/// A varlena.
+unsafe fn is_toasted(stored: *mut pg_sys::varlena) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { varlena::varatt_is_4b_c(stored) || varlena::varatt_is_1b_e(stored) }
+}
+
+/// # Safety
+/// A varlena that is compressed or out of line.
+#[cold]
+unsafe fn detoasted(stored: *mut pg_sys::varlena) -> Vec<u8> {
+    // SAFETY: the caller's promise; what the server has made of it is given back when it is copied.
+    unsafe {
+        let whole = pg_sys::pg_detoast_datum_packed(stored);
+        let bytes = varlena::varlena_to_byte_slice(whole).to_vec();
+        pg_sys::pfree(whole.cast());
+        bytes
+    }
+}
+
+/// A `jsonb`, as it is stored.
+#[derive(Clone, Copy)]
+pub struct Jsonb<'row> {
+    datum: pg_sys::Datum,
+    row: PhantomData<&'row ()>,
+}
+
+impl Jsonb<'_> {
+    /// Whether it is an object. More than its first bytes is not decompressed or fetched.
+    pub fn is_object(self) -> bool {
+        // SAFETY: a jsonb begins with the header of its root, a `JsonbContainer`. The slice is always a copy.
+        let header = unsafe {
+            let start = pg_sys::pg_detoast_datum_slice(self.datum.cast_mut_ptr(), 0, 4);
+            varlena::varlena_to_byte_slice(start).first_chunk().map(|&header| u32::from_ne_bytes(header))
+        };
+        header.is_some_and(|header| header & pg_sys::JB_FOBJECT != 0)
+    }
+}
+
+impl StoredType for Jsonb<'static> {
+    const OID: pg_sys::Oid = pg_sys::JSONBOID;
+    type Value<'row> = Jsonb<'row>;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        Jsonb { datum, row: PhantomData }
+    }
+}
+
+/// A `numeric` that is a sum of credits. Reading it raises an error if it is none.
+impl StoredType for Credits {
+    const OID: pg_sys::Oid = pg_sys::NUMERICOID;
+    type Value<'row> = Self;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        // SAFETY: a numeric.
+        unsafe { numeric::from_datum(datum) }
+            .unwrap_or_else(|error| error!("a stored amount is no number of credits: {error}"))
+    }
+}
+
+/// A `bigint`.
+impl StoredType for i64 {
+    const OID: pg_sys::Oid = pg_sys::INT8OID;
+    type Value<'row> = Self;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        // SAFETY: passed by value.
+        unsafe { Self::from_polymorphic_datum(datum, false, pg_sys::INT8OID) }.unwrap_or_default()
+    }
+}
+
+/// A `timestamptz`, in microseconds since the server's epoch; the infinities are the ends of the range.
+pub enum Timestamptz {}
+
+impl StoredType for Timestamptz {
+    const OID: pg_sys::Oid = pg_sys::TIMESTAMPTZOID;
+    type Value<'row> = i64;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        // SAFETY: passed by value, as a bigint.
+        unsafe { <i64 as StoredType>::from_datum(datum) }
+    }
+}
+
+/// An `xid8`.
+impl StoredType for u64 {
+    const OID: pg_sys::Oid = pg_sys::XID8OID;
+    type Value<'row> = Self;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        // SAFETY: passed by value, as a bigint.
+        unsafe { <i64 as StoredType>::from_datum(datum) }.cast_unsigned()
+    }
+}
+
+/// A `boolean`.
+impl StoredType for bool {
+    const OID: pg_sys::Oid = pg_sys::BOOLOID;
+    type Value<'row> = Self;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        datum.value() != 0
+    }
+}
+
+/// An `xid8[]`, without NULLs.
+impl StoredType for Vec<u64> {
+    const OID: pg_sys::Oid = pg_sys::XID8ARRAYOID;
+    type Value<'row> = Self;
+
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        // SAFETY: an array of this type.
+        unsafe { array::xid8s(datum) }
+    }
+}
+
+/// A type of values that the engine writes.
+pub trait WrittenType {
+    /// What it is written from.
+    type Given<'a>;
+
+    /// The value as the server is given it.
+    fn to_column_value(given: Self::Given<'_>) -> ColumnValue<'_>;
+}
+
+/// A type whose values are written from what the pattern names.
+macro_rules! written {
+    ($($of:ty: $given:ty = |$value:ident| $column_value:expr;)*) => {
+        $(impl WrittenType for $of {
+            type Given<'a> = $given;
+
+            fn to_column_value($value: Self::Given<'_>) -> ColumnValue<'_> {
+                $column_value
+            }
+        })*
+    };
+}
+
+written! {
+    UserId: &'a Self = |user| ColumnValue::Uuid(user.as_bytes());
+    BatchId: &'a Self = |batch| ColumnValue::Uuid(batch.as_bytes());
+    Credits: Self = |credits| ColumnValue::Credits(credits);
+    i64: Self = |number| ColumnValue::Int8(number);
+    u64: Self = |id| ColumnValue::Xid8(id);
+    Vec<u64>: &'a [u64] = |ids| ColumnValue::Xid8Array(ids);
+    bool: Self = |value| ColumnValue::Bool(value);
+    Timestamptz: i64 = |micros| ColumnValue::Timestamptz(micros);
+}
+
+impl<T: WrittenType> WrittenType for Option<T> {
+    type Given<'a> = Option<T::Given<'a>>;
+
+    fn to_column_value(given: Self::Given<'_>) -> ColumnValue<'_> {
+        given.map_or(ColumnValue::Null, T::to_column_value)
+    }
+}
