@@ -420,6 +420,92 @@ fn triggers_are_met_as_by_an_insert() {
     session.assert_sound();
 }
 
+/// What an application's triggers and policies do to items that share a source_id must not have each looked at again and again.
+#[test]
+fn each_item_is_tried_and_looked_up_a_few_times_at_most() {
+    const COUNT: i64 = 300;
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run(
+        "CREATE SCHEMA app; CREATE SEQUENCE app.tries;
+         CREATE FUNCTION app.row_trigger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM nextval('app.tries');
+             CASE NEW.description
+                 WHEN 'raise' THEN RAISE EXCEPTION 'not this one';
+                 WHEN 'rename' THEN NEW.source_id = gen_random_uuid();
+                 ELSE NULL;
+             END CASE;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER app_row BEFORE INSERT ON credits.credits_transactions FOR EACH ROW EXECUTE FUNCTION app.row_trigger();
+         SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off",
+    );
+    for (description, outcome) in [("raise", "refused"), ("rename", "recorded")] {
+        let element = item(1, "shared", &format!(r#", "description": "{description}""#));
+        session.run("SELECT setval('app.tries', 1, false); BEGIN");
+        assert_eq!(outcomes(&mut session, &[&element; 300].map(String::clone)), [outcome; 300]);
+        let tries: i64 = session.value("SELECT last_value FROM app.tries", &[]);
+        let lookups: i64 = session.value(
+            "SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'credits_transactions'",
+            &[],
+        );
+        session.run("ROLLBACK");
+        assert!((COUNT..=2 * COUNT).contains(&tries), "{description}: {tries} tries");
+        assert!(lookups <= 10 * COUNT, "{description}: {lookups} lookups");
+    }
+}
+
+/// The keys of an item that is not recorded may be free: then the detail does not say that they are taken.
+#[test]
+fn a_detail_names_the_key_that_is_taken() {
+    let db = Database::create();
+    let mut admin = db.connect();
+    let role = db.create_role("tenant");
+    admin.run(&format!(
+        "GRANT USAGE ON SCHEMA credits TO {role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {role};
+         GRANT SELECT, INSERT ON credits.credits_transactions TO {role};
+         CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.description = 'other source_id' THEN NEW.source_id = 'taken'; END IF;
+             IF NEW.description = 'other id' THEN NEW.id = '{0}'; END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER change BEFORE INSERT ON credits.credits_transactions FOR EACH ROW EXECUTE FUNCTION change();
+         INSERT INTO credits.credits_transactions (id, user_id, transaction_type, amount, source_id) VALUES
+             ('{0}', '{0}', 'usage', 1, 'taken')",
+        user(2)
+    ));
+    let with_id = item(1, "free", &format!(r#", "id": "{}""#, user(2)));
+    let described = |source_id: &str, description: &str| {
+        item(1, source_id, &format!(r#", "description": "{description}""#))
+    };
+    let items = [with_id, described("a", "other source_id"), described("b", "other id")];
+    let details = |session: &mut Session| -> Vec<String> {
+        let rows = record(session, &items);
+        assert!(rows.iter().all(|row| row.outcome == "conflict"), "{rows:?}");
+        rows.into_iter().filter_map(|row| row.detail).collect()
+    };
+    let by_trigger = |source_id: &str| {
+        format!(
+            "a trigger on credits_transactions gave the transaction with source_id \"{source_id}\" a source_id or id that is taken"
+        )
+    };
+    let id_is_taken = format!("id {} is taken by another transaction, ", user(2));
+    let of_whole = details(&mut admin);
+    assert_eq!(
+        of_whole,
+        [format!("{id_is_taken}with source_id \"taken\""), by_trigger("a"), by_trigger("b")]
+    );
+    // The caller does not see the row any more.
+    admin.run(&format!(
+        "ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY own ON credits.credits_transactions USING (user_id = '{}')",
+        user(1)
+    ));
+    let of_filtered = details(&mut db.connect_as(&role));
+    assert_eq!(of_filtered[0], format!("{id_is_taken}which the caller may not see"));
+    assert_eq!(of_filtered[2], by_trigger("b"));
+}
+
 /// Each call inserts in the same order, whatever the order of its items.
 #[test]
 fn calls_with_the_same_items_do_not_deadlock() {

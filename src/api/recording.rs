@@ -13,7 +13,7 @@ use crate::pg::catalog::Relations;
 use crate::pg::privilege::{View, view};
 use crate::pg::raised::{self, Raised};
 use crate::pg::statement::Statement;
-use crate::pg::tables::transactions::CREDIT_TRANSACTION_NAMES;
+use crate::pg::tables::transactions::{self, CREDIT_TRANSACTION_NAMES};
 use crate::pg::value::Value;
 use crate::pg::{stamp, text, xact};
 
@@ -138,7 +138,7 @@ fn insert(new: &NewTransaction<'_>) -> Inserted {
         error.sqlstate() == PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED as i32
             && new.source_id.as_text().len() > LONGEST_SOURCE_ID
             // One that is longer than a page fails before its index is named.
-            && error.constraint().is_none_or(|index| index == "credits_transactions_source_id_key")
+            && error.constraint().is_none_or(|index| index.as_bytes() == transactions::SOURCE_ID_KEY.to_bytes())
     };
     match raised::unless(is_too_long, || insert.first_row(&sql, |row| row.answer(1))) {
         None => Inserted::TooLong,

@@ -90,13 +90,21 @@ pub enum LedgerError {
     #[error("a transaction that has redacted an account cannot be prepared")]
     PreparedRedaction,
     /// The id is taken by another transaction.
-    #[error("id {id} is taken by another transaction, with source_id \"{stored}\"")]
+    #[error(
+        "id {id} is taken by another transaction, {}",
+        stored.as_ref().map_or("which the caller may not see".to_owned(), |stored| format!("with source_id \"{stored}\""))
+    )]
     IdConflict {
         /// The id.
         id: String,
-        /// The source_id of the one stored.
-        stored: String,
+        /// The source_id of the one stored; `None` if the caller may not see it.
+        stored: Option<String>,
     },
+    /// A trigger of the application changed a key of the row to one that is taken.
+    #[error(
+        "a trigger on credits_transactions gave the transaction with source_id \"{0}\" a source_id or id that is taken"
+    )]
+    KeyChangedToTaken(String),
     /// A source_id that is empty or nothing but white space.
     #[error("{what} must not be blank, but is \"{value}\"")]
     BlankSourceId {
@@ -242,7 +250,7 @@ impl LedgerError {
             Self::SourceIdTooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Self::PreparedRedaction => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::LeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
-            Self::SourceIdConflict { .. } | Self::IdConflict { .. } => {
+            Self::SourceIdConflict { .. } | Self::IdConflict { .. } | Self::KeyChangedToTaken(_) => {
                 PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION
             }
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,

@@ -1,5 +1,7 @@
 //! Errors that were caught: whose they are and what they say.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys::panic::CaughtError;
 
 use super::column::Layout;
@@ -44,12 +46,10 @@ impl Failure {
         })
     }
 
-    /// Whether a row was refused since its `source_id` or `id` is taken.
-    pub fn is_of_ledger_key(&self) -> bool {
-        self.sqlstate == Some(*b"23505")
-            && self.constraint.as_ref().is_some_and(|constraint| {
-                Ledger::DEFINITION.keys.iter().any(|key| key.to_bytes() == constraint.as_bytes())
-            })
+    /// The unique constraint of the ledger that a row was refused by, since its `source_id` or `id` is taken.
+    pub fn ledger_key(&self) -> Option<&'static CStr> {
+        let constraint = self.constraint.as_ref().filter(|_| self.sqlstate == Some(*b"23505"))?;
+        Ledger::DEFINITION.keys.iter().copied().find(|key| key.to_bytes() == constraint.as_bytes())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::pg::definition::Role;
 table! {
     /// The ledger. The columns that have come later are found by their names: see [`LaterColumns`].
     Ledger is c"credits_transactions", Role::Ledger,
-        with keys &[c"credits_transactions_pkey", c"credits_transactions_source_id_key"];
+        with keys &[ID_KEY, SOURCE_ID_KEY];
     1 ID "id": [u8; 16],
     2 USER_ID "user_id": UserId,
     3 TRANSACTION_TYPE "transaction_type": TransactionType,
@@ -29,6 +29,11 @@ table! {
     11 XACT_ID "xact_id": u64,
     later: utf8(CATEGORY), utf8(METADATA), utf8(REVERSES);
 }
+
+/// The primary key, on `id`.
+pub const ID_KEY: &CStr = c"credits_transactions_pkey";
+/// The unique constraint on `source_id`.
+pub const SOURCE_ID_KEY: &CStr = c"credits_transactions_source_id_key";
 
 /// The name of the column for what a transaction was for.
 pub const CATEGORY: &CStr = c"category";

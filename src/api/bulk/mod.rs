@@ -5,6 +5,7 @@
 //! raise an error, each half is inserted by itself, down to the item that cannot be. What looks wrong is inserted alone:
 //! the server says what is wrong with it.
 
+use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
 use ledger::credits::Amount;
@@ -20,6 +21,7 @@ use crate::pg::column::AnyColumn;
 use crate::pg::column_value::ColumnValue;
 use crate::pg::failure::Failure;
 use crate::pg::json::{Json, Scalar};
+use crate::pg::privilege::View;
 use crate::pg::statement::{ResultRow, Statement};
 use crate::pg::tables::columns;
 use crate::pg::tables::transactions::{self, LaterColumns, Ledger};
@@ -117,8 +119,8 @@ pub fn record_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
     xact::refuse_if_read_only(c"record_transactions()");
     let result = call.result_rows(definition::RECORDED_TRANSACTION.columns);
     let mut items: Vec<Item<'_>> = array.elements().iter().map(Item::read).collect();
-    let columns = Columns::of(&items);
-    privilege::require_insert(&relations, &columns.of_ledger(&relations)?);
+    let recorder = Recorder::for_items(&items, relations);
+    privilege::require_insert(&relations, &recorder.columns()?);
     privilege::require_select(&relations, &READ_COLUMNS);
     let mut unread: Vec<_> = items.iter_mut().filter(|item| !item.unread.is_empty()).collect();
     one_by_one_if_need_be(&mut unread, |items| {
@@ -127,39 +129,56 @@ pub fn record_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
         }
         Some(())
     });
-    record(&mut items, &columns);
+    record(&mut items, &recorder);
     for (number, item) in (1..).zip(&items) {
         result.put(item.shown(number));
     }
     Ok(Answer::rows())
 }
 
-fn record(items: &mut [Item<'_>], columns: &Columns) {
-    loop {
-        let open = items.iter_mut().filter(|item| item.outcome.is_none());
-        let (mut likely, doubtful): (Vec<_>, Vec<_>) = open.partition(|item| item.looks_right());
-        if likely.is_empty() && doubtful.is_empty() {
-            return;
-        }
-        // Stable: of those with the same source_id, the first of the array comes first, and the others wait for its outcome.
-        likely.sort_by(|a, b| a.source_id().cmp(&b.source_id()));
-        let mut groups: Vec<&mut [&mut Item<'_>]> =
-            likely.chunk_by_mut(|a, b| a.source_id() == b.source_id()).collect();
-        let mut firsts: Vec<&mut Item<'_>> = groups.iter_mut().map(|group| &mut *group[0]).collect();
-        one_by_one_if_need_be(&mut firsts, |items| insert_unless_stored(items, columns));
-        firsts.retain(|item| item.outcome.is_none());
-        compare_with_stored(&mut firsts);
-        for item in firsts.into_iter().chain(doubtful).filter(|item| item.outcome.is_none()) {
-            insert_alone(item, columns);
-        }
-        // Of a group whose first is not stored, the next is tried.
-        let mut others: Vec<&mut Item<'_>> = groups
+/// Gives an outcome to each item that has none.
+fn record(items: &mut [Item<'_>], recorder: &Recorder) {
+    let open = items.iter_mut().filter(|item| item.outcome.is_none());
+    let (mut likely, mut doubtful): (Vec<_>, Vec<_>) = open.partition(|item| item.looks_right());
+    // Stable: of those with the same source_id, the first of the array comes first, and the others wait for its outcome.
+    likely.sort_by(|a, b| a.source_id().cmp(&b.source_id()));
+    let mut groups: Vec<&mut [&mut Item<'_>]> =
+        likely.chunk_by_mut(|a, b| a.source_id() == b.source_id()).collect();
+    while !groups.is_empty() || !doubtful.is_empty() {
+        let (mut firsts, others): (Vec<&mut Item<'_>>, Vec<_>) = groups
             .into_iter()
             .filter_map(|group| group.split_first_mut())
-            .filter(|(first, _)| first.is_settled())
-            .flat_map(|(_, others)| others.iter_mut().map(|item| &mut **item))
-            .collect();
-        compare_with_stored(&mut others);
+            .map(|(first, others)| (&mut **first, others))
+            .unzip();
+        insert(&mut firsts, recorder);
+        for item in doubtful.drain(..) {
+            insert_alone(item, recorder);
+        }
+        // Of a group whose first is not stored, the next is tried.
+        let (stored, refused): (Vec<_>, Vec<_>) =
+            firsts.iter().zip(others).partition(|(first, _)| first.is_settled());
+        let mut duplicates: Vec<&mut Item<'_>> =
+            stored.into_iter().flat_map(|(_, others)| others.iter_mut().map(|item| &mut **item)).collect();
+        compare_with_stored(&mut duplicates);
+        // The first is hidden from the caller, or a trigger has given it another source_id: it says nothing about these.
+        for item in without_outcome(&mut duplicates) {
+            insert(&mut [item], recorder);
+        }
+        groups = refused.into_iter().map(|(_, others)| others).filter(|others| !others.is_empty()).collect();
+    }
+}
+
+/// Those that have no outcome yet.
+fn without_outcome<'items, 'call>(items: &'items mut [&mut Item<'call>]) -> Vec<&'items mut Item<'call>> {
+    items.iter_mut().map(|item| &mut **item).filter(|item| item.outcome.is_none()).collect()
+}
+
+/// Inserts items whose source_ids differ, and gives each its outcome.
+fn insert(items: &mut [&mut Item<'_>], recorder: &Recorder) {
+    one_by_one_if_need_be(items, |items| insert_unless_stored(items, recorder));
+    compare_with_stored(&mut without_outcome(items));
+    for item in without_outcome(items) {
+        insert_alone(item, recorder);
     }
 }
 
@@ -194,8 +213,8 @@ fn refusal(error: Box<CaughtError>) -> String {
 }
 
 /// Inserts those that are not stored yet. `None` if a trigger has made it unclear which of them they are.
-fn insert_unless_stored(items: &mut [&mut Item<'_>], columns: &Columns) -> Option<()> {
-    let recorded = columns.insert(items, " ON CONFLICT DO NOTHING");
+fn insert_unless_stored(items: &mut [&mut Item<'_>], recorder: &Recorder) -> Option<()> {
+    let recorded = recorder.insert(items, " ON CONFLICT DO NOTHING");
     let mut places = items.iter_mut();
     let mut found = Vec::with_capacity(recorded.len());
     for (source_id, stored) in recorded {
@@ -208,9 +227,9 @@ fn insert_unless_stored(items: &mut [&mut Item<'_>], columns: &Columns) -> Optio
     Some(())
 }
 
-/// Inserts an item as an INSERT does, so that what is wrong with it is said.
-fn insert_alone(item: &mut Item<'_>, columns: &Columns) {
-    let inserted = xact::in_subtransaction(AssertUnwindSafe(|| Some(columns.insert(&[&mut *item], ""))));
+/// Inserts an item as an INSERT does, so that the server says what is wrong with it.
+fn insert_alone(item: &mut Item<'_>, recorder: &Recorder) {
+    let inserted = xact::in_subtransaction(AssertUnwindSafe(|| Some(recorder.insert(&[&mut *item], ""))));
     item.outcome = match inserted {
         Ok(rows) => match rows.into_iter().flatten().next() {
             Some((_, stored)) => Some(Outcome::Recorded(stored)),
@@ -219,11 +238,14 @@ fn insert_alone(item: &mut Item<'_>, columns: &Columns) {
                 Some(Outcome::Refused(LedgerError::LeftOut(source_id).to_string()))
             }
         },
-        Err(error) if Failure::of(&error).is_of_ledger_key() => {
-            compare_with_stored(&mut [&mut *item]);
-            item.outcome.take().or_else(|| Some(Outcome::Conflict(item.source_id_conflict(None))))
-        }
-        Err(error) => Some(Outcome::Refused(refusal(error))),
+        Err(error) => match Failure::of(&error).ledger_key() {
+            Some(key) => {
+                compare_with_stored(&mut [&mut *item]);
+                let view = privilege::view(&recorder.relations);
+                item.outcome.take().or_else(|| Some(Outcome::Conflict(item.conflict_with_unseen(key, view))))
+            }
+            None => Some(Outcome::Refused(refusal(error))),
+        },
     };
 }
 
@@ -282,20 +304,24 @@ impl Found {
     }
 }
 
-/// The columns that a call's statements name.
-struct Columns(Vec<usize>);
+/// Inserts items into the ledger, by statements that all name the same columns.
+struct Recorder {
+    relations: Relations,
+    /// The places of the keys whose columns the statements name: those that any of the items has, and all that are not optional.
+    places: Vec<usize>,
+}
 
-impl Columns {
-    /// Those that any of the items has.
-    fn of(items: &[Item<'_>]) -> Self {
+impl Recorder {
+    fn for_items(items: &[Item<'_>], relations: Relations) -> Self {
         let is_given = |place: usize| items.iter().any(|item| item.has(place));
-        Self((0..KEYS.len()).filter(|&place| place < FIRST_OPTIONAL || is_given(place)).collect())
+        let places = (0..KEYS.len()).filter(|&place| place < FIRST_OPTIONAL || is_given(place)).collect();
+        Self { relations, places }
     }
 
-    /// The columns themselves.
-    fn of_ledger(&self, relations: &Relations) -> Result<Vec<AnyColumn<Ledger>>, LedgerError> {
-        let later = relations.later_columns()?;
-        Ok(self.0.iter().map(|&place| (KEYS[place].column)(&later)).collect())
+    /// These columns.
+    fn columns(&self) -> Result<Vec<AnyColumn<Ledger>>, LedgerError> {
+        let later = self.relations.later_columns()?;
+        Ok(self.places.iter().map(|&place| (KEYS[place].column)(&later)).collect())
     }
 
     /// Inserts the items, in this order; returns which rows came to be. Triggers run with the caller's search_path, so
@@ -303,7 +329,7 @@ impl Columns {
     fn insert(&self, items: &[&mut Item<'_>], on_conflict: &str) -> Vec<(Vec<u8>, Stored)> {
         let mut statement = Statement::of_caller();
         let (mut columns, mut values, mut arrays) = (Vec::new(), Vec::new(), Vec::new());
-        for &place in &self.0 {
+        for &place in &self.places {
             let Key { name, value_type, default, .. } = KEYS[place];
             let array = Value::array_with_nulls(value_type, items.iter().map(|item| item.values[place]));
             arrays.push(statement.bind(array).to_string());
@@ -417,7 +443,7 @@ impl<'call> Item<'call> {
             Found { stored: Some(_), is_same: false, summary, .. } => {
                 Outcome::Conflict(self.source_id_conflict(summary))
             }
-            Found { has_id, .. } => Outcome::Conflict(self.id_conflict(&has_id.unwrap_or_default())),
+            Found { has_id, .. } => Outcome::Conflict(self.id_conflict(has_id.as_deref())),
         }
     }
 
@@ -432,9 +458,22 @@ impl<'call> Item<'call> {
         .to_string()
     }
 
-    fn id_conflict(&self, stored: &[u8]) -> String {
+    fn id_conflict(&self, stored: Option<&[u8]>) -> String {
         let id = self.values[ID].as_ref().map_or_else(String::new, Value::shown);
-        LedgerError::IdConflict { id, stored: text::shown(stored) }.to_string()
+        LedgerError::IdConflict { id, stored: stored.map(text::shown) }.to_string()
+    }
+
+    /// The detail for an item whose row has met another one with the same key, though none is found under the item's own keys: the
+    /// caller does not see that row, or a trigger has changed the key.
+    fn conflict_with_unseen(&self, key: &CStr, view: View) -> String {
+        match (view, key == transactions::ID_KEY) {
+            (View::Filtered, true) if self.has(ID) => self.id_conflict(None),
+            (View::Filtered, false) => self.source_id_conflict(None),
+            _ => {
+                let source_id = text::shown(self.source_id().unwrap_or_default());
+                LedgerError::KeyChangedToTaken(source_id).to_string()
+            }
+        }
     }
 
     /// Its row in the result.
