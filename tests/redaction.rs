@@ -231,3 +231,51 @@ fn the_feed_goes_on() {
     session.run("VACUUM credits.credits_transactions");
     assert_eq!(sources(&mut session, Some(position), 1000), all[30..]);
 }
+
+/// The server checks a foreign key at the end of the statement or of the transaction, and passes over versions of rows that have
+/// been replaced by then. So where the owner has such keys, a row is redacted by a later transaction than the one that inserted it.
+#[test]
+fn rows_whose_foreign_keys_may_be_unchecked_are_not_redacted() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run(&format!(
+        "CREATE TABLE app_keys (id uuid PRIMARY KEY); INSERT INTO app_keys VALUES ('{}')",
+        user(7)
+    ));
+    let insert = |key: u32| {
+        format!(
+            "INSERT INTO credits.credits_transactions
+                 (user_id, transaction_type, amount, source_id, description, api_key_id)
+             VALUES ('{}', 'usage', 1, gen_random_uuid()::text, 'secret', '{}')",
+            user(1),
+            user(key)
+        )
+    };
+    for when in ["NOT DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"] {
+        session.run(&format!(
+            "ALTER TABLE credits.credits_transactions
+                 ADD CONSTRAINT app_key FOREIGN KEY (api_key_id) REFERENCES app_keys {when}"
+        ));
+        session.try_run(&insert(8)).refused("23503");
+        for key in [7, 8] {
+            let at_once = format!(
+                "WITH inserted AS ({} RETURNING user_id) SELECT credits.redact_account(user_id) FROM inserted",
+                insert(key)
+            );
+            let error = session.try_run(&at_once).refused("55000");
+            let message = format!(
+                "the transaction has inserted rows of user {} whose foreign keys may be unchecked",
+                user(1)
+            );
+            assert_eq!(error.message(), message);
+        }
+        session.run("BEGIN");
+        session.run(&insert(7));
+        let redaction = format!("SELECT credits.redact_account('{}')", user(1));
+        session.try_run(&redaction).refused("55000");
+        session.run(&format!("ROLLBACK; {}", insert(7)));
+        assert_eq!(redact(&mut session, 1), 1);
+        session.run("ALTER TABLE credits.credits_transactions DROP CONSTRAINT app_key");
+    }
+    session.assert_sound();
+}

@@ -26,7 +26,8 @@ thread_local! {
     static REDACTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Clears description and metadata of the user's rows; returns how many had any.
+/// Clears description and metadata of the user's rows; returns how many had any. Fails if the transaction has inserted some of them
+/// and the ledger's owner has added constraints that may be checked only after the row is replaced.
 pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
     let relations = locked_for_writing().ok_or(LedgerError::NotInstalled)?;
     let LaterColumns { metadata, .. } = relations.later_columns()?;
@@ -41,10 +42,14 @@ pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
     let snapshot = Rc::new(Snapshot::latest());
     let mut rows = IndexScan::new(ledger(), index, Sight::AsOf(Rc::clone(&snapshot)), 1, metadata);
     rows.seek(&[transactions::USER_ID.equal(user)]);
+    let (own, is_checked_later) = (xact::current_id_if_any(), replacer.is_checked_later());
     let mut redacted = 0;
     while let Some(row) = rows.next() {
         xact::check_for_interrupts();
         if !(row.is_null(transactions::DESCRIPTION) && row.is_null(metadata)) {
+            if is_checked_later && own == Some(row.get(transactions::XACT_ID)) {
+                return Err(LedgerError::UncheckedRows(*user));
+            }
             replacer.clear(&row, &columns![transactions::DESCRIPTION, metadata], &snapshot);
             redacted += 1;
         }

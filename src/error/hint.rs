@@ -45,6 +45,7 @@ impl LedgerError {
             Self::LeftOut(_) => Some(
                 "Nothing was recorded: a BEFORE trigger returned NULL, or gave the row a source_id that is taken.",
             ),
+            Self::UncheckedRows(_) => Some("Redact the account in a later transaction."),
             Self::MalformedCheckpoint(_) => Some(
                 "Delete its row from credits.user_balance_checkpoints: the commit makes it anew from the ledger.",
             ),

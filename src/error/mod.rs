@@ -89,6 +89,9 @@ pub enum LedgerError {
     /// A transaction that has redacted an account is about to be prepared.
     #[error("a transaction that has redacted an account cannot be prepared")]
     PreparedRedaction,
+    /// Rows of the account that the redacting transaction has inserted, where foreign keys are checked later.
+    #[error("the transaction has inserted rows of user {0} whose foreign keys may be unchecked")]
+    UncheckedRows(UserId),
     /// The id is taken by another transaction.
     #[error(
         "id {id} is taken by another transaction, {}",
@@ -268,7 +271,8 @@ impl LedgerError {
             | Self::OtherColumn { .. }
             | Self::NoValue { .. }
             | Self::AppendOnly(_)
-            | Self::ForeignStamp { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            | Self::ForeignStamp { .. }
+            | Self::UncheckedRows(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         }
     }
 }

@@ -82,61 +82,73 @@ impl<L: Layout> RowReplacer<L> {
         }
     }
 
+    /// Inserts entries for the new row version into the indexes, into `only_summarizing` ones if it is a heap-only tuple. A unique
+    /// index whose check is deferred may return a conflict to be checked again, which it has for the old version, too.
+    ///
+    /// # Safety
+    /// The slot holds the row version as it is stored.
+    unsafe fn insert_index_entries(
+        &self,
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))] only_summarizing: bool,
+    ) {
+        let (is_update, no_duplicate_error) = (false, false);
+        let (no_conflict, no_arbiters) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the caller's promise; the indexes of the target are open.
+        unsafe {
+            pg_sys::ExecInsertIndexTuples(
+                self.target,
+                self.slot,
+                self.state,
+                is_update,
+                no_duplicate_error,
+                no_conflict,
+                no_arbiters,
+                #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+                only_summarizing,
+            );
+        }
+    }
+
+    /// Whether the table has foreign keys, or unique indexes that are checked after a row is inserted. Such a check passes over a
+    /// row version that has been replaced meanwhile.
+    pub fn is_checked_later(&self) -> bool {
+        // SAFETY: the table is open, and so are as many indexes of it as it says.
+        unsafe {
+            let target = &*self.target;
+            let count = usize::try_from(target.ri_NumIndices).unwrap_or_default();
+            let has_foreign_keys = !pg_sys::RelationGetFKeyList(target.ri_RelationDesc).is_null();
+            has_foreign_keys
+                || (0..count).any(|number| {
+                    let index = *target.ri_IndexRelationDescs.add(number);
+                    !(*(*index).rd_index).indimmediate
+                })
+        }
+    }
+
     /// # Safety
     /// The slot holds the new row, and `tid` is that of the old one.
     unsafe fn replace(&self, mut tid: pg_sys::ItemPointerData, snapshot: &Snapshot) {
-        // SAFETY: the caller's promise. What a unique index that is checked later has to say was said when the row came.
+        // SAFETY: the caller's promise; table and indexes are open for writing.
         unsafe {
-            let relation = (*self.target).ri_RelationDesc;
             #[cfg(any(feature = "pg14", feature = "pg15"))]
-            {
-                let mut all_indexes = false;
-                pg_sys::simple_table_tuple_update(
-                    relation,
-                    &raw mut tid,
-                    self.slot,
-                    snapshot.as_raw(),
-                    &raw mut all_indexes,
-                );
-                if all_indexes {
-                    let (target, slot, state) = (self.target, self.slot, self.state);
-                    let none = std::ptr::null_mut();
-                    pg_sys::ExecInsertIndexTuples(
-                        target,
-                        slot,
-                        state,
-                        false,
-                        false,
-                        none,
-                        std::ptr::null_mut(),
-                    );
-                }
+            let mut indexes = false;
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
+            let relation = (*self.target).ri_RelationDesc;
+            pg_sys::simple_table_tuple_update(
+                relation,
+                &raw mut tid,
+                self.slot,
+                snapshot.as_raw(),
+                &raw mut indexes,
+            );
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            if indexes {
+                self.insert_index_entries();
             }
             #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            {
-                let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
-                pg_sys::simple_table_tuple_update(
-                    relation,
-                    &raw mut tid,
-                    self.slot,
-                    snapshot.as_raw(),
-                    &raw mut indexes,
-                );
-                if indexes != pg_sys::TU_UpdateIndexes::TU_None {
-                    let only_summarizing = indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing;
-                    let (target, slot, state) = (self.target, self.slot, self.state);
-                    let none = std::ptr::null_mut();
-                    pg_sys::ExecInsertIndexTuples(
-                        target,
-                        slot,
-                        state,
-                        false,
-                        false,
-                        none,
-                        std::ptr::null_mut(),
-                        only_summarizing,
-                    );
-                }
+            if indexes != pg_sys::TU_UpdateIndexes::TU_None {
+                self.insert_index_entries(indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing);
             }
             if let Some(context) = (*self.state).es_per_tuple_exprcontext.as_ref() {
                 pg_sys::MemoryContextReset(context.ecxt_per_tuple_memory);
