@@ -29,7 +29,7 @@ use crate::pg::event_trigger::{EventTriggerCall, Rewrite};
 use crate::pg::relation::{Access, Table};
 use crate::pg::shape::{Change, Shape};
 use crate::pg::snapshot::{Sight, Snapshot};
-use crate::pg::{catalog, extension, object_access, system_catalog, xact};
+use crate::pg::{extension, names, object_access, system_catalog, xact};
 use crate::settings;
 
 entry_points! { event_triggers:
@@ -50,7 +50,7 @@ struct Noted {
 
 impl Noted {
     fn now((oid, definition): (pg_sys::Oid, &'static Definition)) -> Option<Self> {
-        let keys = definition.keys.iter().copied().filter(|key| catalog::exists(key)).collect();
+        let keys = definition.keys.iter().copied().filter(|key| names::exists(key)).collect();
         Some(Self { oid, definition, shape: Shape::of(oid)?, keys })
     }
 
@@ -58,7 +58,7 @@ impl Noted {
     fn changes(&self) -> Vec<Change> {
         let Some(after) = self.shape.changed(self.oid) else { return Vec::new() };
         let mut changes = self.shape.difference(&after, self.definition.names);
-        let lost = self.keys.iter().filter(|key| !catalog::exists(key));
+        let lost = self.keys.iter().filter(|key| !names::exists(key));
         changes.extend(lost.map(|key| Change::LostKey(key.to_string_lossy().into_owned())));
         changes
     }
@@ -98,12 +98,12 @@ fn begin(command: Command<'_>) {
     if command.only_makes_something_new() {
         return;
     }
-    let ledger = catalog::find_ledger();
+    let ledger = names::find_ledger();
     WATCHED.set(ledger.unwrap_or(pg_sys::InvalidOid));
     if ledger.is_none() || extension::runs_script() || extension::is_moved_by_pg_upgrade() {
         return;
     }
-    let shapes: Vec<Noted> = catalog::defined().filter_map(Noted::now).collect();
+    let shapes: Vec<Noted> = names::defined().filter_map(Noted::now).collect();
     refuse_what_the_engine_would_miss(command, &shapes);
     UNDER_WAY.with_borrow_mut(|commands| {
         commands.retain(|other| other.command != command.id());
@@ -200,7 +200,7 @@ fn warn_of_what_dumps_leave_out(command: Command<'_>) {
     }
     for change in left_out {
         let LeftOut { table, what } = change;
-        let Some((_, definition)) = catalog::defined().find(|(oid, _)| *oid == table) else { continue };
+        let Some((_, definition)) = names::defined().find(|(oid, _)| *oid == table) else { continue };
         if definition.role == Role::Ledger && change.is_row_security() {
             continue;
         }

@@ -3,12 +3,12 @@
 
 use crate::engine::{changes, checkpoint, delta};
 use crate::error::LedgerError;
-use crate::pg::catalog::{self, Relations};
+use crate::pg::catalog::Relations;
 use crate::pg::definition::Role;
 use crate::pg::entry_point::entry_points;
-use crate::pg::stamp;
 use crate::pg::tables::transactions;
 use crate::pg::trigger::{Event, Moment, TriggerCall, refuse};
+use crate::pg::{names, stamp};
 
 entry_points! { triggers:
     note_row => note_transaction;
@@ -47,7 +47,7 @@ fn refuse_change(call: &TriggerCall<'_>) {
         Event::Insert => None,
     };
     match event {
-        Some(event) if catalog::find_ledger() == Some(call.table()) => LedgerError::AppendOnly(event).raise(),
+        Some(event) if names::find_ledger() == Some(call.table()) => LedgerError::AppendOnly(event).raise(),
         _ => refuse(
             "refuse_change() is an UPDATE, DELETE or TRUNCATE trigger of credits.credits_transactions only",
         ),
@@ -57,7 +57,7 @@ fn refuse_change(call: &TriggerCall<'_>) {
 /// `credits.leave_out()`: row trigger before a row of a derived table, which the server then goes on without.
 fn leave_out(call: &TriggerCall<'_>) {
     let is_derived =
-        catalog::defined().any(|(oid, definition)| oid == call.table() && definition.role == Role::Derived);
+        names::defined().any(|(oid, definition)| oid == call.table() && definition.role == Role::Derived);
     if call.moment() != Moment::BeforeRow || !is_derived {
         refuse("leave_out() is a BEFORE row trigger of derived tables only");
     }

@@ -1,13 +1,13 @@
 //! Oids of the extension's relations, cached per backend and dropped when one of them changes.
 //!
-//! Whoever looks them up has the library and the SQL objects compared first: those of different versions do not know each
-//! other's tables. The answer is cached with the oids, so an update must change one of the relations, and must wait for
-//! those who have looked: every update script begins with a statement that does both.
+//! A lookup first compares the version of the library with that of the SQL objects: a library does not know the tables of another
+//! version. The result is cached with the oids. So an update must invalidate one of the relations, and must wait for sessions that use
+//! them: every update script begins with a statement that does both.
 //!
-//! A lock on a table keeps an oid of one of its indexes in use, not in place. REINDEX CONCURRENTLY and DROP INDEX
-//! CONCURRENTLY take no lock that keeps readers or writers out: an index may stop being valid at any time. It stays as
-//! complete as it was until everyone has ended who held a lock on its table by then. On a standby nobody waits for that:
-//! there an index may be gone when it is opened.
+//! A lock on a table does not keep its indexes in place. REINDEX CONCURRENTLY and DROP INDEX CONCURRENTLY let readers and writers
+//! go on: an index may become invalid at any time. Until all transactions have ended that held a lock on the table at that moment, the
+//! index is maintained and stays complete. On a standby, replay waits for no such transaction: an index may be gone when it is
+//! opened.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -15,21 +15,17 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::column::{Column, Layout};
-use super::column_type::ColumnType;
-use super::definition::{self, Definition};
-use super::description;
-use super::extension;
+use super::column::Layout;
+use super::names::{find, find_column, find_index_now, find_needed, missing};
 use super::relation::{self, Access, Index};
-use super::system_catalog::{self, Lookup};
 use super::tables::batches::Batches;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::Checkpoints;
 use super::tables::identity::Identity;
 use super::tables::transactions::{self, LaterColumns, Ledger};
+use super::{description, extension, relcache};
 use crate::error::LedgerError;
 
-const SCHEMA: &CStr = c"credits";
 const DELTA_INDEX_NAME: &CStr = c"credits_transactions_delta_idx";
 
 /// The relations that are read and written directly.
@@ -91,7 +87,7 @@ impl Relations {
         Some(relations)
     }
 
-    /// The same where they are of the library's version; `None` where they are not, too.
+    /// The relations as they are now; `None` where the extension is not installed or has another version than the library.
     pub fn lookup_own_version() -> Option<Self> {
         CACHED.get().or_else(|| {
             (extension::installed_version()? == extension::LIBRARY_VERSION).then(Self::lookup).flatten()
@@ -110,7 +106,8 @@ impl Relations {
         }
     }
 
-    /// The same at the end of a transaction, where the ledger is locked already if it has rows of the transaction.
+    /// The relations, with the ledger locked to the end of the transaction. At a commit that is so already if the transaction has
+    /// inserted into the ledger.
     pub fn locked_at_commit() -> Option<Self> {
         let relations = Self::lookup()?;
         if relation::is_locked(relations.ledger, Access::Write) { Some(relations) } else { Self::locked() }
@@ -126,8 +123,8 @@ impl Relations {
         {
             return Ok(index);
         }
-        // Another may have taken its place, whose transaction has committed but not told of it yet: what this backend has cached
-        // says nothing then. That one is in use as long as the ledger is locked, even if a third follows.
+        // REINDEX CONCURRENTLY may have put another index in its place, and this backend may not have processed the invalidation yet, so
+        // that its caches are out of date. The lock on the ledger keeps that other index complete, even if a third one follows.
         let current = find_index_now(self.ledger, DELTA_INDEX_NAME);
         match current.filter(|index| index.is_valid).map(|index| open(index.oid)).transpose()?.flatten() {
             Some(index) => Ok(index),
@@ -136,8 +133,8 @@ impl Relations {
         }
     }
 
-    /// Rows are read and written by the places of their columns: raises 55000 if one of a table's own is of another type. False if
-    /// that cannot be told: somebody is changing a table, and whoever goes on will wait for that.
+    /// Raises 55000 if a column of one of the tables is not of the type that it was made with: rows are read and written by column
+    /// numbers. False if a table could not be looked at since another session is changing it; opening that table will wait.
     fn have_their_columns(&self) -> bool {
         [
             (Some(self.ledger), Ledger::DEFINITION),
@@ -149,9 +146,9 @@ impl Relations {
         .into_iter()
         .filter_map(|(oid, definition)| Some((oid?, definition)))
         .all(|(oid, definition)| {
-            // SAFETY: only looks.
+            // SAFETY: the types of the columns are compared, which calls nothing that processes invalidations.
             let other = unsafe {
-                relation::with_settled_description(oid, |relation| {
+                relcache::with_entry_if_free(oid, |relation| {
                     description::first_of_other_type((*relation).rd_att, definition.columns)
                 })
             };
@@ -209,15 +206,6 @@ impl Relations {
     }
 }
 
-fn find(name: &CStr) -> Option<pg_sys::Oid> {
-    // SAFETY: the names are NUL-terminated; both calls are plain syscache lookups.
-    let oid = unsafe {
-        let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true);
-        if schema == pg_sys::InvalidOid { schema } else { pg_sys::get_relname_relid(name.as_ptr(), schema) }
-    };
-    (oid != pg_sys::InvalidOid).then_some(oid)
-}
-
 fn find_later_columns(ledger: pg_sys::Oid) -> Option<LaterColumns> {
     Some(LaterColumns {
         category: find_column(ledger, transactions::CATEGORY)?,
@@ -226,97 +214,20 @@ fn find_later_columns(ledger: pg_sys::Oid) -> Option<LaterColumns> {
     })
 }
 
-/// A column of the ledger, if it is there and of its type.
-fn find_column<T: ColumnType>(ledger: pg_sys::Oid, name: &CStr) -> Option<Column<Ledger, T>> {
-    // SAFETY: catalog lookups; the name is NUL-terminated.
-    let (number, found) = unsafe {
-        let number = pg_sys::get_attnum(ledger, name.as_ptr());
-        (number, pg_sys::get_atttype(ledger, number))
-    };
-    let number = usize::try_from(number).ok().filter(|&number| number > 0 && found == T::OID)?;
-    // SAFETY: the catalog says so. The relations are looked up again when that has changed.
-    Some(unsafe { Column::found(number) })
-}
-
-fn find_needed(name: &CStr) -> pg_sys::Oid {
-    find(name).unwrap_or_else(|| missing(name))
-}
-
-fn missing(name: &CStr) -> ! {
-    LedgerError::Missing(format!("credits.{}", name.to_string_lossy())).raise()
-}
-
-/// An index as the catalog has it.
-#[derive(Clone, Copy)]
-struct CatalogIndex {
-    oid: pg_sys::Oid,
-    is_valid: bool,
-}
-
-/// The index of the table that bears the name, as of now, past all caches.
-fn find_index_now(table: pg_sys::Oid, name: &CStr) -> Option<CatalogIndex> {
-    let by_name = Lookup {
-        catalog: pg_sys::RelationRelationId,
-        index: pg_sys::ClassNameNspIndexId,
-        column: pg_sys::Anum_pg_class_relname,
-        equal: pg_sys::F_NAMEEQ,
-    };
-    let by_oid = Lookup {
-        catalog: pg_sys::IndexRelationId,
-        index: pg_sys::IndexRelidIndexId,
-        column: pg_sys::Anum_pg_index_indexrelid,
-        equal: pg_sys::F_OIDEQ,
-    };
-    let (mut named, mut found) = (Vec::new(), None);
-    // SAFETY: the columns are a name, which the static text is long enough for, and an oid. A row begins as its catalog's
-    // structure says, and is valid while it is looked at.
-    unsafe {
-        pg_sys::InvalidateCatalogSnapshot();
-        system_catalog::visit(by_name, pg_sys::Datum::from(name.as_ptr()), None, |_, row| {
-            named.push((*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>()).oid);
-        });
-        for oid in named {
-            system_catalog::visit(by_oid, pg_sys::Datum::from(oid), None, |_, row| {
-                let index = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>();
-                if index.indrelid == table {
-                    found = Some(CatalogIndex { oid, is_valid: index.indisvalid });
-                }
-            });
-        }
-    }
-    found
-}
-
-/// The ledger, of whatever version of the extension.
-pub fn find_ledger() -> Option<pg_sys::Oid> {
-    let ledger = find(Ledger::DEFINITION.name)?;
-    extension::installed_version().map(|_| ledger)
-}
-
-/// Whether the extension's schema has a relation of this name.
-pub fn exists(name: &CStr) -> bool {
-    find(name).is_some()
-}
-
-/// The tables and types of the extension, as far as they are there.
-pub fn defined() -> impl Iterator<Item = (pg_sys::Oid, &'static Definition)> {
-    definition::ALL.into_iter().filter_map(|definition| Some((find(definition.name)?, definition)))
-}
-
-/// Changes whenever something derived from the ledger's rows outside the database must be forgotten.
+/// A number that changes with each invalidation after which the ledger may have another state.
 pub fn ledger_generation() -> u64 {
     GENERATION.get()
 }
 
-/// Has every session forget what it derived from the ledger's rows, as soon as the transaction has committed.
+/// Sends an invalidation of the ledger when the transaction commits: every session then looks the ledger's state up again.
 pub fn invalidate_ledger(ledger: pg_sys::Oid) {
     // SAFETY: raises an error if there is no such table.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(ledger) }
 }
 
-/// Learns of all changes of tables that have been committed.
+/// Processes the invalidations of all transactions that have committed.
 pub fn accept_invalidations() {
-    // SAFETY: as every lock of a relation does; the callbacks only set flags, ours among them.
+    // SAFETY: every lock of a relation calls this, too. Callbacks only set flags, ours among them.
     unsafe { pg_sys::AcceptInvalidationMessages() }
 }
 
@@ -344,7 +255,7 @@ extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relation: pg_sys::Oid)
     }
 }
 
-/// Likewise; of whichever database.
+/// Runs for a change of any row of `pg_database`, and in the middle of anything, so it only sets a flag.
 #[pg_guard]
 extern "C-unwind" fn on_database_change(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     GENERATION.set(GENERATION.get() + 1);

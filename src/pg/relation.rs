@@ -11,6 +11,7 @@ use std::thread::panicking;
 
 use pgrx::{PgList, pg_sys};
 
+use super::relcache;
 use crate::error::LedgerError;
 
 /// Lock to open a relation with.
@@ -54,48 +55,6 @@ pub fn lock(oid: pg_sys::Oid, access: Access) {
     unsafe { pg_sys::LockRelationOid(oid, access.lock_mode()) }
 }
 
-/// Passes the relcache entry of the relation to `look` under ACCESS SHARE, which is released afterwards; `None` if there is no
-/// such relation, or if the lock is not free since another session is changing it.
-///
-/// # Safety
-/// `look` makes no changes. It keeps no pointer into the entry across a call that may process invalidations: they rebuild it.
-pub(super) unsafe fn with_settled_description<R>(
-    oid: pg_sys::Oid,
-    look: impl FnOnce(pg_sys::Relation) -> R,
-) -> Option<R> {
-    let mode = Access::Read.lock_mode();
-    // SAFETY: locked and unlocked once; an error ends the transaction, and the lock with it.
-    unsafe {
-        if !pg_sys::ConditionalLockRelationOid(oid, mode) {
-            return None;
-        }
-        let result = with_description(oid, look);
-        pg_sys::UnlockRelationOid(oid, mode);
-        result
-    }
-}
-
-/// Passes the relcache entry of the relation to `look`, without a lock and as of the invalidations that this session has processed;
-/// `None` if there is no such relation.
-///
-/// # Safety
-/// `look` makes no changes. It keeps no pointer into the entry across a call that may process invalidations: they rebuild it.
-pub(super) unsafe fn with_description<R>(
-    oid: pg_sys::Oid,
-    look: impl FnOnce(pg_sys::Relation) -> R,
-) -> Option<R> {
-    // SAFETY: opened and closed once; while an error unwinds, the server closes it.
-    unsafe {
-        let relation = pg_sys::RelationIdGetRelation(oid);
-        if relation.is_null() {
-            return None;
-        }
-        let result = look(relation);
-        pg_sys::RelationClose(relation);
-        Some(result)
-    }
-}
-
 /// Locks the relation to the end of the transaction if no other session holds a lock that conflicts.
 pub fn lock_if_free(oid: pg_sys::Oid, access: Access) -> Result<(), NotFree> {
     // SAFETY: any oid can be locked.
@@ -106,15 +65,6 @@ pub fn lock_if_free(oid: pg_sys::Oid, access: Access) -> Result<(), NotFree> {
 pub fn is_locked(oid: pg_sys::Oid, access: Access) -> bool {
     // SAFETY: looks at the backend's own locks.
     unsafe { pg_sys::CheckRelationOidLockedByMe(oid, access.lock_mode(), false) }
-}
-
-/// The name of an open relation, for messages.
-///
-/// # Safety
-/// The relation is open.
-pub(super) unsafe fn name(relation: pg_sys::Relation) -> String {
-    // SAFETY: the caller's promise; a name is NUL-terminated.
-    unsafe { CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()) }.to_string_lossy().into_owned()
 }
 
 /// An open table.
@@ -249,7 +199,8 @@ impl Index {
             }
         }
         // SAFETY: the table is open.
-        LedgerError::Missing(format!("the primary key of {}", unsafe { name(table.relation) })).raise()
+        LedgerError::Missing(format!("the primary key of {}", unsafe { relcache::name(table.relation) }))
+            .raise()
     }
 
     /// Opens the index once more.

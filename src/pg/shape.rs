@@ -6,7 +6,7 @@ use std::fmt;
 use pgrx::pg_sys;
 
 use super::description::{self, text};
-use super::relation::{with_description, with_settled_description};
+use super::relcache::{with_entry, with_entry_if_free};
 
 /// What a relation is made of.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,8 +109,8 @@ impl Shape {
     pub fn of(oid: pg_sys::Oid) -> Option<Self> {
         // SAFETY: `read` copies each part of the description as it fetches it.
         unsafe {
-            with_settled_description(oid, |relation| Self::read(relation))
-                .or_else(|| with_description(oid, |relation| Self::read(relation)))
+            with_entry_if_free(oid, |relation| Self::read(relation))
+                .or_else(|| with_entry(oid, |relation| Self::read(relation)))
         }
     }
 
@@ -120,7 +120,7 @@ impl Shape {
         let mode = pg_sys::ShareUpdateExclusiveLock.cast_signed();
         // SAFETY: `read` copies each part of the relcache entry as it fetches it; the lock table is only read.
         unsafe {
-            with_description(oid, |relation| {
+            with_entry(oid, |relation| {
                 (pg_sys::CheckRelationLockedByMe(relation, mode, true) || schema_of(relation) != self.name.0)
                     .then(|| Self::read(relation))
             })

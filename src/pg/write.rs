@@ -11,9 +11,9 @@ use pgrx::pg_sys;
 
 use super::column::{self, Layout};
 use super::column_value::{self, NewValue};
-use super::description;
 use super::memory::Scratch;
 use super::relation::{self, Access, NotFree, Table};
+use super::{description, relcache};
 use crate::error::LedgerError;
 
 /// A derived table open for writing, with its indexes.
@@ -65,7 +65,7 @@ impl<L: Layout> TableWriter<L> {
                     && info.ii_ExclusionOps.is_null()
                     && (*(*index).rd_index).indimmediate;
                 if !is_plain {
-                    LedgerError::IndexNotPlain(relation::name(index)).raise();
+                    LedgerError::IndexNotPlain(relcache::name(index)).raise();
                 }
             }
         }
@@ -95,7 +95,7 @@ impl<L: Layout> TableWriter<L> {
         if column.attnotnull && !column.attisdropped {
             // SAFETY: the table is open, and names end with NUL.
             let (table, column) = unsafe {
-                (relation::name(self.table.as_raw()), description::text(column.attname.data.as_ptr()))
+                (relcache::name(self.table.as_raw()), description::text(column.attname.data.as_ptr()))
             };
             LedgerError::NoValue { table, column }.raise();
         }
