@@ -55,6 +55,7 @@ mod serializable;
 mod settlement_edges;
 mod shapes;
 mod snapshots;
+mod sql_reference;
 mod stragglers;
 mod stress;
 mod tenants;
