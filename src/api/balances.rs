@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 
 use ledger::id::UserId;
+use ledger::settlement::Request;
 use pgrx::Uuid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::arguments::required;
 use crate::engine::balance::{self, Balance};
-use crate::engine::noted::{self, Request};
+use crate::engine::noted;
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};

@@ -2,6 +2,7 @@
 
 use ledger::coverage::Coverage;
 use ledger::id::UserId;
+use ledger::settlement::Request;
 use ledger::statistics::Event;
 use pgrx::Uuid;
 use pgrx::datum::datetime_support::now;
@@ -10,8 +11,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::arguments::required;
-use crate::engine::noted::{self, Request};
-use crate::engine::{redaction, statistics};
+use crate::engine::{noted, redaction, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::snapshot::Snapshot;

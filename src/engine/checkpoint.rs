@@ -1,20 +1,18 @@
-//! Stored checkpoints, and folding a delta with its batches into one.
+//! Stored checkpoints: the rows of `user_balance_checkpoints`.
 //!
-//! Stored rows are read without SIREAD locks: the transaction's business is the ledger. A balance as of a snapshot conflicts
-//! with a row that it does not have by the delta, which is where any such row belongs.
+//! They are read without SIREAD locks, so that a refresh fails no serializable transaction. What a serializable reader of a balance
+//! must conflict with is a row of the ledger that it does not see, and such a row is in the delta, which it scans with its own
+//! snapshot.
 
 use std::rc::Rc;
 
 use ledger::coverage::Coverage;
-use ledger::credits::SumOutOfRange;
-use ledger::fold::{DeltaPass, Fold};
+use ledger::fold::Fold;
 use ledger::id::UserId;
+use ledger::settlement::{Announced, Checkpoint};
 use pgrx::pg_sys;
 
-use super::batches::{BatchRuns, BatchTotals};
-use super::checkpoint_tids;
-use super::delta::DeltaScan;
-use super::noted::{self, Announced};
+use super::{checkpoint_tids, noted};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::fetch::RowFetch;
@@ -26,28 +24,17 @@ use crate::pg::tables::checkpoints::{self, Checkpoints};
 use crate::pg::write::TableWriter;
 use crate::pg::xact;
 
-/// A row of `user_balance_checkpoints`.
-#[derive(Clone, Debug)]
-pub struct Checkpoint {
-    /// The rows folded so far.
-    pub fold: Fold,
-    /// The side of zero last announced.
-    pub is_positive: bool,
-    /// When that last changed, in microseconds.
-    pub crossed_at: Option<i64>,
-}
-
 /// A checkpoint and where it is stored.
 pub type Stored = (pg_sys::ItemPointerData, Checkpoint);
 
 /// Reads stored checkpoints, one user after the other.
 pub struct CheckpointScan {
     checkpoints: pg_sys::Oid,
-    /// Opened for the first checkpoint that is not where it was last found.
+    /// Opened for the first checkpoint that is not at its cached tuple id.
     index: Option<IndexScan<Checkpoints>>,
-    /// The primary key, where it is open before that.
+    /// The primary key, if it was opened before the scan of it.
     key: Option<Index>,
-    /// Has the lock of the table, so that it is closed last.
+    /// Holds the lock of the table, so it is closed last.
     fetch: RowFetch<Checkpoints>,
 }
 
@@ -76,7 +63,7 @@ impl CheckpointScan {
     /// The user's checkpoint as the snapshot sees it.
     pub fn find(&mut self, user: &UserId, snapshot: &Rc<Snapshot>) -> Result<Option<Stored>, LedgerError> {
         let sight = Sight::without_siread(snapshot);
-        // A row is rewritten on its page nearly always, so that the index goes on naming the same place for it.
+        // Nearly every new version of the row is a HOT update, by which the tuple id in the index stays the same.
         let again = checkpoint_tids::get(user).and_then(|tid| self.fetch.at(tid, &sight));
         if let Some(row) = again.filter(|row| row.get(checkpoints::USER_ID) == *user) {
             return decode(user, &row).map(Some);
@@ -106,20 +93,19 @@ fn decode(user: &UserId, row: &Row<'_, Checkpoints>) -> Result<Stored, LedgerErr
         latest_seq: row.get(checkpoints::CHECKPOINT_SEQ),
         unbatched_since: transaction_count,
     };
-    let (is_positive, crossed_at) = (row.get(checkpoints::IS_POSITIVE), row.get(checkpoints::CROSSED_AT));
-    Ok((row.tid(), Checkpoint { fold, is_positive, crossed_at }))
+    Ok((row.tid(), Checkpoint { fold, announced: announced(row) }))
 }
 
-/// Notes what a checkpoint says that is deleted by hand.
+fn announced(row: &Row<'_, Checkpoints>) -> Announced {
+    Announced { is_positive: row.get(checkpoints::IS_POSITIVE), crossed_at: row.get(checkpoints::CROSSED_AT) }
+}
+
+/// Notes what a checkpoint that is being deleted by hand says.
 pub fn note_deleted(row: &Row<'_, Checkpoints>) {
-    let announced = Announced {
-        is_positive: row.get(checkpoints::IS_POSITIVE),
-        crossed_at: row.get(checkpoints::CROSSED_AT),
-    };
-    noted::note_deleted_checkpoint(row.get(checkpoints::USER_ID), announced);
+    noted::note_deleted_checkpoint(row.get(checkpoints::USER_ID), announced(row));
 }
 
-/// Notes what all checkpoints say, which are about to be gone.
+/// Notes what all checkpoints say before they are truncated.
 pub fn note_truncated(relations: &Relations) {
     let table = Table::open(relations.checkpoints, Access::Read);
     let index = Index::primary_key_of(&table);
@@ -137,9 +123,9 @@ pub fn write(
     writer: &TableWriter<Checkpoints>,
     user: &UserId,
     stored: Option<&Stored>,
-    checkpoint: &Checkpoint,
+    fold: &Fold,
+    announced: &Announced,
 ) {
-    let fold = &checkpoint.fold;
     let values = [
         checkpoints::USER_ID.set(user),
         checkpoints::CHECKPOINT_SEQ.set(fold.latest_seq),
@@ -148,25 +134,11 @@ pub fn write(
         checkpoints::TRANSACTION_COUNT.set(fold.transaction_count),
         checkpoints::WATERMARK.set(fold.coverage.watermark()),
         checkpoints::STRAGGLERS.set(fold.coverage.stragglers()),
-        checkpoints::IS_POSITIVE.set(checkpoint.is_positive),
-        checkpoints::CROSSED_AT.set(checkpoint.crossed_at),
+        checkpoints::IS_POSITIVE.set(announced.is_positive),
+        checkpoints::CROSSED_AT.set(announced.crossed_at),
     ];
     match stored {
         Some((tid, _)) => writer.update(*tid, values),
         None => writer.insert(values),
     }
-}
-
-/// Scans the user's delta from a fold on, advancing it as far as `target` allows, with the batches of the rows that it gains.
-pub fn fold_delta(
-    scan: &mut DeltaScan,
-    user: &UserId,
-    from: Fold,
-    target: Coverage,
-) -> Result<(DeltaPass, BatchTotals), SumOutOfRange> {
-    let coverage = from.coverage.clone();
-    let mut pass = DeltaPass::new(from, target, xact::current_id_if_any());
-    let mut batches = BatchRuns::default();
-    scan.add_to(&mut pass, user, &coverage, |row| batches.add(row))?;
-    Ok((pass, batches.totals()?))
 }

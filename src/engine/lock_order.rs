@@ -8,17 +8,17 @@
 //! Indexes of a table follow each other by oid, as the server locks them for REINDEX TABLE and for queries. A maintenance
 //! command locks a table before its indexes, and takes no stripe.
 //!
-//! A commit learns only while it shares a stripe that it has to look at a user, and only by looking that it has to
-//! decide. It takes a lock of a relation then if it is free, and does not wait: another commit may have that relation and
-//! wait for the stripe, with a maintenance command in the queue between them. If the lock is not free, the commit lets all
-//! its stripes go, [waits](wait_for_relations) for whatever a settlement can need, and settles anew. By then it may have
-//! shared stripes only: before the first stripe is taken exclusively, the settlement has all locks of relations that it
-//! will use.
+//! While a commit shares a stripe it finds that it has to read a user, and by reading, that it has to decide. So it may need the
+//! lock of a relation while it has a stripe. It takes that lock if it is free and does not wait for it: another commit may have
+//! the relation and wait for the stripe, with a maintenance command in the queue between them. If the lock is not free, the
+//! commit lets all its stripes go, [waits](wait_for_relations) for every lock that a settlement can need, and settles anew. It
+//! has shared stripes only until then: before a settlement takes its first stripe exclusively, it has the locks of all
+//! relations that it will use.
 //!
-//! `checkpoint_changes` is waited for by those who change checkpoints by hand, after the checkpoints. Others read it while they
-//! have a stripe: only if its lock is free.
+//! A session that changes checkpoints by hand waits for `checkpoint_changes` after the checkpoints. A settlement reads that table
+//! while it has a stripe, and only if its lock is free.
 //!
-//! What the transaction itself has locked before, by queries of its own, comes in the order of its queries.
+//! Locks that the application's own queries took earlier in the transaction come in the order of those queries.
 
 use pgrx::pg_sys;
 
@@ -37,8 +37,16 @@ pub struct Writers {
 }
 
 impl Writers {
+    /// The tables, which are opened if they are not open and their locks are free.
+    pub fn get_or_open<'a>(opened: &'a mut Option<Self>, relations: &Relations) -> Result<&'a Self, NotFree> {
+        match opened {
+            Some(writers) => Ok(writers),
+            None => Ok(opened.insert(Self::open_if_free(relations)?)),
+        }
+    }
+
     /// Opens them if their locks are free.
-    pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+    fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
         Ok(Self {
             checkpoints: TableWriter::open_if_free(relations.checkpoints)?,
             batches: TableWriter::open_if_free(relations.batches)?,
@@ -52,15 +60,15 @@ impl Writers {
     }
 }
 
-/// Has the index of deltas locked to the end of the transaction: its commit reads it, and then need not wait for a REINDEX
-/// that has come meanwhile.
+/// Locks the index of deltas to the end of the transaction. The commit will read it, and need not wait then for a REINDEX that
+/// began meanwhile.
 pub fn keep_delta_index(relations: &Relations) {
     let Ok(index) = relations.open_delta_index(|oid| Ok::<_, std::convert::Infallible>(Index::open(oid)));
     relation::lock(index.oid(), Access::Read);
 }
 
-/// Waits for all locks that a settlement can need, the ledger being locked. They are held to the end of the transaction.
-/// Holds no stripe.
+/// Waits for all locks of relations that a settlement can need, and keeps them to the end of the transaction. The caller has the
+/// lock of the ledger and no stripe.
 pub fn wait_for_relations(relations: &Relations) {
     keep_delta_index(relations);
     for table in [relations.checkpoints, relations.batches] {
@@ -69,7 +77,8 @@ pub fn wait_for_relations(relations: &Relations) {
     }
 }
 
-/// Whoever has one of the locks does not wait behind others for the other one; but a settlement does not wait at all.
+/// Locks the relation in both modes that a settlement opens it in. Having one does not suffice: a request that may not wait is
+/// refused while another session waits for the relation, even if the lock that the requester has keeps that session waiting.
 fn lock_for_both(oid: pg_sys::Oid) {
     relation::lock(oid, Access::Write);
     relation::lock(oid, Access::Read);

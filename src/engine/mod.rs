@@ -9,10 +9,13 @@
 //! - [`newest`]: the newest rows of a user, for a page without filters
 //! - [`feed`]: the ledger's rows in the order of their stamps
 //! - [`items`]: the newest rows of a user, with each batch as one item
-//! - [`batches`]: the batches with rows in a delta, under the caller's snapshot
+//! - [`batches`]: what is folded of batches, and what a delta adds to that
 //! - [`redaction`]: erasing texts that people have written into an account's rows
 //! - [`noted`]: the users whose balance a transaction changes
 //! - [`settlement`]: what a commit does for the noted users
+//! - [`commit_view`]: what a settlement reads
+//! - [`refresh`]: refreshing checkpoints that lag while their stripe is shared
+//! - [`prepare`]: what PREPARE TRANSACTION does for the noted users
 //! - [`lock_order`]: the order in which locks are waited for
 //! - [`statistics`]: how often settlements did what costs something
 //! - [`notification`]: the notifications of a crossing
@@ -22,6 +25,7 @@ pub mod batches;
 pub mod changes;
 pub mod checkpoint;
 pub mod checkpoint_tids;
+pub mod commit_view;
 pub mod delta;
 pub mod feed;
 pub mod items;
@@ -29,7 +33,9 @@ pub mod lock_order;
 pub mod newest;
 pub mod noted;
 pub mod notification;
+pub mod prepare;
 pub mod published;
 pub mod redaction;
+pub mod refresh;
 pub mod settlement;
 pub mod statistics;

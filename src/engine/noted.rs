@@ -9,21 +9,11 @@ use std::collections::HashMap;
 use ledger::credits::Credits;
 use ledger::id::UserId;
 use ledger::segment::headroom::Written;
+use ledger::settlement::{Announced, Request};
 
 use super::lock_order;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-
-/// What to do for a user at commit. Where several were requested, the last in this order is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Request {
-    /// Decide whether the balance crosses zero; refresh the checkpoint if it lags.
-    Settle,
-    /// As `Settle`; also refresh the checkpoint, unless another transaction is refreshing it.
-    RefreshIfFree,
-    /// As `Settle`; also refresh the checkpoint, waiting for other transactions.
-    Refresh,
-}
 
 /// A user with what the transaction has done to it so far.
 #[derive(Clone, Copy, Debug)]
@@ -33,16 +23,7 @@ pub struct NotedUser {
     /// The rows that the transaction has inserted.
     pub written: Written,
     /// What the user's checkpoint said before the transaction deleted it by hand.
-    pub announced: Option<Announced>,
-}
-
-/// What a checkpoint says that cannot be derived from the ledger's rows.
-#[derive(Clone, Copy, Debug)]
-pub struct Announced {
-    /// The side of zero last announced.
-    pub is_positive: bool,
-    /// When that last changed, in microseconds since 2000-01-01 UTC; `None` if it never has.
-    pub crossed_at: Option<i64>,
+    pub deleted: Option<Announced>,
 }
 
 thread_local! {
@@ -73,12 +54,12 @@ pub fn note_row(user: UserId, amount: Credits) {
 /// Notes that the transaction deletes the user's checkpoint by hand: the commit makes it anew, with the side of zero that it
 /// said. Where the transaction deletes it more than once, the side that the first one said is kept.
 pub fn note_deleted_checkpoint(user: UserId, announced: Announced) {
-    update(user, Request::Refresh, |noted| _ = noted.announced.get_or_insert(announced));
+    update(user, Request::Refresh, |noted| _ = noted.deleted.get_or_insert(announced));
 }
 
 fn update(user: UserId, request: Request, change: impl FnOnce(&mut NotedUser)) {
     NOTED.with_borrow_mut(|users| {
-        let new = NotedUser { request, written: Written::default(), announced: None };
+        let new = NotedUser { request, written: Written::default(), deleted: None };
         let noted = users.entry(user).or_insert(new);
         noted.request = request.max(noted.request);
         change(noted);

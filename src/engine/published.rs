@@ -15,7 +15,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use ledger::coverage::OpenTransactions;
-use ledger::fold::{DeltaPass, Fold};
+use ledger::fold::Fold;
 use ledger::id::UserId;
 use ledger::segment::folds::PublishedFold;
 use ledger::segment::headroom::{Counted, Headroom, Written};
@@ -164,20 +164,10 @@ impl Published {
         }) && directory().is_some_and(|directory| directory.lost_counts() == self.lost_counts)
     }
 
-    /// Publishes the headroom that a pass leaves to a user whose announced side is above zero, if it leaves any. `lag` is how
-    /// many rows the checkpoint is behind.
-    pub fn publish_headroom(
-        &self,
-        user: &UserId,
-        pass: &DeltaPass,
-        written: &Written,
-        counted: &Counted,
-        lag: i64,
-    ) {
-        if let Some((segment, state)) = self.in_state()
-            && let Some(left) = Headroom::left_by(pass.outlook(), written, counted, lag.unsigned_abs())
-        {
-            segment.headroom.publish(&state, user, &left);
+    /// Publishes headroom of the user.
+    pub fn publish_headroom(&self, user: &UserId, headroom: &Headroom) {
+        if let Some((segment, state)) = self.in_state() {
+            segment.headroom.publish(&state, user, headroom);
         }
     }
 

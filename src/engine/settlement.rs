@@ -1,55 +1,66 @@
-//! Settlement: what happens to the users that a transaction touched when it commits.
+//! Settlement: what happens at commit to the users whose balance a transaction changes.
 //!
-//! For each stripe, in ascending order:
+//! What follows from the rows that are read here is computed by [`ledger::settlement`]. `models/settlement.pml` has the protocol
+//! explored, every schedule of it; the last column names the lines there that do the same, and which flag removes the step.
 //!
-//! 1. Share the stripe: several transactions may look at its users at once, none may announce a crossing meanwhile.
-//! 2. Count what the transaction charges each user. One that is known to stay above zero all the same needs no more.
-//! 3. Read each other user's checkpoint as of now, then its delta dirty. Rows of transactions that have not ended span an
-//!    interval of balances; if all of it lies on the announced side of zero, there is nothing to decide. Nobody waited.
-//! 4. Otherwise let go of the stripe and take it exclusively, which waits for those who are committing on it. Every row
-//!    that is still in flight now is followed by a settlement of its own, so committed and own rows alone decide, those of
-//!    one snapshot: COMMIT PREPARED waits for no stripe, and a dirty scan would see one of two prepared transactions
-//!    without the other. What it leaves out, the user's next settlement announces. Every touched user of the stripe
-//!    is read again: while the stripe was let go, someone may have settled it without our row.
+//! | step | done by | in the model |
+//! |---|---|---|
+//! | 1. Sort the users by stripe. Settle one stripe after the other, ascending, so that no two commits wait for each other. | [`settle_noted`] | `Transaction`: the loop over `STRIPES`; `NO_ORDER` |
+//! | 2. Share the stripe. Others may read its users at the same time; nobody decides meanwhile. | [`Settlement::settle_stripe`] | `lock_share`; `NO_SHARED_LOCK` |
+//! | 3. Count the rows and charges of each user, before anything of it is read. | [`Settlement::count`] | `count_charges`; `COUNT_BEFORE_LOCK`, `COUNT_AFTER_CHECK` |
+//! | 4. A user whose headroom suffices for all that is counted is settled. | [`Published::has_headroom`] | `seen_spent[user] < limit[user]` |
+//! | 5. Read each other user's checkpoint, and pass over its delta with the rows in flight. If all outcomes lie on the announced side of zero, publish what they leave as headroom. | [`Settlement::assess`] | `assess`: `scan_dirty`, `publish`; `NO_DIRTY_SCAN`, `COUNT_AFTER_SCAN`, `COUNT_OWN_GRANTS` |
+//! | 6. If that is so of all users of the stripe, refresh the checkpoints that lag. The stripe is settled. | [`refresh::refresh_if_free`] | `refresh`; `NO_TRY_LOCK`, `REFRESH_BEFORE_DECISION` |
+//! | 7. Otherwise release the stripe and take it exclusively. That waits for every commit that shares it to end. | [`Settlement::settle_stripe`] | `straddles`: `unlock`, `lock_exclusive`; `NO_EXCLUSIVE_LOCK` |
+//! | 8. Read every noted user of the stripe again: somebody may have settled one meanwhile, without our rows. Committed rows and our own decide, those of one snapshot. Write the checkpoint and queue the notification. | [`Settlement::decide`] | `decide`: `take_snapshot`, `sum_snapshot`, `write_row`; `NO_REREAD`, `NO_RESCAN`, `DIRTY_DECISION` |
+//! | 9. Postgres releases the stripes when the commit is visible. | the server | `commit`, then `release` |
 //!
-//! Locks of relations come before stripes, as [`lock_order`] has it: where one is not free that is needed, every stripe is let
-//! go, the locks are waited for, and settlement begins anew. Nothing has been written by then, and a charge that is counted
-//! twice makes others look, no more.
+//! A user whose refresh is forced ([`Request::Refresh`]) starts at step 7, and is counted then.
 //!
-//! Locks are released when the commit is visible. Of the transactions that together make a crossing, the one that looks
-//! last sees the rows of all others, committed or in flight, or counted, so it goes exclusive and decides on the true sum.
+//! **No crossing is missed.** Of the transactions that make one together, take the last that looks, in step 4 or 5. It sees the
+//! rows of all others: committed, in flight or counted. So it is in doubt and decides, and step 7 has waited for all that
+//! settled before it. What is in flight under the exclusive stripe is followed by a settlement of its own, or is prepared: then
+//! the user's next settlement announces it. **None is announced twice**: the side announced last is read and written
+//! under the exclusive stripe only.
+//!
+//! Locks of relations come before those of stripes ([`lock_order`]). Where a settlement needs the lock of a relation that is not
+//! free, it releases every stripe, waits for the relations and begins anew at step 1. It has written nothing by then. What it has
+//! counted is counted a second time, which makes headroom smaller than it is.
 
 use std::cell::LazyCell;
-use std::panic::AssertUnwindSafe;
-use std::rc::Rc;
 
-use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::SumOutOfRange;
-use ledger::crossing::Direction;
-use ledger::fold::{DeltaPass, Fold};
+use ledger::fold::Fold;
 use ledger::id::UserId;
 use ledger::segment::headroom::Counted;
+use ledger::settlement::{self, Assessment, Decision, Found, Request};
 use ledger::statistics::Event;
 use ledger::stripe;
 
-use super::batches::{self, BatchTotals};
-use super::checkpoint::{self, Checkpoint, CheckpointScan, Stored};
-use super::delta::DeltaScan;
+use super::commit_view::{CommitView, Moment};
 use super::lock_order::{self, Writers};
-use super::noted::{self, Announced, NotedUser, Request};
+use super::noted::{self, NotedUser};
 use super::published::Published;
-use super::{notification, statistics};
+use super::refresh::{self, Lagging};
+use super::{checkpoint, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{NotFree, Table};
-use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::{lock, xact};
 use crate::settings;
 
-/// Settles everyone that the transaction touched. An error rolls the transaction back.
+/// Settles every user that the transaction has noted. An error rolls the transaction back.
 pub fn settle_noted() {
-    let Some((mut settlement, mut users)) = begin() else { return };
+    let noted = noted::take();
+    if noted.is_empty() {
+        return;
+    }
+    // Gone if the transaction dropped the extension, or if another one did and this one has no rows.
+    let Some(relations) = Relations::locked_at_commit() else { return };
+    let settled = |(user, noted)| Settled { user, noted, counted: Counted::default() };
+    let mut users: Vec<Settled> = noted.into_iter().map(settled).collect();
     stripe::sort_for_settlement(&mut users, |settled| settled.user);
+    let mut settlement = Settlement::open(relations);
     loop {
         match settlement.settle(&mut users) {
             Ok(()) => return,
@@ -57,30 +68,6 @@ pub fn settle_noted() {
             Err(Stop::Failed(error)) => error.raise(),
         }
     }
-}
-
-/// Counts what a transaction charges that is about to be prepared. It is not settled; whoever settles its users later
-/// relies on the count. Raises 0A000 if it has deleted checkpoints: nobody would know what they said.
-pub fn count_prepared() {
-    let Some((settlement, users)) = begin() else { return };
-    let published = settlement.published();
-    for Settled { user, noted, .. } in &users {
-        if noted.announced.is_some() {
-            LedgerError::PreparedDeletion.raise();
-        }
-        published.count(user, &noted.written);
-    }
-}
-
-fn begin() -> Option<(Settlement, Vec<Settled>)> {
-    let noted = noted::take();
-    if noted.is_empty() {
-        return None;
-    }
-    // Gone if the transaction dropped the extension, or another did and this one has no rows.
-    let settlement = Settlement::open(Relations::locked_at_commit()?);
-    let settled = |(user, noted)| Settled { user, noted, counted: Counted::default() };
-    Some((settlement, noted.into_iter().map(settled).collect()))
 }
 
 /// A user that is being settled.
@@ -96,13 +83,13 @@ struct Settlement {
     ledger: Table,
     /// The stripes that are shared.
     sharing: Vec<u8>,
-    /// Opened for the first user that has to be looked at.
+    /// Opened for the first user that is read.
     view: Option<CommitView>,
-    /// Opened for the first that has to be written.
+    /// Opened for the first checkpoint that is written.
     writers: Option<Writers>,
 }
 
-/// Why a settlement goes no further.
+/// Why a settlement stops.
 enum Stop {
     /// The lock of a relation is not free. No stripe is held exclusively, and nothing has been written.
     NotFree,
@@ -133,12 +120,6 @@ impl Settlement {
         Self { relations, ledger, sharing: Vec::new(), view: None, writers: None }
     }
 
-    /// What is told of users as of now. To be asked for anew with each lock of a stripe: while this transaction waited for it,
-    /// somebody may have repaired a checkpoint, and then nothing that was told before is true.
-    fn published(&self) -> Published {
-        Published::open(&self.relations, &self.ledger)
-    }
-
     fn settle(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
         for users in users.chunk_by_mut(|a, b| stripe::of_user(&a.user) == stripe::of_user(&b.user)) {
             self.settle_stripe(users)?;
@@ -146,7 +127,7 @@ impl Settlement {
         Ok(())
     }
 
-    /// Lets everything go that was taken since the settlement began, then waits for the locks of relations.
+    /// Releases every lock and closes every scan of the settlement, then waits for the locks of relations.
     fn wait_for_relations(&mut self) {
         self.view = None;
         self.writers = None;
@@ -156,156 +137,116 @@ impl Settlement {
 
     fn settle_stripe(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
         let stripe = stripe::of_user(&users[0].user);
-        let is_forced = users.iter().any(|settled| settled.noted.request == Request::Refresh);
-        if is_forced {
+        if users.iter().any(|settled| settled.noted.request == Request::Refresh) {
             self.prepare_to_decide()?;
             lock::lock_stripe(stripe);
-        } else {
-            lock::share_stripe(stripe);
-            self.sharing.push(stripe);
+            let published = self.count(users);
+            return self.decide(&published, users);
         }
-        let mut published = self.published();
-        for settled in &mut *users {
-            settled.counted = published.count(&settled.user, &settled.noted.written);
-        }
-        if !is_forced {
-            if let Agreement::All { lagging } = self.assess(&published, users)? {
-                // Not before: with a user in doubt the stripe is let go, and others could write what we have written.
-                if !lagging.is_empty() {
-                    self.refresh_if_free(stripe, &lagging);
-                }
-                return Ok(());
+        lock::share_stripe(stripe);
+        self.sharing.push(stripe);
+        let published = self.count(users);
+        if let Agreement::All { lagging } = self.assess(&published, users)? {
+            // Not earlier: with a user in doubt the stripe is released, and another commit could write what this one has written.
+            if !lagging.is_empty() {
+                refresh::refresh_if_free(stripe, &lagging, &self.relations, &mut self.writers);
             }
-            self.prepare_to_decide()?;
-            self.sharing.pop();
-            lock::release_shared_stripe(stripe);
-            lock::lock_stripe(stripe);
-            published = self.published();
+            return Ok(());
         }
-        self.decide(&published, users)
+        self.prepare_to_decide()?;
+        self.sharing.pop();
+        lock::release_shared_stripe(stripe);
+        lock::lock_stripe(stripe);
+        self.decide(&self.published(), users)
     }
 
-    /// Opens all that a decision may need: from here on settlement waits for no relation.
+    /// What is published as of now. Opened again with each lock of a stripe: while the transaction waited for it, somebody may
+    /// have repaired a checkpoint, and then nothing holds that was published before.
+    fn published(&self) -> Published {
+        Published::open(&self.relations, &self.ledger)
+    }
+
+    /// Counts what the transaction has written of the users of a stripe that it has.
+    fn count(&self, users: &mut [Settled]) -> Published {
+        let published = self.published();
+        for settled in users {
+            settled.counted = published.count(&settled.user, &settled.noted.written);
+        }
+        published
+    }
+
+    /// Opens everything that a decision can need. From here on the settlement waits for no relation.
     fn prepare_to_decide(&mut self) -> Result<(), NotFree> {
-        CommitView::get(&mut self.view, &self.relations)?;
-        Self::writers(&mut self.writers, &self.relations)?.require_plain_indexes();
+        CommitView::get_or_open(&mut self.view, &self.relations)?;
+        Writers::get_or_open(&mut self.writers, &self.relations)?.require_plain_indexes();
         Ok(())
     }
 
-    fn writers<'a>(opened: &'a mut Option<Writers>, relations: &Relations) -> Result<&'a Writers, NotFree> {
-        match opened {
-            Some(writers) => Ok(writers),
-            None => Ok(opened.insert(Writers::open_if_free(relations)?)),
-        }
-    }
-
+    /// Reads users of a shared stripe, except those whose headroom suffices, until one is in doubt.
     fn assess(&mut self, published: &Published, users: &[Settled]) -> Result<Agreement, Stop> {
         let now = LazyCell::new(|| Moment::now_for(published));
         let mut lagging = Vec::new();
-        for Settled { user, noted, counted } in users {
-            if noted.request == Request::Settle && published.has_headroom(user, counted) {
+        for Settled { user, noted: NotedUser { request, written, .. }, counted } in users {
+            if *request == Request::Settle && published.has_headroom(user, counted) {
                 continue;
             }
             xact::check_for_interrupts();
-            let view = CommitView::get(&mut self.view, &self.relations)?;
-            let Some((_, checkpoint)) = view.stored(user, &now)? else {
-                // Nobody's rows: asked for by name, or touched by a savepoint that was rolled back.
-                if view.delta.is_empty(user, &Coverage::default()) {
-                    continue;
-                }
-                return Ok(Agreement::Doubtful);
+            let view = CommitView::get_or_open(&mut self.view, &self.relations)?;
+            let known = view.look(user, &now, published)?;
+            let found = match &known {
+                Some((checkpoint, pass)) => Found::Checkpoint(checkpoint, &pass.sums),
+                None => Found::NoCheckpoint { has_rows: view.has_rows(user) },
             };
-            let further = published_fold(published, user, &checkpoint.fold);
-            let (pass, refreshed) =
-                pass(&mut view.delta, published, user, &checkpoint.fold, further, now.target.clone())?;
-            if !pass.outlook().agrees_with(checkpoint.is_positive)? {
-                return Ok(Agreement::Doubtful);
-            }
-            let lags = lags(&checkpoint.fold, &pass, noted.request);
-            if checkpoint.is_positive {
-                // One that lags is refreshed now, by us or by whoever is at it.
-                let lag = if lags { 0 } else { gained(&checkpoint.fold, &pass) };
-                published.publish_headroom(user, &pass, &noted.written, counted, lag);
-            }
-            if lags {
-                lagging.push(Lagging { user: *user, stored: checkpoint.fold, refreshed });
+            let interval = settings::checkpoint_interval();
+            match settlement::assess(found, *request, written, counted, interval)? {
+                Assessment::Nothing => {}
+                Assessment::Doubt => return Ok(Agreement::Doubtful),
+                Assessment::Agrees { headroom, lags } => {
+                    if let Some(headroom) = headroom {
+                        published.publish_headroom(user, &headroom);
+                    }
+                    if let (true, Some((checkpoint, pass))) = (lags, known) {
+                        let refreshed = pass.into_refreshed();
+                        lagging.push(Lagging { user: *user, stored: checkpoint.fold, refreshed });
+                    }
+                }
             }
         }
         Ok(Agreement::All { lagging })
     }
 
-    /// Refreshes checkpoints of a stripe that is shared. Best effort: it neither waits nor fails the commit. Once it has written,
-    /// the stripe must not be let go: the writers being open, nothing is left that settlement could wait for.
-    fn refresh_if_free(&mut self, stripe: u8, lagging: &[Lagging]) {
-        let relations = self.relations;
-        let outcome = if lock::try_lock_refresh(stripe)
-            && let Ok(writers) = Self::writers(&mut self.writers, &relations)
-        {
-            let work = AssertUnwindSafe(|| match refresh(&relations, lagging, writers) {
-                Ok(()) => Event::Refresh,
-                Err(Stop::NotFree) => Event::RefreshSkipped,
-                Err(Stop::Failed(error)) => error.raise(),
-            });
-            xact::attempt("refreshing checkpoints", work).unwrap_or(Event::RefreshFailed)
-        } else {
-            Event::RefreshSkipped
-        };
-        statistics::count(outcome, lagging.len());
-    }
-
-    /// Decides with the stripe to ourselves.
+    /// Decides with the stripe to itself.
     fn decide(&mut self, published: &Published, users: &[Settled]) -> Result<(), Stop> {
         statistics::count(Event::ExclusiveSection, 1);
         let relations = self.relations;
-        let view = CommitView::get(&mut self.view, &relations)?;
-        let writers = Self::writers(&mut self.writers, &relations)?;
+        let view = CommitView::get_or_open(&mut self.view, &relations)?;
+        let writers = Writers::get_or_open(&mut self.writers, &relations)?;
         let now = Moment::now_for(published);
-        let mut delta = view.delta.again(&relations, Sight::without_siread(&now.snapshot));
-        for &Settled { user, noted: NotedUser { request, announced, .. }, .. } in users {
+        let mut deltas = view.deltas_at(&now, &relations);
+        let nothing = Fold::default();
+        for Settled { user, noted: NotedUser { request, deleted, .. }, .. } in users {
             xact::check_for_interrupts();
-            let stored = view.stored(&user, &now)?;
-            let from = match &stored {
-                Some((_, checkpoint)) => checkpoint.fold.clone(),
-                None => {
-                    published.invalidate(&user);
-                    Fold::default()
-                }
-            };
-            // Nor does a fold decide that has rows which came after the snapshot: it may not have all of them.
-            let further =
-                published_fold(published, &user, &from).filter(|fold| fold.coverage.serves(&now.open));
-            let (pass, refreshed) = pass(&mut delta, published, &user, &from, further, now.target.clone())?;
-            let mut checkpoint = match &stored {
-                Some((_, checkpoint)) => checkpoint.clone(),
-                // Only a savepoint that was rolled back touched the user.
-                None if pass.latest_seq().is_none() => continue,
-                None => {
-                    batches::discard(&relations, &writers.batches, &user);
-                    // A user that nobody has met: what it was before is not news.
-                    let (is_positive, crossed_at) = match announced {
-                        Some(Announced { is_positive, crossed_at }) => (is_positive, crossed_at),
-                        None => (pass.balance_before()?.is_positive(), None),
-                    };
-                    Checkpoint { fold: Fold::default(), is_positive, crossed_at }
-                }
-            };
-            let is_refreshed = stored.is_none() || lags(&from, &pass, request);
-            if is_refreshed {
-                let Refreshed { fold, batches } = refreshed
-                    .map_or_else(|| refreshed_from(&mut delta, &user, from, now.target.clone()), Ok)?;
-                batches::write(&relations, &writers.batches, &user, &batches)?;
-                checkpoint.fold = fold;
+            let stored = view.stored(user, &now)?;
+            if stored.is_none() {
+                published.invalidate(user);
+            }
+            let checkpoint = stored.as_ref().map(|(_, checkpoint)| checkpoint);
+            let fold = checkpoint.map_or(&nothing, |checkpoint| &checkpoint.fold);
+            let pass = deltas.pass(user, fold, published)?;
+            let interval = settings::checkpoint_interval();
+            let decision =
+                settlement::decide(checkpoint, &pass.sums, *request, *deleted, interval, xact::now())?;
+            let Decision::Write { refreshes, announced, crossing } = decision else { continue };
+            if refreshes {
+                let refreshed = deltas.refreshed(user, fold, pass)?;
+                refresh::write(&relations, writers, user, stored.as_ref(), &refreshed, &announced)?;
                 statistics::count(Event::Refresh, 1);
+            } else {
+                checkpoint::write(&writers.checkpoints, user, stored.as_ref(), fold, &announced);
             }
-            let crossing = Direction::between(checkpoint.is_positive, pass.balance());
             if let Some(direction) = crossing {
-                checkpoint.is_positive = pass.balance().is_positive();
-                checkpoint.crossed_at = Some(xact::now());
-                notification::announce(&user, direction);
+                notification::announce(user, direction);
                 statistics::count(direction.into(), 1);
-            }
-            if is_refreshed || crossing.is_some() {
-                checkpoint::write(&writers.checkpoints, &user, stored.as_ref(), &checkpoint);
             }
         }
         Ok(())
@@ -314,150 +255,8 @@ impl Settlement {
 
 /// Whether the users of a stripe are on the announced side of zero, whatever becomes of the rows in flight.
 enum Agreement {
-    /// All of them; the checkpoints of some have fallen behind.
+    /// All of them. The checkpoints of some lag.
     All { lagging: Vec<Lagging> },
-    /// Not all, or not known: a user without a checkpoint has no announced side yet.
+    /// At least one may not be, or has no announced side.
     Doubtful,
-}
-
-/// A checkpoint that has fallen behind.
-struct Lagging {
-    user: UserId,
-    stored: Fold,
-    /// What it can become, if the pass that found this out has told.
-    refreshed: Option<Refreshed>,
-}
-
-/// What a checkpoint becomes, and what its batches gain.
-#[derive(Clone)]
-struct Refreshed {
-    fold: Fold,
-    batches: BatchTotals,
-}
-
-/// Whether a checkpoint is to be refreshed: it could cover too many rows that it does not, or someone asked. Then one row is
-/// enough, or a straggler that has ended and would cost every reader a probe.
-fn lags(stored: &Fold, pass: &DeltaPass, request: Request) -> bool {
-    let rows = gained(stored, pass);
-    match request {
-        Request::Settle => rows >= settings::checkpoint_interval(),
-        Request::RefreshIfFree | Request::Refresh => {
-            rows > 0 || pass.advanced().coverage.stragglers() != stored.coverage.stragglers()
-        }
-    }
-}
-
-/// How many rows a refresh would fold.
-const fn gained(stored: &Fold, pass: &DeltaPass) -> i64 {
-    pass.advanced().transaction_count - stored.transaction_count
-}
-
-/// Refreshes checkpoints, which are read again: whoever refreshed before us has committed by now.
-fn refresh(relations: &Relations, lagging: &[Lagging], writers: &Writers) -> Result<(), Stop> {
-    writers.require_plain_indexes();
-    let (mut view, now) = (CommitView::open_if_free(relations)?, Moment::now());
-    for Lagging { user, stored: assessed, refreshed } in lagging {
-        let Some(stored) = view.stored(user, &now)? else { continue };
-        let from = &stored.1.fold;
-        let Refreshed { fold, batches } = match refreshed {
-            Some(refreshed) if from == assessed => refreshed.clone(),
-            _ => refreshed_from(&mut view.delta, user, from.clone(), now.target.clone())?,
-        };
-        batches::write(relations, &writers.batches, user, &batches)?;
-        checkpoint::write(
-            &writers.checkpoints,
-            user,
-            Some(&stored),
-            &Checkpoint { fold, ..stored.1.clone() },
-        );
-    }
-    Ok(())
-}
-
-/// A moment that settlement looks at checkpoints in.
-struct Moment {
-    snapshot: Rc<Snapshot>,
-    /// The transactions that have not ended then.
-    open: OpenTransactions,
-    /// The most that a checkpoint may cover then.
-    target: Coverage,
-}
-
-impl Moment {
-    fn now() -> Self {
-        let snapshot = Snapshot::latest();
-        let open = snapshot.open_transactions();
-        Self { snapshot: Rc::new(snapshot), target: Coverage::up_to(&open), open }
-    }
-
-    /// The same; what was told of users is compared with what is seen now.
-    fn now_for(published: &Published) -> Self {
-        let now = Self::now();
-        published.check_against(&now.snapshot);
-        now
-    }
-}
-
-/// What a committing transaction looks at: checkpoints at a moment, and deltas with the rows in flight.
-struct CommitView {
-    checkpoints: CheckpointScan,
-    delta: DeltaScan,
-}
-
-impl CommitView {
-    fn get<'a>(opened: &'a mut Option<Self>, relations: &Relations) -> Result<&'a mut Self, NotFree> {
-        match opened {
-            Some(view) => Ok(view),
-            None => {
-                // What the last statement did is not visible to our snapshots yet.
-                xact::see_own_changes();
-                Ok(opened.insert(Self::open_if_free(relations)?))
-            }
-        }
-    }
-
-    fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
-        let delta = DeltaScan::open_if_free(relations, Sight::Dirty(DirtySnapshot::new()))?;
-        Ok(Self { checkpoints: CheckpointScan::open_if_free(relations)?, delta })
-    }
-
-    /// The user's stored checkpoint.
-    fn stored(&mut self, user: &UserId, now: &Moment) -> Result<Option<Stored>, LedgerError> {
-        self.checkpoints.find(user, &now.snapshot)
-    }
-}
-
-/// The user's published fold, if it is further than the stored one.
-fn published_fold(published: &Published, user: &UserId, stored: &Fold) -> Option<Fold> {
-    let fold = published.fold(user)?.fold;
-    fold.coverage.contains(&stored.coverage).then_some(fold)
-}
-
-/// One pass over the user's delta, from the stored fold on or from one that is further. It also tells what the checkpoint
-/// becomes by a refresh, if it has met all the rows of batches that the refresh folds.
-fn pass(
-    delta: &mut DeltaScan,
-    published: &Published,
-    user: &UserId,
-    stored: &Fold,
-    further: Option<Fold>,
-    target: Coverage,
-) -> Result<(DeltaPass, Option<Refreshed>), LedgerError> {
-    let base = further.unwrap_or_else(|| stored.clone());
-    let meets_all = base.gained_no_batch_since(stored);
-    let (pass, batches) = checkpoint::fold_delta(delta, user, base, target)?;
-    published.publish_fold(user, pass.advanced());
-    let refreshed = meets_all.then(|| Refreshed { fold: pass.advanced().clone(), batches });
-    Ok((pass, refreshed))
-}
-
-/// What a checkpoint becomes by a refresh.
-fn refreshed_from(
-    delta: &mut DeltaScan,
-    user: &UserId,
-    stored: Fold,
-    target: Coverage,
-) -> Result<Refreshed, LedgerError> {
-    let (pass, batches) = checkpoint::fold_delta(delta, user, stored, target)?;
-    Ok(Refreshed { fold: pass.into_advanced(), batches })
 }

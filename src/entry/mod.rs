@@ -12,7 +12,7 @@ mod functions;
 mod guard;
 mod triggers;
 
-use crate::engine::{noted, redaction, settlement, statistics};
+use crate::engine::{noted, prepare, redaction, settlement, statistics};
 use crate::pg::xact::Hooks;
 use crate::pg::{catalog, xact};
 
@@ -21,10 +21,7 @@ pub fn init() {
     catalog::init();
     xact::init(Hooks {
         before_commit: settlement::settle_noted,
-        before_prepare: || {
-            redaction::refuse_to_prepare();
-            settlement::count_prepared();
-        },
+        before_prepare: prepare::count_noted,
         committed: statistics::publish,
         forget: || {
             noted::forget();

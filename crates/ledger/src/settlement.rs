@@ -22,7 +22,7 @@ use crate::segment::headroom::{Counted, Headroom, Written};
 pub struct Announced {
     /// Whether the balance was above zero.
     pub is_positive: bool,
-    /// When that last changed, in microseconds since the server's epoch; `None` if it never did.
+    /// When that last changed, in microseconds since 2000-01-01 UTC; `None` if it never has.
     pub crossed_at: Option<i64>,
 }
 

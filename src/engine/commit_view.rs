@@ -1,0 +1,223 @@
+//! What a commit reads of its users: checkpoints as of now, and what is in their deltas.
+//!
+//! Two passes over a delta, one for each mode of the stripe. Under the shared one it meets the rows in flight, too (`scan_dirty`
+//! in `models/settlement.pml`). Under the exclusive one it has the rows of one MVCC snapshot (`sum_snapshot`): `COMMIT PREPARED`
+//! takes no stripe, and of two prepared transactions that commit between two visits of a dirty scan, only one would be met.
+
+use std::rc::Rc;
+
+use ledger::coverage::{Coverage, OpenTransactions};
+use ledger::credits::SumOutOfRange;
+use ledger::fold::{DeltaPass, Fold};
+use ledger::id::UserId;
+use ledger::settlement::Checkpoint;
+
+use super::batches::{BatchRuns, BatchTotals};
+use super::checkpoint::{CheckpointScan, Stored};
+use super::delta::DeltaScan;
+use super::published::Published;
+use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
+use crate::pg::relation::NotFree;
+use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
+use crate::pg::xact;
+
+/// A moment at which a commit reads, never before it has the stripe.
+pub struct Moment {
+    snapshot: Rc<Snapshot>,
+    /// The transactions that have not ended then.
+    open: OpenTransactions,
+    /// The most that a checkpoint may cover then.
+    target: Coverage,
+}
+
+impl Moment {
+    /// As of now.
+    pub fn now() -> Self {
+        let snapshot = Snapshot::latest();
+        let open = snapshot.open_transactions();
+        Self { snapshot: Rc::new(snapshot), target: Coverage::up_to(&open), open }
+    }
+
+    /// The same. If its snapshot sees the ledger in another state, nothing published is used from here on.
+    pub fn now_for(published: &Published) -> Self {
+        let now = Self::now();
+        published.check_against(&now.snapshot);
+        now
+    }
+}
+
+/// The scans of a committing transaction.
+pub struct CommitView {
+    checkpoints: CheckpointScan,
+    /// Meets rows in flight.
+    dirty: DeltaScan,
+}
+
+impl CommitView {
+    /// The scans, which are opened if they are not open and the locks of their relations are free.
+    pub fn get_or_open<'a>(
+        opened: &'a mut Option<Self>,
+        relations: &Relations,
+    ) -> Result<&'a mut Self, NotFree> {
+        match opened {
+            Some(view) => Ok(view),
+            None => {
+                // What the last statement of the transaction did is not visible to its snapshots yet.
+                xact::see_own_changes();
+                Ok(opened.insert(Self::open_if_free(relations)?))
+            }
+        }
+    }
+
+    /// Opens the scans if the locks of their relations are free.
+    pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        let dirty = DeltaScan::open_if_free(relations, Sight::Dirty(DirtySnapshot::new()))?;
+        Ok(Self { checkpoints: CheckpointScan::open_if_free(relations)?, dirty })
+    }
+
+    /// The user's stored checkpoint.
+    pub fn stored(&mut self, user: &UserId, now: &Moment) -> Result<Option<Stored>, LedgerError> {
+        self.checkpoints.find(user, &now.snapshot)
+    }
+
+    /// The user's stored checkpoint, and a pass over its delta that meets rows in flight.
+    pub fn look(
+        &mut self,
+        user: &UserId,
+        now: &Moment,
+        published: &Published,
+    ) -> Result<Option<(Checkpoint, Pass)>, LedgerError> {
+        let Some((_, checkpoint)) = self.stored(user, now)? else { return Ok(None) };
+        let further = further_fold(published, user, &checkpoint.fold);
+        let pass = pass(&mut self.dirty, published, user, &checkpoint.fold, further, now)?;
+        Ok(Some((checkpoint, pass)))
+    }
+
+    /// Whether the user has any row, in flight or not.
+    pub fn has_rows(&mut self, user: &UserId) -> bool {
+        !self.dirty.is_empty(user, &Coverage::default())
+    }
+
+    /// What the user's checkpoint becomes by a refresh.
+    pub fn refreshed(
+        &mut self,
+        user: &UserId,
+        stored: &Fold,
+        now: &Moment,
+    ) -> Result<Refreshed, SumOutOfRange> {
+        refreshed(&mut self.dirty, user, stored, now)
+    }
+
+    /// The deltas as the moment's snapshot sees them. Waits for nothing.
+    pub fn deltas_at<'a>(&self, now: &'a Moment, relations: &Relations) -> DeltasAt<'a> {
+        DeltasAt { now, scan: self.dirty.again(relations, Sight::without_siread(&now.snapshot)) }
+    }
+}
+
+/// Deltas as one snapshot sees them: committed rows and the transaction's own.
+pub struct DeltasAt<'a> {
+    now: &'a Moment,
+    scan: DeltaScan,
+}
+
+impl DeltasAt<'_> {
+    /// A pass over what the stored fold does not cover.
+    pub fn pass(
+        &mut self,
+        user: &UserId,
+        stored: &Fold,
+        published: &Published,
+    ) -> Result<Pass, SumOutOfRange> {
+        // A published fold may cover rows that came after the snapshot, and has not all rows that did.
+        let further =
+            further_fold(published, user, stored).filter(|fold| fold.coverage.serves(&self.now.open));
+        pass(&mut self.scan, published, user, stored, further, self.now)
+    }
+
+    /// What the stored fold becomes by a refresh, after this pass.
+    pub fn refreshed(
+        &mut self,
+        user: &UserId,
+        stored: &Fold,
+        pass: Pass,
+    ) -> Result<Refreshed, SumOutOfRange> {
+        match pass.into_refreshed() {
+            Some(refreshed) => Ok(refreshed),
+            None => refreshed(&mut self.scan, user, stored, self.now),
+        }
+    }
+}
+
+/// A pass over a user's delta.
+pub struct Pass {
+    /// The sums of what it has met.
+    pub sums: DeltaPass,
+    /// What the rows that it has folded add to their batches.
+    batches: BatchTotals,
+    /// Whether these are all the batches that a refresh of the stored checkpoint adds to.
+    has_all_batches: bool,
+}
+
+impl Pass {
+    /// What the stored checkpoint becomes by a refresh; `None` if that has to be read: the pass began with a published fold that
+    /// had more rows of batches than the stored one.
+    pub fn into_refreshed(self) -> Option<Refreshed> {
+        let Self { sums, batches, has_all_batches } = self;
+        has_all_batches.then(|| Refreshed { fold: sums.into_advanced(), batches })
+    }
+}
+
+/// What a checkpoint becomes by a refresh, and what its batches gain.
+pub struct Refreshed {
+    /// The new fold.
+    pub fold: Fold,
+    /// To be added to `batch_aggregates`.
+    pub batches: BatchTotals,
+}
+
+/// The user's published fold, if it covers all that the stored one does.
+fn further_fold(published: &Published, user: &UserId, stored: &Fold) -> Option<Fold> {
+    let fold = published.fold(user)?.fold;
+    fold.coverage.contains(&stored.coverage).then_some(fold)
+}
+
+/// One pass over the user's delta, from the stored fold on or from one that is further. Publishes the fold that it advances.
+fn pass(
+    delta: &mut DeltaScan,
+    published: &Published,
+    user: &UserId,
+    stored: &Fold,
+    further: Option<Fold>,
+    now: &Moment,
+) -> Result<Pass, SumOutOfRange> {
+    let base = further.unwrap_or_else(|| stored.clone());
+    let has_all_batches = base.gained_no_batch_since(stored);
+    let (sums, batches) = fold_delta(delta, user, base, now)?;
+    published.publish_fold(user, sums.advanced());
+    Ok(Pass { sums, batches, has_all_batches })
+}
+
+fn refreshed(
+    delta: &mut DeltaScan,
+    user: &UserId,
+    stored: &Fold,
+    now: &Moment,
+) -> Result<Refreshed, SumOutOfRange> {
+    let (sums, batches) = fold_delta(delta, user, stored.clone(), now)?;
+    Ok(Refreshed { fold: sums.into_advanced(), batches })
+}
+
+/// Adds up the user's rows that `base` does not cover, and folds those that had ended at the moment, with their batches.
+fn fold_delta(
+    delta: &mut DeltaScan,
+    user: &UserId,
+    base: Fold,
+    now: &Moment,
+) -> Result<(DeltaPass, BatchTotals), SumOutOfRange> {
+    let coverage = base.coverage.clone();
+    let mut sums = DeltaPass::new(base, now.target.clone(), xact::current_id_if_any());
+    let mut batches = BatchRuns::default();
+    delta.add_to(&mut sums, user, &coverage, |row| batches.add(row))?;
+    Ok((sums, batches.totals()?))
+}

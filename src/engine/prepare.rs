@@ -1,0 +1,31 @@
+//! What happens to the users that a transaction has noted when it is prepared: they are counted, and not settled.
+//!
+//! A settlement takes locks, writes checkpoints and queues notifications. Locks and writes would stay until somebody ends the
+//! prepared transaction, and Postgres refuses to prepare one that has queued a notification. So its rows are in flight for
+//! everybody else, and a crossing that `COMMIT PREPARED` makes is announced by the user's next settlement.
+
+use super::published::Published;
+use super::{noted, redaction};
+use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
+use crate::pg::relation::Table;
+
+/// Counts what the transaction has written, so that no settlement takes headroom for larger than it is (`count_charges` of a
+/// transaction that goes to `prepared`, in `models/settlement.pml`). Raises 0A000 for a transaction that cannot be prepared: one
+/// that has redacted holds a stripe, and of one that has deleted checkpoints nobody would remember what they said.
+pub fn count_noted() {
+    redaction::refuse_to_prepare();
+    let users = noted::take();
+    if users.is_empty() {
+        return;
+    }
+    // The ledger may be gone: see `settlement::begin`.
+    let Some(relations) = Relations::locked_at_commit() else { return };
+    let published = Published::open(&relations, &Table::open_locked(relations.ledger));
+    for (user, noted) in &users {
+        if noted.deleted.is_some() {
+            LedgerError::PreparedDeletion.raise();
+        }
+        published.count(user, &noted.written);
+    }
+}

@@ -1,0 +1,86 @@
+//! Refreshing checkpoints that lag while their stripe is shared (`refresh` in `models/settlement.pml`).
+//!
+//! Best effort: whoever cannot refresh at once leaves it to a later commit. One transaction at a time refreshes checkpoints of a
+//! stripe. It reads each of them again: the one that had the right before it has committed by now.
+
+use std::panic::AssertUnwindSafe;
+
+use ledger::fold::Fold;
+use ledger::id::UserId;
+use ledger::settlement::{Announced, Checkpoint};
+use ledger::statistics::Event;
+
+use super::checkpoint::{self, Stored};
+use super::commit_view::{CommitView, Moment, Refreshed};
+use super::lock_order::Writers;
+use super::{batches, statistics};
+use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
+use crate::pg::{lock, xact};
+
+/// A checkpoint that lags.
+pub struct Lagging {
+    /// Whose it is.
+    pub user: UserId,
+    /// What it had folded when it was assessed.
+    pub stored: Fold,
+    /// What it becomes if it still has; `None` if that has to be read.
+    pub refreshed: Option<Refreshed>,
+}
+
+/// Refreshes checkpoints of a stripe that is shared. It neither waits nor fails the commit. Once it has written, the stripe must
+/// not be let go, or another transaction writes the same rows; since the writers are open by then, nothing is left that the
+/// settlement could wait for.
+pub fn refresh_if_free(
+    stripe: u8,
+    lagging: &[Lagging],
+    relations: &Relations,
+    writers: &mut Option<Writers>,
+) {
+    let outcome = if lock::try_lock_refresh(stripe)
+        && let Ok(writers) = Writers::get_or_open(writers, relations)
+    {
+        let work =
+            AssertUnwindSafe(|| refresh(lagging, relations, writers).unwrap_or_else(|error| error.raise()));
+        xact::attempt("refreshing checkpoints", work).unwrap_or(Event::RefreshFailed)
+    } else {
+        Event::RefreshSkipped
+    };
+    statistics::count(outcome, lagging.len());
+}
+
+/// Returns what came of it.
+fn refresh(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Result<Event, LedgerError> {
+    writers.require_plain_indexes();
+    let Ok(mut view) = CommitView::open_if_free(relations) else { return Ok(Event::RefreshSkipped) };
+    let now = Moment::now();
+    for Lagging { user, stored: assessed, refreshed } in lagging {
+        let Some(stored) = view.stored(user, &now)? else { continue };
+        let (_, Checkpoint { fold, announced }) = &stored;
+        let refreshed = match refreshed {
+            Some(refreshed) if fold == assessed => refreshed,
+            _ => &view.refreshed(user, fold, &now)?,
+        };
+        write(relations, writers, user, Some(&stored), refreshed, announced)?;
+    }
+    Ok(Event::Refresh)
+}
+
+/// Writes a refreshed checkpoint together with what it adds to batches.
+pub fn write(
+    relations: &Relations,
+    writers: &Writers,
+    user: &UserId,
+    stored: Option<&Stored>,
+    refreshed: &Refreshed,
+    announced: &Announced,
+) -> Result<(), LedgerError> {
+    let Refreshed { fold, batches } = refreshed;
+    if stored.is_none() {
+        // A checkpoint that was deleted has left its batches.
+        batches::discard(relations, &writers.batches, user);
+    }
+    batches::write(relations, &writers.batches, user, batches)?;
+    checkpoint::write(&writers.checkpoints, user, stored, fold, announced);
+    Ok(())
+}
