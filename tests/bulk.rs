@@ -506,6 +506,29 @@ fn a_detail_names_the_key_that_is_taken() {
     assert_eq!(of_filtered[2], by_trigger("b"));
 }
 
+/// An item is said to be recorded only if the row has its content.
+#[test]
+fn a_row_is_not_taken_for_that_of_another_item() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run(
+        "CREATE FUNCTION lower() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.source_id = lower(NEW.source_id); RETURN NEW; END $$;
+         CREATE TRIGGER lower BEFORE INSERT ON credits.credits_transactions FOR EACH ROW EXECUTE FUNCTION lower()",
+    );
+    let items = [item(1, "X", r#", "amount": 1"#), item(1, "x", r#", "amount": 2"#)];
+    let rows = record(&mut session, &items);
+    let stored: Vec<String> =
+        session.values("SELECT concat_ws(' ', id, source_id, amount) FROM credits.credits_transactions", &[]);
+    let recorded: Vec<String> = rows
+        .iter()
+        .zip(1..)
+        .filter(|(row, _)| row.outcome == "recorded")
+        .map(|(row, amount)| format!("{} x {amount}", row.id.unwrap()))
+        .collect();
+    assert_eq!(recorded, stored);
+    assert_eq!(rows.iter().filter(|row| row.outcome == "conflict").count(), 1, "{rows:?}");
+}
+
 /// Each call inserts in the same order, whatever the order of its items.
 #[test]
 fn calls_with_the_same_items_do_not_deadlock() {

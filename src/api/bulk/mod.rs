@@ -146,19 +146,32 @@ fn refusal(error: Box<CaughtError>) -> String {
     if failure.concerns_the_transaction() { error.rethrow() } else { failure.message }
 }
 
-/// Inserts those that are not stored yet. `None` if a trigger has made it unclear which of them they are.
+/// Inserts those that are not stored yet. `None` if triggers have made it unclear which of them they are.
 fn insert_unless_stored(items: &mut [&mut Item<'_>], recorder: &Recorder) -> Option<()> {
-    let recorded = recorder.insert(items, " ON CONFLICT DO NOTHING");
+    let rows = recorder.insert(items, " ON CONFLICT DO NOTHING");
+    let some_are_stored = rows.len() < items.len();
     let mut places = items.iter_mut();
-    let mut found = Vec::with_capacity(recorded.len());
-    for (source_id, stored) in recorded {
-        let item = places.find(|item| item.source_id() == Some(&source_id))?;
-        found.push((item, stored));
+    let (mut inserted, mut inserted_at) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    for (source_id, stored) in rows {
+        inserted.push(&mut **places.find(|item| item.source_id() == Some(&source_id))?);
+        inserted_at.push(stored);
     }
-    for (item, stored) in found {
+    // A trigger may have changed the source_id of an item to that of another one, which then was not inserted.
+    if some_are_stored && !are_stored_as_given(&mut inserted) {
+        return None;
+    }
+    for (item, stored) in inserted.into_iter().zip(inserted_at) {
         item.outcome = Some(Outcome::Recorded(stored));
     }
     Some(())
+}
+
+/// Whether the user, type and amount of each item are stored under its source_id.
+fn are_stored_as_given(items: &mut [&mut Item<'_>]) -> bool {
+    compare_with_stored(items);
+    // No short cut: each outcome is taken back.
+    let is_same = |item: &mut &mut Item<'_>| matches!(item.outcome.take(), Some(Outcome::Exists(_)));
+    items.iter_mut().map(is_same).fold(true, |all, is_same| all & is_same)
 }
 
 /// Inserts an item as an INSERT does, so that the server says what is wrong with it.
