@@ -1,4 +1,4 @@
-//! The ledger rows of a user that a checkpoint does not cover.
+//! Deltas: the ledger rows of a user that a checkpoint does not cover.
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
@@ -21,10 +21,10 @@ use crate::pg::tables::transactions::{self, LaterColumns, Ledger};
 use crate::pg::text;
 use crate::pg::xact;
 
-/// Most characters of a category.
+/// The most characters that a category may have.
 const LONGEST_CATEGORY: usize = 200;
 
-/// What a batch total takes from a row.
+/// What a row adds to the total of its batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchedRow {
     /// The batch.
@@ -37,27 +37,28 @@ pub struct BatchedRow {
     pub created_at: i64,
 }
 
-/// A scan over deltas, one user after the other.
+/// An index scan that reads deltas, of one user after the other.
 pub struct DeltaScan {
     scan: IndexScan<Ledger>,
-    /// Transactions whose rows it does not see, looked up for the first straggler.
+    /// The transactions whose rows the snapshot does not see; computed for the first straggler.
     unseen: OnceCell<OpenTransactions>,
 }
 
 impl DeltaScan {
-    /// Opens the index of the ledger, which is locked. Raises 55000 while the index does not have all rows.
+    /// Opens the index on `(user_id, xact_id)`, waiting for its lock. The caller has locked the ledger. Raises 55000 if the index
+    /// is not valid.
     pub fn open(relations: &Relations, sight: Sight) -> Self {
         let Ok(index) = relations.open_delta_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
         Self::with(relations, index, sight)
     }
 
-    /// The same if the lock of the index is free.
+    /// Opens the index if its lock is free. The caller has locked the ledger. Raises 55000 if the index is not valid.
     pub fn open_if_free(relations: &Relations, sight: Sight) -> Result<Self, NotFree> {
         let index = relations.open_delta_index(Index::open_if_free)?;
         Ok(Self::with(relations, index, sight))
     }
 
-    /// A further scan of the same index, for which nothing is waited for.
+    /// Another scan of the same index, with another snapshot. It waits for no lock.
     pub fn again(&self, relations: &Relations, sight: Sight) -> Self {
         Self::with(relations, self.scan.index().again(), sight)
     }
@@ -68,7 +69,7 @@ impl DeltaScan {
         Self { scan, unseen: OnceCell::new() }
     }
 
-    /// Whether there is no row of the user that `from` does not cover.
+    /// Whether `from` covers every row of the user that the scan sees.
     pub fn is_empty(&mut self, user: &UserId, from: &Coverage) -> bool {
         self.ranges(user, from).all(|transactions| {
             self.scan.seek(&[transactions::USER_ID.equal(user), transactions]);
@@ -76,8 +77,8 @@ impl DeltaScan {
         })
     }
 
-    /// Adds the user's rows that `from` does not cover to the pass, and shows those that it folds and that belong to a
-    /// batch to `batched`.
+    /// Adds the user's rows that `from` does not cover to the pass. Calls `batched` with each row that the pass folds and that
+    /// belongs to a batch.
     pub fn add_to(
         &mut self,
         pass: &mut DeltaPass,
@@ -86,7 +87,7 @@ impl DeltaScan {
         mut batched: impl FnMut(BatchedRow) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
         self.each(user, from, |row| {
-            // What else it says may never come to be.
+            // It may roll back: of such a row only the amount counts.
             if row.in_flight() {
                 return pass.add_in_flight(signed_amount(row));
             }
@@ -100,7 +101,7 @@ impl DeltaScan {
         })
     }
 
-    /// Shows the user's rows that `from` does not cover and that belong to a batch.
+    /// Calls `batched` with each row of the user that `from` does not cover and that belongs to a batch.
     pub fn batched(
         &mut self,
         user: &UserId,
@@ -125,16 +126,17 @@ impl DeltaScan {
         Ok(())
     }
 
-    /// Where the rows of a user lie that `from` does not cover: one range of the index, and one probe for each straggler that
-    /// could have rows which are seen.
+    /// The index keys of the rows that `from` does not cover: one range from its watermark on, and one probe for each straggler
+    /// whose rows the snapshot may see.
     fn ranges(&mut self, user: &UserId, from: &Coverage) -> impl Iterator<Item = Key<Ledger>> + use<> {
         let mut stragglers = Vec::new();
         if !from.stragglers().is_empty() {
             let unseen = self.unseen.get_or_init(|| self.scan.sight().unseen_transactions());
             stragglers.extend(from.stragglers_seen_by(unseen, xact::current_id_if_any()));
         }
-        // Where many are left open, most users have written nothing since the first: then one look tells. A row that comes
-        // there after it comes as after any look. Where some are not looked for, it could pass over very many rows of theirs.
+        // With several stragglers, one probe often replaces them all: most users have no row between the first straggler and the
+        // watermark. A row that is inserted there after this probe would also have been missed by probes made now. The probe is not
+        // made if some stragglers are still running for this snapshot: it could walk over very many rows of theirs.
         let all_are_looked_for = stragglers.len() == from.stragglers().len();
         if let [first, _, ..] = stragglers[..]
             && all_are_looked_for
@@ -146,7 +148,7 @@ impl DeltaScan {
         stragglers.into_iter().map(|straggler| transactions::XACT_ID.equal(straggler)).chain([above])
     }
 
-    /// Whether the user has a row of a transaction from the first one to the one before the last.
+    /// Whether the user has a row whose stamp is at least `first` and below `last`.
     fn has_row_between(&mut self, user: &UserId, first: u64, last: u64) -> bool {
         self.scan.seek(&[transactions::USER_ID.equal(user), transactions::XACT_ID.at_least(first)]);
         self.scan.next().is_some_and(|row| row.get(transactions::XACT_ID) < last)
@@ -162,7 +164,7 @@ fn batched_row(row: &Row<'_, Ledger>) -> Option<BatchedRow> {
     })
 }
 
-/// The furthest of the columns that [`note`] reads, and all that the row trigger reads besides.
+/// The furthest of the columns that the row trigger reads, [`note`] included.
 pub fn furthest_noted(relations: &Relations) -> AnyColumn<Ledger> {
     let xact_id = transactions::XACT_ID.any();
     relations
@@ -170,12 +172,13 @@ pub fn furthest_noted(relations: &Relations) -> AnyColumn<Ledger> {
         .map_or(xact_id, |later| xact_id.or_further(later.category.any()).or_further(later.metadata.any()))
 }
 
-/// Notes a row that the transaction has inserted; raises 23514 for one that no new row may be like.
+/// Notes the user and the signed amount of a row that the transaction has inserted, for settlement. Raises 23514 for a row with an
+/// infinite date, a blank `source_id`, a category that is too long, or metadata that is no object.
 pub fn note(row: &Row<'_, Ledger>, relations: &Relations) {
     require_category_and_metadata(row, relations).unwrap_or_else(|error| error.raise());
     let source_id = row.get(transactions::SOURCE_ID);
     let is_infinite = matches!(row.get(transactions::CREATED_AT), i64::MIN | i64::MAX);
-    // Ledgers of before have such rows, and must be restored and followed all the same.
+    // Earlier versions accepted such rows: a restore and a subscriber must still take them.
     if (is_infinite || text::is_blank(&source_id)) && !xact::restores_or_replicates() {
         if is_infinite {
             LedgerError::InfiniteDate.raise()
@@ -185,8 +188,8 @@ pub fn note(row: &Row<'_, Ledger>, relations: &Relations) {
     noted::note_row(row.get(transactions::USER_ID), signed_amount(row));
 }
 
-/// What CHECK constraints would say: the server would read and plan each of them anew for every statement, which takes 25,000
-/// instructions, though nearly all rows have neither.
+/// Raises what CHECK constraints on these columns would. Constraints cost more: the server parses and plans them for every
+/// statement, which takes 25,000 instructions, though nearly all rows have NULL in both columns.
 fn require_category_and_metadata(row: &Row<'_, Ledger>, relations: &Relations) -> Result<(), LedgerError> {
     let LaterColumns { category, metadata, .. } = relations.later_columns()?;
     if row.get(metadata).is_some_and(|metadata| !metadata.is_object()) {

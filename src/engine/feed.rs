@@ -1,11 +1,12 @@
-//! The ledger read forward: by stamp, and within a transaction by `seq`.
+//! The feed: the ledger in the order of stamp, and within a transaction of `seq`.
 //!
-//! A transaction that has not ended may still commit rows, and all of them bear its id. So the feed ends below the oldest one
-//! that is open for the reader's snapshot: what commits later belongs behind it.
+//! All rows of a transaction have its id as their stamp, and become visible when it commits. So the feed ends below the oldest
+//! transaction that is running for the reader's snapshot: rows that become visible later sort after all that has been read.
 //!
-//! No B-tree has the ledger in this order, which would cost each insert and every row. A block range index tells in which
-//! blocks a stamp may lie, and rows lie about in the order of their stamps, so the rows of a page are read from few blocks and
-//! sorted. Only where one transaction has written very many rows, as a restore has, are they walked by `seq`.
+//! A B-tree in this order would cost every insert, and space for every row. The feed uses a BRIN index instead: it gives the
+//! blocks in which rows with a stamp may lie. Those are few, since rows are stored roughly in the order of their stamps. The rows
+//! of a page are read from them and sorted. If one transaction has inserted very many rows, as a restore does, the index on `seq`
+//! is scanned instead.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -25,35 +26,37 @@ use crate::pg::tables::identity;
 use crate::pg::tables::transactions::{self, LaterColumns, Ledger};
 use crate::pg::xact;
 
-/// Columns that the feed shows, behind the position: those of `credit_transaction` and the three that came later.
+/// The columns of `credits.feed_item` that come from the ledger: those of `credit_transaction`, then `category`, `metadata`,
+/// `reverses`.
 pub fn shown_columns(relations: &Relations) -> Result<[AnyColumn<Ledger>; 13], LedgerError> {
     let [a, b, c, d, e, f, g, h, i, j] = transactions::CREDIT_TRANSACTION;
     let LaterColumns { category, metadata, reverses } = relations.later_columns()?;
     Ok([a, b, c, d, e, f, g, h, i, j, category.any(), metadata.any(), reverses.any()])
 }
 
-/// More blocks than are read for a page without looking for a better way.
+/// The most blocks that are read for a page without trying fewer stamps or the index on `seq`.
 const MANY_BLOCKS: u32 = 512;
 
-/// About as many rows are read by index in the time in which those of a block are.
+/// How many rows an index scan reads in about the time that reading a block takes.
 const ROWS_FOR_A_BLOCK: u32 = 16;
 
-/// Where a row is in the feed.
+/// The position of a row in the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The transaction that inserted it.
     pub stamp: u64,
-    /// Its number.
+    /// Its `seq`.
     pub seq: i64,
 }
 
-/// Before the first row.
+/// The position before the first row.
 pub const START: Position = Position { stamp: 0, seq: i64::MIN };
 
-/// A row of a page, and where it lies.
+/// The position of a row, and its tuple id.
 type Found = (Position, Tid);
 
-/// The name of this database's ledger, which its copies have, and nothing that is made anew.
+/// The id of this database's ledger. A physical copy of the database has the same; a restored
+/// or new ledger has another.
 pub fn ledger_id(relations: &Relations) -> Result<LedgerId, LedgerError> {
     let missing = || LedgerError::Missing("the row of credits.ledger_identity".to_owned());
     let table = Table::open(relations.identity.ok_or_else(missing)?, Access::Read);
@@ -65,37 +68,38 @@ pub fn ledger_id(relations: &Relations) -> Result<LedgerId, LedgerError> {
     id.ok_or_else(missing)
 }
 
-/// The first transaction that has not ended for the snapshot of the running query. The reader's own has not.
+/// Where the feed ends: the oldest transaction that is running for the snapshot of the running query, the reader's own included.
 pub fn end() -> u64 {
     let oldest = Snapshot::active().oldest_open();
     xact::current_id_if_any().map_or(oldest, |own| oldest.min(own))
 }
 
-/// The feed as the snapshot of the running query has it.
+/// The feed as the snapshot of the running query sees it.
 pub struct Feed {
     rows: BlockScan<Ledger>,
-    /// Those by stamp and by `seq`, where they have every row.
+    /// The BRIN index on the stamp, if it is complete.
     by_stamp: Option<Index>,
+    /// The index on `seq`, if it is complete.
     by_seq: Option<IndexScan<Ledger>>,
     ledger: Table,
     end: u64,
 }
 
 impl Feed {
-    /// Opens the ledger.
+    /// Opens the ledger and its indexes, waiting for their locks.
     pub fn open(relations: &Relations) -> Self {
         let open = || Table::open(relations.ledger, Access::Read);
         let complete = |index: Option<_>| index.and_then(Index::open).filter(Index::is_complete);
         let sight = || Sight::without_siread(&Rc::new(Snapshot::active()));
         let (ledger, rows) = (open(), BlockScan::new(open(), Snapshot::active(), transactions::XACT_ID));
-        // In the order in which REINDEX TABLE locks them, which is that of their oids: the one by stamp was made later.
+        // By oid, the order in which REINDEX TABLE locks them: the index on the stamp was created later.
         let by_seq = complete(relations.seq_index)
             .map(|index| IndexScan::new(open(), index, sight(), 1, transactions::XACT_ID));
         let by_stamp = complete(relations.stamp_index);
         Self { rows, by_stamp, by_seq, ledger, end: end() }
     }
 
-    /// The next rows, `count` of them; fewer if there are no more.
+    /// The next `count` rows after the position; fewer at the end of the feed.
     pub fn page(&mut self, after: Position, count: usize) -> Vec<Found> {
         let mut page = Page { rows: Vec::new(), after, count };
         let (mut start, mut width) = (after.stamp, u64::try_from(count).unwrap_or(u64::MAX).max(64));
@@ -105,7 +109,7 @@ impl Feed {
             let blocks = self.blocks(&ids);
             if length(&blocks) > MANY_BLOCKS {
                 let half = start..start + (ids.end - start) / 2;
-                // Fewer rows would do. Of what is not summarized yet there is no half.
+                // Half of the stamps may lie in far fewer blocks. Not if the blocks are those that are not summarized yet.
                 if half.end > start && length(&self.blocks(&half)) / 3 < length(&blocks) / 4 {
                     width = half.end - start;
                     continue;
@@ -125,13 +129,13 @@ impl Feed {
             }
             page.cut();
             start = ids.end;
-            // Of what is missing, there was little here.
+            // These stamps had fewer rows than the page needs.
             width = width.saturating_mul(2);
         }
         page.rows
     }
 
-    /// A row of a page.
+    /// A row that [`page`](Self::page) has returned.
     pub fn row(&mut self, tid: Tid) -> Row<'_, Ledger> {
         self.rows.at(tid)
     }
@@ -143,9 +147,9 @@ impl Feed {
         }
     }
 
-    /// Adds rows of this transaction by `seq`, of which it visits so many at most.
+    /// Adds rows of this transaction to the page by an index scan on `seq`, which visits at most `most` rows.
     fn walk(&mut self, page: &mut Page, stamp: u64, most: u32) -> Walk {
-        // Where a transaction begins by seq nobody knows.
+        // It can start only at a row of this transaction that has been read: no index gives its lowest `seq`.
         let last = page.last();
         let scan = self.by_seq.as_mut().filter(|_| last.stamp == stamp && last != START);
         let Some(scan) = scan else { return Walk::InVain };
@@ -165,13 +169,13 @@ impl Feed {
     }
 }
 
-/// What has come of a walk by `seq`.
+/// How an index scan on `seq` has ended.
 enum Walk {
-    /// None of the rows looked at was of the transaction.
+    /// None of the visited rows is of the transaction, or there was nothing to start at.
     InVain,
-    /// Some were: the next ones.
+    /// Some are: they are the next rows of the feed.
     Found,
-    /// The transaction has no further ones.
+    /// The scan has reached the end of the index: the transaction has no further rows.
     Ended,
 }
 
@@ -183,11 +187,11 @@ fn length(blocks: &[Blocks]) -> u32 {
     blocks.iter().map(|blocks| blocks.end - blocks.start).sum()
 }
 
-/// A page that is being put together.
+/// A page while it is collected.
 struct Page {
-    /// Sorted, but for those that `offer` has added since the last `cut`.
+    /// The rows so far. Those that `offer` has added since the last `cut` are not sorted.
     rows: Vec<Found>,
-    /// All that comes before this, or is it, is on the page or on one before.
+    /// The rows up to this position have been read already.
     after: Position,
     count: usize,
 }
@@ -197,7 +201,7 @@ impl Page {
         self.count.saturating_sub(self.rows.len())
     }
 
-    /// Where it has come to.
+    /// The position of the last row so far.
     fn last(&self) -> Position {
         self.rows.last().map_or(self.after, |&(position, _)| position)
     }
@@ -206,14 +210,14 @@ impl Page {
         let position = position(row);
         if ids.contains(&position.stamp) && position > self.after {
             self.rows.push((position, row.tid()));
-            // Many more than the page has room for.
+            // Far more rows than the page takes.
             if self.rows.len() > 2 * self.count + 1000 {
                 self.cut();
             }
         }
     }
 
-    /// Keeps the first.
+    /// Sorts the rows and keeps the first `count`.
     fn cut(&mut self) {
         self.rows.sort_unstable_by_key(|&(position, _)| position);
         self.rows.truncate(self.count);

@@ -1,6 +1,6 @@
-//! The newest items of a user's history, each batch being one, without a query.
+//! The newest items of a user's history, each batch being one item, read by index scans without a query.
 //!
-//! As for plain rows, setting up a query would cost more than finding a page does.
+//! Setting up a query would cost more than reading a page does: see [`newest`].
 
 use std::rc::Rc;
 
@@ -18,7 +18,7 @@ use crate::pg::tables::batches::{self as folded, Batches};
 use crate::pg::tables::transactions::{self, Ledger};
 use crate::pg::xact;
 
-/// An item.
+/// An item of the history.
 pub enum Item<'a> {
     /// A row that belongs to no batch.
     Single(Row<'a, Ledger>),
@@ -26,19 +26,19 @@ pub enum Item<'a> {
     Batch(BatchId, BatchTotal),
 }
 
-/// Items with the highest `seq` first, as the running query's snapshot sees them. A batch has the highest of its rows.
+/// Items with the highest `seq` first, as the running query's snapshot sees them. The `seq` of a batch is the highest of its rows.
 pub struct NewestItems {
     singles: IndexScan<Ledger>,
-    /// What is folded of batches.
+    /// The folded totals of batches, by their highest `seq` backward.
     folded: IndexScan<Batches>,
-    /// The batches that the delta touches: what is folded of them is a part of them.
+    /// The whole totals of the batches that have rows in the delta: their folded totals lack those rows.
     touched: BatchTotals,
-    /// Those of them that are still to come, the newest last.
+    /// Those of `touched` that have not been returned, the newest last.
     touched_left: Vec<(BatchId, BatchTotal)>,
     last: Option<Source>,
 }
 
-/// Where an item comes from.
+/// What an item is read from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     Singles,
@@ -47,8 +47,8 @@ enum Source {
 }
 
 impl NewestItems {
-    /// The items of a user that are older than the cursor. `None` if they must come from a query: where the caller may not
-    /// be told what is folded, nothing is, or an index is missing. Costs the user's delta.
+    /// The items of a user with a `seq` below `before_seq`. `None` if a query must read them: the caller may not read folded
+    /// totals, the user has no checkpoint, or an index is missing. Reads the user's delta.
     pub fn open(user: &UserId, before_seq: Option<i64>) -> Result<Option<Self>, LedgerError> {
         let Some(touched) = batches::touched(user)? else { return Ok(None) };
         let Some((singles, folded)) = scans(user, before_seq) else { return Ok(None) };
@@ -61,7 +61,7 @@ impl NewestItems {
         Ok(Some(items))
     }
 
-    /// The next older item.
+    /// The item with the next lower `seq`.
     pub fn next(&mut self) -> Option<Item<'_>> {
         xact::check_for_interrupts();
         match self.last {
@@ -89,7 +89,7 @@ impl NewestItems {
         }
     }
 
-    /// Moves on to a folded batch that the delta does not touch.
+    /// Skips folded totals of batches that have rows in the delta.
     fn pass_touched(&mut self) {
         while let Some(row) = self.folded.current()
             && self.touched.contains(&row.get(folded::BATCH))
@@ -99,8 +99,8 @@ impl NewestItems {
     }
 }
 
-/// The user's single rows and what is folded of its batches, older than the cursor. `None` if an index is missing or does not
-/// have every row.
+/// Scans for the user's rows that belong to no batch and for its folded totals, each with a `seq` below `before_seq`. `None` if
+/// an index is missing or not complete.
 fn scans(user: &UserId, before_seq: Option<i64>) -> Option<(IndexScan<Ledger>, IndexScan<Batches>)> {
     let before = Relations::locked()?;
     let snapshot = Rc::new(Snapshot::active());
@@ -109,7 +109,7 @@ fn scans(user: &UserId, before_seq: Option<i64>) -> Option<(IndexScan<Ledger>, I
     let (table, sight) = (Table::open_locked(before.ledger), Sight::AsOf(Rc::clone(&snapshot)));
     let singles = newest::scan(table, before.single_index?, sight, &keys, transactions::SEQ)?;
     let table = Table::open(before.batches, Access::Read);
-    // An index of the batches may have been dropped before their lock.
+    // The index on the folded totals may have been dropped before their table was locked.
     let relations = Relations::lookup().filter(|now| now.batches == before.batches)?;
     let mut keys = vec![folded::USER_ID.equal(user)];
     keys.extend(before_seq.map(|before| folded::MAX_SEQ.below(before)));

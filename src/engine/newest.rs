@@ -1,6 +1,6 @@
-//! The newest rows of the ledger, or of a user, without a query.
+//! The newest rows of the ledger or of a user, read by index scans without a query.
 //!
-//! A page of 50 rows costs a query as much to set up as to find. Read like this, it costs its rows.
+//! For a page of 50 rows, setting up a query costs as much as running it. These scans have no such cost.
 
 use std::rc::Rc;
 
@@ -20,15 +20,16 @@ use crate::pg::xact;
 
 /// Rows with the highest `seq` first, as the running query's snapshot sees them.
 pub struct NewestRows {
-    /// Each finds its rows in this order.
+    /// Index scans, each by `seq` backward. The next row is the one with the highest `seq` of all that the scans are at.
     scans: Vec<IndexScan<Ledger>>,
-    /// The one that stands on the row that was returned last.
+    /// The scan that is at the row which was returned last.
     last: Option<usize>,
 }
 
 impl NewestRows {
-    /// The rows of `user`, or of everybody, that are older than the cursor. `None` if they must come from a query:
-    /// where row-level security filters them, or an index is missing. Raises 42501 if the caller may not read them.
+    /// The rows of `user`, or of all users, with a `seq` below `before_seq`. `None` if a query must read them: row-level security
+    /// filters the ledger for the caller, or an index is missing. Raises 42501 if the caller may not SELECT the columns that are
+    /// listed.
     pub fn open(user: Option<&UserId>, before_seq: Option<i64>) -> Option<Self> {
         let relations = Relations::locked()?;
         privilege::require_select(&relations, &transactions::CREDIT_TRANSACTION);
@@ -39,7 +40,7 @@ impl NewestRows {
             Some(_) => vec![relations.single_index?, relations.batched_index?],
             None => vec![relations.seq_index?],
         };
-        // Locked in the order in which the server locks them all.
+        // By oid, the order in which the server locks the indexes of a table.
         indexes.sort_unstable_by_key(|index| index.to_u32());
         let snapshot = Rc::new(Snapshot::active());
         let newest = |index| {
@@ -52,7 +53,7 @@ impl NewestRows {
         Some(Self { scans: indexes.into_iter().map(newest).collect::<Option<_>>()?, last: None })
     }
 
-    /// The next older row.
+    /// The row with the next lower `seq`.
     pub fn next(&mut self) -> Option<Row<'_, Ledger>> {
         xact::check_for_interrupts();
         if let Some(last) = self.last {
@@ -66,8 +67,8 @@ impl NewestRows {
     }
 }
 
-/// Rows of a table that meet the keys, backward by the index, and deformed to this column; standing on the first. `None` if the
-/// index does not have every row, or not any more.
+/// A backward scan for these keys, at its first row, with rows deformed to this column. `None` if the index has been dropped or
+/// is not complete.
 pub(super) fn scan<L: Layout, T: ColumnType>(
     table: Table,
     index: pg_sys::Oid,

@@ -1,4 +1,4 @@
-//! Arrays that a query takes as parameters. They are made in the memory of the running call.
+//! Arrays of the server, made and read. What is made is in the current memory context, which for a parameter is that of the call.
 
 use std::slice;
 
@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use super::numeric;
 use super::value::{Type, Value};
 
-/// How the server lays out the elements of an array.
+/// A type of elements, as `construct_array` wants it described.
 struct Elements {
     oid: pg_sys::Oid,
     array_oid: pg_sys::Oid,
@@ -84,7 +84,7 @@ impl Value<'_> {
             .map(|value| value.map_or((pg_sys::Datum::null(), true), |value| (value.datum, false)))
             .unzip();
         let (mut length, mut first) = (i32::try_from(datums.len()).unwrap_or(i32::MAX), 1);
-        // SAFETY: as for `array_of`; there are as many marks of NULL as datums.
+        // SAFETY: the values are of the type that is described, and there are as many NULL flags; the array is a copy of them.
         let array = unsafe {
             pg_sys::construct_md_array(
                 datums.as_mut_ptr(),
@@ -118,13 +118,13 @@ fn array_of<'call>(elements: &Elements, datums: impl Iterator<Item = pg_sys::Dat
     Value::array(elements.array_oid, array)
 }
 
-/// The elements of an `xid8[]`. What is packed, compressed or out of line is copied, and the copy given back.
+/// The elements of an `xid8[]`, which is detoasted if need be.
 ///
 /// # Safety
 /// `datum` is an `xid8[]` without NULLs.
 pub(super) unsafe fn xid8s(datum: pg_sys::Datum) -> Vec<u64> {
     let stored = datum.cast_mut_ptr();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise. A detoasted copy is freed when its elements have been read.
     unsafe {
         let array = pg_sys::pg_detoast_datum(stored);
         let ids = elements_of_xid8s(array.cast());
@@ -136,10 +136,10 @@ pub(super) unsafe fn xid8s(datum: pg_sys::Datum) -> Vec<u64> {
 }
 
 /// # Safety
-/// `array` is a whole `xid8[]` without NULLs.
+/// `array` is a detoasted `xid8[]` without NULLs.
 unsafe fn elements_of_xid8s(array: *mut pg_sys::ArrayType) -> Vec<u64> {
     let (mut elements, mut count) = (std::ptr::null_mut(), 0);
-    // SAFETY: the caller's promise; the elements are values, and copied before the server's list of them is given back.
+    // SAFETY: the caller's promise. The elements are passed by value, and copied before the server's list of them is freed.
     unsafe {
         if (*array).ndim == 0 {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! Rows found by an index that keeps what ranges of blocks span, and read where they lie.
+//! Scans by block range: a BRIN index gives the blocks in which rows may lie, and a tuple id range scan reads those.
 
 use std::marker::PhantomData;
 use std::thread::panicking;
@@ -12,11 +12,11 @@ use super::relation::{Index, Table};
 use super::row::Row;
 use super::snapshot::Snapshot;
 
-/// Blocks of a table, from one up to, not including, another.
+/// A range of blocks of a table.
 pub type Blocks = std::ops::Range<pg_sys::BlockNumber>;
 
-/// The blocks in which a row may lie whose `xid8` in the first column of the index, a BRIN, is from one id up to, not including,
-/// another. Ranges that are not summarized yet are among them.
+/// The blocks that may have rows whose `xid8` in the first column of the index, a BRIN, is in the range. Block ranges that are not
+/// summarized yet are among them.
 pub fn with_xid8(index: &Index, ids: &std::ops::Range<u64>) -> Vec<Blocks> {
     let bound = |strategy: u32, procedure: u32, id: u64| {
         let mut key = pg_sys::ScanKeyData::default();
@@ -91,7 +91,7 @@ unsafe fn each_block(bitmap: *mut pg_sys::TIDBitmap, mut visit: impl FnMut(pg_sy
     }
 }
 
-/// Blocks come in ascending order.
+/// Adds a block, which comes after all that have been found.
 fn join(found: &mut Vec<Blocks>, block: pg_sys::BlockNumber) {
     match found.last_mut() {
         Some(last) if last.end == block => last.end += 1,
@@ -126,7 +126,7 @@ impl<L: Layout> BlockScan<L> {
         column::require::<L>(&table);
         let relation = table.as_raw();
         let flags = pg_sys::ScanOptions::SO_TYPE_TIDRANGESCAN | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
-        // SAFETY: table and snapshot live as long as this value, which owns them.
+        // SAFETY: the table is open. Table and snapshot live as long as this value, which owns them.
         let (scan, slot) = unsafe {
             let begin = (*(*relation).rd_tableam).scan_begin.expect("every table has one");
             (
@@ -139,14 +139,14 @@ impl<L: Layout> BlockScan<L> {
         Self { scan, slot, snapshot, table, furthest: furthest.number(), layout: PhantomData }
     }
 
-    /// Shows the rows in these blocks.
+    /// Calls `visit` with each row in these blocks that the snapshot sees.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn each(&mut self, blocks: &Blocks, mut visit: impl FnMut(&Row<'_, L>)) {
         let (mut first, mut last) = (Tid::default(), Tid::default());
         itemptr::item_pointer_set_all(&mut first, blocks.start, 0);
         itemptr::item_pointer_set_all(&mut last, blocks.end - 1, u16::MAX);
-        // SAFETY: the scan is valid; the row borrows the slot until the next one is looked for, and its table has been compared with
-        // the layout.
+        // SAFETY: the scan is valid; the row borrows the slot until the next one is looked for, and its table has been compared
+        // with the layout.
         unsafe {
             let methods = &*(*self.table.as_raw()).rd_tableam;
             let rescan = methods.scan_rescan.expect("every table has one");
@@ -166,7 +166,7 @@ impl<L: Layout> BlockScan<L> {
         }
     }
 
-    /// The row with this tuple id, which the snapshot has seen there.
+    /// The row with this tuple id, which [`each`](Self::each) has shown. Panics if the snapshot sees none there.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn at(&mut self, mut tid: Tid) -> Row<'_, L> {
         let relation = self.table.as_raw();
@@ -187,7 +187,7 @@ impl<L> Drop for BlockScan<L> {
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     fn drop(&mut self) {
         if !panicking() {
-            // SAFETY: made by `new`, released once, before the table.
+            // SAFETY: `new` has made both. They are released once, while the table is open.
             unsafe {
                 let end = (*(*self.table.as_raw()).rd_tableam).scan_end.expect("every table has one");
                 pg_sys::ffi::pg_guard_ffi_boundary(|| end(self.scan));

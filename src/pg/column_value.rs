@@ -1,4 +1,4 @@
-//! Values for the columns of a new row.
+//! Values for the columns of rows that are written or returned.
 
 use std::marker::PhantomData;
 
@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use super::column::{AnyColumn, Layout};
 use super::{array, numeric, text};
 
-/// A column value.
+/// A value, and what type the server has for it.
 #[derive(Clone, Copy, Debug)]
 pub enum ColumnValue<'a> {
     /// NULL
@@ -23,7 +23,7 @@ pub enum ColumnValue<'a> {
     Text(&'a str),
     /// `text`, in the encoding of the database
     TextBytes(&'a [u8]),
-    /// `text` for people
+    /// `text` that may not be ASCII: in a database that is not UTF-8, `?` stands for what is not
     Message(&'a str),
     /// `numeric`
     Credits(Credits),
@@ -35,7 +35,7 @@ pub enum ColumnValue<'a> {
     Xid8(u64),
     /// `xid8[]`
     Xid8Array(&'a [u64]),
-    /// What a row has, of whatever type; see [`Row::values`](super::row::Row::values)
+    /// What a stored row has in a column: see [`Row::values`](super::row::Row::values)
     Of(Stored<'a>),
 }
 
@@ -66,7 +66,7 @@ impl<'a, L: Layout> NewValue<'a, L> {
     }
 }
 
-/// The values as the server takes them, and which of them are NULL. What must be allocated is in the current memory context.
+/// The datums of the values, and which of them are NULL. What is passed by reference is in the current memory context, or borrowed.
 pub(super) fn datums<const N: usize>(values: [ColumnValue<'_>; N]) -> ([pg_sys::Datum; N], [bool; N]) {
     (values.map(ColumnValue::to_datum), values.map(|value| matches!(value, ColumnValue::Null)))
 }

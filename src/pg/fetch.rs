@@ -14,11 +14,11 @@ use super::snapshot::Sight;
 /// The tuple id that an index has for a row. Its newer versions can be reached from there as long as they are on the same page.
 pub type Tid = pg_sys::ItemPointerData;
 
-/// Fetches rows of one table.
+/// Fetches rows of one table by tuple id.
 pub struct RowFetch<L> {
     fetch: *mut pg_sys::IndexFetchTableData,
     slot: *mut pg_sys::TupleTableSlot,
-    /// The table's length, which does not shrink while it is locked.
+    /// How many blocks the table had when it was opened: VACUUM does not truncate it while it is locked.
     blocks: pg_sys::BlockNumber,
     table: Table,
     /// The column that rows are deformed to.
@@ -32,7 +32,7 @@ impl<L: Layout> RowFetch<L> {
     pub fn new<T: ColumnType>(table: Table, furthest: Column<L, T>) -> Self {
         column::require::<L>(&table);
         let relation = table.as_raw();
-        // SAFETY: the table is open, and stays so as long as this value, which owns it.
+        // SAFETY: the table is open. It stays open as long as this value, which owns it.
         let (fetch, slot, blocks) = unsafe {
             let begin = (*(*relation).rd_tableam).index_fetch_begin.expect("every table has one");
             (
@@ -44,8 +44,8 @@ impl<L: Layout> RowFetch<L> {
         Self { fetch, slot, blocks, table, furthest: furthest.number(), layout: PhantomData }
     }
 
-    /// The row that is seen at the tuple id. It may be another one by now, or none though the row is still there
-    /// and has moved: the caller compares, and asks the index.
+    /// The row that the snapshot sees at the tuple id, or in the HOT chain that begins there. The tuple id may have been reused for
+    /// another row, and the row may have moved to another page: the caller compares the key, and scans the index if it differs.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn at(&mut self, mut tid: Tid, sight: &Sight) -> Option<Row<'_, L>> {
         // SAFETY: reads the tuple id, which is on the stack.
@@ -54,7 +54,7 @@ impl<L: Layout> RowFetch<L> {
         }
         let (fetch, slot, relation) = (self.fetch, self.slot, self.table.as_raw());
         let (mut call_again, mut all_dead) = (false, false);
-        // SAFETY: the tuple id's block is within the table; an error of the server's passes no frame that holds anything.
+        // SAFETY: the tuple id's block is within the table. An error of the server jumps over frames without destructors only.
         let found = unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let fetch_tuple = (*(*relation).rd_tableam).index_fetch_tuple.expect("every table has one");
@@ -90,7 +90,7 @@ impl<L> Drop for RowFetch<L> {
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     fn drop(&mut self) {
         if !panicking() {
-            // SAFETY: made by `new`, released once, before the table.
+            // SAFETY: `new` has made both. They are released once, while the table is open.
             unsafe {
                 let end = (*(*self.table.as_raw()).rd_tableam).index_fetch_end.expect("every table has one");
                 pg_sys::ffi::pg_guard_ffi_boundary(|| end(self.fetch));

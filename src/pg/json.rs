@@ -1,6 +1,6 @@
-//! Arrays of JSON objects: what clients send of which there are many.
+//! `jsonb` arguments that are arrays of objects, for calls with very many items.
 //!
-//! They are taken apart where they lie. Numbers keep their digits, and texts stay in the encoding of the database.
+//! Keys and values are borrowed from the argument. Numbers keep their digits, and texts stay in the encoding of the database.
 
 use std::marker::PhantomData;
 use std::slice;
@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 
 use super::value::Value;
 
-/// More keys than any element has that is read whole.
+/// The most keys of an object that are read: more than an item has.
 const MAX_KEYS: usize = 16;
 
 /// A JSON array.
@@ -25,7 +25,7 @@ pub struct Json<'call> {
     lifetime: PhantomData<&'call ()>,
 }
 
-/// What can be read of a JSON value without looking into it.
+/// A JSON value that is neither an array nor an object.
 pub enum Scalar<'call> {
     /// `null`
     Null,
@@ -42,7 +42,7 @@ pub enum Scalar<'call> {
 /// The key of an object and its value.
 pub type Pair<'call> = (&'call [u8], Json<'call>);
 
-// As in utils/jsonb.h, without the guard that pgrx puts around each call: an array or object needs one for all.
+// From utils/jsonb.h, without the guard that pgrx puts around each call: one stands around all calls for an array or object.
 unsafe extern "C-unwind" {
     fn JsonbIteratorInit(container: *mut pg_sys::JsonbContainer) -> *mut pg_sys::JsonbIterator;
     fn JsonbIteratorNext(
@@ -79,7 +79,7 @@ impl<'call> Array<'call> {
         let mut elements = vec![pg_sys::JsonbValue::default(); self.len()];
         let places: &mut [pg_sys::JsonbValue] = &mut elements;
         let container = self.container;
-        // SAFETY: the array outlives this value; an error of the server's passes no frame that holds anything.
+        // SAFETY: the array outlives this value. An error of the server jumps over frames without destructors only.
         unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let mut iterator = JsonbIteratorInit(container);
@@ -95,7 +95,7 @@ impl<'call> Array<'call> {
 }
 
 impl<'call> Json<'call> {
-    /// The keys and values if it is an object; of one with very many the first.
+    /// The keys and values if it is an object; the first 16 of them if there are more.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     pub fn object(&self) -> Option<Vec<Pair<'call>>> {
         let container = self.nested().filter(|&container| {
@@ -104,7 +104,7 @@ impl<'call> Json<'call> {
         })?;
         let mut pairs = [(pg_sys::JsonbValue::default(), pg_sys::JsonbValue::default()); MAX_KEYS];
         let places = &mut pairs;
-        // SAFETY: the object outlives this value; an error of the server's passes no frame that holds anything.
+        // SAFETY: the object outlives this value. An error of the server jumps over frames without destructors only.
         let count = unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let mut iterator = JsonbIteratorInit(container);
@@ -123,7 +123,7 @@ impl<'call> Json<'call> {
             })
         };
         let pair = |(key, value): &(pg_sys::JsonbValue, pg_sys::JsonbValue)| {
-            // SAFETY: keys are strings.
+            // SAFETY: a key is a string, which belongs to the object.
             (unsafe { bytes(key) }, Self { value: *value, lifetime: PhantomData })
         };
         Some(pairs.iter().take(count).map(pair).collect())
@@ -131,11 +131,11 @@ impl<'call> Json<'call> {
 
     fn nested(&self) -> Option<*mut pg_sys::JsonbContainer> {
         let is_nested = self.value.type_ == pg_sys::jbvType::jbvBinary;
-        // SAFETY: every variant is as long; it is a container's only if the type says so.
+        // SAFETY: the type says that the union has this variant. It is read in any case, and every variant is as long.
         is_nested.then_some(unsafe { self.value.val.binary.data })
     }
 
-    /// What it is if it is no array or object.
+    /// The value, if it is neither an array nor an object.
     pub fn scalar(&self) -> Scalar<'call> {
         // SAFETY: the type says what the value is.
         unsafe {
@@ -159,7 +159,7 @@ impl<'call> Json<'call> {
         Value::of(pg_sys::JSONBOID, copy.into())
     }
 
-    /// In words, for messages.
+    /// The kind of the value, for messages.
     pub fn kind(&self) -> &'static str {
         match self.scalar() {
             Scalar::Null => "null",

@@ -17,7 +17,7 @@ pub struct Numeric(pub Credits);
 /// # Safety
 /// `datum` is a `numeric`.
 pub(super) unsafe fn from_datum(datum: pg_sys::Datum) -> Result<Credits, DecodeError> {
-    // SAFETY: the caller's promise; only what is compressed or out of line has to be copied.
+    // SAFETY: the caller's promise. A short header is read as it is; only what is compressed or out of line is detoasted.
     unsafe {
         let mut stored = datum.cast_mut_ptr::<pg_sys::varlena>();
         if varlena::varatt_is_4b_c(stored) || varlena::varatt_is_1b_e(stored) {

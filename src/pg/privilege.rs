@@ -1,4 +1,4 @@
-//! What the caller may see of the ledger, checked as a query would check it.
+//! The caller's privileges on the ledger, checked as a query checks them.
 
 use pgrx::pg_sys;
 
@@ -6,28 +6,29 @@ use super::catalog::Relations;
 use super::column::AnyColumn;
 use super::tables::transactions::{self, Ledger};
 
-/// How much of the ledger a caller sees.
+/// Which rows of the ledger a caller may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// All of it.
+    /// All of them.
     Whole,
-    /// What row-level security lets through: sums must come from a query.
+    /// Those that pass the policies of row-level security: sums must come from a query, which applies them.
     Filtered,
 }
 
-/// Whether the caller may be told what is folded of the ledger. The views `checkpoints` and `folded_batches` say the same.
+/// Whether the caller may read checkpoints and folded batches: those who may read the whole ledger. The views `checkpoints` and
+/// `folded_batches` have the same condition.
 pub fn may_see_folded(relations: &Relations) -> bool {
     may_select(relations) && view(relations) == View::Whole
 }
 
-/// Whether the caller may SELECT every column of the ledger, by a privilege on the table.
+/// Whether the caller has SELECT on the table, and so on every column.
 fn may_select(relations: &Relations) -> bool {
     may(relations, pg_sys::ACL_SELECT)
 }
 
 /// Whether the caller has this privilege on the ledger as a table.
 fn may(relations: &Relations, privilege: u32) -> bool {
-    // SAFETY: a catalog lookup; the oid was looked up just before.
+    // SAFETY: a catalog lookup. It raises an error if the table is gone.
     unsafe {
         let result = pg_sys::pg_class_aclcheck(
             relations.ledger,
@@ -52,7 +53,7 @@ fn require(relations: &Relations, privilege: u32, columns: &[AnyColumn<Ledger>])
     if may(relations, privilege) {
         return;
     }
-    // SAFETY: as above.
+    // SAFETY: catalog lookups. They raise an error if the table is gone.
     unsafe {
         let (table, role) = (relations.ledger, pg_sys::GetUserId());
         let may = |column: &AnyColumn<Ledger>| {
@@ -72,7 +73,7 @@ fn require(relations: &Relations, privilege: u32, columns: &[AnyColumn<Ledger>])
 
 /// Whether row-level security filters the ledger for the caller.
 pub fn view(relations: &Relations) -> View {
-    // SAFETY: a catalog lookup.
+    // SAFETY: a catalog lookup. A table that is gone has no row-level security.
     let enabled = unsafe { pg_sys::check_enable_rls(relations.ledger, pg_sys::InvalidOid, false) };
     if enabled == pg_sys::CheckEnableRlsResult::RLS_ENABLED.cast_signed() {
         View::Filtered
@@ -94,11 +95,11 @@ pub fn is_owner(relations: &Relations) -> bool {
     }
 }
 
-/// Whether the caller may insert rows with a `seq` of its choice.
+/// Whether the caller may insert rows with a `seq` of its choice: whether it has INSERT on that column.
 pub fn may_choose_seq(relations: &Relations) -> bool {
     let insert = pg_sys::AclMode::from(pg_sys::ACL_INSERT);
     let (table, column) = (relations.ledger, transactions::SEQ.any().attribute_number());
-    // SAFETY: as above.
+    // SAFETY: catalog lookups. They raise an error if the table is gone.
     unsafe {
         let role = pg_sys::GetUserId();
         pg_sys::pg_class_aclcheck(table, role, insert) == pg_sys::AclResult::ACLCHECK_OK
@@ -111,7 +112,7 @@ pub fn require_choosing_seq(relations: &Relations) {
     if may_choose_seq(relations) {
         return;
     }
-    // SAFETY: the relation is there.
+    // SAFETY: raises the error, with the name of the table, or NULL if it is gone.
     unsafe {
         pg_sys::aclcheck_error(
             pg_sys::AclResult::ACLCHECK_NO_PRIV,

@@ -1,8 +1,8 @@
-//! New versions of rows of a table that may have any index, made without a statement.
+//! Updates of rows without a statement, of a table that may have indexes of any kind.
 //!
-//! An UPDATE would fire triggers, and where one of them comes before the row, the server computes each generated column anew.
-//! This fires none and keeps every column that it is not told to change. It is an ordinary, logged change of the heap otherwise:
-//! what is out of line is kept, and every index gets its entries, also one of the owner's own.
+//! An UPDATE would fire triggers, and after a BEFORE ROW trigger the server computes generated columns anew. This fires no
+//! trigger and keeps every column that it is not told to clear. Otherwise it is an ordinary, WAL-logged update: values out of
+//! line are kept, and every index is maintained, also those that the owner has added.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -31,7 +31,8 @@ pub struct RowReplacer<L> {
 impl<L: Layout> RowReplacer<L> {
     /// Opens the indexes of a table that is open for writing.
     pub fn new(table: Table) -> Self {
-        // SAFETY: what the server does to apply a replicated change. The table stays open as long as this value, which owns it.
+        // SAFETY: the steps of a logical replication worker that applies an update. The table stays open as long as this value,
+        // which owns it.
         unsafe {
             let state = pg_sys::CreateExecutorState();
             let target = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
@@ -50,10 +51,11 @@ impl<L: Layout> RowReplacer<L> {
         }
     }
 
-    /// Replaces the row by one that has NULL in these columns. Others must be kept from changing it meanwhile.
+    /// Updates the row to have NULL in these columns. The caller keeps other transactions from updating it meanwhile.
     pub fn clear(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>], snapshot: &Snapshot) {
         self.memory.borrow_mut().step(|| {
-            // SAFETY: both slots have the shape of the table; the row's holds a row of it, which stays while the other is used.
+            // SAFETY: the row is of this table, since its layout is, and its slot holds it while the new version is formed and
+            // stored.
             unsafe {
                 self.fill(row, columns);
                 self.replace(row.tid(), snapshot);
@@ -61,10 +63,12 @@ impl<L: Layout> RowReplacer<L> {
         });
     }
 
+    /// Forms the new version in the slot. It borrows from the row.
+    ///
     /// # Safety
     /// The row is one of the table.
     unsafe fn fill(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>]) {
-        // SAFETY: the caller's promise: there are as many columns on both sides.
+        // SAFETY: the caller's promise: row and slot have as many columns as the table.
         unsafe {
             let description = (*self.slot).tts_tupleDescriptor;
             let count = description::count(description);
@@ -125,8 +129,10 @@ impl<L: Layout> RowReplacer<L> {
         }
     }
 
+    /// Stores the new version.
+    ///
     /// # Safety
-    /// The slot holds the new row, and `tid` is that of the old one.
+    /// The slot holds the new version, and `tid` is that of the old one.
     unsafe fn replace(&self, mut tid: pg_sys::ItemPointerData, snapshot: &Snapshot) {
         // SAFETY: the caller's promise; table and indexes are open for writing.
         unsafe {
@@ -161,7 +167,7 @@ impl<L: Layout> RowReplacer<L> {
 impl<L> Drop for RowReplacer<L> {
     fn drop(&mut self) {
         if !panicking() {
-            // SAFETY: made by `new`, released once, before the table.
+            // SAFETY: `new` has made them. They are released once, while the table is open.
             unsafe {
                 pg_sys::ExecCloseIndices(self.target);
                 pg_sys::ExecDropSingleTupleTableSlot(self.slot);

@@ -11,7 +11,7 @@ use super::column_value::{ColumnValue, Stored};
 use super::description;
 use crate::error::LedgerError;
 
-// As in executor/tuptable.h, without the guard that pgrx puts around the call: it fails for a column past the last only.
+// From executor/tuptable.h, without the guard that pgrx puts around the call: it raises an error only for a column past the last.
 unsafe extern "C-unwind" {
     fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
 }
@@ -65,7 +65,7 @@ impl<'row, L: Layout> Row<'row, L> {
         })
     }
 
-    /// Deforms the row up to this column: the columns before it are then there, whatever they are asked for in.
+    /// Deforms the row up to this column in one pass. Columns up to it can then be read in any order.
     #[inline]
     pub fn deform_to(&self, furthest: AnyColumn<L>) {
         self.deform(furthest.number());

@@ -13,7 +13,7 @@ use super::relation::{Index, Table};
 use super::row::Row;
 use super::snapshot::Sight;
 
-/// Most index columns that a scan is keyed on.
+/// The most index columns that a scan has keys for.
 const MAX_KEYS: usize = 2;
 
 /// A condition on a column. The first key of a scan is for the first column of its index, and so on.
@@ -74,33 +74,34 @@ impl<L: Layout> Column<L, i64> {
     }
 }
 
-/// A scan in the order of the index, or backward. It owns its relations and what it sees with, and may be sought again
-/// and again.
+/// A scan in the order of the index, or backward. It owns its table, its index and its snapshot, and can be started again with
+/// other keys.
 ///
-/// Each index entry leads to one row at most that is seen: the scanned tables are written so that no two versions of a row
-/// are seen at once, not even dirty; a user's rows in the ledger only by those who have the stripe of the user.
+/// It returns at most one row for each index entry. That is enough: an MVCC snapshot sees one version of a row. A dirty snapshot
+/// would see two while a redaction is in flight. Settlement has one, but holds the stripe of the user, which a redaction takes
+/// exclusively.
 pub struct IndexScan<L> {
     scan: pg_sys::IndexScanDesc,
     direction: pg_sys::ScanDirection::Type,
     slot: *mut pg_sys::TupleTableSlot,
-    /// What the scan allocates as it goes must live as long as itself.
+    /// The context in which the scan allocates: it must live as long as the scan.
     memory: pg_sys::MemoryContext,
-    /// Scan keys point to these bytes.
+    /// The arguments of scan keys for uuids, which are passed by reference.
     uuids: Box<[[u8; 16]; MAX_KEYS]>,
     sight: Sight,
     /// The tuple id in the last index entry.
     index_tid: Tid,
-    /// Whether it led to a row.
+    /// Whether the slot holds the row of that entry.
     found: bool,
     index: Index,
-    /// Closed last.
+    /// Closed last: dropping this value releases scan and slot first.
     table: Table,
     /// The column that rows are deformed to.
     furthest: usize,
     layout: PhantomData<L>,
 }
 
-// As in access/genam.h, without the guard that pgrx puts around each call: `next` needs one for all.
+// From access/genam.h, without the guard that pgrx puts around each call: `find_next` puts one around all of them.
 unsafe extern "C-unwind" {
     fn index_getnext_tid(
         scan: pg_sys::IndexScanDesc,
@@ -121,7 +122,7 @@ impl<L: Layout> IndexScan<L> {
     ) -> Self {
         column::require::<L>(&table);
         assert!(key_columns <= MAX_KEYS, "a scan has at most {MAX_KEYS} keys");
-        // SAFETY: both relations are open, and stay so as long as the scan, which owns them and the sight.
+        // SAFETY: table and index are open. They stay open as long as the scan, which owns them and the snapshot.
         let (scan, slot) = unsafe {
             (
                 #[cfg(not(feature = "pg18"))]
@@ -144,7 +145,7 @@ impl<L: Layout> IndexScan<L> {
                 pg_sys::table_slot_create(table.as_raw(), std::ptr::null_mut()),
             )
         };
-        // SAFETY: a plain read; there is always a current context.
+        // SAFETY: reads a global of the server; there is always a current memory context.
         let memory = unsafe { pg_sys::CurrentMemoryContext };
         let uuids = Box::new([[0; 16]; MAX_KEYS]);
         let index_tid = Tid::default();
@@ -166,32 +167,33 @@ impl<L: Layout> IndexScan<L> {
         }
     }
 
-    /// The same scan from the end of the index.
+    /// Turns the scan around: it returns the last row of the index first.
     pub const fn backward(mut self) -> Self {
         self.direction = pg_sys::ScanDirection::BackwardScanDirection;
         self
     }
 
-    /// Sees with something else from the next [`seek`](Self::seek) on.
+    /// Replaces the snapshot, from the next [`seek`](Self::seek) on.
     pub fn see_with(&mut self, sight: Sight) {
-        // SAFETY: the scan is valid; what it has found with the old sight is not asked for any more.
+        // SAFETY: the scan descriptor is valid, and this value owns both snapshots until the new one is in place.
         unsafe { (*self.scan).xs_snapshot = sight.as_raw() }
         self.sight = sight;
     }
 
-    /// What it scans.
+    /// The index that it scans.
     pub const fn index(&self) -> &Index {
         &self.index
     }
 
-    /// What it sees with.
+    /// Its snapshot.
     pub const fn sight(&self) -> &Sight {
         &self.sight
     }
 
-    /// Starts over, at the first row that meets the keys.
+    /// Starts over, before the first row that meets the keys. Panics unless there are as many keys as the scan was made for, one
+    /// for each column of the index from the first on.
     pub fn seek(&mut self, keys: &[Key<L>]) {
-        // SAFETY: the scan is valid.
+        // SAFETY: the scan descriptor is valid until the scan is dropped.
         let expected = unsafe { (*self.scan).numberOfKeys };
         assert!(
             usize::try_from(expected) == Ok(keys.len()),
@@ -221,13 +223,13 @@ impl<L: Layout> IndexScan<L> {
             };
             let column = i16::try_from(index + 1).unwrap_or_default();
             let strategy = u16::try_from(strategy).unwrap_or_default();
-            // SAFETY: fills the key in place; the procedure belongs to the column's default btree operator class.
+            // SAFETY: initializes a key on the stack. The procedure compares the type of the column, which is the index column's.
             unsafe {
                 pg_sys::ScanKeyInit(&raw mut scan_keys[index], column, strategy, procedure.into(), argument);
             }
         }
         self.found = false;
-        // SAFETY: the server copies the keys; the bytes that they point to are ours and do not move.
+        // SAFETY: the server copies the keys. The uuids that they point to are boxed, so they stay where they are.
         unsafe {
             let current = pg_sys::MemoryContextSwitchTo(self.memory);
             pg_sys::index_rescan(
@@ -241,7 +243,7 @@ impl<L: Layout> IndexScan<L> {
         }
     }
 
-    /// The next row that the sight sees.
+    /// The next row that the snapshot sees; `None` at the end.
     pub fn next(&mut self) -> Option<Row<'_, L>> {
         self.found = self.find_next();
         let row = self.current()?;
@@ -253,7 +255,8 @@ impl<L: Layout> IndexScan<L> {
     fn find_next(&mut self) -> bool {
         let (scan, direction, slot, memory) = (self.scan, self.direction, self.slot, self.memory);
         let (index_tid, sight, table) = (&raw mut self.index_tid, &self.sight, self.table.as_raw());
-        // SAFETY: scan and slot are valid until dropped; an error of the server's passes no frame that holds anything.
+        // SAFETY: scan and slot are valid until the scan is dropped. An error of the server jumps over frames without destructors
+        // only.
         unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let current = pg_sys::MemoryContextSwitchTo(memory);
@@ -301,7 +304,7 @@ impl<L: Layout> IndexScan<L> {
 impl<L> Drop for IndexScan<L> {
     fn drop(&mut self) {
         if !panicking() {
-            // SAFETY: made by `new`, released once, before the relations.
+            // SAFETY: `new` has made both. They are released once, while table and index are open.
             unsafe {
                 pg_sys::index_endscan(self.scan);
                 pg_sys::ExecDropSingleTupleTableSlot(self.slot);

@@ -1,8 +1,8 @@
-//! The sequence that numbers the ledger's rows, which follows rows that come with a number of their own.
+//! The sequence of the ledger's column `seq`, and how it is advanced past a row that was inserted with a `seq` of its own.
 //!
-//! The server has no way to move a sequence on that is safe beside others who draw from it: `setval` sets it back where they have
-//! drawn more meanwhile. Here it is looked at on its page, and moved on under the lock of the page, as `nextval` does, with the
-//! same record in the write-ahead log: see `nextval_internal` in the server's `commands/sequence.c`.
+//! The server has no function that only ever advances a sequence: `setval` sets it back if other sessions have called `nextval`
+//! meanwhile. So this reads the tuple on the sequence's page, and changes it under the exclusive lock of the page, with the same
+//! WAL record as `nextval`: see `nextval_internal` in the server's `commands/sequence.c`.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -15,10 +15,10 @@ use super::catalog::{self, Relations};
 use super::relation::{Access, Table};
 use super::{tables, xact};
 
-/// Numbers that `nextval` logs ahead of the one that it gives out; a crash skips them.
+/// How many numbers ahead `nextval` writes to the WAL; after a crash they are skipped. `SEQ_LOG_VALS` of commands/sequence.c.
 const LOGGED_AHEAD: i64 = 32;
 
-/// `XLOG_SEQ_LOG` of commands/sequence.h, and what goes with it: the same in all majors.
+/// `XLOG_SEQ_LOG` of commands/sequence.h, and the constants that its record needs. They are the same in all majors.
 const XLOG_SEQ_LOG: u8 = 0;
 const RM_SEQ_ID: pg_sys::RmgrId = 15;
 const REGBUF_WILL_INIT: u8 = 6;
@@ -54,7 +54,8 @@ struct LogRecord {
     locator: pg_sys::RelFileLocator,
 }
 
-// As in storage/bufmgr.h, access/xlog.h and access/xloginsert.h, without the guard that pgrx puts around each call.
+// From storage/bufmgr.h, access/xlog.h and access/xloginsert.h, without the guard that pgrx puts around each call: one stands
+// around all.
 unsafe extern "C-unwind" {
     fn relation_open(oid: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
     fn relation_close(relation: pg_sys::Relation, lock: pg_sys::LOCKMODE);
@@ -71,13 +72,13 @@ unsafe extern "C-unwind" {
 }
 
 thread_local! {
-    /// The ledger's sequence, and for which generation of the ledger that was looked up.
+    /// The generation of the ledger's caches for which the sequence was looked up, and the sequence.
     static FOUND: Cell<(u64, pg_sys::Oid)> = const { Cell::new((0, pg_sys::InvalidOid)) };
-    /// The transaction that has it locked.
+    /// The transaction that has locked the sequence.
     static LOCKED_BY: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The sequence of the ledger's column `seq`, locked as by `nextval`; `None` if the owner has taken it away.
+/// The sequence of the ledger's column `seq`, locked as `nextval` locks it; `None` if the owner has dropped the identity.
 pub(super) fn of(relations: &Relations) -> Option<pg_sys::Oid> {
     let generation = catalog::ledger_generation();
     let sequence = match FOUND.get() {
@@ -102,7 +103,8 @@ pub(super) fn of(relations: &Relations) -> Option<pg_sys::Oid> {
     }
     let transaction = xact::current_id();
     if LOCKED_BY.get() != transaction {
-        // SAFETY: as `nextval` locks it: once a transaction, so the lock belongs to that and not to a savepoint.
+        // SAFETY: any oid can be locked. The top transaction's resource owner is current meanwhile, as in `nextval`, so that a
+        // savepoint which is rolled back does not release the lock; an error between the assignments ends the transaction.
         unsafe {
             let owner = pg_sys::CurrentResourceOwner;
             pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
@@ -114,16 +116,17 @@ pub(super) fn of(relations: &Relations) -> Option<pg_sys::Oid> {
     Some(sequence)
 }
 
-/// Whether the sequence has yet to come to this number. What it says may be out of date, but then it says yes.
+/// What the sequence has on its page, if it has not reached this number; `None` if it has. It may have reached the number
+/// meanwhile.
 #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
 pub(super) fn look(sequence: pg_sys::Oid, number: i64) -> Option<Sequence> {
-    // SAFETY: the sequence is locked; an error of the server's passes no frame that holds anything.
+    // SAFETY: the sequence is locked, so its page exists. An error of the server jumps over frames without destructors only.
     unsafe {
         pg_sys::ffi::pg_guard_ffi_boundary(|| {
             let relation = relation_open(sequence, pg_sys::NoLock.cast_signed());
             let buffer = ReadBuffer(relation, 0);
             let data = tuple(pg_sys::BufferGetPage(buffer)).data;
-            // Without the lock of the page: an aligned word is read whole, and only grows.
+            // Read without the lock of the page: an aligned word is read whole, and the sequence only ascends.
             let last_value = AtomicI64::from_ptr(&raw mut (*data).last_value).load(Ordering::Relaxed);
             let found = Sequence { last_value, is_called: (&raw const (*data).is_called).read_volatile() };
             ReleaseBuffer(buffer);
@@ -133,14 +136,15 @@ pub(super) fn look(sequence: pg_sys::Oid, number: i64) -> Option<Sequence> {
     }
 }
 
-/// Moves the sequence on behind this number, unless it is there or may not go there. It stays there, whatever becomes of the
-/// transaction.
+/// Advances the sequence past this number, unless it is past it already or its maximum does not allow that. As with `nextval`, a
+/// rollback does not undo it.
 #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
 pub(super) fn follow(sequence: pg_sys::Oid, number: i64) {
     let Some(definition) = definition(sequence) else { return };
     let record_length = u32::try_from(size_of::<LogRecord>()).unwrap_or_default();
-    // SAFETY: as in `nextval_internal`: the sequence is locked, its page is changed under its exclusive lock and in a critical
-    // section, in which an error of the server's is a panic of the server's. No frame holds anything.
+    // SAFETY: the steps of `nextval_internal`: the sequence is locked, and its page is changed under the page's exclusive lock
+    // and in a critical section, in which the server turns an error into a PANIC. Any other error jumps over frames without
+    // destructors only.
     unsafe {
         pg_sys::ffi::pg_guard_ffi_boundary(|| {
             let relation = relation_open(sequence, pg_sys::NoLock.cast_signed());
@@ -190,7 +194,7 @@ pub(super) fn follow(sequence: pg_sys::Oid, number: i64) {
     }
 }
 
-/// The only tuple of a sequence.
+/// The only tuple of a sequence, on its page.
 struct SequenceTuple {
     header: pg_sys::HeapTupleHeader,
     length: u32,

@@ -1,12 +1,13 @@
-//! The stamp of a ledger row: computed for each row that is about to be inserted, whatever brings it, behind the triggers that
-//! come before the row and ahead of its way into the heap and the indexes.
+//! The stamp of a ledger row: the value of the generated column `xact_id`. The server computes it for each row that is inserted, by
+//! whatever command, after the BEFORE ROW triggers and before the row is stored and indexed.
 //!
-//! So this is where a row is noticed that comes with a `seq` of its own, by COPY, OVERRIDING or replication, and where the
-//! sequence follows it: before anybody can meet the row, and draw its number, too. A row that has drawn its number is known by
-//! the sequence's page: it is there already.
+//! COPY, OVERRIDING and replication insert rows that have a `seq` of their own. The stamp function recognizes such a row, since the
+//! sequence has not reached its `seq`, and advances the sequence past it. It does so before the row is stored: no other transaction
+//! can draw the same number meanwhile.
 //!
-//! Everybody may call the function that stamps, by hand, too. The sequence follows only whoever may insert the number. Where the
-//! right is somebody else's, a view's owner's for instance, the trigger behind the row makes up for it.
+//! PUBLIC may execute the stamp function, so anyone can call it with any number. The sequence is therefore only advanced for a
+//! caller that may insert into the column `seq`. Where another role has that privilege, the owner of a view for instance, the row
+//! trigger advances the sequence instead.
 
 use std::cell::Cell;
 
@@ -16,11 +17,11 @@ use crate::error::LedgerError;
 
 thread_local! {
     static GIVEN: Cell<u64> = const { Cell::new(0) };
-    /// The transaction in which a number was met that is to be followed by the trigger.
+    /// The transaction that has stamped a row whose `seq` the row trigger is to advance the sequence past.
     static LEFT_TO_TRIGGER: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The stamp of a row of this transaction that has this number; a row without one is refused later.
+/// The stamp of a row that this transaction inserts with this `seq`: its id. A row without a `seq` violates NOT NULL afterwards.
 pub fn give(seq: Option<i64>) -> u64 {
     GIVEN.set(GIVEN.get().wrapping_add(1));
     let transaction = xact::current_id();
@@ -30,8 +31,8 @@ pub fn give(seq: Option<i64>) -> u64 {
     transaction
 }
 
-/// Raises 55000 for a row with another one: there are ways to bring rows that take the stamp from elsewhere, and checkpoints
-/// would take the row for one that they have.
+/// Raises 55000 unless the stamp is this transaction's id. pglogical, for one, inserts the publisher's stamp. A checkpoint could
+/// cover that id already, and would never count the row.
 pub fn require_own(stamped: u64) {
     let current = xact::current_id();
     if stamped != current {
@@ -39,7 +40,7 @@ pub fn require_own(stamped: u64) {
     }
 }
 
-/// How many stamps this session has given. A row that a trigger leaves out gets none.
+/// How many rows this session has stamped. A row that a BEFORE trigger leaves out is not stamped.
 pub fn given() -> u64 {
     GIVEN.get()
 }
@@ -56,14 +57,15 @@ fn notice(relations: &Relations, seq: i64, transaction: u64) {
     }
 }
 
-/// The owner restores what there is, though nobody follows it.
+/// Raises 23514 unless the caller owns the ledger: an owner who restores rows may insert a `seq` that the sequence cannot be
+/// advanced past.
 fn refuse_unless_owner(relations: &Relations, seq: i64) {
     if !privilege::is_owner(relations) {
         LedgerError::SeqTooHigh(seq).raise();
     }
 }
 
-/// Has the sequence follow a row that is there, if that was left to its trigger.
+/// Advances the sequence past an inserted row, if the stamp function has left that to the row trigger.
 pub fn follow_inserted(relations: &Relations, seq: impl FnOnce() -> i64) {
     let left_by = LEFT_TO_TRIGGER.get();
     if left_by == 0 || Some(left_by) != xact::current_id_if_any() {
@@ -78,7 +80,7 @@ pub fn follow_inserted(relations: &Relations, seq: impl FnOnce() -> i64) {
     }
 }
 
-/// Has the sequence go on behind this number, for whoever may insert it.
+/// Advances the sequence past this number. Raises 42501 unless the caller may insert into the column `seq`.
 pub fn advance(relations: &Relations, seq: i64) -> Result<(), LedgerError> {
     privilege::require_choosing_seq(relations);
     let Some(numbers) = sequence::of(relations) else {

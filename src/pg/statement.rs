@@ -1,8 +1,7 @@
-//! Queries that are put together from the parts a call needs, with every value bound as a parameter.
+//! Queries that are composed for a call and run through SPI, with every value bound as a parameter.
 //!
-//! The text of a statement holds no values, so it names the shape of the query and serves as the key of its plan: one
-//! kept plan per shape, backend-local. The server itself makes a kept plan anew when a table, a privilege or a
-//! row-level security policy behind it changes.
+//! The text of a query has no values in it, so calls that differ in values alone have the same text. It is the key under which a
+//! session keeps the plan. The server replans a kept plan when a table, a privilege or a policy that it depends on changes.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,32 +17,31 @@ use super::raised::call_out;
 use super::search_path::SearchPath;
 use super::value::Value;
 
-/// Most plans that a backend keeps. There are fewer shapes than this as long as the analytics table keeps its name.
+/// The most plans that a session keeps. There are fewer texts than this as long as the analytics table keeps its name.
 const KEPT_PLANS: usize = 512;
 
-/// What the server says then.
+/// The server's message for a result whose columns the query does not have.
 const OTHER_RESULT_TYPE: &CStr = c"the result type has other columns than it was made with";
 
 thread_local! {
     static PLANS: RefCell<HashMap<String, pg_sys::SPIPlanPtr>> = RefCell::new(HashMap::new());
 }
 
-/// How a statement's plan is chosen.
+/// How the server plans a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planning {
-    /// One plan for all values: the shape allows a single sensible access path.
+    /// A generic plan: one access path is best for all values.
     Once,
-    /// A plan for the values at hand: which index is best depends on them.
+    /// A custom plan for each execution: which index is best depends on the values.
     EachTime,
 }
 
 /// How a statement runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Running {
-    /// With the snapshot of the calling query, and with nothing that a caller has in its search_path.
+    /// Read-only, with the snapshot of the calling query, and with a pinned `search_path`.
     Reading,
-    /// As a statement of the caller's does: with a snapshot of its own, under the caller's search_path, to its end. Whatever it
-    /// names must be qualified.
+    /// As a statement of the caller's: with a new snapshot and the caller's `search_path`. Every name in it must be qualified.
     AsCaller,
 }
 
@@ -60,7 +58,7 @@ struct Bound<'call> {
     value: Option<Value<'call>>,
 }
 
-/// The place of a bound value in the text of a query.
+/// A bound value, which is written into the text of a query as `$1`.
 #[derive(Clone, Copy, Debug)]
 pub struct Parameter(usize);
 
@@ -76,8 +74,8 @@ impl<'call> Statement<'call> {
         Self { parameters: Vec::new(), planning: Planning::Once, running: Running::Reading }
     }
 
-    /// A statement of the caller's, which triggers and policies cannot tell from one that it has sent itself. Every name,
-    /// operators' too, must be qualified.
+    /// A statement that runs as one of the caller's: triggers and policies see the caller's role and `search_path`. Every name in
+    /// it must be qualified, those of operators, too.
     pub fn of_caller() -> Self {
         Self { running: Running::AsCaller, ..Self::new() }
     }
@@ -97,17 +95,17 @@ impl<'call> Statement<'call> {
         Parameter(self.parameters.len())
     }
 
-    /// Has the query planned for its values, each time.
+    /// Has the query planned for its values each time it runs.
     pub fn plan_each_time(&mut self) {
         self.planning = Planning::EachTime;
     }
 
-    /// Runs the query; the single column of its single row is the function's result.
+    /// Runs the query, and returns the one column of its one row, not NULL, as the function's result.
     pub fn answer_value(&self, sql: &str) -> Answer {
         self.first_row(sql, |row| row.answer(1)).expect("the query returns one row")
     }
 
-    /// Runs the query; the two columns of its single row.
+    /// Runs the query, and returns the two columns of its one row.
     pub fn two_values<A: FromDatum, B: FromDatum>(&self, sql: &str) -> (Option<A>, Option<B>) {
         self.first_row(sql, |row| (row.value(1), row.value(2))).expect("the query returns one row")
     }
@@ -123,13 +121,13 @@ impl<'call> Statement<'call> {
     /// Runs the statement and reads its rows.
     pub fn rows<R>(&self, sql: &str, read: impl Fn(&ResultRow<'_>) -> R) -> Vec<R> {
         let level = self.run(sql, std::ptr::null_mut());
-        // SAFETY: as above.
+        // SAFETY: the query has succeeded, so its result belongs to this SPI level.
         let count = unsafe { if pg_sys::SPI_tuptable.is_null() { 0 } else { pg_sys::SPI_processed } };
         let places = 0..usize::try_from(count).unwrap_or_default();
         places.map(|place| read(&ResultRow { place, _level: &level })).collect()
     }
 
-    /// Runs the query; its rows are the function's result. Raises 42804 where that has columns of other types.
+    /// Runs the query, and has the server put its rows into the function's result. Raises 42804 if that has columns of other types.
     #[expect(
         ffi_unwind_calls,
         reason = "neither call raises an error: the one sets fields, the other frees memory"
@@ -185,7 +183,7 @@ impl<'call> Statement<'call> {
         level
     }
 
-    /// The kept plan of this text, made if there is none.
+    /// The plan that is kept for this text; a new one if there is none.
     fn plan(&self, sql: &str) -> pg_sys::SPIPlanPtr {
         if let Some(plan) = PLANS.with_borrow(|plans| plans.get(sql).copied()) {
             return plan;
@@ -240,7 +238,7 @@ impl ResultRow<'_> {
         }
     }
 
-    /// A column of the type that the query says, as a value of Rust's own; `None` for NULL.
+    /// A column, copied into a Rust type that the column's type in the query converts to; `None` for NULL.
     pub fn value<T: FromDatum>(&self, column: i32) -> Option<T> {
         // SAFETY: the value is copied, or used up, before the level ends.
         self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
@@ -249,7 +247,8 @@ impl ResultRow<'_> {
     /// A column that is not NULL, as the result of the function.
     pub fn answer(&self, column: i32) -> Answer {
         let datum = self.datum(column).expect("the query returns no NULL");
-        // SAFETY: as above. The value is copied to the memory that the function was called with.
+        // SAFETY: the query has succeeded, so its result and the description of that belong to this SPI level. The value is
+        // copied to the memory context that the function was called in.
         unsafe {
             let (mut length, mut by_value) = (0, false);
             let oid = pg_sys::SPI_gettypeid((*pg_sys::SPI_tuptable).tupdesc, column);
@@ -259,7 +258,7 @@ impl ResultRow<'_> {
     }
 }
 
-/// An SPI level, which the result of a query belongs to.
+/// An open SPI connection: the results of its queries are freed when it is closed.
 struct SpiLevel {
     _path: Option<SearchPath>,
 }
@@ -267,7 +266,7 @@ struct SpiLevel {
 impl SpiLevel {
     fn open(running: Running) -> Self {
         let path = (running == Running::Reading).then(SearchPath::pinned);
-        // SAFETY: an error unwinds through here, and the abort of the transaction or subtransaction ends the level.
+        // SAFETY: an error unwinds through here, and the abort of the transaction or subtransaction closes the connection.
         unsafe { pg_sys::SPI_connect() };
         Self { _path: path }
     }
@@ -276,7 +275,7 @@ impl SpiLevel {
 impl Drop for SpiLevel {
     fn drop(&mut self) {
         if !panicking() {
-            // SAFETY: the level that `open` has opened; those above it have ended.
+            // SAFETY: `open` has opened this connection, and those opened after it are closed.
             unsafe { pg_sys::SPI_finish() };
         }
     }

@@ -1,7 +1,7 @@
 //! `text` arguments of the SQL surface.
 //!
-//! A text is in the encoding of the database, which need not be UTF-8. It is passed on as it came: only its bytes are
-//! compared, and only errors show it.
+//! A text is in the encoding of the database, which need not be UTF-8. So it is compared by its bytes, and converted for error
+//! messages only.
 
 use std::fmt;
 
@@ -18,19 +18,20 @@ impl Text {
 
     /// Its bytes, in the encoding of the database.
     pub fn as_bytes(&self) -> &[u8] {
-        // SAFETY: the datum is a text that is whole, and outlives the argument.
+        // SAFETY: the datum is a detoasted text, which stays as long as the call.
         unsafe { varlena::varlena_to_byte_slice(self.0.cast_mut_ptr()) }
     }
 }
 
-/// For an error. Where it may not be UTF-8, what is not ASCII is escaped.
+/// For an error message. In a database that is not UTF-8, bytes that are not ASCII are escaped.
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&shown(self.as_bytes()))
     }
 }
 
-/// Bytes in the encoding of the database, for an error.
+/// A text in the encoding of the database, for an error message. In a database that is not UTF-8, bytes that are not ASCII are
+/// escaped.
 pub fn shown(bytes: &[u8]) -> String {
     if database_is_utf8() {
         String::from_utf8_lossy(bytes).into_owned()
@@ -51,7 +52,7 @@ pub fn characters(bytes: &[u8]) -> usize {
 pub fn is_blank(bytes: &[u8]) -> bool {
     match bytes.first() {
         None => true,
-        // Nearly always.
+        // Nearly every text.
         Some(first) if first.is_ascii_graphic() => false,
         Some(_) if database_is_utf8() => std::str::from_utf8(bytes).is_ok_and(|text| text.trim().is_empty()),
         Some(_) => bytes.iter().all(u8::is_ascii_whitespace),
@@ -59,11 +60,11 @@ pub fn is_blank(bytes: &[u8]) -> bool {
 }
 
 fn database_is_utf8() -> bool {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: reads a global of the server.
     unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8.cast_signed() }
 }
 
-/// A message as a `text` in the current memory context. Where the database is not UTF-8, what is not ASCII is left out of it.
+/// A message as a `text` in the current memory context. In a database that is not UTF-8, `?` stands for what is not ASCII.
 pub(super) fn message(message: &str) -> pg_sys::Datum {
     let ascii;
     let bytes = if database_is_utf8() {

@@ -1,7 +1,7 @@
-//! Writes to the derived tables, straight to heap and indexes.
+//! Writes to the derived tables without the executor, as the server writes its catalogs.
 //!
-//! They are ordinary, logged heap changes, but made without the executor: they do not depend on the isolation level, fire
-//! no trigger and check no privilege. Callers hold a lock that keeps others from writing the same row.
+//! The heap and index changes are WAL-logged like any other. But they fire no trigger, check no privilege and do not raise
+//! serialization failures. Callers hold a lock that keeps other transactions from writing the same row.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -20,7 +20,7 @@ use crate::error::LedgerError;
 pub struct TableWriter<L> {
     indexes: pg_sys::CatalogIndexState,
     table: Table,
-    /// What a write leaves behind is given back with it: a transaction can write very many.
+    /// Reset after each write: a transaction can make very many.
     memory: RefCell<Scratch>,
     layout: PhantomData<L>,
 }
@@ -34,7 +34,7 @@ impl<L: Layout> TableWriter<L> {
     /// Opens the table if the locks of it and of its indexes are free. They stay locked to the end of the transaction.
     pub fn open_if_free(oid: pg_sys::Oid) -> Result<Self, NotFree> {
         let table = Table::open_if_free(oid, Access::Write)?;
-        // So that the server need not wait when it opens them.
+        // The server locks them when it opens them, and waits for locks that are not free.
         table.indexes().into_iter().try_for_each(|index| relation::lock_if_free(index, Access::Write))?;
         Ok(Self::with(table))
     }
@@ -51,9 +51,10 @@ impl<L: Layout> TableWriter<L> {
         }
     }
 
-    /// The catalog's writes know no other indexes. Somebody may have made one: raises 55000 then.
+    /// Raises 55000 if somebody has added an index with an expression or a predicate, an exclusion constraint or a deferrable
+    /// unique key: catalog writes do not maintain those.
     pub fn require_plain_indexes(&self) {
-        // SAFETY: as many open indexes and descriptions of them as it says.
+        // SAFETY: the state has as many open indexes, and descriptions of them, as it says.
         unsafe {
             let state = &*self.indexes;
             let count = usize::try_from(state.ri_NumIndices).unwrap_or_default();
@@ -73,8 +74,8 @@ impl<L: Layout> TableWriter<L> {
 
     fn form<const N: usize>(&self, values: [NewValue<'_, L>; N]) -> pg_sys::HeapTuple {
         let (mut datums, mut nulls) = column_value::datums(NewValue::row(values));
-        // SAFETY: there is a value for each column of the layout, of its type. The table was compared with the layout; columns that it
-        // has besides are NULL.
+        // SAFETY: there is a value for each column of the layout, of its type. The table was compared with the layout; columns
+        // that it has besides are NULL.
         unsafe {
             let description = (*self.table.as_raw()).rd_att;
             if description::count(description) == N {
@@ -90,7 +91,7 @@ impl<L: Layout> TableWriter<L> {
         }
     }
 
-    /// A column that somebody has added has no value here.
+    /// Raises 55000 for a column that somebody has added with NOT NULL: the engine has no value for it.
     fn require_none(&self, column: &pg_sys::FormData_pg_attribute) {
         if column.attnotnull && !column.attisdropped {
             // SAFETY: the table is open, and names end with NUL.
@@ -114,8 +115,8 @@ impl<L: Layout> TableWriter<L> {
     pub fn update<const N: usize>(&self, mut tid: pg_sys::ItemPointerData, values: [NewValue<'_, L>; N]) {
         self.memory.borrow_mut().step(|| {
             let tuple = self.form(values);
-            // SAFETY: table and indexes are open for writing; the tuple has the table's shape. The server looks for the row at `tid` and
-            // raises an error if somebody else has written it meanwhile.
+            // SAFETY: table and indexes are open for writing; the tuple has the table's shape. The server looks for the row at
+            // `tid` and raises an error if somebody else has written it meanwhile.
             unsafe {
                 pg_sys::CatalogTupleUpdateWithInfo(self.table.as_raw(), &raw mut tid, tuple, self.indexes);
             }
@@ -124,8 +125,8 @@ impl<L: Layout> TableWriter<L> {
 
     /// Deletes the row at `tid`, which a scan has found.
     pub fn delete(&self, mut tid: pg_sys::ItemPointerData) {
-        // SAFETY: the table is open for writing. The server looks for the row at `tid` and raises an error if somebody else has written
-        // it meanwhile.
+        // SAFETY: the table is open for writing. The server looks for the row at `tid` and raises an error if somebody else has
+        // written it meanwhile.
         unsafe { pg_sys::CatalogTupleDelete(self.table.as_raw(), &raw mut tid) }
     }
 }
@@ -133,7 +134,7 @@ impl<L: Layout> TableWriter<L> {
 impl<L> Drop for TableWriter<L> {
     fn drop(&mut self) {
         if !panicking() {
-            // SAFETY: opened by `with`, closed once.
+            // SAFETY: `with` has opened them. They are closed once, while the table is open.
             unsafe { pg_sys::CatalogCloseIndexes(self.indexes) }
         }
     }

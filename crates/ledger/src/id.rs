@@ -1,8 +1,8 @@
-//! Ids of accounts and of batches: both are uuids, and neither passes for the other.
+//! Ids of accounts, batches and ledgers. All are uuids, and the compiler keeps them apart.
 
 use std::fmt;
 
-/// A newtype over the bytes of a uuid. It is laid out as they are, so that one may be borrowed from a stored row.
+/// A newtype over the bytes of a uuid, with the same layout, so that an id can be read from a stored uuid in place.
 macro_rules! id {
     ($(#[$documentation:meta])* $name:ident) => {
         $(#[$documentation])*
@@ -50,7 +50,7 @@ id! {
 }
 
 id! {
-    /// A ledger, among all there are: `ledger_id` of `ledger_identity`.
+    /// A ledger: `ledger_id` of `ledger_identity`.
     LedgerId
 }
 
