@@ -1,4 +1,6 @@
-//! What a reader sees: a checkpoint plus its delta, under the reader's own snapshot.
+//! Balances under the caller's snapshot: a fold that the snapshot sees all of, plus the rows that it does not cover.
+//!
+//! A read of a balance writes nothing to the database. It publishes the fold that it has advanced.
 
 use std::rc::Rc;
 
@@ -56,27 +58,44 @@ fn visible_balance(user: &UserId) -> Balance {
     Balance { balance: sum.map_or(Credits::ZERO, |Numeric(sum)| sum), latest_seq }
 }
 
+impl From<&Fold> for Balance {
+    fn from(fold: &Fold) -> Self {
+        Self { balance: fold.balance, latest_seq: fold.latest_seq_if_any() }
+    }
+}
+
+impl From<&DeltaPass> for Balance {
+    fn from(pass: &DeltaPass) -> Self {
+        Self { balance: pass.balance(), latest_seq: pass.latest_seq() }
+    }
+}
+
 struct Reader {
     relations: Relations,
     snapshot: Rc<Snapshot>,
+    /// The transactions that have not ended for the snapshot.
     open: OpenTransactions,
-    published: Published,
-    /// Whether a complete fold tells this reader all.
-    only_reads_others: bool,
-    /// Opened for the first user that there is no fold of.
-    checkpoints: Option<CheckpointScan>,
-    /// Opened for the first user whose fold may not be complete.
-    delta: Option<DeltaScan>,
-    /// The same for what is in flight.
-    in_flight: Option<DeltaScan>,
+    /// The most that a fold may cover for it.
     target: Coverage,
+    published: Published,
+    /// Whether the transaction sees no rows but those of others, so that a complete fold has every row that it sees.
+    only_reads_others: bool,
+    /// Opened for the first user without a published fold.
+    checkpoints: Option<CheckpointScan>,
+    /// Opened for the first user without a complete fold.
+    delta: Option<DeltaScan>,
+    /// Meets rows in flight; opened for the first user whose published fold may be complete.
+    dirty: Option<DeltaScan>,
 }
 
-/// What a reader starts from.
-struct Base {
-    fold: Fold,
-    is_published: bool,
-    is_complete: bool,
+/// The fold that a balance starts from. The snapshot sees every row that it covers.
+enum Base {
+    /// Published, and has every row of the user.
+    Complete(Fold),
+    /// Published.
+    Published(Fold),
+    /// Of the checkpoint.
+    Stored(Fold),
 }
 
 impl Reader {
@@ -91,25 +110,58 @@ impl Reader {
             only_reads_others: xact::only_reads_others(),
             checkpoints: None,
             delta: None,
-            in_flight: None,
+            dirty: None,
             snapshot: Rc::new(snapshot),
         }
     }
 
     fn balance(&mut self, user: &UserId) -> Result<Balance, LedgerError> {
         xact::check_for_interrupts();
-        let base = self.base(user)?;
-        let coverage = base.fold.coverage.clone();
-        let known = base.fold.transaction_count;
-        let mut pass = DeltaPass::new(base.fold, self.target.clone(), None);
-        if !base.is_complete {
-            self.delta().add_to(&mut pass, user, &coverage, |_| Ok(()))?;
-            self.published.publish_fold(user, pass.advanced());
-            if base.is_published && pass.transaction_count() == known {
-                self.look_for_more(user);
+        match self.base(user)? {
+            Base::Complete(fold) => Ok(Balance::from(&fold)),
+            Base::Stored(fold) => Ok(Balance::from(&self.pass(user, fold)?)),
+            Base::Published(fold) => {
+                let rows = fold.transaction_count;
+                let pass = self.pass(user, fold)?;
+                if pass.transaction_count() == rows {
+                    self.mark_fold_if_complete(user);
+                }
+                Ok(Balance::from(&pass))
             }
         }
-        Ok(Balance { balance: pass.balance(), latest_seq: pass.latest_seq() })
+    }
+
+    /// What to start from: a published fold that serves the snapshot, or else the checkpoint's.
+    fn base(&mut self, user: &UserId) -> Result<Base, LedgerError> {
+        match self.published.fold(user).filter(|published| published.fold.coverage.serves(&self.open)) {
+            Some(PublishedFold { fold, complete_at: Some(rows) })
+                if self.only_reads_others && self.published.counted_rows(user) == Some(rows) =>
+            {
+                Ok(Base::Complete(fold))
+            }
+            Some(PublishedFold { fold, .. }) => Ok(Base::Published(fold)),
+            None => {
+                // Its pass needs the index of deltas, which is locked before the checkpoints.
+                self.delta();
+                Ok(Base::Stored(self.stored_fold(user)?))
+            }
+        }
+    }
+
+    /// The fold of the checkpoint that the snapshot sees. It serves the snapshot: the transaction that wrote it had ended before
+    /// the snapshot was taken, and everything that it covers before that.
+    fn stored_fold(&mut self, user: &UserId) -> Result<Fold, LedgerError> {
+        let scan = self.checkpoints.get_or_insert_with(|| CheckpointScan::open(&self.relations));
+        Ok(scan.find(user, &self.snapshot)?.map_or_else(Fold::default, |(_, checkpoint)| checkpoint.fold))
+    }
+
+    /// Adds up the user's visible rows that the fold does not cover, and publishes the fold as far as it has been advanced.
+    fn pass(&mut self, user: &UserId, fold: Fold) -> Result<DeltaPass, LedgerError> {
+        let coverage = fold.coverage.clone();
+        let mut pass = DeltaPass::new(fold, self.target.clone(), None);
+        self.delta().add_to(&mut pass, user, &coverage, |_| Ok(()))?;
+        self.published.publish_fold(user, pass.advanced());
+        Ok(pass)
     }
 
     fn delta(&mut self) -> &mut DeltaScan {
@@ -117,40 +169,19 @@ impl Reader {
         self.delta.get_or_insert_with(|| DeltaScan::open(&self.relations, sight()))
     }
 
-    /// A fold that serves the reader: what it has to read is what came after.
-    fn base(&mut self, user: &UserId) -> Result<Base, LedgerError> {
-        let published = self.published.fold(user).filter(|known| known.fold.coverage.serves(&self.open));
-        match published {
-            Some(PublishedFold { fold, complete_at }) => {
-                let is_complete = self.only_reads_others
-                    && complete_at.is_some_and(|counted| self.published.counted_rows(user) == Some(counted));
-                Ok(Base { fold, is_published: true, is_complete })
-            }
-            None => {
-                // The delta follows, and its index is locked before the checkpoints.
-                self.delta();
-                Ok(Base { fold: self.stored_fold(user)?, is_published: false, is_complete: false })
-            }
+    /// Publishes that the user's published fold is complete, if no other row of the user exists, in flight or not.
+    fn mark_fold_if_complete(&mut self, user: &UserId) {
+        if !self.only_reads_others {
+            return;
         }
-    }
-
-    /// Tells the others that the user's published fold is complete, if that is so.
-    fn look_for_more(&mut self, user: &UserId) {
-        // Counted first: a row that is counted later will tell for itself.
-        let (true, Some(rows)) = (self.only_reads_others, self.published.counted_rows(user)) else { return };
+        // Read before the rows are looked for: a row that is counted later makes the mark untrue by its count.
+        let Some(rows) = self.published.counted_rows(user) else { return };
         let Some(PublishedFold { fold, .. }) = self.published.fold(user) else { return };
-        let in_flight = self
-            .in_flight
+        let dirty = self
+            .dirty
             .get_or_insert_with(|| DeltaScan::open(&self.relations, Sight::Dirty(DirtySnapshot::new())));
-        if in_flight.is_empty(user, &fold.coverage) {
+        if dirty.is_empty(user, &fold.coverage) {
             self.published.mark_fold_complete(user, &fold, rows);
         }
-    }
-
-    /// The stored fold that the reader's snapshot sees. Whoever wrote it had ended before the snapshot was taken, and all
-    /// that it covers before that, so it needs no further check.
-    fn stored_fold(&mut self, user: &UserId) -> Result<Fold, LedgerError> {
-        let scan = self.checkpoints.get_or_insert_with(|| CheckpointScan::open(&self.relations));
-        Ok(scan.find(user, &self.snapshot)?.map_or_else(Fold::default, |(_, checkpoint)| checkpoint.fold))
     }
 }

@@ -1,7 +1,7 @@
-//! Batches: what is folded of them, what the rows of a delta add to them, and both together for a reader.
+//! Totals of batches: the folded ones in `batch_aggregates`, those of the rows of a delta, and their sum for a reader.
 //!
-//! `batch_aggregates` has the rows of each batch that the user's checkpoint covers, added up, and is written together with the
-//! checkpoint. So the checkpoint's coverage says of batches, too, which rows they have.
+//! A row of `batch_aggregates` adds up the rows of a batch that the user's checkpoint covers. It is written by the transaction that
+//! writes the checkpoint.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -59,7 +59,7 @@ impl From<BatchedRow> for BatchTotal {
 #[derive(Clone, Debug, Default)]
 pub struct BatchTotals(BTreeMap<BatchId, BatchTotal>);
 
-/// Totals in the making, from rows that mostly follow others of their batch.
+/// Adds rows up to totals. Most rows follow another one of their batch, and need no look-up of it.
 #[derive(Debug, Default)]
 pub struct BatchRuns {
     run: Option<(BatchId, BatchTotal)>,
@@ -90,7 +90,7 @@ impl BatchTotals {
         run.map_or(Ok(()), |(batch, total)| self.0.entry(batch).or_insert(BatchTotal::EMPTY).merge(&total))
     }
 
-    /// Adds what is folded of these batches, as the snapshot sees it.
+    /// Adds the folded totals of these batches that the snapshot sees.
     pub fn add_folded(
         &mut self,
         relations: &Relations,
@@ -120,15 +120,15 @@ impl BatchTotals {
     }
 }
 
-/// The whole totals of the batches that have rows in the user's delta; what is folded of all others is true as it is. `None`
-/// if the caller may not be told what is folded, or nothing is: a user without a checkpoint has no folded batches.
+/// The whole totals of the batches that have rows in the user's delta, under the caller's snapshot. Of all other batches the folded
+/// total is the whole one. `None` if the caller may not read folded totals, or if the user has no checkpoint and so none of them.
 pub fn touched(user: &UserId) -> Result<Option<BatchTotals>, LedgerError> {
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
     if !privilege::may_see_folded(&relations) {
         return Ok(None);
     }
     let snapshot = Rc::new(Snapshot::active());
-    // Locked in this order.
+    // Opened in the order of locks.
     let mut delta = DeltaScan::open(&relations, Sight::AsOf(Rc::clone(&snapshot)));
     let Some((_, checkpoint)) = CheckpointScan::open(&relations).find(user, &snapshot)? else {
         return Ok(None);
@@ -174,7 +174,7 @@ pub fn write(
     Ok(())
 }
 
-/// Deletes the user's rows of `batch_aggregates`, which a checkpoint that is gone has left behind.
+/// Deletes the user's rows of `batch_aggregates`, which a deleted checkpoint has left behind.
 pub fn discard(relations: &Relations, writer: &TableWriter<Batches>, user: &UserId) {
     let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 1);
     scan.seek(&[batches::USER_ID.equal(user)]);
@@ -185,7 +185,7 @@ pub fn discard(relations: &Relations, writer: &TableWriter<Batches>, user: &User
     for tid in left {
         writer.delete(tid);
     }
-    // The rows that replace them must not meet them.
+    // Or their replacements fail by the primary key.
     xact::see_own_changes();
 }
 
@@ -195,7 +195,7 @@ fn scan_of(relations: &Relations, snapshot: &Rc<Snapshot>, key_columns: usize) -
     IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns, batches::CREATED_AT)
 }
 
-/// What is folded of a batch, and where that is stored.
+/// The folded total of a batch, and the tuple id of its row.
 fn find(
     scan: &mut IndexScan<Batches>,
     user: &UserId,
@@ -205,7 +205,7 @@ fn find(
     scan.next().map(|row| (row.tid(), decode(&row).1))
 }
 
-/// The batch that a row of `batch_aggregates` is about, and what is folded of it.
+/// The batch of a row of `batch_aggregates`, and its folded total.
 pub fn decode(row: &Row<'_, Batches>) -> (BatchId, BatchTotal) {
     let folded = BatchTotal {
         amount: row.get(batches::TOTAL_AMOUNT),

@@ -1,8 +1,8 @@
 //! Erasing what people have written into an account's rows.
 //!
-//! The rows get new versions, and that is all that changes: stamps, amounts and numbers stay, so nothing that is derived from them
-//! does either. Settlements of the account look at its rows dirty, where both versions of a row would be seen until the redaction
-//! has committed: they wait for the stripe meanwhile. Everybody else reads with a snapshot, which sees one of them.
+//! The rows get new versions that differ in these texts alone. Stamps, amounts and numbers stay, so everything that is derived from
+//! them stays true. A dirty scan meets both versions of a row until the redaction has committed. Settlements scan dirty, so the
+//! redaction holds the account's stripe exclusively, and they wait. Everybody else reads with a snapshot, which sees one version.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -36,7 +36,7 @@ pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
     lock_order::wait_for_relations(&relations);
     REDACTED.set(true);
     lock::lock_stripe(stripe::of_user(user));
-    // What the transaction has written is redacted, too, also by the same statement.
+    // Rows that the transaction itself has inserted are redacted, too, those of the running statement included.
     xact::see_own_changes();
     let Ok(index) = relations.open_delta_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
     let snapshot = Rc::new(Snapshot::latest());
@@ -62,14 +62,14 @@ fn locked_for_writing() -> Option<Relations> {
     loop {
         let relations = Relations::lookup()?;
         relation::lock(relations.ledger, Access::Write);
-        // An update may have come before the lock.
+        // An update of the extension may have committed while this waited.
         if Relations::lookup()? == relations {
             return Some(relations);
         }
     }
 }
 
-/// Raises 0A000 if the transaction, which is about to be prepared, has redacted: it would keep the stripe until somebody ends it.
+/// Raises 0A000 if the transaction, which is about to be prepared, has redacted: it would hold the stripe until somebody ends it.
 pub fn refuse_to_prepare() {
     if REDACTED.get() {
         LedgerError::PreparedRedaction.raise();

@@ -1,4 +1,4 @@
-//! On which side of zero a balance can end, whatever becomes of the rows in flight.
+//! The sides of zero that a balance can come to lie on, and crossings from one to the other.
 
 use crate::credits::{Credits, SumOutOfRange};
 
@@ -12,7 +12,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The crossing from the announced state to that of a balance, if there is one.
+    /// The crossing from the announced side to that of the balance; `None` if it is the same side.
     #[must_use]
     pub fn between(announced_positive: bool, balance: Credits) -> Option<Self> {
         match (announced_positive, balance.is_positive()) {
@@ -32,9 +32,9 @@ impl Direction {
     }
 }
 
-/// What a balance can become: the sum of the settled rows, and the rows of other transactions still in flight.
+/// What a balance can become: the sum of the rows that are committed or the transaction's own, and the sums by sign of rows in flight.
 ///
-/// Each of those commits or rolls back, so every outcome lies between `settled + negative` and `settled + positive`.
+/// Each row in flight will commit or roll back, so every outcome lies between `settled + negative` and `settled + positive`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outlook {
     settled: Credits,
@@ -43,13 +43,13 @@ pub struct Outlook {
 }
 
 impl Outlook {
-    /// Nothing in flight yet.
+    /// A balance without rows in flight.
     #[must_use]
     pub const fn new(settled: Credits) -> Self {
         Self { settled, negative: Credits::ZERO, positive: Credits::ZERO }
     }
 
-    /// Counts a row that is committed or our own.
+    /// Adds a row that is committed or the transaction's own.
     ///
     /// # Errors
     /// [`SumOutOfRange`].
@@ -58,7 +58,7 @@ impl Outlook {
         Ok(())
     }
 
-    /// Counts a row of another transaction that has not ended.
+    /// Adds another transaction's row in flight.
     ///
     /// # Errors
     /// [`SumOutOfRange`].
@@ -82,7 +82,7 @@ impl Outlook {
         self.settled.checked_add(self.negative)
     }
 
-    /// Whether every outcome lies on the announced side of zero: then this transaction has nothing to decide.
+    /// Whether every outcome lies on the announced side of zero.
     ///
     /// # Errors
     /// [`SumOutOfRange`].

@@ -1,4 +1,4 @@
-//! Folding ledger rows into the balance of a checkpoint, and what one pass over a delta tells.
+//! Folds: the sums of the rows that a coverage covers, and how a pass over a delta advances them.
 
 use crate::coverage::Coverage;
 use crate::credits::{Credits, SumOutOfRange};
@@ -15,22 +15,29 @@ pub struct Fold {
     pub transaction_count: i64,
     /// The highest `seq` among them; 0 if there are none.
     pub latest_seq: i64,
-    /// No row of a batch has joined since it had this many rows. Of a stored fold only the present is known.
+    /// The row that was folded as the `unbatched_since`-th and all before it may be rows of batches; those folded later are not.
+    /// A fold that was read from a checkpoint says `transaction_count` here.
     pub unbatched_since: i64,
 }
 
 impl Fold {
-    /// Whether no row that this has and `older` has not is one of a batch. `older` is one that this contains.
+    /// The highest `seq` among its rows; `None` if there are none.
+    #[must_use]
+    pub fn latest_seq_if_any(&self) -> Option<i64> {
+        (self.transaction_count > 0).then_some(self.latest_seq)
+    }
+
+    /// Whether all the rows that this has and `older` has not are in no batch. This must cover all that `older` covers.
     ///
-    /// The coverages of two moments are contained in each other, the earlier one in the later. So of the rows that this had
-    /// when it was `unbatched_since`, an older fold with no fewer rows has every one.
+    /// Of any two folds of a user, the later one has every row of the earlier. So an older fold with at least
+    /// `unbatched_since` rows has every row of a batch that this one has.
     #[must_use]
     pub const fn gained_no_batch_since(&self, older: &Self) -> bool {
         self.unbatched_since <= older.transaction_count
     }
 }
 
-/// A ledger row as far as sums are concerned, committed or the reader's own.
+/// What a pass needs of a ledger row that is committed or of the reader's own transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeltaRow {
     /// Transaction that inserted it.
@@ -43,7 +50,7 @@ pub struct DeltaRow {
     pub is_batched: bool,
 }
 
-/// One pass over the rows that `base` does not cover, advancing it as far as `target` allows.
+/// One pass over a user's delta: adds up the rows, and advances the fold that it starts from.
 #[derive(Clone, Debug)]
 pub struct DeltaPass {
     own_transaction: Option<u64>,
@@ -56,7 +63,8 @@ pub struct DeltaPass {
 }
 
 impl DeltaPass {
-    /// Starts from `base`. Where `target` does not contain its coverage, `base` stays as it is: coverage only grows.
+    /// Starts from `base`, which is advanced to cover what `target` covers. It stays as it is if `target` does not cover all that
+    /// `base` does: coverage only grows. `own_transaction` is the reader's, if it has an id.
     #[must_use]
     pub fn new(base: Fold, target: Coverage, own_transaction: Option<u64>) -> Self {
         let outlook = Outlook::new(base.balance);
@@ -67,7 +75,7 @@ impl DeltaPass {
         Self { own_transaction, advanced, gained_batch: false, outlook, own, transaction_count, latest_seq }
     }
 
-    /// Counts a row that `base` does not cover; `true` if the advanced fold now covers it.
+    /// Adds a row that `base` does not cover; returns whether it was folded.
     ///
     /// # Errors
     /// [`SumOutOfRange`].
@@ -84,7 +92,8 @@ impl DeltaPass {
             advanced.balance = advanced.balance.checked_add(row.amount)?;
             advanced.latest_seq = later(advanced.latest_seq, advanced.transaction_count, row.seq);
             advanced.transaction_count += 1;
-            // Rows join in the order of an index, which is not that of moments: all of a pass join at once.
+            // The pass meets rows in the order of an index, not in the order in which their transactions ended. So another
+            // fold, taken meanwhile, can have a later one and lack this one: they count as folded all at once.
             self.gained_batch |= row.is_batched;
             if self.gained_batch {
                 advanced.unbatched_since = advanced.transaction_count;
@@ -93,7 +102,7 @@ impl DeltaPass {
         Ok(covered)
     }
 
-    /// Counts the signed amount of a row of another transaction that has not ended.
+    /// Adds the signed amount of another transaction's row in flight.
     ///
     /// # Errors
     /// [`SumOutOfRange`].
@@ -107,13 +116,13 @@ impl DeltaPass {
         &self.outlook
     }
 
-    /// The sum of all rows that count: covered, committed since, and the reader's own.
+    /// The sum of the rows of `base` and of those added, rows in flight left out.
     #[must_use]
     pub const fn balance(&self) -> Credits {
         self.outlook.settled()
     }
 
-    /// The balance without the rows of the reader's own transaction.
+    /// The same without the rows of the reader's own transaction.
     ///
     /// # Errors
     /// [`SumOutOfRange`].
@@ -121,13 +130,13 @@ impl DeltaPass {
         self.balance().checked_sub(self.own)
     }
 
-    /// How many rows count.
+    /// How many rows these are.
     #[must_use]
     pub const fn transaction_count(&self) -> i64 {
         self.transaction_count
     }
 
-    /// The highest `seq` among the rows that count, if there are any.
+    /// The highest `seq` among them; `None` if there are none.
     #[must_use]
     pub fn latest_seq(&self) -> Option<i64> {
         (self.transaction_count > 0).then_some(self.latest_seq)
@@ -146,7 +155,7 @@ impl DeltaPass {
     }
 }
 
-/// The highest `seq` when one more row joins `count` others. It need not be above 0: who restores a row may say its `seq`.
+/// The highest `seq` when one more row joins `count` others. It may be 0 or less, since a restored row brings its own.
 fn later(latest_seq: i64, count: i64, seq: i64) -> i64 {
     if count == 0 { seq } else { latest_seq.max(seq) }
 }

@@ -4,7 +4,7 @@
 //! - [`id`]: ids of accounts and of batches
 //! - [`numeric`]: the on-disk form of Postgres' `numeric`, to and from [`credits::Credits`]
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
-//! - [`crossing`]: on which side of zero a balance can end, whatever becomes of the rows in flight
+//! - [`crossing`]: the sides of zero that a balance can come to lie on
 //! - [`fold`]: rows folded into a balance, and the result of one pass over a delta
 //! - [`segment`]: what backends publish to each other in dynamic shared memory
 //! - [`sequence`]: how a sequence follows rows that come with a number of their own
