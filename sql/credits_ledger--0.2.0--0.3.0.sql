@@ -35,6 +35,8 @@ CREATE OR REPLACE VIEW credits.uncovered_transactions WITH (security_barrier) AS
         SELECT t.*
         FROM credits.users_without_checkpoint u
         JOIN credits.credits_transactions t ON t.user_id = u.user_id
+        -- A member of pg_monitor sees these users, and not their rows.
+        WHERE NOT row_security_active('credits.credits_transactions')
     ) u;
 
 -- What the ledger refuses, and what it is stamped and numbered by.
@@ -226,14 +228,46 @@ CREATE OR REPLACE VIEW credits.stragglers WITH (security_barrier) AS
            AND pg_xact_status(s.xact_id) = 'in progress'
     LEFT JOIN pg_stat_activity a ON a.pid = k.pid
     LEFT JOIN pg_prepared_xacts p ON p.transaction = s.xact_id::xid AND pg_xact_status(s.xact_id) = 'in progress'
-    WHERE NOT row_security_active('credits.credits_transactions');
+    WHERE NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW credits.stragglers IS
     'Open transactions that checkpoints pass by or stop at, and transactions that a checkpoint has passed by. listed_by: how many '
     'checkpoints list it as a straggler; watermark_of: how many have stopped at it, while it is open. state: that of its session '
     'in pg_stat_activity, prepared, open (by a session whose state the caller may not see), or ended, and then each checkpoint '
     'forgets it with its next refresh. since: the start of the transaction, or when it was prepared. holds_back: a checkpoint '
     'that is refreshed now stops at it. Cost: two scans of the checkpoints. On a standby only those that a checkpoint lists, '
-    'without their sessions, which are the primary''s. For operators.';
+    'without their sessions, which are the primary''s. For operators and members of pg_monitor.';
+
+CREATE OR REPLACE VIEW credits.checkpoint_lag WITH (security_barrier) AS
+    SELECT c.user_id,
+           -- Two ranges of the delta's index, as in uncovered_transactions, counted only where this column is asked for.
+           (SELECT count(*)
+            FROM credits.credits_transactions t
+            WHERE t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615')
+           + (SELECT count(*)
+              FROM unnest(c.stragglers) AS s(xact_id)
+              JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id) AS delta_rows,
+           c.updated_at,
+           pg_snapshot_xmax(pg_current_snapshot())::text::bigint - c.watermark::text::bigint AS watermark_lag,
+           cardinality(c.stragglers) AS stragglers
+    FROM credits.user_balance_checkpoints c
+    WHERE NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW credits.checkpoint_lag IS
+    'How far each checkpoint is behind: delta_rows, the committed rows that it does not cover; updated_at, when it was last '
+    'written; watermark_lag, how many transaction ids have been given out since its watermark; stragglers, how many it lists. '
+    'Cost: a scan of the checkpoints and, for delta_rows, an index lookup for each and its delta; without delta_rows the scan '
+    'alone; for one user index lookups. Users without a checkpoint are in users_without_checkpoint. Names users: for operators and '
+    'members of pg_monitor.';
+
+CREATE OR REPLACE VIEW credits.users_without_checkpoint WITH (security_barrier) AS
+    SELECT u.user_id
+    FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
+    LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
+    WHERE c.user_id IS NULL
+      AND (NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE'));
+
+GRANT USAGE ON SCHEMA credits TO pg_monitor;
+GRANT SELECT ON credits.checkpoint_lag, credits.stragglers, credits.users_without_checkpoint TO pg_monitor;
+GRANT EXECUTE ON FUNCTION credits.settlement_statistics() TO pg_monitor;
 
 -- The guard, and what it keeps.
 
@@ -866,6 +900,7 @@ COMMENT ON FUNCTION credits.verify_installation() IS
     'statistics settings, tablespaces, bodies of views and functions. Reads catalogs only.';
 
 REVOKE ALL ON FUNCTION credits.verify_installation() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION credits.verify_installation() TO pg_monitor;
 
 -- Import.
 
@@ -1184,7 +1219,8 @@ COMMENT ON VIEW credits.folded_batches IS
     'The table batch_aggregates, for callers who may SELECT all rows of the ledger; empty for others.';
 COMMENT ON VIEW credits.users_without_checkpoint IS
     'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their rows '
-    'until refresh_checkpoint or their next transaction. For operators: empty under row-level security.';
+    'until refresh_checkpoint or their next transaction. For operators and members of pg_monitor: empty for others under row-'
+    'level security.';
 COMMENT ON VIEW credits.uncovered_transactions IS
     'The deltas: ledger rows that no checkpoint covers yet. For operators: empty under row-level security.';
 COMMENT ON FUNCTION credits.visible_balances() IS

@@ -337,3 +337,72 @@ fn row_level_security_empties_the_operators_views() {
     }
     tenant.try_run("SELECT credits.refresh_idle_checkpoints(idle => '0')").refused("42501");
 }
+
+/// Who may look at every session of the cluster may look at settlement, also where policies give it no row of the ledger: what it
+/// sees is how far behind checkpoints are, and no amount.
+#[test]
+fn a_member_of_pg_monitor_watches_the_whole_ledger() {
+    let db = Database::create_alone();
+    let role = db.create_role("monitor");
+    let (mut admin, mut idle) = (db.connect(), db.connect());
+    admin.run(&format!("GRANT pg_monitor TO {role}"));
+    admin.grant(user(1), dec!(10));
+    admin.grant(user(2), dec!(10));
+    admin.run("ALTER TABLE credits.credits_transactions DISABLE TRIGGER note_transaction");
+    admin.grant(user(3), dec!(10));
+    admin.run("ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction");
+    idle.run("BEGIN");
+    let open = xact_id(&mut idle);
+    for _ in 0..200 {
+        admin.charge(user(1), dec!(0.01));
+    }
+
+    let mut monitor = db.connect_as(&role);
+    for row_security in ["DISABLE", "ENABLE"] {
+        admin.run(&format!("ALTER TABLE credits.credits_transactions {row_security} ROW LEVEL SECURITY"));
+        let users: Vec<Uuid> =
+            monitor.values("SELECT user_id FROM credits.checkpoint_lag ORDER BY user_id", &[]);
+        assert_eq!(users, [user(1), user(2)], "{row_security}");
+        assert_eq!(
+            lag(&mut monitor, user(1)).delta_rows,
+            lag(&mut admin, user(1)).delta_rows,
+            "{row_security}"
+        );
+        let states: Vec<String> =
+            monitor.values("SELECT xact_id || ' ' || state FROM credits.stragglers", &[]);
+        assert_eq!(states, [format!("{open} idle in transaction")], "{row_security}");
+        let left_out: Vec<Uuid> = monitor.values("SELECT user_id FROM credits.users_without_checkpoint", &[]);
+        assert_eq!(left_out, [user(3)], "{row_security}");
+        assert_eq!(statistics(&mut monitor)[1], 2, "{row_security}");
+        monitor.assert_as_made();
+        for closed in [
+            "FROM credits.credits_transactions",
+            "FROM credits.balances",
+            "FROM credits.batches",
+            "FROM credits.checkpoints",
+            "FROM credits.folded_batches",
+            "FROM credits.uncovered_transactions",
+            "FROM credits.user_balance_checkpoints",
+            "FROM credits.verify_ledger()",
+            "credits.get_user_balance(gen_random_uuid())",
+        ] {
+            monitor.try_run(&format!("SELECT {closed}")).refused("42501");
+        }
+    }
+    // A right to read the rows themselves is still limited by policies: a user without a checkpoint is shown, its rows are not.
+    admin.run(&format!(
+        "GRANT USAGE ON SCHEMA credits TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA credits TO {role};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {role}"
+    ));
+    for view in ["uncovered_transactions", "balances", "batches", "checkpoints", "folded_batches"] {
+        let rows: i64 = monitor.value(&format!("SELECT count(*) FROM credits.{view}"), &[]);
+        assert_eq!(rows, 0, "{view}");
+    }
+    // Membership that is not inherited is not enough.
+    admin.run(&format!(
+        "ALTER ROLE {role} NOINHERIT; REVOKE pg_monitor FROM {role}; GRANT pg_monitor TO {role}"
+    ));
+    let rows: i64 = monitor.value("SELECT count(*) FROM credits.checkpoint_lag", &[]);
+    assert_eq!(rows, 0);
+}

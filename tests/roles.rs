@@ -49,6 +49,16 @@ const WRITER: [&str; 6] = [
     "refresh_checkpoints_bulk: EXECUTE",
 ];
 
+/// What a member of pg_monitor may do besides, without any grant: there is no amount or balance in it.
+const MONITOR: [&str; 6] = [
+    "checkpoint_lag: SELECT",
+    "schema credits: USAGE",
+    "settlement_statistics: EXECUTE",
+    "stragglers: SELECT",
+    "users_without_checkpoint: SELECT",
+    "verify_installation: EXECUTE",
+];
+
 /// Everything that a role may do with any object of the extension, one object and privilege a line.
 fn privileges(session: &mut Session, role: &str) -> Vec<String> {
     let mut privileges: Vec<String> = session.values(
@@ -107,6 +117,7 @@ fn roles_may_do_what_they_are_for_and_nothing_else() {
     admin.run("GRANT ALL ON ALL TABLES IN SCHEMA credits TO credits_reader; GRANT CREATE ON SCHEMA credits TO credits_writer");
     create_roles(&db);
     assert_eq!(privileges(&mut admin, &stranger), sorted(&[&EVERYBODY]));
+    assert_eq!(privileges(&mut admin, "pg_monitor"), sorted(&[&EVERYBODY, &MONITOR]));
     assert_eq!(privileges(&mut admin, "credits_reader"), sorted(&[&EVERYBODY, &READER]));
     assert_eq!(privileges(&mut admin, "credits_writer"), sorted(&[&EVERYBODY, &READER, &WRITER]));
     let members: Vec<String> = admin.values(

@@ -2,7 +2,9 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- For operators: what the checkpoints do not cover, what holds them back, and what brings them up to date. The views read
--- their tables as their owner and name every user, so they are empty where row-level security filters the ledger.
+-- their tables as their owner and name every user, so they are empty where row-level security filters the ledger for the reader.
+-- Members of pg_monitor see every row whatever the policies are: they may look at all sessions of the cluster, and the views have no amount
+-- and no balance.
 
 CREATE VIEW credits.checkpoint_lag WITH (security_barrier) AS
     SELECT c.user_id,
@@ -17,12 +19,13 @@ CREATE VIEW credits.checkpoint_lag WITH (security_barrier) AS
            pg_snapshot_xmax(pg_current_snapshot())::text::bigint - c.watermark::text::bigint AS watermark_lag,
            cardinality(c.stragglers) AS stragglers
     FROM credits.user_balance_checkpoints c
-    WHERE NOT row_security_active('credits.credits_transactions');
+    WHERE NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW credits.checkpoint_lag IS
     'How far each checkpoint is behind: delta_rows, the committed rows that it does not cover; updated_at, when it was last '
     'written; watermark_lag, how many transaction ids have been given out since its watermark; stragglers, how many it lists. '
     'Cost: a scan of the checkpoints and, for delta_rows, an index lookup for each and its delta; without delta_rows the scan '
-    'alone; for one user index lookups. Users without a checkpoint are in users_without_checkpoint. Names users: for operators.';
+    'alone; for one user index lookups. Users without a checkpoint are in users_without_checkpoint. Names users: for operators and '
+    'members of pg_monitor.';
 
 CREATE VIEW credits.stragglers WITH (security_barrier) AS
     WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot),
@@ -75,14 +78,14 @@ CREATE VIEW credits.stragglers WITH (security_barrier) AS
            AND pg_xact_status(s.xact_id) = 'in progress'
     LEFT JOIN pg_stat_activity a ON a.pid = k.pid
     LEFT JOIN pg_prepared_xacts p ON p.transaction = s.xact_id::xid AND pg_xact_status(s.xact_id) = 'in progress'
-    WHERE NOT row_security_active('credits.credits_transactions');
+    WHERE NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW credits.stragglers IS
     'Open transactions that checkpoints pass by or stop at, and transactions that a checkpoint has passed by. listed_by: how many '
     'checkpoints list it as a straggler; watermark_of: how many have stopped at it, while it is open. state: that of its session '
     'in pg_stat_activity, prepared, open (by a session whose state the caller may not see), or ended, and then each checkpoint '
     'forgets it with its next refresh. since: the start of the transaction, or when it was prepared. holds_back: a checkpoint '
     'that is refreshed now stops at it. Cost: two scans of the checkpoints. On a standby only those that a checkpoint lists, '
-    'without their sessions, which are the primary''s. For operators.';
+    'without their sessions, which are the primary''s. For operators and members of pg_monitor.';
 
 -- A caller from whom row-level security hides rows gets 42501. It would refresh nothing otherwise.
 ALTER FUNCTION credits.refresh_idle_checkpoints(interval, bigint) SET row_security = off;

@@ -58,10 +58,12 @@ CREATE VIEW credits.users_without_checkpoint WITH (security_barrier) AS
     SELECT u.user_id
     FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
     LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
-    WHERE c.user_id IS NULL AND NOT row_security_active('credits.credits_transactions');
+    WHERE c.user_id IS NULL
+      AND (NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE'));
 COMMENT ON VIEW credits.users_without_checkpoint IS
     'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their rows '
-    'until refresh_checkpoint or their next transaction. For operators: empty under row-level security.';
+    'until refresh_checkpoint or their next transaction. For operators and members of pg_monitor: empty for others under row-'
+    'level security.';
 
 CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
     SELECT u.*
@@ -82,6 +84,8 @@ CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
         SELECT t.*
         FROM credits.users_without_checkpoint u
         JOIN credits.credits_transactions t ON t.user_id = u.user_id
+        -- A member of pg_monitor sees these users, and not their rows.
+        WHERE NOT row_security_active('credits.credits_transactions')
     ) u;
 COMMENT ON VIEW credits.uncovered_transactions IS
     'The deltas: ledger rows that no checkpoint covers yet. For operators: empty under row-level security.';
