@@ -1,4 +1,4 @@
-//! For operators: what settlement has done, and checkpoints that nobody's commit refreshes.
+//! Functions for operators: statistics of settlements, idle checkpoints, the sequence, and redaction.
 
 use ledger::coverage::Coverage;
 use ledger::id::UserId;

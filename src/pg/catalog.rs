@@ -41,7 +41,7 @@ pub struct Relations {
     pub batches: pg_sys::Oid,
     /// `checkpoint_changes`: without it nothing is published
     pub changes: Option<pg_sys::Oid>,
-    /// `credits_transactions_single_idx`, unless somebody has dropped it: pages can do without, as without the next three
+    /// `credits_transactions_single_idx`; `None` if it was dropped: pages are read without it then, as without the next three
     pub single_index: Option<pg_sys::Oid>,
     /// `credits_transactions_batched_idx`
     pub batched_index: Option<pg_sys::Oid>,

@@ -23,7 +23,7 @@ pub struct Definition {
     pub role: Role,
     /// The types of the columns that are read and written by their places. There may be others behind them.
     pub columns: &'static [Oid],
-    /// The names of a table's columns. A type has none that could be somebody's own.
+    /// The names of a table's columns, without those that an application has added. Empty for a type, which cannot get any.
     pub names: &'static [&'static str],
     /// The indexes that keep its rows apart.
     pub keys: &'static [&'static CStr],

@@ -51,7 +51,7 @@ fn define_checked(
     }
 }
 
-/// Settings below this prefix that nobody defined are mistakes from now on.
+/// Reserves the prefix: setting a name below it that is not defined is an error from now on.
 pub fn reserve_prefix(prefix: &'static CStr) {
     // SAFETY: the name is NUL-terminated.
     unsafe {

@@ -1,11 +1,11 @@
-//! Whose a relation is, and whether that says anything about it.
+//! Who owns a relation, and whether the caller can read it without running code of others.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::SysCacheIdentifier::{DATABASEOID, RELOID};
 
-/// Whether reading the relation runs nothing that someone has put there to be run with the caller's privileges. A view, a
-/// policy or the expression of an index is run for whoever reads, so the owner must be the caller itself, the owner of
-/// the database or a superuser; for a superuser, only another one.
+/// Whether the caller trusts the owner of the relation. A view, a policy or the expression of an index runs with the privileges of the
+/// role that reads, so the owner must be a superuser, the owner of the database, or a role that the caller is or is a member of. A
+/// caller that is a superuser trusts superusers only.
 pub fn is_trusted(relation: pg_sys::Oid) -> bool {
     // SAFETY: catalog lookups.
     unsafe {

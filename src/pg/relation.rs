@@ -155,7 +155,7 @@ impl Index {
 
     /// Opens an index whose lock has just been taken.
     fn take_over(oid: pg_sys::Oid) -> Option<Self> {
-        // SAFETY: null if there is no such relation; then nobody needs the lock.
+        // SAFETY: null if there is no such relation; then its lock is released.
         unsafe {
             let relation = pg_sys::try_relation_open(oid, NO_LOCK);
             if relation.is_null() {

@@ -104,8 +104,8 @@ unsafe extern "C-unwind" {
 }
 
 impl Shape {
-    /// The shape that the relation has now; `None` if there is no such relation. Waits for nobody: of a relation that somebody is
-    /// changing, the shape from before.
+    /// The shape that the relation has now; `None` if there is no such relation. Does not wait for a lock: while another session is
+    /// changing the relation, its shape before that change.
     pub fn of(oid: pg_sys::Oid) -> Option<Self> {
         // SAFETY: `read` copies each part of the description as it fetches it.
         unsafe {
@@ -132,8 +132,8 @@ impl Shape {
     /// The relation is open.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     unsafe fn read(relation: pg_sys::Relation) -> Self {
-        // SAFETY: the caller's promise. A lookup may learn of changes and have a part of the description made anew: each is
-        // fetched when it is copied, which looks nothing up.
+        // SAFETY: the caller's promise. A catalog lookup may process invalidations, which rebuild parts of the relcache entry: each part
+        // is fetched from the entry right where it is copied, and copying looks nothing up.
         unsafe {
             let (oid, class) = ((*relation).rd_id, &*(*relation).rd_rel);
             let children = pg_sys::ffi::pg_guard_ffi_boundary(|| {

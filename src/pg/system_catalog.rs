@@ -91,9 +91,10 @@ pub fn is_of_this_transaction(row: &pg_sys::HeapTupleData) -> bool {
     unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*row.t_data).t_choice.t_heap.t_xmin) }
 }
 
-/// Whether somebody else has set out to delete or replace the row that a scan shows.
+/// Whether a transaction has marked the row that a scan shows as deleted or replaced, and has not been rolled back.
 pub fn is_being_deleted(row: &pg_sys::HeapTupleData) -> bool {
-    // SAFETY: a row of a scan has a header. The scan has noted in it if whoever wanted to has given up.
+    // SAFETY: a row of a scan has a header, in which the visibility check has set `HEAP_XMAX_INVALID` if that transaction was rolled
+    // back.
     let infomask = unsafe { (*row.t_data).t_infomask };
     u32::from(infomask) & pg_sys::HEAP_XMAX_INVALID == 0
 }
