@@ -124,10 +124,10 @@ CREATE PROCEDURE credits.import_transactions(source regclass, chunk_size bigint 
 DECLARE
     -- Types are looked up before the search_path is pinned: a name that is no keyword is qualified.
     query pg_catalog.text;
-    -- What is wrong: how much of it, and its first lines.
+    -- The number of problems, and the first of them as text.
     problems bigint;
     problem pg_catalog.text;
-    -- Rows of the source up to last_seq, the last one when we began, and how many of them are through.
+    -- The highest seq of the source at the start, the number of rows up to it, and how many of these are imported.
     total bigint;
     last_seq bigint;
     done bigint;
@@ -149,7 +149,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     query := credits.import_query(source);
-    -- Refused inside a transaction block: better now than after the first chunk.
+    -- Raises 2D000 inside a transaction block, before anything is imported.
     COMMIT;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
 
@@ -193,7 +193,7 @@ BEGIN
         RAISE WARNING '% has no index that begins with seq: each chunk reads the whole table', source
             USING HINT = format('CREATE INDEX ON %s (seq);', source);
     END IF;
-    -- What is recorded meanwhile comes after all that is imported.
+    -- Transactions that are recorded meanwhile get higher numbers than all that is imported.
     IF from_seq IS NOT NULL THEN
         PERFORM credits.advance_seq(last_seq);
     END IF;

@@ -124,7 +124,7 @@ CREATE FUNCTION credits.verify_installation()
                                  CASE r.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence'
                                                 ELSE format('relation of kind %s', r.relkind) END),
                        (SELECT 'access method ' || a.amname FROM pg_am a WHERE a.oid = r.relam AND a.amname <> 'heap'),
-                       -- That of the ledger is for its users to say.
+                       -- Row-level security of the ledger is the users' choice.
                        CASE WHEN r.relname <> 'credits_transactions' AND r.relrowsecurity THEN 'row-level security' END,
                        CASE WHEN r.relname <> 'credits_transactions' AND r.relforcerowsecurity THEN 'forced' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_barrier=true}' THEN 'security barrier' END,
@@ -160,7 +160,7 @@ CREATE FUNCTION credits.verify_installation()
             LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum
             WHERE r.relkind NOT IN ('v', 'S')
             UNION ALL
-            -- Whether rows from before an update were looked at is no difference.
+            -- NOT VALID is no difference: an update adds constraints that old rows were not checked for.
             SELECT 'constraint', r.relname, c.conname, regexp_replace(regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', ''), '\s+', ' ', 'g')
             FROM relations r JOIN pg_constraint c ON c.conrelid = r.oid
             WHERE c.contype NOT IN ('n', 't')
@@ -198,7 +198,7 @@ CREATE FUNCTION credits.verify_installation()
             FROM expected e FULL JOIN found f USING (check_name, relation, name)
             WHERE e.definition IS DISTINCT FROM f.definition
         )
-        -- What an application adds to the ledger itself harms nothing here, but a restored database is without it.
+        -- An application's own index, constraint or trigger on the ledger does no harm, but a dump leaves it out.
         SELECT CASE WHEN d.expected IS NULL AND d.relation = 'credits_transactions' AND d.check_name IN ('constraint', 'index', 'trigger')
                     THEN 'left out of dumps' ELSE d.check_name END,
                CASE WHEN d.relation = '' THEN d.name ELSE concat_ws('.', 'credits', d.relation, nullif(d.name, '')) END,
@@ -206,7 +206,7 @@ CREATE FUNCTION credits.verify_installation()
                     WHEN d.expected IS NULL THEN format('%s, is not of the extension: %s', d.check_name, d.found)
                     ELSE format('is: %s; was: %s', d.found, d.expected) END
         FROM differing d
-        -- Of a table that is missing, or is none of ours, that is enough to say.
+        -- For a table that is missing, or is not the extension's, its columns, indexes and triggers are not listed as well.
         WHERE d.check_name IN ('relation', 'event trigger')
            OR d.relation IN (SELECT e.relation FROM expected e INTERSECT SELECT r.relname FROM relations r)
         UNION ALL
@@ -222,11 +222,11 @@ CREATE FUNCTION credits.verify_installation()
         JOIN pg_extension x ON d.refclassid = 'pg_extension'::regclass AND x.oid = d.refobjid AND x.extname = 'credits_ledger'
         WHERE n.nspname = 'credits'
           AND (f.prosecdef
-               -- A procedure that commits cannot have a setting.
+               -- A procedure that commits cannot have a setting of its own.
                OR l.lanname <> 'c' AND f.prokind <> 'p' AND NOT coalesce(f.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false))
         UNION ALL
         SELECT 'row security', concat_ws('.', 'credits', u.table_name, nullif(u.policy, '')), 'a restore has brought it and could not make it: ' || u.problem
-        -- Not asked where it would be an error.
+        -- Without SELECT on the table, the function would raise an error.
         FROM unnest(CASE WHEN has_table_privilege('credits.dumped_row_security', 'SELECT')
                          THEN ARRAY(SELECT s FROM credits.row_security() s WHERE s.problem IS NOT NULL) END) u
         ORDER BY 1, 2

@@ -56,7 +56,7 @@ CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
         SELECT s.*
         FROM (
             SELECT d.table_name, d.kind, d.policy, d.is_permissive, d.command, d.roles, d.using_expression, d.check_expression,
-                   -- Where the trigger below did not fire.
+                   -- No problem is recorded where the trigger below did not fire.
                    coalesce(d.problem, 'it was not tried')
             FROM credits.dumped_row_security d
             UNION ALL
@@ -133,7 +133,7 @@ BEGIN
         RAISE EXCEPTION 'make_row_security was not called by the trigger that it is made for'
             USING ERRCODE = 'trigger_protocol_violated';
     END IF;
-    -- What another database could not make is no concern of this one.
+    -- A publisher's row is about a policy that the publisher could not make: it is skipped.
     IF EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() AND a.backend_type LIKE 'logical replication%') THEN
         RETURN NULL;
     END IF;
@@ -162,7 +162,7 @@ BEGIN
            IS NOT DISTINCT FROM (NEW.is_permissive, NEW.command, NEW.roles, NEW.using_expression, NEW.check_expression) THEN
             RETURN NULL;
         END IF;
-        -- What was made in its place when it could not be made: for fewer roles, or denying everything.
+        -- The policy that an earlier attempt made in its place, for fewer roles or denying everything, is replaced.
         IF NEW.problem IS NOT NULL AND (here.is_permissive, here.command) = (NEW.is_permissive, NEW.command) AND (
                here.roles <@ NEW.roles AND (here.using_expression, here.check_expression)
                                            IS NOT DISTINCT FROM (NEW.using_expression, NEW.check_expression)
@@ -182,7 +182,7 @@ BEGIN
             EXECUTE concat(statement, ' USING (' || NEW.using_expression || ')', ' WITH CHECK (' || NEW.check_expression || ')');
         EXCEPTION WHEN OTHERS THEN
             NEW.problem := concat_ws('; ', NEW.problem, SQLERRM);
-            -- Without a permissive policy rows stay hidden; without a restrictive one they would be shown.
+            -- Leaving a permissive policy out hides rows; leaving a restrictive one out would show them, so one that denies everything takes its place.
             IF NOT NEW.is_permissive THEN
                 EXECUTE concat(statement, CASE WHEN NEW.command <> 'INSERT' THEN ' USING (false)' END,
                                CASE WHEN NEW.command IN ('ALL', 'INSERT', 'UPDATE') THEN ' WITH CHECK (false)' END);
@@ -217,7 +217,7 @@ DECLARE
     waiting credits.dumped_row_security;
 BEGIN
     FOR waiting IN SELECT * FROM credits.dumped_row_security ORDER BY kind = 'policy', is_permissive, table_name, kind, policy LOOP
-        -- The trigger makes it, and keeps the row if it cannot be made.
+        -- The trigger makes the policy, and keeps the row if that fails.
         INSERT INTO credits.dumped_row_security SELECT waiting.*;
     END LOOP;
     RETURN QUERY SELECT * FROM credits.dumped_row_security;
