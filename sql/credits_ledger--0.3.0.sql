@@ -1302,10 +1302,10 @@ CREATE PROCEDURE credits.import_transactions(source regclass, chunk_size bigint 
 DECLARE
     -- Types are looked up before the search_path is pinned: a name that is no keyword is qualified.
     query pg_catalog.text;
-    -- What is wrong: how much of it, and its first lines.
+    -- The number of problems, and the first of them as text.
     problems bigint;
     problem pg_catalog.text;
-    -- Rows of the source up to last_seq, the last one when we began, and how many of them are through.
+    -- The highest seq of the source at the start, the number of rows up to it, and how many of these are imported.
     total bigint;
     last_seq bigint;
     done bigint;
@@ -1327,7 +1327,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     query := credits.import_query(source);
-    -- Refused inside a transaction block: better now than after the first chunk.
+    -- Raises 2D000 inside a transaction block, before anything is imported.
     COMMIT;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
 
@@ -1371,7 +1371,7 @@ BEGIN
         RAISE WARNING '% has no index that begins with seq: each chunk reads the whole table', source
             USING HINT = format('CREATE INDEX ON %s (seq);', source);
     END IF;
-    -- What is recorded meanwhile comes after all that is imported.
+    -- Transactions that are recorded meanwhile get higher numbers than all that is imported.
     IF from_seq IS NOT NULL THEN
         PERFORM credits.advance_seq(last_seq);
     END IF;
@@ -1549,7 +1549,7 @@ CREATE FUNCTION credits.row_security() RETURNS SETOF credits.dumped_row_security
         SELECT s.*
         FROM (
             SELECT d.table_name, d.kind, d.policy, d.is_permissive, d.command, d.roles, d.using_expression, d.check_expression,
-                   -- Where the trigger below did not fire.
+                   -- No problem is recorded where the trigger below did not fire.
                    coalesce(d.problem, 'it was not tried')
             FROM credits.dumped_row_security d
             UNION ALL
@@ -1626,7 +1626,7 @@ BEGIN
         RAISE EXCEPTION 'make_row_security was not called by the trigger that it is made for'
             USING ERRCODE = 'trigger_protocol_violated';
     END IF;
-    -- What another database could not make is no concern of this one.
+    -- A publisher's row is about a policy that the publisher could not make: it is skipped.
     IF EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() AND a.backend_type LIKE 'logical replication%') THEN
         RETURN NULL;
     END IF;
@@ -1655,7 +1655,7 @@ BEGIN
            IS NOT DISTINCT FROM (NEW.is_permissive, NEW.command, NEW.roles, NEW.using_expression, NEW.check_expression) THEN
             RETURN NULL;
         END IF;
-        -- What was made in its place when it could not be made: for fewer roles, or denying everything.
+        -- The policy that an earlier attempt made in its place, for fewer roles or denying everything, is replaced.
         IF NEW.problem IS NOT NULL AND (here.is_permissive, here.command) = (NEW.is_permissive, NEW.command) AND (
                here.roles <@ NEW.roles AND (here.using_expression, here.check_expression)
                                            IS NOT DISTINCT FROM (NEW.using_expression, NEW.check_expression)
@@ -1675,7 +1675,7 @@ BEGIN
             EXECUTE concat(statement, ' USING (' || NEW.using_expression || ')', ' WITH CHECK (' || NEW.check_expression || ')');
         EXCEPTION WHEN OTHERS THEN
             NEW.problem := concat_ws('; ', NEW.problem, SQLERRM);
-            -- Without a permissive policy rows stay hidden; without a restrictive one they would be shown.
+            -- Leaving a permissive policy out hides rows; leaving a restrictive one out would show them, so one that denies everything takes its place.
             IF NOT NEW.is_permissive THEN
                 EXECUTE concat(statement, CASE WHEN NEW.command <> 'INSERT' THEN ' USING (false)' END,
                                CASE WHEN NEW.command IN ('ALL', 'INSERT', 'UPDATE') THEN ' WITH CHECK (false)' END);
@@ -1710,7 +1710,7 @@ DECLARE
     waiting credits.dumped_row_security;
 BEGIN
     FOR waiting IN SELECT * FROM credits.dumped_row_security ORDER BY kind = 'policy', is_permissive, table_name, kind, policy LOOP
-        -- The trigger makes it, and keeps the row if it cannot be made.
+        -- The trigger makes the policy, and keeps the row if that fails.
         INSERT INTO credits.dumped_row_security SELECT waiting.*;
     END LOOP;
     RETURN QUERY SELECT * FROM credits.dumped_row_security;
@@ -1855,7 +1855,7 @@ CREATE FUNCTION credits.verify_installation()
                                  CASE r.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence'
                                                 ELSE format('relation of kind %s', r.relkind) END),
                        (SELECT 'access method ' || a.amname FROM pg_am a WHERE a.oid = r.relam AND a.amname <> 'heap'),
-                       -- That of the ledger is for its users to say.
+                       -- Row-level security of the ledger is the users' choice.
                        CASE WHEN r.relname <> 'credits_transactions' AND r.relrowsecurity THEN 'row-level security' END,
                        CASE WHEN r.relname <> 'credits_transactions' AND r.relforcerowsecurity THEN 'forced' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_barrier=true}' THEN 'security barrier' END,
@@ -1891,7 +1891,7 @@ CREATE FUNCTION credits.verify_installation()
             LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum
             WHERE r.relkind NOT IN ('v', 'S')
             UNION ALL
-            -- Whether rows from before an update were looked at is no difference.
+            -- NOT VALID is no difference: an update adds constraints that old rows were not checked for.
             SELECT 'constraint', r.relname, c.conname, regexp_replace(regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', ''), '\s+', ' ', 'g')
             FROM relations r JOIN pg_constraint c ON c.conrelid = r.oid
             WHERE c.contype NOT IN ('n', 't')
@@ -1929,7 +1929,7 @@ CREATE FUNCTION credits.verify_installation()
             FROM expected e FULL JOIN found f USING (check_name, relation, name)
             WHERE e.definition IS DISTINCT FROM f.definition
         )
-        -- What an application adds to the ledger itself harms nothing here, but a restored database is without it.
+        -- An application's own index, constraint or trigger on the ledger does no harm, but a dump leaves it out.
         SELECT CASE WHEN d.expected IS NULL AND d.relation = 'credits_transactions' AND d.check_name IN ('constraint', 'index', 'trigger')
                     THEN 'left out of dumps' ELSE d.check_name END,
                CASE WHEN d.relation = '' THEN d.name ELSE concat_ws('.', 'credits', d.relation, nullif(d.name, '')) END,
@@ -1937,7 +1937,7 @@ CREATE FUNCTION credits.verify_installation()
                     WHEN d.expected IS NULL THEN format('%s, is not of the extension: %s', d.check_name, d.found)
                     ELSE format('is: %s; was: %s', d.found, d.expected) END
         FROM differing d
-        -- Of a table that is missing, or is none of ours, that is enough to say.
+        -- For a table that is missing, or is not the extension's, its columns, indexes and triggers are not listed as well.
         WHERE d.check_name IN ('relation', 'event trigger')
            OR d.relation IN (SELECT e.relation FROM expected e INTERSECT SELECT r.relname FROM relations r)
         UNION ALL
@@ -1953,11 +1953,11 @@ CREATE FUNCTION credits.verify_installation()
         JOIN pg_extension x ON d.refclassid = 'pg_extension'::regclass AND x.oid = d.refobjid AND x.extname = 'credits_ledger'
         WHERE n.nspname = 'credits'
           AND (f.prosecdef
-               -- A procedure that commits cannot have a setting.
+               -- A procedure that commits cannot have a setting of its own.
                OR l.lanname <> 'c' AND f.prokind <> 'p' AND NOT coalesce(f.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false))
         UNION ALL
         SELECT 'row security', concat_ws('.', 'credits', u.table_name, nullif(u.policy, '')), 'a restore has brought it and could not make it: ' || u.problem
-        -- Not asked where it would be an error.
+        -- Without SELECT on the table, the function would raise an error.
         FROM unnest(CASE WHEN has_table_privilege('credits.dumped_row_security', 'SELECT')
                          THEN ARRAY(SELECT s FROM credits.row_security() s WHERE s.problem IS NOT NULL) END) u
         ORDER BY 1, 2
