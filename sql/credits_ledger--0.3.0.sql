@@ -464,8 +464,8 @@ COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS 'Ha
 -- requires:
 --   derived
 
--- Balances of users as the caller's snapshot has them: their checkpoints and what came since, or where row-level security filters
--- the ledger, the rows that the caller may see.
+-- Balances of users in the caller's snapshot: their checkpoints plus their deltas. Where row-level security filters the ledger, the sum of
+-- the rows that the caller may see.
 
 CREATE FUNCTION credits.get_user_balance(user_id uuid) RETURNS numeric
     LANGUAGE c STABLE PARALLEL RESTRICTED
@@ -571,7 +571,7 @@ CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
     FROM (
         SELECT t.*
         FROM credits.user_balance_checkpoints c
-        -- The upper end, which no transaction reaches, has the planner expect a short range and not a third of the rows.
+        -- With an upper end, which no transaction reaches, the planner expects a short range instead of a third of the rows.
         JOIN credits.credits_transactions t
           ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
         WHERE NOT row_security_active('credits.credits_transactions')
@@ -955,7 +955,7 @@ COMMENT ON VIEW credits.checkpoint_lag IS
 CREATE VIEW credits.stragglers WITH (security_barrier) AS
     WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot),
     open AS MATERIALIZED (
-        -- What a commit would pass by now: ledger::coverage has the same numbers.
+        -- The transactions that a watermark chosen now would pass by: crates/ledger/src/coverage.rs has the same numbers.
         SELECT o.xact_id,
                o.place <= 200 AND pg_snapshot_xmax(n.snapshot)::text::numeric - o.xact_id::text::numeric > greatest(128, 8 * (o.place - 1))
                    AS is_passed_by

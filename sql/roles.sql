@@ -2,7 +2,7 @@
 -- likes, and again after an update; then it makes login roles members: GRANT credits_writer TO app.
 --
 -- Neither role is a way around row-level security: with a policy on credits.credits_transactions, a member sees what that
--- lets it see. Views and functions that are not named here are for whoever operates the ledger.
+-- lets it see. Views and functions that are not named here are for operators.
 
 \set ON_ERROR_STOP on
 BEGIN;

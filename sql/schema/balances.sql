@@ -1,5 +1,5 @@
--- Balances of users as the caller's snapshot has them: their checkpoints and what came since, or where row-level security filters
--- the ledger, the rows that the caller may see.
+-- Balances of users in the caller's snapshot: their checkpoints plus their deltas. Where row-level security filters the ledger, the sum of
+-- the rows that the caller may see.
 
 CREATE FUNCTION credits.get_user_balance(user_id uuid) RETURNS numeric
     LANGUAGE c STABLE PARALLEL RESTRICTED

@@ -30,7 +30,7 @@ COMMENT ON VIEW credits.checkpoint_lag IS
 CREATE VIEW credits.stragglers WITH (security_barrier) AS
     WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot),
     open AS MATERIALIZED (
-        -- What a commit would pass by now: ledger::coverage has the same numbers.
+        -- The transactions that a watermark chosen now would pass by: crates/ledger/src/coverage.rs has the same numbers.
         SELECT o.xact_id,
                o.place <= 200 AND pg_snapshot_xmax(n.snapshot)::text::numeric - o.xact_id::text::numeric > greatest(128, 8 * (o.place - 1))
                    AS is_passed_by

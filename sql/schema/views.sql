@@ -70,7 +70,7 @@ CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
     FROM (
         SELECT t.*
         FROM credits.user_balance_checkpoints c
-        -- The upper end, which no transaction reaches, has the planner expect a short range and not a third of the rows.
+        -- With an upper end, which no transaction reaches, the planner expects a short range instead of a third of the rows.
         JOIN credits.credits_transactions t
           ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
         WHERE NOT row_security_active('credits.credits_transactions')
