@@ -6,13 +6,13 @@
 
    - missed:     when all have ended, the side of zero last announced is the side of the committed balance
    - doubled:    a notification never announces the side that was announced before
-   - lost_flip:  when all have ended, the stored state is the side last announced
+   - lost_flip:  when all have ended, the side stored in the checkpoint is the side last announced
    - inexact:    what is stored as covered is the sum of the committed rows it covers
    - collision:  no settlement writes a checkpoint row that was replaced, or is being replaced, since it was read
                  (heap_update would wait, then fail the commit with "tuple concurrently updated")
    - unreal:     what a settlement decides on is a balance that the user had, with the own rows, while it held the stripe
-   - unsound:    when all have ended and less is counted than the limit, the balance is above zero, and so is the stored state
-   - and no deadlock: everyone ends.
+   - unsound:    when all have ended and the count is below the limit, the balance is above zero, and so is the stored side
+   - and no deadlock: every session ends.
 
    HEADROOM adds the headroom that src/engine/published.rs publishes. NO_... and COUNT_... remove or change one part of the protocol. Each
    must be found wrong: see the script `check`. */
@@ -70,7 +70,7 @@ short amount[TRANSACTIONS * USERS];
 byte  inserted[TRANSACTIONS];           /* set of users */
 byte  committed, aborted;               /* sets of transactions */
 
-/* Checkpoint rows as committed; balance and covered are what is folded, positive the announced state. */
+/* Checkpoint rows as committed; balance and covered are what is folded, positive the announced side. */
 bool  exists[USERS], positive[USERS];
 short balance[USERS];
 byte  covered[USERS];                   /* set of transactions, aborted ones included */
@@ -85,10 +85,10 @@ byte  next_covered[USERS];
 /* Locks. */
 byte  sharers[STRIPES];
 bool  exclusive[STRIPES];
-byte  queued[STRIPES];                  /* waiting for EXCLUSIVE: who asks for SHARE later stands behind them */
+byte  queued[STRIPES];                  /* waiting for EXCLUSIVE: later requests for SHARE queue behind them */
 bool  refreshing[USERS];                /* the try-lock of a counted refresh */
 
-/* What listeners know. */
+/* The side that listeners were notified of last. */
 bool  announced[USERS];
 
 #ifdef HEADROOM
@@ -97,7 +97,7 @@ short charged[USERS], charged_until[USERS];
 #endif
 
 #ifdef PREPARE
-/* The committed balance, and the sides that it was on, with the rows of who holds the stripe exclusively, since that is so. */
+/* The committed balance with the rows of the session that holds the stripe exclusively, and the sides that it has been on since. */
 short truth[USERS], own[USERS];
 byte  was[USERS];
 #endif
@@ -160,7 +160,7 @@ inline unlock(s) {
   }
 }
 
-/* A fresh MVCC snapshot: who has ended, and the checkpoint rows as committed now. */
+/* A fresh MVCC snapshot: which transactions have ended, and the checkpoint rows as committed now. */
 inline take_snapshot() {
   d_step {
     snapshot_committed = committed; snapshot_ended = committed | aborted;
@@ -175,7 +175,7 @@ inline take_snapshot() {
     u = 0
   }
 }
-/* What is not looked at again must not tell states apart. */
+/* Clears what the session reads no more: states of the search that differ only in that are one. */
 inline drop_snapshot() {
   d_step {
     snapshot_committed = 0; snapshot_ended = 0;
@@ -252,11 +252,11 @@ inline sum_snapshot(user) {
   collision = (writer[user] != NOBODY && writer[user] != me) || version[user] != seen_version[user]; assert(!collision)
 #endif
 
-/* Writes the whole row: its state as given, its coverage extended to all that ended before the snapshot or as it was. */
-inline write_row(user, extend, state, announces) {
+/* Writes the whole row: the announced side as given; the coverage as it was, or extended to all that ended before the snapshot. */
+inline write_row(user, extend, side, announces) {
   atomic {
 #if OPERATORS
-    /* An operator has deleted the row: Postgres fails who waits for it, or ends the deadlock. */
+    /* An operator has deleted the row: Postgres fails the session that waits for it, or ends the deadlock. */
     if
     :: IS_OPERATOR(writer[user]) -> fails = true
     :: else ->
@@ -282,7 +282,7 @@ inline write_row(user, extend, state, announces) {
          t++
       :: else -> t = 0; break
       od;
-      writer[user] = me; next_positive[user] = state; next_announces[user] = announces
+      writer[user] = me; next_positive[user] = side; next_announces[user] = announces
     }
 #if OPERATORS
     fi
@@ -314,7 +314,7 @@ inline count_charges(s) {
   od
 }
 
-/* What the pass leaves to be spent; own grants may still be rolled back. */
+/* The headroom that the pass leaves; own grants may still be rolled back. */
 inline publish(user) {
   d_step {
 #ifdef COUNT_OWN_GRANTS
@@ -333,7 +333,7 @@ inline publish(user) {
 }
 #endif
 
-/* Counted refresh, the stripe held SHARE: skipped if someone else is at it, state columns unchanged. */
+/* Counted refresh, the stripe held SHARE: skipped if another transaction is at it, the announced side unchanged. */
 inline refresh(user) {
   if
 #ifdef NO_TRY_LOCK
@@ -351,8 +351,8 @@ inline refresh(user) {
   fi
 }
 
-/* Under EXCLUSIVE: the state against the balance that this commit makes, rows in flight ignored. A user without a row
-   gets one, its state that of the balance without the own rows. */
+/* Under EXCLUSIVE: compares the announced side with that of the balance that this commit makes, rows in flight ignored. A user
+   without a checkpoint row gets one, with the side of the balance without the own rows. */
 inline decide(user) {
 #ifndef NO_REREAD
 #ifdef DIRTY_DECISION
@@ -497,7 +497,7 @@ inline commit() {
 }
 inline roll_back() { d_step { if :: me < TRANSACTIONS -> aborted = aborted | BIT(me) :: else fi } }
 
-/* After the outcome is visible: written rows are nobody's any more, then the locks go one by one. */
+/* After the outcome is visible: the rows that were written have no writer any more, then the locks are released one by one. */
 inline release() {
   d_step {
     u = 0;
@@ -581,7 +581,7 @@ proctype Transaction(byte me) {
   fi;
 #ifdef PREPARE
   goto released;
-prepared:                                          /* counts, settles nobody, holds no lock */
+prepared:                                          /* counts, settles no user, holds no lock */
 #ifndef NO_COUNT_OF_PREPARED
   do
   :: n < STRIPES -> count_charges(n); n++
@@ -627,7 +627,7 @@ released:
 }
 #endif
 
-/* Refreshes users that it has no rows of, as a settlement of others' long deltas would. */
+/* Refreshes a user's checkpoint without rows of its own, as the settlement of a requested refresh does. */
 proctype Refresher(byte me) {
   LOCALS;
 #ifndef NO_SHARED_LOCK_FOR_REFRESH
@@ -656,7 +656,7 @@ init {
        truth[u] = base;
 #endif
 #ifdef HEADROOM
-       /* As an earlier settlement has left it. */
+       /* As an earlier settlement has published it. */
        if :: base > 0 -> charged_until[u] = base :: else fi;
 #endif
        u++
