@@ -1,10 +1,12 @@
 //! Transaction-scoped locks of our own, kept among the advisory locks.
 //!
 //! They appear in `pg_locks` as advisory locks of this database with an `objsubid` that the SQL functions for advisory
-//! locks do not use (those use 1 and 2): 193 for a stripe, 194 for the refreshes of a stripe; the `objid` is its number. A
-//! transaction holds at most two for each stripe, however many users it touches.
+//! locks do not use (those use 1 and 2): 193 for a stripe and 194 for the refreshes of a stripe, with its number as `objid`, and
+//! 195 for `checkpoint_changes`. A transaction holds at most two for each stripe, however many users it has noted.
 
 use pgrx::pg_sys;
+
+use super::database;
 
 const STRIPE_CLASS: u16 = 193;
 const REFRESH_CLASS: u16 = 194;
@@ -12,8 +14,7 @@ const CHANGES_CLASS: u16 = 195;
 
 fn tag(class: u16, stripe: u8) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
-        // SAFETY: set before any transaction runs, never changed.
-        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field1: database::oid(),
         locktag_field2: 0,
         locktag_field3: stripe.into(),
         locktag_field4: class,
@@ -28,7 +29,7 @@ fn acquire(tag: &pg_sys::LOCKTAG, mode: u32, wait: bool) -> bool {
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
-/// Takes a stripe in SHARE mode; waits for those who hold it exclusively.
+/// Takes a stripe in SHARE mode; waits for a transaction that holds it exclusively.
 pub fn share_stripe(stripe: u8) {
     acquire(&tag(STRIPE_CLASS, stripe), pg_sys::ShareLock, true);
 }
@@ -41,17 +42,17 @@ pub fn release_shared_stripe(stripe: u8) {
     }
 }
 
-/// Takes a stripe for itself; waits for everyone who is committing on it.
+/// Takes a stripe in EXCLUSIVE mode; waits for all transactions that are committing on it.
 pub fn lock_stripe(stripe: u8) {
     acquire(&tag(STRIPE_CLASS, stripe), pg_sys::ExclusiveLock, true);
 }
 
-/// Takes the right to refresh checkpoints of a stripe that is shared; `false` if someone else has it.
+/// Takes the lock for refreshing checkpoints of a stripe that is shared; `false` if another transaction has it.
 pub fn try_lock_refresh(stripe: u8) -> bool {
     acquire(&tag(REFRESH_CLASS, stripe), pg_sys::ExclusiveLock, false)
 }
 
-/// Takes the right to remove what has been noted of earlier changes; `false` if someone else has it.
+/// Takes the lock for deleting rows of `checkpoint_changes`; `false` if another transaction has it.
 pub fn try_lock_changes() -> bool {
     acquire(&tag(CHANGES_CLASS, 0), pg_sys::ExclusiveLock, false)
 }

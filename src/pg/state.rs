@@ -74,8 +74,7 @@ struct Versions {
 impl Versions {
     fn add(&mut self, row: &pg_sys::HeapTupleData) {
         let (xmin, tid) = (system_catalog::xmin(row), row.t_self);
-        // SAFETY: compares the id with those of this transaction and its subtransactions, and raises nothing.
-        self.is_own |= unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xmin) };
+        self.is_own |= system_catalog::is_of_this_transaction(row);
         (xmin.into_inner(), tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid).hash(&mut self.digest);
     }
 }

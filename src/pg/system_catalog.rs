@@ -30,7 +30,8 @@ pub(super) unsafe fn visit(
 ) {
     let table = Table::open(lookup.catalog, Access::Read);
     let mut scan_key = pg_sys::ScanKeyData::default();
-    // SAFETY: the caller's promise; the catalog is open as long as the scan, and a row valid until the next one is asked for.
+    // SAFETY: the parts of the lookup belong together and the key is of the column's type, as the caller promises. The catalog is
+    // open as long as the scan, and a row is valid until the next one is fetched.
     unsafe {
         pg_sys::ScanKeyInit(
             &raw mut scan_key,
@@ -54,7 +55,7 @@ pub(super) unsafe fn visit(
     }
 }
 
-/// Shows all rows of a table that are seen to `visit`, as they lie.
+/// Shows all visible rows of a table to `visit`, in physical order.
 pub fn visit_all(table: &Table, sight: &Sight, mut visit: impl FnMut(&pg_sys::HeapTupleData)) {
     any(table, sight, |row| {
         visit(row);
@@ -62,7 +63,7 @@ pub fn visit_all(table: &Table, sight: &Sight, mut visit: impl FnMut(&pg_sys::He
     });
 }
 
-/// Shows the rows of a table that are seen, as they lie, until one `is_it`. Whether there is one.
+/// Whether `is_it` of one of the visible rows of a table, which are shown to it in physical order up to that one.
 pub fn any(table: &Table, sight: &Sight, mut is_it: impl FnMut(&pg_sys::HeapTupleData) -> bool) -> bool {
     // SAFETY: table and sight are held as long as the scan, and a row is valid, in the scan's slot, until the next one is asked for.
     unsafe {

@@ -11,6 +11,7 @@
 mod fold_words;
 pub mod folds;
 pub mod headroom;
+pub mod headroom_slots;
 mod seqlock;
 mod slots;
 mod straggler_sets;
@@ -18,7 +19,7 @@ mod straggler_sets;
 use std::mem::offset_of;
 
 use folds::FoldSlots;
-use headroom::HeadroomSlots;
+use headroom_slots::HeadroomSlots;
 
 /// The segment, for all ledgers of a server. As zeros nothing has been published.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Sets of stragglers, each kept once for the folds of all users.
 //!
-//! A slot has room for the few stragglers that a fold has at most times. When a pool of sessions leaves transactions open there
-//! are many, and they are the same for all users: so a fold refers to the set by an id instead. The id is made of the number of the slot and the
-//! version of its contents. So an id never refers to another set than at first; the set may be gone.
+//! A slot has room for the few stragglers that a fold has at most times. When a pool of sessions leaves transactions open, there
+//! are many, and they are the same for all users: so a fold refers to their set by an id instead. The id is made of the number of
+//! the slot and the version of its contents. So an id never refers to another set than at first; the set may be gone.
 
 use super::seqlock::SeqLock;
 use crate::coverage::MAX_STRAGGLERS;
