@@ -18,12 +18,19 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Adds a row of these values, which must be of the types that the result has.
+    /// Adds a row of these values. Panics unless the result has as many columns, of their types.
     pub fn put<const N: usize>(&self, values: [ColumnValue<'_>; N]) {
-        // SAFETY: the description is valid as long as the call.
-        assert_eq!(unsafe { description::count(self.columns) }, N, "one value for each column");
+        // SAFETY: the description is valid as long as the call, and has a column for each number below its count.
+        let fits = unsafe {
+            description::count(self.columns) == N
+                && values
+                    .iter()
+                    .enumerate()
+                    .all(|(number, value)| value.is_of(description::column(self.columns, number).atttypid))
+        };
+        assert!(fits, "a value for each column, of its type");
         let (mut datums, mut nulls) = column_value::datums(values);
-        // SAFETY: as many values as the description says; the store copies them.
+        // SAFETY: as many values as the description says, of its types; the store copies them.
         unsafe {
             pg_sys::tuplestore_putvalues(self.store, self.columns, datums.as_mut_ptr(), nulls.as_mut_ptr());
         }

@@ -30,6 +30,7 @@ pub struct Column<L, T> {
 /// A column of a table with the layout `L`, of whatever type.
 pub struct AnyColumn<L> {
     number: usize,
+    oid: pg_sys::Oid,
     of: PhantomData<L>,
 }
 
@@ -57,7 +58,7 @@ impl<L: Layout, T: ColumnType> Column<L, T> {
 
     /// The column without its type.
     pub const fn any(self) -> AnyColumn<L> {
-        AnyColumn { number: self.number, of: PhantomData }
+        AnyColumn { number: self.number, oid: T::OID, of: PhantomData }
     }
 }
 
@@ -82,6 +83,11 @@ impl<L: Layout> AnyColumn<L> {
     /// Its number as the catalog has it.
     pub(super) fn attribute_number(self) -> pg_sys::AttrNumber {
         pg_sys::AttrNumber::try_from(self.number).unwrap_or_default()
+    }
+
+    /// Its type in the server.
+    pub(super) const fn oid(self) -> pg_sys::Oid {
+        self.oid
     }
 
     /// Its name.

@@ -43,6 +43,7 @@ pub enum ColumnValue<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Stored<'a> {
     pub(super) datum: pg_sys::Datum,
+    pub(super) oid: pg_sys::Oid,
     pub(super) row: PhantomData<&'a ()>,
 }
 
@@ -72,6 +73,23 @@ pub(super) fn datums<const N: usize>(values: [ColumnValue<'_>; N]) -> ([pg_sys::
 }
 
 impl ColumnValue<'_> {
+    /// Whether a column of this type can have it.
+    pub(super) fn is_of(&self, oid: pg_sys::Oid) -> bool {
+        match self {
+            Self::Null => true,
+            Self::Uuid(_) => oid == pg_sys::UUIDOID,
+            Self::Int4(_) => oid == pg_sys::INT4OID,
+            Self::Int8(_) => oid == pg_sys::INT8OID,
+            Self::Text(_) | Self::TextBytes(_) | Self::Message(_) => oid == pg_sys::TEXTOID,
+            Self::Credits(_) => oid == pg_sys::NUMERICOID,
+            Self::Timestamptz(_) => oid == pg_sys::TIMESTAMPTZOID,
+            Self::Bool(_) => oid == pg_sys::BOOLOID,
+            Self::Xid8(_) => oid == pg_sys::XID8OID,
+            Self::Xid8Array(_) => oid == pg_sys::XID8ARRAYOID,
+            Self::Of(stored) => oid == stored.oid,
+        }
+    }
+
     fn to_datum(self) -> pg_sys::Datum {
         match self {
             Self::Null => pg_sys::Datum::from(0_usize),

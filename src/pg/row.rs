@@ -61,7 +61,7 @@ impl<'row, L: Layout> Row<'row, L> {
     pub fn values<const N: usize>(&self, columns: [AnyColumn<L>; N]) -> [ColumnValue<'row>; N] {
         columns.map(|column| match self.datum_unless_null(column.number()) {
             None => ColumnValue::Null,
-            Some(datum) => ColumnValue::Of(Stored { datum, row: PhantomData }),
+            Some(datum) => ColumnValue::Of(Stored { datum, oid: column.oid(), row: PhantomData }),
         })
     }
 
