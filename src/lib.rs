@@ -7,7 +7,7 @@
 //! - [`engine`]: checkpoints, deltas and settlement
 //! - [`pg`]: everything that touches the server's internals, and the only `unsafe` code
 //!
-//! Used by all of them: [`settings`], every setting, and [`error`], every refusal with its SQLSTATE.
+//! Besides, [`error`] has every refusal with its SQLSTATE, for all of them, and [`settings`] every setting, for those above `pg`.
 //!
 //! Arithmetic and protocol are in the crate `ledger`; tables, types, views and privileges in `sql/schema`. How it all works, and
 //! why, is in `docs/architecture.md`.
