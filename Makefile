@@ -1,8 +1,8 @@
-# make build-release | install | demo | demo-stop | examples | test | test-majors | fuzz | model | bench | lint | schema | check-schema
+# make build-release | install | package | image | deb | dist | installcheck | demo | demo-stop | examples | test | test-majors | fuzz | model | bench | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
-# PG_CONFIG=/path/to/pg_config uses that installation: `make build-release` builds against it and `make install` installs into it
-# (both default to the pg_config that PATH finds); every other target copies it.
+# PG_CONFIG=/path/to/pg_config uses that installation: `make build-release` builds against it, `make install` installs into it, and
+# packages are made for it (they default to the pg_config that PATH finds); every other target copies it.
 # TRACE=/path/to/file.csv is what `make demo` and `make bench` replay; without it, they make up a trace.
 
 SHELL := /bin/bash
@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 
-ifneq ($(filter build-release install uninstall,$(MAKECMDGOALS)),)
+ifneq ($(filter all build-release built install uninstall package image installcheck,$(MAKECMDGOALS)),)
 PG_CONFIG ?= $(shell command -v pg_config)
 endif
 ifdef PG_CONFIG
@@ -42,12 +42,17 @@ headers = $(or $(PG_CONFIG),$$server)
 build = PGRX_PG_CONFIG_PATH=$(1) cargo build $(QUIET) --locked --lib --no-default-features --features pg$(PG) \
 	  --profile $(2) --target-dir $(TARGET)
 
-# $(call install_into,PG_CONFIG,LIBRARY): library, control file and install scripts
+# $(call install_files,LIBRARY,FOLDER OF EXTENSIONS,FOLDER OF LIBRARIES): library, control file and install scripts
+define install_files
+	install -m 644 sql/credits_ledger--*.sql "$(2)/"
+	sed 's/@CARGO_VERSION@/$(VERSION)/' credits_ledger.control > "$(2)/credits_ledger.control"
+	install -m 755 $(1) "$(3)/credits_ledger.so"
+endef
+
+# $(call install_into,PG_CONFIG,LIBRARY): into that server
 define install_into
 	extension=$$($(1) --sharedir)/extension
-	install -m 644 sql/credits_ledger--*.sql "$(DESTDIR)$$extension/"
-	sed 's/@CARGO_VERSION@/$(VERSION)/' credits_ledger.control > "$(DESTDIR)$$extension/credits_ledger.control"
-	install -m 755 $(2) "$(DESTDIR)$$($(1) --pkglibdir)/credits_ledger.so"
+	$(call install_files,$(2),$(DESTDIR)$$extension,$(DESTDIR)$$($(1) --pkglibdir))
 endef
 
 define private_server
@@ -84,12 +89,16 @@ build-release: ## release build for the server of PG_CONFIG; `make install` then
 is_built = [ "$$(cat $(BUILT)/pg_config 2>/dev/null)" = "$(PG_CONFIG)" ] && \
 	  [ -z "$$(find Cargo.toml Cargo.lock src crates/ledger sql/schema -newer $(BUILT)/pg_config -print -quit)" ]
 
-.PHONY: install
-install: ## installs into the server of PG_CONFIG, after a `build-release` if there is none yet (PGXS convention; DESTDIR is honoured)
+# A build of these sources for the server of PG_CONFIG, if there is none yet. `pgxn install` makes `all`.
+.PHONY: all built
+all built:
 	@if ! { $(is_built); }; then
 	  $(MAKE) --no-print-directory build-release
 	fi
-	mkdir -p "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension" "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)"
+
+.PHONY: install
+install: built ## installs into the server of PG_CONFIG, after a `build-release` if there is none yet (PGXS convention; DESTDIR is honoured)
+	@mkdir -p "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension" "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)"
 	$(call install_into,$(PG_CONFIG),$(BUILT)/credits_ledger.so)
 	echo "credits_ledger $(VERSION) is installed for $$($(PG_CONFIG) --version):"
 	echo "  $(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/credits_ledger.so"
@@ -104,6 +113,73 @@ uninstall: ## removes what `make install` has put into the server of PG_CONFIG; 
 	extension=$$($(PG_CONFIG) --sharedir)/extension
 	rm -f "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/credits_ledger.so" "$(DESTDIR)$$extension/credits_ledger.control" \
 	  "$(DESTDIR)$$extension"/credits_ledger--*.sql
+
+# Where packages are written to.
+PACKAGES := target/packages
+
+# The time of files in an archive, so that the same build gives the same one: that of the last commit.
+EPOCH = $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null),$(shell stat -c %Y CHANGELOG.md))
+
+.PHONY: package
+package: built ## a tarball of what `make install` copies for the server of PG_CONFIG, to be unpacked in /
+	@stage=$(TARGET)/package
+	rm -rf $$stage
+	mkdir -p $(PACKAGES)
+	(umask 022 && $(MAKE) --no-print-directory install DESTDIR="$(CURDIR)/$$stage") >/dev/null
+	file=$(PACKAGES)/credits_ledger-$(VERSION)-pg$(PG)-$$(uname -m).tar.gz
+	tar --create --directory $$stage --sort=name --mtime=@$(EPOCH) --owner=0 --group=0 --numeric-owner . | gzip -9n > $$file
+	echo $$file
+
+# https://cloudnative-pg.io/docs/current/imagevolume_extensions: the folders that CloudNativePG adds to extension_control_path and
+# dynamic_library_path.
+.PHONY: image
+image: built ## the folder that tools/Containerfile makes an image of, in CloudNativePG's layout (Postgres 18)
+	@stage=$(PACKAGES)/image-pg$(PG)
+	umask 022
+	rm -rf $$stage
+	mkdir -p $$stage/lib $$stage/share/extension $$stage/licenses
+	$(call install_files,$(BUILT)/credits_ledger.so,$$stage/share/extension,$$stage/lib)
+	install -m 644 LICENSE-APACHE LICENSE-MIT debian/copyright $$stage/licenses/
+	echo "$$stage: podman build -f tools/Containerfile -t credits_ledger:$(VERSION)-$(PG) $$stage"
+
+# The build writes into its folder and beside it, so it has a copy. It takes the libraries that were built here.
+.PHONY: deb
+deb: ## Debian packages for each major whose headers are installed
+	@for program in pg_buildext dh; do
+	  command -v $$program >/dev/null || { echo "make deb needs postgresql-server-dev-all and debhelper" >&2; exit 1; }
+	done
+	export PG_SUPPORTED_VERSIONS=$${PG_SUPPORTED_VERSIONS:-installed} PG_UPDATECONTROL=yes
+	for major in $$(pg_buildext supported-versions); do
+	  $(MAKE) --no-print-directory built PG=$$major PG_CONFIG=/usr/lib/postgresql/$$major/bin/pg_config
+	done
+	work=target/deb
+	rm -rf $$work
+	mkdir -p $$work/source $(PACKAGES)
+	tar --create --exclude-vcs --exclude=./target . | tar --extract --directory $$work/source
+	ln -s "$(CURDIR)/target" $$work/source/target
+	(cd $$work/source && pg_buildext updatecontrol && dpkg-buildpackage --build=binary --no-sign)
+	for file in $$work/*.deb $$work/*.changes; do mv $$file $(PACKAGES)/; echo $(PACKAGES)/$${file##*/}; done
+
+.PHONY: dist
+dist: ## the source archive for PGXN: what is committed, of the tag of this version if there is one
+	@mkdir -p $(PACKAGES)
+	commit=$$(git rev-parse --quiet --verify "v$(VERSION)^{commit}") || { commit=HEAD; echo "there is no tag v$(VERSION): HEAD is packed" >&2; }
+	file=$(PACKAGES)/credits_ledger-$(VERSION).zip
+	git archive --format=zip --prefix=credits_ledger-$(VERSION)/ --output=$$file $$commit
+	echo $$file
+
+.PHONY: check-meta
+check-meta: ## META.json against PGXN's own schema
+	@cargo install $(QUIET) --debug --locked --root target/pgxn pgxn_meta --version 0.7.0
+	target/pgxn/bin/pgxn_meta META.json
+
+# pg_regress makes a database of its own in the server that PGHOST, PGPORT and PGUSER lead to; credits_ledger is installed there.
+.PHONY: installcheck
+installcheck: ## a short test of an installation in a running server, with the pg_regress of PG_CONFIG
+	@pg_regress=$$($(PG_CONFIG) --pkglibdir)/pgxs/src/test/regress/pg_regress
+	mkdir -p target/installcheck
+	$$pg_regress --bindir="$$($(PG_CONFIG) --bindir)" --inputdir=tests/installcheck --outputdir=target/installcheck \
+	  --dbname=credits_ledger_regression ledger refusals roles
 
 # The demo has a server of its own: the release build, out of reach of `make build` and the tests.
 .PHONY: demo

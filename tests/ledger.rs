@@ -38,6 +38,7 @@ mod locks;
 mod numbering;
 mod online_changes;
 mod operations;
+mod packages;
 mod pages;
 mod privileges;
 mod readme;
