@@ -81,7 +81,7 @@ COMMENT ON TYPE credits.feed_item IS 'One ledger row of transactions_after. Pass
 -- requires:
 --   types
 
--- CREATE EXTENSION puts the schema credits into the search_path. Somebody else may have made that schema first, with operators in it
+-- CREATE EXTENSION puts the schema credits into the search_path. Another role may have made that schema first, with operators in it
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
@@ -228,7 +228,7 @@ ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
 COMMENT ON TRIGGER append_only ON credits.credits_transactions IS
     'Refuses UPDATE, DELETE and TRUNCATE.';
 
--- Logical replication fires row triggers only, and so does a statement on a parent table, should somebody have attached the ledger to
+-- Logical replication fires row triggers only, and so does a statement on a parent table, should an owner have attached the ledger to
 -- one.
 CREATE TRIGGER append_only_applied
     BEFORE UPDATE OR DELETE ON credits.credits_transactions
@@ -356,7 +356,7 @@ COMMENT ON TABLE credits.checkpoint_changes IS
 COMMENT ON COLUMN credits.checkpoint_changes.xact_id IS 'Transaction that changed checkpoints.';
 COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it changed them.';
 
--- These sums include rows that row-level security may hide from a caller, so nobody but the owner reads the tables themselves,
+-- These sums include rows that row-level security may hide from a caller, so only the owner reads the tables themselves,
 -- whatever is granted. No policy lets others in, because pg_dump would dump a policy of the extension as one of its user.
 ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
@@ -499,7 +499,7 @@ COMMENT ON FUNCTION credits.refresh_checkpoints_bulk(uuid[]) IS
 -- requires:
 --   balances
 
--- CREATE EXTENSION puts the schema credits into the search_path. Somebody else may have made that schema first, with operators in it
+-- CREATE EXTENSION puts the schema credits into the search_path. Another role may have made that schema first, with operators in it
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
@@ -1587,7 +1587,7 @@ COMMENT ON FUNCTION credits.row_security() IS
 
 SELECT pg_extension_config_dump('credits.dumped_row_security', 'WHERE false UNION ALL SELECT * FROM credits.row_security()');
 
--- Rows of this table are executed as SQL by whoever restores. So only the owner and superusers may write them, whatever is granted. A
+-- Rows of this table are executed as SQL by the role that restores. So only the owner and superusers may write them, whatever is granted. A
 -- trigger says so, since row-level security would keep a role without BYPASSRLS from dumping the table.
 CREATE FUNCTION credits.refuse_others() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -1975,8 +1975,8 @@ SET LOCAL search_path = credits, pg_temp;
 /* <begin connected objects> */
 -- src/lib.rs
 -- finalize
--- PUBLIC may execute two functions: the one that stamps a row, which runs as whoever inserts, and the one that pg_dump calls, as whoever
--- dumps.
+-- PUBLIC may execute two functions: the one that stamps a row, which runs as the role that inserts, and the one that pg_dump
+-- calls, as the role that dumps.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;

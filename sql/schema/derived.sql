@@ -90,7 +90,7 @@ COMMENT ON TABLE credits.checkpoint_changes IS
 COMMENT ON COLUMN credits.checkpoint_changes.xact_id IS 'Transaction that changed checkpoints.';
 COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it changed them.';
 
--- These sums include rows that row-level security may hide from a caller, so nobody but the owner reads the tables themselves,
+-- These sums include rows that row-level security may hide from a caller, so only the owner reads the tables themselves,
 -- whatever is granted. No policy lets others in, because pg_dump would dump a policy of the extension as one of its user.
 ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;

@@ -1,4 +1,4 @@
--- CREATE EXTENSION puts the schema credits into the search_path. Somebody else may have made that schema first, with operators in it
+-- CREATE EXTENSION puts the schema credits into the search_path. Another role may have made that schema first, with operators in it
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
@@ -145,7 +145,7 @@ ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only;
 COMMENT ON TRIGGER append_only ON credits.credits_transactions IS
     'Refuses UPDATE, DELETE and TRUNCATE.';
 
--- Logical replication fires row triggers only, and so does a statement on a parent table, should somebody have attached the ledger to
+-- Logical replication fires row triggers only, and so does a statement on a parent table, should an owner have attached the ledger to
 -- one.
 CREATE TRIGGER append_only_applied
     BEFORE UPDATE OR DELETE ON credits.credits_transactions

@@ -1,5 +1,5 @@
--- PUBLIC may execute two functions: the one that stamps a row, which runs as whoever inserts, and the one that pg_dump calls, as whoever
--- dumps.
+-- PUBLIC may execute two functions: the one that stamps a row, which runs as the role that inserts, and the one that pg_dump
+-- calls, as the role that dumps.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;

@@ -94,7 +94,7 @@ COMMENT ON FUNCTION credits.row_security() IS
 
 SELECT pg_extension_config_dump('credits.dumped_row_security', 'WHERE false UNION ALL SELECT * FROM credits.row_security()');
 
--- Rows of this table are executed as SQL by whoever restores. So only the owner and superusers may write them, whatever is granted. A
+-- Rows of this table are executed as SQL by the role that restores. So only the owner and superusers may write them, whatever is granted. A
 -- trigger says so, since row-level security would keep a role without BYPASSRLS from dumping the table.
 CREATE FUNCTION credits.refuse_others() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

@@ -1,4 +1,4 @@
--- CREATE EXTENSION puts the schema credits into the search_path. Somebody else may have made that schema first, with operators in it
+-- CREATE EXTENSION puts the schema credits into the search_path. Another role may have made that schema first, with operators in it
 -- that fit an expression below better than the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 

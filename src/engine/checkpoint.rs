@@ -44,7 +44,7 @@ impl CheckpointScan {
         Self::with(relations, Table::open(relations.checkpoints, Access::Read), None)
     }
 
-    /// The same if the locks of the table and of its primary key are free.
+    /// Opens the checkpoints if the locks of the table and of its primary key are free.
     pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
         let table = Table::open_if_free(relations.checkpoints, Access::Read)?;
         let key = Index::primary_key_if_free(&table)?;

@@ -1,8 +1,8 @@
 //! What happens to the users that a transaction has noted when it is prepared: they are counted, and not settled.
 //!
-//! A settlement takes locks, writes checkpoints and queues notifications. Locks and writes would stay until somebody ends the
-//! prepared transaction, and Postgres refuses to prepare one that has queued a notification. So its rows are in flight for
-//! everybody else, and a crossing that `COMMIT PREPARED` makes is announced by the user's next settlement.
+//! A settlement takes locks, writes checkpoints and queues notifications. Locks and writes would stay until the prepared
+//! transaction ends, and Postgres refuses to prepare one that has queued a notification. So its rows are in flight for all other
+//! transactions, and a crossing that `COMMIT PREPARED` makes is announced by the user's next settlement.
 
 use super::published::Published;
 use super::{noted, redaction};
@@ -12,7 +12,7 @@ use crate::pg::relation::Table;
 
 /// Counts what the transaction has written, so that no settlement takes headroom for larger than it is (`count_charges` of a
 /// transaction that goes to `prepared`, in `models/settlement.pml`). Raises 0A000 for a transaction that cannot be prepared: one
-/// that has redacted holds a stripe, and of one that has deleted checkpoints nobody would remember what they said.
+/// that has redacted holds a stripe, and one that has deleted checkpoints keeps their announced sides in this backend's memory.
 pub fn count_noted() {
     redaction::refuse_to_prepare();
     let users = noted::take();

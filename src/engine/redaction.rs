@@ -2,7 +2,7 @@
 //!
 //! The rows get new versions that differ in these texts alone. Stamps, amounts and numbers stay, so everything that is derived from
 //! them stays true. A dirty scan meets both versions of a row until the redaction has committed. Settlements scan dirty, so the
-//! redaction holds the account's stripe exclusively, and they wait. Everybody else reads with a snapshot, which sees one version.
+//! redaction holds the account's stripe exclusively, and they wait. All others read with an MVCC snapshot, which sees one version.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -69,14 +69,15 @@ fn locked_for_writing() -> Option<Relations> {
     }
 }
 
-/// Raises 0A000 if the transaction, which is about to be prepared, has redacted: it would hold the stripe until somebody ends it.
+/// Raises 0A000 if the transaction, which is about to be prepared, has redacted: it would hold the stripe until COMMIT PREPARED
+/// or ROLLBACK PREPARED.
 pub fn refuse_to_prepare() {
     if REDACTED.get() {
         LedgerError::PreparedRedaction.raise();
     }
 }
 
-/// Forgets at the end of the transaction.
+/// Forgets that the transaction has redacted: it is over.
 pub fn forget() {
     REDACTED.set(false);
 }

@@ -1,7 +1,7 @@
 //! Refreshing checkpoints that lag while their stripe is shared (`refresh` in `models/settlement.pml`).
 //!
-//! Best effort: whoever cannot refresh at once leaves it to a later commit. One transaction at a time refreshes checkpoints of a
-//! stripe. It reads each of them again: the one that had the right before it has committed by now.
+//! Best effort: a commit that cannot refresh at once leaves it to a later one. One transaction at a time refreshes checkpoints of a
+//! stripe. It reads each of them again: the transaction that had the lock before it has committed by now.
 
 use std::panic::AssertUnwindSafe;
 

@@ -6,13 +6,13 @@
 //! | step | done by | in the model |
 //! |---|---|---|
 //! | 1. Sort the users by stripe. Settle one stripe after the other, ascending, so that no two commits wait for each other. | [`settle_noted`] | `Transaction`: the loop over `STRIPES`; `NO_ORDER` |
-//! | 2. Share the stripe. Others may read its users at the same time; nobody decides meanwhile. | [`Settlement::settle_stripe`] | `lock_share`; `NO_SHARED_LOCK` |
+//! | 2. Share the stripe. Other commits may read its users at the same time; none decides meanwhile. | [`Settlement::settle_stripe`] | `lock_share`; `NO_SHARED_LOCK` |
 //! | 3. Count the rows and charges of each user, before anything of it is read. | [`Settlement::count`] | `count_charges`; `COUNT_BEFORE_LOCK`, `COUNT_AFTER_CHECK` |
-//! | 4. A user whose headroom suffices for all that is counted is settled. | [`Published::has_headroom`] | `seen_spent[user] < limit[user]` |
+//! | 4. A user whose headroom suffices for all that is counted is settled. | [`Published::has_headroom`] | `seen_charged[user] < charged_until[user]` |
 //! | 5. Read each other user's checkpoint, and pass over its delta with the rows in flight. If all outcomes lie on the announced side of zero, publish what they leave as headroom. | [`Settlement::assess`] | `assess`: `scan_dirty`, `publish`; `NO_DIRTY_SCAN`, `COUNT_AFTER_SCAN`, `COUNT_OWN_GRANTS` |
 //! | 6. If that is so of all users of the stripe, refresh the checkpoints that lag. The stripe is settled. | [`refresh::refresh_if_free`] | `refresh`; `NO_TRY_LOCK`, `REFRESH_BEFORE_DECISION` |
 //! | 7. Otherwise release the stripe and take it exclusively. That waits for every commit that shares it to end. | [`Settlement::settle_stripe`] | `straddles`: `unlock`, `lock_exclusive`; `NO_EXCLUSIVE_LOCK` |
-//! | 8. Read every noted user of the stripe again: somebody may have settled one meanwhile, without our rows. Committed rows and our own decide, those of one snapshot. Write the checkpoint and queue the notification. | [`Settlement::decide`] | `decide`: `take_snapshot`, `sum_snapshot`, `write_row`; `NO_REREAD`, `NO_RESCAN`, `DIRTY_DECISION` |
+//! | 8. Read every noted user of the stripe again: another transaction may have settled one meanwhile, without our rows. Committed rows and our own decide, those of one snapshot. Write the checkpoint and queue the notification. | [`Settlement::decide`] | `decide`: `take_snapshot`, `sum_snapshot`, `write_row`; `NO_REREAD`, `NO_RESCAN`, `DIRTY_DECISION` |
 //! | 9. Postgres releases the stripes when the commit is visible. | the server | `commit`, then `release` |
 //!
 //! A user whose refresh is forced ([`Request::Refresh`]) starts at step 7, and is counted then.
@@ -160,8 +160,8 @@ impl Settlement {
         self.decide(&self.published(), users)
     }
 
-    /// What is published as of now. Opened again with each lock of a stripe: while the transaction waited for it, somebody may
-    /// have repaired a checkpoint, and then nothing holds that was published before.
+    /// What is published as of now. Opened again with each lock of a stripe: while the transaction waited for it, an
+    /// operator may have repaired a checkpoint, and then nothing holds that was published before.
     fn published(&self) -> Published {
         Published::open(&self.relations, &self.ledger)
     }

@@ -226,7 +226,7 @@ fn before_drop(relation: pg_sys::Oid) {
     }
 }
 
-/// Whether the table, which is locked against everyone, holds a row that another transaction inserted. Its indexes may be
+/// Whether the table, which this transaction has locked exclusively, holds a row that another transaction inserted. Its indexes may be
 /// dropped already, so it is read as it lies. Costs one row, but for those of this transaction before it.
 fn holds_rows_of_others(table: pg_sys::Oid) -> bool {
     let table = Table::open(table, Access::Read);

@@ -1,4 +1,4 @@
-//! What a client is told to do about an error.
+//! The hint of each error: what a client can do about it.
 
 use super::LedgerError;
 use crate::pg::definition::Role;

@@ -204,7 +204,7 @@ impl<'call> Call<'call> {
 
     /// Where the rows of the result go, whatever the types of its columns.
     pub(super) fn open_result(&self) -> Rows {
-        // SAFETY: fcinfo is the running call's; resultinfo is NULL or a node, told apart by its tag.
+        // SAFETY: fcinfo is the running call's; resultinfo is NULL or a node, and its tag says which.
         unsafe {
             let result = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
             let materialize = pg_sys::SetFunctionReturnMode::SFRM_Materialize.cast_signed();

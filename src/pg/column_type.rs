@@ -31,7 +31,7 @@ pub trait ColumnType {
 }
 
 /// A type of stored values that are not NULL. A column of type `T` is one that the extension declares NOT NULL: reading it raises
-/// 22004 where somebody has dropped that and stored a NULL. A column that may be NULL is of type `Option<T>`.
+/// 22004 where an owner has dropped the constraint and a NULL is stored. A column that may be NULL is of type `Option<T>`.
 pub trait StoredType {
     /// Its type in the server.
     const OID: pg_sys::Oid;

@@ -21,7 +21,7 @@ pub struct Definition {
     pub name: &'static CStr,
     /// What it is to the engine.
     pub role: Role,
-    /// The types of the columns that are read and written by their places. There may be others behind them.
+    /// The types of the columns that are read and written by number. An owner may have added others after them.
     pub columns: &'static [Oid],
     /// The names of a table's columns, without those that an application has added. Empty for a type, which cannot get any.
     pub names: &'static [&'static str],

@@ -7,14 +7,14 @@ use std::sync::OnceLock;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// What is to be called.
+/// The function that the hook calls.
 static BEFORE_DROP: OnceLock<fn(pg_sys::Oid)> = OnceLock::new();
 
 /// The hook of a library that hooked in before.
 static PREVIOUS: OnceLock<pg_sys::object_access_hook_type> = OnceLock::new();
 
 /// Has `before_drop` called from here on with every relation that this session is about to drop. It may raise an error, which
-/// keeps the relation. Whoever comes later has no effect.
+/// keeps the relation. A later call of this function has no effect.
 pub fn hook_in(before_drop: fn(pg_sys::Oid)) {
     if BEFORE_DROP.set(before_drop).is_ok() {
         // SAFETY: a backend has one thread, which sets the hook; the hook stays valid for the life of the process.

@@ -1,7 +1,7 @@
 //! Updates of rows without a statement, of a table that may have indexes of any kind.
 //!
 //! An UPDATE would fire triggers, and after a BEFORE ROW trigger the server computes generated columns anew. This fires no
-//! trigger and keeps every column that it is not told to clear. Otherwise it is an ordinary, WAL-logged update: values out of
+//! trigger and keeps every column that the caller does not name. Otherwise it is an ordinary, WAL-logged update: values out of
 //! line are kept, and every index is maintained, also those that the owner has added.
 
 use std::cell::RefCell;

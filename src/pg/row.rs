@@ -16,8 +16,8 @@ unsafe extern "C-unwind" {
     fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
 }
 
-/// A row of a table with the layout `L`, valid until the scan moves on. A scan deforms it up to the column that it was told is the
-/// furthest; for one beyond, it is deformed further when it is asked for that.
+/// A row of a table with the layout `L`, valid until the scan moves on. A scan deforms it up to the furthest column
+/// that the scan was opened for; reading a column beyond that deforms it further.
 pub struct Row<'row, L> {
     slot: *mut pg_sys::TupleTableSlot,
     in_flight: bool,

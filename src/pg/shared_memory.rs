@@ -43,7 +43,7 @@ pub struct Directory {
 
 const _: () = assert!(
     offset_of!(Directory, lost_counts) == 8 && size_of::<Directory>() == 16,
-    "whoever changes the layout gives the directory a name with the next version"
+    "a change of the layout needs a name with the next version"
 );
 
 impl Directory {

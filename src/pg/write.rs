@@ -51,7 +51,7 @@ impl<L: Layout> TableWriter<L> {
         }
     }
 
-    /// Raises 55000 if somebody has added an index with an expression or a predicate, an exclusion constraint or a deferrable
+    /// Raises 55000 if an owner has added an index with an expression or a predicate, an exclusion constraint or a deferrable
     /// unique key: catalog writes do not maintain those.
     pub fn require_plain_indexes(&self) {
         // SAFETY: the state has as many open indexes, and descriptions of them, as it says.
@@ -91,7 +91,7 @@ impl<L: Layout> TableWriter<L> {
         }
     }
 
-    /// Raises 55000 for a column that somebody has added with NOT NULL: the engine has no value for it.
+    /// Raises 55000 for a column that an owner has added with NOT NULL: the engine has no value for it.
     fn require_none(&self, column: &pg_sys::FormData_pg_attribute) {
         if column.attnotnull && !column.attisdropped {
             // SAFETY: the table is open, and names end with NUL.
@@ -116,7 +116,7 @@ impl<L: Layout> TableWriter<L> {
         self.memory.borrow_mut().step(|| {
             let tuple = self.form(values);
             // SAFETY: table and indexes are open for writing; the tuple has the table's shape. The server looks for the row at
-            // `tid` and raises an error if somebody else has written it meanwhile.
+            // `tid` and raises an error if another transaction has written it meanwhile.
             unsafe {
                 pg_sys::CatalogTupleUpdateWithInfo(self.table.as_raw(), &raw mut tid, tuple, self.indexes);
             }
@@ -125,7 +125,7 @@ impl<L: Layout> TableWriter<L> {
 
     /// Deletes the row at `tid`, which a scan has found.
     pub fn delete(&self, mut tid: pg_sys::ItemPointerData) {
-        // SAFETY: the table is open for writing. The server looks for the row at `tid` and raises an error if somebody else has
+        // SAFETY: the table is open for writing. The server looks for the row at `tid` and raises an error if another transaction has
         // written it meanwhile.
         unsafe { pg_sys::CatalogTupleDelete(self.table.as_raw(), &raw mut tid) }
     }

@@ -137,7 +137,7 @@ pub fn decide(
         (Some(checkpoint), _) => (checkpoint.announced, lags(&checkpoint.fold, pass, request, interval)),
         (None, _) if pass.transaction_count() == 0 => return Ok(Decision::Nothing),
         (None, Some(deleted)) => (deleted, true),
-        // Nobody has been notified of this user: what the balance was before this transaction is no news.
+        // No notification has named this user: the side before this transaction is taken as announced.
         (None, None) => {
             let is_positive = pass.balance_before()?.is_positive();
             (Announced { is_positive, crossed_at: None }, true)
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_without_rows_is_nobody() {
+    fn a_user_without_rows_has_nothing_to_decide() {
         let found = |has_rows| Found::NoCheckpoint { has_rows };
         for request in [Request::Settle, Request::RefreshIfFree, Request::Refresh] {
             let of = |found| assess(found, request, &Written::default(), &Counted::default(), INTERVAL);

@@ -68,8 +68,8 @@ pub struct Counters {
     counts: [AtomicU64; Event::COUNT],
 }
 
-// Backends of one server may run libraries of different builds. Whoever changes a number here gives the statistics a name with
-// the next version.
+// Backends of one server may run libraries of different builds. A change of a number here needs a name with the next
+// version for the statistics.
 const _: () = {
     assert!(
         offset_of!(Counters, version) == 4 && offset_of!(Counters, counts) == 8,

@@ -56,12 +56,12 @@ struct User {
     headrooms: Vec<Headroom>,
     charged: u64,
     counted_rows: u64,
-    /// The side of zero that listeners were told last; they take new users for poor ones.
+    /// The side of zero that listeners were notified of last. They take a new user for one at zero or below.
     heard: bool,
 }
 
 impl User {
-    /// Nobody yet.
+    /// No session yet.
     const fn new() -> Self {
         Self {
             sessions: Vec::new(),
@@ -222,7 +222,7 @@ impl User {
         Some((Checkpoint { fold, announced }, crossing))
     }
 
-    /// Somebody deletes the checkpoint, and the same commit makes it anew.
+    /// An operator deletes the checkpoint, and the same commit makes it anew.
     fn repair(&mut self) {
         if let Some(Checkpoint { announced, .. }) = self.checkpoint
             && !self.has_any(&[Stage::Shares, Stage::HasExclusively])
@@ -258,7 +258,7 @@ impl User {
     }
 }
 
-/// When nobody commits any more, listeners have heard of the side of zero that the balance is on, once.
+/// When all transactions have committed, listeners have been notified once of the side of zero that the balance is on.
 ///
 /// # Errors
 /// If there are too few bytes.

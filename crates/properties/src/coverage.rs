@@ -119,7 +119,7 @@ pub fn covers_what_has_ended(input: &mut Unstructured<'_>) -> Result<()> {
             let own = input.ratio(1, 2)?.then(|| input.choose_iter(reader.running.iter())).transpose();
             has_no_more_looked_for_than_is_seen(coverage, reader, own.ok().flatten().copied());
         }
-        assert!(coverage.serves(&moment.open()), "a coverage serves whoever took it");
+        assert!(coverage.serves(&moment.open()), "a coverage serves the snapshot that it was taken by");
     }
     assert!(taken.is_sorted_by(|older, newer| newer.contains(older)), "coverage grows: {taken:?}");
     let covered = |coverage: &Coverage| -> Vec<bool> { ids.clone().map(|id| coverage.covers(id)).collect() };

@@ -15,7 +15,7 @@ pub fn amount(input: &mut Unstructured<'_>) -> Result<Credits> {
     Ok(Credits::from_units(units))
 }
 
-/// Whether there is nothing to decide is what going through every outcome says; a sum that leaves the range is told.
+/// There is nothing to decide exactly if every outcome, tried one by one, is on the announced side. A sum out of range is an error.
 ///
 /// # Errors
 /// If there are too few bytes.

@@ -223,7 +223,7 @@ fn decides_by_the_balance(
     const NOW: i64 = 100;
     let decision = decide(stored, pass, request, deleted, interval, NOW).expect("a few rows");
     if stored.is_none() && ledger.visible.is_empty() {
-        assert_eq!(decision, Decision::Nothing, "of nobody");
+        assert_eq!(decision, Decision::Nothing, "a user without rows");
         return;
     }
     let (balance, balance_before) = ledger.balances();

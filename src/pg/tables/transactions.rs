@@ -42,7 +42,7 @@ pub const METADATA: &CStr = c"metadata";
 /// The name of the column for the transaction that is taken back.
 pub const REVERSES: &CStr = c"reverses";
 
-/// Columns that an update has added: somebody may have added others before, so that their numbers are not the same everywhere.
+/// Columns that an update has added. An owner may have added others before, so their numbers differ from database to database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaterColumns {
     /// What the transaction was for.

@@ -31,8 +31,8 @@ pub struct Segment {
     pub headroom: HeadroomSlots,
 }
 
-// Backends of one server may run libraries of different builds. Whoever changes a number here gives the directory that leads to
-// the segment a name with the next version.
+// Backends of one server may run libraries of different builds. A change of a number here needs a name with the next
+// version for the directory that leads to the segment.
 const _: () = {
     assert!(align_of::<Segment>() == 64, "the segment is aligned to a cache line, as its parts are");
     assert!(offset_of!(Segment, folds) == 0, "the folds come first");

@@ -1,6 +1,6 @@
 //! Sequence locks over atomic words (Boehm, "Can seqlocks get along with programming language memory models?", 2012).
 //!
-//! Nobody waits. A reader gets the words whole or not at all, and a writer that comes while another one writes gives up.
+//! Neither side waits. A reader gets the words whole or not at all, and a writer that comes while another one writes gives up.
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
