@@ -1,4 +1,4 @@
-# make build-release | install | package | image | deb | dist | installcheck | demo | demo-stop | examples | test | test-majors | fuzz | model | bench | lint | schema | check-schema
+# make build-release | install | package | image | deb | dist | installcheck | demo | demo-stop | examples | monitoring | test | test-majors | fuzz | model | bench | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make build-release` builds against it, `make install` installs into it, and
@@ -212,6 +212,15 @@ examples: build ## runs the clients in examples/ against a throwaway server; ONL
 	PGPORT=$$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 	PGHOST=$$(tools/postgres.sh start examples $$server $$PGPORT)
 	examples/run $(ONLY)
+
+.PHONY: monitoring
+monitoring: build ## has postgres_exporter and Prometheus ask a throwaway server what monitoring/ has
+	$(private_server)
+	unset $${!PG*} # of the caller's own servers
+	trap 'tools/postgres.sh stop monitoring' EXIT
+	export PGHOST
+	PGHOST=$$(tools/postgres.sh start monitoring $$server)
+	monitoring/check
 
 .PHONY: schema
 schema: ## writes the install script of this version from the built library
