@@ -31,7 +31,7 @@ impl Labels {
         settings::analytics_table().and_then(|name| find_table(&name)).and_then(Self::of_table)
     }
 
-    /// Those that items have without a table.
+    /// The labels that items have where there is no analytics table.
     pub fn defaults() -> Self {
         let of_batch = |label: &str| format!("CASE WHEN page.batch_id IS NOT NULL THEN '{label}' END");
         Self {

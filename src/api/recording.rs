@@ -38,15 +38,15 @@ struct NewTransaction<'call> {
     api_key_id: Option<Value<'call>>,
 }
 
-/// What has become of a transaction to record.
+/// The outcome of inserting a transaction.
 enum Inserted {
-    /// It is there: its row.
+    /// The transaction is stored: its row.
     Recorded(Answer),
     /// Its `source_id` is taken.
     Taken,
     /// Its `source_id` does not fit into the index, and the transaction must be given up.
     TooLong,
-    /// A trigger that comes before the row has left it out.
+    /// A BEFORE ROW trigger has left the row out.
     LeftOut,
 }
 

@@ -39,7 +39,7 @@ impl Moment {
         Self { snapshot: Rc::new(snapshot), target: Coverage::up_to(&open), open }
     }
 
-    /// The same. If its snapshot sees the ledger in another state, nothing published is used from here on.
+    /// As of now. If the snapshot sees other recorded changes of checkpoints than `published` does, that is not used from here on.
     pub fn now_for(published: &Published) -> Self {
         let now = Self::now();
         published.check_against(&now.snapshot);

@@ -20,11 +20,11 @@ use crate::pg::{lock, xact};
 
 /// A checkpoint that lags.
 pub struct Lagging {
-    /// Whose it is.
+    /// The user of the checkpoint.
     pub user: UserId,
-    /// What it had folded when it was assessed.
+    /// The fold that the checkpoint had when the user was assessed.
     pub stored: Fold,
-    /// What it becomes if it still has; `None` if that has to be read.
+    /// The new fold if the checkpoint still has that one; `None` if it has to be computed from the rows.
     pub refreshed: Option<Refreshed>,
 }
 

@@ -113,7 +113,7 @@ pub enum LedgerError {
     BlankSourceId {
         /// Where it was given.
         what: &'static str,
-        /// What it is.
+        /// The blank text.
         value: String,
     },
     /// A source_id that does not fit into its index.
@@ -200,7 +200,7 @@ pub enum LedgerError {
     KeepsItsShape {
         /// The table or type.
         name: &'static str,
-        /// What it is to the engine.
+        /// What the engine has it for.
         role: Role,
         /// What would be changed.
         change: Change,

@@ -257,7 +257,7 @@ pub unsafe fn answer(
 /// Runs `body` on the call of a function that reads: with a lock on the ledger, taken before its arguments are looked at.
 ///
 /// # Safety
-/// As for [`answer`].
+/// `fcinfo` is what the server passed to the function that is running, which does nothing else.
 pub unsafe fn answer_read(
     fcinfo: pg_sys::FunctionCallInfo,
     body: impl FnOnce(&Call<'_>) -> Result<Answer, LedgerError>,

@@ -59,10 +59,12 @@ pub struct Relations {
 
 thread_local! {
     static CACHED: Cell<Option<Relations>> = const { Cell::new(None) };
-    /// Those that were looked up last; outlive `CACHED`, which a change of any of the relations clears.
+    /// The tables of the ledger's state that were looked up last. They outlive `CACHED`, which an invalidation of any of the
+    /// relations clears.
     static STATE_TABLES: Cell<[pg_sys::Oid; 3]> = const { Cell::new([pg_sys::InvalidOid; 3]) };
+    /// Counts invalidations of `STATE_TABLES` and of databases.
     static GENERATION: Cell<u64> = const { Cell::new(0) };
-    /// Counts invalidations: what was looked up while one came may be out of date.
+    /// Counts all invalidations of relations: what was looked up while one arrived may be out of date.
     static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
 }
 

@@ -36,7 +36,7 @@ pub trait StoredType {
     /// Its type in the server.
     const OID: pg_sys::Oid;
 
-    /// What it is in Rust.
+    /// The type of the values in Rust.
     type Value<'row>;
 
     /// The value.
@@ -247,7 +247,7 @@ impl StoredType for Vec<u64> {
 
 /// A type of values that the engine writes.
 pub trait WrittenType {
-    /// What it is written from.
+    /// The type in Rust that a value is written from.
     type Given<'a>;
 
     /// The value as the server is given it.

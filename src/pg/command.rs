@@ -45,7 +45,7 @@ impl<'call> Command<'call> {
         Self(statement, PhantomData)
     }
 
-    /// What it is remembered by.
+    /// The identity by which a command is found again at its end.
     pub const fn id(&self) -> CommandId {
         CommandId(self.0)
     }

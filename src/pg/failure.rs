@@ -14,7 +14,7 @@ pub struct Failure {
     /// `None` for an error of our own making.
     sqlstate: Option<[u8; 5]>,
     constraint: Option<String>,
-    /// What it says.
+    /// The message of the error.
     pub message: String,
 }
 

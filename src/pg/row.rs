@@ -109,7 +109,7 @@ impl<'row, L: Layout> Row<'row, L> {
         }
     }
 
-    /// The same. Raises 22004 for NULL.
+    /// The datum of this column. Raises 22004 for NULL.
     #[inline]
     pub(super) fn datum(&self, number: usize) -> pg_sys::Datum {
         self.datum_unless_null(number).unwrap_or_else(|| self.refuse_null(number))

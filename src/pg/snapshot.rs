@@ -98,11 +98,11 @@ impl DirtySnapshot {
     }
 }
 
-/// What an index scan sees with.
+/// Which rows an index scan sees.
 pub enum Sight {
     /// The rows that this snapshot sees. A serializable transaction has read them: it takes SIREAD locks.
     AsOf(Rc<Snapshot>),
-    /// The same rows for what is no business of the transaction's: made by [`Sight::without_siread`].
+    /// The rows that this snapshot sees, without SIREAD locks: made by [`Sight::without_siread`].
     WithoutSiread(Rc<Snapshot>),
     /// The rows that are committed or in flight.
     Dirty(DirtySnapshot),

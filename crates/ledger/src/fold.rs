@@ -122,7 +122,7 @@ impl DeltaPass {
         self.outlook.settled()
     }
 
-    /// The same without the rows of the reader's own transaction.
+    /// The [`balance`](Self::balance) without the rows of the reader's own transaction.
     ///
     /// # Errors
     /// [`SumOutOfRange`].

@@ -40,9 +40,9 @@ pub struct Checkpoint {
 pub enum Request {
     /// Announce a crossing; refresh the checkpoint if it lags by a whole interval.
     Settle,
-    /// The same, and refresh the checkpoint if it lags at all, unless another transaction is refreshing it.
+    /// Announce a crossing; refresh the checkpoint if it lags at all, unless another transaction is refreshing it.
     RefreshIfFree,
-    /// The same, and refresh the checkpoint if it lags at all.
+    /// Announce a crossing; refresh the checkpoint if it lags at all, after waiting for the stripe.
     Refresh,
 }
 
@@ -110,9 +110,9 @@ pub enum Decision {
     Nothing,
     /// Write the checkpoint.
     Write {
-        /// Whether it gets a new fold; otherwise it keeps the stored one.
+        /// Whether the checkpoint gets a new fold; otherwise it keeps the stored one.
         refreshes: bool,
-        /// What it says to be announced.
+        /// The announced side that the checkpoint gets.
         announced: Announced,
         /// The crossing to notify of.
         crossing: Option<Direction>,

@@ -267,7 +267,7 @@ pub fn announce_every_crossing(input: &mut Unstructured<'_>) -> Result<()> {
     for _ in 0..input.int_in_range(0..=200)? {
         user.step(input)?;
     }
-    // Those who commit come to an end, those who wait for the others last.
+    // Sessions that are committing come to an end, last those that wait for others.
     for stage in [Stage::HasExclusively, Stage::Shares] {
         while let Some(session) = user.sessions.iter().position(|session| session.stage == stage) {
             user.end(session, true);

@@ -39,7 +39,7 @@ struct Ledger {
     in_flight: Vec<i128>,
     /// The transaction, if it has an id.
     own: Option<u64>,
-    /// What it has written, rows of savepoints that were rolled back among it.
+    /// The rows that the transaction has written, those of savepoints that were rolled back included.
     written: Written,
     has_grants: bool,
     /// What could be covered when the checkpoint was stored, when a fold was published, and now.

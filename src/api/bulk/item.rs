@@ -33,7 +33,8 @@ pub(super) const USER_ID: usize = 0;
 pub(super) const TRANSACTION_TYPE: usize = 1;
 pub(super) const AMOUNT: usize = 2;
 pub(super) const SOURCE_ID: usize = 3;
-/// Those from here on are named in a statement only if an item has them: a writer may not have been granted the others.
+/// Keys from this one on are optional: a statement names their columns only if an item has them, since a writer may have no
+/// privilege on the others.
 pub(super) const FIRST_OPTIONAL: usize = 7;
 pub(super) const ID: usize = 7;
 
