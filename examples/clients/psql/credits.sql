@@ -24,6 +24,18 @@ LISTEN credits_balance_crossed;
 -- A purchase. The source_id makes it safe to try again: the same one is recorded once.
 SELECT transaction_type || ' of ' || amount || ' recorded' FROM credits.create_transaction(
     user_id => :'account', transaction_type => 'purchase', amount => 10, source_id => 'invoice-' || :'account');
+SELECT transaction_type || ' of ' || amount || ' recorded' FROM credits.create_transaction(
+    user_id => :'account', transaction_type => 'purchase', amount => 10, source_id => 'invoice-' || :'account');
+
+-- With another amount it is refused: this is no retry.
+\set ON_ERROR_STOP off
+\set VERBOSITY sqlstate
+SELECT FROM credits.create_transaction(
+    user_id => :'account', transaction_type => 'purchase', amount => 11, source_id => 'invoice-' || :'account');
+\set refused :SQLSTATE
+\set VERBOSITY default
+\set ON_ERROR_STOP on
+SELECT pg_temp.expect('refused with', :'refused', '23505');
 
 -- Usage is a plain INSERT. The first three requests are a batch.
 INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id)
