@@ -6,7 +6,7 @@
 
 \set ON_ERROR_STOP on
 BEGIN;
--- A member that is one already is no news.
+-- Without notices that a role is a member already.
 SET LOCAL client_min_messages = warning;
 
 SELECT format('CREATE ROLE %I NOLOGIN', role)
