@@ -37,6 +37,7 @@ mod relcache;
 pub mod replace;
 pub mod row;
 pub mod scan;
+pub mod scan_key;
 mod search_path;
 mod sequence;
 pub mod shape;

@@ -227,6 +227,12 @@ impl Index {
         self.is_valid() && unsafe { !(*(*self.0).rd_index).indcheckxmin }
     }
 
+    /// Whether it is an index of this table.
+    pub(super) fn is_on(&self, table: &Table) -> bool {
+        // SAFETY: index and table are open.
+        unsafe { (*(*self.0).rd_index).indrelid == (*table.relation).rd_id }
+    }
+
     /// Whether its column at this place, from 0, is that column of its table.
     pub(super) fn has_column(&self, place: usize, column: pg_sys::AttrNumber) -> bool {
         // SAFETY: the index is open, and its description has the numbers of as many columns as it says.

@@ -3,76 +3,18 @@
 use std::marker::PhantomData;
 use std::thread::panicking;
 
-use ledger::id::{BatchId, UserId};
 use pgrx::pg_sys;
 
-use super::column::{self, AnyColumn, Column, Layout};
+use super::column::{self, Column, Layout};
 use super::column_type::ColumnType;
 use super::fetch::Tid;
 use super::relation::{Index, Table};
 use super::row::Row;
+use super::scan_key::{Argument, Key};
 use super::snapshot::Sight;
 
 /// The most index columns that a scan has keys for.
 const MAX_KEYS: usize = 2;
-
-/// A condition on a column. The first key of a scan is for the first column of its index, and so on.
-pub struct Key<L> {
-    column: AnyColumn<L>,
-    condition: Condition,
-}
-
-#[derive(Clone, Copy)]
-enum Condition {
-    /// `= uuid`
-    UuidEqual([u8; 16]),
-    /// `= xid8`
-    Xid8Equal(u64),
-    /// `>= xid8`
-    Xid8AtLeast(u64),
-    /// `< bigint`
-    BigintBelow(i64),
-    /// `> bigint`
-    BigintAbove(i64),
-}
-
-impl<L: Layout> Column<L, UserId> {
-    /// The rows of this user.
-    pub fn equal(self, user: &UserId) -> Key<L> {
-        Key { column: self.any(), condition: Condition::UuidEqual(*user.as_bytes()) }
-    }
-}
-
-impl<L: Layout> Column<L, BatchId> {
-    /// The rows of this batch.
-    pub fn equal(self, batch: &BatchId) -> Key<L> {
-        Key { column: self.any(), condition: Condition::UuidEqual(*batch.as_bytes()) }
-    }
-}
-
-impl<L: Layout> Column<L, u64> {
-    /// The rows with this transaction id.
-    pub fn equal(self, id: u64) -> Key<L> {
-        Key { column: self.any(), condition: Condition::Xid8Equal(id) }
-    }
-
-    /// The rows with this transaction id or a later one.
-    pub fn at_least(self, id: u64) -> Key<L> {
-        Key { column: self.any(), condition: Condition::Xid8AtLeast(id) }
-    }
-}
-
-impl<L: Layout> Column<L, i64> {
-    /// The rows below this number.
-    pub fn below(self, number: i64) -> Key<L> {
-        Key { column: self.any(), condition: Condition::BigintBelow(number) }
-    }
-
-    /// The rows above this number.
-    pub fn above(self, number: i64) -> Key<L> {
-        Key { column: self.any(), condition: Condition::BigintAbove(number) }
-    }
-}
 
 /// A scan in the order of the index, or backward. It owns its table, its index and its snapshot, and can be started again with
 /// other keys.
@@ -121,6 +63,7 @@ impl<L: Layout> IndexScan<L> {
         furthest: Column<L, T>,
     ) -> Self {
         column::require::<L>(&table);
+        assert!(index.is_on(&table), "an index of the table");
         assert!(key_columns <= MAX_KEYS, "a scan has at most {MAX_KEYS} keys");
         // SAFETY: table and index are open. They stay open as long as the scan, which owns them and the snapshot.
         let (scan, slot) = unsafe {
@@ -202,30 +145,24 @@ impl<L: Layout> IndexScan<L> {
         let mut scan_keys = [pg_sys::ScanKeyData::default(); MAX_KEYS];
         for (index, key) in keys.iter().enumerate() {
             assert!(self.index.has_column(index, key.column.attribute_number()), "a key for another column");
-            let (strategy, procedure, argument) = match key.condition {
-                Condition::UuidEqual(uuid) => {
+            let argument = match key.argument {
+                Argument::Value(datum) => datum,
+                Argument::Uuid(uuid) => {
                     self.uuids[index] = uuid;
-                    let pointer = std::ptr::from_ref(&self.uuids[index]);
-                    (pg_sys::BTEqualStrategyNumber, pg_sys::F_UUID_EQ, pg_sys::Datum::from(pointer))
-                }
-                Condition::Xid8Equal(id) => {
-                    (pg_sys::BTEqualStrategyNumber, pg_sys::F_XID8EQ, pg_sys::Datum::from(id))
-                }
-                Condition::Xid8AtLeast(id) => {
-                    (pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_XID8GE, pg_sys::Datum::from(id))
-                }
-                Condition::BigintAbove(number) => {
-                    (pg_sys::BTGreaterStrategyNumber, pg_sys::F_INT8GT, pg_sys::Datum::from(number))
-                }
-                Condition::BigintBelow(number) => {
-                    (pg_sys::BTLessStrategyNumber, pg_sys::F_INT8LT, pg_sys::Datum::from(number))
+                    pg_sys::Datum::from(std::ptr::from_ref(&self.uuids[index]))
                 }
             };
             let column = i16::try_from(index + 1).unwrap_or_default();
-            let strategy = u16::try_from(strategy).unwrap_or_default();
+            let strategy = u16::try_from(key.strategy).unwrap_or_default();
             // SAFETY: initializes a key on the stack. The procedure compares the type of the column, which is the index column's.
             unsafe {
-                pg_sys::ScanKeyInit(&raw mut scan_keys[index], column, strategy, procedure.into(), argument);
+                pg_sys::ScanKeyInit(
+                    &raw mut scan_keys[index],
+                    column,
+                    strategy,
+                    key.procedure.into(),
+                    argument,
+                );
             }
         }
         self.found = false;

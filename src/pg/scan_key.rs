@@ -1,0 +1,76 @@
+//! Conditions on columns, by which index scans are started.
+
+use ledger::id::{BatchId, UserId};
+use pgrx::pg_sys;
+
+use super::column::{AnyColumn, Column, Layout};
+
+/// A condition on a column. The first key of a scan is for the first column of its index, and so on.
+pub struct Key<L> {
+    pub(super) column: AnyColumn<L>,
+    /// The number of the operator in the operator classes of B-trees.
+    pub(super) strategy: u32,
+    /// The function of the operator, which compares two values of the column's type.
+    pub(super) procedure: u32,
+    pub(super) argument: Argument,
+}
+
+/// What the column is compared with.
+#[derive(Clone, Copy)]
+pub(super) enum Argument {
+    /// Passed by reference.
+    Uuid([u8; 16]),
+    /// Passed by value.
+    Value(pg_sys::Datum),
+}
+
+impl<L: Layout> Column<L, UserId> {
+    /// The rows of this user.
+    pub fn equal(self, user: &UserId) -> Key<L> {
+        uuid_equal(self.any(), user.as_bytes())
+    }
+}
+
+impl<L: Layout> Column<L, BatchId> {
+    /// The rows of this batch.
+    pub fn equal(self, batch: &BatchId) -> Key<L> {
+        uuid_equal(self.any(), batch.as_bytes())
+    }
+}
+
+impl<L: Layout> Column<L, u64> {
+    /// The rows with this transaction id.
+    pub fn equal(self, id: u64) -> Key<L> {
+        by_value(self.any(), pg_sys::BTEqualStrategyNumber, pg_sys::F_XID8EQ, id.into())
+    }
+
+    /// The rows with this transaction id or a later one.
+    pub fn at_least(self, id: u64) -> Key<L> {
+        by_value(self.any(), pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_XID8GE, id.into())
+    }
+}
+
+impl<L: Layout> Column<L, i64> {
+    /// The rows below this number.
+    pub fn below(self, number: i64) -> Key<L> {
+        by_value(self.any(), pg_sys::BTLessStrategyNumber, pg_sys::F_INT8LT, number.into())
+    }
+
+    /// The rows above this number.
+    pub fn above(self, number: i64) -> Key<L> {
+        by_value(self.any(), pg_sys::BTGreaterStrategyNumber, pg_sys::F_INT8GT, number.into())
+    }
+}
+
+const fn uuid_equal<L>(column: AnyColumn<L>, uuid: &[u8; 16]) -> Key<L> {
+    Key {
+        column,
+        strategy: pg_sys::BTEqualStrategyNumber,
+        procedure: pg_sys::F_UUID_EQ,
+        argument: Argument::Uuid(*uuid),
+    }
+}
+
+const fn by_value<L>(column: AnyColumn<L>, strategy: u32, procedure: u32, argument: pg_sys::Datum) -> Key<L> {
+    Key { column, strategy, procedure, argument: Argument::Value(argument) }
+}
