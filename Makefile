@@ -1,4 +1,4 @@
-# make build-release | install | package | image | deb | dist | installcheck | demo | demo-stop | examples | monitoring | test | test-majors | fuzz | model | bench | lint | schema | check-schema
+# make build-release | install | package | image | deb | dist | installcheck | demo | demo-stop | examples | monitoring | report | check-report | test | test-majors | fuzz | model | bench | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make build-release` builds against it, `make install` installs into it, and
@@ -221,6 +221,19 @@ monitoring: build ## has postgres_exporter and Prometheus ask a throwaway server
 	export PGHOST
 	PGHOST=$$(tools/postgres.sh start monitoring $$server)
 	monitoring/check
+
+.PHONY: report
+report: ## writes report.html about a ledger: DATABASE="host=... dbname=..." as psql takes it, ACCOUNT=uuid for one account
+	@report/report $(if $(DATABASE),--database "$(DATABASE)") $(if $(ACCOUNT),--account "$(ACCOUNT)")
+
+.PHONY: check-report
+check-report: build ## has a report made of a throwaway server, and a browser draw it
+	$(private_server)
+	unset $${!PG*} # of the caller's own servers
+	trap 'tools/postgres.sh stop report' EXIT
+	export PGHOST
+	PGHOST=$$(tools/postgres.sh start report $$server)
+	report/check
 
 .PHONY: schema
 schema: ## writes the install script of this version from the built library
