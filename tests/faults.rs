@@ -10,6 +10,7 @@
 //! - [`copies`]: `CREATE DATABASE ... TEMPLATE`, and recovery to a point in time
 //! - [`standby`]: all [`answers`] on a hot standby, while the primary writes, and after a promotion;
 //!   `CREDITS_LEDGER_STANDBY_TRANSACTIONS` asks for more
+//! - [`damage`]: a damaged block
 //! - [`logical`]: a ledger that follows another by logical replication, until it takes over
 //!
 //! What needs two majors of Postgres is in `majors.rs`.
@@ -22,6 +23,8 @@ mod answers;
 mod copies;
 #[path = "faults/crash.rs"]
 mod crash;
+#[path = "faults/damage.rs"]
+mod damage;
 #[path = "faults/dumps.rs"]
 mod dumps;
 #[path = "faults/logical.rs"]
