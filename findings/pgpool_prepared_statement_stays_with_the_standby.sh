@@ -24,7 +24,8 @@ run_pgpool() {
 }
 
 install -d -o "$server_user" "$work/pool"
-program pg_basebackup -h "$work" -U postgres -D "$work/pool/standby" --write-recovery-conf --checkpoint=fast --no-sync
+program pg_basebackup -h "$work" -U postgres -D "$work/pool/standby" --checkpoint=fast --no-sync
+as_server_user touch "$work/pool/standby/standby.signal"
 stop_all() {
   run_pgpool -m fast stop >/dev/null 2>&1 || true
   program pg_ctl stop -D "$work/pool/standby" -m immediate >/dev/null 2>&1 || true
@@ -32,7 +33,7 @@ stop_all() {
 }
 trap stop_all EXIT
 program pg_ctl start --wait -D "$work/pool/standby" -l "$work/pool/standby.log" \
-  -o "-c listen_addresses='' -c unix_socket_directories='$work/pool'" >/dev/null
+  -o "-c listen_addresses='' -c unix_socket_directories='$work/pool' -c primary_conninfo='host=$work user=postgres'" >/dev/null
 cat > "$work/pool/pgpool.conf" <<CONF
 listen_addresses = ''
 port = 9999
