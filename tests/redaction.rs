@@ -232,10 +232,11 @@ fn the_feed_goes_on() {
     assert_eq!(sources(&mut session, Some(position), 1000), all[30..]);
 }
 
-/// The server checks a foreign key at the end of the statement or of the transaction, and passes over versions of rows that have
-/// been replaced by then. So where the owner has such keys, a row is redacted by a later transaction than the one that inserted it.
+/// The server checks a foreign key, and a deferrable unique one, at the end of the statement or of the transaction, and passes over
+/// versions of rows that have been replaced by then. So where the owner has such keys, a row is redacted by a later transaction than
+/// the one that inserted it.
 #[test]
-fn rows_whose_foreign_keys_may_be_unchecked_are_not_redacted() {
+fn rows_whose_keys_may_be_unchecked_are_not_redacted() {
     let db = Database::create();
     let mut session = db.connect();
     session.run(&format!(
@@ -264,7 +265,7 @@ fn rows_whose_foreign_keys_may_be_unchecked_are_not_redacted() {
             );
             let error = session.try_run(&at_once).refused("55000");
             let message = format!(
-                "the transaction has inserted rows of user {} whose foreign keys may be unchecked",
+                "the transaction has inserted rows of user {} whose foreign or unique keys may be unchecked",
                 user(1)
             );
             assert_eq!(error.message(), message);
@@ -277,5 +278,12 @@ fn rows_whose_foreign_keys_may_be_unchecked_are_not_redacted() {
         assert_eq!(redact(&mut session, 1), 1);
         session.run("ALTER TABLE credits.credits_transactions DROP CONSTRAINT app_key");
     }
+    session.run(
+        "ALTER TABLE credits.credits_transactions
+             ADD CONSTRAINT app_unique UNIQUE (description) DEFERRABLE INITIALLY DEFERRED",
+    );
+    session.run(&format!("BEGIN; {}; {}", insert(7), insert(7)));
+    session.try_run(&format!("SELECT credits.redact_account('{}')", user(1))).refused("55000");
+    session.run("ROLLBACK");
     session.assert_sound();
 }

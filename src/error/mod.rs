@@ -89,8 +89,8 @@ pub enum LedgerError {
     /// A transaction that has redacted an account is about to be prepared.
     #[error("a transaction that has redacted an account cannot be prepared")]
     PreparedRedaction,
-    /// Rows of the account that the redacting transaction has inserted, where foreign keys are checked later.
-    #[error("the transaction has inserted rows of user {0} whose foreign keys may be unchecked")]
+    /// Rows of the account that the redacting transaction has inserted, where keys are checked after a row is inserted.
+    #[error("the transaction has inserted rows of user {0} whose foreign or unique keys may be unchecked")]
     UncheckedRows(UserId),
     /// The id is taken by another transaction.
     #[error(
