@@ -41,9 +41,10 @@ fn what_a_session_has_folded_another_does_not_read_again() {
 const CHARGE_MORE: &str =
     "UPDATE credits.credits_transactions SET amount = amount + 1 WHERE transaction_type = 'usage'";
 
-/// A session that comes after a change which nobody has learnt of yet is not taken in by what was told before.
+/// A session that connects after a change does not use what was published before, though no other session has accepted the
+/// invalidation yet.
 #[test]
-fn who_comes_after_a_change_reads_afresh() {
+fn a_session_that_connects_after_a_change_reads_afresh() {
     let steps = correction(CHARGE_MORE);
     let ledger = steps.join(";");
     let checkpoint = "UPDATE credits.user_balance_checkpoints SET balance = balance - 1".to_owned();
@@ -63,7 +64,7 @@ fn who_comes_after_a_change_reads_afresh() {
         before.charge(user(1), dec!(1));
         assert_eq!(before.balance(user(1)), dec!(99));
         find_complete(&mut before);
-        assert_eq!(scans_for_balance(&mut db.connect()), 0, "{what}: it is told");
+        assert_eq!(scans_for_balance(&mut db.connect()), 0, "{what}: it is published");
         for step in steps {
             db.connect().run(&step.replace("DB", db.name()));
         }
@@ -132,8 +133,8 @@ fn a_balance_that_nobody_has_changed_reads_no_rows() {
     writer.assert_sound();
 }
 
-/// A row is counted when its transaction settles, or is prepared. Until it has committed too, nobody may take what is there
-/// for all.
+/// A row is counted when its transaction settles or is prepared. Until that has committed, no session may publish that the fold
+/// is complete.
 #[test]
 fn a_row_that_is_counted_but_not_committed_is_still_to_come() {
     let db = Database::create_alone();
@@ -232,7 +233,7 @@ fn a_complete_fold_does_not_hide_a_conflict() {
     second.assert_sound();
 }
 
-/// Only the owner can, on purpose. Then nothing that was folded before is right, whoever has it, and whoever looks first.
+/// Only the owner can, on purpose. Then no fold from before is right, in any session, whichever of them reads first.
 #[test]
 fn a_ledger_that_its_owner_changes_is_read_afresh() {
     let db = Database::create_alone();
@@ -272,7 +273,7 @@ fn a_ledger_that_its_owner_changes_is_read_afresh() {
     }
 }
 
-/// What a reader computes whose snapshot is older than the change is true for nobody else, and the other way round.
+/// A fold that was computed under a snapshot older than the change is not used under a newer one, nor the other way round.
 #[test]
 fn a_snapshot_from_before_a_change_is_kept_apart() {
     let db = Database::create_alone();
@@ -302,7 +303,7 @@ fn a_snapshot_from_before_a_change_is_kept_apart() {
     for round in 0..3 {
         assert_eq!(new.balance(user(1)), dec!(90), "round {round}");
         assert_eq!(old.balance(user(1)), dec!(100), "round {round}");
-        // One that has learnt of the change before it takes over the old snapshot.
+        // A session that has accepted the invalidation before it takes over the old snapshot.
         owner.run(&format!("{BEGIN}; SET TRANSACTION SNAPSHOT '{exported}'"));
         assert_eq!(owner.balance(user(1)), dec!(100), "round {round}");
         owner.run("COMMIT");

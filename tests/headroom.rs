@@ -6,7 +6,7 @@ use credits_ledger_tests::{Database, Direction, Session, dec, stripe_of, user};
 use super::folds::Sealed;
 use Direction::{Down, Up};
 
-/// Sessions that have settled before, so that none of them begins an epoch later on.
+/// Sessions that have settled before, so that none of them attaches later on.
 fn sessions<const N: usize>(db: &Database) -> [Session; N] {
     let mut sessions = std::array::from_fn(|_| db.connect());
     for session in &mut sessions {
@@ -16,14 +16,14 @@ fn sessions<const N: usize>(db: &Database) -> [Session; N] {
     sessions
 }
 
-/// Does something while nobody can read a checkpoint.
+/// Does something while no session can read a checkpoint.
 fn without_checkpoints(keeper: &mut Session, work: impl FnOnce()) {
     keeper.run("BEGIN; LOCK TABLE credits.user_balance_checkpoints IN ACCESS EXCLUSIVE MODE");
     work();
     keeper.run("COMMIT");
 }
 
-/// User 1 has 100 credits, and the last settlement has told that.
+/// User 1 has 100 credits, and the last settlement has published the headroom.
 fn tell(session: &mut Session) {
     session.grant(user(1), dec!(100));
     session.grant(user(1), dec!(1));
@@ -46,7 +46,7 @@ fn charges_far_from_zero_read_nothing() {
     first.assert_sound();
 }
 
-/// The last credit is charged by whoever reaches the limit, of however many sessions.
+/// The last credit is charged by the session that reaches the limit, however many there are.
 #[test]
 fn the_charge_that_reaches_zero_is_announced() {
     let db = Database::create_alone();
@@ -94,7 +94,7 @@ fn charges_in_flight_count_when_they_commit() {
     third.assert_sound();
 }
 
-/// It is counted when it is prepared, for nobody settles it later.
+/// It is counted when it is prepared: no settlement follows.
 #[test]
 fn a_prepared_charge_counts() {
     let db = Database::create_alone();
@@ -147,9 +147,9 @@ fn a_grant_that_does_not_commit_is_not_there_to_spend() {
     first.assert_sound();
 }
 
-/// Whichever way they were written: nobody has noted them.
+/// Rows that no trigger has noted invalidate what was published, whichever way they were written.
 #[test]
-fn rows_that_nobody_noted_end_what_was_told() {
+fn rows_that_no_trigger_noted_end_what_was_published() {
     let db = Database::create_alone();
     let [mut first, mut owner] = sessions(&db);
     let mut listener = db.listen();
@@ -204,7 +204,7 @@ fn a_checkpoint_that_is_lost_comes_back_with_the_next_charge() {
     }
 }
 
-/// What others rely on ends whenever somebody commits who cannot take part; they rely on what is told after that.
+/// A commit of a session that cannot count invalidates what was published before; what is published after it is used.
 #[test]
 fn a_session_that_cannot_count_is_looked_at() {
     let cluster =

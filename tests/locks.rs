@@ -72,7 +72,7 @@ fn in_one_transaction(maintenance: &str) -> String {
     format!("BEGIN; {maintenance}; COMMIT")
 }
 
-/// Nobody who waits for a relation has a stripe: somebody else may have the relation and wait for the stripe.
+/// A transaction that waits for a relation has no stripe: another one may have the relation and wait for the stripe.
 fn assert_order(db: &Database) {
     let wrong: i64 = db.observe(|observer| {
         observer.value(
@@ -84,7 +84,7 @@ fn assert_order(db: &Database) {
     assert_eq!(wrong, 0, "a commit waits for a relation while it has or wants a stripe");
 }
 
-/// Waits until somebody waits for a lock on a table.
+/// Waits until a session waits for a lock on a table.
 fn until_it_waits_for_a_table(db: &Database, pid: i32) {
     db.until(
         "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND locktype = 'relation' AND NOT granted)",
@@ -236,8 +236,8 @@ fn a_commit_that_waits_for_a_table_lets_its_stripes_go() {
     admin.assert_sound();
 }
 
-/// Whoever rebuilds a checkpoint has locked what notes it, and waits for a stripe at its commit: nobody who has a stripe waits for that
-/// table, before which a command stands in the queue.
+/// A transaction that rebuilds a checkpoint has locked `checkpoint_changes`, and waits for a stripe at its commit: a transaction
+/// that has a stripe does not wait for that table, for whose lock a command waits.
 #[test]
 fn no_commit_waits_for_the_notes_of_changes() {
     let db = Database::create_alone();
@@ -276,7 +276,7 @@ fn no_commit_waits_for_the_notes_of_changes() {
     admin.assert_sound();
 }
 
-/// What a settlement has told and counted before it lets its stripes go stays true, whether it commits or not.
+/// What a settlement has published and counted before it releases its stripes stays true, whether it commits or not.
 #[test]
 fn a_settlement_that_begins_anew_announces_once() {
     let db = Database::create_alone();
@@ -402,7 +402,7 @@ fn a_transaction_that_has_read_may_write_beside_a_reindex() {
     session.assert_sound();
 }
 
-/// Whoever waits for an index has none that comes after it: REINDEX TABLE locks them one after the other, by oid.
+/// A transaction that waits for an index has none that comes after it: REINDEX TABLE locks them one after the other, by oid.
 #[test]
 fn readers_lock_indexes_in_one_order() {
     let db = Database::create();

@@ -16,10 +16,10 @@ fn rebuild(number: u32) -> String {
     )
 }
 
-/// A damaged checkpoint is rebuilt while a charge waits for its stripe, the only one or a later one: what was told of it
-/// before must not decide.
+/// A damaged checkpoint is rebuilt while a charge waits for its stripe, the only one or a later one: what was published
+/// from it before must not decide.
 #[test]
-fn a_charge_that_waited_for_a_repair_does_not_use_what_was_told_before() {
+fn a_charge_that_waited_for_a_repair_does_not_use_what_was_published_before() {
     let stripe = |number| stripe_of(user(number));
     let earlier = (2..).find(|&number| stripe(number) < stripe(1)).unwrap();
     for beside in [None, Some(earlier)] {
@@ -46,7 +46,7 @@ fn a_charge_that_waited_for_a_repair_does_not_use_what_was_told_before() {
             charging.charge(user(number), dec!(1));
         }
         for _ in 0..3 {
-            assert_eq!(reader.balance(user(1)), dec!(999), "as told");
+            assert_eq!(reader.balance(user(1)), dec!(999), "as published");
         }
         repairing.run("BEGIN");
         repairing.run(&rebuild(1));
@@ -62,20 +62,20 @@ fn a_charge_that_waited_for_a_repair_does_not_use_what_was_told_before() {
     }
 }
 
-/// User 1 has 100 credits, its checkpoint says 999, and so do those who have told each other.
+/// User 1 has 100 credits, its checkpoint says 999, and so does the fold that sessions have published.
 fn with_a_wrong_checkpoint(db: &Database, session: &mut Session) {
     session.grant(user(1), dec!(100));
     session.refresh(user(1));
     db.connect().run("UPDATE credits.user_balance_checkpoints SET balance = 999");
     for _ in 0..3 {
-        assert_eq!(session.balance(user(1)), dec!(999), "as told");
+        assert_eq!(session.balance(user(1)), dec!(999), "as published");
     }
 }
 
-/// A change is visible before anybody is told of it. A settlement that has found out what is told by then looks again when it
-/// sees the change: it would store what came of the old checkpoint.
+/// A settlement waits for the lock of the checkpoints while an owner changes one. It settles anew then: it must not store a fold
+/// that was published from the old checkpoint.
 #[test]
-fn a_settlement_that_sees_a_change_does_not_store_what_was_told_before() {
+fn a_settlement_that_waited_for_a_change_does_not_store_what_was_published_before() {
     let db = Database::create_alone();
     let (mut session, mut owner) = (db.connect(), db.connect());
     session.run("SET credits_ledger.checkpoint_interval = 1");
@@ -94,7 +94,7 @@ fn noted(session: &mut Session) -> i64 {
     session.value("SELECT count(*) FROM credits.checkpoint_changes", &[])
 }
 
-/// Nobody waits for another one, whatever each has noted and removed of what others had.
+/// No change waits for another one, whatever rows of `checkpoint_changes` each inserts and deletes.
 #[test]
 fn changes_at_once_do_not_wait_for_each_other() {
     let db = Database::create_alone();
@@ -147,7 +147,7 @@ fn a_change_behind_one_that_was_rolled_back_is_noted() {
     reader.assert_sound();
 }
 
-/// What was told in the state before the changes must not come back with it.
+/// What was published in the state before the changes must not come back with it.
 #[test]
 fn what_is_noted_cannot_be_taken_back() {
     for remove in [
@@ -177,7 +177,7 @@ fn what_is_noted_cannot_be_taken_back() {
     }
 }
 
-/// With the trigger off, changes would leave no mark: nothing is told then, and nothing of before is told behind it.
+/// With the trigger off, changes would leave no row: nothing is published then, and nothing published before is used later.
 #[test]
 fn where_changes_are_not_noted_nothing_is_told() {
     let db = Database::create_alone();
@@ -214,7 +214,7 @@ fn what_is_noted_is_not_for_clients() {
     client.try_run("INSERT INTO credits.checkpoint_changes VALUES ('1', now())").refused("42501");
 }
 
-/// User 1 is above zero as far as anybody has been told, and at -10: COMMIT PREPARED announces nothing.
+/// User 1 was announced above zero last, and is at -10: COMMIT PREPARED announces nothing.
 fn cross_in_two_phases(db: &Database, session: &mut Session) {
     let balance = session.balance(user(1));
     session.run("BEGIN");
@@ -306,7 +306,7 @@ fn a_checkpoint_of_nobody_is_gone() {
     session.assert_sound();
 }
 
-/// Whoever commits a prepared transaction does not know what its checkpoints said.
+/// The session that commits a prepared transaction does not know what its checkpoints said.
 #[test]
 fn a_deletion_cannot_be_prepared() {
     let db = Database::create();

@@ -185,7 +185,7 @@ fn what_is_folded_while_a_settlement_reads_does_not_decide() {
     session.run("BEGIN");
     session.grant(user(neighbour), dec!(10));
     let grant = prepare(&db, &mut session, 2);
-    // The first of the stripe, and new: nothing of it is there to be told.
+    // The first user of the stripe, and new: nothing is published of it.
     long.write_many(user(1));
     let mut meanwhile = [grant, charge].map(|gid| format!("COMMIT PREPARED {gid}")).to_vec();
     meanwhile.push(format!("SELECT credits.get_user_balance('{}')", user(neighbour)));

@@ -383,7 +383,7 @@ fn a_checkpoint_that_is_repaired_on_the_primary_is_repaired_on_its_standby() {
         within.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
         for _ in 0..3 {
             for session in [&mut connected, &mut within, &mut pair.there.connect()] {
-                assert_eq!(session.balance(user(1)), wrong, "as told");
+                assert_eq!(session.balance(user(1)), wrong, "as published");
             }
         }
         if two_phases {
@@ -405,7 +405,7 @@ fn a_checkpoint_that_is_repaired_on_the_primary_is_repaired_on_its_standby() {
     }
 }
 
-/// Nobody is connected while it is repaired; what the promoted standby stores comes of the repaired one.
+/// No session is connected to the standby during the repair; what it stores after its promotion comes of the repaired checkpoint.
 #[test]
 fn a_promoted_standby_stores_nothing_that_was_repaired() {
     let pair = Pair::start();
