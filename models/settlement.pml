@@ -14,8 +14,9 @@
    - unsound:    when all have ended and the count is below the limit, the balance is above zero, and so is the stored side
    - and no deadlock: every session ends.
 
-   HEADROOM adds the headroom that src/engine/published.rs publishes. NO_... and COUNT_... remove or change one part of the protocol. Each
-   must be found wrong: see the script `check`. */
+   HEADROOM adds the headroom that src/engine/published.rs publishes. PREPARE lets any transaction be prepared, RESTARTED has one that
+   was prepared before the server restarted. BEGIN_ANEW lets a settlement release its stripes and begin anew, LOST_COUNTS lets a session
+   be unable to count. All other flags remove or change one part of the protocol. Each must be found wrong: see the script `check`. */
 
 #ifndef TRANSACTIONS
 #define TRANSACTIONS 2
@@ -94,6 +95,11 @@ bool  announced[USERS];
 #ifdef HEADROOM
 /* Shared memory: the count of the user's charges, and the headroom: while the count is below it, the balance is above zero. */
 short charged[USERS], charged_until[USERS];
+#endif
+
+#ifdef LOST_COUNTS
+/* How many counts were lost, and the name that charged_until was published under: how many were lost by then. */
+byte lost, name[USERS];
 #endif
 
 #ifdef PREPARE
@@ -294,14 +300,35 @@ inline write_row(user, extend, side, announces) {
 #define DEBIT(user) (AMOUNT(me, user) < 0 -> -AMOUNT(me, user) : 0)
 #define CREDIT(user) (AMOUNT(me, user) > 0 -> AMOUNT(me, user) : 0)
 
+#ifdef LOST_COUNTS
+#ifdef NO_NAME_BY_LOST
+#define IN_STATE(user) (!detached)
+#else
+#define IN_STATE(user) (!detached && name[user] == seen_lost)
+#endif
+#else
+#define IN_STATE(user) true
+#endif
+#define SUFFICES(user) (IN_STATE(user) && seen_charged[user] < charged_until[user] && !counted)
+
 /* Counts the own charges of the stripe's users. */
 inline count_charges(s) {
+#ifdef LOST_COUNTS
+  seen_lost = lost;
+#endif
   user = 0;
   do
   :: user < USERS ->
      atomic {
        if
+#ifdef LOST_COUNTS
+#ifndef NO_RECORD_OF_LOST
+       :: TOUCHED(user, s) && detached -> lost++
+#endif
+       :: TOUCHED(user, s) && !detached ->
+#else
        :: TOUCHED(user, s) ->
+#endif
           seen_charged[user] = charged[user] + DEBIT(user);
 #ifndef COUNT_AFTER_CHECK
           charged[user] = seen_charged[user]
@@ -327,7 +354,20 @@ inline publish(user) {
 #else
     margin = margin + seen_charged[user];
 #endif
+#ifdef LOST_COUNTS
+    if
+    :: detached -> skip
+#ifdef NAME_AFTER_SCAN
+    :: !detached && seen_positive[user] && name[user] != lost -> charged_until[user] = margin; name[user] = lost
+#else
+    :: !detached && seen_positive[user] && name[user] != seen_lost -> charged_until[user] = margin; name[user] = seen_lost
+#endif
+    :: else ->
+#endif
     if :: seen_positive[user] && margin > charged_until[user] -> charged_until[user] = margin :: else fi;
+#ifdef LOST_COUNTS
+    fi;
+#endif
     margin = 0
   }
 }
@@ -346,8 +386,38 @@ inline refresh(user) {
      :: seen_exists[user] -> write_row(user, true, seen_positive[user], false)
      :: else
      fi;
+#ifdef BEGIN_ANEW
+     has_all_relations = true;
+#endif
      drop_snapshot()
   :: else
+  fi
+}
+
+/* Under SHARE: whether the balance may come to lie on the other side, so that it has to be decided. */
+inline assess(user) {
+  if
+#ifdef HEADROOM
+  :: SUFFICES(user) ->
+#ifdef COUNT_AFTER_CHECK
+     charged[user] = charged[user] + DEBIT(user)
+#else
+     skip
+#endif
+  :: !SUFFICES(user) && !seen_exists[user] -> straddles = true
+#else
+  :: !seen_exists[user] -> straddles = true
+#endif
+  :: else ->
+     scan_dirty(user);
+     straddles = (POSITIVE(lowest) != seen_positive[user]) || (POSITIVE(highest) != seen_positive[user])
+#ifdef HEADROOM
+     ;
+#ifdef COUNT_AFTER_CHECK
+     charged[user] = charged[user] + DEBIT(user);
+#endif
+     if :: !straddles -> publish(user) :: else fi
+#endif
   fi
 }
 
@@ -378,6 +448,26 @@ inline decide(user) {
   fi
 }
 
+#ifdef BEGIN_ANEW
+/* The lock of a relation is not free: lets all stripes go, waits for it, settles from the first stripe on. */
+inline begin_anew() {
+  begun_anew = true;
+  drop_snapshot();
+  n = 0;
+  do
+  :: n < STRIPES -> unlock(n); n++
+  :: else -> break
+  od;
+  user = 0; n = 0;
+  goto anew
+}
+#ifdef ANEW_AFTER_REFRESH
+#define MAY_BEGIN_ANEW (!begun_anew)
+#else
+#define MAY_BEGIN_ANEW (!begun_anew && !has_all_relations)
+#endif
+#endif
+
 inline settle_stripe(s) {
 #ifdef COUNT_BEFORE_LOCK
   count_charges(s);
@@ -386,7 +476,14 @@ inline settle_stripe(s) {
   if :: !forced -> lock_share(s) :: else fi;
 #endif
 #if defined(HEADROOM) && !defined(COUNT_BEFORE_LOCK)
+#ifdef COUNTED_ONCE
+  if :: !begun_anew -> count_charges(s) :: else fi;
+#else
   count_charges(s);
+#endif
+#endif
+#ifdef BEGIN_ANEW
+  if :: MAY_BEGIN_ANEW -> begin_anew() :: skip fi;
 #endif
   if :: !forced -> take_snapshot() :: else fi;
   straddles = forced; user = 0;
@@ -394,29 +491,7 @@ inline settle_stripe(s) {
   :: user < USERS && !straddles ->
      if
      :: TOUCHED(user, s) ->
-        if
-#ifdef HEADROOM
-        :: seen_charged[user] < charged_until[user] && !counted ->
-#ifdef COUNT_AFTER_CHECK
-           charged[user] = charged[user] + DEBIT(user)
-#else
-           skip
-#endif
-        :: !(seen_charged[user] < charged_until[user] && !counted) && !seen_exists[user] -> straddles = true
-#else
-        :: !seen_exists[user] -> straddles = true
-#endif
-        :: else ->
-           scan_dirty(user);
-           straddles = (POSITIVE(lowest) != seen_positive[user]) || (POSITIVE(highest) != seen_positive[user])
-#ifdef HEADROOM
-           ;
-#ifdef COUNT_AFTER_CHECK
-           charged[user] = charged[user] + DEBIT(user);
-#endif
-           if :: !straddles -> publish(user) :: else fi
-#endif
-        fi;
+        assess(user);
 #ifdef REFRESH_BEFORE_DECISION
         if :: !straddles && counted -> refresh(user); take_snapshot() :: else fi;
 #endif
@@ -428,6 +503,10 @@ inline settle_stripe(s) {
   od;
   if
   :: straddles ->
+#ifdef BEGIN_ANEW
+     if :: MAY_BEGIN_ANEW -> begin_anew() :: skip fi;
+     has_all_relations = true;
+#endif
 #ifndef NO_SHARED_LOCK
      unlock(s);                       /* not shared if forced */
 #endif
@@ -530,16 +609,25 @@ inline release() {
 }
 
 #ifdef HEADROOM
+#ifdef LOST_COUNTS
+#define HEADROOM_LOCALS ; short seen_charged[USERS], margin; byte seen_lost; bool detached
+#else
 #define HEADROOM_LOCALS ; short seen_charged[USERS], margin
+#endif
 #else
 #define HEADROOM_LOCALS
+#endif
+#ifdef BEGIN_ANEW
+#define ANEW_LOCALS , begun_anew, has_all_relations
+#else
+#define ANEW_LOCALS
 #endif
 #define LOCALS \
   byte mode[STRIPES]; byte try_locks; byte u, user, t, n, first; \
   byte snapshot_committed, snapshot_ended; \
   bool seen_exists[USERS], seen_positive[USERS]; short seen_balance[USERS]; \
   byte seen_covered[USERS], seen_version[USERS]; \
-  short settled, lowest, highest; bool straddles, forced, counted, fails HEADROOM_LOCALS
+  short settled, lowest, highest; bool straddles, forced, counted, fails ANEW_LOCALS HEADROOM_LOCALS
 
 proctype Transaction(byte me) {
   LOCALS;
@@ -550,6 +638,12 @@ proctype Transaction(byte me) {
      atomic { if :: AMOUNT(me, user) != 0 -> inserted[me] = inserted[me] | BIT(user) :: else fi; user++ }
   :: else -> user = 0; break
   od;
+#ifdef LOST_COUNTS
+  if :: detached = true :: skip fi;                /* has no shared memory: it cannot count, nor see what is published */
+#endif
+#ifdef RESTARTED
+  if :: me == 0 -> goto end_prepared :: else fi;   /* prepared before the server was restarted */
+#endif
   if
   :: roll_back(); goto released                    /* by the application */
   :: skip
@@ -565,6 +659,9 @@ proctype Transaction(byte me) {
   fi;
 #ifdef NO_ORDER
   if :: descending = true :: skip fi;
+#endif
+#ifdef BEGIN_ANEW
+anew:
 #endif
   do
   :: n < STRIPES ->
@@ -588,9 +685,16 @@ prepared:                                          /* counts, settles no user, h
   :: else -> n = 0; break
   od;
 #endif
+end_prepared:
   if :: commit() :: roll_back() fi;
 #endif
 released:
+#ifdef LOST_COUNTS
+  detached = false; seen_lost = 0;
+#endif
+#ifdef BEGIN_ANEW
+  begun_anew = false; has_all_relations = false;
+#endif
   forced = false; counted = false; descending = false; fails = false;
   release()
 }
@@ -657,7 +761,9 @@ init {
 #endif
 #ifdef HEADROOM
        /* As an earlier settlement has published it. */
+#if !defined(RESTARTED) || defined(KEPT_HEADROOM)
        if :: base > 0 -> charged_until[u] = base :: else fi;
+#endif
 #endif
        u++
     :: else -> break
@@ -673,6 +779,15 @@ init {
   :: i < TRANSACTIONS * USERS -> if AMOUNTS fi; i++
   :: else -> break
   od;
+#ifdef RESTARTED
+  u = 0;
+  d_step {
+    do
+    :: u < USERS -> if :: AMOUNT(0, u) != 0 -> inserted[0] = inserted[0] | BIT(u) :: else fi; u++
+    :: else -> u = 0; break
+    od
+  };
+#endif
   atomic {
     i = 0;
     do
@@ -706,7 +821,11 @@ init {
 #endif
        lost_flip = (exists[u] && positive[u] != announced[u]); assert(!lost_flip);
 #ifdef HEADROOM
+#ifdef LOST_COUNTS
+       unsound = (name[u] == lost && charged[u] < charged_until[u] && (!POSITIVE(sum) || !positive[u])); assert(!unsound);
+#else
        unsound = (charged[u] < charged_until[u] && (!POSITIVE(sum) || !positive[u])); assert(!unsound);
+#endif
 #endif
        inexact = (exists[u] && balance[u] != sum_covered); assert(!inexact);
        u++

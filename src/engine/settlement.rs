@@ -8,7 +8,7 @@
 //! | 1. Sort the users by stripe. Settle one stripe after the other, ascending, so that no two commits wait for each other. | [`settle_noted`] | `Transaction`: the loop over `STRIPES`; `NO_ORDER` |
 //! | 2. Share the stripe. Other commits may read its users at the same time; none decides meanwhile. | [`Settlement::settle_stripe`] | `lock_share`; `NO_SHARED_LOCK` |
 //! | 3. Count the rows and charges of each user, before anything of it is read. | [`Settlement::count`] | `count_charges`; `COUNT_BEFORE_LOCK`, `COUNT_AFTER_CHECK` |
-//! | 4. A user whose headroom suffices for all that is counted is settled. | [`Published::has_headroom`] | `seen_charged[user] < charged_until[user]` |
+//! | 4. A user whose headroom suffices for all that is counted is settled. | [`Published::has_headroom`] | `assess`: `SUFFICES`; `NO_NAME_BY_LOST` |
 //! | 5. Read each other user's checkpoint, and pass over its delta with the rows in flight. If all outcomes lie on the announced side of zero, publish what they leave as headroom. | [`Settlement::assess`] | `assess`: `scan_dirty`, `publish`; `NO_DIRTY_SCAN`, `COUNT_AFTER_SCAN`, `COUNT_OWN_GRANTS` |
 //! | 6. If that is so of all users of the stripe, refresh the checkpoints that lag. The stripe is settled. | [`refresh::refresh_if_free`] | `refresh`; `NO_TRY_LOCK`, `REFRESH_BEFORE_DECISION` |
 //! | 7. Otherwise release the stripe and take it exclusively. That waits for every commit that shares it to end. | [`Settlement::settle_stripe`] | `straddles`: `unlock`, `lock_exclusive`; `NO_EXCLUSIVE_LOCK` |
@@ -24,8 +24,8 @@
 //! under the exclusive stripe only.
 //!
 //! Locks of relations come before those of stripes ([`lock_order`]). Where a settlement needs the lock of a relation that is not
-//! free, it releases every stripe, waits for the relations and begins anew at step 1. It has written nothing by then. What it has
-//! counted is counted a second time, which makes headroom smaller than it is.
+//! free, it releases every stripe, waits for the relations and begins anew at step 1 (`begin_anew`; `COUNTED_ONCE`, `ANEW_AFTER_REFRESH`).
+//! It has written nothing by then. What it has counted is counted a second time, which makes headroom smaller than it is.
 
 use std::cell::LazyCell;
 

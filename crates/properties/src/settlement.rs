@@ -179,7 +179,7 @@ pub fn weighs_every_outcome(input: &mut Unstructured<'_>) -> Result<()> {
 
     let deleted = if input.arbitrary()? { Some(self::announced(input)?) } else { None };
     let pass = ledger.pass(&base, &[]);
-    decides_by_the_balance(&ledger, Some(&checkpoint), &pass, (request, None, interval));
+    decides_by_the_balance(&ledger, Some(&checkpoint), &pass, (request, deleted, interval));
     let pass = ledger.pass(&Fold::default(), &[]);
     decides_by_the_balance(&ledger, None, &pass, (request, deleted, interval));
     Ok(())
