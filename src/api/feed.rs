@@ -82,12 +82,12 @@ fn visible<'call>(
     )
 }
 
-/// As clients keep it.
+/// The text of a position, which clients keep: the id of the ledger, the stamp and the `seq` of a row.
 fn written(ledger: &LedgerId, Position { stamp, seq }: Position) -> String {
     format!("{ledger}:{stamp}:{seq}")
 }
 
-/// What [`written`] has written, of this ledger.
+/// The position that a text from [`written`] stands for. An error if the text is anything else, or another ledger's.
 fn read(text: &str, ledger: &LedgerId) -> Result<Position, LedgerError> {
     let parts: Vec<&str> = text.split(':').collect();
     let position = match parts[..] {

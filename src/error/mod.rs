@@ -15,7 +15,7 @@ use crate::pg::shape::Change;
 /// What can be wrong with a call. Every message names the offending argument or value.
 #[derive(Debug, Error)]
 pub enum LedgerError {
-    /// A required argument is NULL, or an array argument holds a NULL.
+    /// A required argument is NULL.
     #[error("argument {0} must not be NULL")]
     NullArgument(&'static str),
     /// An array argument holds a NULL.
@@ -48,7 +48,7 @@ pub enum LedgerError {
         /// Its value.
         value: i64,
     },
-    /// A time before this transaction that no timestamp can tell.
+    /// An interval that reaches from this transaction back to before the earliest timestamp.
     #[error("argument idle reaches back further than timestamps do: {0}")]
     IdleOutOfRange(String),
     /// A name that is not one of the four transaction types.
@@ -124,10 +124,10 @@ pub enum LedgerError {
         /// What fits for certain.
         longest: usize,
     },
-    /// A date before or after all others.
+    /// A `created_at` of plus or minus infinity.
     #[error("created_at must not be infinite")]
     InfiniteDate,
-    /// A category that is no label any more.
+    /// A category with too many characters.
     #[error("category must not have more than {longest} characters, but has {characters}")]
     CategoryTooLong {
         /// Its length.
@@ -167,7 +167,7 @@ pub enum LedgerError {
     /// An index that the engine cannot maintain.
     #[error("index {0} on a derived table has a predicate, an expression or a deferred check")]
     IndexNotPlain(String),
-    /// A ledger with money in it is about to be dropped.
+    /// A ledger that holds transactions is about to be dropped.
     #[error("credits_transactions holds transactions: dropping it is refused")]
     HoldsTransactions,
     /// A column of a table is not what the extension made it.
@@ -200,7 +200,7 @@ pub enum LedgerError {
     KeepsItsShape {
         /// The table or type.
         name: &'static str,
-        /// What the engine has it for.
+        /// Whether it is the ledger, a derived table or the type of a result.
         role: Role,
         /// What would be changed.
         change: Change,

@@ -51,7 +51,8 @@ impl<L: Layout> RowReplacer<L> {
         }
     }
 
-    /// Updates the row to have NULL in these columns. The caller keeps other transactions from updating it meanwhile.
+    /// Updates the row to have NULL in these columns, and its other columns as they are. The caller has found it with the
+    /// snapshot, and keeps other transactions from updating it meanwhile.
     pub fn clear(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>], snapshot: &Snapshot) {
         self.memory.borrow_mut().step(|| {
             // SAFETY: the row is of this table, since its layout is, and its slot holds it while the new version is formed and

@@ -75,11 +75,12 @@ pub enum Assessment {
     Doubt,
 }
 
-/// Assesses a user under the shared stripe. `written` is what the transaction has inserted, `counted` what had been counted
-/// of the user before the pass began, `interval` how many rows a checkpoint may lag behind.
+/// Says what a commit does for a user under the shared stripe, given what it `found`. `written` is what the transaction has
+/// inserted, `counted` what had been counted of the user before the pass began, `interval` how many rows a checkpoint may lag
+/// behind.
 ///
 /// # Errors
-/// [`SumOutOfRange`] if the lowest or the highest possible balance is.
+/// [`SumOutOfRange`] if the lowest or the highest possible balance is out of range.
 pub fn assess(
     found: Found<'_>,
     request: Request,
@@ -124,7 +125,7 @@ pub enum Decision {
 /// checkpoint said that the transaction has deleted; `now` is the time in microseconds.
 ///
 /// # Errors
-/// [`SumOutOfRange`] if the balance without the transaction's own rows is.
+/// [`SumOutOfRange`] if the balance without the transaction's own rows is out of range.
 pub fn decide(
     stored: Option<&Checkpoint>,
     pass: &DeltaPass,
