@@ -437,7 +437,8 @@ inline decide(user) {
   d_step {
     if
     :: seen_exists[user] -> lowest = seen_positive[user]
-    :: else -> lowest = POSITIVE(settled - AMOUNT(me, user))
+    /* Nothing was announced: a balance above zero is, and one that comes down from there. */
+    :: else -> lowest = POSITIVE(settled - AMOUNT(me, user)) && !POSITIVE(settled)
     fi;
     highest = POSITIVE(settled)
   };

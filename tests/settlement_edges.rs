@@ -42,6 +42,9 @@ fn a_checkpoint_is_found_wherever_it_has_moved() {
     for amount in [dec!(9), dec!(1)] {
         (0..USERS).for_each(|number| session.grant(user(number), amount));
     }
+    other.lose_checkpoints("DELETE FROM credits.user_balance_checkpoints");
+    other.run("VACUUM credits.user_balance_checkpoints");
+    (0..USERS).rev().for_each(|number| other.refresh(user(number)));
     let mut listener = db.listen();
     let mut everyone_crosses = |session: &mut Session, direction: Direction| {
         for number in 0..USERS {
@@ -55,23 +58,20 @@ fn a_checkpoint_is_found_wherever_it_has_moved() {
         session.assert_sound();
     };
 
-    other.lose_checkpoints("DELETE FROM credits.user_balance_checkpoints");
-    other.run("VACUUM credits.user_balance_checkpoints");
-    (0..USERS).rev().for_each(|number| other.refresh(user(number)));
     everyone_crosses(&mut session, Down);
     other.run("UPDATE credits.user_balance_checkpoints SET updated_at = updated_at");
     other.run("VACUUM FULL credits.user_balance_checkpoints");
     everyone_crosses(&mut session, Up);
     other.lose_checkpoints("DELETE FROM credits.user_balance_checkpoints");
     other.run("VACUUM credits.user_balance_checkpoints");
-    // Nobody has an announced side: it is that of the rows before.
+    // No user has an announced side; the rows before left each above zero.
     everyone_crosses(&mut session, Down);
     everyone_crosses(&mut session, Up);
 }
 
-/// A user that no settlement has met, of a restored ledger for example: what it was before is not news.
+/// A user of whom nothing has been announced, though it has rows: one above zero is announced, and so is one that comes down from there.
 #[test]
-fn a_user_without_a_state_has_that_of_the_earlier_rows() {
+fn a_crossing_that_no_settlement_has_seen_is_announced_by_the_first() {
     let db = Database::create();
     let mut session = db.connect();
     let mut listener = db.listen();
@@ -79,14 +79,18 @@ fn a_user_without_a_state_has_that_of_the_earlier_rows() {
     for number in 1..=3 {
         session.grant(user(number), dec!(2));
     }
+    session.charge(user(4), dec!(2));
     session.run("ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction");
-    session.grant(user(1), dec!(1));
+    session.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
     session.refresh(user(2));
-    assert_eq!(listener.drain(), []);
+    assert_eq!(listener.crossings(), [(user(2), Up)]);
     session.charge(user(3), dec!(2));
     assert_eq!(listener.crossings(), [(user(3), Down)]);
     session.charge(user(2), dec!(2));
     assert_eq!(listener.crossings(), [(user(2), Down)]);
+    session.refresh(user(4));
+    assert_eq!(listener.drain(), []);
     session.assert_sound();
 }
 

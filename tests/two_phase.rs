@@ -59,6 +59,31 @@ fn a_prepared_crossing_is_announced_by_the_next_write() {
     other.assert_sound();
 }
 
+/// A customer whose first purchase is prepared is let in by the account's next settlement, whatever asks for it.
+#[test]
+fn first_rows_that_are_prepared_are_announced_by_the_next_write() {
+    let db = Database::create();
+    let (mut session, mut other) = (db.connect(), db.connect());
+    let mut listener = db.listen();
+    session.run("BEGIN");
+    (1..=3).for_each(|number| session.grant(user(number), dec!(10)));
+    let gid = prepare(&db, &mut session, 1);
+    // Sees the prepared rows in flight, and decides without them.
+    other.charge(user(3), dec!(1));
+    other.run(&format!("COMMIT PREPARED {gid}"));
+    assert_eq!(listener.drain(), []);
+
+    other.charge(user(1), dec!(1));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
+    other.refresh(user(2));
+    assert_eq!(listener.crossings(), [(user(2), Up)]);
+    other.charge(user(3), dec!(1));
+    assert_eq!(listener.crossings(), [(user(3), Up)]);
+    (1..=3).for_each(|number| other.refresh(user(number)));
+    assert_eq!(listener.drain(), []);
+    other.assert_sound();
+}
+
 #[test]
 fn a_new_user_by_two_phases() {
     let db = Database::create();

@@ -2,8 +2,7 @@
 //!
 //! A settlement takes locks, writes checkpoints and queues notifications. Locks and writes would stay until the prepared
 //! transaction ends, and Postgres refuses to prepare one that has queued a notification. So its rows are in flight for all other
-//! transactions, and a crossing that `COMMIT PREPARED` makes is announced by the user's next settlement. If the user has no
-//! checkpoint yet, it is not announced at all: that settlement takes the side on which the rows leave the user as announced.
+//! transactions, and a crossing that `COMMIT PREPARED` makes is announced by the user's next settlement.
 
 use super::published::Published;
 use super::{noted, redaction};

@@ -138,9 +138,11 @@ pub fn decide(
         (Some(checkpoint), _) => (checkpoint.announced, lags(&checkpoint.fold, pass, request, interval)),
         (None, _) if pass.transaction_count() == 0 => return Ok(Decision::Nothing),
         (None, Some(deleted)) => (deleted, true),
-        // No notification has named this user: the side before this transaction is taken as announced.
+        // No side has been announced. If there are rows, they came by `COMMIT PREPARED`, say, which settles nothing, or the
+        // checkpoint is lost. So a balance above zero is announced, and so is one that has just come down from there: it may be
+        // announced a second time where a checkpoint is lost, and is never missed.
         (None, None) => {
-            let is_positive = pass.balance_before()?.is_positive();
+            let is_positive = !pass.balance().is_positive() && pass.balance_before()?.is_positive();
             (Announced { is_positive, crossed_at: None }, true)
         }
     };
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_user_crosses_by_the_transactions_own_rows_alone() {
+    fn of_a_user_without_a_checkpoint_no_crossing_is_missed() {
         let made = |rows: &[(u64, i128)], deleted| {
             let Decision::Write { refreshes: true, announced, crossing } =
                 decide_with(None, &pass(&Fold::default(), rows, &[]), deleted)
@@ -320,7 +322,11 @@ mod tests {
         };
         assert_eq!(made(&[(OWN, 5)], None), (true, Some(NOW), Some(Direction::Up)));
         assert_eq!(made(&[(OWN, -5)], None), (false, None, None));
-        assert_eq!(made(&[(12, 5)], None), (true, None, None));
+        assert_eq!(made(&[(12, -5)], None), (false, None, None));
+        // Committed rows that no settlement has announced anything of.
+        assert_eq!(made(&[(12, 5)], None), (true, Some(NOW), Some(Direction::Up)));
+        assert_eq!(made(&[(12, 5), (OWN, -1)], None), (true, Some(NOW), Some(Direction::Up)));
+        assert_eq!(made(&[(12, -5), (OWN, 6)], None), (true, Some(NOW), Some(Direction::Up)));
         assert_eq!(made(&[(12, 5), (OWN, -5)], None), (false, Some(NOW), Some(Direction::Down)));
         // One whose checkpoint was deleted is no new one.
         let deleted = |is_positive| Some(Announced { is_positive, crossed_at: Some(7) });

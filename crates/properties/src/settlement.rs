@@ -228,7 +228,9 @@ fn decides_by_the_balance(
     }
     let (balance, balance_before) = ledger.balances();
     let before = stored.map(|checkpoint| checkpoint.announced).or(deleted);
-    let before = before.unwrap_or(Announced { is_positive: balance_before > 0, crossed_at: None });
+    // Nothing was announced: a balance above zero is, and one that this transaction takes down from there.
+    let is_positive = balance <= 0 && balance_before > 0;
+    let before = before.unwrap_or(Announced { is_positive, crossed_at: None });
     let direction = match (before.is_positive, balance > 0) {
         (false, true) => Some(Direction::Up),
         (true, false) => Some(Direction::Down),
