@@ -89,8 +89,14 @@ bool  exclusive[STRIPES];
 byte  queued[STRIPES];                  /* waiting for EXCLUSIVE: later requests for SHARE queue behind them */
 bool  refreshing[USERS];                /* the try-lock of a counted refresh */
 
-/* The side that listeners were notified of last. */
+/* The side that listeners were notified of last. They take a user whom no notification has named for one at zero or below. */
 bool  announced[USERS];
+#ifdef NEW_USER
+bool  named;                            /* whether a notification has named user 0, of whom rows may be there already */
+#define NAMED(user) ((user) != 0 || named)
+#else
+#define NAMED(user) true
+#endif
 
 #ifdef HEADROOM
 /* Shared memory: the count of the user's charges, and the headroom: while the count is below it, the balance is above zero. */
@@ -437,8 +443,12 @@ inline decide(user) {
   d_step {
     if
     :: seen_exists[user] -> lowest = seen_positive[user]
-    /* Nothing was announced: a balance above zero is, and one that comes down from there. */
+    /* No notification has named the user: a balance above zero is announced, and one that comes down from there. */
+#ifdef NAMED_BY_ROWS
+    :: else -> lowest = POSITIVE(settled - AMOUNT(me, user))
+#else
     :: else -> lowest = POSITIVE(settled - AMOUNT(me, user)) && !POSITIVE(settled)
+#endif
     fi;
     highest = POSITIVE(settled)
   };
@@ -563,7 +573,10 @@ inline commit() {
           balance[u] = next_balance[u]; covered[u] = next_covered[u]; version[u]++;
           if
           :: next_announces[u] ->
-             doubled = (announced[u] == next_positive[u]); assert(!doubled);
+             doubled = (NAMED(u) && announced[u] == next_positive[u]); assert(!doubled);
+#ifdef NEW_USER
+             named = named || u == 0;
+#endif
              announced[u] = next_positive[u]
           :: else
           fi
@@ -770,7 +783,7 @@ init {
     :: else -> break
     od;
 #ifdef NEW_USER
-    exists[0] = false; positive[0] = false; balance[0] = base;
+    exists[0] = false; positive[0] = false; balance[0] = base; announced[0] = false;
 #ifdef HEADROOM
     charged_until[0] = 0
 #endif
@@ -818,7 +831,7 @@ init {
        :: else -> break
        od;
 #ifndef PREPARE
-       missed = (announced[u] != POSITIVE(sum)); assert(!missed);
+       missed = ((exists[u] || NAMED(u)) && announced[u] != POSITIVE(sum)); assert(!missed);
 #endif
        lost_flip = (exists[u] && positive[u] != announced[u]); assert(!lost_flip);
 #ifdef HEADROOM
