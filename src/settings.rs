@@ -11,11 +11,12 @@ use crate::pg::{extension, guc};
 /// the first read of a new session cheaper, more make commits cheaper.
 static CHECKPOINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(64);
 
-/// `credits_ledger.config_channel`: receives `credits_transactions:{microseconds}` for each crossing; empty: off.
+/// `credits_ledger.config_channel`: receives `credits_transactions:{microseconds}` once for each
+/// transaction in which anyone crosses; empty: off.
 static CONFIG_CHANNEL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"auth_config_changed"));
 
-/// `credits_ledger.crossing_channel`: receives who crossed and in which direction; empty: off.
+/// `credits_ledger.crossing_channel`: receives as JSON who crossed and in which direction; empty: off.
 static CROSSING_CHANNEL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"credits_balance_crossed"));
 

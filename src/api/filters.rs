@@ -70,7 +70,7 @@ impl<'call> Filters<'call> {
         self.search.is_none() && self.types.is_none() && !self.have_period()
     }
 
-    /// Whether batches can be among the items.
+    /// Whether batches can be among the items: a batch is usage, so not if other types alone are asked for.
     pub fn admit_batches(&self) -> bool {
         self.types.as_ref().is_none_or(|types| types.with_usage)
     }

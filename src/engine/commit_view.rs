@@ -55,7 +55,8 @@ pub struct CommitView {
 }
 
 impl CommitView {
-    /// The scans, which are opened if they are not open and the locks of their relations are free.
+    /// The scans in `opened`. If there are none, makes what the transaction has done visible to its snapshots
+    /// and opens them; [`NotFree`] if a lock of one of their relations is taken.
     pub fn get_or_open<'a>(
         opened: &'a mut Option<Self>,
         relations: &Relations,
@@ -149,7 +150,7 @@ impl DeltasAt<'_> {
     }
 }
 
-/// A pass over a user's delta.
+/// What a pass over a user's delta has found.
 pub struct Pass {
     /// The sums of what it has met.
     pub sums: DeltaPass,

@@ -2,7 +2,7 @@
 
 use pgrx::PgMemoryContexts;
 
-/// A memory context for the garbage of one step after the other.
+/// A memory context in which work runs step by step: what a step allocates is given back at its end.
 pub struct Scratch(PgMemoryContexts);
 
 impl Scratch {

@@ -215,7 +215,8 @@ impl Index {
         unsafe { (*self.0).rd_id }
     }
 
-    /// Whether it holds every row: it does not while CREATE INDEX CONCURRENTLY builds it, nor after that has failed.
+    /// Whether it can be relied on to hold every row: not while CREATE INDEX CONCURRENTLY builds it, nor
+    /// after that has failed, nor once DROP or REINDEX INDEX CONCURRENTLY has begun to drop it.
     pub fn is_valid(&self) -> bool {
         // SAFETY: the index is open.
         unsafe { (*(*self.0).rd_index).indisvalid }

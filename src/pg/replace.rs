@@ -64,7 +64,9 @@ impl<L: Layout> RowReplacer<L> {
         });
     }
 
-    /// Forms the new version in the slot. It borrows from the row.
+    /// Forms the new version in the slot: the row with NULL in these columns and in those that have been
+    /// dropped. Values that are held by reference stay in the row, so it must last as long as the slot is
+    /// used.
     ///
     /// # Safety
     /// The row is one of the table.

@@ -78,8 +78,10 @@ pub fn has_written() -> bool {
     current_id_if_any().is_some()
 }
 
-/// Whether the transaction only reads rows of other transactions and takes no SIREAD locks: it has written nothing, is not
-/// SERIALIZABLE, and does not run on a standby.
+/// Whether a published count of a user's rows can tell the transaction that it need not read them. That takes
+/// a transaction that has written nothing, since its own rows are not counted before its commit; that is not
+/// SERIALIZABLE, since only by reading does it take SIREAD locks; and not on a standby, where rows arrive
+/// without being counted.
 pub fn only_reads_others() -> bool {
     // SAFETY: a plain read of backend state.
     !has_written() && !is_serializable() && unsafe { !pg_sys::RecoveryInProgress() }

@@ -7,12 +7,13 @@
 /// which the server still stores in one piece.
 pub const MAX_STRAGGLERS: usize = 200;
 
-/// How many ids an open transaction may hold the watermark back before it is passed by as a straggler. A straggler costs
-/// an index probe once it has ended, until the next refresh; a watermark held back costs each read the rows written since.
+/// How many ids an open transaction may hold the watermark back before it is passed by as a straggler, unless
+/// `LAG_PER_STRAGGLER` asks for more. A straggler costs an index probe once it has ended, until the next
+/// refresh; a watermark held back costs each read the rows written since.
 pub const STRAGGLER_LAG: u64 = 128;
 
-/// How many ids more a transaction must lag for each older one that is passed by. So there are few stragglers where many
-/// transactions run and none is left open.
+/// How many ids a transaction must lag for each older one that is passed by, if that comes to more than
+/// [`STRAGGLER_LAG`]. So there are few stragglers where many transactions run and none is left open.
 const LAG_PER_STRAGGLER: u64 = 8;
 
 /// The full id of a 32-bit transaction id that a snapshot lists, given the id that the next transaction will get.
@@ -34,7 +35,8 @@ pub struct OpenTransactions {
 }
 
 impl OpenTransactions {
-    /// From a snapshot's list, in any order, the reader's own transaction included.
+    /// From the ids that a snapshot lists, in any order, and the reader's own, which the caller adds: a
+    /// snapshot does not list it. Ids from `xmax` on are left out: they count as open without being listed.
     #[must_use]
     pub fn new(xmax: u64, mut listed: Vec<u64>) -> Self {
         listed.retain(|&id| id < xmax);

@@ -21,7 +21,7 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) value_type: Type,
     pub(super) column: fn(&LaterColumns) -> AnyColumn<Ledger>,
-    /// What the ledger has in its place if an item does not give it, as SQL.
+    /// What the ledger has in its place if an item does not give it, as SQL; `None` for NULL.
     pub(super) default: Option<&'static str>,
 }
 
@@ -66,7 +66,7 @@ pub(super) enum Outcome {
     Refused(String),
 }
 
-/// Where a transaction is.
+/// The id and seq under which a transaction is stored.
 #[derive(Clone, Copy)]
 pub(super) struct Stored {
     pub(super) id: Uuid,

@@ -32,8 +32,9 @@ impl Recorder {
         Ok(self.places.iter().map(|&place| (KEYS[place].column)(&later)).collect())
     }
 
-    /// Inserts the items in this order. Returns the source_id of each row that was inserted, as triggers have left it, and where the
-    /// row is.
+    /// Inserts the items in this order by one statement. `on_conflict` is empty, or its ON CONFLICT clause
+    /// with a space before it. Returns the source_id of each row that was inserted, as triggers have left it,
+    /// with its id and seq. The server's errors are raised.
     pub(super) fn insert(&self, items: &[&mut Item<'_>], on_conflict: &str) -> Vec<(Vec<u8>, Stored)> {
         let mut statement = Statement::of_caller();
         let (mut columns, mut values, mut arrays) = (Vec::new(), Vec::new(), Vec::new());
