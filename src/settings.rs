@@ -42,12 +42,12 @@ pub fn init() {
     for (name, description, setting) in [
         (
             c"credits_ledger.config_channel",
-            c"Channel that is told of each crossing of zero, as credits_transactions:{microseconds}; empty: off.",
+            c"Channel notified once by a commit that makes balances cross zero, with credits_transactions:{microseconds}; empty: off.",
             &CONFIG_CHANNEL,
         ),
         (
             c"credits_ledger.crossing_channel",
-            c"Channel that is told which user crossed zero in which direction; empty: off.",
+            c"Channel notified of each crossing of zero, with the user and the direction; empty: off.",
             &CROSSING_CHANNEL,
         ),
     ] {
