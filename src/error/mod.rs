@@ -165,7 +165,7 @@ pub enum LedgerError {
     #[error("index credits.credits_transactions_delta_idx is not valid")]
     InvalidDeltaIndex,
     /// An index that the engine cannot maintain.
-    #[error("index {0} on a derived table has a predicate, an expression or a deferred check")]
+    #[error("index {0} on a derived table is unique, or has a predicate, an expression or a deferred check")]
     IndexNotPlain(String),
     /// A ledger that holds transactions is about to be dropped.
     #[error("credits_transactions holds transactions: dropping it is refused")]
