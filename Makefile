@@ -61,6 +61,15 @@ define private_server
 	export CREDITS_LEDGER_BIN=$$(dirname $$server) CREDITS_LEDGER_SERVER_USER=$$(tools/postgres.sh user)
 endef
 
+# $(call throwaway_server,NAME): a private server that runs until the recipe ends, and the folder of its socket in PGHOST
+define throwaway_server
+	$(private_server)
+	unset $${!PG*} # of the caller's own servers
+	trap 'tools/postgres.sh stop $(1)' EXIT
+	export PGHOST
+	PGHOST=$$(tools/postgres.sh start $(1) $$server)
+endef
+
 .PHONY: help
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -215,11 +224,7 @@ examples: build ## runs the clients in examples/ against a throwaway server; ONL
 
 .PHONY: monitoring
 monitoring: build ## has postgres_exporter and Prometheus ask a throwaway server what monitoring/ has
-	$(private_server)
-	unset $${!PG*} # of the caller's own servers
-	trap 'tools/postgres.sh stop monitoring' EXIT
-	export PGHOST
-	PGHOST=$$(tools/postgres.sh start monitoring $$server)
+	$(call throwaway_server,monitoring)
 	monitoring/check
 
 .PHONY: report
@@ -228,11 +233,7 @@ report: ## writes report.html about a ledger: DATABASE="host=... dbname=..." as 
 
 .PHONY: check-report
 check-report: build ## has a report made of a throwaway server, and a browser draw it
-	$(private_server)
-	unset $${!PG*} # of the caller's own servers
-	trap 'tools/postgres.sh stop report' EXIT
-	export PGHOST
-	PGHOST=$$(tools/postgres.sh start report $$server)
+	$(call throwaway_server,report)
 	report/check
 
 .PHONY: schema
