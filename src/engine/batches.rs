@@ -207,6 +207,7 @@ fn find(
 
 /// The batch of a row of `batch_aggregates`, and its folded total.
 pub fn decode(row: &Row<'_, Batches>) -> (BatchId, BatchTotal) {
+    row.deform_to(batches::CREATED_AT.any());
     let folded = BatchTotal {
         amount: row.get(batches::TOTAL_AMOUNT),
         transaction_count: row.get(batches::TRANSACTION_COUNT),

@@ -114,5 +114,6 @@ fn scans(user: &UserId, before_seq: Option<i64>) -> Option<(IndexScan<Ledger>, I
     let mut keys = vec![folded::USER_ID.equal(user)];
     keys.extend(before_seq.map(|before| folded::MAX_SEQ.below(before)));
     let sight = Sight::without_siread(&snapshot);
-    Some((singles, newest::scan(table, relations.folded_index?, sight, &keys, folded::CREATED_AT)?))
+    // Of a total that is skipped, nothing but its batch is read.
+    Some((singles, newest::scan(table, relations.folded_index?, sight, &keys, folded::BATCH)?))
 }
