@@ -1,5 +1,7 @@
 //! Recording transactions.
 
+use std::ffi::CStr;
+
 use ledger::credits::{Amount, AmountError, Credits};
 use ledger::numeric::DecodeError;
 use ledger::transaction_type::TransactionType;
@@ -12,35 +14,74 @@ use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
 use crate::pg::privilege::{View, view};
 use crate::pg::raised::{self, Raised};
-use crate::pg::statement::Statement;
+use crate::pg::statement::{Parameter, Statement};
 use crate::pg::tables::transactions::{self, CREDIT_TRANSACTION_NAMES};
+use crate::pg::text::{self, Text};
 use crate::pg::value::Value;
-use crate::pg::{stamp, text, xact};
+use crate::pg::{stamp, xact};
 
 const USER_ID: Argument = Argument(0, "user_id");
 const TRANSACTION_TYPE: Argument = Argument(1, "transaction_type");
 
-/// The content of a transaction to record.
-struct NewTransaction<'call> {
-    /// Account.
-    user_id: Value<'call>,
-    /// One of the four types.
-    transaction_type: Value<'call>,
-    /// Checked amount, with the decimal places that the client wrote.
-    amount: Value<'call>,
-    /// Idempotency key.
-    source_id: Value<'call>,
-    /// Free text.
-    description: Option<Value<'call>>,
-    /// Batch of a usage row.
-    fusillade_batch_id: Option<Value<'call>>,
-    /// Causing API key.
-    api_key_id: Option<Value<'call>>,
+/// A value for a column of a new row.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'call> {
+    /// The name of the column.
+    pub(super) column: &'static str,
+    /// Its type.
+    oid: pg_sys::Oid,
+    value: Option<Value<'call>>,
+}
+
+impl<'call> Given<'call> {
+    pub(super) const fn new(column: &'static str, value: Value<'call>) -> Self {
+        Self { column, oid: value.oid(), value: Some(value) }
+    }
+
+    /// A value of this type, or NULL.
+    pub(super) const fn optional(
+        column: &'static str,
+        oid: pg_sys::Oid,
+        value: Option<Value<'call>>,
+    ) -> Self {
+        Self { column, oid, value }
+    }
+
+    pub(super) fn bind(&self, statement: &mut Statement<'call>) -> Parameter {
+        statement.bind_optional(self.oid, self.value)
+    }
+}
+
+/// The columns of these, for SQL.
+pub(super) fn columns(given: &[Given<'_>]) -> String {
+    given.iter().map(|given| given.column).collect::<Vec<_>>().join(", ")
+}
+
+/// The parameters of a statement for these, for SQL.
+pub(super) fn parameters<'call>(given: &[Given<'call>], statement: &mut Statement<'call>) -> String {
+    given.iter().map(|given| given.bind(statement).to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The condition that a row has these values, for SQL.
+pub(super) fn equals<'call>(given: &[Given<'call>], statement: &mut Statement<'call>) -> String {
+    let equal =
+        |given: &Given<'call>| format!("{} OPERATOR(pg_catalog.=) {}", given.column, given.bind(statement));
+    given.iter().map(equal).collect::<Vec<_>>().join(" AND ")
+}
+
+/// A transaction to record.
+pub(super) struct Recording<'a, 'call> {
+    /// The idempotency key, which is among the columns.
+    pub(super) source_id: Text,
+    /// The columns that the row is given.
+    pub(super) columns: &'a [Given<'call>],
+    /// What a stored transaction with this `source_id` must have for this one to be a retry.
+    pub(super) same: &'a [Given<'call>],
 }
 
 /// The outcome of inserting a transaction.
 enum Inserted {
-    /// The transaction is stored: its row.
+    /// The transaction is stored.
     Recorded(Answer),
     /// Its `source_id` is taken.
     Taken,
@@ -51,13 +92,13 @@ enum Inserted {
 }
 
 /// The stored transaction that has a `source_id`.
-struct Existing {
+pub(super) struct Existing {
     /// The row.
-    transaction: Answer,
-    /// Whether user, type and amount are those asked for.
-    is_same: bool,
+    pub(super) transaction: Answer,
+    /// Whether it is the one asked for.
+    pub(super) is_same: bool,
     /// User, type and amount, for people.
-    summary: String,
+    pub(super) summary: String,
 }
 
 /// Most bytes of a `source_id` that its index holds for certain: a third of a page. What can be compressed may be longer.
@@ -71,76 +112,71 @@ pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let (amount, credits) = call.required_numeric(Argument(2, "amount"))?;
     let source_id = call.required_content(Argument(3, "source_id"))?;
     let credits = exact_amount(credits)?;
-    if text::is_blank(source_id.as_bytes()) {
-        return Err(LedgerError::BlankSourceId { what: "argument source_id", value: source_id.to_string() });
-    }
-    let new = NewTransaction {
-        user_id,
-        transaction_type: Value::text(type_name),
-        amount,
-        source_id: Value::text(source_id),
-        description: call.text(Argument(4, "description")),
-        fusillade_batch_id: call.uuid_if_given(Argument(5, "fusillade_batch_id")),
-        api_key_id: call.uuid_if_given(Argument(6, "api_key_id")),
-    };
-    if new.fusillade_batch_id.is_some() && known_type != TransactionType::Usage {
+    require_source_id(source_id)?;
+    let batch = call.uuid_if_given(Argument(5, "fusillade_batch_id"));
+    if batch.is_some() && known_type != TransactionType::Usage {
         return Err(LedgerError::BatchOnNonUsage(known_type));
     }
     let relations = Relations::lookup().ok_or(LedgerError::NotInstalled)?;
     // The server would notice, too, but not before it has taken a transaction id, which a standby has none of.
     xact::refuse_if_read_only(c"create_transaction()");
-    let is_left_out = match insert(&new) {
-        Inserted::TooLong => {
-            return Err(LedgerError::SourceIdTooLong {
-                bytes: source_id.as_bytes().len(),
-                longest: LONGEST_SOURCE_ID,
-            });
-        }
+    let columns = [
+        Given::new("user_id", user_id),
+        Given::new("transaction_type", Value::text(type_name)),
+        Given::new("amount", amount),
+        Given::new("source_id", Value::text(source_id)),
+        Given::optional("description", pg_sys::TEXTOID, call.text(Argument(4, "description"))),
+        Given::optional("fusillade_batch_id", pg_sys::UUIDOID, batch),
+        Given::optional("api_key_id", pg_sys::UUIDOID, call.uuid_if_given(Argument(6, "api_key_id"))),
+    ];
+    let user_id = call.user_id(USER_ID)?;
+    let asked = || format!("{known_type} of {} for user {user_id}", credits.as_decimal());
+    let recording = Recording { source_id, columns: &columns, same: &columns[..3] };
+    record(&relations, &recording, asked)
+}
+
+/// Records a transaction, or finds the one that is stored with its `source_id` if it is the same. `asked` says what was to be
+/// recorded, for people.
+pub(super) fn record(
+    relations: &Relations,
+    recording: &Recording<'_, '_>,
+    asked: impl FnOnce() -> String,
+) -> Result<Answer, LedgerError> {
+    let source_id = recording.source_id;
+    let is_left_out = match insert(recording) {
+        Inserted::TooLong => return Err(too_long(source_id)),
         Inserted::Recorded(transaction) => return Ok(transaction),
         Inserted::Taken => false,
         Inserted::LeftOut => true,
     };
-    match find(&new) {
+    match find(source_id, recording.same) {
         Some(existing) if existing.is_same => Ok(existing.transaction),
         // A trigger may also have given the row another source_id, which is taken.
-        None if is_left_out || view(&relations) == View::Whole => {
+        None if is_left_out || view(relations) == View::Whole => {
             Err(LedgerError::LeftOut(source_id.to_string()))
         }
         existing => Err(LedgerError::SourceIdConflict {
             source_id: source_id.to_string(),
-            asked: format!("{known_type} of {} for user {}", credits.as_decimal(), call.user_id(USER_ID)?),
+            asked: asked(),
             stored: existing.map(|existing| existing.summary),
         }),
     }
 }
 
 /// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
-fn insert(new: &NewTransaction<'_>) -> Inserted {
+fn insert(recording: &Recording<'_, '_>) -> Inserted {
     let mut insert = Statement::of_caller();
-    let values = [
-        insert.bind(new.user_id),
-        insert.bind(new.transaction_type),
-        insert.bind(new.amount),
-        insert.bind(new.source_id),
-        insert.bind_optional(pg_sys::TEXTOID, new.description),
-        insert.bind_optional(pg_sys::UUIDOID, new.fusillade_batch_id),
-        insert.bind_optional(pg_sys::UUIDOID, new.api_key_id),
-    ];
+    let (names, values) = (columns(recording.columns), parameters(recording.columns, &mut insert));
     let sql = format!(
-        "INSERT INTO credits.credits_transactions \
-           (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id) \
-         VALUES ({}) ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction",
-        values.map(|value| value.to_string()).join(", "),
+        "INSERT INTO credits.credits_transactions ({names}) \
+         VALUES ({values}) ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction",
         *CREDIT_TRANSACTION_NAMES
     );
     let stamps = stamp::given();
-    let is_too_long = |error: &Raised| {
-        error.sqlstate() == PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED as i32
-            && new.source_id.as_text().len() > LONGEST_SOURCE_ID
-            // One that is longer than a page fails before its index is named.
-            && error.constraint().is_none_or(|index| index.as_bytes() == transactions::SOURCE_ID_KEY.to_bytes())
-    };
-    match raised::unless(is_too_long, || insert.first_row(&sql, |row| row.answer(1))) {
+    let row = unless_too_long(recording.source_id, transactions::SOURCE_ID_KEY, || {
+        insert.first_row(&sql, |row| row.answer(1))
+    });
+    match row {
         None => Inserted::TooLong,
         Some(Some(transaction)) => Inserted::Recorded(transaction),
         // A row is stamped behind the triggers that could leave it out, and before its keys are compared.
@@ -149,18 +185,33 @@ fn insert(new: &NewTransaction<'_>) -> Inserted {
     }
 }
 
-/// The stored transaction that has the `source_id` of this one; `None` if the caller may not see it.
-fn find(new: &NewTransaction<'_>) -> Option<Existing> {
+/// Runs `work`; `None` if it fails since this `source_id` does not fit into the index of this constraint. The caller must then
+/// raise an error.
+pub(super) fn unless_too_long<T>(source_id: Text, key: &CStr, work: impl FnOnce() -> T) -> Option<T> {
+    let is_too_long = |error: &Raised| {
+        error.sqlstate() == PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED as i32
+            && source_id.as_bytes().len() > LONGEST_SOURCE_ID
+            // One that is longer than a page fails before its index is named.
+            && error.constraint().is_none_or(|index| index.as_bytes() == key.to_bytes())
+    };
+    raised::unless(is_too_long, work)
+}
+
+/// The error for a `source_id` that does not fit into its index.
+pub(super) fn too_long(source_id: Text) -> LedgerError {
+    LedgerError::SourceIdTooLong { bytes: source_id.as_bytes().len(), longest: LONGEST_SOURCE_ID }
+}
+
+/// The stored transaction that has this `source_id`, and whether it has these values; `None` if the caller may not see it.
+pub(super) fn find<'call>(source_id: Text, same: &[Given<'call>]) -> Option<Existing> {
     let mut find = Statement::of_caller();
-    let source_id = find.bind(new.source_id);
-    let [user, kind, amount] = [new.user_id, new.transaction_type, new.amount].map(|value| find.bind(value));
+    let source_id = find.bind(Value::text(source_id));
     let sql = format!(
-        "SELECT ROW({})::credits.credit_transaction, \
-           user_id OPERATOR(pg_catalog.=) {user} AND transaction_type OPERATOR(pg_catalog.=) {kind} \
-             AND amount OPERATOR(pg_catalog.=) {amount}, \
+        "SELECT ROW({})::credits.credit_transaction, {}, \
            pg_catalog.format('%s of %s for user %s', transaction_type, amount, user_id) \
          FROM credits.credits_transactions WHERE source_id OPERATOR(pg_catalog.=) {source_id}",
-        *CREDIT_TRANSACTION_NAMES
+        *CREDIT_TRANSACTION_NAMES,
+        equals(same, &mut find)
     );
     find.first_row(&sql, |row| Existing {
         transaction: row.answer(1),
@@ -169,7 +220,16 @@ fn find(new: &NewTransaction<'_>) -> Option<Existing> {
     })
 }
 
-fn exact_amount(credits: Result<Credits, DecodeError>) -> Result<Amount, LedgerError> {
+/// Refuses a `source_id` that is blank.
+pub(super) fn require_source_id(source_id: Text) -> Result<(), LedgerError> {
+    if text::is_blank(source_id.as_bytes()) {
+        return Err(LedgerError::BlankSourceId { what: "argument source_id", value: source_id.to_string() });
+    }
+    Ok(())
+}
+
+/// The amount of a transaction.
+pub(super) fn exact_amount(credits: Result<Credits, DecodeError>) -> Result<Amount, LedgerError> {
     let credits = credits.map_err(|error| match error {
         DecodeError::Value(error) => LedgerError::Amount { value: None, error },
         DecodeError::Malformed => LedgerError::Amount { value: None, error: AmountError::NotANumber },

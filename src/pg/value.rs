@@ -129,6 +129,11 @@ impl<'call> Value<'call> {
         unsafe { numeric::from_datum(self.datum) }
     }
 
+    /// Its type in the server.
+    pub const fn oid(&self) -> pg_sys::Oid {
+        self.oid
+    }
+
     pub(super) const fn of(oid: pg_sys::Oid, datum: pg_sys::Datum) -> Self {
         Self { oid, datum, lifetime: PhantomData }
     }
