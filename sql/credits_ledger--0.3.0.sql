@@ -44,6 +44,20 @@ COMMENT ON TYPE credits.transaction_with_category IS
     'An item of a grouped list: one ledger row, or one batch with its total, its number of rows (batch_count) and its '
     'highest seq. For a batch, id and batch_id are the batch''s id and description is ''Batch''.';
 
+CREATE TYPE credits.credit_hold AS (
+    source_id          text,
+    user_id            uuid,
+    amount             numeric,
+    description        text,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    category           text,
+    metadata           jsonb,
+    created_at         timestamptz,
+    expires_at         timestamptz
+);
+COMMENT ON TYPE credits.credit_hold IS 'One row of holds as the functions return it.';
+
 CREATE TYPE credits.recorded_transaction AS (
     item           int,
     source_id      text,
@@ -265,15 +279,19 @@ SET LOCAL search_path = credits, pg_temp;
 --   ledger
 
 CREATE TABLE credits.user_balance_checkpoints (
-    user_id           uuid        NOT NULL,
-    checkpoint_seq    bigint      NOT NULL,
-    balance           numeric     NOT NULL,
-    updated_at        timestamptz NOT NULL,
-    transaction_count bigint      NOT NULL,
-    watermark         xid8        NOT NULL,
-    stragglers        xid8[]      NOT NULL,
-    is_positive       boolean     NOT NULL,
-    crossed_at        timestamptz,
+    user_id               uuid        NOT NULL,
+    checkpoint_seq        bigint      NOT NULL,
+    balance               numeric     NOT NULL,
+    updated_at            timestamptz NOT NULL,
+    transaction_count     bigint      NOT NULL,
+    watermark             xid8        NOT NULL,
+    stragglers            xid8[]      NOT NULL,
+    is_positive           boolean     NOT NULL,
+    crossed_at            timestamptz,
+    overdraft_limit       numeric,
+    thresholds            numeric[],
+    thresholds_below      smallint,
+    thresholds_crossed_at timestamptz[],
 
     CONSTRAINT user_balance_checkpoints_pkey PRIMARY KEY (user_id)
 ) USING heap WITH (
@@ -298,6 +316,14 @@ COMMENT ON COLUMN credits.user_balance_checkpoints.stragglers IS
     'Transactions below the watermark that were still open when the checkpoint was taken: their rows are not covered.';
 COMMENT ON COLUMN credits.user_balance_checkpoints.is_positive IS 'Side of zero last announced: balance > 0.';
 COMMENT ON COLUMN credits.user_balance_checkpoints.crossed_at IS 'When is_positive last changed; NULL before the first crossing.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.overdraft_limit IS
+    'Copied from spending_limits: NULL where it is 0, Infinity where there is none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds IS
+    'Copied from spending_limits, ascending; NULL where there are none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds_below IS
+    'How many of the thresholds lie below the balance announced last; NULL where there are none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds_crossed_at IS
+    'When each of the thresholds was last crossed; NULL before its first crossing, and where there are none.';
 
 CREATE TABLE credits.batch_aggregates (
     fusillade_batch_id uuid        NOT NULL,
@@ -463,6 +489,200 @@ COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS 'Ha
 -- src/lib.rs
 -- requires:
 --   derived
+
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- Thresholds are compared with each other, which the expression of a CHECK cannot do by itself. Whoever writes them executes it.
+CREATE FUNCTION credits.are_thresholds(thresholds numeric[]) RETURNS boolean
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        -- min_scale does not count trailing zeros; of NaN and the infinities it is NULL.
+        SELECT cardinality(thresholds) <= 16 AND coalesce(array_ndims(thresholds), 1) = 1
+               AND coalesce(bool_and(t <> 0 AND abs(t) < 10000000000000 AND min_scale(t) <= 15), true) AND count(t) = cardinality(thresholds)
+               AND count(DISTINCT t) = count(t)
+        FROM unnest(thresholds) t
+    $$;
+COMMENT ON FUNCTION credits.are_thresholds(numeric[]) IS
+    'Whether these are at most 16 distinct balances other than zero, each of at most 13 integer and 15 fractional digits: for the '
+    'constraint of spending_limits.';
+
+-- A user's table: dumped, and replicated where the users say so. What a settlement needs of it is copied into the account's checkpoint.
+CREATE TABLE credits.spending_limits (
+    user_id         uuid        NOT NULL,
+    overdraft_limit numeric     DEFAULT 0,
+    thresholds      numeric[]   NOT NULL DEFAULT '{}',
+    updated_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+
+    CONSTRAINT spending_limits_pkey PRIMARY KEY (user_id),
+    -- NaN and the infinities are above 10^13; min_scale does not count trailing zeros.
+    CONSTRAINT overdraft_limit_is_exact
+        CHECK (overdraft_limit >= 0 AND overdraft_limit < 10000000000000 AND min_scale(overdraft_limit) <= 15),
+    CONSTRAINT thresholds_are_distinct_balances
+        CHECK (credits.are_thresholds(thresholds))
+) USING heap WITH (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 5000
+);
+COMMENT ON TABLE credits.spending_limits IS
+    'Boundaries of accounts, for clients to write: how far holds and charges may overdraw one, and at which balances besides zero a '
+    'notification is sent. Applies from the commit of the change. An account without a row has the defaults.';
+COMMENT ON COLUMN credits.spending_limits.user_id IS 'Account.';
+COMMENT ON COLUMN credits.spending_limits.overdraft_limit IS
+    'How far below zero holds and charges may take what is available; NULL: without end.';
+COMMENT ON COLUMN credits.spending_limits.thresholds IS
+    'Balances other than zero whose crossing is announced: at most 16, distinct, of any sign and in any order.';
+COMMENT ON COLUMN credits.spending_limits.updated_at IS
+    'When the row was last changed: set by each UPDATE, and by an INSERT unless given.';
+COMMENT ON CONSTRAINT overdraft_limit_is_exact ON credits.spending_limits IS
+    'A limit is exact or refused, never rounded: 0 or above, at most 13 integer and 15 fractional digits.';
+COMMENT ON CONSTRAINT thresholds_are_distinct_balances ON credits.spending_limits IS
+    'At most 16 distinct balances other than zero, each of at most 13 integer and 15 fractional digits.';
+
+CREATE FUNCTION credits.set_updated_at() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    NEW.updated_at := clock_timestamp();
+    RETURN NEW;
+END
+    $$;
+COMMENT ON FUNCTION credits.set_updated_at() IS 'Trigger: sets updated_at to the time now.';
+
+-- Not in replication: a subscriber keeps the publisher's time.
+CREATE TRIGGER set_updated_at
+    BEFORE UPDATE ON credits.spending_limits
+    FOR EACH ROW EXECUTE FUNCTION credits.set_updated_at();
+COMMENT ON TRIGGER set_updated_at ON credits.spending_limits IS 'Says when a row was changed.';
+
+CREATE FUNCTION credits.note_limits() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'note_limits';
+COMMENT ON FUNCTION credits.note_limits() IS
+    'Trigger: notes the accounts whose boundaries change; when the transaction commits, each is settled with its new ones.';
+
+-- ALWAYS: boundaries that logical replication brings apply on the server they land in.
+CREATE TRIGGER note_limits
+    AFTER INSERT OR UPDATE OR DELETE ON credits.spending_limits
+    FOR EACH ROW EXECUTE FUNCTION credits.note_limits();
+ALTER TABLE credits.spending_limits ENABLE ALWAYS TRIGGER note_limits;
+COMMENT ON TRIGGER note_limits ON credits.spending_limits IS 'Has accounts settled with the boundaries that they get.';
+
+CREATE TRIGGER note_all_limits
+    BEFORE TRUNCATE ON credits.spending_limits
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.note_limits();
+ALTER TABLE credits.spending_limits ENABLE ALWAYS TRIGGER note_all_limits;
+COMMENT ON TRIGGER note_all_limits ON credits.spending_limits IS 'Has all accounts settled that TRUNCATE takes their boundaries from.';
+
+SELECT pg_extension_config_dump('credits.spending_limits', '');
+
+-- Back to the search_path of CREATE EXTENSION.
+SET LOCAL search_path = credits, pg_temp;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   limits
+
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- A user's table: dumped, and replicated where the users say so. Rows live for minutes, so that nearly all of what was ever in it is gone.
+CREATE TABLE credits.holds (
+    source_id          text        NOT NULL,
+    user_id            uuid        NOT NULL,
+    amount             numeric     NOT NULL,
+    description        text,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    category           text,
+    metadata           jsonb,
+    created_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at         timestamptz NOT NULL,
+
+    CONSTRAINT holds_pkey PRIMARY KEY (source_id),
+    -- NaN and the infinities are above 10^13; min_scale does not count trailing zeros.
+    CONSTRAINT amount_is_positive_and_exact
+        CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15)
+) USING heap WITH (
+    -- Room on the page for the new version of a hold that is extended.
+    fillfactor = 90,
+    -- Absolute thresholds: the rows that are there say nothing of how many have come and gone.
+    autovacuum_vacuum_insert_scale_factor = 0,
+    autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 20000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 100000
+);
+-- The open holds of an account are one range of it, which leaves out those that have expired; list_holds walks it.
+CREATE INDEX holds_user_idx ON credits.holds (user_id, expires_at);
+
+COMMENT ON TABLE credits.holds IS
+    'Credits that are held for usage to come. A hold is open until expires_at; capture_hold and release_hold delete it. What is '
+    'available to an account is its balance less its open holds.';
+COMMENT ON COLUMN credits.holds.source_id IS
+    'Idempotency key: unique among holds, and that of the ledger row when it is captured.';
+COMMENT ON COLUMN credits.holds.user_id IS 'Account that the credits belong to.';
+COMMENT ON COLUMN credits.holds.amount IS 'Credits held, always positive: at most 13 integer and 15 fractional digits.';
+COMMENT ON COLUMN credits.holds.description IS 'Free text for people; that of the ledger row when it is captured.';
+COMMENT ON COLUMN credits.holds.fusillade_batch_id IS 'Batch of the usage that it is for, if any.';
+COMMENT ON COLUMN credits.holds.api_key_id IS 'API key that asked for it, if any.';
+COMMENT ON COLUMN credits.holds.category IS
+    'What it is for: a model, a product, a tier. At most 200 characters; NULL unless given.';
+COMMENT ON COLUMN credits.holds.metadata IS 'The application''s own: a JSON object; NULL unless given.';
+COMMENT ON COLUMN credits.holds.created_at IS 'When it was made, unless the client says otherwise.';
+COMMENT ON COLUMN credits.holds.expires_at IS 'Until when it is open. The only column that may be updated.';
+COMMENT ON CONSTRAINT amount_is_positive_and_exact ON credits.holds IS
+    'An amount is exact or refused, never rounded: above 0, at most 13 integer and 15 fractional digits.';
+COMMENT ON INDEX credits.holds_user_idx IS 'Finds the open holds of a user.';
+
+CREATE FUNCTION credits.refuse_hold_change() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'refuse_hold_change';
+COMMENT ON FUNCTION credits.refuse_hold_change() IS
+    'Trigger: refuses an UPDATE of holds that changes more than expires_at, and TRUNCATE, with SQLSTATE 55000.';
+
+-- Behind the row, so that it sees what triggers of others have made of it. ALWAYS: also where logical replication applies changes.
+CREATE TRIGGER only_extended
+    AFTER UPDATE ON credits.holds
+    FOR EACH ROW EXECUTE FUNCTION credits.refuse_hold_change();
+ALTER TABLE credits.holds ENABLE ALWAYS TRIGGER only_extended;
+COMMENT ON TRIGGER only_extended ON credits.holds IS 'Refuses an UPDATE that changes more than expires_at.';
+
+CREATE TRIGGER never_truncated
+    BEFORE TRUNCATE ON credits.holds
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_hold_change();
+ALTER TABLE credits.holds ENABLE ALWAYS TRIGGER never_truncated;
+COMMENT ON TRIGGER never_truncated ON credits.holds IS 'Refuses TRUNCATE.';
+
+CREATE FUNCTION credits.note_hold() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'note_hold';
+COMMENT ON FUNCTION credits.note_hold() IS
+    'Trigger: notes what a hold that is made, extended or deleted does to the credits that are available; its account is settled '
+    'when the transaction commits. Refuses a blank source_id, a category that is too long and metadata that is no object.';
+
+CREATE TRIGGER note_hold
+    AFTER INSERT OR UPDATE OR DELETE ON credits.holds
+    FOR EACH ROW EXECUTE FUNCTION credits.note_hold();
+ALTER TABLE credits.holds ENABLE ALWAYS TRIGGER note_hold;
+COMMENT ON TRIGGER note_hold ON credits.holds IS
+    'Notes the accounts whose available credits the transaction changes; they are settled when it commits.';
+
+SELECT pg_extension_config_dump('credits.holds', '');
+
+-- Back to the search_path of CREATE EXTENSION.
+SET LOCAL search_path = credits, pg_temp;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   holds
 
 -- Balances of users in the caller's snapshot: their checkpoints plus their deltas. Where row-level security filters the ledger, the sum of
 -- the rows that the caller may see.
@@ -1772,6 +1992,36 @@ CREATE FUNCTION credits.verify_installation()
             ('trigger', 'credits_transactions', 'append_only', 'BEFORE DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_change(), always'),
             ('trigger', 'credits_transactions', 'append_only_applied', 'BEFORE DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.refuse_change(), always'),
             ('trigger', 'credits_transactions', 'note_transaction', 'AFTER INSERT FOR EACH ROW EXECUTE FUNCTION credits.note_transaction(), always'),
+            ('relation', 'spending_limits', '', 'table, dumped'),
+            ('column', 'spending_limits', 'user_id', 'uuid NOT NULL'),
+            ('column', 'spending_limits', 'overdraft_limit', 'numeric DEFAULT 0'),
+            ('column', 'spending_limits', 'thresholds', 'numeric[] NOT NULL DEFAULT ''{}''::numeric[]'),
+            ('column', 'spending_limits', 'updated_at', 'timestamp with time zone NOT NULL DEFAULT clock_timestamp()'),
+            ('constraint', 'spending_limits', 'overdraft_limit_is_exact', 'CHECK (((overdraft_limit >= (0)::numeric) AND (overdraft_limit < (''10000000000000''::bigint)::numeric) AND (min_scale(overdraft_limit) <= 15)))'),
+            ('constraint', 'spending_limits', 'spending_limits_pkey', 'PRIMARY KEY (user_id)'),
+            ('constraint', 'spending_limits', 'thresholds_are_distinct_balances', 'CHECK (credits.are_thresholds(thresholds))'),
+            ('index', 'spending_limits', 'spending_limits_pkey', 'unique btree (user_id)'),
+            ('trigger', 'spending_limits', 'note_all_limits', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.note_limits(), always'),
+            ('trigger', 'spending_limits', 'note_limits', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_limits(), always'),
+            ('trigger', 'spending_limits', 'set_updated_at', 'BEFORE UPDATE FOR EACH ROW EXECUTE FUNCTION credits.set_updated_at(), not in replication'),
+            ('relation', 'holds', '', 'table, dumped'),
+            ('column', 'holds', 'source_id', 'text NOT NULL'),
+            ('column', 'holds', 'user_id', 'uuid NOT NULL'),
+            ('column', 'holds', 'amount', 'numeric NOT NULL'),
+            ('column', 'holds', 'description', 'text'),
+            ('column', 'holds', 'fusillade_batch_id', 'uuid'),
+            ('column', 'holds', 'api_key_id', 'uuid'),
+            ('column', 'holds', 'category', 'text'),
+            ('column', 'holds', 'metadata', 'jsonb'),
+            ('column', 'holds', 'created_at', 'timestamp with time zone NOT NULL DEFAULT clock_timestamp()'),
+            ('column', 'holds', 'expires_at', 'timestamp with time zone NOT NULL'),
+            ('constraint', 'holds', 'amount_is_positive_and_exact', 'CHECK (((amount > (0)::numeric) AND (amount < (''10000000000000''::bigint)::numeric) AND (min_scale(amount) <= 15)))'),
+            ('constraint', 'holds', 'holds_pkey', 'PRIMARY KEY (source_id)'),
+            ('index', 'holds', 'holds_pkey', 'unique btree (source_id)'),
+            ('index', 'holds', 'holds_user_idx', 'btree (user_id, expires_at)'),
+            ('trigger', 'holds', 'never_truncated', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_hold_change(), always'),
+            ('trigger', 'holds', 'note_hold', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_hold(), always'),
+            ('trigger', 'holds', 'only_extended', 'AFTER UPDATE FOR EACH ROW EXECUTE FUNCTION credits.refuse_hold_change(), always'),
             ('relation', 'user_balance_checkpoints', '', 'table, row-level security'),
             ('column', 'user_balance_checkpoints', 'user_id', 'uuid NOT NULL'),
             ('column', 'user_balance_checkpoints', 'checkpoint_seq', 'bigint NOT NULL'),
@@ -1782,6 +2032,10 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'user_balance_checkpoints', 'stragglers', 'xid8[] NOT NULL'),
             ('column', 'user_balance_checkpoints', 'is_positive', 'boolean NOT NULL'),
             ('column', 'user_balance_checkpoints', 'crossed_at', 'timestamp with time zone'),
+            ('column', 'user_balance_checkpoints', 'overdraft_limit', 'numeric'),
+            ('column', 'user_balance_checkpoints', 'thresholds', 'numeric[]'),
+            ('column', 'user_balance_checkpoints', 'thresholds_below', 'smallint'),
+            ('column', 'user_balance_checkpoints', 'thresholds_crossed_at', 'timestamp with time zone[]'),
             ('constraint', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'PRIMARY KEY (user_id)'),
             ('index', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'unique btree (user_id)'),
             ('trigger', 'user_balance_checkpoints', 'announce_change', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change(), always'),
@@ -1855,9 +2109,9 @@ CREATE FUNCTION credits.verify_installation()
                                  CASE r.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence'
                                                 ELSE format('relation of kind %s', r.relkind) END),
                        (SELECT 'access method ' || a.amname FROM pg_am a WHERE a.oid = r.relam AND a.amname <> 'heap'),
-                       -- Row-level security of the ledger is the users' choice.
-                       CASE WHEN r.relname <> 'credits_transactions' AND r.relrowsecurity THEN 'row-level security' END,
-                       CASE WHEN r.relname <> 'credits_transactions' AND r.relforcerowsecurity THEN 'forced' END,
+                       -- Row-level security of the tables that are dumped is the users' choice.
+                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds') AND r.relrowsecurity THEN 'row-level security' END,
+                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds') AND r.relforcerowsecurity THEN 'forced' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_barrier=true}' THEN 'security barrier' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_invoker=true}' THEN 'security invoker' END,
                        (SELECT format('%s from %s to %s by %s, cache %s%s', format_type(s.seqtypid, NULL), s.seqmin, s.seqmax, s.seqincrement,
@@ -1914,7 +2168,7 @@ CREATE FUNCTION credits.verify_installation()
             UNION ALL
             SELECT 'policy', r.relname, p.polname, 'for others than the owner'
             FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
-            WHERE r.relname <> 'credits_transactions'
+            WHERE r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds')
             UNION ALL
             SELECT 'event trigger', '', v.evtname,
                    concat(v.evtevent, (SELECT format(' (%s)', array_to_string(v.evttags, ', ')) WHERE v.evttags IS NOT NULL), ' ',
@@ -1929,8 +2183,8 @@ CREATE FUNCTION credits.verify_installation()
             FROM expected e FULL JOIN found f USING (check_name, relation, name)
             WHERE e.definition IS DISTINCT FROM f.definition
         )
-        -- An application's own index, constraint or trigger on the ledger does no harm, but a dump leaves it out.
-        SELECT CASE WHEN d.expected IS NULL AND d.relation = 'credits_transactions' AND d.check_name IN ('constraint', 'index', 'trigger')
+        -- An application's own index, constraint or trigger on a table that is dumped does no harm, but a dump leaves it out.
+        SELECT CASE WHEN d.expected IS NULL AND d.relation IN ('credits_transactions', 'spending_limits', 'holds') AND d.check_name IN ('constraint', 'index', 'trigger')
                     THEN 'left out of dumps' ELSE d.check_name END,
                CASE WHEN d.relation = '' THEN d.name ELSE concat_ws('.', 'credits', d.relation, nullif(d.name, '')) END,
                CASE WHEN d.found IS NULL THEN 'is missing; it was: ' || d.expected
@@ -1965,7 +2219,7 @@ CREATE FUNCTION credits.verify_installation()
 COMMENT ON FUNCTION credits.verify_installation() IS
     'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, '
     'and lists what differs, and policies that a restore could not make; no rows is the good answer. ''left out of dumps'' names '
-    'an index, constraint or trigger of an application''s own on the ledger. Not compared: owners, privileges, storage and '
+    'an index, constraint or trigger of an application''s own on the ledger, holds or limits. Not compared: owners, privileges, storage and '
     'statistics settings, tablespaces, bodies of views and functions. Reads catalogs only.';
 
 -- Back to the search_path of CREATE EXTENSION.
@@ -1975,15 +2229,15 @@ SET LOCAL search_path = credits, pg_temp;
 /* <begin connected objects> */
 -- src/lib.rs
 -- finalize
--- PUBLIC may execute two functions: the one that stamps a row, which runs as the role that inserts, and the one that pg_dump
--- calls, as the role that dumps.
+-- PUBLIC may execute three functions: those that stamp a row and check thresholds, which run as the role that writes, and the one that
+-- pg_dump calls, as the role that dumps.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
-REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.recorded_transaction, credits.feed_item
-    FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
+REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.credit_hold, credits.recorded_transaction,
+    credits.feed_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint), credits.are_thresholds(numeric[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;
 
 -- Who watches the cluster watches the ledger: how far checkpoints are behind and what settlement has done, and no amount.

@@ -33,7 +33,9 @@ extern "C-unwind" fn _PG_init() {
 pgrx::extension_sql_file!("../sql/schema/types.sql", name = "types", bootstrap);
 pgrx::extension_sql_file!("../sql/schema/ledger.sql", name = "ledger", requires = ["types"]);
 pgrx::extension_sql_file!("../sql/schema/derived.sql", name = "derived", requires = ["ledger"]);
-pgrx::extension_sql_file!("../sql/schema/balances.sql", name = "balances", requires = ["derived"]);
+pgrx::extension_sql_file!("../sql/schema/limits.sql", name = "limits", requires = ["derived"]);
+pgrx::extension_sql_file!("../sql/schema/holds.sql", name = "holds", requires = ["limits"]);
+pgrx::extension_sql_file!("../sql/schema/balances.sql", name = "balances", requires = ["holds"]);
 pgrx::extension_sql_file!("../sql/schema/views.sql", name = "views", requires = ["balances"]);
 pgrx::extension_sql_file!("../sql/schema/recording.sql", name = "recording", requires = ["views"]);
 pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["recording"]);

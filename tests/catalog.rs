@@ -4,7 +4,8 @@ use credits_ledger_tests::{Database, Decimal, Refused, dec, user};
 use ledger::transaction_type::TransactionType;
 
 /// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts, and pg_dump for whoever dumps.
-const PUBLIC: [&str; 2] = ["credits.current_xact_id(bigint)", "credits.row_security()"];
+const PUBLIC: [&str; 3] =
+    ["credits.are_thresholds(numeric[])", "credits.current_xact_id(bigint)", "credits.row_security()"];
 
 /// A procedure that commits cannot have a setting of its own: it pins the search_path at the start of each transaction, which
 /// `import::a_hostile_search_path_is_not_followed` tests.
@@ -127,7 +128,7 @@ fn autovacuum_thresholds_are_absolute() {
 }
 
 #[test]
-fn the_ledger_its_sequence_and_row_security_are_dumped() {
+fn what_users_fill_and_row_security_are_dumped() {
     let db = Database::create();
     let dumped: Vec<String> = db.connect().values(
         "SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'credits_ledger' ORDER BY 1",
@@ -138,7 +139,9 @@ fn the_ledger_its_sequence_and_row_security_are_dumped() {
         [
             "credits.credits_transactions",
             "credits.credits_transactions_seq_seq",
-            "credits.dumped_row_security"
+            "credits.dumped_row_security",
+            "credits.holds",
+            "credits.spending_limits"
         ]
     );
 }

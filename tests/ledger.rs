@@ -63,5 +63,6 @@ mod tenants;
 mod triggers;
 mod two_phase;
 mod upgrade;
+mod user_tables;
 mod verification;
 mod versions;

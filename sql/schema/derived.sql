@@ -1,13 +1,17 @@
 CREATE TABLE credits.user_balance_checkpoints (
-    user_id           uuid        NOT NULL,
-    checkpoint_seq    bigint      NOT NULL,
-    balance           numeric     NOT NULL,
-    updated_at        timestamptz NOT NULL,
-    transaction_count bigint      NOT NULL,
-    watermark         xid8        NOT NULL,
-    stragglers        xid8[]      NOT NULL,
-    is_positive       boolean     NOT NULL,
-    crossed_at        timestamptz,
+    user_id               uuid        NOT NULL,
+    checkpoint_seq        bigint      NOT NULL,
+    balance               numeric     NOT NULL,
+    updated_at            timestamptz NOT NULL,
+    transaction_count     bigint      NOT NULL,
+    watermark             xid8        NOT NULL,
+    stragglers            xid8[]      NOT NULL,
+    is_positive           boolean     NOT NULL,
+    crossed_at            timestamptz,
+    overdraft_limit       numeric,
+    thresholds            numeric[],
+    thresholds_below      smallint,
+    thresholds_crossed_at timestamptz[],
 
     CONSTRAINT user_balance_checkpoints_pkey PRIMARY KEY (user_id)
 ) USING heap WITH (
@@ -32,6 +36,14 @@ COMMENT ON COLUMN credits.user_balance_checkpoints.stragglers IS
     'Transactions below the watermark that were still open when the checkpoint was taken: their rows are not covered.';
 COMMENT ON COLUMN credits.user_balance_checkpoints.is_positive IS 'Side of zero last announced: balance > 0.';
 COMMENT ON COLUMN credits.user_balance_checkpoints.crossed_at IS 'When is_positive last changed; NULL before the first crossing.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.overdraft_limit IS
+    'Copied from spending_limits: NULL where it is 0, Infinity where there is none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds IS
+    'Copied from spending_limits, ascending; NULL where there are none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds_below IS
+    'How many of the thresholds lie below the balance announced last; NULL where there are none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds_crossed_at IS
+    'When each of the thresholds was last crossed; NULL before its first crossing, and where there are none.';
 
 CREATE TABLE credits.batch_aggregates (
     fusillade_batch_id uuid        NOT NULL,

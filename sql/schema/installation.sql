@@ -41,6 +41,36 @@ CREATE FUNCTION credits.verify_installation()
             ('trigger', 'credits_transactions', 'append_only', 'BEFORE DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_change(), always'),
             ('trigger', 'credits_transactions', 'append_only_applied', 'BEFORE DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.refuse_change(), always'),
             ('trigger', 'credits_transactions', 'note_transaction', 'AFTER INSERT FOR EACH ROW EXECUTE FUNCTION credits.note_transaction(), always'),
+            ('relation', 'spending_limits', '', 'table, dumped'),
+            ('column', 'spending_limits', 'user_id', 'uuid NOT NULL'),
+            ('column', 'spending_limits', 'overdraft_limit', 'numeric DEFAULT 0'),
+            ('column', 'spending_limits', 'thresholds', 'numeric[] NOT NULL DEFAULT ''{}''::numeric[]'),
+            ('column', 'spending_limits', 'updated_at', 'timestamp with time zone NOT NULL DEFAULT clock_timestamp()'),
+            ('constraint', 'spending_limits', 'overdraft_limit_is_exact', 'CHECK (((overdraft_limit >= (0)::numeric) AND (overdraft_limit < (''10000000000000''::bigint)::numeric) AND (min_scale(overdraft_limit) <= 15)))'),
+            ('constraint', 'spending_limits', 'spending_limits_pkey', 'PRIMARY KEY (user_id)'),
+            ('constraint', 'spending_limits', 'thresholds_are_distinct_balances', 'CHECK (credits.are_thresholds(thresholds))'),
+            ('index', 'spending_limits', 'spending_limits_pkey', 'unique btree (user_id)'),
+            ('trigger', 'spending_limits', 'note_all_limits', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.note_limits(), always'),
+            ('trigger', 'spending_limits', 'note_limits', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_limits(), always'),
+            ('trigger', 'spending_limits', 'set_updated_at', 'BEFORE UPDATE FOR EACH ROW EXECUTE FUNCTION credits.set_updated_at(), not in replication'),
+            ('relation', 'holds', '', 'table, dumped'),
+            ('column', 'holds', 'source_id', 'text NOT NULL'),
+            ('column', 'holds', 'user_id', 'uuid NOT NULL'),
+            ('column', 'holds', 'amount', 'numeric NOT NULL'),
+            ('column', 'holds', 'description', 'text'),
+            ('column', 'holds', 'fusillade_batch_id', 'uuid'),
+            ('column', 'holds', 'api_key_id', 'uuid'),
+            ('column', 'holds', 'category', 'text'),
+            ('column', 'holds', 'metadata', 'jsonb'),
+            ('column', 'holds', 'created_at', 'timestamp with time zone NOT NULL DEFAULT clock_timestamp()'),
+            ('column', 'holds', 'expires_at', 'timestamp with time zone NOT NULL'),
+            ('constraint', 'holds', 'amount_is_positive_and_exact', 'CHECK (((amount > (0)::numeric) AND (amount < (''10000000000000''::bigint)::numeric) AND (min_scale(amount) <= 15)))'),
+            ('constraint', 'holds', 'holds_pkey', 'PRIMARY KEY (source_id)'),
+            ('index', 'holds', 'holds_pkey', 'unique btree (source_id)'),
+            ('index', 'holds', 'holds_user_idx', 'btree (user_id, expires_at)'),
+            ('trigger', 'holds', 'never_truncated', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_hold_change(), always'),
+            ('trigger', 'holds', 'note_hold', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_hold(), always'),
+            ('trigger', 'holds', 'only_extended', 'AFTER UPDATE FOR EACH ROW EXECUTE FUNCTION credits.refuse_hold_change(), always'),
             ('relation', 'user_balance_checkpoints', '', 'table, row-level security'),
             ('column', 'user_balance_checkpoints', 'user_id', 'uuid NOT NULL'),
             ('column', 'user_balance_checkpoints', 'checkpoint_seq', 'bigint NOT NULL'),
@@ -51,6 +81,10 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'user_balance_checkpoints', 'stragglers', 'xid8[] NOT NULL'),
             ('column', 'user_balance_checkpoints', 'is_positive', 'boolean NOT NULL'),
             ('column', 'user_balance_checkpoints', 'crossed_at', 'timestamp with time zone'),
+            ('column', 'user_balance_checkpoints', 'overdraft_limit', 'numeric'),
+            ('column', 'user_balance_checkpoints', 'thresholds', 'numeric[]'),
+            ('column', 'user_balance_checkpoints', 'thresholds_below', 'smallint'),
+            ('column', 'user_balance_checkpoints', 'thresholds_crossed_at', 'timestamp with time zone[]'),
             ('constraint', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'PRIMARY KEY (user_id)'),
             ('index', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'unique btree (user_id)'),
             ('trigger', 'user_balance_checkpoints', 'announce_change', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change(), always'),
@@ -124,9 +158,9 @@ CREATE FUNCTION credits.verify_installation()
                                  CASE r.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence'
                                                 ELSE format('relation of kind %s', r.relkind) END),
                        (SELECT 'access method ' || a.amname FROM pg_am a WHERE a.oid = r.relam AND a.amname <> 'heap'),
-                       -- Row-level security of the ledger is the users' choice.
-                       CASE WHEN r.relname <> 'credits_transactions' AND r.relrowsecurity THEN 'row-level security' END,
-                       CASE WHEN r.relname <> 'credits_transactions' AND r.relforcerowsecurity THEN 'forced' END,
+                       -- Row-level security of the tables that are dumped is the users' choice.
+                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds') AND r.relrowsecurity THEN 'row-level security' END,
+                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds') AND r.relforcerowsecurity THEN 'forced' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_barrier=true}' THEN 'security barrier' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_invoker=true}' THEN 'security invoker' END,
                        (SELECT format('%s from %s to %s by %s, cache %s%s', format_type(s.seqtypid, NULL), s.seqmin, s.seqmax, s.seqincrement,
@@ -183,7 +217,7 @@ CREATE FUNCTION credits.verify_installation()
             UNION ALL
             SELECT 'policy', r.relname, p.polname, 'for others than the owner'
             FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
-            WHERE r.relname <> 'credits_transactions'
+            WHERE r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds')
             UNION ALL
             SELECT 'event trigger', '', v.evtname,
                    concat(v.evtevent, (SELECT format(' (%s)', array_to_string(v.evttags, ', ')) WHERE v.evttags IS NOT NULL), ' ',
@@ -198,8 +232,8 @@ CREATE FUNCTION credits.verify_installation()
             FROM expected e FULL JOIN found f USING (check_name, relation, name)
             WHERE e.definition IS DISTINCT FROM f.definition
         )
-        -- An application's own index, constraint or trigger on the ledger does no harm, but a dump leaves it out.
-        SELECT CASE WHEN d.expected IS NULL AND d.relation = 'credits_transactions' AND d.check_name IN ('constraint', 'index', 'trigger')
+        -- An application's own index, constraint or trigger on a table that is dumped does no harm, but a dump leaves it out.
+        SELECT CASE WHEN d.expected IS NULL AND d.relation IN ('credits_transactions', 'spending_limits', 'holds') AND d.check_name IN ('constraint', 'index', 'trigger')
                     THEN 'left out of dumps' ELSE d.check_name END,
                CASE WHEN d.relation = '' THEN d.name ELSE concat_ws('.', 'credits', d.relation, nullif(d.name, '')) END,
                CASE WHEN d.found IS NULL THEN 'is missing; it was: ' || d.expected
@@ -234,7 +268,7 @@ CREATE FUNCTION credits.verify_installation()
 COMMENT ON FUNCTION credits.verify_installation() IS
     'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, '
     'and lists what differs, and policies that a restore could not make; no rows is the good answer. ''left out of dumps'' names '
-    'an index, constraint or trigger of an application''s own on the ledger. Not compared: owners, privileges, storage and '
+    'an index, constraint or trigger of an application''s own on the ledger, holds or limits. Not compared: owners, privileges, storage and '
     'statistics settings, tablespaces, bodies of views and functions. Reads catalogs only.';
 
 -- Back to the search_path of CREATE EXTENSION.

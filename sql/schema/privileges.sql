@@ -1,12 +1,12 @@
--- PUBLIC may execute two functions: the one that stamps a row, which runs as the role that inserts, and the one that pg_dump
--- calls, as the role that dumps.
+-- PUBLIC may execute three functions: those that stamp a row and check thresholds, which run as the role that writes, and the one that
+-- pg_dump calls, as the role that dumps.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
-REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.recorded_transaction, credits.feed_item
-    FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint) TO PUBLIC;
+REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.credit_hold, credits.recorded_transaction,
+    credits.feed_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint), credits.are_thresholds(numeric[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;
 
 -- Who watches the cluster watches the ledger: how far checkpoints are behind and what settlement has done, and no amount.

@@ -33,6 +33,20 @@ COMMENT ON TYPE credits.transaction_with_category IS
     'An item of a grouped list: one ledger row, or one batch with its total, its number of rows (batch_count) and its '
     'highest seq. For a batch, id and batch_id are the batch''s id and description is ''Batch''.';
 
+CREATE TYPE credits.credit_hold AS (
+    source_id          text,
+    user_id            uuid,
+    amount             numeric,
+    description        text,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    category           text,
+    metadata           jsonb,
+    created_at         timestamptz,
+    expires_at         timestamptz
+);
+COMMENT ON TYPE credits.credit_hold IS 'One row of holds as the functions return it.';
+
 CREATE TYPE credits.recorded_transaction AS (
     item           int,
     source_id      text,

@@ -120,12 +120,14 @@ pub fn note_truncated(relations: &Relations) {
 
 /// Writes the user's checkpoint, in place of the one stored if there is one.
 pub fn write(
+    relations: &Relations,
     writer: &TableWriter<Checkpoints>,
     user: &UserId,
     stored: Option<&Stored>,
     fold: &Fold,
     announced: &Announced,
-) {
+) -> Result<(), LedgerError> {
+    let boundaries = relations.boundary_columns()?;
     let values = [
         checkpoints::USER_ID.set(user),
         checkpoints::CHECKPOINT_SEQ.set(fold.latest_seq),
@@ -136,9 +138,14 @@ pub fn write(
         checkpoints::STRAGGLERS.set(fold.coverage.stragglers()),
         checkpoints::IS_POSITIVE.set(announced.is_positive),
         checkpoints::CROSSED_AT.set(announced.crossed_at),
+        boundaries.overdraft_limit.set(None),
+        boundaries.thresholds.set(None),
+        boundaries.thresholds_below.set(None),
+        boundaries.thresholds_crossed_at.set(None),
     ];
     match stored {
         Some((tid, _)) => writer.update(*tid, values),
         None => writer.insert(values),
     }
+    Ok(())
 }

@@ -81,6 +81,5 @@ pub fn write(
         batches::discard(relations, &writers.batches, user);
     }
     batches::write(relations, &writers.batches, user, batches)?;
-    checkpoint::write(&writers.checkpoints, user, stored, fold, announced);
-    Ok(())
+    checkpoint::write(relations, &writers.checkpoints, user, stored, fold, announced)
 }

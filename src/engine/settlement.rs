@@ -242,7 +242,7 @@ impl Settlement {
                 refresh::write(&relations, writers, user, stored.as_ref(), &refreshed, &announced)?;
                 statistics::count(Event::Refresh, 1);
             } else {
-                checkpoint::write(&writers.checkpoints, user, stored.as_ref(), fold, &announced);
+                checkpoint::write(&relations, &writers.checkpoints, user, stored.as_ref(), fold, &announced)?;
             }
             if let Some(direction) = crossing {
                 notification::announce(user, direction);

@@ -23,7 +23,7 @@ use pgrx::prelude::*;
 
 use crate::error::LedgerError;
 use crate::pg::command::{Command, CommandId, LeftOut};
-use crate::pg::definition::{CHECKS, Definition, Role};
+use crate::pg::definition::{Definition, Role};
 use crate::pg::entry_point::entry_points;
 use crate::pg::event_trigger::{EventTriggerCall, Rewrite};
 use crate::pg::relation::{Access, Table};
@@ -149,7 +149,7 @@ fn end(command: Command<'_>) {
 /// Compares with what was there when this command, or else the innermost one, began.
 fn refuse_changes(command: Option<CommandId>) {
     with_beginning(command, |noted| {
-        let refused = noted.changes().into_iter().find(|change| is_refused(noted.definition.role, change));
+        let refused = noted.changes().into_iter().find(|change| is_refused(noted.definition, change));
         if let Some(change) = refused {
             refuse(noted.definition, change);
         }
@@ -178,13 +178,12 @@ fn with_beginning(command: Option<CommandId>, look: impl FnMut(&Noted)) {
     });
 }
 
-fn is_refused(role: Role, change: &Change) -> bool {
-    match (role, change) {
+fn is_refused(definition: &Definition, change: &Change) -> bool {
+    match (definition.role, change) {
         // An application's own, which it may take away again.
-        (Role::Ledger, Change::GotCheck(_) | Change::GotTrigger) | (Role::Derived, Change::LostCheck(_)) => {
-            false
-        }
-        (Role::Ledger, Change::LostCheck(name)) => CHECKS.contains(&name.as_str()),
+        (Role::Ledger | Role::Dumped, Change::GotCheck(_) | Change::GotTrigger)
+        | (Role::Derived, Change::LostCheck(_)) => false,
+        (Role::Ledger | Role::Dumped, Change::LostCheck(name)) => definition.checks.contains(&name.as_str()),
         _ => true,
     }
 }
@@ -201,7 +200,7 @@ fn warn_of_what_dumps_leave_out(command: Command<'_>) {
     for change in left_out {
         let LeftOut { table, what } = change;
         let Some((_, definition)) = names::defined().find(|(oid, _)| *oid == table) else { continue };
-        if definition.role == Role::Ledger && change.is_row_security() {
+        if matches!(definition.role, Role::Ledger | Role::Dumped) && change.is_row_security() {
             continue;
         }
         let name = definition.display_name();

@@ -1,4 +1,4 @@
-//! The trigger functions of the ledger and of the tables derived from it. Each refuses to be the trigger of another table, or to fire
+//! The trigger functions of the ledger, of the tables derived from it, and of holds and limits. Each refuses to be the trigger of another table, or to fire
 //! at another moment, than `sql/schema` makes it for.
 
 use crate::engine::{changes, checkpoint, delta};
@@ -6,7 +6,7 @@ use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::definition::Role;
 use crate::pg::entry_point::entry_points;
-use crate::pg::tables::transactions;
+use crate::pg::tables::{holds, transactions};
 use crate::pg::trigger::{Event, Moment, TriggerCall, refuse};
 use crate::pg::{names, stamp};
 
@@ -19,6 +19,9 @@ entry_points! { triggers:
     leave_out => leave_out;
     announce_change => announce_change;
     keep_announced => keep_announced;
+    note_limits => note_limits;
+    note_hold => note_hold;
+    refuse_hold_change => refuse_hold_change;
 }
 
 /// `credits.note_transaction()`: row trigger that notes whose balance the transaction changes, and by how much. Runs for every row.
@@ -96,4 +99,50 @@ fn keep_announced(call: &TriggerCall<'_>) {
              credits.user_balance_checkpoints only",
         ),
     }
+}
+
+/// `credits.note_limits()`: trigger of changes of boundaries, row by row, or before all are gone at once.
+fn note_limits(call: &TriggerCall<'_>) {
+    let relations = Relations::lookup().filter(|found| found.limits().ok() == Some(call.table()));
+    let row = relations.as_ref().and_then(|relations| call.limits_row(relations));
+    match (relations, call.moment(), call.event(), row) {
+        (Some(_), Moment::AfterRow, Event::Insert | Event::Update | Event::Delete, Some(_))
+        | (Some(_), Moment::BeforeStatement, Event::Truncate, _) => {}
+        _ => refuse(
+            "note_limits() is an AFTER INSERT, UPDATE or DELETE row trigger, and a BEFORE TRUNCATE trigger, of \
+             credits.spending_limits only",
+        ),
+    }
+}
+
+/// `credits.note_hold()`: row trigger behind holds that are made, extended or deleted.
+fn note_hold(call: &TriggerCall<'_>) {
+    let relations = Relations::lookup();
+    let hold = relations.as_ref().and_then(|relations| call.hold(relations));
+    match (call.moment(), hold) {
+        (Moment::AfterRow, Some(_)) => {}
+        _ => refuse("note_hold() is an AFTER INSERT, UPDATE or DELETE row trigger of credits.holds only"),
+    }
+}
+
+/// `credits.refuse_hold_change()`: trigger that keeps what a hold was made of.
+fn refuse_hold_change(call: &TriggerCall<'_>) {
+    let Some(relations) = Relations::lookup().filter(|found| found.holds().ok() == Some(call.table())) else {
+        refuse_other_trigger()
+    };
+    match (call.moment(), call.event(), call.hold(&relations), call.new_hold(&relations)) {
+        (Moment::AfterRow, Event::Update, Some(old), Some(new)) => {
+            if let Some(column) = old.first_difference(&new, holds::EXPIRES_AT.any()) {
+                LedgerError::HoldChanged { column }.raise();
+            }
+        }
+        (Moment::BeforeStatement, Event::Truncate, ..) => LedgerError::HoldsTruncated.raise(),
+        _ => refuse_other_trigger(),
+    }
+}
+
+fn refuse_other_trigger() -> ! {
+    refuse(
+        "refuse_hold_change() is an AFTER UPDATE row trigger, and a BEFORE TRUNCATE trigger, of credits.holds only",
+    )
 }

@@ -59,9 +59,9 @@ impl LedgerError {
             Self::Missing(_) => {
                 Some("It was dropped or renamed. Bring it back as sql/credits_ledger--VERSION.sql has it.")
             }
-            Self::InvalidDeltaIndex => Some(
-                "It is being built, or that has failed: REINDEX INDEX credits.credits_transactions_delta_idx builds it.",
-            ),
+            Self::InvalidIndex(_) => {
+                Some("It is being built, or that has failed: REINDEX INDEX of its name builds it.")
+            }
             Self::IndexNotPlain(_) => {
                 Some("Drop it. Indexes of the derived tables are on plain columns and rows.")
             }
@@ -87,6 +87,8 @@ impl LedgerError {
                 "It is computed where a row lands, never copied. Replicate the ledger by CREATE PUBLICATION, which leaves it out; \
                  pglogical does not.",
             ),
+            Self::HoldChanged { .. } => Some("Release it, and make another one with a source_id of its own."),
+            Self::HoldsTruncated => Some("DELETE what is to go, which has the accounts settled."),
             Self::AppendOnly(_) => Some(
                 "Record a correcting transaction instead: admin_grant adds credits, admin_removal takes them.",
             ),
@@ -102,15 +104,18 @@ const fn hint_of_shape(role: Role, change: &Change) -> &'static str {
             "Statements on one of the two tables would reach rows of the other, past its triggers. A view with UNION ALL reads \
              both."
         }
-        (Role::Ledger, Change::GotRule) => {
+        (Role::Ledger | Role::Dumped, Change::GotRule) => {
             "A rule turns a statement into another before the ledger sees it. Use a trigger."
         }
-        (Role::Ledger, Change::LostCheck(_) | Change::LostKey(_)) => {
+        (Role::Ledger | Role::Dumped, Change::LostCheck(_) | Change::LostKey(_)) => {
             "A dump would be restored with it, and without all rows if one of them does not pass."
         }
         (Role::Ledger, _) => {
             "A dump has the rows and not the change, so that a restore would lose them. What belongs to a transaction goes into \
              metadata, or into a table of your own keyed by id."
+        }
+        (Role::Dumped, _) => {
+            "A dump has the rows and not the change, so that a restore would lose them. What is yours goes into a table of your own."
         }
         (Role::Derived, Change::GotTrigger) => {
             "What the engine writes fires no triggers. REINDEX, CLUSTER and VACUUM FULL are the tools for this table, not \

@@ -161,9 +161,9 @@ pub enum LedgerError {
     /// Something of the extension's that the engine cannot do without.
     #[error("{0} is missing")]
     Missing(String),
-    /// The index that deltas are read by does not have all rows.
-    #[error("index credits.credits_transactions_delta_idx is not valid")]
-    InvalidDeltaIndex,
+    /// An index that the engine reads by does not have all rows.
+    #[error("index credits.{0} is not valid")]
+    InvalidIndex(&'static str),
     /// An index that the engine cannot maintain.
     #[error("index {0} on a derived table is unique, or has a predicate, an expression or a deferred check")]
     IndexNotPlain(String),
@@ -200,7 +200,7 @@ pub enum LedgerError {
     KeepsItsShape {
         /// The table or type.
         name: &'static str,
-        /// Whether it is the ledger, a derived table or the type of a result.
+        /// What it is to the engine.
         role: Role,
         /// What would be changed.
         change: Change,
@@ -214,6 +214,15 @@ pub enum LedgerError {
     /// A ledger row is about to be changed.
     #[error("credits_transactions is append-only: {0} is refused")]
     AppendOnly(&'static str),
+    /// Something of a hold is about to be changed that is for good.
+    #[error("only expires_at of a hold may be updated, not {column}")]
+    HoldChanged {
+        /// The column.
+        column: String,
+    },
+    /// All holds are about to be deleted without being looked at.
+    #[error("holds cannot be truncated")]
+    HoldsTruncated,
     /// A ledger row comes with the stamp of another transaction than the one that brings it.
     #[error("xact_id is {stamped} in a row that transaction {current} brings")]
     ForeignStamp {
@@ -264,13 +273,15 @@ impl LedgerError {
             Self::PreparedDeletion => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::OtherVersion { .. }
             | Self::Missing(_)
-            | Self::InvalidDeltaIndex
+            | Self::InvalidIndex(_)
             | Self::IndexNotPlain(_)
             | Self::HoldsTransactions
             | Self::KeepsItsShape { .. }
             | Self::OtherColumn { .. }
             | Self::NoValue { .. }
             | Self::AppendOnly(_)
+            | Self::HoldChanged { .. }
+            | Self::HoldsTruncated
             | Self::ForeignStamp { .. }
             | Self::UncheckedRows(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         }

@@ -3,6 +3,7 @@
 use std::slice;
 
 use ledger::credits::Credits;
+use ledger::numeric::DecodeError;
 use pgrx::pg_sys;
 
 use super::numeric;
@@ -80,26 +81,32 @@ impl Value<'_> {
             Type::Timestamptz => &TIMESTAMPTZ,
             Type::Jsonb => &JSONB,
         };
-        let (mut datums, mut nulls): (Vec<_>, Vec<_>) = values
-            .map(|value| value.map_or((pg_sys::Datum::null(), true), |value| (value.datum, false)))
-            .unzip();
-        let (mut length, mut first) = (i32::try_from(datums.len()).unwrap_or(i32::MAX), 1);
-        // SAFETY: the values are of the type that is described, and there are as many NULL flags; the array is a copy of them.
-        let array = unsafe {
-            pg_sys::construct_md_array(
-                datums.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-                1,
-                &raw mut length,
-                &raw mut first,
-                elements.oid,
-                elements.length,
-                elements.by_value,
-                elements.alignment.cast_signed(),
-            )
-        };
-        Value::array(elements.array_oid, array)
+        array_with_nulls_of(elements, values.map(|value| value.map(|value| value.datum)))
     }
+}
+
+fn array_with_nulls_of<'call>(
+    elements: &Elements,
+    values: impl Iterator<Item = Option<pg_sys::Datum>>,
+) -> Value<'call> {
+    let (mut datums, mut nulls): (Vec<_>, Vec<_>) =
+        values.map(|value| (value.unwrap_or_else(pg_sys::Datum::null), value.is_none())).unzip();
+    let (mut length, mut first) = (i32::try_from(datums.len()).unwrap_or(i32::MAX), 1);
+    // SAFETY: the values are of the type that is described, and there are as many NULL flags; the array is a copy of them.
+    let array = unsafe {
+        pg_sys::construct_md_array(
+            datums.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            1,
+            &raw mut length,
+            &raw mut first,
+            elements.oid,
+            elements.length,
+            elements.by_value,
+            elements.alignment.cast_signed(),
+        )
+    };
+    Value::array(elements.array_oid, array)
 }
 
 fn array_of<'call>(elements: &Elements, datums: impl Iterator<Item = pg_sys::Datum>) -> Value<'call> {
@@ -118,52 +125,99 @@ fn array_of<'call>(elements: &Elements, datums: impl Iterator<Item = pg_sys::Dat
     Value::array(elements.array_oid, array)
 }
 
-/// The elements of an `xid8[]`, which is detoasted if need be.
+/// The elements of an `xid8[]`.
 ///
 /// # Safety
 /// `datum` is an `xid8[]` without NULLs.
 pub(super) unsafe fn xid8s(datum: pg_sys::Datum) -> Vec<u64> {
-    let stored = datum.cast_mut_ptr();
-    // SAFETY: the caller's promise. A detoasted copy is freed when its elements have been read.
+    // SAFETY: the caller's promise.
     unsafe {
-        let array = pg_sys::pg_detoast_datum(stored);
-        let ids = elements_of_xid8s(array.cast());
-        if array != stored {
-            pg_sys::pfree(array.cast());
-        }
-        ids
+        elements(datum, &XID8, |element| element.map(|element| element.value() as u64).unwrap_or_default())
     }
 }
 
+/// The elements of a `numeric[]`, each a number of credits. A NULL is no number.
+///
 /// # Safety
-/// `array` is a detoasted `xid8[]` without NULLs.
-unsafe fn elements_of_xid8s(array: *mut pg_sys::ArrayType) -> Vec<u64> {
-    let (mut elements, mut count) = (std::ptr::null_mut(), 0);
-    // SAFETY: the caller's promise. The elements are passed by value, and copied before the server's list of them is freed.
+/// `datum` is a `numeric[]`.
+pub(super) unsafe fn credits(datum: pg_sys::Datum) -> Result<Vec<Credits>, DecodeError> {
+    // SAFETY: the caller's promise: the elements are numerics.
+    let credits = unsafe {
+        elements(datum, &NUMERIC, |element| {
+            element.map_or(Err(DecodeError::Malformed), |element| numeric::from_datum(element))
+        })
+    };
+    credits.into_iter().collect()
+}
+
+/// The elements of a `timestamptz[]`.
+///
+/// # Safety
+/// `datum` is a `timestamptz[]`.
+pub(super) unsafe fn timestamptzs(datum: pg_sys::Datum) -> Vec<Option<i64>> {
+    // SAFETY: the caller's promise.
     unsafe {
-        if (*array).ndim == 0 {
-            return Vec::new();
+        elements(datum, &TIMESTAMPTZ, |element| element.map(|element| element.value().cast_signed() as i64))
+    }
+}
+
+/// What `read` makes of the elements of an array, of which it is given `None` for NULL. The array is detoasted if need be.
+///
+/// # Safety
+/// `datum` is an array of these elements. `read` keeps none of them.
+unsafe fn elements<T>(
+    datum: pg_sys::Datum,
+    elements: &Elements,
+    read: impl Fn(Option<pg_sys::Datum>) -> T,
+) -> Vec<T> {
+    let stored = datum.cast_mut_ptr();
+    let (mut datums, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+    // SAFETY: the caller's promise. The server's lists have as many elements as it says; they, and a detoasted copy of the array, are freed
+    // when the elements have been read.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(stored);
+        let mut values = Vec::new();
+        if (*array.cast::<pg_sys::ArrayType>()).ndim > 0 {
+            pg_sys::deconstruct_array(
+                array.cast(),
+                elements.oid,
+                elements.length,
+                elements.by_value,
+                elements.alignment.cast_signed(),
+                &raw mut datums,
+                &raw mut nulls,
+                &raw mut count,
+            );
+            let count = usize::try_from(count).unwrap_or_default();
+            let nulls_read = slice::from_raw_parts(nulls.cast_const(), count);
+            let datums_read = slice::from_raw_parts(datums.cast_const(), count);
+            values.extend(
+                datums_read
+                    .iter()
+                    .zip(nulls_read)
+                    .map(|(&datum, &is_null)| read((!is_null).then_some(datum))),
+            );
+            pg_sys::pfree(datums.cast());
+            pg_sys::pfree(nulls.cast());
         }
-        pg_sys::deconstruct_array(
-            array,
-            pg_sys::XID8OID,
-            XID8.length,
-            XID8.by_value,
-            XID8.alignment.cast_signed(),
-            &raw mut elements,
-            std::ptr::null_mut(),
-            &raw mut count,
-        );
-        let ids = slice::from_raw_parts(elements.cast_const(), usize::try_from(count).unwrap_or_default())
-            .iter()
-            .map(|element| element.value() as u64)
-            .collect();
-        pg_sys::pfree(elements.cast());
-        ids
+        if array != stored {
+            pg_sys::pfree(array.cast());
+        }
+        values
     }
 }
 
 /// An `xid8[]` in the current memory context.
 pub(super) fn of_xid8s(ids: &[u64]) -> pg_sys::Datum {
     array_of(&XID8, ids.iter().map(|&id| pg_sys::Datum::from(id))).datum
+}
+
+/// A `numeric[]` in the current memory context.
+pub(super) fn of_credits(credits: &[Credits]) -> pg_sys::Datum {
+    array_of(&NUMERIC, credits.iter().map(|&credits| numeric::into_datum(credits))).datum
+}
+
+/// A `timestamptz[]` in the current memory context.
+pub(super) fn of_timestamptzs(dates: &[Option<i64>]) -> pg_sys::Datum {
+    array_with_nulls_of(&TIMESTAMPTZ, dates.iter().map(|date| date.map(pg_sys::Datum::from))).datum
 }

@@ -16,17 +16,21 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::column::Layout;
+use super::definition::Definition;
 use super::names::{find, find_column, find_index_now, find_needed, missing};
 use super::relation::{self, Access, Index};
 use super::tables::batches::Batches;
 use super::tables::changes::Changes;
-use super::tables::checkpoints::Checkpoints;
+use super::tables::checkpoints::{self, BoundaryColumns, Checkpoints};
+use super::tables::holds::Holds;
 use super::tables::identity::Identity;
+use super::tables::limits::Limits;
 use super::tables::transactions::{self, LaterColumns, Ledger};
 use super::{description, extension, relcache};
 use crate::error::LedgerError;
 
 const DELTA_INDEX_NAME: &CStr = c"credits_transactions_delta_idx";
+const HOLDS_INDEX_NAME: &CStr = c"holds_user_idx";
 
 /// The relations that are read and written directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +57,16 @@ pub struct Relations {
     pub stamp_index: Option<pg_sys::Oid>,
     /// `ledger_identity`
     pub identity: Option<pg_sys::Oid>,
+    /// `holds`; `None` if it was dropped, as with the next two: the ledger does without
+    holds: Option<pg_sys::Oid>,
+    /// its index on `(user_id, expires_at)`
+    holds_index: Option<pg_sys::Oid>,
+    /// `spending_limits`
+    limits: Option<pg_sys::Oid>,
     /// The ledger's columns `category`, `metadata` and `reverses`; `None` if one of them is missing.
     later_columns: Option<LaterColumns>,
+    /// The columns of the checkpoints for an account's boundaries; `None` if one of them is missing.
+    boundary_columns: Option<BoundaryColumns>,
 }
 
 thread_local! {
@@ -125,14 +137,23 @@ impl Relations {
         {
             return Ok(index);
         }
-        // REINDEX CONCURRENTLY may have put another index in its place, and this backend may not have processed the invalidation yet, so
-        // that its caches are out of date. The lock on the ledger keeps that other index complete, even if a third one follows.
-        let current = find_index_now(self.ledger, DELTA_INDEX_NAME);
-        match current.filter(|index| index.is_valid).map(|index| open(index.oid)).transpose()?.flatten() {
-            Some(index) => Ok(index),
-            None if current.is_some() => LedgerError::InvalidDeltaIndex.raise(),
-            None => missing(DELTA_INDEX_NAME),
+        open_now(self.ledger, DELTA_INDEX_NAME, open)
+    }
+
+    /// Opens the index of an account's holds with `open`. `holds` is locked. Raises 55000 if the index does not have every row.
+    #[allow(dead_code, reason = "for what reads holds")]
+    pub fn open_holds_index<E>(
+        &self,
+        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
+    ) -> Result<Index, E> {
+        if let Some(oid) = self.holds_index
+            && let Some(index) = open(oid)?
+            && index.is_valid()
+        {
+            return Ok(index);
         }
+        let holds = self.holds().unwrap_or_else(|error| error.raise());
+        open_now(holds, HOLDS_INDEX_NAME, open)
     }
 
     /// Raises 55000 if a column of one of the tables is not of the type that it was made with: rows are read and written by column
@@ -144,6 +165,8 @@ impl Relations {
             (Some(self.batches), Batches::DEFINITION),
             (self.changes, Changes::DEFINITION),
             (self.identity, Identity::DEFINITION),
+            (self.holds, Holds::DEFINITION),
+            (self.limits, Limits::DEFINITION),
         ]
         .into_iter()
         .filter_map(|(oid, definition)| Some((oid?, definition)))
@@ -163,10 +186,11 @@ impl Relations {
 
     fn find() -> Self {
         let ledger = find_needed(Ledger::DEFINITION.name);
+        let checkpoints = find_needed(Checkpoints::DEFINITION.name);
         Self {
             ledger,
             delta_index: find_needed(DELTA_INDEX_NAME),
-            checkpoints: find_needed(Checkpoints::DEFINITION.name),
+            checkpoints,
             batches: find_needed(Batches::DEFINITION.name),
             changes: find(Changes::DEFINITION.name),
             single_index: find(c"credits_transactions_single_idx"),
@@ -175,8 +199,22 @@ impl Relations {
             folded_index: find(c"batch_aggregates_user_seq_idx"),
             stamp_index: find(c"credits_transactions_stamp_idx"),
             identity: find(Identity::DEFINITION.name),
+            holds: find(Holds::DEFINITION.name),
+            holds_index: find(HOLDS_INDEX_NAME),
+            limits: find(Limits::DEFINITION.name),
             later_columns: find_later_columns(ledger),
+            boundary_columns: find_boundary_columns(checkpoints),
         }
+    }
+
+    /// `holds`. An error if it is missing.
+    pub fn holds(&self) -> Result<pg_sys::Oid, LedgerError> {
+        self.holds.ok_or_else(|| missing_table(Holds::DEFINITION))
+    }
+
+    /// `spending_limits`. An error if it is missing.
+    pub fn limits(&self) -> Result<pg_sys::Oid, LedgerError> {
+        self.limits.ok_or_else(|| missing_table(Limits::DEFINITION))
     }
 
     /// The ledger's columns `category`, `metadata` and `reverses`. An error if one of them is missing or of another type.
@@ -184,6 +222,17 @@ impl Relations {
         self.later_columns.ok_or_else(|| {
             LedgerError::Missing(
                 "column category, metadata or reverses of credits_transactions, or its type".to_owned(),
+            )
+        })
+    }
+
+    /// The columns of the checkpoints for an account's boundaries. An error if one of them is missing or of another type.
+    pub fn boundary_columns(&self) -> Result<BoundaryColumns, LedgerError> {
+        self.boundary_columns.ok_or_else(|| {
+            LedgerError::Missing(
+                "column overdraft_limit, thresholds, thresholds_below or thresholds_crossed_at of \
+                 user_balance_checkpoints, or its type"
+                    .to_owned(),
             )
         })
     }
@@ -203,8 +252,28 @@ impl Relations {
             self.folded_index,
             self.stamp_index,
             self.identity,
+            self.holds,
+            self.holds_index,
+            self.limits,
         ];
         needed.contains(&oid) || useful.contains(&Some(oid))
+    }
+}
+
+/// Opens the index of this name with `open`, where the one that was looked up is gone or does not have every row. Its table is locked.
+/// Raises 55000 if there is no other that has.
+fn open_now<E>(
+    table: pg_sys::Oid,
+    name: &'static CStr,
+    open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
+) -> Result<Index, E> {
+    // REINDEX CONCURRENTLY may have put another index in its place, and this backend may not have processed the invalidation yet, so
+    // that its caches are out of date. The lock on the table keeps that other index complete, even if a third one follows.
+    let current = find_index_now(table, name);
+    match current.filter(|index| index.is_valid).map(|index| open(index.oid)).transpose()?.flatten() {
+        Some(index) => Ok(index),
+        None if current.is_some() => LedgerError::InvalidIndex(name.to_str().unwrap_or_default()).raise(),
+        None => missing(name),
     }
 }
 
@@ -214,6 +283,19 @@ fn find_later_columns(ledger: pg_sys::Oid) -> Option<LaterColumns> {
         metadata: find_column(ledger, transactions::METADATA)?,
         reverses: find_column(ledger, transactions::REVERSES)?,
     })
+}
+
+fn find_boundary_columns(checkpoints: pg_sys::Oid) -> Option<BoundaryColumns> {
+    Some(BoundaryColumns {
+        overdraft_limit: find_column(checkpoints, checkpoints::OVERDRAFT_LIMIT)?,
+        thresholds: find_column(checkpoints, checkpoints::THRESHOLDS)?,
+        thresholds_below: find_column(checkpoints, checkpoints::THRESHOLDS_BELOW)?,
+        thresholds_crossed_at: find_column(checkpoints, checkpoints::THRESHOLDS_CROSSED_AT)?,
+    })
+}
+
+fn missing_table(definition: &Definition) -> LedgerError {
+    LedgerError::Missing(format!("credits.{}", definition.display_name()))
 }
 
 /// A number that changes with each invalidation after which the ledger may have another state.

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use ledger::credits::Credits;
 use ledger::id::{BatchId, LedgerId, UserId};
+use ledger::overdraft::Overdraft;
 use ledger::transaction_type::TransactionType;
 use pgrx::prelude::*;
 use pgrx::{pg_sys, varlena};
@@ -185,6 +186,44 @@ impl StoredType for Credits {
     }
 }
 
+/// A `numeric` that says how far an account may be overdrawn: `Infinity` for without end. Reading it raises an error if it is neither that
+/// nor a sum of credits.
+impl StoredType for Overdraft {
+    const OID: pg_sys::Oid = pg_sys::NUMERICOID;
+    type Value<'row> = Self;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        // SAFETY: a numeric.
+        unsafe { numeric::overdraft(datum) }
+            .unwrap_or_else(|error| error!("a stored limit is no number of credits: {error}"))
+    }
+}
+
+/// A `numeric[]` of sums of credits. Reading it raises an error if one is none.
+impl StoredType for Vec<Credits> {
+    const OID: pg_sys::Oid = pg_sys::NUMERICARRAYOID;
+    type Value<'row> = Self;
+
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        // SAFETY: an array of this type.
+        unsafe { array::credits(datum) }
+            .unwrap_or_else(|error| error!("a stored threshold is no number of credits: {error}"))
+    }
+}
+
+/// A `smallint`.
+impl StoredType for i16 {
+    const OID: pg_sys::Oid = pg_sys::INT2OID;
+    type Value<'row> = Self;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        // SAFETY: passed by value.
+        unsafe { Self::from_polymorphic_datum(datum, false, pg_sys::INT2OID) }.unwrap_or_default()
+    }
+}
+
 /// A `bigint`.
 impl StoredType for i64 {
     const OID: pg_sys::Oid = pg_sys::INT8OID;
@@ -208,6 +247,17 @@ impl StoredType for Timestamptz {
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
         // SAFETY: passed by value, as a bigint.
         unsafe { <i64 as StoredType>::from_datum(datum) }
+    }
+}
+
+/// A `timestamptz[]`, which may have NULLs in it.
+impl StoredType for Vec<Option<Timestamptz>> {
+    const OID: pg_sys::Oid = pg_sys::TIMESTAMPTZARRAYOID;
+    type Value<'row> = Vec<Option<i64>>;
+
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        // SAFETY: an array of this type.
+        unsafe { array::timestamptzs(datum) }
     }
 }
 
@@ -270,6 +320,10 @@ macro_rules! written {
 written! {
     UserId: &'a Self = |user| ColumnValue::Uuid(user.as_bytes());
     BatchId: &'a Self = |batch| ColumnValue::Uuid(batch.as_bytes());
+    Overdraft: Self = |overdraft| ColumnValue::Overdraft(overdraft);
+    Vec<Credits>: &'a [Credits] = |credits| ColumnValue::CreditsArray(credits);
+    Vec<Option<Timestamptz>>: &'a [Option<i64>] = |dates| ColumnValue::TimestamptzArray(dates);
+    i16: Self = |number| ColumnValue::Int2(number);
     Credits: Self = |credits| ColumnValue::Credits(credits);
     i64: Self = |number| ColumnValue::Int8(number);
     u64: Self = |id| ColumnValue::Xid8(id);

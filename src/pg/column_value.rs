@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use ledger::credits::Credits;
+use ledger::overdraft::Overdraft;
 use pgrx::pg_sys;
 
 use super::column::{AnyColumn, Layout};
@@ -15,6 +16,8 @@ pub enum ColumnValue<'a> {
     Null,
     /// `uuid`
     Uuid(&'a [u8; 16]),
+    /// `smallint`
+    Int2(i16),
     /// `integer`
     Int4(i32),
     /// `bigint`
@@ -27,8 +30,14 @@ pub enum ColumnValue<'a> {
     Message(&'a str),
     /// `numeric`
     Credits(Credits),
+    /// `numeric`
+    Overdraft(Overdraft),
+    /// `numeric[]`
+    CreditsArray(&'a [Credits]),
     /// `timestamptz`, in microseconds since the server's epoch
     Timestamptz(i64),
+    /// `timestamptz[]`, in the same
+    TimestamptzArray(&'a [Option<i64>]),
     /// `boolean`
     Bool(bool),
     /// `xid8`
@@ -59,11 +68,14 @@ impl<'a, L: Layout> NewValue<'a, L> {
         Self { column, value }
     }
 
-    /// The values of a row that has these columns, in order, and no others.
-    pub(super) fn row<const N: usize>(values: [Self; N]) -> [ColumnValue<'a>; N] {
-        let is_ordered = values.iter().map(|value| value.column.number()).eq(1..=L::DEFINITION.columns.len());
+    /// The values of a row, and the numbers of their columns: all of the layout, in order, and then others.
+    pub(super) fn row<const N: usize>(values: [Self; N]) -> ([ColumnValue<'a>; N], [usize; N]) {
+        let numbers = std::array::from_fn(|place| values[place].column.number());
+        let listed = L::DEFINITION.columns.len();
+        let is_ordered = numbers.iter().copied().take(listed).eq(1..=listed)
+            && numbers.iter().skip(listed).all(|&number| number > listed);
         assert!(is_ordered, "one value for each column, in order");
-        values.map(|value| value.value)
+        (values.map(|value| value.value), numbers)
     }
 }
 
@@ -78,10 +90,13 @@ impl ColumnValue<'_> {
         match self {
             Self::Null => true,
             Self::Uuid(_) => oid == pg_sys::UUIDOID,
+            Self::Int2(_) => oid == pg_sys::INT2OID,
             Self::Int4(_) => oid == pg_sys::INT4OID,
             Self::Int8(_) => oid == pg_sys::INT8OID,
             Self::Text(_) | Self::TextBytes(_) | Self::Message(_) => oid == pg_sys::TEXTOID,
-            Self::Credits(_) => oid == pg_sys::NUMERICOID,
+            Self::CreditsArray(_) => oid == pg_sys::NUMERICARRAYOID,
+            Self::TimestamptzArray(_) => oid == pg_sys::TIMESTAMPTZARRAYOID,
+            Self::Credits(_) | Self::Overdraft(_) => oid == pg_sys::NUMERICOID,
             Self::Timestamptz(_) => oid == pg_sys::TIMESTAMPTZOID,
             Self::Bool(_) => oid == pg_sys::BOOLOID,
             Self::Xid8(_) => oid == pg_sys::XID8OID,
@@ -94,9 +109,13 @@ impl ColumnValue<'_> {
         match self {
             Self::Null => pg_sys::Datum::from(0_usize),
             Self::Uuid(bytes) => pg_sys::Datum::from(std::ptr::from_ref(bytes)),
+            Self::Int2(value) => pg_sys::Datum::from(value),
             Self::Int4(value) => pg_sys::Datum::from(value),
             Self::Int8(value) | Self::Timestamptz(value) => pg_sys::Datum::from(value),
             Self::Credits(credits) => numeric::into_datum(credits),
+            Self::Overdraft(overdraft) => numeric::from_overdraft(overdraft),
+            Self::CreditsArray(credits) => array::of_credits(credits),
+            Self::TimestamptzArray(dates) => array::of_timestamptzs(dates),
             Self::Text(text) => text::datum(text.as_bytes()),
             Self::TextBytes(bytes) => text::datum(bytes),
             Self::Message(message) => text::message(message),

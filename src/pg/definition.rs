@@ -11,7 +11,9 @@ use super::column::Layout;
 use super::tables::batches::Batches;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::Checkpoints;
+use super::tables::holds::Holds;
 use super::tables::identity::Identity;
+use super::tables::limits::Limits;
 use super::tables::transactions::Ledger;
 
 /// A table or type that the engine reads, writes or returns by the places of its columns.
@@ -27,6 +29,8 @@ pub struct Definition {
     pub names: &'static [&'static str],
     /// The indexes that keep its rows apart.
     pub keys: &'static [&'static CStr],
+    /// Its checks, where users write its rows: those that do not pass one of them would not be restored.
+    pub checks: &'static [&'static str],
 }
 
 /// What a relation of the extension is to the engine.
@@ -34,6 +38,8 @@ pub struct Definition {
 pub enum Role {
     /// Holds the rows.
     Ledger,
+    /// Holds other rows that users write, and dumps have.
+    Dumped,
     /// Written by the engine alone.
     Derived,
     /// A type that functions return.
@@ -50,6 +56,7 @@ pub static CREDIT_TRANSACTION: Definition = Definition {
     ],
     names: &[],
     keys: &[],
+    checks: &[],
 };
 
 /// `transaction_with_category`
@@ -62,6 +69,20 @@ pub static TRANSACTION_WITH_CATEGORY: Definition = Definition {
     ],
     names: &[],
     keys: &[],
+    checks: &[],
+};
+
+/// `credit_hold`
+#[rustfmt::skip]
+pub static CREDIT_HOLD: Definition = Definition {
+    name: c"credit_hold",
+    role: Role::ResultType,
+    columns: &[
+        TEXTOID, UUIDOID, NUMERICOID, TEXTOID, UUIDOID, UUIDOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+    ],
+    names: &[],
+    keys: &[],
+    checks: &[],
 };
 
 /// `recorded_transaction`
@@ -71,6 +92,7 @@ pub static RECORDED_TRANSACTION: Definition = Definition {
     columns: &[INT4OID, TEXTOID, TEXTOID, UUIDOID, INT8OID, TEXTOID],
     names: &[],
     keys: &[],
+    checks: &[],
 };
 
 /// `feed_item`
@@ -84,6 +106,7 @@ pub static FEED_ITEM: Definition = Definition {
     ],
     names: &[],
     keys: &[],
+    checks: &[],
 };
 
 /// `dumped_row_security`, whose row type a function returns for dumps to read
@@ -96,16 +119,20 @@ pub static DUMPED_ROW_SECURITY: Definition = Definition {
         "table_name", "kind", "policy", "is_permissive", "command", "roles", "using_expression", "check_expression", "problem",
     ],
     keys: &[c"dumped_row_security_pkey"],
+    checks: &[],
 };
 
 /// All of them.
-pub static ALL: [&Definition; 10] = [
+pub static ALL: [&Definition; 13] = [
     Ledger::DEFINITION,
+    Holds::DEFINITION,
+    Limits::DEFINITION,
     Checkpoints::DEFINITION,
     Batches::DEFINITION,
     Changes::DEFINITION,
     &CREDIT_TRANSACTION,
     &TRANSACTION_WITH_CATEGORY,
+    &CREDIT_HOLD,
     &RECORDED_TRANSACTION,
     &FEED_ITEM,
     Identity::DEFINITION,
@@ -115,9 +142,6 @@ pub static ALL: [&Definition; 10] = [
 /// The triggers that keep the ledger append-only and have every insert noted: `append_only` and `append_only_applied` refuse all
 /// changes but inserts (for statements, and row by row where replication applies them), `note_transaction` notes inserted rows.
 pub const KEEPING_TRIGGERS: [&CStr; 3] = [c"append_only", c"append_only_applied", c"note_transaction"];
-
-/// The checks of the ledger. Rows that do not pass one of them would not be restored.
-pub const CHECKS: [&str; 3] = ["transaction_type_is_known", "amount_is_positive_and_exact", "batch_is_usage"];
 
 impl Definition {
     /// Its name, for messages.

@@ -24,12 +24,12 @@ pub(super) fn find(name: &CStr) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
-/// A column of the ledger, if it is there and of its type.
-pub(super) fn find_column<T: ColumnType>(ledger: pg_sys::Oid, name: &CStr) -> Option<Column<Ledger, T>> {
+/// A column of the table with the layout `L`, if it is there and of its type.
+pub(super) fn find_column<L: Layout, T: ColumnType>(table: pg_sys::Oid, name: &CStr) -> Option<Column<L, T>> {
     // SAFETY: catalog lookups; the name is NUL-terminated.
     let (number, found) = unsafe {
-        let number = pg_sys::get_attnum(ledger, name.as_ptr());
-        (number, pg_sys::get_atttype(ledger, number))
+        let number = pg_sys::get_attnum(table, name.as_ptr());
+        (number, pg_sys::get_atttype(table, number))
     };
     let number = usize::try_from(number).ok().filter(|&number| number > 0 && found == T::OID)?;
     // SAFETY: the catalog says that the column is of this type. When that changes, an invalidation has it looked up again.

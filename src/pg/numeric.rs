@@ -1,7 +1,8 @@
 //! `numeric` values of the SQL surface and of stored rows.
 
 use ledger::credits::Credits;
-use ledger::numeric::{DecodeError, decode, encode};
+use ledger::numeric::{self, DecodeError, Encoded, decode, encode};
+use ledger::overdraft::Overdraft;
 use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
@@ -17,19 +18,47 @@ pub struct Numeric(pub Credits);
 /// # Safety
 /// `datum` is a `numeric`.
 pub(super) unsafe fn from_datum(datum: pg_sys::Datum) -> Result<Credits, DecodeError> {
+    // SAFETY: the caller's promise.
+    decode(unsafe { bytes(datum) })
+}
+
+/// # Safety
+/// `datum` is a `numeric`.
+pub(super) unsafe fn overdraft(datum: pg_sys::Datum) -> Result<Overdraft, DecodeError> {
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { bytes(datum) };
+    if numeric::is_infinity(bytes) { Ok(Overdraft::Unlimited) } else { decode(bytes).map(Overdraft::UpTo) }
+}
+
+/// What is behind the length word.
+///
+/// # Safety
+/// `datum` is a `numeric` that stays as long as `'stored`.
+unsafe fn bytes<'stored>(datum: pg_sys::Datum) -> &'stored [u8] {
     // SAFETY: the caller's promise. A short header is read as it is; only what is compressed or out of line is detoasted.
     unsafe {
         let mut stored = datum.cast_mut_ptr::<pg_sys::varlena>();
         if varlena::varatt_is_4b_c(stored) || varlena::varatt_is_1b_e(stored) {
             stored = pg_sys::pg_detoast_datum_packed(stored);
         }
-        decode(varlena::varlena_to_byte_slice(stored))
+        varlena::varlena_to_byte_slice(stored)
     }
 }
 
 /// A new `numeric` in the current memory context.
 pub(super) fn into_datum(credits: Credits) -> pg_sys::Datum {
-    let encoded = encode(credits);
+    datum_of(&encode(credits))
+}
+
+/// A new `numeric` in the current memory context: `Infinity` for no end.
+pub(super) fn from_overdraft(overdraft: Overdraft) -> pg_sys::Datum {
+    match overdraft {
+        Overdraft::UpTo(credits) => into_datum(credits),
+        Overdraft::Unlimited => datum_of(&numeric::infinity()),
+    }
+}
+
+fn datum_of(encoded: &Encoded) -> pg_sys::Datum {
     let bytes = encoded.as_bytes();
     let size = pg_sys::VARHDRSZ + bytes.len();
     // SAFETY: the allocation has room for the length word and the bytes behind it.

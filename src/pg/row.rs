@@ -16,6 +16,11 @@ unsafe extern "C-unwind" {
     fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
 }
 
+// From utils/datum.h, which pgrx has no bindings for.
+unsafe extern "C-unwind" {
+    fn datum_image_eq(one: pg_sys::Datum, other: pg_sys::Datum, by_value: bool, length: i32) -> bool;
+}
+
 /// A row of a table with the layout `L`, valid until the scan moves on. A scan deforms it up to the furthest column
 /// that the scan was opened for; reading a column beyond that deforms it further.
 pub struct Row<'row, L> {
@@ -62,6 +67,27 @@ impl<'row, L: Layout> Row<'row, L> {
         columns.map(|column| match self.datum_unless_null(column.number()) {
             None => ColumnValue::Null,
             Some(datum) => ColumnValue::Of(Stored { datum, oid: column.oid(), row: PhantomData }),
+        })
+    }
+
+    /// The name of the first column, but for this one, that differs from what another row of the same table has in it.
+    pub fn first_difference(&self, other: &Self, except: AnyColumn<L>) -> Option<String> {
+        // SAFETY: the slot has a description.
+        let (description, count) = unsafe {
+            let description = (*self.slot).tts_tupleDescriptor;
+            (description, description::count(description))
+        };
+        (1..=count).filter(|&number| number != except.number()).find_map(|number| {
+            // SAFETY: both rows have this column.
+            let column = unsafe { description::column(description, number - 1) };
+            let is_same = match (self.datum_unless_null(number), other.datum_unless_null(number)) {
+                (None, None) => true,
+                // SAFETY: values of this column's type.
+                (Some(old), Some(new)) => unsafe { is_same(old, new, column) },
+                _ => false,
+            };
+            // SAFETY: a name ends with NUL.
+            (!is_same).then(|| unsafe { description::text(column.attname.data.as_ptr()) })
         })
     }
 
@@ -123,5 +149,19 @@ impl<'row, L: Layout> Row<'row, L> {
             description::text(column.attname.data.as_ptr())
         };
         LedgerError::NullColumn { column }.raise()
+    }
+}
+
+/// Whether two values are the same to the last bit, wherever they are stored.
+///
+/// # Safety
+/// Both are values of the column.
+#[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
+unsafe fn is_same(old: pg_sys::Datum, new: pg_sys::Datum, column: &pg_sys::FormData_pg_attribute) -> bool {
+    // SAFETY: the caller's promise; what is out of line is fetched.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            datum_image_eq(old, new, column.attbyval, i32::from(column.attlen))
+        })
     }
 }

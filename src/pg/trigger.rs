@@ -9,6 +9,8 @@ use super::catalog::Relations;
 use super::column::Layout;
 use super::row::Row;
 use super::tables::checkpoints::Checkpoints;
+use super::tables::holds::Holds;
+use super::tables::limits::Limits;
 use super::tables::transactions::Ledger;
 
 /// The trigger that fires: for which table, on what, when, and for which row.
@@ -87,10 +89,56 @@ impl<'call> TriggerCall<'call> {
         unsafe { self.row_of(relations.checkpoints) }
     }
 
+    /// The hold that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger of another table, or one that fires once
+    /// for a statement.
+    pub fn hold(&self, relations: &Relations) -> Option<Row<'call, Holds>> {
+        // SAFETY: this is the layout of the holds.
+        unsafe { self.row_of(relations.holds().ok()?) }
+    }
+
+    /// What an `UPDATE` makes of the hold.
+    pub fn new_hold(&self, relations: &Relations) -> Option<Row<'call, Holds>> {
+        // SAFETY: this is the layout of the holds.
+        unsafe { self.new_row_of(relations.holds().ok()?) }
+    }
+
+    /// The row of `spending_limits` that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger of another table, or
+    /// one that fires once for a statement.
+    pub fn limits_row(&self, relations: &Relations) -> Option<Row<'call, Limits>> {
+        // SAFETY: this is the layout of the limits.
+        unsafe { self.row_of(relations.limits().ok()?) }
+    }
+
+    /// What an `UPDATE` makes of the row of `spending_limits`.
+    #[allow(dead_code, reason = "for what notes limits")]
+    pub fn new_limits_row(&self, relations: &Relations) -> Option<Row<'call, Limits>> {
+        // SAFETY: this is the layout of the limits.
+        unsafe { self.new_row_of(relations.limits().ok()?) }
+    }
+
     /// # Safety
     /// The layout is that of the table, which is one of those in [`Relations`].
     unsafe fn row_of<L: Layout>(&self, table: pg_sys::Oid) -> Option<Row<'call, L>> {
-        let slot = self.0.tg_trigslot;
+        // SAFETY: the caller's promise.
+        unsafe { self.row_in(self.0.tg_trigslot, table) }
+    }
+
+    /// # Safety
+    /// The layout is that of the table, which is one of those in [`Relations`].
+    unsafe fn new_row_of<L: Layout>(&self, table: pg_sys::Oid) -> Option<Row<'call, L>> {
+        // The server sets this slot for an UPDATE only.
+        let slot = if self.event() == Event::Update { self.0.tg_newslot } else { std::ptr::null_mut() };
+        // SAFETY: the caller's promise.
+        unsafe { self.row_in(slot, table) }
+    }
+
+    /// # Safety
+    /// The slot is one of the trigger's; the layout is that of the table, which is one of those in [`Relations`].
+    unsafe fn row_in<L: Layout>(
+        &self,
+        slot: *mut pg_sys::TupleTableSlot,
+        table: pg_sys::Oid,
+    ) -> Option<Row<'call, L>> {
         // SAFETY: the server holds the row in this slot while the trigger runs; no session inserted it but this one. The table was
         // compared with its layout when it was looked up, and is locked since before.
         (self.table() == table && !slot.is_null()).then(|| unsafe { Row::new(slot, false) })

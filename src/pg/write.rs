@@ -73,21 +73,25 @@ impl<L: Layout> TableWriter<L> {
     }
 
     fn form<const N: usize>(&self, values: [NewValue<'_, L>; N]) -> pg_sys::HeapTuple {
-        let (mut datums, mut nulls) = column_value::datums(NewValue::row(values));
-        // SAFETY: there is a value for each column of the layout, of its type. The table was compared with the layout; columns
-        // that it has besides are NULL.
+        let (values, numbers) = NewValue::row(values);
+        let (mut datums, mut nulls) = column_value::datums(values);
+        // SAFETY: there is a value for each column of the layout, of its type. The table was compared with the layout, or the column was
+        // found in it; columns that it has besides are NULL.
         unsafe {
             let description = (*self.table.as_raw()).rd_att;
-            if description::count(description) == N {
+            let count = description::count(description);
+            if numbers.into_iter().eq(1..=count) {
                 return pg_sys::heap_form_tuple(description, datums.as_mut_ptr(), nulls.as_mut_ptr());
             }
-            let (mut datums, mut nulls) = (datums.to_vec(), nulls.to_vec());
-            for number in N..description::count(description) {
-                self.require_none(description::column(description, number));
-                datums.push(pg_sys::Datum::null());
-                nulls.push(true);
+            let (mut all_datums, mut all_nulls) = (vec![pg_sys::Datum::null(); count], vec![true; count]);
+            for (place, number) in numbers.into_iter().enumerate() {
+                all_datums[number - 1] = datums[place];
+                all_nulls[number - 1] = nulls[place];
             }
-            pg_sys::heap_form_tuple(description, datums.as_mut_ptr(), nulls.as_mut_ptr())
+            for number in (1..=count).filter(|number| !numbers.contains(number)) {
+                self.require_none(description::column(description, number - 1));
+            }
+            pg_sys::heap_form_tuple(description, all_datums.as_mut_ptr(), all_nulls.as_mut_ptr())
         }
     }
 

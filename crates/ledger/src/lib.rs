@@ -6,6 +6,7 @@
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: the sides of zero that a balance can come to lie on
 //! - [`fold`]: rows folded into a balance, and the result of one pass over a delta
+//! - [`overdraft`]: how far an account may be overdrawn
 //! - [`segment`]: what backends publish to each other in dynamic shared memory
 //! - [`sequence`]: how a sequence follows rows that come with a number of their own
 //! - [`settlement`]: what a commit has to do for a user, given what it has read of it
@@ -21,6 +22,7 @@ pub mod crossing;
 pub mod fold;
 pub mod id;
 pub mod numeric;
+pub mod overdraft;
 pub mod segment;
 pub mod sequence;
 pub mod settlement;

@@ -13,6 +13,7 @@ const NEGATIVE: u16 = 0x4000;
 const SHORT: u16 = 0x8000;
 const SPECIAL: u16 = 0xC000;
 const NAN: u16 = 0xC000;
+const INFINITY: u16 = 0xD000;
 const SHORT_NEGATIVE: u16 = 0x2000;
 const SHORT_SCALE_SHIFT: u16 = 7;
 const SHORT_WEIGHT_NEGATIVE: u16 = 0x0040;
@@ -107,6 +108,20 @@ pub fn decode(bytes: &[u8]) -> Result<Credits, DecodeError> {
     Ok(Credits::from_units(units.ok_or(AmountError::TooLarge)?))
 }
 
+/// Whether a `numeric`, without its length word, is `Infinity`.
+#[must_use]
+pub fn is_infinity(bytes: &[u8]) -> bool {
+    bytes.first_chunk().is_some_and(|&header| u16::from_ne_bytes(header) == INFINITY)
+}
+
+/// `Infinity` as a `numeric`.
+#[must_use]
+pub fn infinity() -> Encoded {
+    let mut encoded = Encoded { bytes: [0; 2 + 2 * MAX_GROUPS], len: 2 };
+    encoded.bytes[..2].copy_from_slice(&INFINITY.to_ne_bytes());
+    encoded
+}
+
 /// A `numeric` without its length word, as [`encode`] makes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoded {
@@ -190,6 +205,15 @@ mod tests {
         // 110 in the long layout, with 70 decimal places displayed
         assert_eq!(decode(&bytes(&[70, 0, 110])), Ok(Credits::from_units(110 * UNITS_PER_CREDIT)));
         assert_eq!(decode(&bytes(&[0x8000])), Ok(Credits::ZERO));
+    }
+
+    #[test]
+    fn knows_infinity() {
+        assert!(is_infinity(infinity().as_bytes()));
+        assert_eq!(infinity().as_bytes(), bytes(&[0xD000]));
+        for other in [&[0xF000][..], &[0xC000], &[0x8000], &[0x8000, 110], &[]] {
+            assert!(!is_infinity(&bytes(other)), "{other:?}");
+        }
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! `user_balance_checkpoints`
 
+use std::ffi::CStr;
+
 use ledger::credits::Credits;
 use ledger::id::UserId;
+use ledger::overdraft::Overdraft;
 
-use super::table;
+use super::{table, utf8};
+use crate::pg::column::Column;
 use crate::pg::column_type::Timestamptz;
 use crate::pg::definition::Role;
 
@@ -19,4 +23,28 @@ table! {
     7 STRAGGLERS "stragglers": Vec<u64>,
     8 IS_POSITIVE "is_positive": bool,
     9 CROSSED_AT "crossed_at": Option<Timestamptz>,
+    later: utf8(OVERDRAFT_LIMIT), utf8(THRESHOLDS), utf8(THRESHOLDS_BELOW), utf8(THRESHOLDS_CROSSED_AT);
+}
+
+/// The name of the column for how far the account may be overdrawn.
+pub const OVERDRAFT_LIMIT: &CStr = c"overdraft_limit";
+/// The name of the column for the account's thresholds.
+pub const THRESHOLDS: &CStr = c"thresholds";
+/// The name of the column for how many of them lie below the balance announced last.
+pub const THRESHOLDS_BELOW: &CStr = c"thresholds_below";
+/// The name of the column for when each of them was crossed.
+pub const THRESHOLDS_CROSSED_AT: &CStr = c"thresholds_crossed_at";
+
+/// The account's boundaries, in columns that an update has added. An owner may have added others before, so their numbers differ from
+/// database to database. All are NULL where the account has none but those of every account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoundaryColumns {
+    /// How far holds and charges may take what is available below zero; NULL: not at all.
+    pub overdraft_limit: Column<Checkpoints, Option<Overdraft>>,
+    /// Balances whose crossing is announced, ascending.
+    pub thresholds: Column<Checkpoints, Option<Vec<Credits>>>,
+    /// How many of them lie below the balance announced last.
+    pub thresholds_below: Column<Checkpoints, Option<i16>>,
+    /// When each was last crossed. No other column lies behind it that is read.
+    pub thresholds_crossed_at: Column<Checkpoints, Option<Vec<Option<Timestamptz>>>>,
 }

@@ -2,10 +2,14 @@
 //!
 //! `sql/schema` makes them. Before rows are read, a table is compared with its layout: see [`column`](super::column).
 
+use std::ffi::CStr;
+
 pub mod batches;
 pub mod changes;
 pub mod checkpoints;
+pub mod holds;
 pub mod identity;
+pub mod limits;
 pub mod transactions;
 
 /// Declares the layout of a table, and a constant for each of its columns. `later` are the names of columns that an update has
@@ -13,7 +17,7 @@ pub mod transactions;
 macro_rules! table {
     (
         $(#[$documentation:meta])*
-        $layout:ident is $name:literal, $role:expr, with keys $keys:expr;
+        $layout:ident is $name:literal, $role:expr, with keys $keys:expr $(, checks [$($check:expr),*])?;
         $($number:literal $column:ident $column_name:literal: $of:ty,)*
         $(later: $($later:expr),*;)?
     ) => {
@@ -28,6 +32,7 @@ macro_rules! table {
                 columns: &[$(<$of as $crate::pg::column_type::ColumnType>::OID),*],
                 names: &[$($column_name,)* $($($later),*)?],
                 keys: $keys,
+                checks: &[$($($check),*)?],
             };
         }
 
@@ -45,6 +50,14 @@ macro_rules! columns {
     ($($column:expr),* $(,)?) => {
         [$($column.any()),*]
     };
+}
+
+/// A name as the layouts list it.
+const fn utf8(name: &CStr) -> &str {
+    match name.to_str() {
+        Ok(name) => name,
+        Err(_) => panic!("the names of columns are ASCII"),
+    }
 }
 
 pub(crate) use columns;

@@ -7,7 +7,7 @@ use ledger::credits::Credits;
 use ledger::id::{BatchId, UserId};
 use ledger::transaction_type::TransactionType;
 
-use super::{columns, table};
+use super::{columns, table, utf8};
 use crate::pg::column::{self, AnyColumn, Column};
 use crate::pg::column_type::{Jsonb, Text, Timestamptz};
 use crate::pg::definition::Role;
@@ -15,7 +15,8 @@ use crate::pg::definition::Role;
 table! {
     /// The ledger. The columns that have come later are found by their names: see [`LaterColumns`].
     Ledger is c"credits_transactions", Role::Ledger,
-        with keys &[ID_KEY, SOURCE_ID_KEY];
+        with keys &[ID_KEY, SOURCE_ID_KEY],
+        checks ["transaction_type_is_known", "amount_is_positive_and_exact", "batch_is_usage"];
     1 ID "id": [u8; 16],
     2 USER_ID "user_id": UserId,
     3 TRANSACTION_TYPE "transaction_type": TransactionType,
@@ -76,10 +77,3 @@ pub const TRANSACTION_WITH_CATEGORY: [AnyColumn<Ledger>; 8] =
 
 /// The names of [`CREDIT_TRANSACTION`], for SQL.
 pub static CREDIT_TRANSACTION_NAMES: LazyLock<String> = LazyLock::new(|| column::names(&CREDIT_TRANSACTION));
-
-const fn utf8(name: &CStr) -> &str {
-    match name.to_str() {
-        Ok(name) => name,
-        Err(_) => panic!("the names of columns are ASCII"),
-    }
-}
