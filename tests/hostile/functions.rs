@@ -102,9 +102,9 @@ impl Argument {
     /// A good value, or one that need not be, if `spoils`.
     fn value(&self, random: &mut StdRng, users: &[Uuid], function: &str, spoils: bool) -> Value {
         if spoils && random.random_bool(0.1) {
-            // seq is ignored.
+            // seq is ignored, and a constraint takes NULL for thresholds as the server does.
             let needed = ["skip", "idle"].contains(&self.name.as_str()) || !self.has_default;
-            return if !needed || self.name == "seq" {
+            return if !needed || ["seq", "thresholds"].contains(&self.name.as_str()) {
                 Value::null()
             } else {
                 Value::refused(Wire::Null, &["22004"], format!("argument {} must not be NULL", self.name))
@@ -157,6 +157,12 @@ impl Argument {
             ("bigint", "past") => Value::good(*["-5", "0", "7", "1000"].choose(random).unwrap()),
             ("integer", "checkpoint_refresh_probability") => values::number(random, 4, name, false),
             ("interval", "idle") => values::interval(random, bad),
+            ("numeric[]", "thresholds") if bad => values::bad_array(random),
+            ("numeric[]", "thresholds") => Value::good(
+                *["{}", "{1,-2.5}", "{0,NULL}", "{NaN,Infinity}", "[2:3]={1,1.0}", "{{1},{2}}"]
+                    .choose(random)
+                    .unwrap(),
+            ),
             ("regclass", "source") => values::source(random, bad),
             ("text", "feed_position") => values::feed_position(random),
             ("jsonb", "transactions") => values::items(random, bad),
