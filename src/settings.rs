@@ -24,7 +24,7 @@ static CROSSING_CHANNEL: GucSetting<Option<CString>> =
 static ANALYTICS_TABLE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"http_analytics"));
 
-/// `credits_ledger.allow_drop`: whether a ledger that holds transactions may be dropped.
+/// `credits_ledger.allow_drop`: whether tables that hold transactions, holds or limits may be dropped.
 static ALLOW_DROP: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// Defines the settings; called once, when the library is loaded.
@@ -60,7 +60,7 @@ pub fn init() {
     );
     GucRegistry::define_bool_guc(
         c"credits_ledger.allow_drop",
-        c"Whether a ledger that holds transactions may be dropped.",
+        c"Whether tables that hold transactions, holds or limits may be dropped.",
         c"",
         &ALLOW_DROP,
         GucContext::Suset,

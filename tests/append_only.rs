@@ -13,6 +13,9 @@ fn events(table: &str) -> [(&'static str, String); 4] {
         }
         "credits.batch_aggregates" => "VALUES (gen_random_uuid(), gen_random_uuid(), 1, 1, 1, now(), now())",
         "credits.checkpoint_changes" => "VALUES (pg_current_xact_id(), now())",
+        "credits.holds" => {
+            "VALUES (gen_random_uuid(), gen_random_uuid(), 1, NULL, NULL, NULL, NULL, NULL, now(), now())"
+        }
         _ => "VALUES (gen_random_uuid())",
     };
     let column = if table == "credits.checkpoint_changes" { "xact_id" } else { "user_id" };
@@ -45,6 +48,16 @@ fn refusal(function: &str, table: &str, kind: (&str, &str), event: &str) -> Opti
             ["credits.user_balance_checkpoints", "credits.checkpoint_changes"].contains(&table)
                 && kind == ("AFTER", "STATEMENT")
         }
+        "note_hold" => table == "credits.holds" && kind == ("AFTER", "ROW"),
+        "note_limits" if event == "TRUNCATE" => {
+            table == "credits.spending_limits" && kind == ("BEFORE", "STATEMENT")
+        }
+        "note_limits" => table == "credits.spending_limits" && kind == ("AFTER", "ROW"),
+        "refuse_hold_change" if table == "credits.holds" && event == "TRUNCATE" => {
+            return Some(if kind == ("BEFORE", "STATEMENT") { "55000" } else { "39P01" });
+        }
+        // The UPDATE that it is tried with changes nothing.
+        "refuse_hold_change" => table == "credits.holds" && kind == ("AFTER", "ROW") && event == "UPDATE",
         _ => false,
     };
     (!made_for).then_some("39P01")
@@ -60,14 +73,26 @@ fn trigger_functions_refuse_what_they_are_not_made_for() {
     session.run(
         "CREATE TABLE other (user_id uuid); INSERT INTO other VALUES (NULL);
          INSERT INTO credits.batch_aggregates VALUES (gen_random_uuid(), gen_random_uuid(), 1, 1, 1, now(), now());
-         INSERT INTO credits.checkpoint_changes VALUES (pg_current_xact_id(), now())",
+         INSERT INTO credits.checkpoint_changes VALUES (pg_current_xact_id(), now());
+         INSERT INTO credits.spending_limits VALUES (gen_random_uuid());
+         INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('h', gen_random_uuid(), 1, now())",
     );
-    for function in ["note_transaction", "refuse_change", "leave_out", "announce_change"] {
+    for function in [
+        "note_transaction",
+        "refuse_change",
+        "leave_out",
+        "announce_change",
+        "note_hold",
+        "note_limits",
+        "refuse_hold_change",
+    ] {
         for table in [
             "credits.credits_transactions",
             "credits.user_balance_checkpoints",
             "credits.batch_aggregates",
             "credits.checkpoint_changes",
+            "credits.holds",
+            "credits.spending_limits",
             "other",
         ] {
             for (event, statement) in events(table) {

@@ -151,7 +151,8 @@ fn triggers_fire_for_replication_too() {
     let db = Database::create();
     let triggers: Vec<String> = db.connect().values(
         "SELECT tgname || ' ' || tgenabled::text FROM pg_trigger
-         WHERE tgrelid = 'credits.credits_transactions'::regclass AND NOT tgisinternal
+         WHERE tgrelid IN ('credits.credits_transactions'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass)
+           AND NOT tgisinternal
          UNION ALL SELECT evtname || ' ' || evtenabled::text FROM pg_event_trigger ORDER BY 1",
         &[],
     );
@@ -163,7 +164,13 @@ fn triggers_fire_for_replication_too() {
             "credits_ledger_guard A",
             "credits_ledger_guard_end A",
             "credits_ledger_guard_rewrite A",
-            "note_transaction A"
+            "never_truncated A",
+            "note_all_limits A",
+            "note_hold A",
+            "note_limits A",
+            "note_transaction A",
+            "only_extended A",
+            "set_updated_at O"
         ]
     );
 }

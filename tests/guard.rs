@@ -149,6 +149,42 @@ fn an_empty_ledger_is_dropped_as_anything_is() {
     assert_eq!(count(&mut session), 1);
 }
 
+/// Holds and limits are nobody else's either.
+#[test]
+fn holds_and_limits_are_not_dropped() {
+    let tables = [
+        (
+            "holds",
+            "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('h', gen_random_uuid(), 1, now())",
+        ),
+        ("spending_limits", "INSERT INTO credits.spending_limits VALUES (gen_random_uuid())"),
+    ];
+    for (table, insert) in tables {
+        let db = Database::create();
+        let mut admin = db.connect();
+        admin.run(insert);
+        let drops = [
+            "DROP EXTENSION credits_ledger".to_owned(),
+            "DROP SCHEMA credits CASCADE".to_owned(),
+            format!(
+                "ALTER EXTENSION credits_ledger DROP TABLE credits.{table}; DROP TABLE credits.{table} CASCADE"
+            ),
+        ];
+        for drop in &drops {
+            let error = db.connect().try_run(drop).refused("55000");
+            assert_eq!(error.message(), format!("{table} has rows: dropping it is refused"));
+            assert!(error.hint().unwrap().contains("SET credits_ledger.allow_drop = on"), "{error:?}");
+        }
+        for (change, drop) in [("", &drops[0]), ("SET credits_ledger.allow_drop = on;", &drops[2])] {
+            admin.run("BEGIN");
+            if change.is_empty() {
+                admin.run(&format!("DELETE FROM credits.{table}; {insert}"));
+            }
+            admin.run(&format!("{change} {drop}; ROLLBACK"));
+        }
+    }
+}
+
 /// What is not the ledger is dropped as ever.
 #[test]
 fn nothing_else_is_guarded() {

@@ -25,6 +25,13 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
     ("ALTER TABLE credits.batch_aggregates DISABLE TRIGGER leave_out_replicated", "trigger", "batch_aggregates.leave_out_replicated", "disabled"),
     ("ALTER TABLE credits.dumped_row_security ENABLE TRIGGER make_row_security", "trigger", "dumped_row_security.make_row_security", "not in replication"),
     ("CREATE TRIGGER own AFTER INSERT ON credits.user_balance_checkpoints EXECUTE FUNCTION app.nothing()", "trigger", "user_balance_checkpoints.own", "trigger, is not of the extension: "),
+    ("ALTER TABLE credits.holds DISABLE TRIGGER note_hold", "trigger", "holds.note_hold", "disabled"),
+    ("DROP TRIGGER only_extended ON credits.holds", "trigger", "holds.only_extended", "is missing; it was: AFTER UPDATE FOR EACH ROW"),
+    ("ALTER TABLE credits.spending_limits ENABLE ALWAYS TRIGGER set_updated_at", "trigger", "spending_limits.set_updated_at", ", always; was: BEFORE UPDATE"),
+    ("ALTER TABLE credits.spending_limits ENABLE TRIGGER note_all_limits", "trigger", "spending_limits.note_all_limits", "not in replication"),
+    ("ALTER TABLE credits.spending_limits ALTER COLUMN overdraft_limit SET DEFAULT 5", "column", "spending_limits.overdraft_limit", "DEFAULT 5"),
+    ("DROP INDEX credits.holds_user_idx", "index", "holds.holds_user_idx", "is missing; it was: btree (user_id, expires_at)"),
+    ("ALTER TABLE credits.user_balance_checkpoints RENAME COLUMN thresholds_below TO other", "column", "user_balance_checkpoints.thresholds_below", "is missing; it was: smallint"),
     ("DROP INDEX credits.credits_transactions_delta_idx", "index", "credits_transactions.credits_transactions_delta_idx", "is missing; it was: btree (user_id, xact_id)"),
     ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'credits.credits_transactions_seq_idx'::regclass", "index", "credits_transactions.credits_transactions_seq_idx", ", not valid; was: unique"),
     ("UPDATE pg_index SET indisready = false WHERE indexrelid = 'credits.batch_aggregates_pkey'::regclass", "index", "batch_aggregates.batch_aggregates_pkey", ", not ready"),
@@ -72,6 +79,8 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
     ("CREATE INDEX own ON credits.credits_transactions (amount)", "left out of dumps", "credits_transactions.own", "index, is not of the extension: btree (amount)"),
     ("ALTER TABLE credits.credits_transactions ADD CHECK (amount < 100)", "left out of dumps", "credits_transactions.credits_transactions_amount_check", "constraint, "),
     ("CREATE TRIGGER own AFTER INSERT ON credits.credits_transactions EXECUTE FUNCTION app.nothing()", "left out of dumps", "credits_transactions.own", "trigger, "),
+    ("CREATE TRIGGER own AFTER INSERT ON credits.spending_limits EXECUTE FUNCTION app.nothing()", "left out of dumps", "spending_limits.own", "trigger, "),
+    ("CREATE INDEX own ON credits.holds (api_key_id)", "left out of dumps", "holds.own", "index, "),
 ];
 
 /// What Postgres 14 does not have.
@@ -132,6 +141,8 @@ fn what_is_for_others_to_say_is_not_reported() {
     for change in [
         "ALTER TABLE credits.credits_transactions VALIDATE CONSTRAINT batch_is_usage",
         "ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON credits.credits_transactions USING (true)",
+        "ALTER TABLE credits.holds ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY p ON credits.holds USING (true)",
+        "ALTER TABLE credits.spending_limits ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON credits.spending_limits USING (true)",
         "ALTER TABLE credits.credits_transactions SET (autovacuum_vacuum_threshold = 7)",
         "ALTER TABLE credits.credits_transactions ALTER COLUMN user_id SET STATISTICS 77",
         "CLUSTER credits.credits_transactions USING credits_transactions_pkey",

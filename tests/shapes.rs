@@ -54,6 +54,45 @@ const OF_THE_LEDGER: &[(&str, &str)] = &[
     ("SET session_replication_role = replica; ALTER TABLE {ledger} ADD COLUMN note text", "a new column note"),
 ];
 
+/// `{table}`: the name.
+const OF_HOLDS: &[(&str, &str)] = &[
+    ("ALTER TABLE {table} ADD COLUMN note text", "a new column note"),
+    ("ALTER TABLE {table} RENAME COLUMN metadata TO note", "another name for column metadata"),
+    ("ALTER TABLE {table} ALTER COLUMN expires_at TYPE timestamp", "another definition of column expires_at"),
+    ("ALTER TABLE {table} ALTER COLUMN user_id DROP NOT NULL", "another definition of column user_id"),
+    (
+        "ALTER TABLE {table} DROP CONSTRAINT amount_is_positive_and_exact",
+        "dropping constraint amount_is_positive_and_exact",
+    ),
+    ("ALTER TABLE {table} DROP CONSTRAINT holds_pkey", "dropping key holds_pkey"),
+    ("ALTER TABLE {table} RENAME TO other", "another name"),
+    ("ALTER TABLE {table} SET UNLOGGED", "another way to store it"),
+    ("CREATE TABLE child () INHERITS ({table})", "a table that inherits from it"),
+    (
+        "CREATE TABLE parent (amount numeric NOT NULL); ALTER TABLE {table} INHERIT parent",
+        "a table that it inherits from",
+    ),
+    ("CREATE RULE nothing AS ON INSERT TO {table} DO INSTEAD NOTHING", "a rule"),
+];
+
+/// `{table}`: the name.
+const OF_LIMITS: &[(&str, &str)] = &[
+    ("ALTER TABLE {table} ADD COLUMN note text", "a new column note"),
+    ("ALTER TABLE {table} DROP COLUMN thresholds", "dropping column thresholds"),
+    ("ALTER TABLE {table} ALTER COLUMN thresholds DROP NOT NULL", "another definition of column thresholds"),
+    (
+        "ALTER TABLE {table} DROP CONSTRAINT overdraft_limit_is_exact",
+        "dropping constraint overdraft_limit_is_exact",
+    ),
+    (
+        "ALTER TABLE {table} DROP CONSTRAINT thresholds_are_distinct_balances",
+        "dropping constraint thresholds_are_distinct_balances",
+    ),
+    ("ALTER TABLE {table} DROP CONSTRAINT spending_limits_pkey", "dropping key spending_limits_pkey"),
+    ("ALTER TABLE {table} SET SCHEMA public", "another name"),
+    ("CREATE RULE nothing AS ON DELETE TO {table} DO INSTEAD NOTHING", "a rule"),
+];
+
 /// `{derived}`: the name of each.
 const OF_DERIVED_TABLES: &[(&str, &str)] = &[
     ("ALTER TABLE {derived} ADD COLUMN note text", "a new column note"),
@@ -98,6 +137,8 @@ fn all() -> Vec<(String, &'static str, &'static str)> {
     };
     [
         fill(OF_THE_LEDGER, "{ledger}", "credits_transactions"),
+        fill(OF_HOLDS, "{table}", "holds"),
+        fill(OF_LIMITS, "{table}", "spending_limits"),
         fill(OF_DERIVED_TABLES, "{derived}", "user_balance_checkpoints"),
         fill(OF_DERIVED_TABLES, "{derived}", "batch_aggregates"),
         fill(&OF_DERIVED_TABLES[..1], "{derived}", "dumped_row_security"),
@@ -170,7 +211,7 @@ fn nothing_of_the_ledger_is_forgotten() {
         "SELECT format('ALTER TABLE %s RENAME COLUMN %I TO other', attrelid::regclass, attname)
          FROM pg_attribute JOIN pg_class c ON c.oid = attrelid AND relkind IN ('r', 'c')
          WHERE attrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
-                            'credits.batch_aggregates'::regclass)
+                            'credits.batch_aggregates'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass)
            AND attnum > 0
          UNION ALL
          SELECT format('ALTER TYPE %s RENAME ATTRIBUTE %I TO other', attrelid::regclass, attname)
@@ -180,7 +221,7 @@ fn nothing_of_the_ledger_is_forgotten() {
          UNION ALL
          SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint
          WHERE conrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
-                            'credits.batch_aggregates'::regclass)
+                            'credits.batch_aggregates'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass)
            AND contype <> 'n'",
         &[],
     );
@@ -196,7 +237,9 @@ fn what_is_not_the_extensions_own_may_go() {
     let db = Database::create();
     let mut session = db.connect();
     session.grant(user(1), dec!(1));
-    for table in ["credits_transactions", "user_balance_checkpoints", "batch_aggregates"] {
+    for table in
+        ["credits_transactions", "user_balance_checkpoints", "batch_aggregates", "holds", "spending_limits"]
+    {
         session.run(&unguarded(&format!(
             "ALTER TABLE credits.{table} ADD COLUMN note text;
              ALTER TABLE credits.{table} ADD CONSTRAINT short CHECK (note < 'x');
@@ -423,6 +466,22 @@ const ALLOWED_OF_THE_LEDGER: &[(&str, &[&str])] = &[
     ("DROP INDEX credits.own", &[]),
 ];
 
+/// What may be done to the others that users fill. Policies are carried.
+const ALLOWED_OF_USERS_TABLES: &[(&str, &[&str])] = &[
+    ("ALTER TABLE {table} ADD CONSTRAINT own CHECK (user_id IS NOT NULL)", &["constraint"]),
+    ("ALTER TABLE {table} DROP CONSTRAINT own", &[]),
+    (
+        "CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';;
+         CREATE TRIGGER own AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION own()",
+        &["trigger"],
+    ),
+    ("DROP TRIGGER own ON {table};; DROP FUNCTION own()", &[]),
+    ("CREATE UNIQUE INDEX own ON {table} ((user_id::text)) WHERE user_id IS NULL", &["index"]),
+    ("DROP INDEX credits.own", &[]),
+    ("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;; CREATE POLICY own ON {table} USING (true)", &[]),
+    ("DROP POLICY own ON {table};; ALTER TABLE {table} DISABLE ROW LEVEL SECURITY", &[]),
+];
+
 #[test]
 fn everything_else_goes_on_and_what_dumps_leave_out_is_warned_of() {
     let db = Database::create();
@@ -451,6 +510,8 @@ fn everything_else_goes_on_and_what_dumps_leave_out_is_warned_of() {
         ("credits_transactions", "created_at", "append_only"),
         ("user_balance_checkpoints", "updated_at", "announce_change"),
         ("batch_aggregates", "updated_at", "leave_out_replicated"),
+        ("holds", "created_at", "note_hold"),
+        ("spending_limits", "updated_at", "note_limits"),
     ] {
         for (command, left_out) in ALLOWED {
             let command = command
@@ -463,5 +524,10 @@ fn everything_else_goes_on_and_what_dumps_leave_out_is_warned_of() {
     }
     for (command, left_out) in ALLOWED_OF_THE_LEDGER {
         assert_warned(command, "credits_transactions", left_out);
+    }
+    for table in ["holds", "spending_limits"] {
+        for (command, left_out) in ALLOWED_OF_USERS_TABLES {
+            assert_warned(&command.replace("{table}", &format!("credits.{table}")), table, left_out);
+        }
     }
 }

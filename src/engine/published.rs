@@ -113,6 +113,12 @@ impl Published {
         ))
     }
 
+    /// Whether every hold is noted and counted, so that what was counted says how much more may be held.
+    #[allow(dead_code, reason = "for what is said of holds")]
+    pub fn counts_holds(&self) -> bool {
+        self.in_state().is_some() && self.state.is_some_and(|state| state.notes_holds)
+    }
+
     /// The published fold of the user.
     pub fn fold(&self, user: &UserId) -> Option<PublishedFold> {
         let (segment, state) = self.in_state()?;

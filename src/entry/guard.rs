@@ -1,9 +1,9 @@
-//! The guard of the ledger. It refuses to drop the ledger while it holds transactions, and to change the shape of the ledger, of a
-//! derived table, or of a type that functions return.
+//! The guard of the ledger. It refuses to drop the ledger while it holds transactions, and holds and limits while there are any; and to
+//! change the shape of these tables, of a derived table, or of a type that functions return.
 //!
 //! **Dropping.** The server calls the object access hook with every object that it is about to drop, whatever the command and
 //! however far it cascades. A session that has never used the ledger has not loaded the library, and has no hook: an event trigger on
-//! `ddl_command_start` loads the library before any DDL command, sets the hook and looks up the oid to watch for. Rows that the
+//! `ddl_command_start` loads the library before any DDL command, sets the hook and looks up the oids to watch for. Rows that the
 //! dropping transaction itself inserted do not count: they are not committed.
 //!
 //! **Shapes.** The event trigger also copies the shape of each of these relations. On `ddl_command_end`, and on `table_rewrite`, it
@@ -73,9 +73,12 @@ struct UnderWay {
     shapes: Vec<Noted>,
 }
 
+/// Tables that are not dropped while they have rows.
+type Watched = [Option<(pg_sys::Oid, &'static Definition)>; 3];
+
 thread_local! {
-    /// The ledger when the running command began; `InvalidOid` where there is none.
-    static WATCHED: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    /// The tables that users fill, when the running command began.
+    static WATCHED: Cell<Watched> = const { Cell::new([None; 3]) };
     static UNDER_WAY: RefCell<Vec<UnderWay>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -98,9 +101,9 @@ fn begin(command: Command<'_>) {
     if command.only_makes_something_new() {
         return;
     }
-    let ledger = names::find_ledger();
-    WATCHED.set(ledger.unwrap_or(pg_sys::InvalidOid));
-    if ledger.is_none() || extension::runs_script() || extension::is_moved_by_pg_upgrade() {
+    let is_installed = names::find_ledger().is_some();
+    WATCHED.set(if is_installed { watched() } else { [None; 3] });
+    if !is_installed || extension::runs_script() || extension::is_moved_by_pg_upgrade() {
         return;
     }
     let shapes: Vec<Noted> = names::defined().filter_map(Noted::now).collect();
@@ -112,6 +115,12 @@ fn begin(command: Command<'_>) {
         }
         commands.push(UnderWay { command: command.id(), transaction: xact::began_at(), shapes });
     });
+}
+
+fn watched() -> Watched {
+    let mut filled_by_users =
+        names::defined().filter(|(_, definition)| matches!(definition.role, Role::Ledger | Role::Dumped));
+    std::array::from_fn(|_| filled_by_users.next())
 }
 
 /// The engine writes derived tables by the functions for catalogs: they maintain plain indexes only, and check no constraints.
@@ -216,12 +225,16 @@ fn warn_of_what_dumps_leave_out(command: Command<'_>) {
 
 /// Before this session drops a relation.
 fn before_drop(relation: pg_sys::Oid) {
-    let is_refused = relation == WATCHED.get()
+    let watched = WATCHED.get().into_iter().flatten().find(|(table, _)| *table == relation);
+    if let Some((_, definition)) = watched
         && !settings::allow_drop()
         && !extension::is_moved_by_pg_upgrade()
-        && holds_rows_of_others(relation);
-    if is_refused {
-        LedgerError::HoldsTransactions.raise();
+        && holds_rows_of_others(relation)
+    {
+        if definition.role == Role::Ledger {
+            LedgerError::HoldsTransactions.raise()
+        }
+        LedgerError::HasRows(definition.display_name()).raise()
     }
 }
 

@@ -75,6 +75,9 @@ impl LedgerError {
                 "They are the only record of everybody's credits. A superuser who wants them gone says \
                  SET credits_ledger.allow_drop = on first.",
             ),
+            Self::HasRows(_) => Some(
+                "Nothing else knows what is in them. A superuser who wants them gone says SET credits_ledger.allow_drop = on first.",
+            ),
             Self::OtherColumn { .. } => Some(
                 "Its owner has altered it. Give it back the type that sql/credits_ledger--VERSION.sql has.",
             ),

@@ -170,6 +170,9 @@ pub enum LedgerError {
     /// A ledger that holds transactions is about to be dropped.
     #[error("credits_transactions holds transactions: dropping it is refused")]
     HoldsTransactions,
+    /// Another table that users fill is about to be dropped with what they wrote.
+    #[error("{0} has rows: dropping it is refused")]
+    HasRows(&'static str),
     /// A column of a table is not what the extension made it.
     #[error("column {number} of {table} is not of the type that it was made with")]
     OtherColumn {
@@ -276,6 +279,7 @@ impl LedgerError {
             | Self::InvalidIndex(_)
             | Self::IndexNotPlain(_)
             | Self::HoldsTransactions
+            | Self::HasRows(_)
             | Self::KeepsItsShape { .. }
             | Self::OtherColumn { .. }
             | Self::NoValue { .. }

@@ -73,7 +73,7 @@ thread_local! {
     static CACHED: Cell<Option<Relations>> = const { Cell::new(None) };
     /// The tables of the ledger's state that were looked up last. They outlive `CACHED`, which an invalidation of any of the
     /// relations clears.
-    static STATE_TABLES: Cell<[pg_sys::Oid; 3]> = const { Cell::new([pg_sys::InvalidOid; 3]) };
+    static STATE_TABLES: Cell<[pg_sys::Oid; 5]> = const { Cell::new([pg_sys::InvalidOid; 5]) };
     /// Counts invalidations of `STATE_TABLES` and of databases.
     static GENERATION: Cell<u64> = const { Cell::new(0) };
     /// Counts all invalidations of relations: what was looked up while one arrived may be out of date.
@@ -238,8 +238,9 @@ impl Relations {
     }
 
     /// The tables whose definitions are part of the ledger's state.
-    pub fn tables_of_state(&self) -> [pg_sys::Oid; 3] {
-        [self.ledger, self.checkpoints, self.changes.unwrap_or(pg_sys::InvalidOid)]
+    pub fn tables_of_state(&self) -> [pg_sys::Oid; 5] {
+        let or_none = |table: Option<pg_sys::Oid>| table.unwrap_or(pg_sys::InvalidOid);
+        [self.ledger, self.checkpoints, or_none(self.changes), or_none(self.holds), or_none(self.limits)]
     }
 
     fn contains(&self, oid: pg_sys::Oid) -> bool {

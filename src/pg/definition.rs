@@ -143,6 +143,9 @@ pub static ALL: [&Definition; 13] = [
 /// changes but inserts (for statements, and row by row where replication applies them), `note_transaction` notes inserted rows.
 pub const KEEPING_TRIGGERS: [&CStr; 3] = [c"append_only", c"append_only_applied", c"note_transaction"];
 
+/// The triggers of holds that have every hold noted, and keep what it was made of.
+pub const KEEPING_TRIGGERS_OF_HOLDS: [&CStr; 2] = [c"note_hold", c"only_extended"];
+
 impl Definition {
     /// Its name, for messages.
     pub fn display_name(&self) -> &'static str {

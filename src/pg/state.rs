@@ -2,7 +2,7 @@
 //!
 //! To change a catalog row the server makes a new version of it, and each version has the id of the transaction that made it in
 //! xmin. So the versions of the rows that define a ledger make up a state that never comes again. To change rows of the
-//! ledger by hand, its triggers must be changed first, and they are such rows; a trigger records changes of checkpoints in a table, whose
+//! ledger by hand, or holds and limits unnoticed, their triggers must be changed first, and they are such rows; a trigger records changes of checkpoints in a table, whose
 //! rows are part of the state. A copied database has the rows of its template, and a version of its own in `pg_database`.
 
 use std::ffi::CStr;
@@ -13,11 +13,12 @@ use pgrx::pg_sys;
 
 use super::catalog::Relations;
 use super::database;
+use super::definition::KEEPING_TRIGGERS_OF_HOLDS;
 use super::relation::{Access, NotFree, Table};
 use super::snapshot::{Sight, Snapshot};
 use super::system_catalog::{self, Lookup};
 
-/// The name of the triggers that record changes of a table.
+/// The name of the triggers that record changes of a table by hand.
 const RECORDS_CHANGES: &CStr = c"announce_change";
 
 /// A state of the ledger.
@@ -25,6 +26,8 @@ const RECORDS_CHANGES: &CStr = c"announce_change";
 pub struct State {
     /// A digest of the versions of all rows that define it.
     pub digest: u64,
+    /// Whether triggers note every hold, in every session. Where they do not, what holds take from an account is not counted.
+    pub notes_holds: bool,
     /// A digest of the recorded changes of checkpoints alone.
     changes_digest: u64,
 }
@@ -37,7 +40,7 @@ impl State {
         let Some(mut versions) = changes_seen_by(snapshot, relations)? else { return Ok(None) };
         let changes_digest = versions.digest.finish();
         database::version(Some(snapshot)).hash(&mut versions.digest);
-        let mut recording = 0;
+        let (mut recording, mut keeping_holds) = (0, 0);
         for table in relations.tables_of_state() {
             let table = pg_sys::Datum::from(table);
             // SAFETY: each lookup's catalog, index and column belong together, both columns are oids, and so is the key.
@@ -45,14 +48,21 @@ impl State {
                 system_catalog::visit(CLASS, table, Some(snapshot), |_, row| versions.add(row));
                 system_catalog::visit(TRIGGERS, table, Some(snapshot), |_, row| {
                     versions.add(row);
-                    recording += usize::from(records_changes(row));
+                    let name = name_if_it_fires_always(row);
+                    recording += usize::from(name == Some(RECORDS_CHANGES));
+                    let keeps = name.is_some_and(|name| KEEPING_TRIGGERS_OF_HOLDS.contains(&name));
+                    keeping_holds += usize::from(keeps);
                 });
             }
         }
         // One trigger records changes of the checkpoints, the other changes of the record.
         let are_recorded = recording == 2;
-        Ok((are_recorded && !versions.is_own)
-            .then(|| Self { digest: versions.digest.finish(), changes_digest }))
+        let notes_holds = keeping_holds == KEEPING_TRIGGERS_OF_HOLDS.len();
+        Ok((are_recorded && !versions.is_own).then(|| Self {
+            digest: versions.digest.finish(),
+            notes_holds,
+            changes_digest,
+        }))
     }
 
     /// Whether the snapshot sees the same recorded changes of checkpoints as this state has. False if that cannot be found out
@@ -101,13 +111,16 @@ const TRIGGERS: Lookup = Lookup {
     equal: pg_sys::F_OIDEQ,
 };
 
-/// Whether a row of `pg_trigger` is that of a trigger that records changes, in every session.
-fn records_changes(row: &pg_sys::HeapTupleData) -> bool {
-    // SAFETY: the caller shows rows of `pg_trigger`. After its header such a row begins with these columns, none of which can be
-    // NULL, and a name is NUL-terminated.
+/// The name in a row of `pg_trigger`, of a trigger that fires in every session.
+///
+/// # Safety
+/// A row of `pg_trigger`, as long as the name is used.
+unsafe fn name_if_it_fires_always(row: &pg_sys::HeapTupleData) -> Option<&CStr> {
+    // SAFETY: the caller's promise. After its header such a row begins with these columns, none of which can be NULL, and a name is
+    // NUL-terminated.
     unsafe {
         let columns = row.t_data.byte_add((*row.t_data).t_hoff.into()).cast::<pg_sys::FormData_pg_trigger>();
-        (*columns).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
-            && CStr::from_ptr((*columns).tgname.data.as_ptr()) == RECORDS_CHANGES
+        ((*columns).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed())
+            .then(|| CStr::from_ptr((*columns).tgname.data.as_ptr()))
     }
 }
