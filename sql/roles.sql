@@ -1,7 +1,12 @@
 -- Roles for the clients of a ledger. A superuser runs this with psql in the database that has the extension, as often as it
 -- likes, and again after an update; then it makes login roles members: GRANT credits_writer TO app.
 --
--- Neither role is a way around row-level security: with a policy on credits.credits_transactions, a member sees what that
+-- credits_reader   reads
+-- credits_writer   reads and records
+-- credits_charger  reads, records, holds and charges
+-- credits_limiter  reads, and sets limits and thresholds. A backend that may do all is a member of both
+--
+-- None of them is a way around row-level security: with a policy on credits.credits_transactions, a member sees what that
 -- lets it see. Views and functions that are not named here are for operators.
 
 \set ON_ERROR_STOP on
@@ -10,18 +15,19 @@ BEGIN;
 SET LOCAL client_min_messages = warning;
 
 SELECT format('CREATE ROLE %I NOLOGIN', role)
-FROM unnest(ARRAY['credits_reader', 'credits_writer']) AS role
+FROM unnest(ARRAY['credits_reader', 'credits_writer', 'credits_charger', 'credits_limiter']) AS role
 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) \gexec
 
-REVOKE ALL ON SCHEMA credits FROM credits_reader, credits_writer;
-REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM credits_reader, credits_writer;
-REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM credits_reader, credits_writer;
-REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM credits_reader, credits_writer;
+REVOKE ALL ON SCHEMA credits FROM credits_reader, credits_writer, credits_charger, credits_limiter;
+REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM credits_reader, credits_writer, credits_charger, credits_limiter;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM credits_reader, credits_writer, credits_charger, credits_limiter;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM credits_reader, credits_writer, credits_charger, credits_limiter;
 
--- A reader reads the ledger, balances and batches, by table, view and function, and has them checked. Grouped lists and the
--- check read what is folded.
+-- A reader reads the ledger, balances, batches, holds and limits, by table, view and function, and has them checked. Grouped lists and
+-- the check read what is folded.
 GRANT USAGE ON SCHEMA credits TO credits_reader;
-GRANT SELECT ON credits.credits_transactions, credits.balances, credits.batches, credits.checkpoints, credits.folded_batches
+GRANT SELECT ON credits.credits_transactions, credits.holds, credits.spending_limits, credits.balances, credits.batches,
+    credits.checkpoints, credits.folded_batches
     TO credits_reader;
 GRANT EXECUTE ON FUNCTION
     credits.get_user_balance, credits.calculate_balance_with_seq, credits.get_users_balances_bulk,
@@ -45,5 +51,15 @@ GRANT EXECUTE ON FUNCTION
     credits.create_transaction, credits.record_transactions, credits.refresh_checkpoint, credits.refresh_checkpoints_bulk,
     credits.aggregate_user_batches
     TO credits_writer;
+
+-- A charger also holds credits and charges what is covered; the functions insert, extend and delete holds as the caller.
+GRANT credits_writer TO credits_charger;
+GRANT INSERT, UPDATE (expires_at), DELETE ON credits.holds TO credits_charger;
+
+-- A limiter says how far accounts may be overdrawn, and at which balances a notification is sent. Its own role, so that who charges does
+-- not lift the limit. When a row was changed is for the table to say.
+GRANT credits_reader TO credits_limiter;
+GRANT INSERT (user_id, overdraft_limit, thresholds), UPDATE (overdraft_limit, thresholds), DELETE ON credits.spending_limits
+    TO credits_limiter;
 
 COMMIT;

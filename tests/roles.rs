@@ -1,4 +1,4 @@
-//! What everybody, a reader and a writer may do: for every object of the extension, exactly what is listed here.
+//! What everybody, a reader, a writer, a charger and a limiter may do: for every object of the extension, exactly what is listed here.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 const EVERYBODY: [&str; 3] = ["are_thresholds: EXECUTE", "current_xact_id: EXECUTE", "row_security: EXECUTE"];
 
 /// What a reader may do besides.
-const READER: [&str; 28] = [
+const READER: [&str; 30] = [
     "balances: SELECT",
     "batches: SELECT",
     "calculate_balance_with_seq: EXECUTE",
@@ -23,10 +23,12 @@ const READER: [&str; 28] = [
     "get_transaction_by_id: EXECUTE",
     "get_user_balance: EXECUTE",
     "get_users_balances_bulk: EXECUTE",
+    "holds: SELECT",
     "list_all_transactions: EXECUTE",
     "list_transactions_with_batches: EXECUTE",
     "list_user_transactions: EXECUTE",
     "schema credits: USAGE",
+    "spending_limits: SELECT",
     "sum_recent_transactions: EXECUTE",
     "sum_recent_transactions_grouped: EXECUTE",
     "sum_transactions_after_date: EXECUTE",
@@ -48,6 +50,12 @@ const WRITER: [&str; 6] = [
     "refresh_checkpoint: EXECUTE",
     "refresh_checkpoints_bulk: EXECUTE",
 ];
+
+/// What a charger may do besides.
+const CHARGER: [&str; 3] = ["holds: DELETE", "holds: INSERT", "holds: UPDATE"];
+
+/// What a limiter may do besides what a reader may.
+const LIMITER: [&str; 3] = ["spending_limits: DELETE", "spending_limits: INSERT", "spending_limits: UPDATE"];
 
 /// What a member of pg_monitor may do besides, without any grant: there is no amount or balance in it.
 const MONITOR: [&str; 6] = [
@@ -120,12 +128,21 @@ fn roles_may_do_what_they_are_for_and_nothing_else() {
     assert_eq!(privileges(&mut admin, "pg_monitor"), sorted(&[&EVERYBODY, &MONITOR]));
     assert_eq!(privileges(&mut admin, "credits_reader"), sorted(&[&EVERYBODY, &READER]));
     assert_eq!(privileges(&mut admin, "credits_writer"), sorted(&[&EVERYBODY, &READER, &WRITER]));
+    assert_eq!(privileges(&mut admin, "credits_charger"), sorted(&[&EVERYBODY, &READER, &WRITER, &CHARGER]));
+    assert_eq!(privileges(&mut admin, "credits_limiter"), sorted(&[&EVERYBODY, &READER, &LIMITER]));
     let members: Vec<String> = admin.values(
         "SELECT roleid::regrole || ' has ' || member::regrole FROM pg_auth_members
-         WHERE roleid::regrole::text LIKE 'credits%' OR member::regrole::text LIKE 'credits%'",
+         WHERE roleid::regrole::text LIKE 'credits%' OR member::regrole::text LIKE 'credits%' ORDER BY 1",
         &[],
     );
-    assert_eq!(members, ["credits_reader has credits_writer"]);
+    assert_eq!(
+        members,
+        [
+            "credits_reader has credits_limiter",
+            "credits_reader has credits_writer",
+            "credits_writer has credits_charger"
+        ]
+    );
 }
 
 /// The lists above are what the roles need: everything works for them.
@@ -176,4 +193,74 @@ fn a_reader_and_a_writer_can_do_their_work() {
     for function in ["refresh_checkpoint", "aggregate_user_batches"] {
         reader.try_run(&format!("SELECT credits.{function}('{}')", user(1))).refused("42501");
     }
+}
+
+/// Who charges does not lift the limit, and who sets limits does not charge.
+#[test]
+fn a_charger_and_a_limiter_can_do_their_work() {
+    let db = Database::create_alone();
+    create_roles(&db);
+    let (writer, charger, limiter) =
+        (db.create_role("writer"), db.create_role("charger"), db.create_role("limiter"));
+    db.connect().run(&format!(
+        "GRANT credits_writer TO {writer}; GRANT credits_charger TO {charger}; GRANT credits_limiter TO {limiter}"
+    ));
+    let hold = format!(
+        "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('h', '{}', 1, now() + interval '1 hour')",
+        user(1)
+    );
+    let limit = format!(
+        "INSERT INTO credits.spending_limits (user_id, overdraft_limit, thresholds) VALUES ('{}', 5, '{{1}}')
+         ON CONFLICT (user_id) DO UPDATE SET overdraft_limit = excluded.overdraft_limit, thresholds = excluded.thresholds",
+        user(1)
+    );
+    let (mut writer, mut charger, mut limiter) =
+        (db.connect_as(&writer), db.connect_as(&charger), db.connect_as(&limiter));
+    charger.run(&format!(
+        "{hold}; UPDATE credits.holds SET expires_at = now() WHERE source_id = 'h'; DELETE FROM credits.holds; {hold}"
+    ));
+    charger.grant(user(1), dec!(2));
+    limiter.run(&format!("{limit}; {limit}"));
+    for (session, refused) in [
+        (
+            &mut writer,
+            [
+                hold.as_str(),
+                "DELETE FROM credits.holds",
+                "UPDATE credits.holds SET expires_at = now()",
+                &limit,
+            ],
+        ),
+        (
+            &mut charger,
+            [
+                limit.as_str(),
+                "DELETE FROM credits.spending_limits",
+                "UPDATE credits.holds SET amount = 2",
+                "TRUNCATE credits.holds",
+            ],
+        ),
+        (
+            &mut limiter,
+            [
+                hold.as_str(),
+                "UPDATE credits.spending_limits SET updated_at = now()",
+                "TRUNCATE credits.spending_limits",
+                "DELETE FROM credits.holds",
+            ],
+        ),
+    ] {
+        for statement in refused {
+            session.try_run(statement).refused("42501");
+        }
+    }
+    limiter.insert(user(1), "purchase", dec!(1)).refused("42501");
+    for session in [&mut writer, &mut charger, &mut limiter] {
+        let seen: (i64, i64) = (
+            session.value("SELECT count(*) FROM credits.holds", &[]),
+            session.value("SELECT count(*) FROM credits.spending_limits", &[]),
+        );
+        assert_eq!(seen, (1, 1));
+    }
+    limiter.run("DELETE FROM credits.spending_limits");
 }

@@ -8,7 +8,7 @@ use crate::pg::definition::Role;
 use crate::pg::entry_point::entry_points;
 use crate::pg::tables::{holds, transactions};
 use crate::pg::trigger::{Event, Moment, TriggerCall, refuse};
-use crate::pg::{names, stamp};
+use crate::pg::{names, stamp, xact};
 
 entry_points! { triggers:
     note_row => note_transaction;
@@ -132,7 +132,13 @@ fn refuse_hold_change(call: &TriggerCall<'_>) {
     };
     match (call.moment(), call.event(), call.hold(&relations), call.new_hold(&relations)) {
         (Moment::AfterRow, Event::Update, Some(old), Some(new)) => {
-            if let Some(column) = old.first_difference(&new, holds::EXPIRES_AT.any()) {
+            // An expired hold that is extended is made anew, which a publisher's UPDATE tells of.
+            let may_change: &[_] = if xact::replicates() {
+                &[holds::EXPIRES_AT.any(), holds::CREATED_AT.any()]
+            } else {
+                &[holds::EXPIRES_AT.any()]
+            };
+            if let Some(column) = old.first_difference(&new, may_change) {
                 LedgerError::HoldChanged { column }.raise();
             }
         }

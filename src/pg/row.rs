@@ -70,14 +70,15 @@ impl<'row, L: Layout> Row<'row, L> {
         })
     }
 
-    /// The name of the first column, but for this one, that differs from what another row of the same table has in it.
-    pub fn first_difference(&self, other: &Self, except: AnyColumn<L>) -> Option<String> {
+    /// The name of the first column, but for these, that differs from what another row of the same table has in it.
+    pub fn first_difference(&self, other: &Self, except: &[AnyColumn<L>]) -> Option<String> {
         // SAFETY: the slot has a description.
         let (description, count) = unsafe {
             let description = (*self.slot).tts_tupleDescriptor;
             (description, description::count(description))
         };
-        (1..=count).filter(|&number| number != except.number()).find_map(|number| {
+        let is_compared = |number: &usize| except.iter().all(|column| column.number() != *number);
+        (1..=count).filter(is_compared).find_map(|number| {
             // SAFETY: both rows have this column.
             let column = unsafe { description::column(description, number - 1) };
             let is_same = match (self.datum_unless_null(number), other.datum_unless_null(number)) {

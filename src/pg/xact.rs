@@ -126,11 +126,14 @@ pub fn is_parallel() -> bool {
 /// Whether the session restores a dump or applies replication, so that its rows are stored elsewhere already. A script of `pg_dump`
 /// begins by switching `check_function_bodies` off; replication sets `session_replication_role`.
 pub fn restores_or_replicates() -> bool {
-    // SAFETY: plain reads of backend state.
-    unsafe {
-        !pg_sys::check_function_bodies
-            || pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed()
-    }
+    // SAFETY: a plain read of backend state.
+    replicates() || unsafe { !pg_sys::check_function_bodies }
+}
+
+/// Whether the session applies replication.
+pub fn replicates() -> bool {
+    // SAFETY: a plain read of backend state.
+    unsafe { pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed() }
 }
 
 /// Raises 25006 where the transaction may not write.
