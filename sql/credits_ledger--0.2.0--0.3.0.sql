@@ -779,6 +779,21 @@ COMMENT ON FUNCTION credits.record_transactions(jsonb) IS
     'columns that are given and SELECT on the ledger, and what ends a transaction: 40001, 40P01, a cancel.';
 REVOKE ALL ON FUNCTION credits.record_transactions(jsonb) FROM PUBLIC;
 
+CREATE FUNCTION credits.reverse_transaction(
+    transaction_id uuid, source_id text, amount numeric DEFAULT NULL, description text DEFAULT NULL
+) RETURNS credits.credit_transaction
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'reverse_transaction';
+COMMENT ON FUNCTION credits.reverse_transaction(uuid, text, numeric, text) IS
+    'Takes a transaction back, or part of it: records admin_removal for a purchase or grant and admin_grant for usage or a removal, '
+    'with reverses set, for the same user, API key and category, and no batch. A NULL amount is what is left of it. All reversals of a '
+    'transaction together never exceed it. Called again with the same source_id and transaction, and the same amount or NULL, it '
+    'returns the stored row. Errors: P0002 no such transaction, 22023 it is a reversal itself, 23514 less is left than amount, also '
+    'by COMMIT, an amount not above 0 or of more than 13 integer or 15 fractional digits, or a blank source_id, 23505 source_id taken '
+    'by another transaction, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the '
+    'row out, 0A000 if the transaction is prepared, 25006 in a read-only transaction.';
+REVOKE ALL ON FUNCTION credits.reverse_transaction(uuid, text, numeric, text) FROM PUBLIC;
+
 -- Reading forward and redaction.
 
 -- Reading.
@@ -805,6 +820,12 @@ CREATE INDEX credits_transactions_stamp_idx ON credits.credits_transactions USIN
     WITH (pages_per_range = 64, autosummarize = on);
 COMMENT ON INDEX credits.credits_transactions_stamp_idx IS
     'Finds the rows of all users by the transaction that inserted them.';
+
+-- The reversals of a transaction: what a commit adds up, and what became of a charge. A row that reverses nothing is not in it. A hash
+-- index would do without the predicate, and would be built with room for every row of the table.
+CREATE INDEX credits_transactions_reverses_idx ON credits.credits_transactions (reverses) WHERE reverses IS NOT NULL;
+COMMENT ON INDEX credits.credits_transactions_reverses_idx IS
+    'Finds the reversals of a transaction.';
 
 -- A position of transactions_after is valid in one ledger, and contains its name. pg_dump leaves this row out, so a restored ledger gets a
 -- name of its own, and so does a subscriber; pg_upgrade and a copy of the whole database keep it.
@@ -878,6 +899,113 @@ REVOKE ALL ON FUNCTION credits.redact_account(uuid) FROM PUBLIC;
 
 -- Verification.
 
+-- Plain SQL on purpose: it shares nothing with the code that it checks.
+CREATE OR REPLACE FUNCTION credits.verify_ledger()
+    RETURNS TABLE (check_name text, user_id uuid, detail text)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET row_security = off
+    AS $$
+        WITH covered AS (
+            SELECT t.user_id, t.fusillade_batch_id, t.amount, t.seq, t.created_at,
+                   CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END AS credits
+            FROM credits.credits_transactions t
+            JOIN credits.checkpoints c
+              ON c.user_id = t.user_id AND t.xact_id < c.watermark AND t.xact_id <> ALL (c.stragglers)
+        ),
+        recomputed AS (
+            SELECT k.user_id, sum(k.credits) AS balance, count(*) AS transaction_count, max(k.seq) AS checkpoint_seq
+            FROM covered k
+            GROUP BY k.user_id
+        ),
+        recomputed_batches AS (
+            SELECT k.user_id, k.fusillade_batch_id, sum(k.amount) AS total_amount, count(*) AS transaction_count,
+                   max(k.seq) AS max_seq, min(k.created_at) AS created_at
+            FROM covered k
+            WHERE k.fusillade_batch_id IS NOT NULL
+            GROUP BY k.user_id, k.fusillade_batch_id
+        ),
+        summed AS (
+            SELECT t.user_id,
+                   sum(CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END) AS balance
+            FROM credits.credits_transactions t
+            GROUP BY t.user_id
+        )
+        SELECT 'privileges', NULL::uuid, 'the checkpoints are not shown to a caller that may SELECT columns of the ledger only'
+        WHERE NOT has_table_privilege('credits.credits_transactions', 'SELECT')
+        UNION ALL
+        SELECT 'checkpoint balance', c.user_id,
+               format('stored %s, the covered rows sum to %s', c.balance, coalesce(r.balance, 0))
+        FROM credits.checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        WHERE c.balance <> coalesce(r.balance, 0)
+        UNION ALL
+        SELECT 'checkpoint transaction_count', c.user_id,
+               format('stored %s, %s rows are covered', c.transaction_count, coalesce(r.transaction_count, 0))
+        FROM credits.checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        WHERE c.transaction_count <> coalesce(r.transaction_count, 0)
+        UNION ALL
+        SELECT 'checkpoint checkpoint_seq', c.user_id,
+               format('stored %s, the highest covered seq is %s', c.checkpoint_seq, coalesce(r.checkpoint_seq, 0))
+        FROM credits.checkpoints c LEFT JOIN recomputed r ON r.user_id = c.user_id
+        WHERE c.checkpoint_seq <> coalesce(r.checkpoint_seq, 0)
+        UNION ALL
+        SELECT 'checkpoint is_positive', c.user_id,
+               format('announced %s, the balance is %s', c.is_positive, coalesce(s.balance, 0))
+        FROM credits.checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
+        WHERE c.is_positive <> (coalesce(s.balance, 0) > 0)
+        UNION ALL
+        -- Not of a checkpoint that is named above: nothing can be read from one that holds no number of credits.
+        SELECT 'balance', s.user_id, format('read as %s, the rows sum to %s', credits.get_user_balance(s.user_id), s.balance)
+        FROM summed s
+        LEFT JOIN credits.checkpoints c ON c.user_id = s.user_id
+        LEFT JOIN recomputed r ON r.user_id = s.user_id
+        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) THEN false
+                   ELSE credits.get_user_balance(s.user_id) <> s.balance END
+        UNION ALL
+        SELECT 'batch', coalesce(b.user_id, r.user_id),
+               format('batch %s: stored %s in %s rows up to seq %s since %s, the covered rows make %s in %s rows up to seq %s since %s',
+                      coalesce(b.fusillade_batch_id, r.fusillade_batch_id),
+                      b.total_amount, b.transaction_count, b.max_seq, b.created_at,
+                      r.total_amount, r.transaction_count, r.max_seq, r.created_at)
+        FROM credits.folded_batches b
+        FULL JOIN recomputed_batches r ON r.user_id = b.user_id AND r.fusillade_batch_id = b.fusillade_batch_id
+        WHERE (b.total_amount, b.transaction_count, b.max_seq, b.created_at)
+              IS DISTINCT FROM (r.total_amount, r.transaction_count, r.max_seq, r.created_at)
+        UNION ALL
+        SELECT 'checkpoint watermark', c.user_id,
+               format('watermark %s covers transactions that have not begun, or stragglers %s are not below it', c.watermark, c.stragglers)
+        FROM credits.checkpoints c
+        WHERE c.watermark > pg_snapshot_xmax(pg_current_snapshot()) OR c.watermark <= ANY (c.stragglers)
+        UNION ALL
+        SELECT 'row xact_id', t.user_id, format('row %s is stamped %s, which is no transaction of this cluster yet', t.id, t.xact_id)
+        FROM credits.credits_transactions t
+        WHERE t.xact_id >= pg_snapshot_xmax(pg_current_snapshot()) AND t.xact_id IS DISTINCT FROM pg_current_xact_id_if_assigned()
+        UNION ALL
+        SELECT 'reversal', r.user_id, format('row %s reverses %s, %s', r.id, r.reverses, r.problem)
+        FROM (
+            SELECT s.id, s.user_id, s.reverses,
+                   CASE WHEN o.id IS NULL THEN 'which is not there'
+                        WHEN o.reverses IS NOT NULL THEN 'which is a reversal itself'
+                        WHEN o.user_id <> s.user_id THEN format('which is of user %s', o.user_id)
+                        WHEN s.transaction_type <> CASE WHEN o.transaction_type IN ('purchase', 'admin_grant') THEN 'admin_removal'
+                                                        ELSE 'admin_grant' END
+                            THEN format('which is of type %s, by %s', o.transaction_type, s.transaction_type)
+                        WHEN s.reversed > o.amount THEN format('whose reversals sum to %s, more than %s', s.reversed, o.amount)
+                   END AS problem
+            FROM (
+                SELECT t.id, t.user_id, t.transaction_type, t.reverses,
+                       sum(t.amount) OVER (PARTITION BY t.reverses, t.user_id) AS reversed
+                FROM credits.credits_transactions t
+                WHERE t.reverses IS NOT NULL
+            ) s
+            LEFT JOIN credits.credits_transactions o ON o.id = s.reverses
+        ) r
+        WHERE r.problem IS NOT NULL
+    $$;
+COMMENT ON FUNCTION credits.verify_ledger() IS
+    'Recomputes every derived value from the ledger rows and returns what differs; no rows is the good answer. A crossing '
+    'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' until '
+    'refresh_checkpoint. Rows that reverse what is not there (a restore in another order, a trigger that was off), or what does not '
+    'cover them, show as ''reversal''. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
+
 -- Whether tables, indexes, triggers and what guards them are as this version made them. What is expected is written out, for people
 -- to read and to compare with the other files; a definition is in the words of the server's own functions, the same on all majors.
 CREATE FUNCTION credits.verify_installation()
@@ -910,6 +1038,7 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'credits_transactions', 'credits_transactions_created_idx', 'brin (created_at)'),
             ('index', 'credits_transactions', 'credits_transactions_delta_idx', 'btree (user_id, xact_id)'),
             ('index', 'credits_transactions', 'credits_transactions_pkey', 'unique btree (id)'),
+            ('index', 'credits_transactions', 'credits_transactions_reverses_idx', 'btree (reverses) WHERE (reverses IS NOT NULL)'),
             ('index', 'credits_transactions', 'credits_transactions_seq_idx', 'unique btree (seq) WHERE (seq >= ''-9223372036854775808''::bigint)'),
             ('index', 'credits_transactions', 'credits_transactions_single_idx', 'btree (user_id, seq) WHERE (fusillade_batch_id IS NULL)'),
             ('index', 'credits_transactions', 'credits_transactions_source_id_key', 'unique btree (source_id)'),

@@ -182,6 +182,9 @@ CREATE INDEX credits_transactions_stamp_idx ON credits.credits_transactions USIN
 -- get_monthly_auto_topup_spend. starts_with compares bytes, so no collation can change what it finds.
 CREATE INDEX credits_transactions_auto_topup_idx ON credits.credits_transactions (user_id, created_at)
     WHERE starts_with(source_id, 'auto_topup_');
+-- The reversals of a transaction: what a commit adds up, and what became of a charge. A row that reverses nothing is not in it. A hash
+-- index would do without the predicate, and would be built with room for every row of the table.
+CREATE INDEX credits_transactions_reverses_idx ON credits.credits_transactions (reverses) WHERE reverses IS NOT NULL;
 
 COMMENT ON TABLE credits.credits_transactions IS
     'The ledger: append-only, and the only source of truth. Balances, checkpoints and batch totals are derived from it.';
@@ -228,6 +231,8 @@ COMMENT ON INDEX credits.credits_transactions_stamp_idx IS
     'Finds the rows of all users by the transaction that inserted them.';
 COMMENT ON INDEX credits.credits_transactions_auto_topup_idx IS
     'Finds the automatic top-ups of a user by date.';
+COMMENT ON INDEX credits.credits_transactions_reverses_idx IS
+    'Finds the reversals of a transaction.';
 
 CREATE FUNCTION credits.refuse_change() RETURNS trigger
     LANGUAGE c
@@ -893,6 +898,20 @@ COMMENT ON FUNCTION credits.record_transactions(jsonb) IS
     'An item that is refused does not affect the others. Rows get their seqs in the order of their source_ids. Errors: 22004 for '
     'NULL, 22023 for what is no array or has too many items, 25006 in a read-only transaction, 42501 without INSERT on the '
     'columns that are given and SELECT on the ledger, and what ends a transaction: 40001, 40P01, a cancel.';
+
+CREATE FUNCTION credits.reverse_transaction(
+    transaction_id uuid, source_id text, amount numeric DEFAULT NULL, description text DEFAULT NULL
+) RETURNS credits.credit_transaction
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'reverse_transaction';
+COMMENT ON FUNCTION credits.reverse_transaction(uuid, text, numeric, text) IS
+    'Takes a transaction back, or part of it: records admin_removal for a purchase or grant and admin_grant for usage or a removal, '
+    'with reverses set, for the same user, API key and category, and no batch. A NULL amount is what is left of it. All reversals of a '
+    'transaction together never exceed it. Called again with the same source_id and transaction, and the same amount or NULL, it '
+    'returns the stored row. Errors: P0002 no such transaction, 22023 it is a reversal itself, 23514 less is left than amount, also '
+    'by COMMIT, an amount not above 0 or of more than 13 integer or 15 fractional digits, or a blank source_id, 23505 source_id taken '
+    'by another transaction, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the '
+    'row out, 0A000 if the transaction is prepared, 25006 in a read-only transaction.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1350,11 +1369,33 @@ CREATE FUNCTION credits.verify_ledger()
         SELECT 'row xact_id', t.user_id, format('row %s is stamped %s, which is no transaction of this cluster yet', t.id, t.xact_id)
         FROM credits.credits_transactions t
         WHERE t.xact_id >= pg_snapshot_xmax(pg_current_snapshot()) AND t.xact_id IS DISTINCT FROM pg_current_xact_id_if_assigned()
+        UNION ALL
+        SELECT 'reversal', r.user_id, format('row %s reverses %s, %s', r.id, r.reverses, r.problem)
+        FROM (
+            SELECT s.id, s.user_id, s.reverses,
+                   CASE WHEN o.id IS NULL THEN 'which is not there'
+                        WHEN o.reverses IS NOT NULL THEN 'which is a reversal itself'
+                        WHEN o.user_id <> s.user_id THEN format('which is of user %s', o.user_id)
+                        WHEN s.transaction_type <> CASE WHEN o.transaction_type IN ('purchase', 'admin_grant') THEN 'admin_removal'
+                                                        ELSE 'admin_grant' END
+                            THEN format('which is of type %s, by %s', o.transaction_type, s.transaction_type)
+                        WHEN s.reversed > o.amount THEN format('whose reversals sum to %s, more than %s', s.reversed, o.amount)
+                   END AS problem
+            FROM (
+                SELECT t.id, t.user_id, t.transaction_type, t.reverses,
+                       sum(t.amount) OVER (PARTITION BY t.reverses, t.user_id) AS reversed
+                FROM credits.credits_transactions t
+                WHERE t.reverses IS NOT NULL
+            ) s
+            LEFT JOIN credits.credits_transactions o ON o.id = s.reverses
+        ) r
+        WHERE r.problem IS NOT NULL
     $$;
 COMMENT ON FUNCTION credits.verify_ledger() IS
     'Recomputes every derived value from the ledger rows and returns what differs; no rows is the good answer. A crossing '
     'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' until '
-    'refresh_checkpoint. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
+    'refresh_checkpoint. Rows that reverse what is not there (a restore in another order, a trigger that was off), or what does not '
+    'cover them, show as ''reversal''. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1984,6 +2025,7 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'credits_transactions', 'credits_transactions_created_idx', 'brin (created_at)'),
             ('index', 'credits_transactions', 'credits_transactions_delta_idx', 'btree (user_id, xact_id)'),
             ('index', 'credits_transactions', 'credits_transactions_pkey', 'unique btree (id)'),
+            ('index', 'credits_transactions', 'credits_transactions_reverses_idx', 'btree (reverses) WHERE (reverses IS NOT NULL)'),
             ('index', 'credits_transactions', 'credits_transactions_seq_idx', 'unique btree (seq) WHERE (seq >= ''-9223372036854775808''::bigint)'),
             ('index', 'credits_transactions', 'credits_transactions_single_idx', 'btree (user_id, seq) WHERE (fusillade_batch_id IS NULL)'),
             ('index', 'credits_transactions', 'credits_transactions_source_id_key', 'unique btree (source_id)'),

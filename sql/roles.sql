@@ -45,11 +45,11 @@ GRANT EXECUTE ON FUNCTION
 -- ones could be taken when their turn comes.
 GRANT credits_reader TO credits_writer;
 GRANT INSERT (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at, category,
-              metadata)
+              metadata, reverses)
     ON credits.credits_transactions TO credits_writer;
 GRANT EXECUTE ON FUNCTION
-    credits.create_transaction, credits.record_transactions, credits.refresh_checkpoint, credits.refresh_checkpoints_bulk,
-    credits.aggregate_user_batches
+    credits.create_transaction, credits.record_transactions, credits.reverse_transaction,
+    credits.refresh_checkpoint, credits.refresh_checkpoints_bulk, credits.aggregate_user_batches
     TO credits_writer;
 
 -- A charger also holds credits and charges what is covered; the functions insert, extend and delete holds as the caller.

@@ -48,6 +48,7 @@ mod refusals;
 mod release_build;
 mod repairs;
 mod requirements;
+mod reversals;
 mod roles;
 mod rooms;
 mod row_security;

@@ -42,13 +42,14 @@ const READER: [&str; 30] = [
 ];
 
 /// What a writer may do besides.
-const WRITER: [&str; 6] = [
+const WRITER: [&str; 7] = [
     "aggregate_user_batches: EXECUTE",
     "create_transaction: EXECUTE",
     "credits_transactions: INSERT",
     "record_transactions: EXECUTE",
     "refresh_checkpoint: EXECUTE",
     "refresh_checkpoints_bulk: EXECUTE",
+    "reverse_transaction: EXECUTE",
 ];
 
 /// What a charger may do besides.

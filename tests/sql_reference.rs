@@ -135,7 +135,7 @@ fn the_sql_reference_has_every_setting_with_its_default() {
 }
 
 /// What the errors of the library are in SQL. A new one is added here, and to the page.
-const SQLSTATES: [(&str, &str); 14] = [
+const SQLSTATES: [(&str, &str); 15] = [
     ("CHECK_VIOLATION", "23514"),
     ("DATATYPE_MISMATCH", "42804"),
     ("DATA_CORRUPTED", "XX001"),
@@ -143,6 +143,7 @@ const SQLSTATES: [(&str, &str); 14] = [
     ("FEATURE_NOT_SUPPORTED", "0A000"),
     ("INVALID_PARAMETER_VALUE", "22023"),
     ("INVALID_TRANSACTION_STATE", "25000"),
+    ("NO_DATA_FOUND", "P0002"),
     ("NULL_VALUE_NOT_ALLOWED", "22004"),
     ("NUMERIC_VALUE_OUT_OF_RANGE", "22003"),
     ("OBJECT_NOT_IN_PREREQUISITE_STATE", "55000"),

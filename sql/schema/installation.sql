@@ -33,6 +33,7 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'credits_transactions', 'credits_transactions_created_idx', 'brin (created_at)'),
             ('index', 'credits_transactions', 'credits_transactions_delta_idx', 'btree (user_id, xact_id)'),
             ('index', 'credits_transactions', 'credits_transactions_pkey', 'unique btree (id)'),
+            ('index', 'credits_transactions', 'credits_transactions_reverses_idx', 'btree (reverses) WHERE (reverses IS NOT NULL)'),
             ('index', 'credits_transactions', 'credits_transactions_seq_idx', 'unique btree (seq) WHERE (seq >= ''-9223372036854775808''::bigint)'),
             ('index', 'credits_transactions', 'credits_transactions_single_idx', 'btree (user_id, seq) WHERE (fusillade_batch_id IS NULL)'),
             ('index', 'credits_transactions', 'credits_transactions_source_id_key', 'unique btree (source_id)'),

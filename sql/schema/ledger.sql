@@ -85,6 +85,9 @@ CREATE INDEX credits_transactions_stamp_idx ON credits.credits_transactions USIN
 -- get_monthly_auto_topup_spend. starts_with compares bytes, so no collation can change what it finds.
 CREATE INDEX credits_transactions_auto_topup_idx ON credits.credits_transactions (user_id, created_at)
     WHERE starts_with(source_id, 'auto_topup_');
+-- The reversals of a transaction: what a commit adds up, and what became of a charge. A row that reverses nothing is not in it. A hash
+-- index would do without the predicate, and would be built with room for every row of the table.
+CREATE INDEX credits_transactions_reverses_idx ON credits.credits_transactions (reverses) WHERE reverses IS NOT NULL;
 
 COMMENT ON TABLE credits.credits_transactions IS
     'The ledger: append-only, and the only source of truth. Balances, checkpoints and batch totals are derived from it.';
@@ -131,6 +134,8 @@ COMMENT ON INDEX credits.credits_transactions_stamp_idx IS
     'Finds the rows of all users by the transaction that inserted them.';
 COMMENT ON INDEX credits.credits_transactions_auto_topup_idx IS
     'Finds the automatic top-ups of a user by date.';
+COMMENT ON INDEX credits.credits_transactions_reverses_idx IS
+    'Finds the reversals of a transaction.';
 
 CREATE FUNCTION credits.refuse_change() RETURNS trigger
     LANGUAGE c

@@ -23,3 +23,17 @@ COMMENT ON FUNCTION credits.record_transactions(jsonb) IS
     'An item that is refused does not affect the others. Rows get their seqs in the order of their source_ids. Errors: 22004 for '
     'NULL, 22023 for what is no array or has too many items, 25006 in a read-only transaction, 42501 without INSERT on the '
     'columns that are given and SELECT on the ledger, and what ends a transaction: 40001, 40P01, a cancel.';
+
+CREATE FUNCTION credits.reverse_transaction(
+    transaction_id uuid, source_id text, amount numeric DEFAULT NULL, description text DEFAULT NULL
+) RETURNS credits.credit_transaction
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'reverse_transaction';
+COMMENT ON FUNCTION credits.reverse_transaction(uuid, text, numeric, text) IS
+    'Takes a transaction back, or part of it: records admin_removal for a purchase or grant and admin_grant for usage or a removal, '
+    'with reverses set, for the same user, API key and category, and no batch. A NULL amount is what is left of it. All reversals of a '
+    'transaction together never exceed it. Called again with the same source_id and transaction, and the same amount or NULL, it '
+    'returns the stored row. Errors: P0002 no such transaction, 22023 it is a reversal itself, 23514 less is left than amount, also '
+    'by COMMIT, an amount not above 0 or of more than 13 integer or 15 fractional digits, or a blank source_id, 23505 source_id taken '
+    'by another transaction, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the '
+    'row out, 0A000 if the transaction is prepared, 25006 in a read-only transaction.';

@@ -77,8 +77,30 @@ CREATE FUNCTION credits.verify_ledger()
         SELECT 'row xact_id', t.user_id, format('row %s is stamped %s, which is no transaction of this cluster yet', t.id, t.xact_id)
         FROM credits.credits_transactions t
         WHERE t.xact_id >= pg_snapshot_xmax(pg_current_snapshot()) AND t.xact_id IS DISTINCT FROM pg_current_xact_id_if_assigned()
+        UNION ALL
+        SELECT 'reversal', r.user_id, format('row %s reverses %s, %s', r.id, r.reverses, r.problem)
+        FROM (
+            SELECT s.id, s.user_id, s.reverses,
+                   CASE WHEN o.id IS NULL THEN 'which is not there'
+                        WHEN o.reverses IS NOT NULL THEN 'which is a reversal itself'
+                        WHEN o.user_id <> s.user_id THEN format('which is of user %s', o.user_id)
+                        WHEN s.transaction_type <> CASE WHEN o.transaction_type IN ('purchase', 'admin_grant') THEN 'admin_removal'
+                                                        ELSE 'admin_grant' END
+                            THEN format('which is of type %s, by %s', o.transaction_type, s.transaction_type)
+                        WHEN s.reversed > o.amount THEN format('whose reversals sum to %s, more than %s', s.reversed, o.amount)
+                   END AS problem
+            FROM (
+                SELECT t.id, t.user_id, t.transaction_type, t.reverses,
+                       sum(t.amount) OVER (PARTITION BY t.reverses, t.user_id) AS reversed
+                FROM credits.credits_transactions t
+                WHERE t.reverses IS NOT NULL
+            ) s
+            LEFT JOIN credits.credits_transactions o ON o.id = s.reverses
+        ) r
+        WHERE r.problem IS NOT NULL
     $$;
 COMMENT ON FUNCTION credits.verify_ledger() IS
     'Recomputes every derived value from the ledger rows and returns what differs; no rows is the good answer. A crossing '
     'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' until '
-    'refresh_checkpoint. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
+    'refresh_checkpoint. Rows that reverse what is not there (a restore in another order, a trigger that was off), or what does not '
+    'cover them, show as ''reversal''. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';

@@ -15,5 +15,6 @@ pub mod grouped;
 mod newest;
 mod operations;
 pub mod recording;
+pub mod reversals;
 pub mod topup;
 pub mod transactions;

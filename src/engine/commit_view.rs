@@ -39,6 +39,11 @@ impl Moment {
         Self { snapshot: Rc::new(snapshot), target: Coverage::up_to(&open), open }
     }
 
+    /// What its snapshot sees, which the transaction is not taken to have read.
+    pub fn sight(&self) -> Sight {
+        Sight::without_siread(&self.snapshot)
+    }
+
     /// As of now. If the snapshot sees other recorded changes of checkpoints than `published` does, that is not used from here on.
     pub fn now_for(published: &Published) -> Self {
         let now = Self::now();

@@ -9,7 +9,7 @@ use ledger::fold::{DeltaPass, DeltaRow};
 use ledger::id::{BatchId, UserId};
 use ledger::transaction_type::effect;
 
-use super::noted;
+use super::{noted, reversals};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::column::AnyColumn;
@@ -168,15 +168,16 @@ fn batched_row(row: &Row<'_, Ledger>) -> Option<BatchedRow> {
 /// The furthest of the columns that the row trigger reads, [`note`] included.
 pub fn furthest_noted(relations: &Relations) -> AnyColumn<Ledger> {
     let xact_id = transactions::XACT_ID.any();
-    relations
-        .later_columns()
-        .map_or(xact_id, |later| xact_id.or_further(later.category.any()).or_further(later.metadata.any()))
+    relations.later_columns().map_or(xact_id, |LaterColumns { category, metadata, reverses }| {
+        xact_id.or_further(category.any()).or_further(metadata.any()).or_further(reverses.any())
+    })
 }
 
-/// Notes the user and the signed amount of a row that the transaction has inserted, for settlement. Raises 23514 for a row with an
+/// Notes the user and the signed amount of a row that the transaction has inserted, and what it takes back, for settlement. Raises 23514 for a row with an
 /// infinite date, a blank `source_id`, a category that is too long, or metadata that is no object.
 pub fn note(row: &Row<'_, Ledger>, relations: &Relations) {
-    require_category_and_metadata(row, relations).unwrap_or_else(|error| error.raise());
+    let later = relations.later_columns().unwrap_or_else(|error| error.raise());
+    require_category_and_metadata(row, later).unwrap_or_else(|error| error.raise());
     let source_id = row.get(transactions::SOURCE_ID);
     let is_infinite = matches!(row.get(transactions::CREATED_AT), i64::MIN | i64::MAX);
     // Earlier versions accepted such rows: a restore and a subscriber must still take them.
@@ -186,13 +187,19 @@ pub fn note(row: &Row<'_, Ledger>, relations: &Relations) {
         }
         LedgerError::BlankSourceId { what: "source_id", value: text::shown(&source_id) }.raise()
     }
-    noted::note_row(row.get(transactions::USER_ID), signed_amount(row));
+    let user = row.get(transactions::USER_ID);
+    noted::note_row(user, signed_amount(row));
+    if let Some(original) = row.get(later.reverses)
+        && !xact::restores_or_replicates()
+    {
+        reversals::note(user, original);
+    }
 }
 
 /// Raises what CHECK constraints on these columns would. Constraints cost more: the server parses and plans them for every
 /// statement, which takes 25,000 instructions, though nearly all rows have NULL in both columns.
-fn require_category_and_metadata(row: &Row<'_, Ledger>, relations: &Relations) -> Result<(), LedgerError> {
-    let LaterColumns { category, metadata, .. } = relations.later_columns()?;
+fn require_category_and_metadata(row: &Row<'_, Ledger>, later: LaterColumns) -> Result<(), LedgerError> {
+    let LaterColumns { category, metadata, .. } = later;
     if row.get(metadata).is_some_and(|metadata| !metadata.is_object()) {
         return Err(LedgerError::MetadataIsNoObject);
     }

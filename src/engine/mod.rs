@@ -11,6 +11,7 @@
 //! - [`items`]: the newest rows of a user, with each batch as one item
 //! - [`batches`]: what is folded of batches, and what a delta adds to that
 //! - [`redaction`]: erasing texts that people have written into an account's rows
+//! - [`reversals`]: what transactions take back of others, checked at commit
 //! - [`noted`]: the users whose balance a transaction changes
 //! - [`settlement`]: what a commit does for the noted users
 //! - [`commit_view`]: what a settlement reads
@@ -37,5 +38,6 @@ pub mod prepare;
 pub mod published;
 pub mod redaction;
 pub mod refresh;
+pub mod reversals;
 pub mod settlement;
 pub mod statistics;

@@ -22,6 +22,8 @@ pub struct NotedUser {
     pub request: Request,
     /// The rows that the transaction has inserted.
     pub written: Written,
+    /// Whether rows of the transaction name others that they take back: the commit then needs the stripe exclusively.
+    pub reverses: bool,
     /// What the user's checkpoint said before the transaction deleted it by hand.
     pub deleted: Option<Announced>,
 }
@@ -51,6 +53,11 @@ pub fn note_row(user: UserId, amount: Credits) {
     update(user, Request::Settle, |noted| noted.written.add(amount));
 }
 
+/// Notes that rows of the user take back other transactions.
+pub fn note_reversal(user: UserId) {
+    update(user, Request::Settle, |noted| noted.reverses = true);
+}
+
 /// Notes that the transaction deletes the user's checkpoint by hand: the commit makes it anew, with the side of zero that it
 /// said. Where the transaction deletes it more than once, the side that the first one said is kept.
 pub fn note_deleted_checkpoint(user: UserId, announced: Announced) {
@@ -59,7 +66,7 @@ pub fn note_deleted_checkpoint(user: UserId, announced: Announced) {
 
 fn update(user: UserId, request: Request, change: impl FnOnce(&mut NotedUser)) {
     NOTED.with_borrow_mut(|users| {
-        let new = NotedUser { request, written: Written::default(), deleted: None };
+        let new = NotedUser { request, written: Written::default(), reverses: false, deleted: None };
         let noted = users.entry(user).or_insert(new);
         noted.request = request.max(noted.request);
         change(noted);

@@ -12,7 +12,8 @@ use crate::pg::relation::Table;
 
 /// Counts what the transaction has written, so that no settlement takes headroom for larger than it is (`count_charges` of a
 /// transaction that goes to `prepared`, in `models/settlement.pml`). Raises 0A000 for a transaction that cannot be prepared: one
-/// that has redacted holds a stripe, and one that has deleted checkpoints keeps their announced sides in this backend's memory.
+/// that has redacted holds a stripe, one that has deleted checkpoints keeps their announced sides in this backend's memory, and
+/// one with reversals would commit without the check that its settlement makes.
 pub fn count_noted() {
     redaction::refuse_to_prepare();
     let users = noted::take();
@@ -23,6 +24,9 @@ pub fn count_noted() {
     let Some(relations) = Relations::locked_at_commit() else { return };
     let published = Published::open(&relations, &Table::open_locked(relations.ledger));
     for (user, noted) in &users {
+        if noted.reverses {
+            LedgerError::PreparedReversal.raise();
+        }
         if noted.deleted.is_some() {
             LedgerError::PreparedDeletion.raise();
         }

@@ -15,7 +15,8 @@
 //! | 8. Read every noted user of the stripe again: another transaction may have settled one meanwhile, without our rows. Committed rows and our own decide, those of one snapshot. Write the checkpoint and queue the notification. | [`Settlement::decide`] | `decide`: `take_snapshot`, `sum_snapshot`, `write_row`; `NO_REREAD`, `NO_RESCAN`, `DIRTY_DECISION` |
 //! | 9. Postgres releases the stripes when the commit is visible. | the server | `commit`, then `release` |
 //!
-//! A user whose refresh is forced ([`Request::Refresh`]) starts at step 7, and is counted then.
+//! A user whose refresh is forced ([`Request::Refresh`]), or one of whose rows takes back another ([`reversals`]), starts at step 7,
+//! and is counted then.
 //!
 //! **No crossing is missed.** Of the transactions that make one together, take the last that looks, in step 4 or 5. It sees the
 //! rows of all others: committed, in flight or counted. So it is in doubt and decides, and step 7 has waited for all that
@@ -42,6 +43,7 @@ use super::lock_order::{self, Writers};
 use super::noted::{self, NotedUser};
 use super::published::Published;
 use super::refresh::{self, Lagging};
+use super::reversals::{self, ReversalScans};
 use super::{checkpoint, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -87,6 +89,8 @@ struct Settlement {
     view: Option<CommitView>,
     /// Opened for the first checkpoint that is written.
     writers: Option<Writers>,
+    /// Opened for the first user whose rows take back others.
+    reversals: Option<ReversalScans>,
 }
 
 /// Why a settlement stops.
@@ -117,7 +121,7 @@ impl From<SumOutOfRange> for Stop {
 impl Settlement {
     fn open(relations: Relations) -> Self {
         let ledger = Table::open_locked(relations.ledger);
-        Self { relations, ledger, sharing: Vec::new(), view: None, writers: None }
+        Self { relations, ledger, sharing: Vec::new(), view: None, writers: None, reversals: None }
     }
 
     fn settle(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
@@ -131,13 +135,18 @@ impl Settlement {
     fn wait_for_relations(&mut self) {
         self.view = None;
         self.writers = None;
+        self.reversals = None;
         self.sharing.drain(..).for_each(lock::release_shared_stripe);
+        if reversals::any_noted() {
+            reversals::wait_for_indexes(&self.relations);
+        }
         lock_order::wait_for_relations(&self.relations);
     }
 
     fn settle_stripe(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
         let stripe = stripe::of_user(&users[0].user);
-        if users.iter().any(|settled| settled.noted.request == Request::Refresh) {
+        let is_decided = |noted: &NotedUser| noted.request == Request::Refresh || noted.reverses;
+        if users.iter().any(|settled| is_decided(&settled.noted)) {
             self.prepare_to_decide()?;
             lock::lock_stripe(stripe);
             let published = self.count(users);
@@ -179,6 +188,9 @@ impl Settlement {
     fn prepare_to_decide(&mut self) -> Result<(), NotFree> {
         CommitView::get_or_open(&mut self.view, &self.relations)?;
         Writers::get_or_open(&mut self.writers, &self.relations)?.require_plain_indexes();
+        if reversals::any_noted() {
+            ReversalScans::get_or_open(&mut self.reversals, &self.relations)?;
+        }
         Ok(())
     }
 
@@ -224,8 +236,12 @@ impl Settlement {
         let now = Moment::now_for(published);
         let mut deltas = view.deltas_at(&now, &relations);
         let nothing = Fold::default();
-        for Settled { user, noted: NotedUser { request, deleted, .. }, .. } in users {
+        for Settled { user, noted: NotedUser { request, reverses, deleted, .. }, .. } in users {
             xact::check_for_interrupts();
+            if *reverses {
+                let scans = ReversalScans::get_or_open(&mut self.reversals, &relations)?;
+                scans.check(user, || now.sight())?;
+            }
             let stored = view.stored(user, &now)?;
             if stored.is_none() {
                 published.invalidate(user);

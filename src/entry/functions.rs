@@ -1,7 +1,7 @@
 //! The SQL functions that are written against the server's own calling convention: the names that files of `sql/schema` declare,
 //! and what answers them.
 
-use crate::api::{balances, bulk, feed, grouped, recording, topup, transactions};
+use crate::api::{balances, bulk, feed, grouped, recording, reversals, topup, transactions};
 use crate::pg::entry_point::entry_points;
 use crate::pg::stamp;
 
@@ -16,6 +16,7 @@ entry_points! { functions:
 
 entry_points! { functions:
     record_transactions => bulk::record_transactions;
+    reverse_transaction => reversals::reverse_transaction;
 }
 
 entry_points! { reading_functions:

@@ -12,7 +12,7 @@ mod functions;
 mod guard;
 mod triggers;
 
-use crate::engine::{noted, prepare, redaction, settlement, statistics};
+use crate::engine::{noted, prepare, redaction, reversals, settlement, statistics};
 use crate::pg::xact::Hooks;
 use crate::pg::{catalog, xact};
 
@@ -26,6 +26,7 @@ pub fn init() {
         forget: || {
             noted::forget();
             redaction::forget();
+            reversals::forget();
             statistics::forget();
         },
     });

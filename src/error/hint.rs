@@ -28,6 +28,14 @@ impl LedgerError {
             Self::SourceIdConflict { .. } => Some(
                 "A retry must repeat user_id, transaction_type and amount; a new transaction needs its own source_id.",
             ),
+            Self::ReversalOfReversal(_) => {
+                Some("Record a transaction of its own: admin_grant adds credits, admin_removal takes them.")
+            }
+            Self::Reversal { .. } => Some(
+                "All reversals of a transaction together take back at most its amount, in its account: admin_removal of purchases \
+                 and grants, admin_grant of usage and removals.",
+            ),
+            Self::PreparedReversal => Some("Use COMMIT: it checks what is taken back."),
             Self::BlankSourceId { .. } => {
                 Some("It is the idempotency key: give each transaction one of its own, and a retry the same.")
             }

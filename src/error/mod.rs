@@ -3,7 +3,8 @@
 mod hint;
 
 use ledger::credits::{AmountError, SumOutOfRange};
-use ledger::id::UserId;
+use ledger::id::{TransactionId, UserId};
+use ledger::reversal::Refusal;
 use ledger::transaction_type::TransactionType;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -214,6 +215,23 @@ pub enum LedgerError {
     /// A transaction that has deleted checkpoints is about to be prepared.
     #[error("a transaction that has deleted rows of user_balance_checkpoints cannot be prepared")]
     PreparedDeletion,
+    /// No transaction has this id, or none that the caller may see.
+    #[error("there is no transaction {0}")]
+    UnknownTransaction(TransactionId),
+    /// A transaction that takes back another one was to be taken back.
+    #[error("transaction {0} is a reversal, which cannot be reversed")]
+    ReversalOfReversal(TransactionId),
+    /// A row takes back what it may not.
+    #[error("transaction {original} cannot be reversed so: {refusal}")]
+    Reversal {
+        /// The transaction that the row names.
+        original: TransactionId,
+        /// What is wrong.
+        refusal: Refusal,
+    },
+    /// A transaction with reversals is about to be prepared.
+    #[error("a transaction that has reversed transactions cannot be prepared")]
+    PreparedReversal,
     /// A ledger row is about to be changed.
     #[error("credits_transactions is append-only: {0} is refused")]
     AppendOnly(&'static str),
@@ -253,6 +271,7 @@ impl LedgerError {
             | Self::NotAnArray(_)
             | Self::MalformedPosition(_)
             | Self::OtherLedgersPosition(_)
+            | Self::ReversalOfReversal(_)
             | Self::TooManyElements { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::IdleOutOfRange(_) => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Self::Amount { .. }
@@ -261,6 +280,7 @@ impl LedgerError {
             | Self::InfiniteDate
             | Self::CategoryTooLong { .. }
             | Self::MetadataIsNoObject
+            | Self::Reversal { .. }
             | Self::SeqTooHigh(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
             Self::SourceIdTooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Self::PreparedRedaction => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -273,7 +293,8 @@ impl LedgerError {
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::OtherResultType => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             Self::Committing => PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,
-            Self::PreparedDeletion => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::PreparedDeletion | Self::PreparedReversal => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::UnknownTransaction(_) => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
             Self::OtherVersion { .. }
             | Self::Missing(_)
             | Self::InvalidIndex(_)

@@ -8,7 +8,7 @@
 use std::marker::PhantomData;
 
 use ledger::credits::Credits;
-use ledger::id::UserId;
+use ledger::id::{TransactionId, UserId};
 use ledger::numeric::DecodeError;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
@@ -88,6 +88,18 @@ impl<'call> Call<'call> {
         let datum = self.datum(argument)?;
         // SAFETY: the declaration says text.
         unsafe { Text::from_polymorphic_datum(datum, false, pg_sys::TEXTOID) }
+    }
+
+    /// A `numeric`, if given: its value where it is one that a sum could hold.
+    pub fn numeric_if_given(&self, argument: Argument) -> Option<Result<Credits, DecodeError>> {
+        // SAFETY: the declaration says numeric.
+        self.datum(argument).map(|datum| unsafe { numeric::from_datum(datum) })
+    }
+
+    /// A `uuid` that must be given and names a transaction.
+    pub fn transaction_id(&self, argument: Argument) -> Result<&'call TransactionId, LedgerError> {
+        // SAFETY: a uuid is 16 bytes, passed by reference, and a `TransactionId` is laid out as they are; arguments outlive the call.
+        self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
     }
 
     /// A `numeric` that must be given, as the client wrote it, and its value where it is one that a sum could hold.

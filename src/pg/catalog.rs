@@ -31,6 +31,7 @@ use crate::error::LedgerError;
 
 const DELTA_INDEX_NAME: &CStr = c"credits_transactions_delta_idx";
 const HOLDS_INDEX_NAME: &CStr = c"holds_user_idx";
+const REVERSES_INDEX_NAME: &CStr = c"credits_transactions_reverses_idx";
 
 /// The relations that are read and written directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct Relations {
     pub folded_index: Option<pg_sys::Oid>,
     /// `credits_transactions_stamp_idx`
     pub stamp_index: Option<pg_sys::Oid>,
+    /// `credits_transactions_reverses_idx`
+    reverses_index: Option<pg_sys::Oid>,
     /// `ledger_identity`
     pub identity: Option<pg_sys::Oid>,
     /// `holds`; `None` if it was dropped, as with the next two: the ledger does without
@@ -67,6 +70,13 @@ pub struct Relations {
     later_columns: Option<LaterColumns>,
     /// The columns of the checkpoints for an account's boundaries; `None` if one of them is missing.
     boundary_columns: Option<BoundaryColumns>,
+}
+
+/// Why an index cannot be read by.
+enum Unusable {
+    Missing,
+    /// It does not have every row.
+    Invalid,
 }
 
 thread_local! {
@@ -140,6 +150,20 @@ impl Relations {
         open_now(self.ledger, DELTA_INDEX_NAME, open)
     }
 
+    /// Opens the index of reversals with `open`. The ledger is locked. `None` if there is no index that has every row.
+    pub fn open_reverses_index<E>(
+        &self,
+        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
+    ) -> Result<Option<Index>, E> {
+        if let Some(oid) = self.reverses_index
+            && let Some(index) = open(oid)?
+            && index.is_valid()
+        {
+            return Ok(Some(index));
+        }
+        Ok(find_now(self.ledger, REVERSES_INDEX_NAME, open)?.ok())
+    }
+
     /// Opens the index of an account's holds with `open`. `holds` is locked. Raises 55000 if the index does not have every row.
     #[allow(dead_code, reason = "for what reads holds")]
     pub fn open_holds_index<E>(
@@ -198,6 +222,7 @@ impl Relations {
             seq_index: find(c"credits_transactions_seq_idx"),
             folded_index: find(c"batch_aggregates_user_seq_idx"),
             stamp_index: find(c"credits_transactions_stamp_idx"),
+            reverses_index: find(REVERSES_INDEX_NAME),
             identity: find(Identity::DEFINITION.name),
             holds: find(Holds::DEFINITION.name),
             holds_index: find(HOLDS_INDEX_NAME),
@@ -252,6 +277,7 @@ impl Relations {
             self.seq_index,
             self.folded_index,
             self.stamp_index,
+            self.reverses_index,
             self.identity,
             self.holds,
             self.holds_index,
@@ -268,14 +294,24 @@ fn open_now<E>(
     name: &'static CStr,
     open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
 ) -> Result<Index, E> {
+    match find_now(table, name, open)? {
+        Ok(index) => Ok(index),
+        Err(Unusable::Invalid) => LedgerError::InvalidIndex(name.to_str().unwrap_or_default()).raise(),
+        Err(Unusable::Missing) => missing(name),
+    }
+}
+
+/// Opens the index of this name with `open`, if there is one that has every row. Its table is locked.
+fn find_now<E>(
+    table: pg_sys::Oid,
+    name: &CStr,
+    open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
+) -> Result<Result<Index, Unusable>, E> {
     // REINDEX CONCURRENTLY may have put another index in its place, and this backend may not have processed the invalidation yet, so
     // that its caches are out of date. The lock on the table keeps that other index complete, even if a third one follows.
     let current = find_index_now(table, name);
-    match current.filter(|index| index.is_valid).map(|index| open(index.oid)).transpose()?.flatten() {
-        Some(index) => Ok(index),
-        None if current.is_some() => LedgerError::InvalidIndex(name.to_str().unwrap_or_default()).raise(),
-        None => missing(name),
-    }
+    let index = current.filter(|index| index.is_valid).map(|index| open(index.oid)).transpose()?.flatten();
+    Ok(index.ok_or(if current.is_some() { Unusable::Invalid } else { Unusable::Missing }))
 }
 
 fn find_later_columns(ledger: pg_sys::Oid) -> Option<LaterColumns> {

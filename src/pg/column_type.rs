@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use ledger::credits::Credits;
-use ledger::id::{BatchId, LedgerId, UserId};
+use ledger::id::{BatchId, LedgerId, TransactionId, UserId};
 use ledger::overdraft::Overdraft;
 use ledger::transaction_type::TransactionType;
 use pgrx::prelude::*;
@@ -86,7 +86,7 @@ macro_rules! uuid {
     };
 }
 
-uuid!([u8; 16], UserId, BatchId, LedgerId);
+uuid!([u8; 16], UserId, TransactionId, BatchId, LedgerId);
 
 /// A `text` that names a transaction type; `None` for any other text.
 impl StoredType for TransactionType {

@@ -1,6 +1,6 @@
 //! Conditions on columns, by which index scans are started.
 
-use ledger::id::{BatchId, UserId};
+use ledger::id::{BatchId, TransactionId, UserId};
 use pgrx::pg_sys;
 
 use super::column::{AnyColumn, Column, Layout};
@@ -35,6 +35,20 @@ impl<L: Layout> Column<L, BatchId> {
     /// The rows of this batch.
     pub fn equal(self, batch: &BatchId) -> Key<L> {
         uuid_equal(self.any(), batch.as_bytes())
+    }
+}
+
+impl<L: Layout> Column<L, TransactionId> {
+    /// The row of this transaction.
+    pub fn equal(self, id: &TransactionId) -> Key<L> {
+        uuid_equal(self.any(), id.as_bytes())
+    }
+}
+
+impl<L: Layout> Column<L, Option<TransactionId>> {
+    /// The rows that name this transaction.
+    pub fn equal(self, id: &TransactionId) -> Key<L> {
+        uuid_equal(self.any(), id.as_bytes())
     }
 }
 

@@ -54,6 +54,11 @@ impl<'call> Value<'call> {
         Self { oid: pg_sys::UUIDOID, datum: pg_sys::Datum::from(bytes.as_ptr()), lifetime: PhantomData }
     }
 
+    /// A `numeric`.
+    pub fn credits(credits: Credits) -> Self {
+        Self::of(pg_sys::NUMERICOID, numeric::into_datum(credits))
+    }
+
     /// A `bigint`.
     pub fn bigint(number: i64) -> Self {
         Self { oid: pg_sys::INT8OID, datum: pg_sys::Datum::from(number), lifetime: PhantomData }

@@ -37,7 +37,7 @@ impl Session {
             rows: self.value(
                 "SELECT count(*) || ' rows ' || md5(string_agg(
                             concat_ws('|', id, user_id, transaction_type, amount, source_id, description,
-                                      fusillade_batch_id, api_key_id, created_at, seq), ',' ORDER BY seq))
+                                      fusillade_batch_id, api_key_id, created_at, seq, category, metadata, reverses), ',' ORDER BY seq))
                  FROM credits.credits_transactions",
                 &[],
             ),
@@ -55,8 +55,8 @@ impl Session {
         }
     }
 
-    /// Records a bit of everything: users above, below and at zero, batches, amounts of every scale, what was rolled back,
-    /// rows that a checkpoint covers and rows that none does yet.
+    /// Records a bit of everything: users above, below and at zero, batches, amounts of every scale, what was taken back and
+    /// what was rolled back, rows that a checkpoint covers and rows that none does yet.
     pub fn record_history(&mut self) {
         for round in 0..120_u32 {
             let (user, batch) = (user(round % (USERS - 2)), Uuid::from_u128(u128::from(round % 7)));
@@ -88,6 +88,16 @@ impl Session {
             user(USERS - 1)
         ));
         self.charge(user(USERS - 1), dec!(2));
+        // Two parts of one and all of another, with a category.
+        self.run(&format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, category)
+             VALUES ('{0}', 'usage', 3, 'taken back', 'model'), ('{0}', 'admin_grant', 5, 'given by mistake', NULL);
+             SELECT credits.reverse_transaction(id, 'part ' || n, n)
+             FROM credits.credits_transactions, generate_series(1, 2) n WHERE source_id = 'taken back';
+             SELECT credits.reverse_transaction(id, 'all of it')
+             FROM credits.credits_transactions WHERE source_id = 'given by mistake'",
+            user(0)
+        ));
         self.run("BEGIN");
         self.grant(user(1), dec!(100));
         self.run("ROLLBACK");

@@ -1,4 +1,4 @@
-//! Ids of accounts, batches and ledgers. All are uuids, and the compiler keeps them apart.
+//! Ids of accounts, transactions, batches and ledgers. All are uuids, and the compiler keeps them apart.
 
 use std::fmt;
 
@@ -42,6 +42,11 @@ macro_rules! id {
 id! {
     /// An account: `user_id` of the ledger and of its checkpoints.
     UserId
+}
+
+id! {
+    /// A transaction: `id` of the ledger, and what `reverses` names.
+    TransactionId
 }
 
 id! {

@@ -1,12 +1,13 @@
 //! The arithmetic and the protocol of credits_ledger, free of Postgres: what can be tested without a server is here.
 //!
 //! - [`credits`]: exact sums of credits, and the amounts that a transaction may have
-//! - [`id`]: ids of accounts and of batches
+//! - [`id`]: ids of accounts, transactions, batches and ledgers
 //! - [`numeric`]: the on-disk form of Postgres' `numeric`, to and from [`credits::Credits`]
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: the sides of zero that a balance can come to lie on
 //! - [`fold`]: rows folded into a balance, and the result of one pass over a delta
 //! - [`overdraft`]: how far an account may be overdrawn
+//! - [`reversal`]: what may take back a transaction, and how much of it
 //! - [`segment`]: what backends publish to each other in dynamic shared memory
 //! - [`sequence`]: how a sequence follows rows that come with a number of their own
 //! - [`settlement`]: what a commit has to do for a user, given what it has read of it
@@ -23,6 +24,7 @@ pub mod fold;
 pub mod id;
 pub mod numeric;
 pub mod overdraft;
+pub mod reversal;
 pub mod segment;
 pub mod sequence;
 pub mod settlement;

@@ -39,6 +39,12 @@ impl TransactionType {
         Self::ALL.into_iter().find(|known| known.name().as_bytes() == name)
     }
 
+    /// The type of a transaction that takes back one of this type.
+    #[must_use]
+    pub const fn of_reversal(self) -> Self {
+        if self.adds() { Self::AdminRemoval } else { Self::AdminGrant }
+    }
+
     /// Whether an amount of this type adds to the balance. All others take from it.
     #[inline]
     #[must_use]

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::sync::LazyLock;
 
 use ledger::credits::Credits;
-use ledger::id::{BatchId, UserId};
+use ledger::id::{BatchId, TransactionId, UserId};
 use ledger::transaction_type::TransactionType;
 
 use super::{columns, table, utf8};
@@ -17,7 +17,7 @@ table! {
     Ledger is c"credits_transactions", Role::Ledger,
         with keys &[ID_KEY, SOURCE_ID_KEY],
         checks ["transaction_type_is_known", "amount_is_positive_and_exact", "batch_is_usage"];
-    1 ID "id": [u8; 16],
+    1 ID "id": TransactionId,
     2 USER_ID "user_id": UserId,
     3 TRANSACTION_TYPE "transaction_type": TransactionType,
     4 AMOUNT "amount": Credits,
@@ -51,7 +51,7 @@ pub struct LaterColumns {
     /// What the application adds.
     pub metadata: Column<Ledger, Option<Jsonb<'static>>>,
     /// The transaction that is taken back.
-    pub reverses: Column<Ledger, Option<[u8; 16]>>,
+    pub reverses: Column<Ledger, Option<TransactionId>>,
 }
 
 /// Columns that a balance is computed from, with `seq` for the latest one.

@@ -1,0 +1,197 @@
+//! Reversals: rows of the ledger that name the transaction which they take back.
+//!
+//! The reversals of a transaction belong to its account, so one stripe orders them. A commit that brings one settles its account
+//! under the exclusive stripe, and adds up all reversals of the original on the decision's snapshot, committed ones and its own.
+//! A second one that would be too much waits for the stripe, and then sees the first.
+//!
+//! A row whose original is not there is let in: a restore may bring them in another order. `verify_ledger` lists such rows, and
+//! those that an original which came later does not cover. Rows that a restore or replication brings are not checked: they have been
+//! where they come from, and nothing that is stored there may be refused here.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use ledger::credits::{Credits, SumOutOfRange};
+use ledger::id::{TransactionId, UserId};
+use ledger::reversal::{Original, Reversals};
+
+use super::noted;
+use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
+use crate::pg::relation::{self, Access, Index, NotFree, Table};
+use crate::pg::scan::IndexScan;
+use crate::pg::scan_key::Key;
+use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
+use crate::pg::tables::transactions::{self, LaterColumns, Ledger};
+use crate::pg::xact;
+
+thread_local! {
+    /// The originals that rows of the transaction name, by the account of the rows.
+    static NAMED: RefCell<HashMap<UserId, BTreeSet<TransactionId>>> = RefCell::new(HashMap::new());
+}
+
+/// Notes that the transaction has inserted a row of this account that takes back the original.
+pub fn note(account: UserId, original: TransactionId) {
+    NAMED.with_borrow_mut(|named| named.entry(account).or_default().insert(original));
+    noted::note_reversal(account);
+}
+
+/// Whether the transaction has inserted such rows. A savepoint that was rolled back may have taken them away again.
+pub fn any_noted() -> bool {
+    NAMED.with_borrow(|named| !named.is_empty())
+}
+
+/// Forgets the rows: the transaction is over.
+pub fn forget() {
+    NAMED.with_borrow_mut(HashMap::clear);
+}
+
+/// Waits for the locks of all indexes that [`ReversalScans`] may use, and keeps them to the end of the transaction. The caller has
+/// the lock of the ledger and no stripe.
+pub fn wait_for_indexes(relations: &Relations) {
+    let key = Index::primary_key_of(&Table::open_locked(relations.ledger)).oid();
+    let Ok(by_original) = relations.open_reverses_index(waiting);
+    let mut indexes: Vec<_> = by_original.map(|index| index.oid()).into_iter().chain([key]).collect();
+    indexes.sort_unstable_by_key(|oid| oid.to_u32());
+    indexes.into_iter().for_each(|oid| relation::lock(oid, Access::Read));
+}
+
+fn waiting(oid: pgrx::pg_sys::Oid) -> Result<Option<Index>, Infallible> {
+    Ok(Index::open(oid))
+}
+
+/// What can still be taken back of the original, whatever the isolation level: reversals that have committed, and those of the
+/// transaction itself, are taken off.
+pub fn left(original: &TransactionId, of: Original) -> Result<Credits, LedgerError> {
+    let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
+    let ledger = Table::open_locked(relations.ledger);
+    let Ok(by_original) = relations.open_reverses_index(waiting);
+    let index = match by_original {
+        Some(index) => ByOriginal::Index(index),
+        None => {
+            let Ok(index) = relations.open_delta_index(waiting);
+            ByOriginal::Account(index)
+        }
+    };
+    let later = relations.later_columns()?;
+    let sight = Sight::without_siread(&Rc::new(Snapshot::latest()));
+    let mut reversals = Reversals::new(of, of.user);
+    ReversalScan::new(ledger, index, later, sight).add_to(&mut reversals, original, &of.user, |_| false)?;
+    Ok(reversals.left()?)
+}
+
+/// The scans of a settlement that checks reversals.
+pub struct ReversalScans {
+    later: LaterColumns,
+    /// Of the primary key.
+    originals: IndexScan<Ledger>,
+    reversals: ReversalScan,
+}
+
+impl ReversalScans {
+    /// The scans in `opened`; opens them if they are not open and the locks of their indexes are free. The ledger is locked.
+    pub fn get_or_open<'a>(
+        opened: &'a mut Option<Self>,
+        relations: &Relations,
+    ) -> Result<&'a mut Self, NotFree> {
+        match opened {
+            Some(scans) => Ok(scans),
+            None => Ok(opened.insert(Self::open_if_free(relations)?)),
+        }
+    }
+
+    fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        let ledger = || Table::open_locked(relations.ledger);
+        let later = relations.later_columns().unwrap_or_else(|error| error.raise());
+        let key = Index::primary_key_if_free(&ledger())?;
+        let index = match relations.open_reverses_index(Index::open_if_free)? {
+            Some(index) => ByOriginal::Index(index),
+            None => ByOriginal::Account(relations.open_delta_index(Index::open_if_free)?),
+        };
+        // They are read with the snapshot of the decision, which is not taken yet.
+        let nothing_yet = || Sight::Dirty(DirtySnapshot::new());
+        let originals = IndexScan::new(ledger(), key, nothing_yet(), 1, later.reverses);
+        Ok(Self { later, originals, reversals: ReversalScan::new(ledger(), index, later, nothing_yet()) })
+    }
+
+    /// Raises 23514 if rows of the transaction in this account take back what they may not. `sight` makes the snapshot of the decision:
+    /// committed rows and the transaction's own. The caller has the stripe of the account exclusively.
+    pub fn check(&mut self, account: &UserId, sight: impl Fn() -> Sight) -> Result<(), LedgerError> {
+        let originals = NAMED.with_borrow(|named| named.get(account).cloned().unwrap_or_default());
+        let own = xact::current_id_if_any();
+        self.originals.see_with(sight());
+        self.reversals.scan.see_with(sight());
+        for id in originals {
+            xact::check_for_interrupts();
+            let Some(original) = self.original(&id) else { continue };
+            let mut reversals = Reversals::new(original, *account);
+            self.reversals.add_to(&mut reversals, &id, account, |stamp| Some(stamp) == own)?;
+            reversals.verdict()?.map_err(|refusal| LedgerError::Reversal { original: id, refusal })?;
+        }
+        Ok(())
+    }
+
+    fn original(&mut self, id: &TransactionId) -> Option<Original> {
+        self.originals.seek(&[transactions::ID.equal(id)]);
+        let row = self.originals.next()?;
+        Some(Original {
+            user: row.get(transactions::USER_ID),
+            kind: row.get(transactions::TRANSACTION_TYPE),
+            amount: row.get(transactions::AMOUNT),
+            is_reversal: !row.is_null(self.later.reverses),
+        })
+    }
+}
+
+/// The index that reversals of a transaction are found by.
+enum ByOriginal {
+    Index(Index),
+    /// Where that index is missing, or is being built: the one that finds all rows of the account.
+    Account(Index),
+}
+
+/// Reads the reversals of one transaction after the other.
+struct ReversalScan {
+    scan: IndexScan<Ledger>,
+    later: LaterColumns,
+    is_by_account: bool,
+}
+
+impl ReversalScan {
+    fn new(ledger: Table, index: ByOriginal, later: LaterColumns, sight: Sight) -> Self {
+        let (index, is_by_account) = match index {
+            ByOriginal::Index(index) => (index, false),
+            ByOriginal::Account(index) => (index, true),
+        };
+        Self { scan: IndexScan::new(ledger, index, sight, 1, later.reverses), later, is_by_account }
+    }
+
+    /// Adds the account's rows that take back the original. Those of other accounts, let in before the original was there, count
+    /// for nothing.
+    fn add_to(
+        &mut self,
+        reversals: &mut Reversals,
+        original: &TransactionId,
+        account: &UserId,
+        is_own: impl Fn(u64) -> bool,
+    ) -> Result<(), SumOutOfRange> {
+        let key: Key<Ledger> = if self.is_by_account {
+            transactions::USER_ID.equal(account)
+        } else {
+            self.later.reverses.equal(original)
+        };
+        self.scan.seek(&[key]);
+        while let Some(row) = self.scan.next() {
+            if row.get(self.later.reverses) == Some(*original) && row.get(transactions::USER_ID) == *account {
+                reversals.add(
+                    row.get(transactions::TRANSACTION_TYPE),
+                    row.get(transactions::AMOUNT),
+                    is_own(row.get(transactions::XACT_ID)),
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
