@@ -512,6 +512,75 @@ REVOKE ALL ON TYPE credits.credit_hold FROM PUBLIC;
 REVOKE ALL ON credits.holds FROM PUBLIC;
 REVOKE ALL ON FUNCTION credits.refuse_hold_change(), credits.note_hold() FROM PUBLIC;
 
+-- What is available.
+
+CREATE FUNCTION credits.get_available_balance(user_id uuid) RETURNS numeric
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'get_available_balance';
+COMMENT ON FUNCTION credits.get_available_balance(uuid) IS
+    'What is available to a user: the balance less the holds that are open when the statement begins; 0 for an unknown user. '
+    'Costs what get_user_balance does, and a scan of the open holds. Errors: 22004 for NULL, 42501 without SELECT on the ledger '
+    'and on holds.';
+CREATE FUNCTION credits.get_available_balances_bulk(user_ids uuid[])
+    RETURNS TABLE (user_id uuid, balance numeric, held numeric, available numeric)
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'get_available_balances_bulk';
+COMMENT ON FUNCTION credits.get_available_balances_bulk(uuid[]) IS
+    'Balances of several users, what open holds hold of them and what is available, each distinct id once, unknown ones with 0. '
+    'Errors: 22004 for NULL or a NULL in the array, 42501 without SELECT on the ledger and on holds.';
+CREATE FUNCTION credits.visible_held(user_id uuid) RETURNS numeric
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'visible_held';
+COMMENT ON FUNCTION credits.visible_held(uuid) IS
+    'For the view balances: the sum of a user''s open holds, of those that the caller may see. Costs a scan of them. Errors: 22004 '
+    'for NULL, 42501 without SELECT on holds.';
+REVOKE ALL ON FUNCTION credits.get_available_balance(uuid), credits.get_available_balances_bulk(uuid[]), credits.visible_held(uuid)
+    FROM PUBLIC;
+
+CREATE OR REPLACE VIEW credits.balances WITH (security_barrier) AS
+    SELECT a.user_id, a.balance, a.is_positive, a.crossed_at, a.held, a.available
+    FROM (
+        SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at,
+               credits.visible_held(c.user_id) AS held, credits.get_available_balance(c.user_id) AS available
+        FROM credits.user_balance_checkpoints c
+        WHERE NOT row_security_active('credits.credits_transactions')
+          AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
+        UNION ALL
+        SELECT u.user_id, b.balance, b.balance > 0, NULL, credits.visible_held(u.user_id), credits.get_available_balance(u.user_id)
+        FROM credits.users_without_checkpoint u
+        CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
+        WHERE NOT row_security_active('credits.credits_transactions')
+        UNION ALL
+        SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at, credits.visible_held(v.user_id),
+               trim_scale(v.balance - credits.visible_held(v.user_id))
+        FROM credits.visible_balances() v
+        LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = v.user_id
+        WHERE row_security_active('credits.credits_transactions')
+    ) a;
+COMMENT ON VIEW credits.balances IS
+    'Every user with a transaction: the balance, exact now; is_positive, the side of zero last announced; crossed_at, when '
+    'that last changed; held, the sum of the open holds, and available, the balance less that: 42501 for who may not read holds, if '
+    'they are asked for. For one user: index lookups, and before Postgres 16 a scan of the user''s rows for one without a '
+    'checkpoint.';
+
+CREATE FUNCTION credits.list_holds(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50) RETURNS SETOF credits.credit_hold
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50
+    AS 'MODULE_PATHNAME', 'list_holds';
+COMMENT ON FUNCTION credits.list_holds(uuid, bigint, bigint) IS
+    'A user''s holds that are open when the statement begins, by ascending expires_at and source_id. "limit" => NULL is all. 22004 '
+    'for a NULL user_id or skip; 22023 for a negative skip or limit; 42501 without SELECT on holds. Cost: the page and what is skipped.';
+REVOKE ALL ON FUNCTION credits.list_holds(uuid, bigint, bigint) FROM PUBLIC;
+
+CREATE FUNCTION credits.release_expired_holds(grace interval DEFAULT '1 day', "limit" bigint DEFAULT 1000) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'release_expired_holds_wrapper';
+COMMENT ON FUNCTION credits.release_expired_holds(interval, bigint) IS
+    'Deletes up to "limit" (NULL: all) of the holds that expired longer than grace ago, and returns how many it deleted: for a job. '
+    'Until then capture_hold finds them. Errors: 22004 for a NULL grace; 22008 for one that reaches back further than timestamps do; '
+    '22023 for a negative grace or limit; 25006 in a read-only transaction; 42501 without SELECT and DELETE on holds. Cost: a '
+    'scan of holds up to the last one that is deleted.';
+REVOKE ALL ON FUNCTION credits.release_expired_holds(interval, bigint) FROM PUBLIC;
+
 -- Row-level security in dumps.
 
 -- pg_dump leaves the tables of an extension to CREATE EXTENSION, and with them what a user has put on them: policies, ENABLE and FORCE ROW

@@ -711,6 +711,26 @@ COMMENT ON FUNCTION credits.get_users_balances_bulk(uuid[], integer) IS
     'Balances of several users, each distinct id once, unknown ones with 0. checkpoint_refresh_probability N asks for a refresh '
     'of each user''s checkpoint at commit with chance 1 in N; NULL and 0: never; ignored where the transaction cannot write. '
     'Errors: 22004 for NULL or a NULL in the array, 22023 for a negative probability, 42501 without SELECT on the ledger.';
+CREATE FUNCTION credits.get_available_balance(user_id uuid) RETURNS numeric
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'get_available_balance';
+COMMENT ON FUNCTION credits.get_available_balance(uuid) IS
+    'What is available to a user: the balance less the holds that are open when the statement begins; 0 for an unknown user. '
+    'Costs what get_user_balance does, and a scan of the open holds. Errors: 22004 for NULL, 42501 without SELECT on the ledger '
+    'and on holds.';
+CREATE FUNCTION credits.get_available_balances_bulk(user_ids uuid[])
+    RETURNS TABLE (user_id uuid, balance numeric, held numeric, available numeric)
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'get_available_balances_bulk';
+COMMENT ON FUNCTION credits.get_available_balances_bulk(uuid[]) IS
+    'Balances of several users, what open holds hold of them and what is available, each distinct id once, unknown ones with 0. '
+    'Errors: 22004 for NULL or a NULL in the array, 42501 without SELECT on the ledger and on holds.';
+CREATE FUNCTION credits.visible_held(user_id uuid) RETURNS numeric
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'visible_held';
+COMMENT ON FUNCTION credits.visible_held(uuid) IS
+    'For the view balances: the sum of a user''s open holds, of those that the caller may see. Costs a scan of them. Errors: 22004 '
+    'for NULL, 42501 without SELECT on holds.';
 CREATE FUNCTION credits.refresh_checkpoints_bulk(user_ids uuid[]) RETURNS TABLE (user_id uuid, balance numeric)
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'refresh_checkpoints_bulk_wrapper';
@@ -817,26 +837,29 @@ COMMENT ON VIEW credits.uncovered_transactions IS
     'The deltas: ledger rows that no checkpoint covers yet. For operators: empty under row-level security.';
 
 CREATE VIEW credits.balances WITH (security_barrier) AS
-    SELECT a.user_id, a.balance, a.is_positive, a.crossed_at
+    SELECT a.user_id, a.balance, a.is_positive, a.crossed_at, a.held, a.available
     FROM (
-        SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at
+        SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at,
+               credits.visible_held(c.user_id) AS held, credits.get_available_balance(c.user_id) AS available
         FROM credits.user_balance_checkpoints c
         WHERE NOT row_security_active('credits.credits_transactions')
           AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
         UNION ALL
-        SELECT u.user_id, b.balance, b.balance > 0, NULL
+        SELECT u.user_id, b.balance, b.balance > 0, NULL, credits.visible_held(u.user_id), credits.get_available_balance(u.user_id)
         FROM credits.users_without_checkpoint u
         CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
         WHERE NOT row_security_active('credits.credits_transactions')
         UNION ALL
-        SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at
+        SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at, credits.visible_held(v.user_id),
+               trim_scale(v.balance - credits.visible_held(v.user_id))
         FROM credits.visible_balances() v
         LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = v.user_id
         WHERE row_security_active('credits.credits_transactions')
     ) a;
 COMMENT ON VIEW credits.balances IS
     'Every user with a transaction: the balance, exact now; is_positive, the side of zero last announced; crossed_at, when '
-    'that last changed. For one user: index lookups, and before Postgres 16 a scan of the user''s rows for one without a '
+    'that last changed; held, the sum of the open holds, and available, the balance less that: 42501 for who may not read holds, if '
+    'they are asked for. For one user: index lookups, and before Postgres 16 a scan of the user''s rows for one without a '
     'checkpoint.';
 
 CREATE VIEW credits.batches WITH (security_barrier) AS
@@ -973,6 +996,14 @@ COMMENT ON FUNCTION credits.list_transactions_with_batches(uuid, bigint, bigint,
     'from the table that credits_ledger.analytics_table names, if it exists. Arguments and errors as '
     'list_user_transactions; 42501 if that table may not be read. Cost: the page, what is skipped or filtered '
     'out, and the rows that are not folded yet.';
+
+-- Open holds, next to expire first
+CREATE FUNCTION credits.list_holds(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50) RETURNS SETOF credits.credit_hold
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50
+    AS 'MODULE_PATHNAME', 'list_holds';
+COMMENT ON FUNCTION credits.list_holds(uuid, bigint, bigint) IS
+    'A user''s holds that are open when the statement begins, by ascending expires_at and source_id. "limit" => NULL is all. 22004 '
+    'for a NULL user_id or skip; 22023 for a negative skip or limit; 42501 without SELECT on holds. Cost: the page and what is skipped.';
 
 -- Counts: the length of the list with the same filters
 CREATE FUNCTION credits.count_user_transactions(
@@ -1138,6 +1169,18 @@ AS 'MODULE_PATHNAME', 'refresh_idle_checkpoints_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/api/open_holds.rs
+-- credits_ledger::api::open_holds::release_expired_holds
+CREATE  FUNCTION "release_expired_holds"(
+	"grace" interval DEFAULT '1 day', /* Option < Interval > */
+	"limit" bigint DEFAULT 1000 /* Option < i64 > */
+) RETURNS bigint /* Result < i64, ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'release_expired_holds_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/operations.rs
 -- credits_ledger::api::operations::settlement_statistics
 CREATE  FUNCTION "settlement_statistics"() RETURNS TABLE (
@@ -1157,6 +1200,7 @@ AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
 -- src/lib.rs
 -- requires:
 --   reads
+--   api::open_holds::release_expired_holds
 --   api::operations::advance_seq
 --   api::operations::redact_account
 --   api::operations::refresh_idle_checkpoints
@@ -1250,6 +1294,12 @@ COMMENT ON VIEW credits.stragglers IS
     'forgets it with its next refresh. since: the start of the transaction, or when it was prepared. holds_back: a checkpoint '
     'that is refreshed now stops at it. Cost: two scans of the checkpoints. On a standby only those that a checkpoint lists, '
     'without their sessions, which are the primary''s. For operators and members of pg_monitor.';
+
+COMMENT ON FUNCTION credits.release_expired_holds(interval, bigint) IS
+    'Deletes up to "limit" (NULL: all) of the holds that expired longer than grace ago, and returns how many it deleted: for a job. '
+    'Until then capture_hold finds them. Errors: 22004 for a NULL grace; 22008 for one that reaches back further than timestamps do; '
+    '22023 for a negative grace or limit; 25006 in a read-only transaction; 42501 without SELECT and DELETE on holds. Cost: a '
+    'scan of holds up to the last one that is deleted.';
 
 -- A caller from whom row-level security hides rows gets 42501. It would refresh nothing otherwise.
 ALTER FUNCTION credits.refresh_idle_checkpoints(interval, bigint) SET row_security = off;

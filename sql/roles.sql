@@ -31,6 +31,7 @@ GRANT SELECT ON credits.credits_transactions, credits.holds, credits.spending_li
     TO credits_reader;
 GRANT EXECUTE ON FUNCTION
     credits.get_user_balance, credits.calculate_balance_with_seq, credits.get_users_balances_bulk,
+    credits.get_available_balance, credits.get_available_balances_bulk, credits.visible_held, credits.list_holds,
     credits.visible_balances, credits.visible_batches,
     credits.get_transaction_by_id, credits.transaction_exists_by_source_id,
     credits.list_user_transactions, credits.list_all_transactions, credits.list_transactions_with_batches,
@@ -55,6 +56,7 @@ GRANT EXECUTE ON FUNCTION
 -- A charger also holds credits and charges what is covered; the functions insert, extend and delete holds as the caller.
 GRANT credits_writer TO credits_charger;
 GRANT INSERT, UPDATE (expires_at), DELETE ON credits.holds TO credits_charger;
+GRANT EXECUTE ON FUNCTION credits.release_expired_holds TO credits_charger;
 
 -- A limiter says how far accounts may be overdrawn, and at which balances a notification is sent. Its own role, so that who charges does
 -- not lift the limit. When a row was changed is for the table to say.

@@ -45,6 +45,7 @@ pgrx::extension_sql_file!(
     name = "operations",
     requires = [
         "reads",
+        api::open_holds::release_expired_holds,
         api::operations::advance_seq,
         api::operations::redact_account,
         api::operations::refresh_idle_checkpoints,

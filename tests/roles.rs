@@ -8,7 +8,7 @@ use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 const EVERYBODY: [&str; 3] = ["are_thresholds: EXECUTE", "current_xact_id: EXECUTE", "row_security: EXECUTE"];
 
 /// What a reader may do besides.
-const READER: [&str; 30] = [
+const READER: [&str; 34] = [
     "balances: SELECT",
     "batches: SELECT",
     "calculate_balance_with_seq: EXECUTE",
@@ -18,6 +18,8 @@ const READER: [&str; 30] = [
     "count_user_transactions: EXECUTE",
     "credits_transactions: SELECT",
     "folded_batches: SELECT",
+    "get_available_balance: EXECUTE",
+    "get_available_balances_bulk: EXECUTE",
     "get_monthly_auto_topup_spend: EXECUTE",
     "get_monthly_auto_topup_spend_bulk: EXECUTE",
     "get_transaction_by_id: EXECUTE",
@@ -25,6 +27,7 @@ const READER: [&str; 30] = [
     "get_users_balances_bulk: EXECUTE",
     "holds: SELECT",
     "list_all_transactions: EXECUTE",
+    "list_holds: EXECUTE",
     "list_transactions_with_batches: EXECUTE",
     "list_user_transactions: EXECUTE",
     "schema credits: USAGE",
@@ -39,6 +42,7 @@ const READER: [&str; 30] = [
     "verify_ledger: EXECUTE",
     "visible_balances: EXECUTE",
     "visible_batches: EXECUTE",
+    "visible_held: EXECUTE",
 ];
 
 /// What a writer may do besides.
@@ -53,7 +57,8 @@ const WRITER: [&str; 7] = [
 ];
 
 /// What a charger may do besides.
-const CHARGER: [&str; 3] = ["holds: DELETE", "holds: INSERT", "holds: UPDATE"];
+const CHARGER: [&str; 4] =
+    ["holds: DELETE", "holds: INSERT", "holds: UPDATE", "release_expired_holds: EXECUTE"];
 
 /// What a limiter may do besides what a reader may.
 const LIMITER: [&str; 3] = ["spending_limits: DELETE", "spending_limits: INSERT", "spending_limits: UPDATE"];

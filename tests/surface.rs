@@ -1,6 +1,7 @@
 //! Tests of the SQL surface from outside: what the reading functions answer, and what an answer costs.
 //!
 //! - [`application`]: an application that moves over keeps its expectations, and its statements
+//! - [`available`]: what holds leave of a balance
 //! - [`rows`], [`grouped`], [`topup`], [`labels`], [`arguments`]: each promise of the interface, by example
 //! - [`property`]: every function with every combination of filters against the [`model`], whatever has happened
 //! - [`keyset`]: pages by cursor while others write
@@ -10,6 +11,8 @@
 mod application;
 #[path = "surface/arguments.rs"]
 mod arguments;
+#[path = "surface/available.rs"]
+mod available;
 #[path = "surface/calls.rs"]
 mod calls;
 #[path = "surface/cost.rs"]

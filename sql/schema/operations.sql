@@ -87,6 +87,12 @@ COMMENT ON VIEW credits.stragglers IS
     'that is refreshed now stops at it. Cost: two scans of the checkpoints. On a standby only those that a checkpoint lists, '
     'without their sessions, which are the primary''s. For operators and members of pg_monitor.';
 
+COMMENT ON FUNCTION credits.release_expired_holds(interval, bigint) IS
+    'Deletes up to "limit" (NULL: all) of the holds that expired longer than grace ago, and returns how many it deleted: for a job. '
+    'Until then capture_hold finds them. Errors: 22004 for a NULL grace; 22008 for one that reaches back further than timestamps do; '
+    '22023 for a negative grace or limit; 25006 in a read-only transaction; 42501 without SELECT and DELETE on holds. Cost: a '
+    'scan of holds up to the last one that is deleted.';
+
 -- A caller from whom row-level security hides rows gets 42501. It would refresh nothing otherwise.
 ALTER FUNCTION credits.refresh_idle_checkpoints(interval, bigint) SET row_security = off;
 COMMENT ON FUNCTION credits.refresh_idle_checkpoints(interval, bigint) IS

@@ -53,6 +53,14 @@ COMMENT ON FUNCTION credits.list_transactions_with_batches(uuid, bigint, bigint,
     'list_user_transactions; 42501 if that table may not be read. Cost: the page, what is skipped or filtered '
     'out, and the rows that are not folded yet.';
 
+-- Open holds, next to expire first
+CREATE FUNCTION credits.list_holds(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50) RETURNS SETOF credits.credit_hold
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50
+    AS 'MODULE_PATHNAME', 'list_holds';
+COMMENT ON FUNCTION credits.list_holds(uuid, bigint, bigint) IS
+    'A user''s holds that are open when the statement begins, by ascending expires_at and source_id. "limit" => NULL is all. 22004 '
+    'for a NULL user_id or skip; 22023 for a negative skip or limit; 42501 without SELECT on holds. Cost: the page and what is skipped.';
+
 -- Counts: the length of the list with the same filters
 CREATE FUNCTION credits.count_user_transactions(
     user_id uuid,

@@ -91,26 +91,29 @@ COMMENT ON VIEW credits.uncovered_transactions IS
     'The deltas: ledger rows that no checkpoint covers yet. For operators: empty under row-level security.';
 
 CREATE VIEW credits.balances WITH (security_barrier) AS
-    SELECT a.user_id, a.balance, a.is_positive, a.crossed_at
+    SELECT a.user_id, a.balance, a.is_positive, a.crossed_at, a.held, a.available
     FROM (
-        SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at
+        SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at,
+               credits.visible_held(c.user_id) AS held, credits.get_available_balance(c.user_id) AS available
         FROM credits.user_balance_checkpoints c
         WHERE NOT row_security_active('credits.credits_transactions')
           AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
         UNION ALL
-        SELECT u.user_id, b.balance, b.balance > 0, NULL
+        SELECT u.user_id, b.balance, b.balance > 0, NULL, credits.visible_held(u.user_id), credits.get_available_balance(u.user_id)
         FROM credits.users_without_checkpoint u
         CROSS JOIN LATERAL (SELECT credits.get_user_balance(u.user_id) AS balance OFFSET 0) b
         WHERE NOT row_security_active('credits.credits_transactions')
         UNION ALL
-        SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at
+        SELECT v.user_id, v.balance, coalesce(c.is_positive, v.is_positive), c.crossed_at, credits.visible_held(v.user_id),
+               trim_scale(v.balance - credits.visible_held(v.user_id))
         FROM credits.visible_balances() v
         LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = v.user_id
         WHERE row_security_active('credits.credits_transactions')
     ) a;
 COMMENT ON VIEW credits.balances IS
     'Every user with a transaction: the balance, exact now; is_positive, the side of zero last announced; crossed_at, when '
-    'that last changed. For one user: index lookups, and before Postgres 16 a scan of the user''s rows for one without a '
+    'that last changed; held, the sum of the open holds, and available, the balance less that: 42501 for who may not read holds, if '
+    'they are asked for. For one user: index lookups, and before Postgres 16 a scan of the user''s rows for one without a '
     'checkpoint.';
 
 CREATE VIEW credits.batches WITH (security_barrier) AS

@@ -1,4 +1,4 @@
-//! Balances and checkpoints.
+//! Balances, what is available of them, and checkpoints.
 
 use std::collections::HashSet;
 
@@ -9,6 +9,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::arguments::required;
+use crate::engine::available::{self, Available};
 use crate::engine::balance::{self, Balance};
 use crate::engine::noted;
 use crate::error::LedgerError;
@@ -17,6 +18,7 @@ use crate::pg::call::{Argument, Call};
 use crate::pg::column_value::ColumnValue;
 use crate::pg::{random, xact};
 
+const USER_ID: Argument = Argument(0, "user_id");
 const USER_IDS: Argument = Argument(0, "user_ids");
 
 /// `get_user_balance(user_id)`
@@ -33,7 +35,7 @@ pub fn calculate_balance_with_seq(call: &Call<'_>) -> Result<Answer, LedgerError
 }
 
 fn balance_of(call: &Call<'_>) -> Result<Balance, LedgerError> {
-    let user = *call.user_id(Argument(0, "user_id"))?;
+    let user = *call.user_id(USER_ID)?;
     Ok(balance::read(&[user])?.into_iter().next().unwrap_or_default())
 }
 
@@ -52,6 +54,32 @@ pub fn get_users_balances_bulk(call: &Call<'_>) -> Result<Answer, LedgerError> {
         noted::request(chosen, Request::RefreshIfFree)?;
     }
     Ok(rows(call, &users, &balances, |_| true))
+}
+
+/// `get_available_balance(user_id)`
+pub fn get_available_balance(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let user = *call.user_id(USER_ID)?;
+    let available = available::read(&[user])?.into_iter().next().unwrap_or_default();
+    Ok(Answer::credits(available.available))
+}
+
+/// `get_available_balances_bulk(user_ids)`
+pub fn get_available_balances_bulk(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let users = distinct(call.user_ids(USER_IDS)?);
+    let read = available::read(&users)?;
+    let numeric = pg_sys::NUMERICOID;
+    let result = call.result_rows(&[pg_sys::UUIDOID, numeric, numeric, numeric]);
+    for (user, Available { balance, held, available }) in users.iter().zip(read) {
+        let [balance, held, available] = [balance, held, available].map(ColumnValue::Credits);
+        result.put([ColumnValue::Uuid(user.as_bytes()), balance, held, available]);
+    }
+    Ok(Answer::rows())
+}
+
+/// `visible_held(user_id)`
+pub fn visible_held(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let user = *call.user_id(USER_ID)?;
+    Ok(Answer::credits(available::held(&[user])?.into_iter().next().unwrap_or_default()))
 }
 
 /// `credits.refresh_checkpoint`

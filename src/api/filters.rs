@@ -150,8 +150,14 @@ impl<'call> Period<'call> {
 impl Page {
     /// The arguments skip, at the place `first`, limit behind it, and before_seq.
     pub fn read(call: &Call<'_>, first: usize, before_seq: usize) -> Result<Self, LedgerError> {
+        let before_seq = call.bigint(Argument(before_seq, "before_seq"));
+        Ok(Self { before_seq, ..Self::without_cursor(call, first)? })
+    }
+
+    /// The arguments skip, at the place `first`, and limit behind it.
+    pub fn without_cursor(call: &Call<'_>, first: usize) -> Result<Self, LedgerError> {
         Ok(Self {
-            before_seq: call.bigint(Argument(before_seq, "before_seq")),
+            before_seq: None,
             skip: not_negative("skip", call.required_bigint(Argument(first, "skip"))?)?,
             limit: call
                 .bigint(Argument(first + 1, "limit"))

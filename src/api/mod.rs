@@ -13,6 +13,7 @@ pub mod feed;
 mod filters;
 pub mod grouped;
 mod newest;
+pub mod open_holds;
 mod operations;
 pub mod recording;
 pub mod reversals;

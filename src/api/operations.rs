@@ -10,7 +10,8 @@ use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::arguments::required;
+use super::arguments::{required, that_long_before};
+use super::filters::not_negative;
 use crate::engine::{noted, redaction, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -62,10 +63,8 @@ fn refresh_idle_checkpoints(
     idle: default!(Option<Interval>, "'1 hour'"),
     limit: default!(Option<i64>, "1000"),
 ) -> Result<i64, ErrorReport> {
-    let last_written = before_now(required("idle", idle)?)?;
-    if let Some(value @ ..0) = limit {
-        return Err(LedgerError::NegativeArgument { name: "limit", value }.into());
-    }
+    let last_written = that_long_before("idle", required("idle", idle)?, now())?;
+    let limit = limit.map(|limit| not_negative("limit", limit)).transpose()?;
     xact::refuse_if_read_only(c"refresh_idle_checkpoints()");
     Relations::locked().ok_or(LedgerError::NotInstalled)?;
     let users = users_with_idle_checkpoints(last_written, limit);
@@ -95,15 +94,6 @@ fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: Optio
     );
     let users = idle.first_row(&sql, |row| row.value::<Vec<Uuid>>(1)).flatten().unwrap_or_default();
     users.iter().map(|user| UserId::from_bytes(*user.as_bytes())).collect()
-}
-
-/// That long before this transaction started.
-fn before_now(idle: Interval) -> Result<TimestampWithTimeZone, LedgerError> {
-    PgTryBuilder::new(|| Ok(now() - idle))
-        .catch_when(PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, |_| {
-            Err(LedgerError::IdleOutOfRange(idle.to_string()))
-        })
-        .execute()
 }
 
 /// `credits.redact_account`

@@ -6,6 +6,8 @@
 //! - [`changes`]: the record of changes of checkpoints that the engine has not made
 //! - [`published`]: what a backend reads and publishes in shared memory: folds and headroom
 //! - [`balance`]: balances under the caller's snapshot
+//! - [`holds`]: the holds of a user that are open
+//! - [`available`]: what is available of balances under the caller's snapshot
 //! - [`newest`]: the newest rows of a user, for a page without filters
 //! - [`feed`]: the ledger's rows in the order of their stamps
 //! - [`items`]: the newest rows of a user, with each batch as one item
@@ -21,6 +23,7 @@
 //! - [`statistics`]: how often settlements did what costs something
 //! - [`notification`]: the notifications of a crossing
 
+pub mod available;
 pub mod balance;
 pub mod batches;
 pub mod changes;
@@ -29,6 +32,7 @@ pub mod checkpoint_tids;
 pub mod commit_view;
 pub mod delta;
 pub mod feed;
+pub mod holds;
 pub mod items;
 pub mod lock_order;
 pub mod newest;

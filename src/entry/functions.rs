@@ -1,7 +1,7 @@
 //! The SQL functions that are written against the server's own calling convention: the names that files of `sql/schema` declare,
 //! and what answers them.
 
-use crate::api::{balances, bulk, feed, grouped, recording, reversals, topup, transactions};
+use crate::api::{balances, bulk, feed, grouped, open_holds, recording, reversals, topup, transactions};
 use crate::pg::entry_point::entry_points;
 use crate::pg::stamp;
 
@@ -15,6 +15,9 @@ entry_points! { functions:
 }
 
 entry_points! { functions:
+    get_available_balance => balances::get_available_balance;
+    get_available_balances_bulk => balances::get_available_balances_bulk;
+    visible_held => balances::visible_held;
     record_transactions => bulk::record_transactions;
     reverse_transaction => reversals::reverse_transaction;
 }
@@ -33,6 +36,7 @@ entry_points! { reading_functions:
     count_transactions_with_batches => grouped::count_transactions_with_batches;
     sum_recent_transactions_grouped => grouped::sum_recent_transactions_grouped;
     sum_transactions_after_date_grouped => grouped::sum_transactions_after_date_grouped;
+    list_holds => open_holds::list_holds;
     get_monthly_auto_topup_spend => topup::get_monthly_auto_topup_spend;
     get_monthly_auto_topup_spend_bulk => topup::get_monthly_auto_topup_spend_bulk;
 }

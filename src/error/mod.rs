@@ -49,9 +49,22 @@ pub enum LedgerError {
         /// Its value.
         value: i64,
     },
-    /// An interval that reaches from this transaction back to before the earliest timestamp.
-    #[error("argument idle reaches back further than timestamps do: {0}")]
-    IdleOutOfRange(String),
+    /// An interval that reaches back to before the earliest timestamp.
+    #[error("argument {name} reaches back further than timestamps do: {value}")]
+    IntervalOutOfRange {
+        /// The argument.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// An interval is below zero.
+    #[error("argument {name} must not be negative, but is {value}")]
+    NegativeInterval {
+        /// The argument.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// A name that is not one of the four transaction types.
     #[error("argument {name} has an unknown transaction type: \"{value}\"")]
     UnknownType {
@@ -267,13 +280,14 @@ impl LedgerError {
                 PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED
             }
             Self::NegativeArgument { .. }
+            | Self::NegativeInterval { .. }
             | Self::UnknownType { .. }
             | Self::NotAnArray(_)
             | Self::MalformedPosition(_)
             | Self::OtherLedgersPosition(_)
             | Self::ReversalOfReversal(_)
             | Self::TooManyElements { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::IdleOutOfRange(_) => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
+            Self::IntervalOutOfRange { .. } => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Self::Amount { .. }
             | Self::BatchOnNonUsage(_)
             | Self::BlankSourceId { .. }

@@ -180,6 +180,11 @@ impl Relations {
         open_now(holds, HOLDS_INDEX_NAME, open)
     }
 
+    /// The index of an account's holds, if it is there.
+    pub fn holds_index(&self) -> Option<pg_sys::Oid> {
+        self.holds_index
+    }
+
     /// Raises 55000 if a column of one of the tables is not of the type that it was made with: rows are read and written by column
     /// numbers. False if a table could not be looked at since another session is changing it; opening that table will wait.
     fn have_their_columns(&self) -> bool {

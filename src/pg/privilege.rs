@@ -1,12 +1,12 @@
-//! The caller's privileges on the ledger, checked as a query checks them.
+//! The caller's privileges on the ledger and on holds, checked as a query checks them.
 
 use pgrx::pg_sys;
 
 use super::catalog::Relations;
-use super::column::AnyColumn;
+use super::column::{AnyColumn, Layout};
 use super::tables::transactions::{self, Ledger};
 
-/// Which rows of the ledger a caller may read.
+/// Which rows of a table a caller may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     /// All of them.
@@ -21,42 +21,43 @@ pub fn may_see_folded(relations: &Relations) -> bool {
     may_select(relations) && view(relations) == View::Whole
 }
 
-/// Whether the caller has SELECT on the table, and so on every column.
+/// Whether the caller has SELECT on the ledger as a table, and so on every column.
 fn may_select(relations: &Relations) -> bool {
-    may(relations, pg_sys::ACL_SELECT)
+    may(relations.ledger, pg_sys::ACL_SELECT)
 }
 
-/// Whether the caller has this privilege on the ledger as a table.
-fn may(relations: &Relations, privilege: u32) -> bool {
+/// Whether the caller has this privilege on the table.
+fn may(table: pg_sys::Oid, privilege: u32) -> bool {
     // SAFETY: a catalog lookup. It raises an error if the table is gone.
     unsafe {
-        let result = pg_sys::pg_class_aclcheck(
-            relations.ledger,
-            pg_sys::GetUserId(),
-            pg_sys::AclMode::from(privilege),
-        );
+        let result = pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::AclMode::from(privilege));
         result == pg_sys::AclResult::ACLCHECK_OK
     }
 }
 
 /// Raises 42501 unless the caller may SELECT these columns of the ledger.
 pub fn require_select(relations: &Relations, columns: &[AnyColumn<Ledger>]) {
-    require(relations, pg_sys::ACL_SELECT, columns);
+    require(relations.ledger, pg_sys::ACL_SELECT, columns);
+}
+
+/// Raises 42501 unless the caller may SELECT these columns of the table.
+pub fn require_select_on<L: Layout>(table: pg_sys::Oid, columns: &[AnyColumn<L>]) {
+    require(table, pg_sys::ACL_SELECT, columns);
 }
 
 /// Raises 42501 unless the caller may INSERT these columns of the ledger.
 pub fn require_insert(relations: &Relations, columns: &[AnyColumn<Ledger>]) {
-    require(relations, pg_sys::ACL_INSERT, columns);
+    require(relations.ledger, pg_sys::ACL_INSERT, columns);
 }
 
-fn require(relations: &Relations, privilege: u32, columns: &[AnyColumn<Ledger>]) {
-    if may(relations, privilege) {
+fn require<L: Layout>(table: pg_sys::Oid, privilege: u32, columns: &[AnyColumn<L>]) {
+    if may(table, privilege) {
         return;
     }
     // SAFETY: catalog lookups. They raise an error if the table is gone.
     unsafe {
-        let (table, role) = (relations.ledger, pg_sys::GetUserId());
-        let may = |column: &AnyColumn<Ledger>| {
+        let role = pg_sys::GetUserId();
+        let may = |column: &AnyColumn<L>| {
             let column = column.attribute_number();
             pg_sys::pg_attribute_aclcheck(table, column, role, pg_sys::AclMode::from(privilege))
                 == pg_sys::AclResult::ACLCHECK_OK
@@ -73,8 +74,13 @@ fn require(relations: &Relations, privilege: u32, columns: &[AnyColumn<Ledger>])
 
 /// Whether row-level security filters the ledger for the caller.
 pub fn view(relations: &Relations) -> View {
+    view_of(relations.ledger)
+}
+
+/// Whether row-level security filters the table for the caller.
+pub fn view_of(table: pg_sys::Oid) -> View {
     // SAFETY: a catalog lookup. A table that is gone has no row-level security.
-    let enabled = unsafe { pg_sys::check_enable_rls(relations.ledger, pg_sys::InvalidOid, false) };
+    let enabled = unsafe { pg_sys::check_enable_rls(table, pg_sys::InvalidOid, false) };
     if enabled == pg_sys::CheckEnableRlsResult::RLS_ENABLED.cast_signed() {
         View::Filtered
     } else {

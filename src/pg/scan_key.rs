@@ -4,6 +4,7 @@ use ledger::id::{BatchId, TransactionId, UserId};
 use pgrx::pg_sys;
 
 use super::column::{AnyColumn, Column, Layout};
+use super::column_type::Timestamptz;
 
 /// A condition on a column. The first key of a scan is for the first column of its index, and so on.
 pub struct Key<L> {
@@ -73,6 +74,13 @@ impl<L: Layout> Column<L, i64> {
     /// The rows above this number.
     pub fn above(self, number: i64) -> Key<L> {
         by_value(self.any(), pg_sys::BTGreaterStrategyNumber, pg_sys::F_INT8GT, number.into())
+    }
+}
+
+impl<L: Layout> Column<L, Timestamptz> {
+    /// The rows after this moment, in microseconds since the server's epoch.
+    pub fn after(self, moment: i64) -> Key<L> {
+        by_value(self.any(), pg_sys::BTGreaterStrategyNumber, pg_sys::F_TIMESTAMPTZ_GT, moment.into())
     }
 }
 

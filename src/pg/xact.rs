@@ -111,6 +111,12 @@ pub fn began_at() -> i64 {
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
+/// When the client's statement began, in microseconds since the server's epoch: `statement_timestamp()`.
+pub fn statement_began_at() -> i64 {
+    // SAFETY: a plain read of backend state.
+    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
+}
+
 /// Whether the transaction may not write: it was started READ ONLY, or the server is a standby.
 pub fn is_read_only() -> bool {
     // SAFETY: plain reads of backend state.

@@ -9,6 +9,9 @@ const CALLS: &[&str] = &[
     "calculate_balance_with_seq({user})",
     "get_users_balances_bulk({users})",
     "get_users_balances_bulk({users}, 1)",
+    "get_available_balance({user})",
+    "get_available_balances_bulk({users})",
+    "list_holds({user}, \"limit\" => NULL)",
     "get_transaction_by_id((SELECT id FROM credits.credits_transactions WHERE user_id = {user} ORDER BY seq LIMIT 1))",
     "transaction_exists_by_source_id('auto_topup_1')",
     "list_user_transactions({user}, \"limit\" => NULL)",
@@ -29,6 +32,7 @@ const CALLS: &[&str] = &[
     // No rows: which there are depends on what is open, and has tests of its own.
     "transactions_after(\"limit\" => 0)",
     "visible_balances()",
+    "visible_held({user})",
     "visible_batches()",
     "verify_ledger()",
     "verify_installation()",
@@ -52,6 +56,7 @@ pub const WRITES: &[&str] = &[
     "aggregate_user_batches({user})",
     "refresh_idle_checkpoints('0')",
     "advance_seq(1000000)",
+    "release_expired_holds('0')",
 ];
 
 /// A call of the list, for a user.

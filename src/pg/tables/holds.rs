@@ -1,9 +1,12 @@
 //! `holds`
 
+use std::sync::LazyLock;
+
 use ledger::credits::Credits;
 use ledger::id::UserId;
 
-use super::table;
+use super::{columns, table};
+use crate::pg::column::{self, AnyColumn};
 use crate::pg::column_type::{Jsonb, Text, Timestamptz};
 use crate::pg::definition::Role;
 
@@ -21,3 +24,23 @@ table! {
     9 CREATED_AT "created_at": Timestamptz,
     10 EXPIRES_AT "expires_at": Timestamptz,
 }
+
+/// Columns that a held sum is computed from.
+pub const HELD: [AnyColumn<Holds>; 3] = columns![USER_ID, AMOUNT, EXPIRES_AT];
+
+/// The columns of the type `credit_hold`, in its order.
+pub const CREDIT_HOLD: [AnyColumn<Holds>; 10] = columns![
+    SOURCE_ID,
+    USER_ID,
+    AMOUNT,
+    DESCRIPTION,
+    BATCH,
+    API_KEY_ID,
+    CATEGORY,
+    METADATA,
+    CREATED_AT,
+    EXPIRES_AT
+];
+
+/// The names of [`CREDIT_HOLD`], for SQL.
+pub static CREDIT_HOLD_NAMES: LazyLock<String> = LazyLock::new(|| column::names(&CREDIT_HOLD));
