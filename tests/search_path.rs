@@ -20,12 +20,14 @@ fn calls(session: &mut Session) -> Vec<String> {
                                               WHEN 'bigint' THEN '1::bigint' WHEN 'integer' THEN '1' WHEN 'numeric' THEN '1::pg_catalog.numeric'
                                               WHEN 'timestamp with time zone' THEN '''2000-01-01''::pg_catalog.timestamptz'
                                               WHEN 'interval' THEN '''0''::pg_catalog.interval'
+                                              WHEN 'numeric[]' THEN '''{1}''::pg_catalog.numeric[]'
                                               WHEN 'text[]' THEN '''{usage,purchase}''::pg_catalog.text[]'
                                               WHEN 'jsonb' THEN quote_literal(jsonb_build_array(jsonb_build_object(
                                                   'user_id', $1, 'amount', 1, 'transaction_type', 'usage', 'source_id', 'item', 'id', $1, 'category', 'c',
                                                   'created_at', now()))::text) || '::pg_catalog.jsonb'
                                               WHEN 'regclass' THEN '''credits.credits_transactions''::pg_catalog.regclass'
-                                              ELSE CASE WHEN proargnames[n] = 'feed_position' THEN 'NULL' ELSE '''usage''' END || '::pg_catalog.text' END, ', ' ORDER BY n)
+                                              ELSE CASE WHEN proargnames[n] = 'feed_position' THEN 'NULL'
+                                                        WHEN proargnames[n] = 'source_id' THEN quote_literal(proname || ' 1') ELSE '''usage''' END || '::pg_catalog.text' END, ', ' ORDER BY n)
                         FROM unnest(proargtypes[0:pronargs - left_out - 1]) WITH ORDINALITY a (oid, n))),
                 proname = 'create_transaction'
          FROM pg_proc, unnest(ARRAY[0, pronargdefaults]) left_out
@@ -45,6 +47,7 @@ fn nothing_of_a_hostile_user_runs() {
          GRANT USAGE ON SCHEMA credits TO {hostile}, {app};
          GRANT SELECT ON ALL TABLES IN SCHEMA credits TO {app};
          GRANT INSERT ON credits.credits_transactions TO {app};
+         GRANT INSERT, UPDATE, DELETE ON credits.holds TO {app};
          GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {app};
          ALTER DATABASE {} SET credits_ledger.checkpoint_interval = 1",
         db.name()

@@ -34,10 +34,15 @@ impl Subject {
 
 /// How every function is asked about a subject. What depends on one has an answer for the superuser that differs from
 /// that about nobody.
-const QUESTIONS: [(&str, &str); 28] = [
+const QUESTIONS: [(&str, &str); 33] = [
     ("get_user_balance", "'{user}'"),
     ("calculate_balance_with_seq", "'{user}'"),
     ("get_users_balances_bulk", "ARRAY['{user}'::uuid], 1"),
+    ("get_available_balance", "'{user}'"),
+    ("get_available_balances_bulk", "ARRAY['{user}'::uuid]"),
+    ("visible_held", "'{user}'"),
+    ("list_holds", "'{user}'"),
+    ("release_expired_holds", "\"limit\" => 0"),
     ("refresh_checkpoints_bulk", "ARRAY['{user}'::uuid]"),
     ("get_transaction_by_id", "'{transaction}'"),
     ("transaction_exists_by_source_id", "'{source_id}'"),
@@ -66,7 +71,8 @@ const QUESTIONS: [(&str, &str); 28] = [
 ];
 
 /// Of those, which tell a superuser nothing about the subject, or not while another test has a transaction open.
-const SILENT: [&str; 8] = [
+const SILENT: [&str; 9] = [
+    "release_expired_holds",
     "verify_installation",
     "transactions_after",
     "verify_ledger",
@@ -79,9 +85,10 @@ const SILENT: [&str; 8] = [
 
 /// Not asked here: what records and `redact_account` have tests of their own, `settlement_statistics` counts without saying
 /// whose, `advance_seq` says nothing, `row_security` says what the catalog says to everybody, the others run behind the scenes.
-const NOT_ASKED: [&str; 17] = [
+const NOT_ASKED: [&str; 23] = [
     "advance_seq",
     "announce_change",
+    "are_thresholds",
     "create_transaction",
     "current_xact_id",
     "guard_ledger",
@@ -89,13 +96,18 @@ const NOT_ASKED: [&str; 17] = [
     "import_transactions",
     "leave_out",
     "make_row_security",
+    "note_hold",
+    "note_limits",
     "note_transaction",
     "record_transactions",
     "redact_account",
     "refuse_change",
+    "refuse_hold_change",
     "refuse_others",
     "restore_row_security",
+    "reverse_transaction",
     "row_security",
+    "set_updated_at",
     "settlement_statistics",
 ];
 
@@ -145,13 +157,23 @@ impl Tenancy {
             for _ in 0..3 {
                 admin.charge_batch(user(number), Uuid::from_u128(u128::from(number)), amount);
             }
+            admin.run(&format!(
+                "INSERT INTO credits.holds (source_id, user_id, amount, description, expires_at)
+                 VALUES ('held by {number}', '{}', {amount}, 'told to {number}', now() + interval '1 hour'),
+                        ('expired of {number}', '{}', {amount}, 'told to {number}', now() - interval '2 days')",
+                user(number),
+                user(number)
+            ));
         }
         admin.run(&format!(
             "GRANT USAGE ON SCHEMA credits TO {role};
              GRANT ALL ON ALL TABLES IN SCHEMA credits TO {role};
              GRANT ALL ON ALL FUNCTIONS IN SCHEMA credits TO {role};
              ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY;
-             CREATE POLICY own ON credits.credits_transactions TO {role} USING (user_id = '{}')",
+             CREATE POLICY own ON credits.credits_transactions TO {role} USING (user_id = '{}');
+             ALTER TABLE credits.holds ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY own ON credits.holds TO {role} USING (user_id = '{}')",
+            user(1),
             user(1)
         ));
         let transaction = admin
@@ -230,6 +252,7 @@ fn relations_show_the_own_part() {
     }
     for (relation, shown) in [
         ("credits_transactions", 5_i64),
+        ("holds", 2),
         ("balances", 1),
         ("batches", 1),
         ("checkpoints", 0),
