@@ -12,6 +12,7 @@
 //!   `CREDITS_LEDGER_STANDBY_TRANSACTIONS` asks for more
 //! - [`damage`]: a damaged block
 //! - [`logical`]: a ledger that follows another by logical replication, until it takes over
+//! - [`user_tables`]: holds and limits after each of these
 //!
 //! What needs two majors of Postgres is in `majors.rs`.
 //!
@@ -33,3 +34,5 @@ mod logical;
 mod row_security;
 #[path = "faults/standby.rs"]
 mod standby;
+#[path = "faults/user_tables.rs"]
+mod user_tables;

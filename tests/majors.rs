@@ -31,6 +31,7 @@ fn old_ledger() -> (Arc<Cluster>, Database) {
     let old = old.begin();
     let db = Database::create_in(&old);
     db.connect().record_history();
+    db.connect().record_holds_and_limits();
     old.execute("postgres", ROLE);
     db.connect().run(POLICIES);
     (old, db)
@@ -79,9 +80,9 @@ fn assert_goes_on(db: &Database) {
 fn pg_upgrade_keeps_checkpoints_and_stamps() {
     let (old, db) = old_ledger();
     let name = db.name().to_owned();
-    let (contents, kept, policies) = {
+    let (contents, user_tables, kept, policies) = {
         let mut session = db.connect();
-        (session.contents(), derived(&mut session), row_security(&mut session))
+        (session.contents(), session.holds_and_limits(), derived(&mut session), row_security(&mut session))
     };
     drop(db);
     old.stop(Shutdown::Fast);
@@ -104,6 +105,7 @@ fn pg_upgrade_keeps_checkpoints_and_stamps() {
     let db = Database::open(&Arc::new(new), &name);
     let mut session = db.connect();
     assert_eq!(session.contents(), contents);
+    assert_eq!(session.holds_and_limits(), user_tables);
     assert_eq!(derived(&mut session), kept, "nothing is made anew");
     assert_eq!(row_security(&mut session), policies);
     let dumped: Vec<String> = session.values(
@@ -115,7 +117,9 @@ fn pg_upgrade_keeps_checkpoints_and_stamps() {
         [
             "credits.credits_transactions",
             "credits.credits_transactions_seq_seq",
-            "credits.dumped_row_security"
+            "credits.dumped_row_security",
+            "credits.holds",
+            "credits.spending_limits"
         ]
     );
     assert_goes_on(&db);
@@ -127,6 +131,7 @@ fn pg_upgrade_keeps_checkpoints_and_stamps() {
 fn a_dump_is_restored_into_the_newer_major() {
     let (old, db) = old_ledger();
     let (contents, policies) = (db.connect().contents(), row_security(&mut db.connect()));
+    let user_tables = db.connect().holds_and_limits();
     assert_eq!(policies.len(), 5);
     let new = Cluster::start();
     new.execute("postgres", ROLE);
@@ -145,6 +150,7 @@ fn a_dump_is_restored_into_the_newer_major() {
             .arg(&file),
     );
     assert_eq!(restored.connect().contents(), contents);
+    assert_eq!(restored.connect().holds_and_limits(), user_tables);
     assert_eq!(row_security(&mut restored.connect()), policies);
     restored.connect().assert_sound();
 
@@ -162,6 +168,7 @@ fn a_dump_is_restored_into_the_newer_major() {
             .arg(&file),
     );
     assert_eq!(restored.connect().contents(), contents);
+    assert_eq!(restored.connect().holds_and_limits(), user_tables);
     assert_eq!(row_security(&mut restored.connect()), policies);
     assert_goes_on(&restored);
 }

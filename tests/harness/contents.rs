@@ -102,4 +102,42 @@ impl Session {
         self.grant(user(1), dec!(100));
         self.run("ROLLBACK");
     }
+
+    /// Gives users of [`Session::record_history`], and one without transactions, boundaries of every kind, and holds that are open and
+    /// that have expired.
+    pub fn record_holds_and_limits(&mut self) {
+        for (number, limit, thresholds) in [
+            (0, "0", "{5, 0.5, -1000}"),
+            (1, "NULL", "{}"),
+            (2, "2.5", "{-1}"),
+            (3, "0", "{}"),
+            (USERS, "7", "{1}"),
+        ] {
+            self.run(&format!(
+                "INSERT INTO credits.spending_limits VALUES ('{}', {limit}, '{thresholds}', '2026-01-01')",
+                user(number)
+            ));
+        }
+        for (number, source_id, expires_at) in [
+            (0, "open", "now() + '1 day'"),
+            (0, "endless", "'infinity'"),
+            (1, "gone", "'2026-01-01'"),
+            (USERS, "none", "now()"),
+        ] {
+            self.run(&format!(
+                "INSERT INTO credits.holds (source_id, user_id, amount, category, metadata, created_at, expires_at)
+                 VALUES ('{source_id}', '{}', 0.250, 'model', '{{\"n\": 1}}', '2025-12-31', {expires_at})",
+                user(number)
+            ));
+        }
+    }
+
+    /// All holds and limits, as text.
+    #[track_caller]
+    pub fn holds_and_limits(&mut self) -> Vec<String> {
+        self.values(
+            "SELECT h::text FROM credits.holds h UNION ALL SELECT l::text FROM credits.spending_limits l ORDER BY 1",
+            &[],
+        )
+    }
 }
