@@ -7,9 +7,12 @@
 use std::rc::Rc;
 
 use ledger::coverage::Coverage;
+use ledger::credits::Credits;
+use ledger::crossing::{Announced, Threshold};
 use ledger::fold::Fold;
 use ledger::id::UserId;
-use ledger::settlement::{Announced, Checkpoint};
+use ledger::overdraft::Overdraft;
+use ledger::settlement::Checkpoint;
 use pgrx::pg_sys;
 
 use super::{checkpoint_tids, noted};
@@ -29,7 +32,7 @@ pub type Stored = (pg_sys::ItemPointerData, Checkpoint);
 
 /// Reads stored checkpoints, one user after the other.
 pub struct CheckpointScan {
-    checkpoints: pg_sys::Oid,
+    relations: Relations,
     /// Opened for the first checkpoint that is not at its cached tuple id.
     index: Option<IndexScan<Checkpoints>>,
     /// The primary key, if it was opened before the scan of it.
@@ -52,12 +55,7 @@ impl CheckpointScan {
     }
 
     fn with(relations: &Relations, table: Table, key: Option<Index>) -> Self {
-        Self {
-            checkpoints: relations.checkpoints,
-            index: None,
-            key,
-            fetch: RowFetch::new(table, checkpoints::CROSSED_AT),
-        }
+        Self { relations: *relations, index: None, key, fetch: RowFetch::new(table, checkpoints::CROSSED_AT) }
     }
 
     /// The user's checkpoint as the snapshot sees it.
@@ -66,22 +64,24 @@ impl CheckpointScan {
         // Nearly every new version of the row is a HOT update, by which the tuple id in the index stays the same.
         let again = checkpoint_tids::get(user).and_then(|tid| self.fetch.at(tid, &sight));
         if let Some(row) = again.filter(|row| row.get(checkpoints::USER_ID) == *user) {
-            return decode(user, &row).map(Some);
+            return decode(user, &row, &self.relations).map(Some);
         }
         let scan = self.index.get_or_insert_with(|| {
-            let table = Table::open_locked(self.checkpoints);
+            let table = Table::open_locked(self.relations.checkpoints);
             let index = self.key.take().unwrap_or_else(|| Index::primary_key_of(&table));
             IndexScan::new(table, index, Sight::without_siread(snapshot), 1, checkpoints::CROSSED_AT)
         });
         scan.see_with(sight);
         scan.seek(&[checkpoints::USER_ID.equal(user)]);
-        let Some(stored) = scan.next().map(|row| decode(user, &row)) else { return Ok(None) };
+        let Some(stored) = scan.next().map(|row| decode(user, &row, &self.relations)) else {
+            return Ok(None);
+        };
         checkpoint_tids::keep(user, scan.index_tid());
         stored.map(Some)
     }
 }
 
-fn decode(user: &UserId, row: &Row<'_, Checkpoints>) -> Result<Stored, LedgerError> {
+fn decode(user: &UserId, row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<Stored, LedgerError> {
     let stragglers = row.get(checkpoints::STRAGGLERS);
     let coverage = Coverage::from_parts(row.get(checkpoints::WATERMARK), stragglers)
         .ok_or(LedgerError::MalformedCheckpoint(*user))?;
@@ -93,29 +93,67 @@ fn decode(user: &UserId, row: &Row<'_, Checkpoints>) -> Result<Stored, LedgerErr
         latest_seq: row.get(checkpoints::CHECKPOINT_SEQ),
         unbatched_since: transaction_count,
     };
-    Ok((row.tid(), Checkpoint { fold, announced: announced(row) }))
+    let announced = announced(row, relations)?;
+    let overdraft = row.get(relations.boundary_columns()?.overdraft_limit).unwrap_or_default();
+    Ok((row.tid(), Checkpoint { fold, announced, overdraft }))
 }
 
-fn announced(row: &Row<'_, Checkpoints>) -> Announced {
-    Announced { is_positive: row.get(checkpoints::IS_POSITIVE), crossed_at: row.get(checkpoints::CROSSED_AT) }
+fn announced(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<Announced, LedgerError> {
+    let thresholds = match row.get(relations.boundary_columns()?.thresholds) {
+        None => Vec::new(),
+        Some(balances) => thresholds(row, relations, &balances)?,
+    };
+    Ok(Announced {
+        is_positive: row.get(checkpoints::IS_POSITIVE),
+        crossed_at: row.get(checkpoints::CROSSED_AT),
+        thresholds,
+    })
+}
+
+/// The thresholds of a checkpoint that has some.
+fn thresholds(
+    row: &Row<'_, Checkpoints>,
+    relations: &Relations,
+    balances: &[Credits],
+) -> Result<Vec<Threshold>, LedgerError> {
+    let columns = relations.boundary_columns()?;
+    let below = row.get(columns.thresholds_below).and_then(|below| usize::try_from(below).ok());
+    let crossed_at = row.get(columns.thresholds_crossed_at).unwrap_or_default();
+    match below {
+        Some(below)
+            if below <= balances.len()
+                && crossed_at.len() == balances.len()
+                && balances.is_sorted_by(|low, high| low < high)
+                && !balances.contains(&Credits::ZERO) =>
+        {
+            let thresholds =
+                balances.iter().zip(crossed_at).enumerate().map(|(place, (&balance, crossed_at))| {
+                    Threshold { balance, is_above: place < below, crossed_at }
+                });
+            Ok(thresholds.collect())
+        }
+        _ => Err(LedgerError::MalformedCheckpoint(row.get(checkpoints::USER_ID))),
+    }
 }
 
 /// Notes what a checkpoint that is being deleted by hand says.
-pub fn note_deleted(row: &Row<'_, Checkpoints>) {
-    noted::note_deleted_checkpoint(row.get(checkpoints::USER_ID), announced(row));
+pub fn note_deleted(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<(), LedgerError> {
+    noted::note_deleted_checkpoint(row.get(checkpoints::USER_ID), announced(row, relations)?);
+    Ok(())
 }
 
 /// Notes what all checkpoints say before they are truncated.
-pub fn note_truncated(relations: &Relations) {
+pub fn note_truncated(relations: &Relations) -> Result<(), LedgerError> {
     let table = Table::open(relations.checkpoints, Access::Read);
     let index = Index::primary_key_of(&table);
     let now = Rc::new(Snapshot::latest());
     let mut scan = IndexScan::new(table, index, Sight::without_siread(&now), 0, checkpoints::CROSSED_AT);
     scan.seek(&[]);
     while let Some(row) = scan.next() {
-        note_deleted(&row);
+        note_deleted(&row, relations)?;
         xact::check_for_interrupts();
     }
+    Ok(())
 }
 
 /// Writes the user's checkpoint, in place of the one stored if there is one.
@@ -126,8 +164,15 @@ pub fn write(
     stored: Option<&Stored>,
     fold: &Fold,
     announced: &Announced,
+    overdraft: Overdraft,
 ) -> Result<(), LedgerError> {
-    let boundaries = relations.boundary_columns()?;
+    let columns = relations.boundary_columns()?;
+    // Of an account without thresholds nothing is allocated, and its row has NULLs.
+    let thresholds = &announced.thresholds;
+    let balances: Vec<Credits> = thresholds.iter().map(|threshold| threshold.balance).collect();
+    let crossed_at: Vec<Option<i64>> = thresholds.iter().map(|threshold| threshold.crossed_at).collect();
+    let below = thresholds.iter().filter(|threshold| threshold.is_above).count();
+    let has_any = !thresholds.is_empty();
     let values = [
         checkpoints::USER_ID.set(user),
         checkpoints::CHECKPOINT_SEQ.set(fold.latest_seq),
@@ -138,10 +183,10 @@ pub fn write(
         checkpoints::STRAGGLERS.set(fold.coverage.stragglers()),
         checkpoints::IS_POSITIVE.set(announced.is_positive),
         checkpoints::CROSSED_AT.set(announced.crossed_at),
-        boundaries.overdraft_limit.set(None),
-        boundaries.thresholds.set(None),
-        boundaries.thresholds_below.set(None),
-        boundaries.thresholds_crossed_at.set(None),
+        columns.overdraft_limit.set((overdraft != Overdraft::default()).then_some(overdraft)),
+        columns.thresholds.set(has_any.then_some(&balances)),
+        columns.thresholds_below.set(has_any.then_some(i16::try_from(below).unwrap_or(i16::MAX))),
+        columns.thresholds_crossed_at.set(has_any.then_some(&crossed_at)),
     ];
     match stored {
         Some((tid, _)) => writer.update(*tid, values),

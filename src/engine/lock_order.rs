@@ -3,7 +3,8 @@
 //! 1. the ledger, then its indexes
 //! 2. `user_balance_checkpoints`, then its indexes
 //! 3. `batch_aggregates`, then its indexes
-//! 4. the stripes, ascending
+//! 4. `spending_limits`, then its indexes
+//! 5. the stripes, ascending
 //!
 //! Indexes of a table follow each other by oid, as the server locks them for REINDEX TABLE and for queries. A maintenance
 //! command locks a table before its indexes, and takes no stripe.
@@ -75,6 +76,11 @@ pub fn wait_for_relations(relations: &Relations) {
         lock_for_both(table);
         Table::open_locked(table).indexes().into_iter().for_each(lock_for_both);
     }
+    // Settlements read it and do not write it.
+    let limits = relations.limits().unwrap_or_else(|error| error.raise());
+    relation::lock(limits, Access::Read);
+    let indexes = Table::open_locked(limits).indexes();
+    indexes.into_iter().for_each(|index| relation::lock(index, Access::Read));
 }
 
 /// Locks the relation in both modes that a settlement opens it in. Having one does not suffice: a request that may not wait is

@@ -11,6 +11,7 @@
 //! - [`newest`]: the newest rows of a user, for a page without filters
 //! - [`feed`]: the ledger's rows in the order of their stamps
 //! - [`items`]: the newest rows of a user, with each batch as one item
+//! - [`boundaries`]: the boundaries that users have given accounts
 //! - [`batches`]: what is folded of batches, and what a delta adds to that
 //! - [`redaction`]: erasing texts that people have written into an account's rows
 //! - [`reversals`]: what transactions take back of others, checked at commit
@@ -26,6 +27,7 @@
 pub mod available;
 pub mod balance;
 pub mod batches;
+pub mod boundaries;
 pub mod changes;
 pub mod checkpoint;
 pub mod checkpoint_tids;

@@ -7,16 +7,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use ledger::credits::Credits;
+use ledger::crossing::Announced;
 use ledger::id::UserId;
 use ledger::segment::headroom::Written;
-use ledger::settlement::{Announced, Request};
+use ledger::settlement::Request;
 
 use super::lock_order;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 
 /// A user with what the transaction has done to it so far.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct NotedUser {
     /// What to do.
     pub request: Request,
@@ -25,7 +26,7 @@ pub struct NotedUser {
     /// Whether rows of the transaction name others that they take back: the commit then needs the stripe exclusively.
     pub reverses: bool,
     /// What the user's checkpoint said before the transaction deleted it by hand.
-    pub deleted: Option<Announced>,
+    pub deleted: Option<Box<Announced>>,
 }
 
 thread_local! {
@@ -47,9 +48,7 @@ pub fn request<'a>(users: impl IntoIterator<Item = &'a UserId>, request: Request
 /// Notes a row with its signed amount. Raises 25000 for a row that is inserted after settlement has taken the noted users, as a
 /// deferred trigger may do.
 pub fn note_row(user: UserId, amount: Credits) {
-    if TAKEN.get() {
-        LedgerError::Committing.raise();
-    }
+    refuse_once_taken();
     update(user, Request::Settle, |noted| noted.written.add(amount));
 }
 
@@ -58,10 +57,17 @@ pub fn note_reversal(user: UserId) {
     update(user, Request::Settle, |noted| noted.reverses = true);
 }
 
-/// Notes that the transaction deletes the user's checkpoint by hand: the commit makes it anew, with the side of zero that it
-/// said. Where the transaction deletes it more than once, the side that the first one said is kept.
+/// Raises 25000 once settlement has taken the noted users.
+pub fn refuse_once_taken() {
+    if TAKEN.get() {
+        LedgerError::Committing.raise();
+    }
+}
+
+/// Notes that the transaction deletes the user's checkpoint by hand: the commit makes it anew, with the level that it said was
+/// announced. Where the transaction deletes it more than once, the one that the first said is kept.
 pub fn note_deleted_checkpoint(user: UserId, announced: Announced) {
-    update(user, Request::Refresh, |noted| _ = noted.deleted.get_or_insert(announced));
+    update(user, Request::Refresh, |noted| _ = noted.deleted.get_or_insert_with(|| Box::new(announced)));
 }
 
 fn update(user: UserId, request: Request, change: impl FnOnce(&mut NotedUser)) {

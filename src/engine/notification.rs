@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 
-use ledger::crossing::Direction;
+use ledger::credits::Credits;
+use ledger::crossing::Crossing;
 use ledger::id::UserId;
 use serde::Serialize;
 
@@ -14,9 +15,12 @@ const SERVER_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// Payload on the crossing channel. It names no balance: channels have no access control.
 #[derive(Serialize)]
-struct Crossing<'a> {
+struct Payload<'a> {
     user_id: String,
     direction: &'a str,
+    /// Of a crossing of zero there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threshold: Option<String>,
 }
 
 thread_local! {
@@ -24,17 +28,23 @@ thread_local! {
     static NOTIFIED_BY: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Queues notifications on both channels that the user's balance has crossed zero. Listeners get them when the transaction has
-/// committed.
-pub fn announce(user: &UserId, direction: Direction) {
-    if let Some(channel) = settings::config_channel()
+/// Queues the notification that the user's balance has crossed a boundary, and of zero the one on the config channel, too. Listeners
+/// get them when the transaction has committed.
+pub fn announce(user: &UserId, crossing: &Crossing) {
+    let is_zero = crossing.boundary == Credits::ZERO;
+    if is_zero
+        && let Some(channel) = settings::config_channel()
         && NOTIFIED_BY.replace(xact::current_id()) != xact::current_id()
     {
         xact::notify(&channel, &format!("credits_transactions:{}", xact::now() + SERVER_EPOCH_MICROS));
     }
     if let Some(channel) = settings::crossing_channel() {
-        let crossing = Crossing { user_id: user.to_string(), direction: direction.as_str() };
-        let payload = serde_json::to_string(&crossing).expect("two strings always serialize");
+        let crossing = Payload {
+            user_id: user.to_string(),
+            direction: crossing.direction.as_str(),
+            threshold: (!is_zero).then(|| crossing.boundary.to_string()),
+        };
+        let payload = serde_json::to_string(&crossing).expect("strings always serialize");
         xact::notify(&channel, &payload);
     }
 }

@@ -4,6 +4,8 @@
 //! transaction ends, and Postgres refuses to prepare one that has queued a notification. So its rows are in flight for all other
 //! transactions, and a crossing that `COMMIT PREPARED` makes is announced by the user's next settlement.
 
+use ledger::settlement::Request;
+
 use super::published::Published;
 use super::{noted, redaction};
 use crate::error::LedgerError;
@@ -12,8 +14,9 @@ use crate::pg::relation::Table;
 
 /// Counts what the transaction has written, so that no settlement takes headroom for larger than it is (`count_charges` of a
 /// transaction that goes to `prepared`, in `models/settlement.pml`). Raises 0A000 for a transaction that cannot be prepared: one
-/// that has redacted holds a stripe, one that has deleted checkpoints keeps their announced sides in this backend's memory, and
-/// one with reversals would commit without the check that its settlement makes.
+/// that has redacted holds a stripe, one that has deleted checkpoints keeps what they announced in this backend's memory, one with
+/// reversals would commit without the check that its settlement makes, and one that has changed boundaries would leave them out of
+/// the checkpoints.
 pub fn count_noted() {
     redaction::refuse_to_prepare();
     let users = noted::take();
@@ -29,6 +32,9 @@ pub fn count_noted() {
         }
         if noted.deleted.is_some() {
             LedgerError::PreparedDeletion.raise();
+        }
+        if noted.request == Request::Rebound {
+            LedgerError::PreparedLimits.raise();
         }
         published.count(user, &noted.written);
     }

@@ -161,13 +161,13 @@ impl Published {
         }
     }
 
-    /// Whether published headroom says that with these counts the user stays above zero, and that its checkpoint lags by less
+    /// Whether published headroom says that with these counts the user stays on its level, and that its checkpoint lags by less
     /// than the interval.
     pub fn has_headroom(&self, user: &UserId, counted: &Counted) -> bool {
         let published = self.in_state().and_then(|(segment, state)| segment.headroom.get(&state, user));
         published.is_some_and(|headroom| {
             headroom.suffices(counted, settings::checkpoint_interval().unsigned_abs())
-        }) && directory().is_some_and(|directory| directory.lost_counts() == self.lost_counts)
+        }) && self.has_lost_no_count()
     }
 
     /// Publishes headroom of the user.
@@ -175,6 +175,39 @@ impl Published {
         if let Some((segment, state)) = self.in_state() {
             segment.headroom.publish(&state, user, headroom);
         }
+    }
+
+    /// Whether published headroom says that with these counts the user is covered.
+    #[allow(dead_code, reason = "for what is to be covered")]
+    pub fn covers(&self, user: &UserId, counted: &Counted) -> bool {
+        let published =
+            self.in_state().and_then(|(segment, state)| segment.headroom.get_with_cover(&state, user));
+        published.is_some_and(|headroom| headroom.covers(counted)) && self.has_lost_no_count()
+    }
+
+    /// What has been charged to the user since the settlement had counted, in steps; without end if that is not known.
+    #[allow(dead_code, reason = "for what is to be covered")]
+    pub fn charged_since(&self, user: &UserId, counted: &Counted) -> u64 {
+        match self.segment {
+            Some(segment) if self.has_lost_no_count() => {
+                counted.charged_since(segment.headroom.counted_charges(database::oid(), user))
+            }
+            _ => u64::MAX,
+        }
+    }
+
+    /// Has nobody use what was published of the user's headroom, in whichever state: its boundaries will be others when the
+    /// transaction commits. The transaction has the stripe exclusively, so nobody publishes anything of the user until then.
+    pub fn void_headroom(&self, user: &UserId) {
+        let is_void = self.segment.is_some_and(|segment| segment.headroom.void(database::oid(), user));
+        if !is_void && let Some(directory) = directory() {
+            // By that, nobody uses anything that was published before.
+            directory.record_lost_count();
+        }
+    }
+
+    fn has_lost_no_count(&self) -> bool {
+        directory().is_some_and(|directory| directory.lost_counts() == self.lost_counts)
     }
 
     /// For a user whose stored checkpoint is gone, perhaps because it was wrong. What was published from it is not used from

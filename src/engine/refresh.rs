@@ -5,9 +5,11 @@
 
 use std::panic::AssertUnwindSafe;
 
+use ledger::crossing::Announced;
 use ledger::fold::Fold;
 use ledger::id::UserId;
-use ledger::settlement::{Announced, Checkpoint};
+use ledger::overdraft::Overdraft;
+use ledger::settlement::Checkpoint;
 use ledger::statistics::Event;
 
 use super::checkpoint::{self, Stored};
@@ -56,12 +58,12 @@ fn refresh(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Res
     let now = Moment::now();
     for Lagging { user, stored: assessed, refreshed } in lagging {
         let Some(stored) = view.stored(user, &now)? else { continue };
-        let (_, Checkpoint { fold, announced }) = &stored;
+        let (_, Checkpoint { fold, announced, overdraft }) = &stored;
         let refreshed = match refreshed {
             Some(refreshed) if fold == assessed => refreshed,
             _ => &view.refreshed(user, fold, &now)?,
         };
-        write(relations, writers, user, Some(&stored), refreshed, announced)?;
+        write(relations, writers, user, Some(&stored), refreshed, announced, *overdraft)?;
     }
     Ok(Event::Refresh)
 }
@@ -74,6 +76,7 @@ pub fn write(
     stored: Option<&Stored>,
     refreshed: &Refreshed,
     announced: &Announced,
+    overdraft: Overdraft,
 ) -> Result<(), LedgerError> {
     let Refreshed { fold, batches } = refreshed;
     if stored.is_none() {
@@ -81,5 +84,5 @@ pub fn write(
         batches::discard(relations, &writers.batches, user);
     }
     batches::write(relations, &writers.batches, user, batches)?;
-    checkpoint::write(relations, &writers.checkpoints, user, stored, fold, announced)
+    checkpoint::write(relations, &writers.checkpoints, user, stored, fold, announced, overdraft)
 }

@@ -34,10 +34,11 @@ use ledger::credits::SumOutOfRange;
 use ledger::fold::Fold;
 use ledger::id::UserId;
 use ledger::segment::headroom::Counted;
-use ledger::settlement::{self, Assessment, Decision, Found, Request};
+use ledger::settlement::{self, Asked, Assessment, Decision, Found, Request};
 use ledger::statistics::Event;
 use ledger::stripe;
 
+use super::boundaries::LimitsScan;
 use super::commit_view::{CommitView, Moment};
 use super::lock_order::{self, Writers};
 use super::noted::{self, NotedUser};
@@ -91,6 +92,8 @@ struct Settlement {
     writers: Option<Writers>,
     /// Opened for the first user whose rows take back others.
     reversals: Option<ReversalScans>,
+    /// Opened for the first decision.
+    limits: Option<LimitsScan>,
 }
 
 /// Why a settlement stops.
@@ -121,7 +124,15 @@ impl From<SumOutOfRange> for Stop {
 impl Settlement {
     fn open(relations: Relations) -> Self {
         let ledger = Table::open_locked(relations.ledger);
-        Self { relations, ledger, sharing: Vec::new(), view: None, writers: None, reversals: None }
+        Self {
+            relations,
+            ledger,
+            sharing: Vec::new(),
+            view: None,
+            writers: None,
+            reversals: None,
+            limits: None,
+        }
     }
 
     fn settle(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
@@ -136,6 +147,7 @@ impl Settlement {
         self.view = None;
         self.writers = None;
         self.reversals = None;
+        self.limits = None;
         self.sharing.drain(..).for_each(lock::release_shared_stripe);
         if reversals::any_noted() {
             reversals::wait_for_indexes(&self.relations);
@@ -145,7 +157,7 @@ impl Settlement {
 
     fn settle_stripe(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
         let stripe = stripe::of_user(&users[0].user);
-        let is_decided = |noted: &NotedUser| noted.request == Request::Refresh || noted.reverses;
+        let is_decided = |noted: &NotedUser| noted.request.is_forced() || noted.reverses;
         if users.iter().any(|settled| is_decided(&settled.noted)) {
             self.prepare_to_decide()?;
             lock::lock_stripe(stripe);
@@ -191,6 +203,7 @@ impl Settlement {
         if reversals::any_noted() {
             ReversalScans::get_or_open(&mut self.reversals, &self.relations)?;
         }
+        LimitsScan::get_or_open(&mut self.limits, &self.relations)?;
         Ok(())
     }
 
@@ -210,7 +223,7 @@ impl Settlement {
                 None => Found::NoCheckpoint { has_rows: view.has_rows(user) },
             };
             let interval = settings::checkpoint_interval();
-            match settlement::assess(found, *request, written, counted, interval)? {
+            match settlement::assess(found, *request, written, counted, interval, None)? {
                 Assessment::Nothing => {}
                 Assessment::Doubt => return Ok(Agreement::Doubtful),
                 Assessment::Agrees { headroom, lags } => {
@@ -233,6 +246,7 @@ impl Settlement {
         let relations = self.relations;
         let view = CommitView::get_or_open(&mut self.view, &relations)?;
         let writers = Writers::get_or_open(&mut self.writers, &relations)?;
+        let limits = LimitsScan::get_or_open(&mut self.limits, &relations)?;
         let now = Moment::now_for(published);
         let mut deltas = view.deltas_at(&now, &relations);
         let nothing = Fold::default();
@@ -250,19 +264,43 @@ impl Settlement {
             let fold = checkpoint.map_or(&nothing, |checkpoint| &checkpoint.fold);
             let pass = deltas.pass(user, fold, published)?;
             let interval = settings::checkpoint_interval();
-            let decision =
-                settlement::decide(checkpoint, &pass.sums, *request, *deleted, interval, xact::now())?;
-            let Decision::Write { refreshes, announced, crossing } = decision else { continue };
+            let boundaries = (stored.is_none() || request.is_forced()).then(|| limits.find(user, &now));
+            let asked = Asked {
+                request: *request,
+                deleted: deleted.as_deref(),
+                boundaries: boundaries.as_ref(),
+                held: None,
+            };
+            let decision = settlement::decide(checkpoint, &pass.sums, &asked, interval, xact::now())?;
+            let (refreshes, rebounds, announced, overdraft, crossings) = match decision {
+                Decision::Nothing => continue,
+                Decision::Refuse { .. } => unreachable!("nobody is asked to be covered"),
+                Decision::Write { refreshes, rebounds, announced, overdraft, crossings } => {
+                    (refreshes, rebounds, announced, overdraft, crossings)
+                }
+            };
+            if rebounds {
+                published.void_headroom(user);
+            }
+            let stored = stored.as_ref();
             if refreshes {
                 let refreshed = deltas.refreshed(user, fold, pass)?;
-                refresh::write(&relations, writers, user, stored.as_ref(), &refreshed, &announced)?;
+                refresh::write(&relations, writers, user, stored, &refreshed, &announced, overdraft)?;
                 statistics::count(Event::Refresh, 1);
             } else {
-                checkpoint::write(&relations, &writers.checkpoints, user, stored.as_ref(), fold, &announced)?;
+                checkpoint::write(
+                    &relations,
+                    &writers.checkpoints,
+                    user,
+                    stored,
+                    fold,
+                    &announced,
+                    overdraft,
+                )?;
             }
-            if let Some(direction) = crossing {
-                notification::announce(user, direction);
-                statistics::count(direction.into(), 1);
+            for crossing in &crossings {
+                notification::announce(user, crossing);
+                statistics::count(crossing.direction.into(), 1);
             }
         }
         Ok(())

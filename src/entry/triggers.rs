@@ -1,7 +1,7 @@
 //! The trigger functions of the ledger, of the tables derived from it, and of holds and limits. Each refuses to be the trigger of another table, or to fire
 //! at another moment, than `sql/schema` makes it for.
 
-use crate::engine::{changes, checkpoint, delta};
+use crate::engine::{boundaries, changes, checkpoint, delta};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::definition::Role;
@@ -88,8 +88,8 @@ fn keep_announced(call: &TriggerCall<'_>) {
     let relations = Relations::lookup().filter(|found| found.checkpoints == call.table());
     let row = relations.as_ref().and_then(|relations| call.checkpoint_row(relations));
     match (relations, call.moment(), call.event(), row) {
-        (Some(_), Moment::AfterRow, Event::Delete | Event::Update, Some(row)) => {
-            checkpoint::note_deleted(&row)
+        (Some(relations), Moment::AfterRow, Event::Delete | Event::Update, Some(row)) => {
+            checkpoint::note_deleted(&row, &relations)
         }
         (Some(relations), Moment::BeforeStatement, Event::Truncate, _) => {
             checkpoint::note_truncated(&relations)
@@ -99,6 +99,7 @@ fn keep_announced(call: &TriggerCall<'_>) {
              credits.user_balance_checkpoints only",
         ),
     }
+    .unwrap_or_else(|error| error.raise());
 }
 
 /// `credits.note_limits()`: trigger of changes of boundaries, row by row, or before all are gone at once.
@@ -106,13 +107,18 @@ fn note_limits(call: &TriggerCall<'_>) {
     let relations = Relations::lookup().filter(|found| found.limits().ok() == Some(call.table()));
     let row = relations.as_ref().and_then(|relations| call.limits_row(relations));
     match (relations, call.moment(), call.event(), row) {
-        (Some(_), Moment::AfterRow, Event::Insert | Event::Update | Event::Delete, Some(_))
-        | (Some(_), Moment::BeforeStatement, Event::Truncate, _) => {}
+        (Some(relations), Moment::AfterRow, Event::Insert | Event::Update | Event::Delete, Some(row)) => {
+            boundaries::note_changed(&row, call.new_limits_row(&relations).as_ref())
+        }
+        (Some(relations), Moment::BeforeStatement, Event::Truncate, _) => {
+            boundaries::note_truncated(&relations)
+        }
         _ => refuse(
             "note_limits() is an AFTER INSERT, UPDATE or DELETE row trigger, and a BEFORE TRUNCATE trigger, of \
              credits.spending_limits only",
         ),
     }
+    .unwrap_or_else(|error| error.raise());
 }
 
 /// `credits.note_hold()`: row trigger behind holds that are made, extended or deleted.

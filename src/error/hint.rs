@@ -77,7 +77,10 @@ impl LedgerError {
                 Some("Another library inserts at the end of transactions; it must do so before.")
             }
             Self::PreparedDeletion => {
-                Some("Use COMMIT: it makes the checkpoints anew, on the side of zero that was announced.")
+                Some("Use COMMIT: it makes the checkpoints anew, with the sides that were announced.")
+            }
+            Self::PreparedLimits => {
+                Some("Use COMMIT: it copies the boundaries into the accounts' checkpoints.")
             }
             Self::HoldsTransactions => Some(
                 "They are the only record of everybody's credits. A superuser who wants them gone says \

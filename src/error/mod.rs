@@ -245,6 +245,9 @@ pub enum LedgerError {
     /// A transaction with reversals is about to be prepared.
     #[error("a transaction that has reversed transactions cannot be prepared")]
     PreparedReversal,
+    /// A transaction that has changed boundaries is about to be prepared.
+    #[error("a transaction that has changed rows of spending_limits cannot be prepared")]
+    PreparedLimits,
     /// A ledger row is about to be changed.
     #[error("credits_transactions is append-only: {0} is refused")]
     AppendOnly(&'static str),
@@ -307,7 +310,9 @@ impl LedgerError {
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::OtherResultType => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             Self::Committing => PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,
-            Self::PreparedDeletion | Self::PreparedReversal => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::PreparedDeletion | Self::PreparedReversal | Self::PreparedLimits => {
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED
+            }
             Self::UnknownTransaction(_) => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
             Self::OtherVersion { .. }
             | Self::Missing(_)

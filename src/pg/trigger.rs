@@ -110,7 +110,6 @@ impl<'call> TriggerCall<'call> {
     }
 
     /// What an `UPDATE` makes of the row of `spending_limits`.
-    #[allow(dead_code, reason = "for what notes limits")]
     pub fn new_limits_row(&self, relations: &Relations) -> Option<Row<'call, Limits>> {
         // SAFETY: this is the layout of the limits.
         unsafe { self.new_row_of(relations.limits().ok()?) }

@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(pass.balance(), Credits::from_units(115));
         assert_eq!(pass.balance_before().unwrap(), Credits::from_units(107));
         assert_eq!(pass.latest_seq(), Some(13));
-        assert!(!pass.outlook().agrees_with(true).unwrap());
+        assert_eq!(pass.outlook().lowest(), Ok(Credits::from_units(-885)));
         let advanced = pass.into_advanced();
         assert_eq!(
             (advanced.balance, advanced.transaction_count, advanced.latest_seq),

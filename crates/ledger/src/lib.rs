@@ -1,10 +1,11 @@
 //! The arithmetic and the protocol of credits_ledger, free of Postgres: what can be tested without a server is here.
 //!
+//! - [`boundaries`]: how far an account may be overdrawn, and its thresholds
 //! - [`credits`]: exact sums of credits, and the amounts that a transaction may have
 //! - [`id`]: ids of accounts, transactions, batches and ledgers
 //! - [`numeric`]: the on-disk form of Postgres' `numeric`, to and from [`credits::Credits`]
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
-//! - [`crossing`]: the sides of zero that a balance can come to lie on
+//! - [`crossing`]: the sides of zero and of thresholds that a balance can come to lie on
 //! - [`fold`]: rows folded into a balance, and the result of one pass over a delta
 //! - [`overdraft`]: how far an account may be overdrawn
 //! - [`reversal`]: what may take back a transaction, and how much of it
@@ -17,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod boundaries;
 pub mod coverage;
 pub mod credits;
 pub mod crossing;

@@ -17,3 +17,28 @@ impl Default for Overdraft {
         Self::UpTo(Credits::ZERO)
     }
 }
+
+impl Overdraft {
+    /// The least that may be available after a hold or a charge; `None` if there is no such limit.
+    #[must_use]
+    pub const fn lowest_available(self) -> Option<Credits> {
+        match self {
+            // Limits are far from the ends of the range.
+            Self::UpTo(limit) => Some(Credits::from_units(limit.units().saturating_neg())),
+            Self::Unlimited => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overdraft_lies_below_zero() {
+        let limit = |units| Overdraft::UpTo(Credits::from_units(units)).lowest_available();
+        assert_eq!(limit(5), Some(Credits::from_units(-5)));
+        assert_eq!(limit(0), Some(Credits::ZERO));
+        assert_eq!(Overdraft::Unlimited.lowest_available(), None);
+    }
+}

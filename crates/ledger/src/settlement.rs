@@ -12,38 +12,43 @@
 //! | [`decide`], under the exclusive stripe | `decide`, after `sum_snapshot` |
 //! | [`Decision::Write`] | `write_row`: its arguments `extend`, `state` and `announces` |
 
-use crate::credits::SumOutOfRange;
-use crate::crossing::Direction;
+use crate::boundaries::Boundaries;
+use crate::credits::{Credits, SumOutOfRange};
+use crate::crossing::{Announced, Crossing};
 use crate::fold::{DeltaPass, Fold};
-use crate::segment::headroom::{Counted, Headroom, Written};
-
-/// What the last notification about a user said. The user's rows do not tell; only its checkpoint does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announced {
-    /// Whether the balance was above zero.
-    pub is_positive: bool,
-    /// When that last changed, in microseconds since 2000-01-01 UTC; `None` if it never has.
-    pub crossed_at: Option<i64>,
-}
+use crate::overdraft::Overdraft;
+use crate::segment::headroom::{Counted, Cover, Headroom, Written};
 
 /// A user's checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The rows folded so far.
     pub fold: Fold,
-    /// The side of zero announced last.
+    /// The level announced last, with the user's thresholds.
     pub announced: Announced,
+    /// How far the user may be overdrawn.
+    pub overdraft: Overdraft,
 }
 
 /// What a transaction asks its commit to do for a user. Where it asks twice, the request that comes last in this order counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Request {
-    /// Announce a crossing; refresh the checkpoint if it lags by a whole interval.
+    /// Announce crossings; refresh the checkpoint if it lags by a whole interval.
     Settle,
-    /// Announce a crossing; refresh the checkpoint if it lags at all, unless another transaction is refreshing it.
+    /// Announce crossings; refresh the checkpoint if it lags at all, unless another transaction is refreshing it.
     RefreshIfFree,
-    /// Announce a crossing; refresh the checkpoint if it lags at all, after waiting for the stripe.
+    /// Announce crossings; refresh the checkpoint if it lags at all, after waiting for the stripe. Read the user's boundaries again.
     Refresh,
+    /// All of that: the transaction has changed the user's boundaries.
+    Rebound,
+}
+
+impl Request {
+    /// Whether the commit waits for the stripe first, and decides.
+    #[must_use]
+    pub fn is_forced(self) -> bool {
+        self >= Self::Refresh
+    }
 }
 
 /// What a commit has read of a user under the shared stripe.
@@ -51,7 +56,7 @@ pub enum Request {
 pub enum Found<'a> {
     /// The checkpoint, and a pass over its delta that has met the rows in flight.
     Checkpoint(&'a Checkpoint, &'a DeltaPass),
-    /// No checkpoint, so no side has been announced yet.
+    /// No checkpoint, so nothing has been announced yet.
     NoCheckpoint {
         /// Whether the user has any row, committed, in flight or the transaction's own.
         has_rows: bool,
@@ -63,21 +68,21 @@ pub enum Found<'a> {
 pub enum Assessment {
     /// The user has no row: a savepoint that was rolled back inserted one, or a function was called for the user.
     Nothing,
-    /// Whatever commits or rolls back, the balance stays on the announced side of zero.
+    /// Whatever commits or rolls back, the balance stays on the announced level, and a user that must be covered is.
     Agrees {
-        /// What may be charged before a settlement has to look again, to be published; `None` if that is nothing.
+        /// What may be charged and granted before a settlement has to look again, to be published; `None` if that is nothing.
         headroom: Option<Headroom>,
         /// Whether the checkpoint is to be refreshed.
         lags: bool,
     },
-    /// The balance may come to lie on the other side, or no side has been announced: the commit needs the stripe
-    /// exclusively to [`decide`].
+    /// The balance may come to lie on another level, nothing has been announced, or the user may not be covered: the commit needs the
+    /// stripe exclusively to [`decide`].
     Doubt,
 }
 
 /// Says what a commit does for a user under the shared stripe, given what it `found`. `written` is what the transaction has
 /// inserted, `counted` what had been counted of the user before the pass began, `interval` how many rows a checkpoint may lag
-/// behind.
+/// behind, `cover` what was found for a user that must be covered.
 ///
 /// # Errors
 /// [`SumOutOfRange`] if the lowest or the highest possible balance is out of range.
@@ -87,74 +92,154 @@ pub fn assess(
     written: &Written,
     counted: &Counted,
     interval: i64,
+    cover: Option<&Cover>,
 ) -> Result<Assessment, SumOutOfRange> {
     let (checkpoint, pass) = match found {
         Found::Checkpoint(checkpoint, pass) => (checkpoint, pass),
-        Found::NoCheckpoint { has_rows: true } => return Ok(Assessment::Doubt),
-        Found::NoCheckpoint { has_rows: false } => return Ok(Assessment::Nothing),
+        Found::NoCheckpoint { has_rows } if has_rows || cover.is_some() => return Ok(Assessment::Doubt),
+        Found::NoCheckpoint { .. } => return Ok(Assessment::Nothing),
     };
-    if !pass.outlook().agrees_with(checkpoint.announced.is_positive)? {
+    let (outlook, announced) = (pass.outlook(), &checkpoint.announced);
+    if !outlook.agrees_with(announced)? {
         return Ok(Assessment::Doubt);
     }
     let lags = lags(&checkpoint.fold, pass, request, interval);
     // A checkpoint that lags is refreshed now, by this transaction or by the one that has the right to.
     let rows_behind = if lags { 0 } else { rows_behind(&checkpoint.fold, pass).unsigned_abs() };
-    // Of a balance that is announced to be at zero or below, the lowest outcome leaves nothing.
-    let headroom = Headroom::left_by(pass.outlook(), written, counted, rows_behind);
-    Ok(Assessment::Agrees { headroom, lags })
+    let mut headroom = Headroom::left_by(outlook, announced, written, counted, rows_behind)?;
+    if let Some(cover) = cover {
+        let left = match checkpoint.overdraft.lowest_available() {
+            None => None,
+            Some(limit) => match cover.left(outlook.lowest()?, limit)? {
+                None => return Ok(Assessment::Doubt),
+                left => left,
+            },
+        };
+        headroom = headroom.covering(left, written, counted, cover);
+    }
+    Ok(Assessment::Agrees { headroom: headroom.says_something().then_some(headroom), lags })
+}
+
+/// What a commit asks of a user while it has the stripe exclusively.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// What the transaction asks for.
+    pub request: Request,
+    /// What the checkpoint said that the transaction has deleted.
+    pub deleted: Option<&'a Announced>,
+    /// The user's boundaries, where they were read again: without a checkpoint they always are.
+    pub boundaries: Option<&'a Boundaries>,
+    /// What is held of the balance, for a user that must be covered: open holds, committed and the transaction's own.
+    pub held: Option<Credits>,
 }
 
 /// What a commit does for a user while it has the stripe exclusively.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Nothing: the checkpoint is right as it is, or the user has no row.
+    /// Nothing: the checkpoint is right as it is, or there is nothing that it would have to say.
     Nothing,
+    /// Roll back: the user must be covered, and is not.
+    Refuse {
+        /// What would be available, the transaction's own rows included.
+        available: Credits,
+        /// The least that may be.
+        limit: Credits,
+    },
     /// Write the checkpoint.
     Write {
         /// Whether the checkpoint gets a new fold; otherwise it keeps the stored one.
         refreshes: bool,
-        /// The announced side that the checkpoint gets.
+        /// Whether its boundaries are others than before, or may be: headroom that was published is not true of them.
+        rebounds: bool,
+        /// The announced level that the checkpoint gets.
         announced: Announced,
-        /// The crossing to notify of.
-        crossing: Option<Direction>,
+        /// How far the user may be overdrawn from now on.
+        overdraft: Overdraft,
+        /// The crossings to notify of, in order.
+        crossings: Vec<Crossing>,
     },
 }
 
 /// Decides under the exclusive stripe. `stored` is the user's checkpoint, `pass` one over the delta of it, or over all
-/// the user's rows if there is none, on one snapshot: committed rows and the transaction's own. `deleted` is what the
-/// checkpoint said that the transaction has deleted; `now` is the time in microseconds.
+/// the user's rows if there is none, on one snapshot: committed rows and the transaction's own. `asked` is what the transaction asks
+/// for; `now` is the time in microseconds.
 ///
 /// # Errors
-/// [`SumOutOfRange`] if the balance without the transaction's own rows is out of range.
+/// [`SumOutOfRange`] if the balance without the transaction's own rows, or what is available, is out of range.
 pub fn decide(
     stored: Option<&Checkpoint>,
     pass: &DeltaPass,
-    request: Request,
-    deleted: Option<Announced>,
+    asked: &Asked<'_>,
     interval: i64,
     now: i64,
 ) -> Result<Decision, SumOutOfRange> {
-    let (before, refreshes) = match (stored, deleted) {
-        (Some(checkpoint), _) => (checkpoint.announced, lags(&checkpoint.fold, pass, request, interval)),
-        (None, _) if pass.transaction_count() == 0 => return Ok(Decision::Nothing),
-        (None, Some(deleted)) => (deleted, true),
-        // No side has been announced. If there are rows, they came by `COMMIT PREPARED`, say, which settles nothing, or the
-        // checkpoint is lost. So a balance above zero is announced, and so is one that has just come down from there: it may be
-        // announced a second time where a checkpoint is lost, and is never missed.
-        (None, None) => {
-            let is_positive = !pass.balance().is_positive() && pass.balance_before()?.is_positive();
-            (Announced { is_positive, crossed_at: None }, true)
+    let before = stored.map_or(Overdraft::default(), |checkpoint| checkpoint.overdraft);
+    let overdraft = asked.boundaries.map_or(before, |boundaries| boundaries.overdraft);
+    if let (Some(held), Some(limit)) = (asked.held, overdraft.lowest_available()) {
+        let available = pass.balance().checked_sub(held)?;
+        if available < limit {
+            return Ok(Decision::Refuse { available, limit });
         }
+    }
+    let (refreshes, rebounds) = match stored {
+        Some(Checkpoint { fold, announced: before, overdraft: overdraft_before }) => (
+            lags(fold, pass, asked.request, interval),
+            overdraft != *overdraft_before
+                || asked.boundaries.is_some_and(|boundaries| !before.has_thresholds_of(boundaries)),
+        ),
+        // A checkpoint is made of a user that has rows or boundaries.
+        None if pass.transaction_count() > 0 || asked.boundaries.is_some_and(|new| !new.are_default()) => {
+            (true, true)
+        }
+        None => return Ok(Decision::Nothing),
     };
-    let crossing = Direction::between(before.is_positive, pass.balance());
-    if !refreshes && crossing.is_none() {
+    let announced = announced_before(stored, pass, asked)?;
+    let crossings = announced.crossings_to(pass.balance());
+    if !refreshes && !rebounds && crossings.is_empty() {
         return Ok(Decision::Nothing);
     }
-    let announced = match crossing {
-        Some(direction) => Announced { is_positive: direction == Direction::Up, crossed_at: Some(now) },
-        None => before,
+    Ok(Decision::Write {
+        refreshes,
+        rebounds,
+        announced: announced.moved_to(pass.balance(), now),
+        overdraft,
+        crossings,
+    })
+}
+
+/// What counts as announced before a decision, of each boundary that the user has now.
+fn announced_before(
+    stored: Option<&Checkpoint>,
+    pass: &DeltaPass,
+    asked: &Asked<'_>,
+) -> Result<Announced, SumOutOfRange> {
+    let balance = pass.balance();
+    let known = stored.map(|checkpoint| &checkpoint.announced).or(asked.deleted);
+    let (announced, is_silent) = match known {
+        Some(known) => (known.clone(), true),
+        None => {
+            let is_positive = unannounced_side(Credits::ZERO, balance, pass.balance_before()?);
+            (Announced { is_positive, ..Announced::default() }, asked.request == Request::Rebound)
+        }
     };
-    Ok(Decision::Write { refreshes, announced, crossing })
+    let Some(boundaries) = asked.boundaries else { return Ok(announced) };
+    if announced.has_thresholds_of(boundaries) {
+        return Ok(announced);
+    }
+    // A threshold that was set now is announced from the next crossing on.
+    let balance_before = pass.balance_before()?;
+    Ok(announced.with_thresholds_of(boundaries, |threshold| {
+        if is_silent { balance > threshold } else { unannounced_side(threshold, balance, balance_before) }
+    }))
+}
+
+/// The side of a boundary that counts as announced where nothing has been. If there are rows, they came by `COMMIT PREPARED`, say,
+/// which settles nothing, or the checkpoint is lost. So a balance on the other side than that of an account without rows is
+/// announced, and so is one that has just come back from there: it may be announced a second time where a checkpoint is lost, and
+/// is never missed.
+fn unannounced_side(boundary: Credits, balance: Credits, balance_before: Credits) -> bool {
+    let at_first = Credits::ZERO > boundary;
+    if (balance > boundary) == at_first { balance_before > boundary } else { at_first }
 }
 
 /// Whether a checkpoint is to be refreshed. Where that is requested, one row that it could cover and does not is enough,
@@ -163,7 +248,7 @@ fn lags(stored: &Fold, pass: &DeltaPass, request: Request, interval: i64) -> boo
     let rows_behind = rows_behind(stored, pass);
     match request {
         Request::Settle => rows_behind >= interval,
-        Request::RefreshIfFree | Request::Refresh => {
+        Request::RefreshIfFree | Request::Refresh | Request::Rebound => {
             rows_behind > 0 || pass.advanced().coverage.stragglers() != stored.coverage.stragglers()
         }
     }
@@ -178,7 +263,7 @@ const fn rows_behind(stored: &Fold, pass: &DeltaPass) -> i64 {
 mod tests {
     use super::*;
     use crate::coverage::Coverage;
-    use crate::credits::Credits;
+    use crate::crossing::{Direction, Threshold};
     use crate::fold::DeltaRow;
 
     const INTERVAL: i64 = 3;
@@ -198,7 +283,29 @@ mod tests {
             latest_seq: 100,
             unbatched_since: 100,
         };
-        Checkpoint { fold, announced: Announced { is_positive, crossed_at: Some(7) } }
+        Checkpoint { fold, announced: side(is_positive, Some(7)), overdraft: Overdraft::default() }
+    }
+
+    fn side(is_positive: bool, crossed_at: Option<i64>) -> Announced {
+        Announced { is_positive, crossed_at, thresholds: Vec::new() }
+    }
+
+    fn boundaries(thresholds: &[i128]) -> Boundaries {
+        let thresholds = thresholds.iter().copied().map(Credits::from_units).collect();
+        Boundaries::new(Overdraft::UpTo(Credits::from_units(20)), thresholds)
+    }
+
+    /// A checkpoint of an account with these thresholds, each crossed last at 7.
+    fn bounded(units: i128, thresholds: &[i128]) -> Checkpoint {
+        let mut stored = checkpoint(units, units > 0);
+        let boundaries = boundaries(thresholds);
+        let announced =
+            stored.announced.with_thresholds_of(&boundaries, |threshold| units > threshold.units());
+        let crossed = |threshold: &Threshold| Threshold { crossed_at: Some(7), ..*threshold };
+        let thresholds = announced.thresholds.iter().map(crossed).collect();
+        stored.announced = Announced { thresholds, ..announced };
+        stored.overdraft = boundaries.overdraft;
+        stored
     }
 
     /// Rows of these transactions on top of the fold; a refresh may cover transactions 10 to 19.
@@ -215,26 +322,46 @@ mod tests {
     }
 
     fn assess_with(stored: &Checkpoint, pass: &DeltaPass, request: Request) -> Assessment {
-        let (written, counted) = (Written::default(), Counted::default());
-        assess(Found::Checkpoint(stored, pass), request, &written, &counted, INTERVAL).unwrap()
+        assess_covered(stored, pass, request, None)
     }
 
-    fn decide_with(stored: Option<&Checkpoint>, pass: &DeltaPass, deleted: Option<Announced>) -> Decision {
-        decide(stored, pass, Request::Settle, deleted, INTERVAL, NOW).unwrap()
+    fn assess_covered(
+        stored: &Checkpoint,
+        pass: &DeltaPass,
+        request: Request,
+        cover: Option<&Cover>,
+    ) -> Assessment {
+        let (written, counted) = (Written::default(), Counted::default());
+        assess(Found::Checkpoint(stored, pass), request, &written, &counted, INTERVAL, cover).unwrap()
+    }
+
+    fn decide_with(stored: Option<&Checkpoint>, pass: &DeltaPass, deleted: Option<&Announced>) -> Decision {
+        decide_asked(stored, pass, &asked(Request::Settle, deleted, None))
+    }
+
+    fn decide_asked(stored: Option<&Checkpoint>, pass: &DeltaPass, asked: &Asked<'_>) -> Decision {
+        decide(stored, pass, asked, INTERVAL, NOW).unwrap()
+    }
+
+    const fn asked<'a>(
+        request: Request,
+        deleted: Option<&'a Announced>,
+        boundaries: Option<&'a Boundaries>,
+    ) -> Asked<'a> {
+        Asked { request, deleted, boundaries, held: None }
     }
 
     #[test]
     fn a_user_without_rows_has_nothing_to_decide() {
         let found = |has_rows| Found::NoCheckpoint { has_rows };
         for request in [Request::Settle, Request::RefreshIfFree, Request::Refresh] {
-            let of = |found| assess(found, request, &Written::default(), &Counted::default(), INTERVAL);
+            let of = |found| assess(found, request, &Written::default(), &Counted::default(), INTERVAL, None);
             assert_eq!(of(found(false)), Ok(Assessment::Nothing));
             assert_eq!(of(found(true)), Ok(Assessment::Doubt));
         }
         let nobody = pass(&Fold::default(), &[], &[]);
-        let deleted = Announced { is_positive: true, crossed_at: None };
         assert_eq!(decide_with(None, &nobody, None), Decision::Nothing);
-        assert_eq!(decide_with(None, &nobody, Some(deleted)), Decision::Nothing);
+        assert_eq!(decide_with(None, &nobody, Some(&side(true, None))), Decision::Nothing);
     }
 
     #[test]
@@ -250,20 +377,28 @@ mod tests {
         assert_eq!(assess_with(&below, &pass(&below.fold, &[], &[6]), Request::Settle), Assessment::Doubt);
         let agrees = assess_with(&below, &pass(&below.fold, &[], &[5]), Request::Settle);
         assert_eq!(agrees, Assessment::Agrees { headroom: None, lags: false });
+        let between = bounded(-5, &[-8, -2]);
+        for in_flight in [&[3][..], &[4], &[-2], &[-3]] {
+            let agrees = matches!(
+                assess_with(&between, &pass(&between.fold, &[], in_flight), Request::Settle),
+                Assessment::Agrees { .. }
+            );
+            assert_eq!(agrees, matches!(in_flight, [3 | -2]), "{in_flight:?}");
+        }
     }
 
     #[test]
     fn headroom_knows_how_far_the_checkpoint_is_behind() {
         let stored = checkpoint(i128::from(u32::MAX) << 64, true);
         let two = pass(&stored.fold, &[(11, -1), (12, -1), (30, -1)], &[-1]);
-        let counted = Counted::new(500, 40);
+        let counted = Counted::new(500, 0, 40);
         let assess_counted = |pass, request| {
-            assess(Found::Checkpoint(&stored, pass), request, &Written::default(), &counted, INTERVAL)
+            assess(Found::Checkpoint(&stored, pass), request, &Written::default(), &counted, INTERVAL, None)
                 .unwrap()
         };
         let suffices = |assessment, rows| {
             let Assessment::Agrees { headroom: Some(headroom), .. } = assessment else { return false };
-            headroom.suffices(&Counted::new(500, rows), 10)
+            headroom.suffices(&Counted::new(500, 0, rows), 10)
         };
         let behind = assess_counted(&two, Request::Settle);
         assert!(matches!(behind, Assessment::Agrees { lags: false, .. }), "{behind:?}");
@@ -284,8 +419,10 @@ mod tests {
             decide_with(Some(&stored), &crossing, None),
             Decision::Write {
                 refreshes: false,
-                announced: Announced { is_positive: false, crossed_at: Some(NOW) },
-                crossing: Some(Direction::Down),
+                rebounds: false,
+                announced: side(false, Some(NOW)),
+                overdraft: Overdraft::default(),
+                crossings: vec![Crossing { boundary: Credits::ZERO, direction: Direction::Down }],
             }
         );
         let near = pass(&stored.fold, &[(12, -2)], &[]);
@@ -296,12 +433,19 @@ mod tests {
     fn a_refresh_without_a_crossing_keeps_what_was_announced() {
         let stored = checkpoint(100, true);
         let three = pass(&stored.fold, &[(11, -1), (12, -1), (13, -1)], &[]);
-        let refresh = Decision::Write { refreshes: true, announced: stored.announced, crossing: None };
+        let refresh = Decision::Write {
+            refreshes: true,
+            rebounds: false,
+            announced: stored.announced.clone(),
+            overdraft: stored.overdraft,
+            crossings: Vec::new(),
+        };
         assert_eq!(decide_with(Some(&stored), &three, None), refresh);
         let one = pass(&stored.fold, &[(11, -1)], &[]);
         assert_eq!(decide_with(Some(&stored), &one, None), Decision::Nothing);
+        let same = Boundaries::default();
         let forced =
-            |pass: &DeltaPass| decide(Some(&stored), pass, Request::Refresh, None, INTERVAL, NOW).unwrap();
+            |pass: &DeltaPass| decide_asked(Some(&stored), pass, &asked(Request::Refresh, None, Some(&same)));
         assert_eq!(forced(&one), refresh);
         assert_eq!(forced(&pass(&stored.fold, &[(OWN, -1)], &[])), Decision::Nothing);
         // The straggler has ended, and had no row.
@@ -312,12 +456,13 @@ mod tests {
 
     #[test]
     fn of_a_user_without_a_checkpoint_no_crossing_is_missed() {
-        let made = |rows: &[(u64, i128)], deleted| {
-            let Decision::Write { refreshes: true, announced, crossing } =
+        let made = |rows: &[(u64, i128)], deleted: Option<&Announced>| {
+            let Decision::Write { refreshes: true, announced, crossings, .. } =
                 decide_with(None, &pass(&Fold::default(), rows, &[]), deleted)
             else {
                 panic!("a checkpoint is made")
             };
+            let crossing = crossings.first().map(|crossing| crossing.direction);
             (announced.is_positive, announced.crossed_at, crossing)
         };
         assert_eq!(made(&[(OWN, 5)], None), (true, Some(NOW), Some(Direction::Up)));
@@ -329,8 +474,134 @@ mod tests {
         assert_eq!(made(&[(12, -5), (OWN, 6)], None), (true, Some(NOW), Some(Direction::Up)));
         assert_eq!(made(&[(12, 5), (OWN, -5)], None), (false, Some(NOW), Some(Direction::Down)));
         // One whose checkpoint was deleted is no new one.
-        let deleted = |is_positive| Some(Announced { is_positive, crossed_at: Some(7) });
-        assert_eq!(made(&[(12, 5)], deleted(true)), (true, Some(7), None));
-        assert_eq!(made(&[(12, 5)], deleted(false)), (true, Some(NOW), Some(Direction::Up)));
+        let deleted = |is_positive| side(is_positive, Some(7));
+        assert_eq!(made(&[(12, 5)], Some(&deleted(true))), (true, Some(7), None));
+        assert_eq!(made(&[(12, 5)], Some(&deleted(false))), (true, Some(NOW), Some(Direction::Up)));
+    }
+
+    /// A threshold by its units, the announced side, and when it was crossed.
+    type Side = (i128, bool, Option<i64>);
+
+    /// What was announced of each threshold, and which crossings were.
+    fn written(decision: Decision) -> (Vec<Side>, Vec<i128>) {
+        let Decision::Write { announced, crossings, .. } = decision else { panic!("{decision:?}") };
+        let sides = announced
+            .thresholds
+            .iter()
+            .map(|threshold| (threshold.balance.units(), threshold.is_above, threshold.crossed_at));
+        (sides.collect(), crossings.iter().map(|crossing| crossing.boundary.units()).collect())
+    }
+
+    #[test]
+    fn several_boundaries_are_crossed_at_once() {
+        let stored = bounded(9, &[5, -4, 12]);
+        let far = pass(&stored.fold, &[(OWN, -20)], &[]);
+        let sides = [(-4, false, Some(NOW)), (5, false, Some(NOW)), (12, false, Some(7))].to_vec();
+        assert_eq!(written(decide_with(Some(&stored), &far, None)), (sides, vec![5, 0, -4]));
+        let near = pass(&stored.fold, &[(OWN, 3)], &[]);
+        assert_eq!(decide_with(Some(&stored), &near, None), Decision::Nothing);
+        let up = pass(&stored.fold, &[(OWN, 4)], &[]);
+        let sides = [(-4, true, Some(7)), (5, true, Some(7)), (12, true, Some(NOW))].to_vec();
+        assert_eq!(written(decide_with(Some(&stored), &up, None)), (sides, vec![12]));
+    }
+
+    /// New ones are silent, those that stay and zero are decided as ever.
+    #[test]
+    fn new_thresholds_are_not_announced() {
+        let stored = bounded(9, &[5, -4]);
+        let change = |stored: Option<&Checkpoint>, pass: &DeltaPass, thresholds: &[i128]| {
+            decide_asked(stored, pass, &asked(Request::Rebound, None, Some(&boundaries(thresholds))))
+        };
+        let down = pass(&stored.fold, &[(OWN, -9)], &[]);
+        let sides = [(-2, true, None), (5, false, Some(NOW)), (8, false, None)].to_vec();
+        assert_eq!(written(change(Some(&stored), &down, &[8, 5, -2])), (sides, vec![5, 0]));
+        let same = pass(&stored.fold, &[], &[]);
+        assert_eq!(change(Some(&stored), &same, &[5, -4]), Decision::Nothing);
+        let Decision::Write { rebounds: true, refreshes: false, .. } = change(Some(&stored), &same, &[5])
+        else {
+            panic!("a threshold is gone")
+        };
+        let limit = Boundaries::new(Overdraft::Unlimited, [5, -4].map(Credits::from_units).to_vec());
+        let asked = asked(Request::Rebound, None, Some(&limit));
+        assert!(matches!(
+            decide_asked(Some(&stored), &same, &asked),
+            Decision::Write { rebounds: true, overdraft: Overdraft::Unlimited, .. }
+        ));
+        // A user without rows gets a checkpoint, and one of which nothing has been announced, too.
+        let nobody = pass(&Fold::default(), &[], &[]);
+        assert_eq!(
+            written(change(None, &nobody, &[5, -4])),
+            (vec![(-4, true, None), (5, false, None)], vec![])
+        );
+        let rows = pass(&Fold::default(), &[(12, 9)], &[]);
+        let sides = vec![(-4, true, None), (5, true, None)];
+        assert_eq!(written(change(None, &rows, &[5, -4])), (sides, vec![0]));
+    }
+
+    /// As of zero: a crossing that nobody has announced is.
+    #[test]
+    fn of_a_user_without_a_checkpoint_no_threshold_is_missed() {
+        let made = |rows: &[(u64, i128)], deleted: Option<&Announced>| {
+            let boundaries = boundaries(&[5, -4]);
+            let asked = asked(Request::Refresh, deleted, Some(&boundaries));
+            written(decide_asked(None, &pass(&Fold::default(), rows, &[]), &asked)).1
+        };
+        assert_eq!(made(&[(12, 9)], None), [0, 5]);
+        assert_eq!(made(&[(12, -9)], None), [-4]);
+        assert_eq!(made(&[(12, 3)], None), [0]);
+        assert_eq!(made(&[(12, 9), (OWN, -8)], None), [5, 0]);
+        assert_eq!(made(&[(12, -9), (OWN, 8)], None), [-4]);
+        let deleted = bounded(9, &[5]).announced;
+        assert_eq!(made(&[(12, 9)], Some(&deleted)), []);
+        assert_eq!(made(&[(12, 3)], Some(&deleted)), [5]);
+    }
+
+    #[test]
+    fn who_may_not_be_covered_is_in_doubt() {
+        let stored = bounded(100, &[]);
+        let pass = pass(&stored.fold, &[(OWN, -10)], &[-30, 50]);
+        let cover =
+            |held, charged_since| Cover { held: Credits::from_units(held), released: 0, charged_since };
+        // 60 at the lowest, 20 below zero.
+        let of = |cover: &Cover| assess_covered(&stored, &pass, Request::Settle, Some(cover));
+        assert!(matches!(of(&cover(80, 0)), Assessment::Agrees { .. }));
+        assert_eq!(of(&cover(81, 0)), Assessment::Doubt);
+        assert_eq!(of(&cover(80, 1)), Assessment::Doubt);
+        let endless = Checkpoint { overdraft: Overdraft::Unlimited, ..stored.clone() };
+        let of_endless = assess_covered(&endless, &pass, Request::Settle, Some(&cover(81, 5)));
+        let Assessment::Agrees { headroom: Some(headroom), .. } = of_endless else {
+            panic!("{of_endless:?}")
+        };
+        assert!(headroom.covers(&Counted::new(u64::MAX - 1, 0, 0)));
+        let nobody = Found::NoCheckpoint { has_rows: false };
+        let (written, counted) = (Written::default(), Counted::default());
+        let of_nobody = assess(nobody, Request::Settle, &written, &counted, INTERVAL, Some(&cover(0, 0)));
+        assert_eq!(of_nobody, Ok(Assessment::Doubt));
+    }
+
+    #[test]
+    fn who_is_not_covered_is_refused() {
+        let stored = bounded(100, &[]);
+        let pass = pass(&stored.fold, &[(OWN, -10)], &[]);
+        let holding = |units, boundaries| Asked {
+            held: Some(Credits::from_units(units)),
+            ..asked(Request::Settle, None, boundaries)
+        };
+        let covered = |asked: &Asked<'_>| decide_asked(Some(&stored), &pass, asked);
+        assert_eq!(covered(&holding(110, None)), Decision::Nothing);
+        let refused = |available, limit| Decision::Refuse {
+            available: Credits::from_units(available),
+            limit: Credits::from_units(limit),
+        };
+        assert_eq!(covered(&holding(111, None)), refused(-21, -20));
+        // By the limit that it gets.
+        let strict = Boundaries::default();
+        assert_eq!(covered(&holding(91, Some(&strict))), refused(-1, 0));
+        let endless = Boundaries::new(Overdraft::Unlimited, Vec::new());
+        assert!(matches!(covered(&holding(111, Some(&endless))), Decision::Write { .. }));
+        // Of an account without anything.
+        let nobody = self::pass(&Fold::default(), &[], &[]);
+        assert_eq!(decide_asked(None, &nobody, &holding(1, Some(&strict))), refused(-1, 0));
+        assert_eq!(decide_asked(None, &nobody, &holding(0, Some(&strict))), Decision::Nothing);
     }
 }

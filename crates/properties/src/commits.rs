@@ -4,16 +4,19 @@
 //! that are longer: coverages, folds, passes, headroom, and the decisions made of them. A stripe is shared or exclusive as on the
 //! server; what a session does between two locks happens at once.
 
+use std::collections::BTreeMap;
+
 use arbitrary::{Result, Unstructured};
+use ledger::boundaries::Boundaries;
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::{Credits, UNITS_PER_CREDIT};
-use ledger::crossing::Direction;
+use ledger::crossing::{Announced, Crossing, Direction};
 use ledger::fold::{DeltaPass, Fold};
 use ledger::segment::headroom::{Counted, Headroom, Written};
-use ledger::settlement::{Announced, Assessment, Checkpoint, Decision, Found, Request, assess, decide};
+use ledger::settlement::{Asked, Assessment, Checkpoint, Decision, Found, Request, assess, decide};
 
 use crate::fold::{Row, fold};
-use crate::settlement::amount;
+use crate::settlement::{amount, boundaries};
 
 /// How many rows a checkpoint may lag behind.
 const INTERVAL: i64 = 3;
@@ -40,10 +43,17 @@ struct Session {
     request: Request,
     written: Written,
     charges: u64,
+    grants: u64,
     counted: Option<Counted>,
-    /// The checkpoint that it has written, and the crossing that it will notify of.
-    writes: Option<(Checkpoint, Option<Direction>)>,
+    /// The boundaries that it gives the user.
+    rebounds: Option<Boundaries>,
+    /// The headroom that it has not published yet.
+    publishes: Option<Headroom>,
+    /// The checkpoint that it has written, and the crossings that it will notify of.
+    writes: Option<Writes>,
 }
+
+type Writes = (Checkpoint, Vec<Crossing>);
 
 /// The user's rows, and everything that is derived from them.
 #[derive(Debug)]
@@ -53,25 +63,30 @@ struct User {
     /// Of transactions that have committed or are open.
     rows: Vec<Row>,
     checkpoint: Option<Checkpoint>,
-    headrooms: Vec<Headroom>,
+    boundaries: Boundaries,
+    headroom: Option<Headroom>,
     charged: u64,
+    granted: u64,
     counted_rows: u64,
-    /// The side of zero that listeners were notified of last. They take a new user for one at zero or below.
-    heard: bool,
+    /// The side of each boundary that listeners know: that which they were notified of last, or on which the balance was when the
+    /// threshold was set. They take a new user for one with a balance of zero.
+    heard: BTreeMap<Credits, bool>,
 }
 
 impl User {
     /// No session yet.
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
             sessions: Vec::new(),
             next_transaction: 3,
             rows: Vec::new(),
             checkpoint: None,
-            headrooms: Vec::new(),
+            boundaries: Boundaries::default(),
+            headroom: None,
             charged: 0,
+            granted: 0,
             counted_rows: 0,
-            heard: false,
+            heard: BTreeMap::from([(Credits::ZERO, false)]),
         }
     }
 
@@ -86,15 +101,25 @@ impl User {
         match self.sessions[session].stage {
             Stage::Open if input.arbitrary()? => self.insert(session, amount(input)?),
             Stage::Open if input.ratio(1, 8)? => self.end(session, false),
-            Stage::Open => self.settle(session),
+            Stage::Open => {
+                let publishes_later = input.ratio(1, 4)?;
+                self.settle(session, publishes_later);
+            }
             Stage::Waits => self.take_exclusively(session),
+            Stage::Shares if self.sessions[session].publishes.is_some() && input.arbitrary()? => {
+                self.headroom = self.sessions[session].publishes.take();
+            }
             Stage::Shares | Stage::HasExclusively => self.end(session, !input.ratio(1, 4)?),
         }
         Ok(())
     }
 
     fn begin(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
+        // Who changes boundaries has the row locked.
+        let is_changed = self.sessions.iter().any(|session| session.rebounds.is_some());
+        let rebounds = if !is_changed && input.ratio(1, 8)? { Some(boundaries(input)?) } else { None };
         let request = match input.int_in_range(0..=11)? {
+            _ if rebounds.is_some() => Request::Rebound,
             0 => Request::Refresh,
             1 => Request::RefreshIfFree,
             _ => Request::Settle,
@@ -105,7 +130,10 @@ impl User {
             request,
             written: Written::default(),
             charges: 0,
+            grants: 0,
             counted: None,
+            rebounds,
+            publishes: None,
             writes: None,
         });
         // Some of them lag far behind.
@@ -116,8 +144,12 @@ impl User {
     fn insert(&mut self, session: usize, units: i128) {
         let session = &mut self.sessions[session];
         session.written.add(Credits::from_units(units));
-        let charge = units.min(0).unsigned_abs().div_ceil(UNITS_PER_CREDIT.unsigned_abs() / 1_000_000);
-        session.charges += u64::try_from(charge).expect("a few");
+        let steps = |units: i128| {
+            let steps = units.unsigned_abs().div_ceil(UNITS_PER_CREDIT.unsigned_abs() / 1_000_000);
+            u64::try_from(steps).expect("a few")
+        };
+        session.charges += steps(units.min(0));
+        session.grants += steps(units.max(0));
         let seq = i64::try_from(self.rows.len()).expect("a few");
         self.rows.push(Row { transaction: session.transaction, units, seq, is_batched: false });
     }
@@ -149,19 +181,20 @@ impl User {
     }
 
     fn count(&mut self, session: usize) -> Counted {
-        let Self { sessions, charged, counted_rows, rows, .. } = self;
-        let Session { transaction, charges, counted, .. } = &mut sessions[session];
+        let Self { sessions, charged, granted, counted_rows, rows, .. } = self;
+        let Session { transaction, charges, grants, counted, .. } = &mut sessions[session];
         *counted.get_or_insert_with(|| {
             let rows_before = *counted_rows;
             *charged += *charges;
+            *granted += *grants;
             *counted_rows += rows.iter().filter(|row| row.transaction == *transaction).count() as u64;
-            Counted::new(*charged, rows_before)
+            Counted::new(*charged, *granted, rows_before)
         })
     }
 
     /// Begins a commit: shares the stripe, counts, assesses.
-    fn settle(&mut self, session: usize) {
-        if self.sessions[session].request == Request::Refresh {
+    fn settle(&mut self, session: usize, publishes_later: bool) {
+        if self.sessions[session].request.is_forced() {
             self.sessions[session].stage = Stage::Waits;
             return;
         }
@@ -171,7 +204,7 @@ impl User {
         let counted = self.count(session);
         let Session { transaction, request, written, .. } = self.sessions[session];
         let suffices = |headroom: &Headroom| headroom.suffices(&counted, INTERVAL.unsigned_abs());
-        if request == Request::Settle && self.headrooms.iter().any(suffices) {
+        if request == Request::Settle && self.headroom.as_ref().is_some_and(suffices) {
             self.sessions[session].stage = Stage::Shares;
             return;
         }
@@ -180,16 +213,20 @@ impl User {
             (Some(stored), Some(pass)) => Found::Checkpoint(stored, pass),
             _ => Found::NoCheckpoint { has_rows: !self.rows.is_empty() },
         };
-        let assessment = assess(found, request, &written, &counted, INTERVAL).expect("a few rows");
+        let assessment = assess(found, request, &written, &counted, INTERVAL, None).expect("a few rows");
         self.sessions[session].stage = match assessment {
             Assessment::Nothing => Stage::Shares,
             Assessment::Doubt => Stage::Waits,
             Assessment::Agrees { headroom, lags } => {
-                self.headrooms.extend(headroom);
+                if publishes_later {
+                    self.sessions[session].publishes = headroom;
+                } else if headroom.is_some() {
+                    self.headroom = headroom;
+                }
                 let is_free = self.sessions.iter().all(|session| session.writes.is_none());
                 if let (true, true, Some(stored), Some(pass)) = (lags, is_free, &self.checkpoint, pass) {
                     let refreshed = Checkpoint { fold: pass.into_advanced(), ..stored.clone() };
-                    self.sessions[session].writes = Some((refreshed, None));
+                    self.sessions[session].writes = Some((refreshed, Vec::new()));
                 }
                 Stage::Shares
             }
@@ -203,43 +240,55 @@ impl User {
         }
         self.count(session);
         let Session { transaction, request, .. } = self.sessions[session];
-        self.sessions[session].writes = self.decide(Some(transaction), request, None);
+        let boundaries = self.sessions[session].rebounds.clone().unwrap_or_else(|| self.boundaries.clone());
+        self.sessions[session].writes = self.decide(Some(transaction), request, None, &boundaries);
         self.sessions[session].stage = Stage::HasExclusively;
     }
 
     fn decide(
-        &self,
+        &mut self,
         own: Option<u64>,
         request: Request,
-        deleted: Option<Announced>,
-    ) -> Option<(Checkpoint, Option<Direction>)> {
+        deleted: Option<&Announced>,
+        boundaries: &Boundaries,
+    ) -> Option<Writes> {
         let stored = self.checkpoint.as_ref().filter(|_| deleted.is_none());
         let base = stored.map_or_else(Fold::default, |stored| stored.fold.clone());
         let pass = self.pass(&base, own, false);
-        let decision = decide(stored, &pass, request, deleted, INTERVAL, 0).expect("a few rows");
-        let Decision::Write { refreshes, announced, crossing } = decision else { return None };
+        let boundaries = (stored.is_none() || request.is_forced()).then_some(boundaries);
+        let asked = Asked { request, deleted, boundaries, held: None };
+        let decision = decide(stored, &pass, &asked, INTERVAL, 0).expect("a few rows");
+        let Decision::Write { refreshes, rebounds, announced, overdraft, crossings } = decision else {
+            return None;
+        };
+        if rebounds {
+            self.headroom = None;
+        }
         let fold = if refreshes { pass.into_advanced() } else { base };
-        Some((Checkpoint { fold, announced }, crossing))
+        Some((Checkpoint { fold, announced, overdraft }, crossings))
     }
 
     /// An operator deletes the checkpoint, and the same commit makes it anew.
     fn repair(&mut self) {
-        if let Some(Checkpoint { announced, .. }) = self.checkpoint
+        if let Some(Checkpoint { announced, .. }) = self.checkpoint.clone()
             && !self.has_any(&[Stage::Shares, Stage::HasExclusively])
         {
-            let made = self.decide(None, Request::Refresh, Some(announced));
-            let (checkpoint, crossing) = made.expect("there is a row");
-            self.write(checkpoint, crossing);
+            let boundaries = self.boundaries.clone();
+            match self.decide(None, Request::Refresh, Some(&announced), &boundaries) {
+                Some((checkpoint, crossings)) => self.write(checkpoint, &crossings),
+                // It was made for boundaries that are gone.
+                None => self.checkpoint = None,
+            }
         }
     }
 
-    fn write(&mut self, checkpoint: Checkpoint, crossing: Option<Direction>) {
-        if let Some(direction) = crossing {
-            let is_positive = direction == Direction::Up;
-            assert_ne!(self.heard, is_positive, "announced twice: {self:?}");
-            self.heard = is_positive;
+    fn write(&mut self, checkpoint: Checkpoint, crossings: &[Crossing]) {
+        for Crossing { boundary, direction } in crossings {
+            let is_above = *direction == Direction::Up;
+            let before = self.heard.insert(*boundary, is_above);
+            assert_eq!(before, Some(!is_above), "announced twice, or nowhere: {self:?}");
         }
-        assert_eq!(checkpoint.announced.is_positive, self.heard, "{self:?}");
+        self.has_heard(&checkpoint.announced);
         if let Some(stored) = &self.checkpoint {
             assert!(checkpoint.fold.coverage.contains(&stored.fold.coverage), "{checkpoint:?} in {self:?}");
         }
@@ -248,17 +297,43 @@ impl User {
         self.checkpoint = Some(checkpoint);
     }
 
+    fn has_heard(&self, announced: &Announced) {
+        let zero = (Credits::ZERO, announced.is_positive);
+        let thresholds = announced.thresholds.iter().map(|threshold| (threshold.balance, threshold.is_above));
+        let announced: BTreeMap<Credits, bool> = thresholds.chain([zero]).collect();
+        assert_eq!(announced, self.heard, "{self:?}");
+    }
+
+    /// The sum of what has committed.
+    fn balance(&self) -> Credits {
+        let committed = self.rows.iter().filter(|row| !self.is_open(row.transaction));
+        Credits::from_units(committed.map(|row| row.units).sum())
+    }
+
     fn end(&mut self, session: usize, commits: bool) {
-        let Session { transaction, writes, .. } = self.sessions.swap_remove(session);
+        let Session { transaction, writes, rebounds, .. } = self.sessions.swap_remove(session);
         if !commits {
             self.rows.retain(|row| row.transaction != transaction);
-        } else if let Some((checkpoint, crossing)) = writes {
-            self.write(checkpoint, crossing);
+            return;
+        }
+        if let Some(boundaries) = rebounds {
+            // Nobody is notified of thresholds that are set: listeners look.
+            let balance = self.balance();
+            let known = |heard: &BTreeMap<Credits, bool>, threshold| {
+                heard.get(&threshold).copied().unwrap_or(balance > threshold)
+            };
+            let thresholds = boundaries.thresholds().iter().copied().chain([Credits::ZERO]);
+            self.heard = thresholds.map(|threshold| (threshold, known(&self.heard, threshold))).collect();
+            self.boundaries = boundaries;
+        }
+        if let Some((checkpoint, crossings)) = writes {
+            self.write(checkpoint, &crossings);
         }
     }
 }
 
-/// When all transactions have committed, listeners have been notified once of the side of zero that the balance is on.
+/// When all transactions have committed, listeners have been notified once of the level that the balance is on, whatever thresholds
+/// were set meanwhile.
 ///
 /// # Errors
 /// If there are too few bytes.
@@ -277,11 +352,15 @@ pub fn announce_every_crossing(input: &mut Unstructured<'_>) -> Result<()> {
         user.take_exclusively(session);
         user.end(session, true);
     }
-    user.rows.retain(|row| user.sessions.iter().all(|session| session.transaction != row.transaction));
-    let balance: i128 = user.rows.iter().map(|row| row.units).sum();
-    assert_eq!(user.heard, balance > 0, "missed: {user:?}");
+    let balance = user.balance();
+    for (threshold, is_above) in &user.heard {
+        assert_eq!(*is_above, balance > *threshold, "missed: {user:?}");
+    }
     if let Some(checkpoint) = &user.checkpoint {
-        assert_eq!(checkpoint.announced.is_positive, user.heard);
+        user.has_heard(&checkpoint.announced);
+        assert_eq!(checkpoint.overdraft, user.boundaries.overdraft);
+    } else {
+        assert!(user.boundaries.are_default(), "{user:?}");
     }
     Ok(())
 }

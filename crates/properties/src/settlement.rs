@@ -1,12 +1,14 @@
 //! What settlement assesses and decides, against every outcome of the rows in flight.
 
 use arbitrary::{Result, Unstructured};
+use ledger::boundaries::Boundaries;
 use ledger::coverage::Coverage;
 use ledger::credits::{Credits, UNITS_PER_CREDIT};
-use ledger::crossing::Direction;
+use ledger::crossing::{Announced, Threshold};
 use ledger::fold::{DeltaPass, Fold};
+use ledger::overdraft::Overdraft;
 use ledger::segment::headroom::{Counted, Headroom, Written};
-use ledger::settlement::{Announced, Assessment, Checkpoint, Decision, Found, Request, assess, decide};
+use ledger::settlement::{Asked, Assessment, Checkpoint, Decision, Found, Request, assess, decide};
 
 use crate::coverage::{Cluster, Moment};
 use crate::fold::{Row, fold};
@@ -19,6 +21,7 @@ const MOST_IN_FLIGHT: usize = 7;
 
 /// What had been counted before.
 const CHARGED: u64 = 1_000;
+const GRANTED: u64 = 2_000;
 const ROWS: u64 = 100;
 
 /// An amount of a few steps, now and then between two.
@@ -41,7 +44,8 @@ struct Ledger {
     own: Option<u64>,
     /// The rows that the transaction has written, those of savepoints that were rolled back included.
     written: Written,
-    has_grants: bool,
+    /// Whether it has written anything that may roll back.
+    has_own: bool,
     /// What could be covered when the checkpoint was stored, when a fold was published, and now.
     coverages: [Coverage; 3],
 }
@@ -64,7 +68,7 @@ impl Ledger {
             in_flight: Vec::new(),
             own,
             written: Written::default(),
-            has_grants: false,
+            has_own: false,
             coverages: [0, 1, 2].map(|moment: usize| Coverage::up_to(&moments[moment].open())),
         };
         for seq in 0..input.int_in_range(0..=16)? {
@@ -95,7 +99,7 @@ impl Ledger {
 
     fn note(&mut self, units: i128) {
         self.written.add(Credits::from_units(units));
-        self.has_grants |= units > 0;
+        self.has_own |= units != 0;
     }
 
     fn sum(&self, is_summed: impl Fn(&Row) -> bool) -> i128 {
@@ -133,35 +137,57 @@ impl Ledger {
         let behind = self.visible.iter().filter(is_behind).count();
         let lags = match request {
             Request::Settle => behind >= usize::try_from(interval).expect("a few"),
-            _ => behind > 0 || now.stragglers() != stored.stragglers(),
+            Request::RefreshIfFree | Request::Refresh | Request::Rebound => {
+                behind > 0 || now.stragglers() != stored.stragglers()
+            }
         };
         (lags, behind as u64)
     }
 }
 
+/// Thresholds about where balances come to lie, and a limit.
+///
+/// # Errors
+/// If there are too few bytes.
+pub fn boundaries(input: &mut Unstructured<'_>) -> Result<Boundaries> {
+    let thresholds: Result<Vec<Credits>> =
+        (0..input.int_in_range(0..=3)?).map(|_| amount(input).map(Credits::from_units)).collect();
+    let overdraft = match input.int_in_range(0..=3)? {
+        0 => Overdraft::Unlimited,
+        1 => Overdraft::UpTo(Credits::from_units(input.int_in_range(0..=20)? * STEP)),
+        _ => Overdraft::default(),
+    };
+    Ok(Boundaries::new(overdraft, thresholds?))
+}
+
 /// There is nothing to decide only if every outcome says so; headroom is what every outcome leaves; and what is announced is the
-/// side of the balance, if another one was announced before.
+/// level of the balance, if another one was announced before.
 ///
 /// # Errors
 /// If there are too few bytes.
 pub fn weighs_every_outcome(input: &mut Unstructured<'_>) -> Result<()> {
     let ledger = Ledger::new(input)?;
-    let request = *input.choose(&[Request::Settle, Request::RefreshIfFree, Request::Refresh])?;
+    let request =
+        *input.choose(&[Request::Settle, Request::RefreshIfFree, Request::Refresh, Request::Rebound])?;
     let interval = input.int_in_range(1..=6)?;
-    let announced = announced(input)?;
+    let bounds = boundaries(input)?;
+    let announced = announced(input, &bounds)?;
     let [stored, published, now] = &ledger.coverages;
-    let checkpoint = Checkpoint { fold: fold(&ledger.visible, stored), announced };
+    let overdraft = bounds.overdraft;
+    let checkpoint =
+        Checkpoint { fold: fold(&ledger.visible, stored), announced: announced.clone(), overdraft };
     // A pass begins with a published fold where that covers more.
     let base = fold(&ledger.visible, if input.arbitrary()? { stored } else { published });
 
     let pass = ledger.pass(&base, &ledger.in_flight);
     assert!(pass.advanced().coverage.contains(stored), "{pass:?} on {stored:?}");
     assert_eq!(pass.advanced().coverage, *now);
-    let counted = Counted::new(CHARGED, ROWS);
+    let counted = Counted::new(CHARGED, GRANTED, ROWS);
     let found = Found::Checkpoint(&checkpoint, &pass);
-    let assessment = assess(found, request, &ledger.written, &counted, interval).expect("a few rows");
+    let assessment = assess(found, request, &ledger.written, &counted, interval, None).expect("a few rows");
     let (balance, _) = ledger.balances();
-    let agrees = ledger.outcomes(balance).all(|outcome| (outcome > 0) == announced.is_positive);
+    let mut outcomes = ledger.outcomes(balance);
+    let agrees = outcomes.all(|outcome| sides(&announced).all(|(at, is_above)| (outcome > at) == is_above));
     let (lags, behind) = ledger.lags(stored, request, interval);
     match assessment {
         Assessment::Nothing => panic!("{ledger:?} has a checkpoint"),
@@ -169,46 +195,82 @@ pub fn weighs_every_outcome(input: &mut Unstructured<'_>) -> Result<()> {
         Assessment::Agrees { headroom, lags: lags_told } => {
             assert!(agrees, "{ledger:?} is in doubt about {announced:?}");
             assert_eq!(lags_told, lags, "{ledger:?} at {request:?}");
-            assert!(announced.is_positive || headroom.is_none());
-            if announced.is_positive {
-                let behind = if lags { 0 } else { behind };
-                is_left_by_every_outcome(&ledger, headroom.as_ref(), behind, interval);
-            }
+            let behind = if lags { 0 } else { behind };
+            is_left_by_every_outcome(&ledger, &announced, headroom.as_ref(), behind, interval);
         }
     }
 
-    let deleted = if input.arbitrary()? { Some(self::announced(input)?) } else { None };
+    let deleted = if input.arbitrary()? { Some(self::announced(input, &bounds)?) } else { None };
+    let read = if input.arbitrary()? { bounds } else { boundaries(input)? };
+    let asked = |boundaries| Asked { request, deleted: deleted.as_ref(), boundaries, held: None };
     let pass = ledger.pass(&base, &[]);
-    decides_by_the_balance(&ledger, Some(&checkpoint), &pass, (request, deleted, interval));
+    let boundaries = (request >= Request::Refresh).then_some(&read);
+    decides_by_the_balance(&ledger, Some(&checkpoint), &pass, &asked(boundaries), interval);
     let pass = ledger.pass(&Fold::default(), &[]);
-    decides_by_the_balance(&ledger, None, &pass, (request, deleted, interval));
+    decides_by_the_balance(&ledger, None, &pass, &asked(Some(&read)), interval);
     Ok(())
 }
 
-fn announced(input: &mut Unstructured<'_>) -> Result<Announced> {
-    let crossed_at = if input.arbitrary()? { Some(input.int_in_range(0..=99)?) } else { None };
-    Ok(Announced { is_positive: input.arbitrary()?, crossed_at })
+/// Each boundary, and whether the balance was announced to be above it.
+fn sides(announced: &Announced) -> impl Iterator<Item = (i128, bool)> {
+    let thresholds =
+        announced.thresholds.iter().map(|threshold| (threshold.balance.units(), threshold.is_above));
+    thresholds.chain([(0, announced.is_positive)])
 }
 
-/// Whatever becomes of the rows in flight and of the own ones, charges for which the headroom suffices leave it above zero.
-fn is_left_by_every_outcome(ledger: &Ledger, headroom: Option<&Headroom>, behind: u64, interval: i64) {
+/// Any level, as it can have been announced.
+fn announced(input: &mut Unstructured<'_>, boundaries: &Boundaries) -> Result<Announced> {
+    let mut crossed_at = || if input.arbitrary()? { Ok(Some(input.int_in_range(0..=99)?)) } else { Ok(None) };
+    let times: Result<Vec<Option<i64>>> = (0..=boundaries.thresholds().len()).map(|_| crossed_at()).collect();
+    let (times, balance) = (times?, amount(input)?);
+    let thresholds = boundaries.thresholds().iter().zip(&times).map(|(&threshold, &crossed_at)| Threshold {
+        balance: threshold,
+        is_above: balance > threshold.units(),
+        crossed_at,
+    });
+    let crossed_at = times.last().copied().flatten();
+    Ok(Announced { is_positive: balance > 0, crossed_at, thresholds: thresholds.collect() })
+}
+
+/// Whatever becomes of the rows in flight and of the own ones, charges and grants for which the headroom suffices leave the balance
+/// on its level.
+fn is_left_by_every_outcome(
+    ledger: &Ledger,
+    announced: &Announced,
+    headroom: Option<&Headroom>,
+    behind: u64,
+    interval: i64,
+) {
     let (balance, before) = ledger.balances();
-    let lowest = ledger.outcomes(balance).min().expect("one at least");
-    let lowest_of_all = ledger.outcomes(before).fold(lowest, i128::min);
+    let outcomes = || ledger.outcomes(balance).chain(ledger.outcomes(before));
+    let (lowest, highest) =
+        (outcomes().min().expect("one at least"), outcomes().max().expect("one at least"));
+    let below = sides(announced).filter_map(|(at, is_above)| is_above.then_some(at)).max();
+    let above = sides(announced).filter_map(|(at, is_above)| (!is_above).then_some(at)).min();
     let interval = interval.unsigned_abs();
-    let suffices = |charged: i128, rows: u64| {
-        let steps = u64::try_from(charged.max(0)).expect("a few");
-        headroom
-            .is_some_and(|headroom| headroom.suffices(&Counted::new(CHARGED + steps, ROWS + rows), interval))
+    let suffices = |charged: i128, granted: i128, rows: u64| {
+        let steps = |steps: i128| u64::try_from(steps.max(0)).expect("a few");
+        let counted = Counted::new(CHARGED + steps(charged), GRANTED + steps(granted), ROWS + rows);
+        headroom.is_some_and(|headroom| headroom.suffices(&counted, interval))
     };
-    let takes_all = lowest_of_all.div_euclid(STEP) + i128::from(lowest_of_all.rem_euclid(STEP) > 0);
-    assert!(!suffices(takes_all, 0), "{headroom:?} is more than {ledger:?} leaves");
+    // The first charge that takes the lowest outcome to the boundary below, and the first grant that takes the highest above its own.
+    let charge =
+        below.map(|below| (lowest - below).div_euclid(STEP) + i128::from((lowest - below) % STEP > 0));
+    let grant = above.map(|above| (above - highest).div_euclid(STEP) + 1);
+    for (charged, granted) in [(charge, None), (None, grant)] {
+        let crosses = charged.is_some() || granted.is_some();
+        let suffices = suffices(charged.unwrap_or(0), granted.unwrap_or(0), 0);
+        assert!(!(crosses && suffices), "{headroom:?} is more than {ledger:?} leaves at {announced:?}");
+    }
     // Nothing is kept back but what may roll back.
-    let leaves_one = lowest.div_euclid(STEP) - 1;
-    if !ledger.has_grants && leaves_one >= 0 {
-        assert!(suffices(leaves_one, 0), "{headroom:?} is less than {ledger:?} leaves");
+    let left =
+        |distance: Option<i128>| distance.map_or(i128::from(u32::MAX), |units| units.div_euclid(STEP) - 1);
+    let down = left(below.map(|below| ledger.outcomes(balance).min().expect("one at least") - below));
+    let up = left(above.map(|above| above - ledger.outcomes(balance).max().expect("one at least")));
+    if !ledger.has_own && down >= 0 && up >= 0 {
+        assert!(suffices(down, up, 0), "{headroom:?} is less than {ledger:?} leaves at {announced:?}");
         for rows in 0..=interval {
-            assert_eq!(suffices(0, rows), behind + rows < interval, "{headroom:?} after {rows} rows");
+            assert_eq!(suffices(0, 0, rows), behind + rows < interval, "{headroom:?} after {rows} rows");
         }
     }
 }
@@ -218,40 +280,74 @@ fn decides_by_the_balance(
     ledger: &Ledger,
     stored: Option<&Checkpoint>,
     pass: &DeltaPass,
-    (request, deleted, interval): (Request, Option<Announced>, i64),
+    asked: &Asked<'_>,
+    interval: i64,
 ) {
     const NOW: i64 = 100;
-    let decision = decide(stored, pass, request, deleted, interval, NOW).expect("a few rows");
-    if stored.is_none() && ledger.visible.is_empty() {
+    let decision = decide(stored, pass, asked, interval, NOW).expect("a few rows");
+    let (balance, balance_before) = ledger.balances();
+    let default = Boundaries::default();
+    let has_boundaries = asked.boundaries.is_some_and(|read| *read != default);
+    if stored.is_none() && ledger.visible.is_empty() && !has_boundaries {
         assert_eq!(decision, Decision::Nothing, "a user without rows");
         return;
     }
-    let (balance, balance_before) = ledger.balances();
-    let before = stored.map(|checkpoint| checkpoint.announced).or(deleted);
-    // Nothing was announced: a balance above zero is, and one that this transaction takes down from there.
-    let is_positive = balance <= 0 && balance_before > 0;
-    let before = before.unwrap_or(Announced { is_positive, crossed_at: None });
-    let direction = match (before.is_positive, balance > 0) {
-        (false, true) => Some(Direction::Up),
-        (true, false) => Some(Direction::Down),
-        _ => None,
+    let known = stored.map(|checkpoint| &checkpoint.announced).or(asked.deleted);
+    // Nothing was announced: a balance on another side than that of nothing is, and one that this transaction takes back from there.
+    let unannounced = |at: i128| if (balance > at) == (0 > at) { balance_before > at } else { 0 > at };
+    let side =
+        |at: i128| known.and_then(|known| sides(known).find(|(of, _)| *of == at)).map(|(_, side)| side);
+    let is_silent = known.is_some() || asked.request == Request::Rebound;
+    let thresholds: Vec<Credits> = match (asked.boundaries, known) {
+        (Some(read), _) => read.thresholds().to_vec(),
+        (None, Some(known)) => known.thresholds.iter().map(|threshold| threshold.balance).collect(),
+        (None, None) => Vec::new(),
     };
-    let lags = stored.is_none_or(|stored| ledger.lags(&stored.fold.coverage, request, interval).0);
-    let Decision::Write { refreshes, announced, crossing } = decision else {
-        assert_eq!((direction, lags), (None, false), "{ledger:?} since {before:?}");
+    let side_before = |threshold: &Credits| {
+        let at = threshold.units();
+        let new = if is_silent { balance > at } else { unannounced(at) };
+        (at, side(at).unwrap_or(new))
+    };
+    let mut boundaries: Vec<(i128, bool)> = thresholds.iter().map(side_before).collect();
+    boundaries.push((0, side(0).unwrap_or_else(|| unannounced(0))));
+    let mut expected: Vec<i128> =
+        boundaries.iter().filter(|(at, side)| (balance > *at) != *side).map(|(at, _)| *at).collect();
+    // Downwards from high to low, then upwards from low to high.
+    expected.sort_unstable_by_key(|&at| if balance <= at { (0, -at) } else { (1, at) });
+
+    let lags = stored.is_none_or(|stored| ledger.lags(&stored.fold.coverage, asked.request, interval).0);
+    let changes = stored.is_none_or(|stored| {
+        asked.boundaries.is_some_and(|read| {
+            let before = stored.announced.thresholds.iter().map(|threshold| threshold.balance);
+            read.overdraft != stored.overdraft || !before.eq(read.thresholds().iter().copied())
+        })
+    });
+    let Decision::Write { refreshes, rebounds, announced, overdraft, crossings } = decision else {
+        assert_eq!((expected, lags, changes), (Vec::new(), false, false), "{ledger:?} asked {asked:?}");
         return;
     };
-    assert_eq!((crossing, refreshes), (direction, lags), "{ledger:?} since {before:?}");
-    let expected = match direction {
-        Some(_) => Announced { is_positive: balance > 0, crossed_at: Some(NOW) },
-        None => before,
-    };
-    assert_eq!(announced, expected, "{ledger:?} since {before:?}");
+    let crossed: Vec<i128> = crossings.iter().map(|crossing| crossing.boundary.units()).collect();
+    assert_eq!((&crossed, refreshes, rebounds), (&expected, lags, changes), "{ledger:?} asked {asked:?}");
+    boundaries.sort_unstable();
+    let mut after: Vec<(i128, bool)> = sides(&announced).collect();
+    after.sort_unstable();
+    assert!(after.iter().map(|(at, _)| at).eq(boundaries.iter().map(|(at, _)| at)), "{after:?}");
+    assert!(after.iter().all(|(at, side)| *side == (balance > *at)), "{after:?} at {balance}");
+    for threshold in &announced.thresholds {
+        let before = known.and_then(|known| {
+            known.thresholds.iter().find(|before| before.balance == threshold.balance)?.crossed_at
+        });
+        let is_crossed = crossed.contains(&threshold.balance.units());
+        assert_eq!(threshold.crossed_at, if is_crossed { Some(NOW) } else { before });
+    }
+    let crossed_at = if crossed.contains(&0) { Some(NOW) } else { known.and_then(|known| known.crossed_at) };
+    assert_eq!(announced.crossed_at, crossed_at);
+
     let written = match stored {
-        Some(stored) if !refreshes => Checkpoint { announced, ..stored.clone() },
-        _ => Checkpoint { fold: pass.advanced().clone(), announced },
+        Some(stored) if !refreshes => Checkpoint { announced, overdraft, ..stored.clone() },
+        _ => Checkpoint { fold: pass.advanced().clone(), announced, overdraft },
     };
     assert_eq!(written.fold.balance.units(), ledger.sum(|row| written.fold.coverage.covers(row.transaction)));
-    let again = decide(Some(&written), pass, request, None, interval, NOW + 1);
+    let again = decide(Some(&written), pass, &Asked { deleted: None, ..*asked }, interval, NOW + 1);
     assert_eq!(again, Ok(Decision::Nothing), "{written:?}");
 }

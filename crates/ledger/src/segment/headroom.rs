@@ -1,19 +1,29 @@
-//! How much users can be charged before a settlement needs to look at their balance.
+//! How much a user can be charged and granted before a settlement needs to look at its balance.
 //!
-//! Most settlements find a balance far above zero, and publish how far. From then on settlements count what they charge. While
-//! all that is counted stays below that limit, the balance stays above zero, whatever commits and whatever rolls back: a
-//! settlement needs to read nothing. One whose count reaches the limit looks again. This is the escrow method (O'Neil, "The
-//! Escrow Transactional Method", ACM TODS 11, 1986) with its lower bound alone. It does not decide who may spend; it says
-//! that there is nothing to decide.
+//! Most settlements find a balance far from every boundary, and publish how far. From then on settlements count what they charge
+//! and what they grant. While both counts stay below what was published, the balance stays on its level, whatever commits and
+//! whatever rolls back: a settlement needs to read nothing. One whose counts reach a limit looks again. This is the escrow method
+//! (O'Neil, "The Escrow Transactional Method", ACM TODS 11, 1986). It does not decide who may spend; it says that there is nothing
+//! to decide.
 //!
-//! A transaction counts a charge after it has inserted the row, while it shares the stripe, and before it looks at anything. A
-//! pass over the delta that begins after that meets the row. So a charge that a pass does not meet is counted after the count
-//! that the pass has begun with. Those charges may take what is left above zero if all charges that the pass has met in flight
-//! commit, and no grant does: the limit is the count before the pass plus that. Counts only grow, and a charge that is rolled
-//! back stays counted, so a limit holds for good. `models/settlement.pml` explores this.
+//! A transaction counts after it has inserted its rows, while it shares the stripe, and before it looks at anything. A pass over the
+//! delta that begins after that meets the rows. So a charge that a pass does not meet is counted after the count that the pass has
+//! begun with, and so is a grant. Those charges may take what is left above the boundary below if all charges that the pass has met
+//! in flight commit, and no grant does. Those grants may take what is left under the boundary above if all grants in flight commit,
+//! and no charge does. Own rows are not in flight, and may roll back as well: own grants are taken out of the one, own charges out of
+//! the other. Counts only grow, and what is rolled back stays counted, so a limit holds for good.
+//!
+//! Everyone compares both counts, whichever side it wrote: a crossing takes one of them to its limit, and then neither limit is true
+//! any more. So a crossing voids them without a word. For the same reason the two are replaced together and never merged: a limit
+//! above that was published on one level is not true of the next one.
+//!
+//! A third word is for users that must be covered: what they may be charged until what is available could fall below the limit. A
+//! crossing changes nothing about it, and so it stays while the other two are replaced. It is the highest that was published.
+//!
+//! `models/settlement.pml` explores this.
 
-use crate::credits::{Credits, UNITS_PER_CREDIT};
-use crate::crossing::Outlook;
+use crate::credits::{Credits, SumOutOfRange, UNITS_PER_CREDIT};
+use crate::crossing::{Announced, Outlook};
 
 /// Amounts are counted in steps of a millionth of a credit.
 const UNITS_PER_STEP: i128 = UNITS_PER_CREDIT / 1_000_000;
@@ -25,24 +35,33 @@ pub struct Written {
     /// The charges in steps, each rounded up.
     pub(super) charged: u64,
     /// The grants in steps, each rounded up.
-    granted: u64,
+    pub(super) granted: u64,
 }
 
 impl Written {
     /// Whether there is nothing to count.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.rows == 0 && self.charged == 0
     }
 
     /// Adds a row with this signed amount.
     pub fn add(&mut self, amount: Credits) {
         self.rows += 1;
         let side = if amount < Credits::ZERO { &mut self.charged } else { &mut self.granted };
-        // An amount that the count has no room for makes it endless, and then no headroom suffices.
-        let steps = amount.units().unsigned_abs().div_ceil(UNITS_PER_STEP.unsigned_abs());
-        *side = side.saturating_add(steps.try_into().unwrap_or(u64::MAX));
+        *side = side.saturating_add(steps(amount));
     }
+
+    /// Adds a hold of this amount, which is positive. It is charged for as long as it is held, and is no row of the ledger.
+    pub fn hold(&mut self, amount: Credits) {
+        self.charged = self.charged.saturating_add(steps(amount));
+    }
+}
+
+/// An amount in steps, rounded up. One that a count has no room for makes it endless, and then no headroom suffices.
+#[must_use]
+pub fn steps(amount: Credits) -> u64 {
+    amount.units().unsigned_abs().div_ceil(UNITS_PER_STEP.unsigned_abs()).try_into().unwrap_or(u64::MAX)
 }
 
 /// The counts of a user when a settlement had added its own.
@@ -50,54 +69,153 @@ impl Written {
 pub struct Counted {
     /// All charges so far in steps, those of the settlement included.
     charged: u64,
+    /// All grants so far in steps, those of the settlement included.
+    granted: u64,
     /// All rows so far without those of the settlement.
     rows_before: u64,
 }
 
 impl Counted {
-    /// `charged` is in millionths of a credit.
+    /// `charged` and `granted` are in millionths of a credit.
     #[must_use]
-    pub const fn new(charged: u64, rows_before: u64) -> Self {
-        Self { charged, rows_before }
+    pub const fn new(charged: u64, granted: u64, rows_before: u64) -> Self {
+        Self { charged, granted, rows_before }
+    }
+
+    /// What has been charged since, in steps, when the count of charges is at `now`: without end if it has no room for more.
+    #[must_use]
+    pub const fn charged_since(&self, now: u64) -> u64 {
+        if now == u64::MAX { u64::MAX } else { now.saturating_sub(self.charged) }
     }
 }
 
-/// The limits up to which settlements need not look at a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a settlement of a user that must be covered has found under the shared stripe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cover {
+    /// The most that can be held: the open holds that the pass has met, committed, in flight or the transaction's own, without those
+    /// that the transaction has deleted.
+    pub held: Credits,
+    /// The holds that the transaction has deleted, in [`steps`]: they may come back if it rolls back.
+    pub released: u64,
+    /// What has been charged since the settlement had counted, in steps, as of the end of its passes. A pass over two tables is no
+    /// snapshot: a capture that commits between them is met in neither, but has been counted.
+    pub charged_since: u64,
+}
+
+impl Cover {
+    /// What could be charged without what is available going below `limit`: the lowest balance less what is held. `None` if it may be
+    /// below that already.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`].
+    pub fn left(&self, lowest_balance: Credits, limit: Credits) -> Result<Option<Credits>, SumOutOfRange> {
+        let left = lowest_balance.checked_sub(self.held)?.checked_sub(limit)?;
+        Ok((i128::from(self.charged_since) <= left.units().div_euclid(UNITS_PER_STEP)).then_some(left))
+    }
+}
+
+/// The limits up to which settlements need not look at a user. A limit of 0 says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headroom {
-    /// The balance is above zero while the count of charges is below this.
+    /// The balance is above the next boundary below while the count of charges is below this,
     pub(super) charged_until: u64,
+    /// and not above the next one above while the count of grants is below this.
+    pub(super) granted_until: u64,
+    /// What is available is at least the limit while the count of charges is below this.
+    pub(super) covered_until: u64,
     /// The count of rows at which the checkpoint covered every row.
     pub(super) rows_folded: u64,
 }
 
 impl Headroom {
-    /// The headroom that a pass over the delta leaves, whose settlement has `written` rows and then `counted` them. `lag` is how
-    /// many rows the checkpoint is behind. `None` if the balance may be zero or less.
-    #[must_use]
-    pub fn left_by(outlook: &Outlook, written: &Written, counted: &Counted, lag: u64) -> Option<Self> {
-        let lowest = outlook.lowest().ok()?.units().div_euclid(UNITS_PER_STEP);
-        // The settlement's own grants are in the outlook as settled, and may be rolled back yet.
-        let left = lowest.checked_sub(written.granted.into()).filter(|&left| left > 0)?;
-        let left = u64::try_from(left).unwrap_or(u64::MAX);
-        Some(Self {
-            charged_until: counted.charged.saturating_add(left),
-            rows_folded: counted.rows_before.saturating_sub(lag),
+    /// The headroom that a pass over the delta leaves, whose settlement has `written` rows and then `counted` them. Every outcome is on
+    /// the level that is `announced`. `lag` is how many rows the checkpoint is behind. It says nothing where the balance may come to lie
+    /// next to a boundary.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`].
+    pub fn left_by(
+        outlook: &Outlook,
+        announced: &Announced,
+        written: &Written,
+        counted: &Counted,
+        lag: u64,
+    ) -> Result<Self, SumOutOfRange> {
+        let (below, above) = announced.nearest();
+        // The settlement's own rows are in the outlook as settled, and may be rolled back yet.
+        let down = distance(below, |boundary| outlook.lowest()?.checked_sub(boundary), written.granted)?;
+        let up = distance(above, |boundary| boundary.checked_sub(outlook.highest()?), written.charged)?;
+        let rows_folded = counted.rows_before.saturating_sub(lag);
+        Ok(match down.zip(up) {
+            Some((down, up)) => Self {
+                charged_until: counted.charged.saturating_add(down),
+                granted_until: counted.granted.saturating_add(up),
+                covered_until: 0,
+                rows_folded,
+            },
+            None => Self { rows_folded, ..Self::default() },
         })
     }
 
-    /// Whether a settlement with these counts need not look: the balance stays above zero, and fewer than `interval` rows have
+    /// The same, where a pass over the holds and the delta has found that so much may be `left` to charge before the limit of a user
+    /// that must be covered is reached; `None`: there is no limit.
+    #[must_use]
+    pub fn covering(
+        self,
+        left: Option<Credits>,
+        written: &Written,
+        counted: &Counted,
+        cover: &Cover,
+    ) -> Self {
+        let may_roll_back = written.granted.saturating_add(cover.released);
+        let steps = left.map_or(Some(u64::MAX), |left| steps_left(left, may_roll_back));
+        let covered_until = steps.map_or(0, |steps| counted.charged.saturating_add(steps));
+        Self { covered_until, ..self }
+    }
+
+    /// Whether it says anything.
+    #[must_use]
+    pub const fn says_something(&self) -> bool {
+        self.charged_until > 0 || self.covered_until > 0
+    }
+
+    /// Whether a settlement with these counts need not look at the balance: it stays on its level, and fewer than `interval` rows have
     /// come since the checkpoint covered every row.
     #[must_use]
     pub const fn suffices(&self, counted: &Counted, interval: u64) -> bool {
         counted.charged < self.charged_until
+            && counted.granted < self.granted_until
             && counted.rows_before.saturating_sub(self.rows_folded) < interval
     }
+
+    /// Whether a user with these counts is covered.
+    #[must_use]
+    pub const fn covers(&self, counted: &Counted) -> bool {
+        counted.charged < self.covered_until
+    }
+}
+
+/// How many steps the balance may go towards the boundary: the distance less what may roll back. Without end if there is none, `None`
+/// if there are none left.
+fn distance(
+    boundary: Option<Credits>,
+    to: impl FnOnce(Credits) -> Result<Credits, SumOutOfRange>,
+    may_roll_back: u64,
+) -> Result<Option<u64>, SumOutOfRange> {
+    boundary.map_or(Ok(Some(u64::MAX)), |boundary| Ok(steps_left(to(boundary)?, may_roll_back)))
+}
+
+/// How many whole steps are left of a distance besides those that may roll back; `None` if there are none.
+fn steps_left(distance: Credits, may_roll_back: u64) -> Option<u64> {
+    let left = distance.units().div_euclid(UNITS_PER_STEP) - i128::from(may_roll_back);
+    (left > 0).then(|| u64::try_from(left).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::boundaries::Boundaries;
+    use crate::overdraft::Overdraft;
 
     pub fn credits(millionths: i128) -> Credits {
         Credits::from_units(millionths * UNITS_PER_STEP)
@@ -111,8 +229,26 @@ pub(super) mod tests {
         written
     }
 
-    pub fn left_by(balance: i128, written: &Written, counted: &Counted) -> Option<Headroom> {
-        Headroom::left_by(&Outlook::new(credits(balance)), written, counted, 0)
+    /// The level of this balance between these thresholds.
+    pub fn announced(balance: Credits, thresholds: &[i128]) -> Announced {
+        let thresholds = thresholds.iter().copied().map(credits).collect();
+        Announced { is_positive: balance.is_positive(), ..Announced::default() }
+            .with_thresholds_of(&Boundaries::new(Overdraft::default(), thresholds), |threshold| {
+                balance > threshold
+            })
+    }
+
+    pub fn left_by(balance: i128, written: &Written, counted: &Counted) -> Headroom {
+        left_between(credits(balance), &[], written, counted)
+    }
+
+    fn left_between(balance: Credits, thresholds: &[i128], written: &Written, counted: &Counted) -> Headroom {
+        let announced = announced(balance, thresholds);
+        Headroom::left_by(&Outlook::new(balance), &announced, written, counted, 0).unwrap()
+    }
+
+    fn until(headroom: &Headroom) -> (u64, u64) {
+        (headroom.charged_until, headroom.granted_until)
     }
 
     #[test]
@@ -123,12 +259,17 @@ pub(super) mod tests {
         assert_eq!(written, Written { rows: 1, charged: 1, granted: 0 });
         // Just short of two steps: only one can be taken.
         let balance = credits(2).checked_add(finest).unwrap();
-        let left = Headroom::left_by(&Outlook::new(balance), &written, &Counted::default(), 0).unwrap();
-        assert_eq!(left.charged_until, 1);
-        for nothing in [Credits::ZERO, finest, credits(1).checked_add(finest).unwrap(), credits(-5)] {
-            let left = Headroom::left_by(&Outlook::new(nothing), &written, &Counted::default(), 0);
-            assert_eq!(left, None, "{nothing}");
+        assert_eq!(until(&left_between(balance, &[], &written, &Counted::default())), (1, u64::MAX));
+        for nothing in [finest, credits(1).checked_add(finest).unwrap()] {
+            let left = left_between(nothing, &[], &Written::default(), &Counted::default());
+            assert!(!left.says_something(), "{nothing}");
         }
+        // Below zero it is the way up that counts, from which the own charge is taken out.
+        let below = credits(-3).checked_add(finest).unwrap();
+        assert_eq!(until(&left_between(below, &[], &written, &Counted::default())), (u64::MAX, 2));
+        assert_eq!(until(&left_between(credits(-3), &[], &written, &Counted::default())), (u64::MAX, 2));
+        assert!(!left_between(credits(-1), &[], &written, &Counted::default()).says_something());
+        assert!(!left_between(Credits::ZERO, &[], &Written::default(), &Counted::default()).says_something());
     }
 
     #[test]
@@ -136,9 +277,71 @@ pub(super) mod tests {
         let mut outlook = Outlook::new(credits(100));
         outlook.add_in_flight(credits(-30)).unwrap();
         outlook.add_in_flight(credits(500)).unwrap();
-        let counted = Counted { charged: 1000, rows_before: 8 };
-        let left = Headroom::left_by(&outlook, &written(&[25, -5]), &counted, 3).unwrap();
-        assert_eq!(left, Headroom { charged_until: 1045, rows_folded: 5 });
-        assert_eq!(left_by(25, &written(&[25]), &counted), None);
+        let counted = Counted { charged: 1000, granted: 300, rows_before: 8 };
+        let announced = announced(credits(100), &[1000, 20]);
+        let left = Headroom::left_by(&outlook, &announced, &written(&[25, -5]), &counted, 3).unwrap();
+        // Down 100 - 30 - 25 to 20, up 100 + 500 + 5 to 1000.
+        let expected = Headroom { charged_until: 1025, granted_until: 695, covered_until: 0, rows_folded: 5 };
+        assert_eq!(left, expected);
+        assert!(!left_by(25, &written(&[25]), &counted).says_something());
+    }
+
+    /// With room on one side alone nothing is published: who writes the other side compares both, too.
+    #[test]
+    fn both_sides_need_room() {
+        let nobody = Written::default();
+        assert!(!left_between(credits(10), &[10], &nobody, &Counted::default()).says_something());
+        assert_eq!(until(&left_between(credits(9), &[10], &nobody, &Counted::default())), (9, 1));
+        assert_eq!(until(&left_between(credits(11), &[10], &nobody, &Counted::default())), (1, u64::MAX));
+        assert_eq!(until(&left_between(credits(-4), &[-5, 10], &nobody, &Counted::default())), (1, 4));
+    }
+
+    #[test]
+    fn what_is_covered_is_the_lowest_that_is_available() {
+        let cover = Cover { held: credits(30), released: 0, charged_since: 0 };
+        let left = |cover: &Cover, balance, limit| cover.left(credits(balance), credits(limit)).unwrap();
+        assert_eq!(left(&cover, 100, 0), Some(credits(70)));
+        assert_eq!(left(&cover, 30, 0), Some(Credits::ZERO));
+        assert_eq!(left(&cover, 29, 0), None);
+        assert_eq!(left(&cover, 29, -1), Some(Credits::ZERO));
+        // Another has been charged meanwhile, and may be met nowhere.
+        let since = Cover { charged_since: 5, ..cover };
+        assert_eq!(left(&since, 35, 0), Some(credits(5)));
+        assert_eq!(left(&since, 34, 0), None);
+        let finest = Credits::from_units(-1);
+        assert_eq!(since.left(credits(35).checked_add(finest).unwrap(), Credits::ZERO), Ok(None));
+        let lost = Cover { charged_since: u64::MAX, ..cover };
+        assert_eq!(left(&lost, 1 << 40, 0), None);
+    }
+
+    #[test]
+    fn a_cover_lasts_until_the_limit_could_be_reached() {
+        let counted = Counted { charged: 1000, granted: 0, rows_before: 0 };
+        let covered = |left: Option<i128>, own: &[i128], released| {
+            let cover = Cover { released, ..Cover::default() };
+            let headroom = Headroom::default().covering(left.map(credits), &written(own), &counted, &cover);
+            headroom.covered_until
+        };
+        assert_eq!(covered(Some(70), &[], 0), 1070);
+        assert_eq!(covered(Some(70), &[20, -3], 8), 1042);
+        assert_eq!(covered(Some(28), &[20], 8), 0);
+        assert_eq!(covered(None, &[20], 8), u64::MAX);
+        let headroom = Headroom { covered_until: 1070, ..Headroom::default() };
+        assert!(headroom.covers(&Counted { charged: 1069, ..counted }));
+        assert!(!headroom.covers(&Counted { charged: 1070, ..counted }));
+    }
+
+    #[test]
+    fn a_hold_is_charged_and_no_row() {
+        let mut written = Written::default();
+        written.hold(credits(7));
+        assert_eq!(written, Written { rows: 0, charged: 7, granted: 0 });
+        assert!(!written.is_empty() && Written::default().is_empty());
+    }
+
+    #[test]
+    fn a_count_without_room_is_charged_without_end() {
+        assert_eq!(Counted::new(5, 0, 0).charged_since(9), 4);
+        assert_eq!(Counted::new(u64::MAX, 0, 0).charged_since(u64::MAX), u64::MAX);
     }
 }

@@ -28,6 +28,12 @@ pub fn key(state: &StateName, user: &UserId) -> [u64; KEY_WORDS] {
     [ledger, state.digest, user_high, user_low]
 }
 
+/// Whether the [`key`] at the beginning of the words is one of the user in this database, in whichever state.
+pub fn is_of(words: &[u64], database: u32, user: &UserId) -> bool {
+    let [user_high, user_low] = halves(u128::from_be_bytes(*user.as_bytes()));
+    matches!(*words, [ledger, _, high, low, ..] if ledger >> 32 == u64::from(database) && [high, low] == [user_high, user_low])
+}
+
 /// The high and the low word.
 pub fn halves(value: u128) -> [u64; 2] {
     // What is cut off is the other half.
