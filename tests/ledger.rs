@@ -61,6 +61,7 @@ mod sql_reference;
 mod stragglers;
 mod stress;
 mod tenants;
+mod thresholds;
 mod triggers;
 mod two_phase;
 mod upgrade;

@@ -137,6 +137,7 @@ CREATE FUNCTION credits.verify_installation()
             ('relation', 'users_without_checkpoint', '', 'view, security barrier'),
             ('relation', 'uncovered_transactions', '', 'view, security barrier'),
             ('relation', 'balances', '', 'view, security barrier'),
+            ('relation', 'thresholds', '', 'view, security barrier'),
             ('relation', 'batches', '', 'view, security barrier'),
             ('relation', 'checkpoint_lag', '', 'view, security barrier'),
             ('relation', 'stragglers', '', 'view, security barrier'),

@@ -1,6 +1,7 @@
 //! The notifications of a database, in order.
 
 use fallible_iterator::FallibleIterator;
+use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use crate::Session;
@@ -93,9 +94,40 @@ impl Listener {
         let notifications = self.drain();
         notifications.iter().filter(|n| n.channel == CROSSING_CHANNEL).map(|n| crossing(&n.payload)).collect()
     }
+
+    /// The crossings of zero and of thresholds since the last call, in order: the user, which way, and the boundary as it was sent.
+    ///
+    /// # Panics
+    /// If a payload is malformed.
+    pub fn boundaries(&mut self) -> Vec<(Uuid, Direction, String)> {
+        let notifications = self.drain();
+        let payloads = notifications.iter().filter(|n| n.channel == CROSSING_CHANNEL).map(|n| &n.payload);
+        payloads.map(|payload| boundary(payload)).collect()
+    }
 }
 
-/// What the payload of a crossing says.
+/// What the payload of a crossing says; the boundary is `0` where it names none.
+///
+/// # Panics
+/// If it is not exactly what is promised.
+#[must_use]
+pub fn boundary(payload: &str) -> (Uuid, Direction, String) {
+    match payload.split_once(",\"threshold\":\"") {
+        None => {
+            let (user, direction) = crossing(payload);
+            (user, direction, "0".to_owned())
+        }
+        Some((of_zero, threshold)) => {
+            let (user, direction) = crossing(&format!("{of_zero}}}"));
+            let threshold =
+                threshold.strip_suffix("\"}").filter(|threshold| threshold.parse::<Decimal>().is_ok());
+            let threshold = threshold.unwrap_or_else(|| panic!("not the payload of a crossing: {payload}"));
+            (user, direction, threshold.to_owned())
+        }
+    }
+}
+
+/// What the payload of a crossing of zero says.
 ///
 /// # Panics
 /// If it is not exactly what is promised.
