@@ -862,6 +862,34 @@ COMMENT ON VIEW credits.balances IS
     'they are asked for. For one user: index lookups, and before Postgres 16 a scan of the user''s rows for one without a '
     'checkpoint.';
 
+CREATE VIEW credits.thresholds WITH (security_barrier) AS
+    SELECT a.user_id, s.threshold, s.is_above, s.crossed_at
+    FROM (
+        SELECT c.user_id, c.is_positive, c.crossed_at, c.thresholds, c.thresholds_below, c.thresholds_crossed_at
+        FROM credits.user_balance_checkpoints c
+        WHERE NOT row_security_active('credits.credits_transactions')
+          AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
+        UNION ALL
+        SELECT u.user_id, credits.get_user_balance(u.user_id) > 0, NULL, NULL, NULL, NULL
+        FROM credits.users_without_checkpoint u
+        WHERE NOT row_security_active('credits.credits_transactions')
+        UNION ALL
+        SELECT v.user_id, coalesce(c.is_positive, v.is_positive), c.crossed_at, c.thresholds, c.thresholds_below,
+               c.thresholds_crossed_at
+        FROM credits.visible_balances() v
+        LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = v.user_id
+        WHERE row_security_active('credits.credits_transactions')
+    ) a
+    CROSS JOIN LATERAL (
+        SELECT 0::numeric, a.is_positive, a.crossed_at
+        UNION ALL
+        SELECT t.threshold, t.place <= a.thresholds_below, a.thresholds_crossed_at[t.place]
+        FROM unnest(a.thresholds) WITH ORDINALITY AS t(threshold, place)
+    ) s (threshold, is_above, crossed_at);
+COMMENT ON VIEW credits.thresholds IS
+    'Of every user with a transaction, zero and the thresholds from spending_limits: is_above, the side of each last announced; '
+    'crossed_at, when that last changed. For one user: index lookups.';
+
 CREATE VIEW credits.batches WITH (security_barrier) AS
     SELECT a.fusillade_batch_id, a.user_id, a.total_amount, a.transaction_count, a.max_seq, a.created_at
     FROM (
@@ -2179,6 +2207,7 @@ CREATE FUNCTION credits.verify_installation()
             ('relation', 'users_without_checkpoint', '', 'view, security barrier'),
             ('relation', 'uncovered_transactions', '', 'view, security barrier'),
             ('relation', 'balances', '', 'view, security barrier'),
+            ('relation', 'thresholds', '', 'view, security barrier'),
             ('relation', 'batches', '', 'view, security barrier'),
             ('relation', 'checkpoint_lag', '', 'view, security barrier'),
             ('relation', 'stragglers', '', 'view, security barrier'),

@@ -8,7 +8,7 @@ use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 const EVERYBODY: [&str; 3] = ["are_thresholds: EXECUTE", "current_xact_id: EXECUTE", "row_security: EXECUTE"];
 
 /// What a reader may do besides.
-const READER: [&str; 34] = [
+const READER: [&str; 35] = [
     "balances: SELECT",
     "batches: SELECT",
     "calculate_balance_with_seq: EXECUTE",
@@ -36,6 +36,7 @@ const READER: [&str; 34] = [
     "sum_recent_transactions_grouped: EXECUTE",
     "sum_transactions_after_date: EXECUTE",
     "sum_transactions_after_date_grouped: EXECUTE",
+    "thresholds: SELECT",
     "transaction_exists_by_source_id: EXECUTE",
     "transactions_after: EXECUTE",
     "verify_installation: EXECUTE",
