@@ -46,6 +46,56 @@ fn charges_far_from_zero_read_nothing() {
     first.assert_sound();
 }
 
+/// So do grants and charges far below zero.
+#[test]
+fn rows_far_below_zero_read_nothing() {
+    let db = Database::create_alone();
+    let [mut keeper, mut first, mut second] = sessions(&db);
+    let mut listener = db.listen();
+    first.charge(user(1), dec!(100));
+    first.charge(user(1), dec!(1));
+    without_checkpoints(&mut keeper, || {
+        for _ in 0..20 {
+            second.charge(user(1), dec!(5));
+            first.grant(user(1), dec!(1));
+        }
+    });
+    // 20 of 100 are used up: the next ones reach zero if all charges were to roll back.
+    assert_eq!(listener.drain(), []);
+    first.grant(user(1), dec!(181));
+    assert_eq!(listener.drain(), []);
+    second.grant(user(1), dec!(0.000000000000001));
+    assert_eq!(listener.crossings(), [(user(1), Up)]);
+    first.assert_sound();
+}
+
+/// Between two thresholds both ways are near, and far from both nobody looks.
+#[test]
+fn rows_between_thresholds_read_nothing() {
+    let db = Database::create_alone();
+    let [mut keeper, mut first, mut second] = sessions(&db);
+    let mut listener = db.listen();
+    first.run(&format!(
+        "INSERT INTO credits.spending_limits (user_id, thresholds) VALUES ('{}', '{{-50,50,-200,200}}')",
+        user(1)
+    ));
+    first.charge(user(1), dec!(100));
+    first.charge(user(1), dec!(1));
+    listener.drain();
+    without_checkpoints(&mut keeper, || {
+        for _ in 0..20 {
+            second.charge(user(1), dec!(2));
+            first.grant(user(1), dec!(2));
+        }
+    });
+    first.charge(user(1), dec!(99));
+    assert_eq!(listener.boundaries(), [(user(1), Down, "-200".to_owned())]);
+    second.grant(user(1), dec!(150.5));
+    let up = ["-200", "-50"].map(|threshold| (user(1), Up, threshold.to_owned()));
+    assert_eq!(listener.boundaries(), up);
+    first.assert_sound();
+}
+
 /// The last credit is charged by the session that reaches the limit, however many there are.
 #[test]
 fn the_charge_that_reaches_zero_is_announced() {
