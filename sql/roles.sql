@@ -56,7 +56,9 @@ GRANT EXECUTE ON FUNCTION
 -- A charger also holds credits and charges what is covered; the functions insert, extend and delete holds as the caller.
 GRANT credits_writer TO credits_charger;
 GRANT INSERT, UPDATE (expires_at), DELETE ON credits.holds TO credits_charger;
-GRANT EXECUTE ON FUNCTION credits.release_expired_holds TO credits_charger;
+GRANT EXECUTE ON FUNCTION
+    credits.create_hold, credits.capture_hold, credits.release_hold, credits.extend_hold, credits.charge, credits.release_expired_holds
+    TO credits_charger;
 
 -- A limiter says how far accounts may be overdrawn, and at which balances a notification is sent. Its own role, so that who charges does
 -- not lift the limit. When a row was changed is for the table to say.

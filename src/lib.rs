@@ -38,7 +38,8 @@ pgrx::extension_sql_file!("../sql/schema/holds.sql", name = "holds", requires = 
 pgrx::extension_sql_file!("../sql/schema/balances.sql", name = "balances", requires = ["holds"]);
 pgrx::extension_sql_file!("../sql/schema/views.sql", name = "views", requires = ["balances"]);
 pgrx::extension_sql_file!("../sql/schema/recording.sql", name = "recording", requires = ["views"]);
-pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["recording"]);
+pgrx::extension_sql_file!("../sql/schema/spending.sql", name = "spending", requires = ["recording"]);
+pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["spending"]);
 pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = ["verify"]);
 pgrx::extension_sql_file!(
     "../sql/schema/operations.sql",

@@ -30,6 +30,7 @@ mod foreign;
 mod guard;
 mod headroom;
 mod held_back;
+mod holds;
 mod idempotency;
 mod import;
 mod installation;

@@ -58,8 +58,17 @@ const WRITER: [&str; 7] = [
 ];
 
 /// What a charger may do besides.
-const CHARGER: [&str; 4] =
-    ["holds: DELETE", "holds: INSERT", "holds: UPDATE", "release_expired_holds: EXECUTE"];
+const CHARGER: [&str; 9] = [
+    "capture_hold: EXECUTE",
+    "charge: EXECUTE",
+    "create_hold: EXECUTE",
+    "extend_hold: EXECUTE",
+    "holds: DELETE",
+    "holds: INSERT",
+    "holds: UPDATE",
+    "release_expired_holds: EXECUTE",
+    "release_hold: EXECUTE",
+];
 
 /// What a limiter may do besides what a reader may.
 const LIMITER: [&str; 3] = ["spending_limits: DELETE", "spending_limits: INSERT", "spending_limits: UPDATE"];

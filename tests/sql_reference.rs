@@ -135,7 +135,7 @@ fn the_sql_reference_has_every_setting_with_its_default() {
 }
 
 /// What the errors of the library are in SQL. A new one is added here, and to the page.
-const SQLSTATES: [(&str, &str); 15] = [
+const SQLSTATES: [(&str, &str); 16] = [
     ("CHECK_VIOLATION", "23514"),
     ("DATATYPE_MISMATCH", "42804"),
     ("DATA_CORRUPTED", "XX001"),
@@ -149,6 +149,7 @@ const SQLSTATES: [(&str, &str); 15] = [
     ("OBJECT_NOT_IN_PREREQUISITE_STATE", "55000"),
     ("PROGRAM_LIMIT_EXCEEDED", "54000"),
     ("TRIGGERED_ACTION_EXCEPTION", "09000"),
+    ("T_R_SERIALIZATION_FAILURE", "40001"),
     ("UNDEFINED_OBJECT", "42704"),
     ("UNIQUE_VIOLATION", "23505"),
 ];

@@ -2,10 +2,15 @@
 
 use ledger::transaction_type::TransactionType;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::recording::Given;
+use crate::engine::delta;
 use crate::error::LedgerError;
+use crate::pg::call::{Argument, Call};
 use crate::pg::text::Text;
+use crate::pg::value::Value;
 
 /// The transaction type that an argument names.
 pub fn transaction_type(argument: &'static str, value: Text) -> Result<TransactionType, LedgerError> {
@@ -29,4 +34,23 @@ pub fn that_long_before(
             Err(LedgerError::IntervalOutOfRange { name: argument, value: interval.to_string() })
         })
         .execute()
+}
+
+/// What a row is to say besides its account, amount and `source_id`: the arguments from this place on, which are `description`,
+/// `fusillade_batch_id`, `api_key_id`, `category` and `metadata`. Refuses what the row trigger would.
+pub fn details<'call>(call: &Call<'call>, first: usize) -> Result<[Given<'call>; 5], LedgerError> {
+    let argument = |place, name| Argument(first + place, name);
+    let category = call.content(argument(3, "category"));
+    category.map_or(Ok(()), |category| delta::require_category(category.as_bytes()))?;
+    let metadata = call.jsonb(argument(4, "metadata"));
+    delta::require_object(metadata.is_none_or(|(_, is_object)| is_object))?;
+    let uuid =
+        |place, name| Given::optional(name, pg_sys::UUIDOID, call.uuid_if_given(argument(place, name)));
+    Ok([
+        Given::optional("description", pg_sys::TEXTOID, call.text(argument(0, "description"))),
+        uuid(1, "fusillade_batch_id"),
+        uuid(2, "api_key_id"),
+        Given::optional("category", pg_sys::TEXTOID, category.map(Value::text)),
+        Given::optional("metadata", pg_sys::JSONBOID, metadata.map(|(value, _)| value)),
+    ])
 }

@@ -12,6 +12,7 @@ use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
+use crate::pg::fetch::Tid;
 use crate::pg::privilege::{View, view};
 use crate::pg::raised::{self, Raised};
 use crate::pg::statement::{Parameter, Statement};
@@ -79,10 +80,18 @@ pub(super) struct Recording<'a, 'call> {
     pub(super) same: &'a [Given<'call>],
 }
 
+/// A transaction that is stored.
+pub(super) struct Recorded {
+    /// Its row.
+    pub(super) transaction: Answer,
+    /// Where that is stored; `None` if it was stored before.
+    pub(super) tid: Option<Tid>,
+}
+
 /// The outcome of inserting a transaction.
 enum Inserted {
     /// The transaction is stored.
-    Recorded(Answer),
+    Recorded(Recorded),
     /// Its `source_id` is taken.
     Taken,
     /// Its `source_id` does not fit into the index, and the transaction must be given up.
@@ -142,15 +151,33 @@ pub(super) fn record(
     recording: &Recording<'_, '_>,
     asked: impl FnOnce() -> String,
 ) -> Result<Answer, LedgerError> {
+    record_returning(relations, recording, "", asked).map(|recorded| recorded.transaction)
+}
+
+/// Does what [`record`] does, and says where a new row is stored, which takes SELECT on the whole ledger.
+pub(super) fn record_and_locate(
+    relations: &Relations,
+    recording: &Recording<'_, '_>,
+    asked: impl FnOnce() -> String,
+) -> Result<Recorded, LedgerError> {
+    record_returning(relations, recording, ", ctid", asked)
+}
+
+fn record_returning(
+    relations: &Relations,
+    recording: &Recording<'_, '_>,
+    tid: &str,
+    asked: impl FnOnce() -> String,
+) -> Result<Recorded, LedgerError> {
     let source_id = recording.source_id;
-    let is_left_out = match insert(recording) {
+    let is_left_out = match insert(recording, tid) {
         Inserted::TooLong => return Err(too_long(source_id)),
-        Inserted::Recorded(transaction) => return Ok(transaction),
+        Inserted::Recorded(recorded) => return Ok(recorded),
         Inserted::Taken => false,
         Inserted::LeftOut => true,
     };
     match find(source_id, recording.same) {
-        Some(existing) if existing.is_same => Ok(existing.transaction),
+        Some(existing) if existing.is_same => Ok(Recorded { transaction: existing.transaction, tid: None }),
         // A trigger may also have given the row another source_id, which is taken.
         None if is_left_out || view(relations) == View::Whole => {
             Err(LedgerError::LeftOut(source_id.to_string()))
@@ -164,21 +191,24 @@ pub(super) fn record(
 }
 
 /// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
-fn insert(recording: &Recording<'_, '_>) -> Inserted {
+fn insert(recording: &Recording<'_, '_>, tid: &str) -> Inserted {
     let mut insert = Statement::of_caller();
     let (names, values) = (columns(recording.columns), parameters(recording.columns, &mut insert));
     let sql = format!(
         "INSERT INTO credits.credits_transactions ({names}) \
-         VALUES ({values}) ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction",
+         VALUES ({values}) ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction{tid}",
         *CREDIT_TRANSACTION_NAMES
     );
     let stamps = stamp::given();
     let row = unless_too_long(recording.source_id, transactions::SOURCE_ID_KEY, || {
-        insert.first_row(&sql, |row| row.answer(1))
+        insert.first_row(&sql, |row| Recorded {
+            transaction: row.answer(1),
+            tid: (!tid.is_empty()).then(|| row.value(2)).flatten(),
+        })
     });
     match row {
         None => Inserted::TooLong,
-        Some(Some(transaction)) => Inserted::Recorded(transaction),
+        Some(Some(recorded)) => Inserted::Recorded(recorded),
         // A row is stamped behind the triggers that could leave it out, and before its keys are compared.
         Some(None) if stamp::given() == stamps => Inserted::LeftOut,
         Some(None) => Inserted::Taken,

@@ -40,11 +40,18 @@ pub fn read(users: &[UserId]) -> Result<Vec<Balance>, LedgerError> {
     privilege::require_select(&relations, &transactions::BALANCE);
     match privilege::view(&relations) {
         View::Whole => {
-            let mut reader = Reader::open(&relations, Snapshot::active());
+            let mut reader = Reader::open(&relations, Rc::new(Snapshot::active()));
             users.iter().map(|user| reader.balance(user)).collect()
         }
         View::Filtered => Ok(users.iter().map(visible_balance).collect()),
     }
+}
+
+/// The user's balance as this snapshot has it, which is as of now. The transaction is not taken to have read it. The ledger is locked.
+pub fn as_of(relations: &Relations, user: &UserId, snapshot: &Rc<Snapshot>) -> Result<Credits, LedgerError> {
+    let mut reader = Reader::open(relations, Rc::clone(snapshot));
+    reader.is_aside = true;
+    Ok(reader.balance(user)?.balance)
 }
 
 /// The balance of the rows that row-level security shows to the caller. Costs a query over all of them.
@@ -73,6 +80,8 @@ impl From<&DeltaPass> for Balance {
 struct Reader {
     relations: Relations,
     snapshot: Rc<Snapshot>,
+    /// Whether the transaction is not taken to have read the rows that it sees.
+    is_aside: bool,
     /// The transactions that have not ended for the snapshot.
     open: OpenTransactions,
     /// The most that a fold may cover for it.
@@ -99,7 +108,7 @@ enum Base {
 }
 
 impl Reader {
-    fn open(relations: &Relations, snapshot: Snapshot) -> Self {
+    fn open(relations: &Relations, snapshot: Rc<Snapshot>) -> Self {
         let open = snapshot.open_transactions();
         let ledger = Table::open_locked(relations.ledger);
         Self {
@@ -111,7 +120,8 @@ impl Reader {
             checkpoints: None,
             delta: None,
             dirty: None,
-            snapshot: Rc::new(snapshot),
+            snapshot,
+            is_aside: false,
         }
     }
 
@@ -165,7 +175,13 @@ impl Reader {
     }
 
     fn delta(&mut self) -> &mut DeltaScan {
-        let sight = || Sight::AsOf(Rc::clone(&self.snapshot));
+        let sight = || {
+            if self.is_aside {
+                Sight::without_siread(&self.snapshot)
+            } else {
+                Sight::AsOf(Rc::clone(&self.snapshot))
+            }
+        };
         self.delta.get_or_insert_with(|| DeltaScan::open(&self.relations, sight()))
     }
 

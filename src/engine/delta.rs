@@ -13,6 +13,7 @@ use super::{noted, reversals};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::column::AnyColumn;
+use crate::pg::column_type::Jsonb;
 use crate::pg::relation::{Index, NotFree, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
@@ -200,16 +201,22 @@ pub fn note(row: &Row<'_, Ledger>, relations: &Relations) {
 /// statement, which takes 25,000 instructions, though nearly all rows have NULL in both columns.
 fn require_category_and_metadata(row: &Row<'_, Ledger>, later: LaterColumns) -> Result<(), LedgerError> {
     let LaterColumns { category, metadata, .. } = later;
-    if row.get(metadata).is_some_and(|metadata| !metadata.is_object()) {
-        return Err(LedgerError::MetadataIsNoObject);
-    }
-    if let Some(category) = row.get(category) {
-        let characters = text::characters(&category);
-        if characters > LONGEST_CATEGORY {
-            return Err(LedgerError::CategoryTooLong { characters, longest: LONGEST_CATEGORY });
-        }
+    require_object(row.get(metadata).is_none_or(Jsonb::is_object))?;
+    row.get(category).map_or(Ok(()), |category| require_category(&category))
+}
+
+/// Refuses a category with too many characters.
+pub fn require_category(category: &[u8]) -> Result<(), LedgerError> {
+    let characters = text::characters(category);
+    if characters > LONGEST_CATEGORY {
+        return Err(LedgerError::CategoryTooLong { characters, longest: LONGEST_CATEGORY });
     }
     Ok(())
+}
+
+/// Refuses metadata that is not an object.
+pub fn require_object(is_object: bool) -> Result<(), LedgerError> {
+    if is_object { Ok(()) } else { Err(LedgerError::MetadataIsNoObject) }
 }
 
 fn signed_amount(row: &Row<'_, Ledger>) -> Credits {

@@ -1,33 +1,192 @@
-//! Open holds: how much of a user's balance they hold.
+//! Holds as the engine reads them: what an account holds, and whose `source_id` is taken.
+//!
+//! The open holds of an account are one range of the index on `(user_id, expires_at)`. Where the scan meets an index entry of a row
+//! that is gone for everybody, the server marks the entry, and later scans pass over it without fetching a row.
+
+use std::rc::Rc;
 
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::id::UserId;
+use pgrx::pg_sys;
 
+use super::{cover, delta};
+use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::relation::{Access, Index, Table};
+use crate::pg::column::Layout;
+use crate::pg::column_type::Jsonb;
+use crate::pg::relation::{Access, Index, NotFree, Table};
+use crate::pg::replace::{self, RowReplacer};
+use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
-use crate::pg::snapshot::Sight;
+use crate::pg::scan_key::Key;
+use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::tables::holds::{self, Holds};
+use crate::pg::tables::transactions;
+use crate::pg::text::{self, Text};
+use crate::pg::xact;
 
-/// An index scan that reads the open holds of one user after the other. They are one range of the index: holds that have expired lie
-/// before it and cost nothing.
+/// An index scan that sums up holds, of one account after the other.
 pub struct HoldScan(IndexScan<Holds>);
 
 impl HoldScan {
-    /// Opens holds and their index, waiting for the locks. `None` if the index is missing, or cannot be relied on to have every row.
+    /// Opens the holds and their index, waiting for their locks. `None` if the index is not there, or does not have every row for a
+    /// snapshot that is as old as the caller's may be.
+    #[allow(dead_code, reason = "for balances")]
     pub fn open(relations: &Relations, sight: Sight) -> Option<Self> {
         let table = Table::open(relations.holds().ok()?, Access::Read);
-        let index = Index::open(relations.holds_index()?).filter(Index::is_complete)?;
-        Some(Self(IndexScan::new(table, index, sight, 2, holds::EXPIRES_AT)))
+        let index = relations.holds_index().and_then(Index::open).filter(Index::is_complete)?;
+        Some(Self::with(table, index, sight))
     }
 
-    /// The sum of the user's holds that are open at this moment.
+    /// Opens them for a snapshot as of now if their locks are free. Raises 55000 if the index does not have every row.
+    pub fn open_if_free(relations: &Relations, sight: Sight) -> Result<Self, NotFree> {
+        let holds = relations.holds().unwrap_or_else(|error| error.raise());
+        let table = Table::open_if_free(holds, Access::Read)?;
+        let index = relations.open_holds_index(Index::open_if_free)?;
+        Ok(Self::with(table, index, sight))
+    }
+
+    fn with(table: Table, index: Index, sight: Sight) -> Self {
+        Self(IndexScan::new(table, index, sight, 2, holds::EXPIRES_AT))
+    }
+
+    /// Another scan of the same index, with another snapshot. It waits for no lock.
+    #[allow(dead_code, reason = "for settlement")]
+    pub fn again(&self, relations: &Relations, sight: Sight) -> Self {
+        let holds = relations.holds().unwrap_or_else(|error| error.raise());
+        Self::with(Table::open_locked(holds), self.0.index().again(), sight)
+    }
+
+    /// What the account holds of the rows that the scan sees: the sum of those that expire after this time. With a dirty snapshot,
+    /// other transactions' holds in flight count, and so do those whose deletion is.
     pub fn held(&mut self, user: &UserId, now: i64) -> Result<Credits, SumOutOfRange> {
-        let mut held = Credits::ZERO;
         self.0.seek(&[holds::USER_ID.equal(user), holds::EXPIRES_AT.after(now)]);
+        let mut held = Credits::ZERO;
         while let Some(hold) = self.0.next() {
             held = held.checked_add(hold.get(holds::AMOUNT))?;
+            xact::check_for_interrupts();
         }
         Ok(held)
+    }
+}
+
+/// Refuses a hold that the transaction has made and that must not be as it is: with 23514 for a blank `source_id`, a category that is
+/// too long, or metadata that is no object.
+pub fn note_made(hold: &Row<'_, Holds>) {
+    require_rules(hold).unwrap_or_else(|error| error.raise());
+}
+
+/// Notes that the transaction has extended a hold.
+pub fn note_update(old: &Row<'_, Holds>, new: &Row<'_, Holds>) {
+    let (user, amount) = (new.get(holds::USER_ID), new.get(holds::AMOUNT));
+    cover::note_update(user, amount, old.get(holds::EXPIRES_AT), old.tid(), new.tid());
+}
+
+/// The rules that the row trigger of the ledger has for its rows.
+fn require_rules(hold: &Row<'_, Holds>) -> Result<(), LedgerError> {
+    let source_id = hold.get(holds::SOURCE_ID);
+    if text::is_blank(&source_id) {
+        return Err(LedgerError::BlankSourceId { what: "source_id", value: text::shown(&source_id) });
+    }
+    delta::require_object(hold.get(holds::METADATA).is_none_or(Jsonb::is_object))?;
+    hold.get(holds::CATEGORY).map_or(Ok(()), |category| delta::require_category(&category))
+}
+
+/// Has a hold of this account that has expired give way to another one with its `source_id`, which is about to be inserted. Does
+/// nothing where there is no such hold any more. No trigger fires: what the application has of the `source_id` stays true.
+pub fn give_way(relations: &Relations, source_id: Text, user: &UserId) -> Result<(), LedgerError> {
+    let holds = relations.holds()?;
+    let snapshot = Rc::new(Snapshot::latest());
+    let mut rows = by_source_id(holds, Access::Write, Sight::without_siread(&snapshot));
+    rows.seek(&[holds::SOURCE_ID.equal(source_id)]);
+    let now = xact::now();
+    let expired = rows
+        .next()
+        .filter(|hold| hold.get(holds::USER_ID) == *user && hold.get(holds::EXPIRES_AT) <= now)
+        .map(|hold| hold.tid());
+    drop(rows);
+    if let Some(tid) = expired {
+        replace::delete_unless_changed(&Table::open(holds, Access::Write), tid, &snapshot);
+    }
+    Ok(())
+}
+
+/// Says of a hold that the transaction has just extended that it was made now. No trigger fires.
+pub fn make_anew(relations: &Relations, source_id: Text, now: i64) -> Result<(), LedgerError> {
+    xact::see_own_changes();
+    let holds = relations.holds()?;
+    let snapshot = Rc::new(Snapshot::latest());
+    let mut rows = by_source_id(holds, Access::Write, Sight::without_siread(&snapshot));
+    rows.seek(&[holds::SOURCE_ID.equal(source_id)]);
+    let replacer = RowReplacer::new(Table::open(holds, Access::Write));
+    if let Some(hold) = rows.next() {
+        cover::note_move(hold.tid(), replacer.set_time(&hold, holds::CREATED_AT, now, &snapshot));
+    }
+    Ok(())
+}
+
+fn by_source_id(holds: pg_sys::Oid, access: Access, sight: Sight) -> IndexScan<Holds> {
+    let table = Table::open(holds, access);
+    let index = Index::primary_key_of(&table);
+    IndexScan::new(table, index, sight, 1, holds::EXPIRES_AT)
+}
+
+/// Whether a transaction has this `source_id`, a committed one or one of the caller's own; waits for one that is about to take it.
+/// The caller has locked the ledger.
+pub fn is_recorded(relations: &Relations, source_id: Text) -> bool {
+    is_taken(
+        transactions::SOURCE_ID.equal(source_id),
+        |_| true,
+        || {
+            let table = Table::open_locked(relations.ledger);
+            let index = relations.open_source_id_key();
+            IndexScan::new(table, index, Sight::Dirty(DirtySnapshot::new()), 1, transactions::SOURCE_ID)
+        },
+    )
+}
+
+/// Whether a hold that is open now has this `source_id`, a committed one or one of the caller's own; waits for transactions that are
+/// making, extending or deleting one.
+pub fn is_held(relations: &Relations, source_id: Text) -> Result<bool, LedgerError> {
+    let now = xact::now();
+    has_hold(relations, source_id, |hold| hold.get(holds::EXPIRES_AT) > now)
+}
+
+/// Whether there is a hold with this `source_id`, whether open or expired; waits as [`is_held`] does.
+pub fn exists(relations: &Relations, source_id: Text) -> Result<bool, LedgerError> {
+    has_hold(relations, source_id, |_| true)
+}
+
+fn has_hold(
+    relations: &Relations,
+    source_id: Text,
+    counts: impl Fn(&Row<'_, Holds>) -> bool,
+) -> Result<bool, LedgerError> {
+    let holds = relations.holds()?;
+    let open = || by_source_id(holds, Access::Read, Sight::Dirty(DirtySnapshot::new()));
+    Ok(is_taken(holds::SOURCE_ID.equal(source_id), counts, open))
+}
+
+/// Whether a row with this key counts, once the transaction that is writing it has ended.
+fn is_taken<L: Layout>(
+    key: Key<L>,
+    counts: impl Fn(&Row<'_, L>) -> bool,
+    open: impl Fn() -> IndexScan<L>,
+) -> bool {
+    let key = [key];
+    loop {
+        let mut rows = open();
+        rows.seek(&key);
+        let found = loop {
+            match rows.next() {
+                None => return false,
+                Some(row) if counts(&row) => break rows.writer(),
+                Some(_) => {}
+            }
+        };
+        let Some(writer) = found else { return true };
+        // Pages are not kept pinned while this waits.
+        drop(rows);
+        xact::wait_for(writer);
     }
 }

@@ -1,12 +1,13 @@
 //! The engine: checkpoints, deltas and settlement. The arithmetic is in the crate `ledger`, the server behind `pg`.
 //!
+//! - [`cover`]: what a transaction must have covered by what is available
 //! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
 //! - [`checkpoint`]: stored checkpoints, and folding a delta with its batches into one
 //! - [`checkpoint_tids`]: a backend's cache of the tuple ids of stored checkpoints
 //! - [`changes`]: the record of changes of checkpoints that the engine has not made
 //! - [`published`]: what a backend reads and publishes in shared memory: folds and headroom
 //! - [`balance`]: balances under the caller's snapshot
-//! - [`holds`]: the holds of a user that are open
+//! - [`holds`]: what accounts hold, and whose `source_id` is taken
 //! - [`available`]: what is available of balances under the caller's snapshot
 //! - [`newest`]: the newest rows of a user, for a page without filters
 //! - [`feed`]: the ledger's rows in the order of their stamps
@@ -32,6 +33,7 @@ pub mod changes;
 pub mod checkpoint;
 pub mod checkpoint_tids;
 pub mod commit_view;
+pub mod cover;
 pub mod delta;
 pub mod feed;
 pub mod holds;

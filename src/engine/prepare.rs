@@ -7,7 +7,7 @@
 use ledger::settlement::Request;
 
 use super::published::Published;
-use super::{noted, redaction};
+use super::{cover, noted, redaction};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::Table;
@@ -19,6 +19,7 @@ use crate::pg::relation::Table;
 /// the checkpoints.
 pub fn count_noted() {
     redaction::refuse_to_prepare();
+    cover::refuse_to_prepare().unwrap_or_else(|error| error.raise());
     let users = noted::take();
     if users.is_empty() {
         return;

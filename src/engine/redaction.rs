@@ -11,10 +11,10 @@ use std::rc::Rc;
 use ledger::id::UserId;
 use ledger::stripe;
 
-use super::lock_order;
+use super::{cover, lock_order};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::relation::{self, Access, Index, Table};
+use crate::pg::relation::{Access, Index, Table};
 use crate::pg::replace::RowReplacer;
 use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
@@ -29,7 +29,7 @@ thread_local! {
 /// Clears description and metadata of the user's rows; returns how many had any. Fails if the transaction has inserted some of them
 /// and the ledger's owner has added constraints that may be checked only after the row is replaced.
 pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
-    let relations = locked_for_writing().ok_or(LedgerError::NotInstalled)?;
+    let relations = Relations::locked_for_writing().ok_or(LedgerError::NotInstalled)?;
     let LaterColumns { metadata, .. } = relations.later_columns()?;
     let ledger = || Table::open(relations.ledger, Access::Write);
     let replacer = RowReplacer::new(ledger());
@@ -50,23 +50,12 @@ pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
             if is_checked_later && own == Some(row.get(transactions::XACT_ID)) {
                 return Err(LedgerError::UncheckedRows(*user));
             }
-            replacer.clear(&row, &columns![transactions::DESCRIPTION, metadata], &snapshot);
+            let moved_to = replacer.clear(&row, &columns![transactions::DESCRIPTION, metadata], &snapshot);
+            cover::note_redaction(row.tid(), moved_to);
             redacted += 1;
         }
     }
     Ok(redacted)
-}
-
-/// The relations, with a lock on the ledger for writing.
-fn locked_for_writing() -> Option<Relations> {
-    loop {
-        let relations = Relations::lookup()?;
-        relation::lock(relations.ledger, Access::Write);
-        // An update of the extension may have committed while this waited.
-        if Relations::lookup()? == relations {
-            return Some(relations);
-        }
-    }
 }
 
 /// Raises 0A000 if the transaction, which is about to be prepared, has redacted: it would hold the stripe until COMMIT PREPARED

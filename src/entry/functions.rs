@@ -1,7 +1,7 @@
 //! The SQL functions that are written against the server's own calling convention: the names that files of `sql/schema` declare,
 //! and what answers them.
 
-use crate::api::{balances, bulk, feed, grouped, open_holds, recording, reversals, topup, transactions};
+use crate::api::{balances, bulk, charges, feed, grouped, holds, open_holds, recording, reversals, topup, transactions};
 use crate::pg::entry_point::entry_points;
 use crate::pg::stamp;
 
@@ -20,6 +20,11 @@ entry_points! { functions:
     visible_held => balances::visible_held;
     record_transactions => bulk::record_transactions;
     reverse_transaction => reversals::reverse_transaction;
+    create_hold => holds::create_hold;
+    capture_hold => holds::capture_hold;
+    release_hold => holds::release_hold;
+    extend_hold => holds::extend_hold;
+    charge => charges::charge;
 }
 
 entry_points! { reading_functions:

@@ -1,7 +1,7 @@
 //! The trigger functions of the ledger, of the tables derived from it, and of holds and limits. Each refuses to be the trigger of another table, or to fire
 //! at another moment, than `sql/schema` makes it for.
 
-use crate::engine::{boundaries, changes, checkpoint, delta};
+use crate::engine::{boundaries, changes, checkpoint, delta, holds as engine_holds};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::definition::Role;
@@ -124,9 +124,14 @@ fn note_limits(call: &TriggerCall<'_>) {
 /// `credits.note_hold()`: row trigger behind holds that are made, extended or deleted.
 fn note_hold(call: &TriggerCall<'_>) {
     let relations = Relations::lookup();
-    let hold = relations.as_ref().and_then(|relations| call.hold(relations));
-    match (call.moment(), hold) {
-        (Moment::AfterRow, Some(_)) => {}
+    let [hold, new] = match &relations {
+        Some(relations) => [call.hold(relations), call.new_hold(relations)],
+        None => [None, None],
+    };
+    match (call.moment(), call.event(), hold, new) {
+        (Moment::AfterRow, Event::Insert, Some(hold), _) => engine_holds::note_made(&hold),
+        (Moment::AfterRow, Event::Update, Some(old), Some(new)) => engine_holds::note_update(&old, &new),
+        (Moment::AfterRow, Event::Delete, Some(_), _) => {}
         _ => refuse("note_hold() is an AFTER INSERT, UPDATE or DELETE row trigger of credits.holds only"),
     }
 }

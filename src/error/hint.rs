@@ -36,6 +36,26 @@ impl LedgerError {
                  and grants, admin_grant of usage and removals.",
             ),
             Self::PreparedReversal => Some("Use COMMIT: it checks what is taken back."),
+            Self::InsufficientCredits { .. } => Some(
+                "Grant or buy credits, release holds that are not needed, or raise overdraft_limit in credits.spending_limits.",
+            ),
+            Self::HoldConflict { .. } => {
+                Some("A retry must repeat user_id and amount; a new hold needs its own source_id.")
+            }
+            Self::CapturedAlready(_) => Some("A new hold needs a source_id of its own."),
+            Self::Held(_) => {
+                Some("Use capture_hold to charge what is held; another charge needs a source_id of its own.")
+            }
+            Self::NoHold(_) => {
+                Some("It was released, or expired and was removed; charge records usage without a hold.")
+            }
+            Self::HoldOfLater(_) => Some("Retry the transaction."),
+            Self::HoldLeftOut(_) => {
+                Some("Nothing was held, extended or released: a BEFORE trigger returned NULL.")
+            }
+            Self::PreparedHold => Some(
+                "Use COMMIT: whether it is covered is decided when it is, and COMMIT PREPARED cannot refuse.",
+            ),
             Self::BlankSourceId { .. } => {
                 Some("It is the idempotency key: give each transaction one of its own, and a retry the same.")
             }

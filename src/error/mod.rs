@@ -2,7 +2,7 @@
 
 mod hint;
 
-use ledger::credits::{AmountError, SumOutOfRange};
+use ledger::credits::{AmountError, Credits, SumOutOfRange};
 use ledger::id::{TransactionId, UserId};
 use ledger::reversal::Refusal;
 use ledger::transaction_type::TransactionType;
@@ -11,7 +11,11 @@ use pgrx::prelude::*;
 use thiserror::Error;
 
 use crate::pg::definition::Role;
+use crate::pg::raised;
 use crate::pg::shape::Change;
+
+/// Of the class of our own: what an account has does not cover what was asked for.
+const INSUFFICIENT_CREDITS: [u8; 5] = *b"LC001";
 
 /// What can be wrong with a call. Every message names the offending argument or value.
 #[derive(Debug, Error)]
@@ -106,6 +110,59 @@ pub enum LedgerError {
     /// Rows of the account that the redacting transaction has inserted, where keys are checked after a row is inserted.
     #[error("the transaction has inserted rows of user {0} whose foreign or unique keys may be unchecked")]
     UncheckedRows(UserId),
+    /// What an account has does not cover a hold or a charge.
+    #[error(
+        "user {user} has insufficient credits: {asked} asked for, {available} available{}",
+        if *overdraft_limit > Credits::ZERO { format!(", overdraft limit {overdraft_limit}") } else { String::new() }
+    )]
+    InsufficientCredits {
+        /// The account.
+        user: UserId,
+        /// What was to be held or charged.
+        asked: Credits,
+        /// What was there for it.
+        available: Credits,
+        /// How far below zero the account may go.
+        overdraft_limit: Credits,
+    },
+    /// The source_id of a hold is taken by another hold.
+    #[error(
+        "source_id \"{source_id}\" is taken by another hold: asked for {asked}, stored is {}",
+        stored.as_deref().unwrap_or("one that the caller may not see")
+    )]
+    HoldConflict {
+        /// The idempotency key.
+        source_id: String,
+        /// The hold asked for.
+        asked: String,
+        /// The one stored; `None` if the caller may not see it.
+        stored: Option<String>,
+    },
+    /// The source_id of a hold is that of a transaction.
+    #[error(
+        "source_id \"{0}\" is taken by a transaction: a hold with it was captured already, or it was recorded without one"
+    )]
+    CapturedAlready(String),
+    /// The source_id of a charge is that of an open hold.
+    #[error("source_id \"{0}\" is that of an open hold")]
+    Held(String),
+    /// No hold has the source_id.
+    #[error("there is no hold with source_id \"{0}\"")]
+    NoHold(String),
+    /// A hold that the transaction's snapshot does not see.
+    #[error(
+        "could not serialize access: the hold with source_id \"{0}\" has changed since the transaction began"
+    )]
+    HoldOfLater(String),
+    /// The time for which credits are to be held.
+    #[error("argument expires_in must be above 0 and at most 30 days, but is {0}")]
+    ExpiresIn(String),
+    /// A trigger of the application kept a hold from being inserted, extended or deleted.
+    #[error("a trigger on holds left out the hold with source_id \"{0}\"")]
+    HoldLeftOut(String),
+    /// A transaction that has made or extended a hold, or charged, is about to be prepared.
+    #[error("a transaction that has made or extended a hold, or charged, cannot be prepared")]
+    PreparedHold,
     /// The id is taken by another transaction.
     #[error(
         "id {id} is taken by another transaction, {}",
@@ -273,6 +330,9 @@ pub enum LedgerError {
 impl LedgerError {
     /// Raises it, where there is no caller to return it to.
     pub fn raise(self) -> ! {
+        if let Self::InsufficientCredits { .. } = self {
+            raised::raise(INSUFFICIENT_CREDITS, &self.to_string(), self.hint());
+        }
         ErrorReport::from(self).report(PgLogLevel::ERROR);
         unreachable!("an error report does not return")
     }
@@ -289,6 +349,7 @@ impl LedgerError {
             | Self::MalformedPosition(_)
             | Self::OtherLedgersPosition(_)
             | Self::ReversalOfReversal(_)
+            | Self::ExpiresIn(_)
             | Self::TooManyElements { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::IntervalOutOfRange { .. } => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Self::Amount { .. }
@@ -300,11 +361,18 @@ impl LedgerError {
             | Self::Reversal { .. }
             | Self::SeqTooHigh(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
             Self::SourceIdTooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Self::PreparedRedaction => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            Self::LeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
-            Self::SourceIdConflict { .. } | Self::IdConflict { .. } | Self::KeyChangedToTaken(_) => {
-                PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION
-            }
+            Self::PreparedRedaction | Self::PreparedHold => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::LeftOut(_) | Self::HoldLeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+            Self::SourceIdConflict { .. }
+            | Self::IdConflict { .. }
+            | Self::KeyChangedToTaken(_)
+            | Self::HoldConflict { .. }
+            | Self::CapturedAlready(_)
+            | Self::Held(_) => PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
+            Self::NoHold(_) => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
+            Self::HoldOfLater(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            // Raised with an SQLSTATE of our own wherever the server lets us.
+            Self::InsufficientCredits { .. } => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,

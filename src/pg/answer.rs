@@ -48,6 +48,11 @@ impl Answer {
         Self(numeric::into_datum(credits))
     }
 
+    /// A `boolean`.
+    pub fn bool(value: bool) -> Self {
+        Self(pg_sys::Datum::from(value))
+    }
+
     /// Rows, in the result already.
     pub fn rows() -> Self {
         Self(pg_sys::Datum::null())

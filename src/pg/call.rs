@@ -10,12 +10,12 @@ use std::marker::PhantomData;
 use ledger::credits::Credits;
 use ledger::id::{TransactionId, UserId};
 use ledger::numeric::DecodeError;
-use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::answer::{Answer, Rows};
 use super::catalog::Relations;
+use super::column_type::{Jsonb, StoredType};
 use super::raised::guard;
 use super::text::Text;
 use super::value::Value;
@@ -31,6 +31,21 @@ pub struct Call<'call> {
 /// The argument of a function: its place in the declaration, counted from 0, and its name.
 #[derive(Clone, Copy)]
 pub struct Argument(pub usize, pub &'static str);
+
+/// A span of time, as the server compares it: a day has 24 hours and a month 30 days.
+#[derive(Clone, Copy)]
+pub struct Interval {
+    /// Its length.
+    pub microseconds: i128,
+    datum: pg_sys::Datum,
+}
+
+impl Interval {
+    /// What the server writes it as, for a message.
+    pub fn shown(&self) -> String {
+        Value::of(pg_sys::INTERVALOID, self.datum).shown()
+    }
+}
 
 impl Argument {
     /// The error for an argument that is needed and NULL.
@@ -108,9 +123,34 @@ impl<'call> Call<'call> {
         &self,
         argument: Argument,
     ) -> Result<(Value<'call>, Result<Credits, DecodeError>), LedgerError> {
-        let value = self.value(argument, pg_sys::NUMERICOID).ok_or_else(|| argument.missing())?;
+        self.numeric(argument).ok_or_else(|| argument.missing())
+    }
+
+    /// A `numeric`, if given, as the client wrote it, and its value where it is one that a sum could hold.
+    #[allow(clippy::type_complexity)]
+    pub fn numeric(&self, argument: Argument) -> Option<(Value<'call>, Result<Credits, DecodeError>)> {
+        let value = self.value(argument, pg_sys::NUMERICOID)?;
         // SAFETY: the declaration says numeric.
-        Ok((value, unsafe { numeric::from_datum(value.datum) }))
+        Some((value, unsafe { numeric::from_datum(value.datum) }))
+    }
+
+    /// An `interval` that must be given.
+    pub fn required_interval(&self, argument: Argument) -> Result<Interval, LedgerError> {
+        let datum = self.datum(argument).ok_or_else(|| argument.missing())?;
+        // SAFETY: the declaration says interval, which is passed by reference; arguments outlive the call.
+        let &pg_sys::Interval { time, day, month } = unsafe { &*datum.cast_mut_ptr::<pg_sys::Interval>() };
+        const DAY: i128 = 86_400_000_000;
+        Ok(Interval {
+            microseconds: i128::from(time) + i128::from(day) * DAY + i128::from(month) * 30 * DAY,
+            datum,
+        })
+    }
+
+    /// A `jsonb`, if given, and whether it is an object.
+    pub fn jsonb(&self, argument: Argument) -> Option<(Value<'call>, bool)> {
+        let value = self.value(argument, pg_sys::JSONBOID)?;
+        // SAFETY: the declaration says jsonb.
+        Some((value, unsafe { Jsonb::from_datum(value.datum) }.is_object()))
     }
 
     /// A `timestamptz`, if given.
@@ -263,7 +303,7 @@ pub unsafe fn answer(
 ) -> pg_sys::Datum {
     let call = Call { fcinfo, lifetime: PhantomData };
     // SAFETY: the caller's promise.
-    unsafe { guard(|| body(&call).map_err(ErrorReport::from).unwrap_or_report().0) }
+    unsafe { guard(|| body(&call).unwrap_or_else(|error| error.raise()).0) }
 }
 
 /// Runs `body` on the call of a function that reads: with a lock on the ledger, taken before its arguments are looked at.

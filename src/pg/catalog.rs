@@ -10,6 +10,7 @@
 //! opened.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
@@ -58,6 +59,8 @@ pub struct Relations {
     pub stamp_index: Option<pg_sys::Oid>,
     /// `credits_transactions_reverses_idx`
     reverses_index: Option<pg_sys::Oid>,
+    /// `credits_transactions_source_id_key`
+    source_id_key: Option<pg_sys::Oid>,
     /// `ledger_identity`
     pub identity: Option<pg_sys::Oid>,
     /// `holds`; `None` if it was dropped, as with the next two: the ledger does without
@@ -130,6 +133,18 @@ impl Relations {
         }
     }
 
+    /// The relations, with a lock on the ledger for writing.
+    pub fn locked_for_writing() -> Option<Self> {
+        loop {
+            let relations = Self::lookup()?;
+            relation::lock(relations.ledger, Access::Write);
+            // An update of the extension may have committed while this waited.
+            if Self::lookup()? == relations {
+                return Some(relations);
+            }
+        }
+    }
+
     /// The relations, with the ledger locked to the end of the transaction. At a commit that is so already if the transaction has
     /// inserted into the ledger.
     pub fn locked_at_commit() -> Option<Self> {
@@ -165,7 +180,6 @@ impl Relations {
     }
 
     /// Opens the index of an account's holds with `open`. `holds` is locked. Raises 55000 if the index does not have every row.
-    #[allow(dead_code, reason = "for what reads holds")]
     pub fn open_holds_index<E>(
         &self,
         open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
@@ -178,6 +192,20 @@ impl Relations {
         }
         let holds = self.holds().unwrap_or_else(|error| error.raise());
         open_now(holds, HOLDS_INDEX_NAME, open)
+    }
+
+    /// Opens the index that keeps the ledger's `source_id`s apart, waiting for its lock. The ledger is locked. Raises 55000 if it does not
+    /// have every row.
+    pub fn open_source_id_key(&self) -> Index {
+        let open = |oid| Ok::<_, Infallible>(Index::open(oid));
+        if let Some(oid) = self.source_id_key
+            && let Some(index) = Index::open(oid)
+            && index.is_valid()
+        {
+            return index;
+        }
+        let Ok(index) = open_now(self.ledger, transactions::SOURCE_ID_KEY, open);
+        index
     }
 
     /// The index of an account's holds, if it is there.
@@ -228,6 +256,7 @@ impl Relations {
             folded_index: find(c"batch_aggregates_user_seq_idx"),
             stamp_index: find(c"credits_transactions_stamp_idx"),
             reverses_index: find(REVERSES_INDEX_NAME),
+            source_id_key: find(transactions::SOURCE_ID_KEY),
             identity: find(Identity::DEFINITION.name),
             holds: find(Holds::DEFINITION.name),
             holds_index: find(HOLDS_INDEX_NAME),
@@ -283,6 +312,7 @@ impl Relations {
             self.folded_index,
             self.stamp_index,
             self.reverses_index,
+            self.source_id_key,
             self.identity,
             self.holds,
             self.holds_index,

@@ -14,6 +14,21 @@ use super::snapshot::Sight;
 /// The tuple id that an index has for a row. Its newer versions can be reached from there as long as they are on the same page.
 pub type Tid = pg_sys::ItemPointerData;
 
+/// A tuple id as a number, which can be compared.
+pub type Address = u64;
+
+/// The number of a tuple id.
+pub fn address(tid: Tid) -> Address {
+    pgrx::itemptr::item_pointer_to_u64(tid)
+}
+
+/// The tuple id of this number.
+pub fn tid(address: Address) -> Tid {
+    let mut tid = Tid::default();
+    pgrx::itemptr::u64_to_item_pointer(address, &mut tid);
+    tid
+}
+
 /// Fetches rows of one table by tuple id.
 pub struct RowFetch<L> {
     fetch: *mut pg_sys::IndexFetchTableData,

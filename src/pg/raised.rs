@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -17,6 +17,7 @@ use pgrx::prelude::*;
 // As in utils/elog.h, without pgrx's guard: the error is to leave Rust. It does not return, though 18 does not say so.
 unsafe extern "C-unwind" {
     fn ReThrowError(error: *mut pg_sys::ErrorData) -> !;
+    fn ThrowErrorData(error: *mut pg_sys::ErrorData);
 }
 
 thread_local! {
@@ -130,6 +131,30 @@ pub fn unless<T>(expected: impl FnOnce(&Raised) -> bool, work: impl FnOnce() -> 
         Err(Ok(raised)) => resume_unwind(Box::new(raised)),
         Err(Err(payload)) => resume_unwind(payload),
     }
+}
+
+/// Raises an error with an SQLSTATE that Postgres has not. The function that runs must have been entered through [`guard`]: any
+/// other makes it an internal error.
+#[expect(ffi_unwind_calls, reason = "`call_out` stands around the call")]
+pub fn raise(sqlstate: [u8; 5], message: &str, hint: Option<&str>) -> ! {
+    let text = |text: &str| CString::new(text).unwrap_or_default();
+    let (message, hint) = (text(message), hint.map(text));
+    let mut error = pg_sys::ErrorData {
+        elevel: PgLogLevel::ERROR as i32,
+        sqlerrcode: packed(sqlstate),
+        message: message.as_ptr().cast_mut(),
+        hint: hint.as_ref().map_or(std::ptr::null_mut(), |hint| hint.as_ptr().cast_mut()),
+        ..pg_sys::ErrorData::default()
+    };
+    let error = &raw mut error;
+    // SAFETY: the server copies the parts of the error, which are NULL or end with a zero byte, and stay until it has.
+    unsafe { call_out(|| ThrowErrorData(error)) }
+    unreachable!("an error does not return")
+}
+
+/// An SQLSTATE as the server has it: six bits for each character.
+fn packed(sqlstate: [u8; 5]) -> i32 {
+    (0..).step_by(6).zip(sqlstate).map(|(place, character)| i32::from(character - b'0') << place).sum()
 }
 
 /// Has errors say nothing of where in Rust they come from: pgrx gives a backtrace to the client, if the server's environment has

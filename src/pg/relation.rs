@@ -245,6 +245,16 @@ impl Index {
         }
     }
 
+    /// The collation by which its column at this place, from 0, is ordered; none for a type that has no collations.
+    pub(super) fn collation(&self, place: usize) -> pg_sys::Oid {
+        // SAFETY: the index is open, and the server has loaded a collation for each of its columns.
+        unsafe {
+            let columns = usize::try_from((*(*self.0).rd_index).indnkeyatts).unwrap_or_default();
+            let collations = std::slice::from_raw_parts((*self.0).rd_indcollation, columns);
+            collations.get(place).copied().unwrap_or(pg_sys::InvalidOid)
+        }
+    }
+
     /// For the modules of this folder.
     pub(super) const fn as_raw(&self) -> pg_sys::Relation {
         self.0

@@ -1,4 +1,4 @@
-//! Updates of rows without a statement, of a table that may have indexes of any kind.
+//! Updates and deletions of rows without a statement, of a table that may have indexes of any kind.
 //!
 //! An UPDATE would fire triggers, and after a BEFORE ROW trigger the server computes generated columns anew. This fires no
 //! trigger and keeps every column that the caller does not name. Otherwise it is an ordinary, WAL-logged update: values out of
@@ -11,8 +11,10 @@ use std::thread::panicking;
 
 use pgrx::pg_sys;
 
-use super::column::{AnyColumn, Layout};
+use super::column::{AnyColumn, Column, Layout};
+use super::column_type::Timestamptz;
 use super::description;
+use super::fetch::Tid;
 use super::memory::Scratch;
 use super::relation::Table;
 use super::row::Row;
@@ -52,25 +54,47 @@ impl<L: Layout> RowReplacer<L> {
     }
 
     /// Updates the row to have NULL in these columns, and its other columns as they are. The caller has found it with the
-    /// snapshot, and keeps other transactions from updating it meanwhile.
-    pub fn clear(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>], snapshot: &Snapshot) {
-        self.memory.borrow_mut().step(|| {
-            // SAFETY: the row is of this table, since its layout is, and its slot holds it while the new version is formed and
-            // stored.
-            unsafe {
-                self.fill(row, columns);
-                self.replace(row.tid(), snapshot);
-            }
-        });
+    /// snapshot, and keeps other transactions from updating it meanwhile. Returns where the new version is.
+    pub fn clear(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>], snapshot: &Snapshot) -> Tid {
+        self.replace_with(row, columns, pg_sys::Datum::null(), true, snapshot)
     }
 
-    /// Forms the new version in the slot: the row with NULL in these columns and in those that have been
+    /// Updates the row to have this time in the column, as [`clear`](Self::clear) does.
+    pub fn set_time(
+        &self,
+        row: &Row<'_, L>,
+        column: Column<L, Timestamptz>,
+        microseconds: i64,
+        snapshot: &Snapshot,
+    ) -> Tid {
+        self.replace_with(row, &[column.any()], pg_sys::Datum::from(microseconds), false, snapshot)
+    }
+
+    fn replace_with(
+        &self,
+        row: &Row<'_, L>,
+        columns: &[AnyColumn<L>],
+        value: pg_sys::Datum,
+        is_null: bool,
+        snapshot: &Snapshot,
+    ) -> Tid {
+        self.memory.borrow_mut().step(|| {
+            // SAFETY: the row is of this table, since its layout is, and its slot holds it while the new version is formed and
+            // stored. The value is NULL, or one that is passed by value, of the columns' type.
+            unsafe {
+                self.fill(row, columns, value, is_null);
+                self.replace(row.tid(), snapshot)
+            }
+        })
+    }
+
+    /// Forms the new version in the slot: the row with this value in these columns, and with NULL in those that have been
     /// dropped. Values that are held by reference stay in the row, so it must last as long as the slot is
     /// used.
     ///
     /// # Safety
-    /// The row is one of the table.
-    unsafe fn fill(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>]) {
+    /// The row is one of the table, and the value is one of these columns.
+    unsafe fn fill(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>], value: pg_sys::Datum, is_null: bool) {
         // SAFETY: the caller's promise: row and slot have as many columns as the table.
         unsafe {
             let description = (*self.slot).tts_tupleDescriptor;
@@ -81,9 +105,11 @@ impl<L: Layout> RowReplacer<L> {
             let new_nulls = slice::from_raw_parts_mut((*self.slot).tts_isnull, count);
             for place in 0..count {
                 let is_dropped = description::column(description, place).attisdropped;
-                new_nulls[place] =
-                    nulls[place] || is_dropped || columns.iter().any(|column| column.number() == place + 1);
-                new_values[place] = if new_nulls[place] { pg_sys::Datum::null() } else { values[place] };
+                let is_new = columns.iter().any(|column| column.number() == place + 1);
+                let (stored, was_null) =
+                    if is_new { (value, is_null) } else { (values[place], nulls[place]) };
+                new_nulls[place] = was_null || is_dropped;
+                new_values[place] = if new_nulls[place] { pg_sys::Datum::null() } else { stored };
             }
             pg_sys::ExecStoreVirtualTuple(self.slot);
         }
@@ -132,11 +158,11 @@ impl<L: Layout> RowReplacer<L> {
         }
     }
 
-    /// Stores the new version.
+    /// Stores the new version, and returns where.
     ///
     /// # Safety
     /// The slot holds the new version, and `tid` is that of the old one.
-    unsafe fn replace(&self, mut tid: pg_sys::ItemPointerData, snapshot: &Snapshot) {
+    unsafe fn replace(&self, mut tid: Tid, snapshot: &Snapshot) -> Tid {
         // SAFETY: the caller's promise; table and indexes are open for writing.
         unsafe {
             #[cfg(any(feature = "pg14", feature = "pg15"))]
@@ -162,9 +188,38 @@ impl<L: Layout> RowReplacer<L> {
             if let Some(context) = (*self.state).es_per_tuple_exprcontext.as_ref() {
                 pg_sys::MemoryContextReset(context.ecxt_per_tuple_memory);
             }
+            let stored_at = (*self.slot).tts_tid;
             pg_sys::ExecClearTuple(self.slot);
+            stored_at
         }
     }
+}
+
+/// Deletes the row at `tid`, which the snapshot has seen, once other transactions that are writing it have ended. False if one of them
+/// has updated or deleted it.
+#[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
+pub fn delete_unless_changed(table: &Table, mut tid: Tid, snapshot: &Snapshot) -> bool {
+    let mut failure = pg_sys::TM_FailureData::default();
+    let (relation, failure) = (table.as_raw(), &raw mut failure);
+    // SAFETY: the table is open for writing; the server writes what it finds to `failure`.
+    let result = unsafe {
+        let command = pg_sys::GetCurrentCommandId(true);
+        let delete = (*(*relation).rd_tableam).tuple_delete.expect("every table has one");
+        let (no_other_snapshot, waits, is_moved) = (std::ptr::null_mut(), true, false);
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            delete(
+                relation,
+                &raw mut tid,
+                command,
+                snapshot.as_raw(),
+                no_other_snapshot,
+                waits,
+                failure,
+                is_moved,
+            )
+        })
+    };
+    result == pg_sys::TM_Result::TM_Ok
 }
 
 impl<L> Drop for RowReplacer<L> {

@@ -11,7 +11,7 @@ use super::fetch::Tid;
 use super::relation::{Index, Table};
 use super::row::Row;
 use super::scan_key::{Argument, Key};
-use super::snapshot::Sight;
+use super::snapshot::{Sight, Writer};
 
 /// The most index columns that a scan has keys for.
 const MAX_KEYS: usize = 2;
@@ -164,6 +164,7 @@ impl<L: Layout> IndexScan<L> {
                     argument,
                 );
             }
+            scan_keys[index].sk_collation = self.index.collation(index);
         }
         self.found = false;
         // SAFETY: the server copies the keys. The uuids that they point to are boxed, so they stay where they are.
@@ -230,6 +231,14 @@ impl<L: Layout> IndexScan<L> {
         // SAFETY: the row borrows the slot, which holds it until the next one is looked for. It is of the table, which has been
         // compared with the layout.
         Some(unsafe { Row::new(self.slot, in_flight) })
+    }
+
+    /// The other transaction that is writing the row that was found last; `None` for a scan that does not meet such rows.
+    pub fn writer(&self) -> Option<Writer> {
+        match &self.sight {
+            Sight::Dirty(snapshot) if self.found => snapshot.writer_of_last_row(),
+            _ => None,
+        }
     }
 
     /// The tuple id that the index has for the row that was found last: the root of its HOT chain.

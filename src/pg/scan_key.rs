@@ -4,7 +4,8 @@ use ledger::id::{BatchId, TransactionId, UserId};
 use pgrx::pg_sys;
 
 use super::column::{AnyColumn, Column, Layout};
-use super::column_type::Timestamptz;
+use super::column_type::{self, Timestamptz};
+use super::text::Text;
 
 /// A condition on a column. The first key of a scan is for the first column of its index, and so on.
 pub struct Key<L> {
@@ -21,7 +22,7 @@ pub struct Key<L> {
 pub(super) enum Argument {
     /// Passed by reference.
     Uuid([u8; 16]),
-    /// Passed by value.
+    /// Passed by value, or in memory that stays as long as the call.
     Value(pg_sys::Datum),
 }
 
@@ -78,9 +79,16 @@ impl<L: Layout> Column<L, i64> {
 }
 
 impl<L: Layout> Column<L, Timestamptz> {
-    /// The rows after this moment, in microseconds since the server's epoch.
-    pub fn after(self, moment: i64) -> Key<L> {
-        by_value(self.any(), pg_sys::BTGreaterStrategyNumber, pg_sys::F_TIMESTAMPTZ_GT, moment.into())
+    /// The rows with a later time than this, in microseconds since the server's epoch.
+    pub fn after(self, time: i64) -> Key<L> {
+        by_value(self.any(), pg_sys::BTGreaterStrategyNumber, pg_sys::F_TIMESTAMPTZ_GT, time.into())
+    }
+}
+
+impl<L: Layout> Column<L, column_type::Text> {
+    /// The rows with this text. It stays as long as the call, so a scan that is sought with it must not outlive that.
+    pub fn equal(self, text: Text) -> Key<L> {
+        by_value(self.any(), pg_sys::BTEqualStrategyNumber, pg_sys::F_TEXTEQ, text.as_datum())
     }
 }
 

@@ -98,6 +98,19 @@ impl DirtySnapshot {
     }
 }
 
+impl DirtySnapshot {
+    /// The other transaction that has not ended and has inserted the row that a scan has just found, or is deleting it.
+    pub(super) fn writer_of_last_row(&self) -> Option<Writer> {
+        // SAFETY: the server writes here while a scan looks at a row, not now.
+        let (inserting, deleting) = unsafe { ((*self.0.get()).xmin, (*self.0.get()).xmax) };
+        [inserting, deleting].into_iter().find(|&id| id != pg_sys::InvalidTransactionId).map(Writer)
+    }
+}
+
+/// A transaction that has not ended, or had not a moment ago.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer(pub(super) pg_sys::TransactionId);
+
 /// Which rows an index scan sees.
 pub enum Sight {
     /// The rows that this snapshot sees. A serializable transaction has read them: it takes SIREAD locks.

@@ -69,6 +69,22 @@ impl<'call> Value<'call> {
         Self { oid: pg_sys::XID8OID, datum: pg_sys::Datum::from(id), lifetime: PhantomData }
     }
 
+    /// A `timestamptz`, in microseconds since the server's epoch.
+    pub fn time(microseconds: i64) -> Self {
+        Self { oid: pg_sys::TIMESTAMPTZOID, datum: pg_sys::Datum::from(microseconds), lifetime: PhantomData }
+    }
+
+    /// An `interval`, in memory of the call's.
+    pub fn interval(microseconds: i64) -> Self {
+        // SAFETY: allocates what is written.
+        let datum = unsafe {
+            let interval = pg_sys::palloc0(size_of::<pg_sys::Interval>()).cast::<pg_sys::Interval>();
+            (*interval).time = microseconds;
+            pg_sys::Datum::from(interval)
+        };
+        Self { oid: pg_sys::INTERVALOID, datum, lifetime: PhantomData }
+    }
+
     /// A `text`.
     pub fn text(text: Text) -> Self {
         Self { oid: pg_sys::TEXTOID, datum: text.as_datum(), lifetime: PhantomData }

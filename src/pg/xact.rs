@@ -7,7 +7,8 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{PgTryBuilder, pg_sys};
 
-use super::callbacks;
+use super::snapshot::Writer;
+use super::{callbacks, raised};
 
 /// What happens at the end of a transaction.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +35,17 @@ pub fn init(hooks: Hooks) {
 
 /// Only the events before the commit may raise an error: the server panics on one that comes later. No settlement runs for a
 /// transaction that is prepared: its locks would outlive the session, and it cannot notify.
-#[pg_guard]
 unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
+    // SAFETY: this function does nothing else.
+    unsafe {
+        raised::guard(|| {
+            run_hooks(event);
+            pg_sys::Datum::null()
+        });
+    }
+}
+
+fn run_hooks(event: pg_sys::XactEvent::Type) {
     let Some(hooks) = HOOKS.get() else { return };
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => in_memory_of_transaction(hooks.before_commit),
@@ -93,6 +103,12 @@ pub fn is_serializable() -> bool {
     unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE.cast_signed() }
 }
 
+/// Whether all statements of the transaction see what its first one saw: whether it runs under REPEATABLE READ or SERIALIZABLE.
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: a plain read of backend state.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ.cast_signed() }
+}
+
 /// Makes what the transaction has done so far visible to snapshots that it takes from here on.
 pub fn see_own_changes() {
     // SAFETY: called between commands.
@@ -121,6 +137,19 @@ pub fn statement_began_at() -> i64 {
 pub fn is_read_only() -> bool {
     // SAFETY: plain reads of backend state.
     unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
+}
+
+/// Waits for a transaction to end.
+pub fn wait_for(writer: Writer) {
+    // SAFETY: without a relation there is nothing to say of what is waited for.
+    unsafe {
+        pg_sys::XactLockTableWait(
+            writer.0,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            pg_sys::XLTW_Oper::XLTW_None,
+        );
+    }
 }
 
 /// Whether workers of a parallel query run or may run: subtransactions are out of the question then.

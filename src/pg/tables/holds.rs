@@ -1,18 +1,19 @@
 //! `holds`
 
+use std::ffi::CStr;
 use std::sync::LazyLock;
 
 use ledger::credits::Credits;
 use ledger::id::UserId;
 
 use super::{columns, table};
-use crate::pg::column::{self, AnyColumn};
+use crate::pg::column::{AnyColumn, Layout};
 use crate::pg::column_type::{Jsonb, Text, Timestamptz};
 use crate::pg::definition::Role;
 
 table! {
     /// The holds, open and expired ones.
-    Holds is c"holds", Role::Dumped, with keys &[c"holds_pkey"], checks ["amount_is_positive_and_exact"];
+    Holds is c"holds", Role::Dumped, with keys &[HOLDS_KEY], checks ["amount_is_positive_and_exact"];
     1 SOURCE_ID "source_id": Text,
     2 USER_ID "user_id": UserId,
     3 AMOUNT "amount": Credits,
@@ -28,8 +29,11 @@ table! {
 /// Columns that a held sum is computed from.
 pub const HELD: [AnyColumn<Holds>; 3] = columns![USER_ID, AMOUNT, EXPIRES_AT];
 
-/// The columns of the type `credit_hold`, in its order.
-pub const CREDIT_HOLD: [AnyColumn<Holds>; 10] = columns![
+/// The names of the columns, those of the type `credit_hold`, for SQL.
+pub static CREDIT_HOLD_NAMES: LazyLock<String> = LazyLock::new(|| Holds::DEFINITION.names.join(", "));
+
+/// All columns.
+pub const ALL: [AnyColumn<Holds>; 10] = columns![
     SOURCE_ID,
     USER_ID,
     AMOUNT,
@@ -42,5 +46,5 @@ pub const CREDIT_HOLD: [AnyColumn<Holds>; 10] = columns![
     EXPIRES_AT
 ];
 
-/// The names of [`CREDIT_HOLD`], for SQL.
-pub static CREDIT_HOLD_NAMES: LazyLock<String> = LazyLock::new(|| column::names(&CREDIT_HOLD));
+/// The primary key, on `source_id`.
+pub const HOLDS_KEY: &CStr = c"holds_pkey";

@@ -1,0 +1,77 @@
+//! Charges: usage that is refused unless what is available to the account covers it.
+
+use ledger::credits::Credits;
+
+use super::arguments::details;
+use super::recording::{self, Given, Recorded, Recording};
+use crate::engine::{cover, holds};
+use crate::error::LedgerError;
+use crate::pg::answer::Answer;
+use crate::pg::call::{Argument, Call};
+use crate::pg::catalog::Relations;
+use crate::pg::tables::columns;
+use crate::pg::tables::transactions::{self, LaterColumns};
+use crate::pg::value::Value;
+use crate::pg::{privilege, xact};
+
+/// `charge(user_id, amount, source_id, description, fusillade_batch_id, api_key_id, category, metadata)`
+pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    const USER_ID: Argument = Argument(0, "user_id");
+    let (user_id, user) = (call.uuid(USER_ID)?, *call.user_id(USER_ID)?);
+    let (amount, credits) = call.required_numeric(Argument(1, "amount"))?;
+    let source_id = call.required_content(Argument(2, "source_id"))?;
+    let credits: Credits = recording::exact_amount(credits)?.into();
+    recording::require_source_id(source_id)?;
+    let [description, batch, api_key, category, metadata] = details(call, 3)?;
+    xact::refuse_if_read_only(c"charge()");
+    let relations = Relations::locked_for_writing().ok_or(LedgerError::NotInstalled)?;
+    let columns = [
+        Given::new("user_id", user_id),
+        Given::new("transaction_type", Value::text_of(b"usage")),
+        Given::new("amount", amount),
+        Given::new("source_id", Value::text(source_id)),
+        description,
+        batch,
+        api_key,
+        category,
+        metadata,
+    ];
+    // Before anything is written, where nothing but this could refuse it. A retry is not refused.
+    let looks_first = may_insert_any(&relations)?;
+    let refusal =
+        if looks_first { cover::refuse_early(&relations, &user, credits, false).err() } else { None };
+    if let Some(refusal) = refusal
+        && !holds::is_recorded(&relations, source_id)
+    {
+        return Err(refusal);
+    }
+    let asked = || format!("usage of {credits} for user {user}");
+    let recording = Recording { source_id, columns: &columns, same: &columns[..3] };
+    let Recorded { transaction, tid } = recording::record_and_locate(&relations, &recording, asked)?;
+    let Some(tid) = tid else { return Ok(transaction) };
+    if holds::is_held(&relations, source_id)? {
+        return Err(LedgerError::Held(source_id.to_string()));
+    }
+    cover::guard_charge(user, credits, tid);
+    if !looks_first {
+        cover::refuse_early(&relations, &user, credits, true)?;
+    }
+    Ok(transaction)
+}
+
+/// Whether no privilege or policy could refuse a row: then what is available may be looked at before the row is written.
+fn may_insert_any(relations: &Relations) -> Result<bool, LedgerError> {
+    let LaterColumns { category, metadata, .. } = relations.later_columns()?;
+    let columns = columns![
+        transactions::USER_ID,
+        transactions::TRANSACTION_TYPE,
+        transactions::AMOUNT,
+        transactions::SOURCE_ID,
+        transactions::DESCRIPTION,
+        transactions::BATCH,
+        transactions::API_KEY_ID,
+        category,
+        metadata
+    ];
+    Ok(privilege::may_insert_any(relations.ledger, &columns))
+}
