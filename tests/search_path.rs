@@ -10,8 +10,14 @@ const HOSTILE: &str = include_str!("search_path/hostile.sql");
 /// The path under which the server's own names are the last to be looked at.
 const PATH: &str = "SET search_path = hostile, public, credits, pg_catalog";
 
-/// Calls of every function of the extension: with the arguments that it must have, and with all of them.
+/// Calls of every function of the extension: with the arguments that it must have, and with all of them. There is a hold to be
+/// captured, and whatever they hold and charge is covered.
 fn calls(session: &mut Session) -> Vec<String> {
+    session.run(&format!(
+        "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('capture_hold 1', '{0}', 1, now() + interval '1 hour');
+         INSERT INTO credits.spending_limits (user_id, overdraft_limit) VALUES ('{0}', NULL)",
+        user(1)
+    ));
     session.values(
         "SELECT DISTINCT format('SELECT pg_catalog.format(''%%s'', r) FROM credits.%I(%s) r', proname,
                        (SELECT string_agg(CASE format_type(a.oid, NULL)
@@ -19,14 +25,15 @@ fn calls(session: &mut Session) -> Vec<String> {
                                               WHEN 'uuid[]' THEN 'ARRAY[' || quote_literal($1::text) || '::pg_catalog.uuid]'
                                               WHEN 'bigint' THEN '1::bigint' WHEN 'integer' THEN '1' WHEN 'numeric' THEN '1::pg_catalog.numeric'
                                               WHEN 'timestamp with time zone' THEN '''2000-01-01''::pg_catalog.timestamptz'
-                                              WHEN 'interval' THEN '''0''::pg_catalog.interval'
+                                              WHEN 'interval' THEN CASE proargnames[n] WHEN 'expires_in' THEN '''1 hour''' ELSE '''0''' END || '::pg_catalog.interval'
                                               WHEN 'numeric[]' THEN '''{1}''::pg_catalog.numeric[]'
                                               WHEN 'text[]' THEN '''{usage,purchase}''::pg_catalog.text[]'
-                                              WHEN 'jsonb' THEN quote_literal(jsonb_build_array(jsonb_build_object(
+                                              WHEN 'jsonb' THEN CASE proargnames[n] WHEN 'metadata' THEN quote_literal('{\"a\": 1}') ELSE quote_literal(jsonb_build_array(jsonb_build_object(
                                                   'user_id', $1, 'amount', 1, 'transaction_type', 'usage', 'source_id', 'item', 'id', $1, 'category', 'c',
-                                                  'created_at', now()))::text) || '::pg_catalog.jsonb'
+                                                  'created_at', now()))::text) END || '::pg_catalog.jsonb'
                                               WHEN 'regclass' THEN '''credits.credits_transactions''::pg_catalog.regclass'
                                               ELSE CASE WHEN proargnames[n] = 'feed_position' THEN 'NULL'
+                                                        WHEN proname IN ('create_hold', 'extend_hold', 'release_hold') AND proargnames[n] = 'source_id' THEN '''hold 1'''
                                                         WHEN proargnames[n] = 'source_id' THEN quote_literal(proname || ' 1') ELSE '''usage''' END || '::pg_catalog.text' END, ', ' ORDER BY n)
                         FROM unnest(proargtypes[0:pronargs - left_out - 1]) WITH ORDINALITY a (oid, n))),
                 proname = 'create_transaction'

@@ -83,14 +83,18 @@ const SILENT: [&str; 9] = [
     "unimportable_transactions",
 ];
 
-/// Not asked here: what records and `redact_account` have tests of their own, `settlement_statistics` counts without saying
+/// Not asked here: what records or holds and `redact_account` have tests of their own, `settlement_statistics` counts without saying
 /// whose, `advance_seq` says nothing, `row_security` says what the catalog says to everybody, the others run behind the scenes.
-const NOT_ASKED: [&str; 23] = [
+const NOT_ASKED: [&str; 28] = [
     "advance_seq",
     "announce_change",
     "are_thresholds",
+    "capture_hold",
+    "charge",
+    "create_hold",
     "create_transaction",
     "current_xact_id",
+    "extend_hold",
     "guard_ledger",
     "keep_announced",
     "import_transactions",
@@ -104,6 +108,7 @@ const NOT_ASKED: [&str; 23] = [
     "refuse_change",
     "refuse_hold_change",
     "refuse_others",
+    "release_hold",
     "restore_row_security",
     "reverse_transaction",
     "row_security",

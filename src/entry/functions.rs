@@ -1,7 +1,9 @@
 //! The SQL functions that are written against the server's own calling convention: the names that files of `sql/schema` declare,
 //! and what answers them.
 
-use crate::api::{balances, bulk, charges, feed, grouped, holds, open_holds, recording, reversals, topup, transactions};
+use crate::api::{
+    balances, bulk, charges, feed, grouped, holds, open_holds, recording, reversals, topup, transactions,
+};
 use crate::pg::entry_point::entry_points;
 use crate::pg::stamp;
 
