@@ -3,8 +3,8 @@
 //! - [`args`]: what to play, and where
 //! - [`trace`]: the requests, recorded or made here; [`random`]: the same choices on every machine
 //! - [`accounts`]: who makes them
-//! - [`workload`]: the writers that record them as usage
-//! - [`purchaser`]: listens for balances that cross zero, and buys
+//! - [`workload`]: the writers that hold what they can cost and record them as usage
+//! - [`purchaser`]: listens for balances that cross zero or a threshold, and buys
 //! - [`progress`]: what is seen meanwhile; [`report`]: what came of it; [`terminal`]: how it looks
 //!
 //! The exit status is 0 only if every check of the report holds.
@@ -74,10 +74,10 @@ fn play(args: &Args) -> Result<bool, Failure> {
     announce(args, terminal, usages.len());
 
     let (events, shown) = mpsc::channel();
-    let mut purchaser = Purchaser::new(connect(args)?, &accounts, &counters, events)?;
     let writers = (0..args.writers)
-        .map(|_| Ok(Writer::new(connect(args)?, &accounts, &counters)?))
+        .map(|_| Ok(Writer::new(connect(args)?, &accounts, &counters, events.clone())?))
         .collect::<Result<Vec<_>, Failure>>()?;
+    let mut purchaser = Purchaser::new(connect(args)?, &accounts, &counters, events)?;
 
     let began = Instant::now();
     purchaser.open_accounts()?;
@@ -114,7 +114,12 @@ fn announce(args: &Args, terminal: Terminal, requests: usize) {
         grouped(args.users as u64),
         args.writers
     ));
-    println!("  3 and 15 credits per million context and generated tokens; who runs dry buys more.\n");
+    println!(
+        "  3 and 15 credits per million context and generated tokens. Two accounts of three hold before each request, and are"
+    );
+    println!(
+        "  refused where their credits end; the third works in batches, and is cut off at zero. Who runs low buys more.\n"
+    );
 }
 
 /// An error and what caused it, in one line: a database error alone says only that there was one.

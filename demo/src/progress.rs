@@ -15,7 +15,7 @@ use crate::terminal::{Style, Terminal, grouped};
 const REDRAW: Duration = Duration::from_millis(100);
 const PLAIN: Duration = Duration::from_secs(1);
 
-/// At most this many accounts that run dry are shown in one second; all are counted.
+/// At most this many accounts that run dry, are about to, or are refused are shown in one second; all are counted.
 const SHOWN_PER_SECOND: u32 = 4;
 
 /// A number that grows.
@@ -40,14 +40,19 @@ pub struct Counters {
     pub transactions: Counter,
     pub purchases: Counter,
     pub turned_away: Counter,
+    pub refused: Counter,
     pub up: Counter,
     pub down: Counter,
+    pub low_up: Counter,
+    pub low_down: Counter,
 }
 
-/// A notification that arrived.
+/// A notification that arrived, or a refusal.
 pub enum Event {
     Up { user: Uuid },
     Down { user: Uuid, balance: Decimal },
+    Low { user: Uuid, balance: Decimal },
+    Refused { user: Uuid, most: Decimal },
 }
 
 /// Draws until the senders of events are gone.
@@ -55,14 +60,15 @@ pub struct Progress<'a> {
     terminal: Terminal,
     counters: &'a Counters,
     requests: u64,
-    shown_this_second: u32,
+    /// Of those that run dry, are about to, and are refused.
+    shown_this_second: [u32; 3],
     /// Accounts whose cut-off was shown: their return is shown too.
     awaited: HashSet<Uuid>,
 }
 
 impl<'a> Progress<'a> {
     pub fn new(terminal: Terminal, counters: &'a Counters, requests: u64) -> Self {
-        Self { terminal, counters, requests, shown_this_second: 0, awaited: HashSet::new() }
+        Self { terminal, counters, requests, shown_this_second: [0; 3], awaited: HashSet::new() }
     }
 
     pub fn run(mut self, events: &Receiver<Event>) {
@@ -79,7 +85,7 @@ impl<'a> Progress<'a> {
                         rate = per_second(rows - rows_then, second_began.elapsed());
                         (second_began, rows_then) = (Instant::now(), rows);
                         second_ends += PLAIN;
-                        self.shown_this_second = 0;
+                        self.shown_this_second = [0; 3];
                     }
                     self.draw(rate);
                     next_drawing += interval;
@@ -93,32 +99,56 @@ impl<'a> Progress<'a> {
     fn show(&mut self, event: &Event) {
         let line = match event {
             Event::Down { user, balance } => {
-                if self.shown_this_second >= SHOWN_PER_SECOND {
+                if !self.has_room(0) {
                     return;
                 }
-                self.shown_this_second += 1;
                 self.awaited.insert(*user);
-                format!("{}  {user}  {balance:.6}: cut off, buying", self.terminal.paint(Style::Bad, "down"))
+                format!(
+                    "{}     {user}  {balance:.6}: cut off, buying",
+                    self.terminal.paint(Style::Bad, "down")
+                )
             }
             Event::Up { user } => {
                 if !self.awaited.remove(user) {
                     return;
                 }
-                format!("{}  {user}  may go on", self.terminal.paint(Style::Good, "up  "))
+                format!("{}       {user}  may go on", self.terminal.paint(Style::Good, "up"))
+            }
+            Event::Low { user, balance } => {
+                if !self.has_room(1) {
+                    return;
+                }
+                format!("{}      {user}  {balance:.6} left: buying", self.terminal.paint(Style::Quiet, "low"))
+            }
+            Event::Refused { user, most } => {
+                if !self.has_room(2) {
+                    return;
+                }
+                format!("{}  {user}  cannot cover {most:.6}", self.terminal.paint(Style::Bad, "refused"))
             }
         };
         self.clear();
         println!("  {line}");
     }
 
+    /// Whether another line of this kind may be shown in this second.
+    fn has_room(&mut self, kind: usize) -> bool {
+        let shown = &mut self.shown_this_second[kind];
+        *shown += 1;
+        *shown <= SHOWN_PER_SECOND
+    }
+
     fn draw(&self, rate: u64) {
         let counters = self.counters;
-        let handled = counters.rows.get() - counters.purchases.get() + counters.turned_away.get();
+        let handled = counters.rows.get() - counters.purchases.get()
+            + counters.turned_away.get()
+            + counters.refused.get();
         let line = format!(
-            "  {:>3} %  {:>7} rows  {:>6} rows/s  crossings: {} up, {} down",
+            "  {:>3} %  {:>7} rows  {:>6} rows/s  {} refused  crossings: {} up, {} down",
             100 * handled / self.requests.max(1),
             grouped(counters.rows.get()),
             grouped(rate),
+            grouped(counters.refused.get()),
             grouped(counters.up.get()),
             grouped(counters.down.get()),
         );

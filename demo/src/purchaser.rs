@@ -1,7 +1,8 @@
 //! The purchaser: the part of an application that reacts to crossings.
 //!
-//! It opens every account with a pack of credits and then lives on notifications alone. `down`: the account is cut
-//! off, and packs are bought until its balance is above zero again. `up`: the account may go on.
+//! It sets the limit and the threshold of accounts that hold, opens every account with a pack of credits, and then lives on
+//! notifications alone. `down`: the account is cut off, and packs are bought until its balance is above zero again. `up`: the account may
+//! go on. `down` with a threshold: credits are about to run out, and packs are bought in time.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, LOW, Terms};
 use crate::progress::{Counters, Event};
 
 /// Credits in a pack, a quarter: some forty requests.
@@ -28,6 +29,8 @@ const POLL: Duration = Duration::from_millis(20);
 struct Crossing {
     user_id: Uuid,
     direction: Direction,
+    /// The threshold that was crossed, if it is not zero.
+    threshold: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -63,8 +66,15 @@ impl<'a> Purchaser<'a> {
         Ok(Self { client, balance, purchase, accounts, counters, events })
     }
 
-    /// Gives every account its first pack.
+    /// Sets limits and thresholds, and gives every account its first pack.
     pub fn open_accounts(&mut self) -> Result<(), postgres::Error> {
+        let (users, limits): (Vec<Uuid>, Vec<Decimal>) = self.accounts.limits().unzip();
+        self.client.execute(
+            "INSERT INTO credits.spending_limits (user_id, overdraft_limit, thresholds)
+             SELECT user_id, overdraft_limit, ARRAY[$3::numeric]
+               FROM unnest($1::uuid[], $2::numeric[]) AS t (user_id, overdraft_limit)",
+            &[&users, &limits, &LOW],
+        )?;
         (0..self.accounts.len()).try_for_each(|account| self.buy(account, PACK))
     }
 
@@ -88,23 +98,46 @@ impl<'a> Purchaser<'a> {
 
     fn react(&mut self, crossing: &Crossing) -> Result<(), postgres::Error> {
         let Some(account) = self.accounts.number(crossing.user_id) else { return Ok(()) };
-        match crossing.direction {
-            Direction::Up => {
+        match (&crossing.direction, &crossing.threshold) {
+            (Direction::Up, None) => {
                 self.counters.up.add(1);
                 self.accounts.set_cut_off(account, false);
                 self.tell(Event::Up { user: crossing.user_id });
             }
-            Direction::Down => {
+            (Direction::Down, None) => {
                 self.counters.down.add(1);
-                self.accounts.set_cut_off(account, true);
-                let mut balance = self.balance_of(account)?;
-                self.tell(Event::Down { user: crossing.user_id, balance });
-                // What was under way when the account was cut off is still being charged: look again after buying.
-                while balance <= Decimal::ZERO {
-                    self.buy(account, enough(balance))?;
-                    balance = self.balance_of(account)?;
+                if Accounts::terms(account) == Terms::CutOff {
+                    self.accounts.set_cut_off(account, true);
+                    let balance = self.balance_of(account)?;
+                    self.tell(Event::Down { user: crossing.user_id, balance });
+                    self.buy_until_above(Decimal::ZERO, account, balance)?;
                 }
             }
+            (Direction::Up, Some(_)) => {
+                self.counters.low_up.add(1);
+            }
+            (Direction::Down, Some(_)) => {
+                self.counters.low_down.add(1);
+                if Accounts::terms(account) == Terms::BuysInTime {
+                    let balance = self.balance_of(account)?;
+                    self.tell(Event::Low { user: crossing.user_id, balance });
+                    self.buy_until_above(LOW, account, balance)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn buy_until_above(
+        &mut self,
+        level: Decimal,
+        account: usize,
+        mut balance: Decimal,
+    ) -> Result<(), postgres::Error> {
+        // What was under way at the notification is still being charged: look again after buying.
+        while balance <= level {
+            self.buy(account, enough(balance - level))?;
+            balance = self.balance_of(account)?;
         }
         Ok(())
     }
@@ -128,9 +161,9 @@ impl<'a> Purchaser<'a> {
     }
 }
 
-/// The fewest whole packs that bring a balance of zero or less above zero.
-fn enough(balance: Decimal) -> Decimal {
-    PACK * (-balance / PACK + Decimal::ONE).floor()
+/// The fewest whole packs that bring above its level what is so far from it: at it or below.
+fn enough(from_level: Decimal) -> Decimal {
+    PACK * (-from_level / PACK + Decimal::ONE).floor()
 }
 
 #[cfg(test)]
@@ -151,5 +184,12 @@ mod tests {
                 .expect("a payload of the channel");
         assert_eq!(crossing.user_id, Uuid::from_u128(0x5b2c_6a1e_0d4f_4c55_9a37_6f1f_0c1d_2e3a));
         assert!(matches!(crossing.direction, Direction::Down));
+        assert_eq!(crossing.threshold, None);
+        let crossing: Crossing = serde_json::from_str(
+            r#"{"user_id":"5b2c6a1e-0d4f-4c55-9a37-6f1f0c1d2e3a","direction":"up","threshold":"0.05"}"#,
+        )
+        .expect("a payload of the channel");
+        assert!(matches!(crossing.direction, Direction::Up));
+        assert_eq!(crossing.threshold.as_deref(), Some("0.05"));
     }
 }

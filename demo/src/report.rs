@@ -7,12 +7,16 @@ use postgres::{Client, Error, SimpleQueryMessage};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, LOW};
 use crate::progress::{Counters, per_second};
 use crate::terminal::{Align, Style, Terminal, grouped};
 
 const TOP_BALANCES: &str =
-    "SELECT user_id, balance, is_positive FROM credits.balances ORDER BY balance DESC LIMIT 5";
+    "SELECT user_id, balance, held, available FROM credits.balances ORDER BY balance DESC LIMIT 5";
+
+const AT_THEIR_LIMITS: &str = "SELECT user_id, available, overdraft_limit \
+                               FROM credits.balances JOIN credits.spending_limits USING (user_id) \
+                               ORDER BY available LIMIT 5";
 
 const TOP_BATCHES: &str = "SELECT fusillade_batch_id, transaction_count, total_amount \
                            FROM credits.batches ORDER BY total_amount DESC LIMIT 5";
@@ -26,6 +30,14 @@ const WRONG_SUMS: &str = "
           FROM credits.credits_transactions GROUP BY user_id)
     SELECT count(*) FROM sums FULL JOIN credits.balances USING (user_id) WHERE sum IS DISTINCT FROM balance";
 
+/// Holds that are left, and what the view says of them.
+const LEFT_HOLDS: &str =
+    "SELECT (SELECT count(*) FROM credits.holds), (SELECT coalesce(sum(held), 0) FROM credits.balances)";
+
+/// Accounts whose holds took them below their limits.
+const OVERSPENT: &str = "SELECT count(*) FROM credits.balances JOIN credits.spending_limits USING (user_id) \
+                         WHERE available < -overdraft_limit";
+
 /// Reads the finished demo's database.
 pub struct Report<'a> {
     pub client: Client,
@@ -38,7 +50,12 @@ impl Report<'_> {
     /// Prints everything, and answers whether every check holds.
     pub fn print(&mut self, elapsed: Duration) -> Result<bool, Error> {
         self.figures(elapsed);
-        self.query("Largest balances", TOP_BALANCES, &[Align::Left, Align::Right, Align::Left])?;
+        self.query(
+            "Largest balances",
+            TOP_BALANCES,
+            &[Align::Left, Align::Right, Align::Right, Align::Right],
+        )?;
+        self.query("Closest to their limits", AT_THEIR_LIMITS, &[Align::Left, Align::Right, Align::Right])?;
         self.query("Largest batches", TOP_BATCHES, &[Align::Left, Align::Right, Align::Right])?;
         self.checks()
     }
@@ -55,7 +72,10 @@ impl Report<'_> {
             ("purchases", grouped(counters.purchases.get())),
             ("crossings up", grouped(counters.up.get())),
             ("crossings down", grouped(counters.down.get())),
+            ("thresholds up", grouped(counters.low_up.get())),
+            ("thresholds down", grouped(counters.low_down.get())),
             ("requests turned away", grouped(counters.turned_away.get())),
+            ("requests refused", grouped(counters.refused.get())),
         ];
         self.terminal.heading("Summary");
         let width = figures.iter().map(|(_, figure)| figure.len()).max().unwrap_or(0);
@@ -101,6 +121,11 @@ impl Report<'_> {
         let balances = self.balances()?;
         let above_zero = balances.values().filter(|&&balance| balance > Decimal::ZERO).count() as u64;
         let (up, down) = (self.counters.up.get(), self.counters.down.get());
+        let well_off = self.accounts.limits().filter(|(user, _)| balances[user] > LOW).count() as u64;
+        let (low_up, low_down) = (self.counters.low_up.get(), self.counters.low_down.get());
+        let left = self.client.query_one(LEFT_HOLDS, &[])?;
+        let (holds, held): (i64, Decimal) = (left.get(0), left.get(1));
+        let overspent: i64 = self.client.query_one(OVERSPENT, &[])?.get(0);
 
         let crossings = format!(
             "every crossing was announced once: {} up, {} down, {} accounts above zero",
@@ -108,12 +133,21 @@ impl Report<'_> {
             grouped(down),
             grouped(above_zero)
         );
+        let thresholds = format!(
+            "every crossing of a threshold was announced once: {} up, {} down, {} accounts above theirs",
+            grouped(low_up),
+            grouped(low_down),
+            grouped(well_off)
+        );
         let checks = [
             ("verify_ledger() finds nothing", discrepancies.is_empty()),
             ("every balance is the plain SQL sum of its rows", wrong_sums == 0),
             ("every balance is what the clients counted", balances == self.accounts.expected()),
             // All accounts begin at zero, and the two directions alternate.
             (&crossings, up == down + above_zero),
+            (&thresholds, low_up == low_down + well_off),
+            ("nothing is held any more", holds == 0 && held.is_zero()),
+            ("no account that holds is below its limit", overspent == 0),
         ];
         for (what, holds) in checks {
             let verdict = if holds {

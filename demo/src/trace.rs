@@ -17,6 +17,9 @@ const CONTEXT_PRICE: i64 = 3;
 /// Credits per million generated tokens.
 const GENERATED_PRICE: i64 = 15;
 
+/// Tokens at which an answer is cut off, unless its client has asked for more.
+const LONGEST_ANSWER: u32 = 512;
+
 /// How many tokens one request read and wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -30,6 +33,11 @@ impl Request {
         let millionths = i64::from(self.context_tokens) * CONTEXT_PRICE
             + i64::from(self.generated_tokens) * GENERATED_PRICE;
         Decimal::new(millionths, 6)
+    }
+
+    /// What it costs at most, as far as that can be said before it is answered.
+    pub fn most(self) -> Decimal {
+        Self { generated_tokens: self.generated_tokens.max(LONGEST_ANSWER), ..self }.price()
     }
 }
 
@@ -104,6 +112,7 @@ mod tests {
     fn prices_are_exact() {
         let request = Request { context_tokens: 374, generated_tokens: 44 };
         assert_eq!(request.price().to_string(), "0.001782");
+        assert_eq!(request.most().to_string(), "0.008802");
     }
 
     #[test]

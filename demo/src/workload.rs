@@ -1,18 +1,19 @@
 //! The traffic: accounts, the requests they make, and the writers that record them.
 //!
 //! Requests are dealt to accounts by a zipf law, so that one account is hot. Every third account works in batches.
-//! A writer takes the next [`FLUSH`] requests, records each single request in a transaction of its own, as it would
-//! be when it is answered, and then the batched ones in one statement. Requests of an account that is cut off are
-//! turned away, not recorded.
+//! A writer takes the next [`FLUSH`] requests. For each single request it holds what that can cost, in a transaction of its own, and
+//! captures what it has cost in another, as it would be when the request is answered; where the hold is refused, there is no request.
+//! Then it records the batched ones in one statement. Those of an account that is cut off are turned away, not recorded.
 
 use std::sync::Mutex;
+use std::sync::mpsc::Sender;
 
 use postgres::{Client, Error, Statement};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use crate::accounts::Accounts;
-use crate::progress::Counters;
+use crate::accounts::{Accounts, Terms};
+use crate::progress::{Counters, Event};
 use crate::random::{Random, Zipf};
 use crate::trace::Request;
 
@@ -22,14 +23,16 @@ const FLUSH: usize = 100;
 /// Requests in a batch.
 const BATCH_SIZE: u32 = 250;
 
-/// Every how many accounts one works in batches.
-const BATCHING: usize = 3;
+/// SQLSTATE of what an account's credits do not cover.
+const INSUFFICIENT_CREDITS: &str = "LC001";
 
 /// One request as it will be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
     pub account: usize,
     pub amount: Decimal,
+    /// What is held before.
+    pub most: Decimal,
     pub source_id: String,
     pub batch: Option<Uuid>,
 }
@@ -42,7 +45,7 @@ pub fn deal(trace: &[Request], accounts: usize, random: &mut Random) -> Vec<Usag
     let mut usages = Vec::with_capacity(trace.len());
     for (number, request) in (1..).zip(trace) {
         let account = zipf.draw(random);
-        let batch = account.is_multiple_of(BATCHING).then(|| {
+        let batch = (Accounts::terms(account) == Terms::CutOff).then(|| {
             let (batch, room) = &mut open_batches[account];
             if *room == 0 {
                 (*batch, *room) = (random.uuid(), BATCH_SIZE);
@@ -53,6 +56,7 @@ pub fn deal(trace: &[Request], accounts: usize, random: &mut Random) -> Vec<Usag
         usages.push(Usage {
             account,
             amount: request.price(),
+            most: request.most(),
             source_id: format!("request-{number}"),
             batch,
         });
@@ -76,25 +80,33 @@ impl<'a> Queue<'a> {
 /// One connection that records usage.
 pub struct Writer<'a> {
     client: Client,
-    one: Statement,
+    hold: Statement,
+    capture: Statement,
     many: Statement,
     accounts: &'a Accounts,
     counters: &'a Counters,
+    events: Sender<Event>,
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(mut client: Client, accounts: &'a Accounts, counters: &'a Counters) -> Result<Self, Error> {
-        let one = client.prepare(
-            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, description)
-             VALUES ($1, 'usage', $2, $3, 'Request')",
+    pub fn new(
+        mut client: Client,
+        accounts: &'a Accounts,
+        counters: &'a Counters,
+        events: Sender<Event>,
+    ) -> Result<Self, Error> {
+        let hold = client.prepare(
+            "SELECT FROM credits.create_hold(user_id => $1, amount => $2, source_id => $3, expires_in => '10 minutes',
+                                             description => 'Request')",
         )?;
+        let capture = client.prepare("SELECT FROM credits.capture_hold(source_id => $1, amount => $2)")?;
         let many = client.prepare(
             "INSERT INTO credits.credits_transactions
                  (user_id, transaction_type, amount, source_id, description, fusillade_batch_id)
              SELECT user_id, 'usage', amount, source_id, 'Batched request', batch
                FROM unnest($1::uuid[], $2::numeric[], $3::text[], $4::uuid[]) AS t(user_id, amount, source_id, batch)",
         )?;
-        Ok(Self { client, one, many, accounts, counters })
+        Ok(Self { client, hold, capture, many, accounts, counters, events })
     }
 
     /// Records requests until none is left.
@@ -103,8 +115,8 @@ impl<'a> Writer<'a> {
             let (batched, single): (Vec<&Usage>, Vec<&Usage>) =
                 usages.iter().partition(|usage| usage.batch.is_some());
             for usage in single {
-                if self.admit(usage) {
-                    self.record_one(usage)?;
+                if self.hold(usage)? {
+                    self.capture(usage)?;
                 }
             }
             let admitted: Vec<&Usage> = batched.into_iter().filter(|usage| self.admit(usage)).collect();
@@ -121,9 +133,26 @@ impl<'a> Writer<'a> {
         admitted
     }
 
-    fn record_one(&mut self, usage: &Usage) -> Result<(), Error> {
-        self.client
-            .execute(&self.one, &[&self.accounts.id(usage.account), &usage.amount, &usage.source_id])?;
+    /// Whether the account's credits cover what the request can cost.
+    fn hold(&mut self, usage: &Usage) -> Result<bool, Error> {
+        let user = self.accounts.id(usage.account);
+        match self.client.execute(&self.hold, &[&user, &usage.most, &usage.source_id]) {
+            Ok(_) => {
+                self.counters.transactions.add(1);
+                Ok(true)
+            }
+            Err(error) if error.code().is_some_and(|code| code.code() == INSUFFICIENT_CREDITS) => {
+                self.counters.refused.add(1);
+                // Without anyone to show it to, an event is of no interest.
+                let _ = self.events.send(Event::Refused { user, most: usage.most });
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn capture(&mut self, usage: &Usage) -> Result<(), Error> {
+        self.client.execute(&self.capture, &[&usage.source_id, &usage.amount])?;
         self.recorded(&[usage]);
         Ok(())
     }
@@ -167,7 +196,7 @@ mod tests {
     fn every_third_account_works_in_batches_of_one_account_each() {
         let mut batches: HashMap<Uuid, (usize, u32)> = HashMap::new();
         for usage in dealt() {
-            assert_eq!(usage.batch.is_some(), usage.account.is_multiple_of(BATCHING));
+            assert_eq!(usage.batch.is_some(), usage.account.is_multiple_of(3));
             if let Some(batch) = usage.batch {
                 let (account, size) = batches.entry(batch).or_insert((usage.account, 0));
                 assert_eq!(*account, usage.account);

@@ -1,4 +1,4 @@
--- A prepaid account, from its first purchase to zero, in psql:
+-- A prepaid account, from its first purchase over holds and a refusal to zero, in psql:
 --
 --   psql -X -q -f credits.sql
 --
@@ -54,12 +54,39 @@ SELECT pg_temp.expect('page', string_agg(transaction_type || ' ' || amount, ', '
                       'usage 0.25, usage 0.000369, purchase 10')
   FROM credits.list_transactions_with_batches(user_id => :'account', "limit" => 10);
 
--- Spending the rest takes the balance to zero, which the commit announces. psql prints notifications where it prints
--- results: for this one statement, to a file that can be looked at.
+-- A limit: holds may take the account to zero and no further, as without this row. A threshold: below 5, somebody wants to know.
+INSERT INTO credits.spending_limits (user_id, overdraft_limit, thresholds) VALUES (:'account', 0, ARRAY[5]);
+
+-- A request that may cost 6 credits: they are held before it is served. Nobody else can spend them meanwhile.
+SELECT 'held: ' || amount FROM credits.create_hold(
+    user_id => :'account', amount => 6, source_id => 'request-5-' || :'account', expires_in => '10 minutes');
+SELECT pg_temp.expect('available', credits.get_available_balance(:'account')::text, '3.749631');
+
+-- Another such request is refused. The error comes from the call, or from COMMIT if others spend at the same time.
+\set ON_ERROR_STOP off
+\set VERBOSITY sqlstate
+SELECT FROM credits.create_hold(user_id => :'account', amount => 6, source_id => 'request-6-' || :'account');
+\set refused :SQLSTATE
+\set VERBOSITY default
+\set ON_ERROR_STOP on
+SELECT pg_temp.expect('refused with', :'refused', 'LC001');
+
+-- When the request is done, what it has cost is captured, and the rest of the hold is free again. This takes the balance below the threshold,
+-- which the commit announces. psql prints notifications where it prints results: for this one statement, to a file that can be looked at.
+\set heard `mktemp`
+\o :heard
+SELECT amount FROM credits.capture_hold(source_id => 'request-5-' || :'account', amount => 5.5);
+\o
+\set threshold `grep -F :'account' :'heard' | sed -n 's/.*"direction":"down","threshold":"\([0-9.]*\)".*/\1/p'; rm :'heard'`
+SELECT pg_temp.expect('below the threshold', :'threshold', '5');
+SELECT credits.get_available_balance(:'account') AS balance \gset
+SELECT pg_temp.expect('available', :'balance', '4.249631');
+
+-- Spending the rest takes the balance to zero, which the commit announces, too.
 \set heard `mktemp`
 \o :heard
 INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
-VALUES (:'account', 'usage', :balance, 'request-5-' || :'account');
+VALUES (:'account', 'usage', :balance, 'request-7-' || :'account');
 \o
 \set direction `grep -F :'account' :'heard' | sed -n 's/.*"direction":"\([a-z]*\)".*/\1/p'; rm :'heard'`
 SELECT pg_temp.expect('crossing', :'direction', 'down');

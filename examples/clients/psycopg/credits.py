@@ -1,4 +1,4 @@
-"""A prepaid account, from its first purchase to zero, with psycopg 3.
+"""A prepaid account, from its first purchase over holds and a refusal to zero, with psycopg 3.
 
 PGHOST, PGUSER, PGDATABASE and the like say where. Any surprise ends the program with a status other than 0.
 """
@@ -10,6 +10,8 @@ from decimal import Decimal
 import psycopg
 from psycopg.errors import UniqueViolation
 
+INSUFFICIENT_CREDITS = "LC001"
+
 
 def expect(what, seen, expected):
     if seen != expected:
@@ -18,15 +20,31 @@ def expect(what, seen, expected):
 
 
 def crossings(listener, account, count):
-    """The next directions that this account crosses zero in; the channel carries those of all accounts."""
-    directions = []
+    """The next crossings of this account; the channel carries those of all accounts. A payload without a threshold is about zero."""
+    seen = []
     for notification in listener.notifies(timeout=10):
         crossing = json.loads(notification.payload)
         if crossing["user_id"] == str(account):
-            directions.append(crossing["direction"])
-        if len(directions) == count:
+            seen.append(f"{crossing['direction']} at {crossing.get('threshold', '0')}")
+        if len(seen) == count:
             break
-    return directions
+    return seen
+
+
+def hold(db, account, amount, source_id):
+    """Whether the account's credits cover the amount, which is held then.
+
+    The error comes from the call, or from COMMIT if others spend at the same time: in a transaction, the `try` belongs around it."""
+    try:
+        db.execute("""
+            SELECT FROM credits.create_hold(user_id => %s, amount => %s, source_id => %s, expires_in => '10 minutes')""",
+            [account, amount, source_id])
+        return True
+    except psycopg.Error as error:
+        # psycopg has no class for it.
+        if error.sqlstate != INSUFFICIENT_CREDITS:
+            raise
+        return False
 
 
 def balance(db, account):
@@ -79,7 +97,19 @@ with psycopg.connect("", autocommit=True) as db, psycopg.connect("", autocommit=
     last = db.execute("SELECT id, created_at FROM credits.list_user_transactions(%s, \"limit\" => 1)", [account]).fetchone()
     expect("types", [type(last[0]), last[1].tzinfo is not None], [uuid.UUID, True])
 
-    # Spending the rest takes the balance to zero, which the commit announces.
+    # A limit: holds may take the account to zero and no further, as without this row. A threshold: below 5, somebody wants to know.
+    db.execute("INSERT INTO credits.spending_limits (user_id, overdraft_limit, thresholds) VALUES (%s, 0, ARRAY[5])", [account])
+
+    # A request that may cost 6 credits: they are held before it is served. Nobody else can spend them meanwhile.
+    expect("held", hold(db, account, Decimal(6), f"request-held-{account}"), True)
+    expect("held", hold(db, account, Decimal(6), f"request-refused-{account}"), False)
+
+    # When the request is done, what it has cost is captured, and the rest of the hold is free again. This crosses the threshold.
+    db.execute("SELECT FROM credits.capture_hold(source_id => %s, amount => %s)", [f"request-held-{account}", Decimal("5.5")])
+    left = db.execute("SELECT credits.get_available_balance(%s)", [account]).fetchone()[0]
+    expect("available", left, Decimal("4.249631"))
+
+    # Spending the rest takes the balance to zero, which the commit announces, too.
     db.execute(RECORD_USAGE, [account, left, f"request-last-{account}", None])
-    expect("crossings", crossings(listener, account, 2), ["up", "down"])
+    expect("crossings", crossings(listener, account, 3), ["up at 0", "down at 5", "down at 0"])
     expect("balance", balance(db, account), Decimal(0))

@@ -1,4 +1,4 @@
-//! A prepaid account, from its first purchase to zero, with sqlx.
+//! A prepaid account, from its first purchase over holds and a refusal to zero, with sqlx.
 //!
 //! PGHOST, PGPORT, PGUSER and PGDATABASE say where. Any surprise ends the program with a status other than 0.
 
@@ -16,6 +16,8 @@ use uuid::Uuid;
 const RECORD_USAGE: &str = "
     INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
     VALUES ($1, 'usage', $2, $3)";
+
+const INSUFFICIENT_CREDITS: &str = "LC001";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -54,9 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .execute(&pool)
         .await?;
     }
-    let left = balance(&pool, account).await?;
-    println!("balance: {left}");
-    assert_eq!(left, Decimal::new(9_749_631, 6));
+    assert_eq!(balance(&pool, account).await?, Decimal::new(9_749_631, 6));
 
     // The history, newest first, with the batch as one item. The next page: before_seq => the last seq of this one.
     let page: Vec<(String, Decimal, i32, Uuid, DateTime<Utc>)> = query_as(
@@ -73,7 +73,32 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (batch_total, bought) = (small * Decimal::from(3), Decimal::from(10));
     assert_eq!(items, [("usage", large, 1), ("usage", batch_total, 3), ("purchase", bought, 1)]);
 
-    // Spending the rest takes the balance to zero, which the commit announces.
+    // A limit: holds may take the account to zero and no further, as without this row. A threshold: below 5, somebody wants to know.
+    query(
+        "INSERT INTO credits.spending_limits (user_id, overdraft_limit, thresholds) VALUES ($1, 0, ARRAY[5])",
+    )
+    .bind(account)
+    .execute(&pool)
+    .await?;
+
+    // A request that may cost 6 credits: they are held before it is served. Nobody else can spend them meanwhile.
+    let source_id = format!("request-held-{account}");
+    assert!(hold(&pool, account, 6, &source_id).await?);
+    assert!(!hold(&pool, account, 6, &format!("request-refused-{account}")).await?);
+    println!("held 6, and refused to hold 6 more");
+
+    // When the request is done, what it has cost is captured, and the rest of the hold is free again. This crosses the threshold.
+    query("SELECT FROM credits.capture_hold(source_id => $1, amount => $2)")
+        .bind(source_id)
+        .bind(Decimal::new(55, 1))
+        .execute(&pool)
+        .await?;
+    let left: Decimal =
+        query_scalar("SELECT credits.get_available_balance($1)").bind(account).fetch_one(&pool).await?;
+    println!("available: {left}");
+    assert_eq!(left, Decimal::new(4_249_631, 6));
+
+    // Spending the rest takes the balance to zero, which the commit announces, too.
     let mut transaction = pool.begin().await?;
     query(RECORD_USAGE)
         .bind(account)
@@ -82,10 +107,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;
-    for direction in ["up", "down"] {
+    for expected in ["up at 0", "down at 5", "down at 0"] {
         let crossing = timeout(Duration::from_secs(10), next_crossing(&mut listener, account)).await??;
-        assert_eq!(crossing, direction);
-        println!("crossing: {direction}");
+        assert_eq!(crossing, expected);
+        println!("crossing: {crossing}");
     }
     assert_eq!(balance(&pool, account).await?, Decimal::ZERO);
     Ok(())
@@ -101,17 +126,38 @@ async fn purchase(pool: &PgPool, account: Uuid, amount: i64) -> Result<(), sqlx:
     Ok(())
 }
 
+/// Whether the account's credits cover the amount, which is held then.
+///
+/// The error comes from the call, or from COMMIT if others spend at the same time: in a transaction, `commit` can return it, too.
+async fn hold(pool: &PgPool, account: Uuid, amount: i64, source_id: &str) -> Result<bool, sqlx::Error> {
+    let held =
+        query("SELECT FROM credits.create_hold(user_id => $1, amount => $2, source_id => $3, expires_in => '10 minutes')")
+            .bind(account)
+            .bind(Decimal::from(amount))
+            .bind(source_id)
+            .execute(pool)
+            .await;
+    match held {
+        Ok(_) => Ok(true),
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(INSUFFICIENT_CREDITS) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// A `Decimal` holds the balance exactly; a float would not.
 async fn balance(pool: &PgPool, account: Uuid) -> Result<Decimal, sqlx::Error> {
     query_scalar("SELECT credits.get_user_balance($1)").bind(account).fetch_one(pool).await
 }
 
-/// The next direction that this account crosses zero in; the channel carries those of all accounts.
+/// The next crossing of this account; the channel carries those of all accounts. A payload without a threshold is about zero.
 async fn next_crossing(listener: &mut PgListener, account: Uuid) -> Result<String, Box<dyn Error>> {
     loop {
         let crossing: Value = serde_json::from_str(listener.recv().await?.payload())?;
         if crossing["user_id"] == account.to_string() {
-            return Ok(crossing["direction"].as_str().unwrap_or_default().to_owned());
+            let direction = crossing["direction"].as_str().unwrap_or_default();
+            return Ok(format!("{direction} at {}", crossing["threshold"].as_str().unwrap_or("0")));
         }
     }
 }
