@@ -6,11 +6,15 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
+use crate::amounts;
 use crate::values::{self, TYPES, Value, Wire};
-use crate::verdict::Expected;
+use crate::verdict::{Expected, Fault};
 
 /// Called as [`crate::rows`] are recorded: what is wrong depends on several arguments at once.
 pub const CREATE: &str = "create_transaction";
+
+/// Called as [`crate::rows::reverse`] has it, too: of what is there, depends on what is left.
+pub const REVERSE: &str = "reverse_transaction";
 
 /// A function of the extension.
 #[derive(Clone, Debug)]
@@ -89,6 +93,11 @@ impl Function {
         let values: Vec<Value> =
             given.iter().map(|argument| argument.value(random, users, &self.name, spoils)).collect();
         expected.faults.extend(values.iter().filter_map(|value| value.fault.clone()));
+        // The ids of transactions are not those of users: rows::reverse has those.
+        if self.name == REVERSE {
+            let names = Some("there is no transaction".to_owned());
+            expected.faults.push(Fault { sqlstates: &["P0002"], names });
+        }
         let arguments: Vec<String> =
             given.iter().zip(1..).map(|(argument, n)| format!("\"{}\" => ${n}", argument.name)).collect();
         let sql = format!("SELECT * FROM credits.{}({})", self.name, arguments.join(", "));
@@ -147,8 +156,18 @@ impl Argument {
                 }
                 self.array(random, elements, bad)
             }
-            ("text", "search" | "source_id") if bad => values::bad_text(random),
-            ("text", "search" | "source_id") => Value::good(values::words(random)),
+            ("text", "search" | "source_id" | "description") if bad => values::bad_text(random),
+            // What is recorded has one, and it is not blank.
+            ("text", "source_id") if function != "transaction_exists_by_source_id" => {
+                values::source_id(random)
+            }
+            ("text", "search" | "source_id" | "description") => Value::good(values::words(random)),
+            ("numeric", "amount") if bad => amounts::bad_amount(random),
+            ("numeric", "amount") => {
+                let digits = random.random_range(1..=28);
+                let units = random.random_range(1..10_i128.pow(digits));
+                amounts::amount(random, units)
+            }
             ("bigint", "skip" | "limit" | "count") => values::number(random, 8, name, false),
             ("bigint", "before_seq" | "seq") => values::number(random, 8, name, true),
             ("bigint", "past") if bad => {

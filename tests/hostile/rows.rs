@@ -232,6 +232,68 @@ pub fn record(
     }
 }
 
+/// Takes back what is there, or a part of it, or more than there is; returns the row that does.
+pub fn reverse(
+    session: &mut Session,
+    random: &mut StdRng,
+    (original, row): &(String, Row),
+    tolerated: &[&'static str],
+) -> Rows {
+    let found = session.query_one(
+        "SELECT id, reverses IS NOT NULL,
+                trunc(1e15 * (amount - (SELECT coalesce(sum(r.amount), 0) FROM credits.credits_transactions r
+                                        WHERE r.reverses = t.id)))::text
+         FROM credits.credits_transactions t WHERE source_id = $1",
+        &[original],
+    );
+    let mut expected = Expected { faults: Vec::new(), tolerated: tolerated.to_vec() };
+    let Some(found) = expected.judge(found, original) else { return Rows::new() };
+    let (id, is_reversal): (Uuid, bool) = (found.get(0), found.get(1));
+    let left: i128 = found.get::<_, String>(2).parse().expect("a whole number");
+    let units = match random.random_range(0..6) {
+        0 => None,
+        1 => Some(left + 1),
+        2 => Some(left.max(1)),
+        _ => Some(random.random_range(1..=left.max(1))),
+    };
+    let amount = match units {
+        None => Value::null(),
+        Some(_) if random.random_bool(0.1) => amounts::bad_amount(random),
+        Some(units) => amounts::amount(random, units),
+    };
+    let source_id = values::source_id(random);
+    let description = if random.random() { Value::null() } else { Value::good(values::words(random)) };
+    expected.faults.extend([&amount, &source_id].into_iter().filter_map(|value| value.fault.clone()));
+    let refused = |sqlstates, names: &str| Fault { sqlstates, names: Some(names.to_owned()) };
+    if is_reversal {
+        expected.faults.push(refused(&["22023"], "is a reversal"));
+    } else if left == 0 || units.is_some_and(|units| units > left) {
+        // The largest amount and the smallest step are none.
+        let sqlstates: &[&str] = &["23514"];
+        expected.faults.push(Fault { sqlstates, names: None });
+    }
+    let call =
+        [&Value::good(id.to_string()), &source_id, &amount, &description].map(|value| value.wire.clone());
+    let parameters = call.each_ref().map(|wire| wire as &(dyn ToSql + Sync));
+    let reversed = session.execute("SELECT credits.reverse_transaction($1, $2, $3, $4)", &parameters);
+    if expected.judge(reversed, &(original, &call)).is_none() {
+        return Rows::new();
+    }
+    let text = |value: &Value| match &value.wire {
+        Wire::Text(text) => Some(text.clone()),
+        _ => None,
+    };
+    let reversal = Row {
+        user: row.user,
+        kind: if row.signed() > 0 { "admin_removal" } else { "admin_grant" },
+        units: units.unwrap_or(left),
+        description: text(&description).or_else(|| Some(format!("Reversal of {original}"))),
+        batch: None,
+        api_key: row.api_key,
+    };
+    text(&source_id).map(|source_id| (source_id, reversal)).into_iter().collect()
+}
+
 fn parameters(drafts: &[Draft]) -> Vec<&(dyn ToSql + Sync)> {
     let columns = drafts.iter().flat_map(|draft| &draft.columns);
     columns.map(|(_, value)| &value.wire as &(dyn ToSql + Sync)).collect()

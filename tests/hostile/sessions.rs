@@ -108,6 +108,12 @@ impl Hostile {
                 Expected { faults: vec![fault], tolerated }.judge(self.session.try_run(sql), &sql);
             }
             35..40 => self.look_at_own(),
+            40..45 => {
+                if let Some(known) = self.any_known() {
+                    let recorded = rows::reverse(&mut self.session, &mut self.random, &known, &tolerated);
+                    self.pending.last_mut().unwrap_or(&mut self.accepted).extend(recorded);
+                }
+            }
             _ => {
                 let function = loop {
                     let function = self.functions.choose(&mut self.random).unwrap();

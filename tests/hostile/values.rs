@@ -184,6 +184,26 @@ pub fn feed_position(random: &mut StdRng) -> Value {
     Value::refused(Wire::Text(text), &["22023"], format!("argument feed_position {names}"))
 }
 
+/// The idempotency key of something new, or one that is blank or too long.
+pub fn source_id(random: &mut StdRng) -> Value {
+    match random.random_range(0..10) {
+        0 => Value::refused(
+            text(["", " ", "\t\n", "\u{a0}\u{2003}"].choose(random).unwrap()),
+            &["23514"],
+            "source_id",
+        ),
+        // Hardly compressible: an index has no room for it.
+        1 => {
+            let long = (0..20_000).map(|_| random.sample(rand::distr::Alphanumeric) as char).collect();
+            Value::refused(Wire::Text(long), &["54000"], "")
+        }
+        _ => {
+            let beginning: String = words(random).chars().take(20).collect();
+            Value::good(format!("{beginning}-{:032x}", random.random::<u128>()))
+        }
+    }
+}
+
 /// Items that are all refused, each by itself.
 pub fn items(random: &mut StdRng, bad: bool) -> Value {
     if bad {
