@@ -112,7 +112,7 @@ impl Argument {
     fn value(&self, random: &mut StdRng, users: &[Uuid], function: &str, spoils: bool) -> Value {
         if spoils && random.random_bool(0.1) {
             // seq is ignored, and a constraint takes NULL for thresholds as the server does.
-            let needed = ["skip", "idle"].contains(&self.name.as_str()) || !self.has_default;
+            let needed = ["skip", "idle", "grace"].contains(&self.name.as_str()) || !self.has_default;
             return if !needed || ["seq", "thresholds"].contains(&self.name.as_str()) {
                 Value::null()
             } else {
@@ -175,7 +175,8 @@ impl Argument {
             }
             ("bigint", "past") => Value::good(*["-5", "0", "7", "1000"].choose(random).unwrap()),
             ("integer", "checkpoint_refresh_probability") => values::number(random, 4, name, false),
-            ("interval", "idle") => values::interval(random, bad),
+            ("interval", "idle") => values::interval(random, bad, None),
+            ("interval", "grace") => values::interval(random, bad, Some(name)),
             ("numeric[]", "thresholds") if bad => values::bad_array(random),
             ("numeric[]", "thresholds") => Value::good(
                 *["{}", "{1,-2.5}", "{0,NULL}", "{NaN,Infinity}", "[2:3]={1,1.0}", "{{1},{2}}"]

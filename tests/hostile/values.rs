@@ -141,13 +141,20 @@ pub fn words(random: &mut StdRng) -> String {
 }
 
 /// How long ago; nearly forever is too long.
-pub fn interval(random: &mut StdRng, bad: bool) -> Value {
+pub fn interval(random: &mut StdRng, bad: bool, not_negative: Option<&str>) -> Value {
     if bad {
         let [nonsense, endless] = [("a while", &["22007"]), ("170000000 years", &["22008"])];
         let (bad, sqlstates) = if random.random() { nonsense } else { endless };
         return Value::bad(text(bad), sqlstates);
     }
-    Value::good(*["0", "1 microsecond", "1 hour", "-1 day", "1000 years"].choose(random).unwrap())
+    if let Some(name) = not_negative
+        && random.random_bool(0.2)
+    {
+        let negative = ["-1 microsecond", "-1000 years", "1 day -25:00"].choose(random).unwrap();
+        return Value::refused(text(negative), &["22023"], format!("argument {name} must not be negative"));
+    }
+    let below_zero = if not_negative.is_none() { "-1 day" } else { "1 day" };
+    Value::good(*["0", "1 microsecond", "1 hour", below_zero, "1000 years"].choose(random).unwrap())
 }
 
 /// A table that transactions could be imported from.
