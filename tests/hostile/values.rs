@@ -140,7 +140,16 @@ pub fn words(random: &mut StdRng) -> String {
     }
 }
 
-/// How long ago; nearly forever is too long.
+/// How long something is held.
+pub fn expires_in(random: &mut StdRng, bad: bool) -> Value {
+    if bad {
+        let refused = ["0", "-1 microsecond", "31 days", "1000 years"].choose(random).unwrap();
+        return Value::refused(text(refused), &["22023"], "expires_in");
+    }
+    Value::good(*["1 microsecond", "1 hour", "30 days", "1 day -23:59"].choose(random).unwrap())
+}
+
+/// How long ago; nearly forever is too long, and what has a name here must not be negative.
 pub fn interval(random: &mut StdRng, bad: bool, not_negative: Option<&str>) -> Value {
     if bad {
         let [nonsense, endless] = [("a while", &["22007"]), ("170000000 years", &["22008"])];
