@@ -1,6 +1,6 @@
 //! `verify_ledger` finds whatever is wrong with a derived value.
 
-use credits_ledger_tests::{Database, Session, Uuid, dec, user};
+use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
 /// A ledger whose rows are folded: two users, with a batch each and one in common.
 fn folded_ledger(db: &Database) -> Session {
@@ -71,6 +71,53 @@ fn every_kind_of_damage_is_found() {
         }
         session.assert_sound();
     }
+    // What is copied from spending_limits, and the side of each threshold that was announced.
+    session.run(&format!(
+        "INSERT INTO credits.spending_limits VALUES ('{user}', 2, '{{3, -1, 9}}'), ('{other}', NULL, '{{}}')"
+    ));
+    session.assert_sound();
+    for damage in [
+        "overdraft_limit = NULL",
+        "overdraft_limit = 2.000000000000001",
+        "overdraft_limit = 'Infinity'",
+        "thresholds = NULL, thresholds_below = NULL, thresholds_crossed_at = NULL",
+        "thresholds = '{-1, 3, 8}'",
+        "thresholds = '{-1, 3}', thresholds_crossed_at = '{NULL, NULL}'",
+        "thresholds_below = thresholds_below + 1",
+        "thresholds_below = NULL",
+        "thresholds_crossed_at = '{NULL}'",
+    ] {
+        session.run(&format!("BEGIN; UPDATE {}", set(&checkpoint, damage)));
+        let found = findings(&mut session);
+        session.run("ROLLBACK");
+        let users: Vec<_> = found.iter().map(|(_, user, _)| *user).collect();
+        assert!(!users.is_empty() && users.iter().all(|found| *found == Some(user)), "{damage}: {found:?}");
+        // Either is a repair, but of what cannot be read.
+        for repair in
+            [format!("SELECT credits.refresh_checkpoint('{user}')"), format!("DELETE FROM {checkpoint}")]
+        {
+            session.run(&format!("UPDATE {}", set(&checkpoint, damage)));
+            if let Err(error) = session.try_run(&repair) {
+                assert!(repair.starts_with("SELECT"), "{damage}: {error:?}");
+                Err::<(), _>(error).refused("XX001");
+                session.run(&format!("DELETE FROM {checkpoint}"));
+            }
+            let left = findings(&mut session);
+            assert_eq!(left, [], "{damage}: {repair}");
+        }
+    }
+    session.run(&format!("UPDATE {}", set(&checkpoint, "user_id = user_id")));
+    // Boundaries that changed unnoticed.
+    session.run("ALTER TABLE credits.spending_limits DISABLE TRIGGER note_limits; DELETE FROM credits.spending_limits");
+    let mut changed: Vec<_> =
+        findings(&mut session).into_iter().map(|(check, user, _)| (check, user)).collect();
+    changed.sort();
+    let check = || "checkpoint boundaries".to_owned();
+    assert_eq!(changed, [(check(), Some(user)), (check(), Some(other))]);
+    session.run("ALTER TABLE credits.spending_limits ENABLE ALWAYS TRIGGER note_limits");
+    session.refresh(user);
+    session.refresh(other);
+    session.assert_sound();
     // A checkpoint of a user without transactions.
     session.run("BEGIN");
     session.run(&format!(

@@ -138,7 +138,16 @@ fn thresholds(
 
 /// Notes what a checkpoint that is being deleted by hand says.
 pub fn note_deleted(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<(), LedgerError> {
-    noted::note_deleted_checkpoint(row.get(checkpoints::USER_ID), announced(row, relations)?);
+    let announced = match announced(row, relations) {
+        // Whoever deletes it repairs it: the sides of its thresholds are those of now.
+        Err(LedgerError::MalformedCheckpoint(_)) => Announced {
+            is_positive: row.get(checkpoints::IS_POSITIVE),
+            crossed_at: row.get(checkpoints::CROSSED_AT),
+            thresholds: Vec::new(),
+        },
+        announced => announced?,
+    };
+    noted::note_deleted_checkpoint(row.get(checkpoints::USER_ID), announced);
     Ok(())
 }
 
