@@ -1456,6 +1456,23 @@ CREATE FUNCTION credits.verify_ledger()
                    sum(CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END) AS balance
             FROM credits.credits_transactions t
             GROUP BY t.user_id
+        ),
+        -- What a checkpoint has of spending_limits: NULL where an account has nothing but the defaults.
+        bounded AS (
+            SELECT c.user_id, coalesce(c.overdraft_limit, 0) AS stored_limit, coalesce(c.thresholds, '{}') AS stored_thresholds,
+                   b.overdraft_limit, b.thresholds, c.thresholds_below, coalesce(s.balance, 0) AS balance,
+                   coalesce(c.overdraft_limit, 0) IS DISTINCT FROM b.overdraft_limit
+                   OR coalesce(c.thresholds, '{}') IS DISTINCT FROM b.thresholds AS differs,
+                   c.thresholds_below IS DISTINCT FROM
+                   (SELECT CASE WHEN c.thresholds IS NOT NULL THEN count(*) FILTER (WHERE t < coalesce(s.balance, 0)) END FROM unnest(c.thresholds) t)
+                   OR cardinality(c.thresholds_crossed_at) IS DISTINCT FROM cardinality(c.thresholds) AS is_elsewhere
+            FROM credits.checkpoints c
+            LEFT JOIN summed s ON s.user_id = c.user_id
+            LEFT JOIN credits.spending_limits l ON l.user_id = c.user_id
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN l.user_id IS NULL THEN 0 ELSE coalesce(l.overdraft_limit, 'Infinity') END,
+                       ARRAY(SELECT t FROM unnest(l.thresholds) t ORDER BY t)
+            ) b (overdraft_limit, thresholds)
         )
         SELECT 'privileges', NULL::uuid, 'the checkpoints are not shown to a caller that may SELECT columns of the ledger only'
         WHERE NOT has_table_privilege('credits.credits_transactions', 'SELECT')
@@ -1480,12 +1497,23 @@ CREATE FUNCTION credits.verify_ledger()
         FROM credits.checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
         WHERE c.is_positive <> (coalesce(s.balance, 0) > 0)
         UNION ALL
+        SELECT 'checkpoint boundaries', b.user_id,
+               format('stored %s and %s, spending_limits has %s and %s', b.stored_limit, b.stored_thresholds, b.overdraft_limit, b.thresholds)
+        FROM bounded b
+        WHERE b.differs
+        UNION ALL
+        SELECT 'checkpoint thresholds_below', b.user_id,
+               format('announced above %s of %s, the balance is %s', b.thresholds_below, b.stored_thresholds, b.balance)
+        FROM bounded b
+        WHERE b.is_elsewhere
+        UNION ALL
         -- Not of a checkpoint that is named above: nothing can be read from one that holds no number of credits.
         SELECT 'balance', s.user_id, format('read as %s, the rows sum to %s', credits.get_user_balance(s.user_id), s.balance)
         FROM summed s
         LEFT JOIN credits.checkpoints c ON c.user_id = s.user_id
         LEFT JOIN recomputed r ON r.user_id = s.user_id
-        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) THEN false
+        LEFT JOIN bounded b ON b.user_id = s.user_id
+        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere THEN false
                    ELSE credits.get_user_balance(s.user_id) <> s.balance END
         UNION ALL
         SELECT 'batch', coalesce(b.user_id, r.user_id),
@@ -1530,7 +1558,7 @@ CREATE FUNCTION credits.verify_ledger()
     $$;
 COMMENT ON FUNCTION credits.verify_ledger() IS
     'Recomputes every derived value from the ledger rows and returns what differs; no rows is the good answer. A crossing '
-    'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' until '
+    'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' or ''thresholds_below'' until '
     'refresh_checkpoint. Rows that reverse what is not there (a restore in another order, a trigger that was off), or what does not '
     'cover them, show as ''reversal''. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
 /* </end connected objects> */

@@ -3,7 +3,7 @@
 
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::contents::SILENT;
-use credits_ledger_tests::{Database, Refused, Session, user};
+use credits_ledger_tests::{Database, Refused, Session, dec, user};
 
 use crate::dumps::{Way, dump, new_database, restore};
 
@@ -190,5 +190,15 @@ fn a_subscriber_follows_holds_and_limits() {
         &format!("DELETE FROM credits.spending_limits WHERE user_id = '{}'", user(2)),
         &mut here,
         &mut there,
+    );
+    // The subscriber announces a crossing of a threshold that has come from the publisher.
+    let mut listener = subscriber.listen();
+    let balance = here.balance(user(1));
+    here.charge(user(1), balance - dec!(2.5));
+    assert_same("SELECT", &mut here, &mut there);
+    let heard: Vec<String> = listener.drain().into_iter().map(|heard| heard.payload).collect();
+    assert_eq!(
+        heard,
+        [format!("{{\"user_id\":\"{}\",\"direction\":\"down\",\"threshold\":\"3\"}}", user(1))]
     );
 }
