@@ -494,7 +494,8 @@ fn optional_columns_are_taken_over() {
     fill(&mut session, 4);
     session.run(
         "ALTER TABLE public.credits_transactions ADD category varchar, ADD metadata jsonb, ADD reverses uuid;
-         UPDATE public.credits_transactions SET category = 'card', metadata = '{\"a\": 1.10}', reverses = md5('id1')::uuid WHERE seq = 6",
+         UPDATE public.credits_transactions SET category = 'card', metadata = '{\"a\": 1.10}', reverses = md5('id1')::uuid,
+                user_id = '10000000-0000-4000-8000-000000000001', transaction_type = 'admin_removal' WHERE seq = 6",
     );
     import(&mut session, 100).unwrap();
     let optional: Vec<String> = session.values(
