@@ -65,7 +65,9 @@ fn assert_goes_on(db: &Database) {
     assert!(stamped, "transaction ids begin anew");
     let balance = session.balance(user(0));
     session.charge(user(0), balance);
-    assert_eq!(listener.crossings(), [(user(0), Direction::Down)]);
+    // Its thresholds came along.
+    let crossed = ["5", "0.5", "0"].map(|boundary| (user(0), Direction::Down, boundary.to_owned()));
+    assert_eq!(listener.boundaries(), crossed);
     let newest: i64 = session.value("SELECT max(seq) FROM credits.credits_transactions", &[]);
     assert!(newest > last_seq);
     for number in 0..6 {
