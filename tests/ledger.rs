@@ -21,6 +21,7 @@ mod bulk;
 mod catalog;
 mod checkpoints;
 mod commit_waits;
+mod coverage;
 mod crossing;
 mod differential;
 mod encodings;

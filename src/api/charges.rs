@@ -40,19 +40,21 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let looks_first = may_insert_any(&relations)?;
     let refusal =
         if looks_first { cover::refuse_early(&relations, &user, credits, false).err() } else { None };
-    if let Some(refusal) = refusal
-        && !holds::is_recorded(&relations, source_id)
-    {
-        return Err(refusal);
-    }
+    let refusal = match refusal {
+        Some(refusal) if !holds::is_recorded(&relations, source_id) => return Err(refusal),
+        refusal => refusal,
+    };
     let asked = || format!("usage of {credits} for user {user}");
     let recording = Recording { source_id, columns: &columns, same: &columns[..3] };
     let Recorded { transaction, tid } = recording::record_and_locate(&relations, &recording, asked)?;
     let Some(tid) = tid else { return Ok(transaction) };
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
     if holds::is_held(&relations, source_id)? {
         return Err(LedgerError::Held(source_id.to_string()));
     }
-    cover::guard_charge(user, credits, tid);
+    cover::guard_charge(user, credits, (tid, xact::current_subtransaction()));
     if !looks_first {
         cover::refuse_early(&relations, &user, credits, true)?;
     }

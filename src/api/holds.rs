@@ -10,7 +10,8 @@ use pgrx::Uuid;
 
 use super::arguments::details;
 use super::recording::{self, Existing, Given};
-use crate::engine::{cover, holds};
+use crate::engine::cover::{self, Version};
+use crate::engine::holds;
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call, Interval};
@@ -47,21 +48,25 @@ pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let looks_first = privilege::may_insert_any(relations.holds()?, &ALL);
     let refusal =
         if looks_first { cover::refuse_early(&relations, &user, credits, false).err() } else { None };
-    if let Some(refusal) = refusal
-        && !holds::exists(&relations, source_id)?
-        && !holds::is_recorded(&relations, source_id)
-    {
-        return Err(refusal);
-    }
-    let (hold, tid) = match new.insert(&relations)? {
-        Held::Anew(hold, tid) => (hold, tid),
-        Held::Before(hold) => return Ok(hold),
+    let is_taken = || {
+        Ok::<_, LedgerError>(
+            holds::exists(&relations, source_id)? || holds::is_recorded(&relations, source_id),
+        )
+    };
+    let refusal = match refusal {
+        Some(refusal) if !is_taken()? => return Err(refusal),
+        refusal => refusal,
+    };
+    let (hold, tid) = match (new.insert(&relations)?, refusal) {
+        (Held::Before(hold), _) => return Ok(hold),
+        (Held::Anew(..), Some(refusal)) if !holds::is_recorded(&relations, source_id) => return Err(refusal),
+        (Held::Anew(hold, tid), _) => (hold, tid),
     };
     // After the row is there: if this has waited for a capture of an earlier hold, it sees what that has recorded.
     if holds::is_recorded(&relations, source_id) {
         return Err(LedgerError::CapturedAlready(source_id.to_string()));
     }
-    cover::guard_hold(user, credits, tid);
+    cover::guard_hold(user, credits, (tid, xact::current_subtransaction()));
     if !looks_first {
         cover::refuse_early(&relations, &user, credits, true)?;
     }
@@ -80,7 +85,7 @@ pub fn capture_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     until_met(&relations, source_id, || {
         match captured(source_id, amount.map(|(value, _)| value)) {
             Some(Captured { hold, recorded: Some((transaction, tid)), .. }) => {
-                cover::note_capture(hold, tid);
+                cover::note_capture(hold, (tid, xact::current_subtransaction()));
                 Ok(Some(transaction))
             }
             // Deleted, but not recorded: the ledger has the source_id already.
@@ -120,7 +125,7 @@ pub fn extend_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
     let extended = until_met(&relations, source_id, || Ok(extended(source_id, span)))?;
     let now = xact::now();
-    if cover::guard_extension(extended.tid, now) {
+    if cover::guard_extension((extended.tid, xact::current_subtransaction()), now) {
         return Ok(extended.hold);
     }
     // It had expired: it is held anew.
@@ -320,8 +325,7 @@ impl NewHold<'_> {
 
 /// A hold that was deleted to be captured.
 struct Captured {
-    /// Where it was stored.
-    hold: Tid,
+    hold: Version,
     user: UserId,
     /// What was recorded in its place, and where that is stored; `None` if its `source_id` is taken in the ledger.
     recorded: Option<(Answer, Tid)>,
@@ -334,21 +338,21 @@ fn captured(source_id: Text, amount: Option<Value<'_>>) -> Option<Captured> {
     let amount: Parameter = capture.bind_optional(pgrx::pg_sys::NUMERICOID, amount);
     capture.first_row(
         &format!(
-            "WITH hold AS (DELETE FROM credits.holds WHERE source_id OPERATOR(pg_catalog.=) {key} RETURNING ctid AS tid, *), \
+            "WITH hold AS (DELETE FROM credits.holds WHERE source_id OPERATOR(pg_catalog.=) {key} RETURNING ctid AS tid, xmin AS stored_by, *), \
              recorded AS (INSERT INTO credits.credits_transactions \
                (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, category, metadata) \
                SELECT h.user_id, 'usage', coalesce({amount}, h.amount), h.source_id, h.description, h.fusillade_batch_id, \
                  h.api_key_id, h.category, h.metadata FROM hold h \
                ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction AS transaction, ctid AS tid) \
-             SELECT h.tid, h.user_id, r.transaction, r.tid FROM hold h LEFT JOIN recorded r ON true",
+             SELECT h.tid, h.stored_by, h.user_id, r.transaction, r.tid FROM hold h LEFT JOIN recorded r ON true",
             *CREDIT_TRANSACTION_NAMES
         ),
         |row| {
-            let tid: Option<Tid> = row.value(4);
+            let tid: Option<Tid> = row.value(5);
             Captured {
-                hold: row.value(1).unwrap_or_default(),
-                user: user(row.value(2)),
-                recorded: tid.map(|tid| (row.answer(3), tid)),
+                hold: (row.value(1).unwrap_or_default(), row.value(2).unwrap_or_default()),
+                user: user(row.value(3)),
+                recorded: tid.map(|tid| (row.answer(4), tid)),
             }
         },
     )

@@ -46,7 +46,8 @@ impl LimitsScan {
         }
     }
 
-    fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+    /// Opens the table if the locks of it and of its primary key are free.
+    pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
         let limits = relations.limits().unwrap_or_else(|error| error.raise());
         let table = Table::open_if_free(limits, Access::Read)?;
         let key = Some(Index::primary_key_if_free(&table)?);

@@ -39,6 +39,11 @@ impl Moment {
         Self { snapshot: Rc::new(snapshot), target: Coverage::up_to(&open), open }
     }
 
+    /// Its snapshot.
+    pub fn snapshot(&self) -> &Rc<Snapshot> {
+        &self.snapshot
+    }
+
     /// What its snapshot sees, which the transaction is not taken to have read.
     pub fn sight(&self) -> Sight {
         Sight::without_siread(&self.snapshot)

@@ -7,25 +7,33 @@
 //! A call refuses early what is not covered by what has committed and the transaction's own rows. That is advice: the commit decides.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
+use std::collections::HashMap;
 
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::id::UserId;
 use ledger::overdraft::Overdraft;
+use ledger::segment::headroom::steps;
 
-use super::balance;
+use super::boundaries::LimitsScan;
+use super::commit_view::Moment;
 use super::holds::HoldScan;
+use super::published::Published;
+use super::{balance, noted};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
+use crate::pg::column::Layout;
 use crate::pg::fetch::{self, Address, RowFetch, Tid};
-use crate::pg::relation::{Access, Index, NotFree, Table};
-use crate::pg::scan::IndexScan;
-use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::relation::{Access, NotFree, Table};
+use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::tables::holds::{self, Holds};
-use crate::pg::tables::limits;
 use crate::pg::tables::transactions::{self, Ledger};
-use crate::pg::xact;
+use crate::pg::xact::{self, SubtransactionId};
+
+/// A row as it is stored. Once a savepoint is rolled back, another row may take its place, and another subtransaction has stored that.
+pub type Version = (Tid, SubtransactionId);
+
+/// A [`Version`] that can be looked up.
+type Key = (Address, u32);
 
 /// What a row asks to be covered, or would if a function had made it.
 #[derive(Clone, Copy, Debug)]
@@ -38,96 +46,149 @@ struct Claim {
     is_guarded: bool,
 }
 
-/// What rows of the running transaction ask, by where they are stored.
+/// What rows of the running transaction ask.
 #[derive(Default)]
 struct Claims {
-    holds: HashMap<Address, Claim>,
-    charges: HashMap<Address, Claim>,
-    /// The accounts of those that are guarded.
-    users: HashSet<UserId>,
+    holds: HashMap<Key, Claim>,
+    charges: HashMap<Key, Claim>,
+    /// The rows that may ask for cover, by account.
+    guarded: HashMap<UserId, Guarded>,
+    /// What accounts have held until the transaction deleted it, in steps: it may roll back.
+    released: HashMap<UserId, u64>,
+}
+
+/// The rows of an account that may ask for cover.
+#[derive(Clone, Default)]
+struct Guarded {
+    holds: Vec<Key>,
+    charges: Vec<Key>,
 }
 
 thread_local! {
     static CLAIMS: RefCell<Claims> = RefCell::default();
 }
 
-/// Remembers that `create_hold` has made a hold, which is stored here.
-pub fn guard_hold(user: UserId, amount: Credits, tid: Tid) {
-    CLAIMS.with_borrow_mut(|claims| {
-        claims.holds.insert(fetch::address(tid), Claim { user, amount, open_until: None, is_guarded: true });
-        claims.users.insert(user);
-    });
+impl Claims {
+    fn is_empty(&self) -> bool {
+        self.holds.is_empty() && self.charges.is_empty() && self.released.is_empty()
+    }
+
+    fn add_hold(&mut self, version: Version, claim: Claim) {
+        let key = key(version);
+        self.holds.insert(key, claim);
+        if claim.is_guarded {
+            self.guarded.entry(claim.user).or_default().holds.push(key);
+        }
+    }
+
+    fn add_charge(&mut self, version: Version, claim: Claim) {
+        let key = key(version);
+        self.charges.insert(key, claim);
+        if claim.is_guarded {
+            self.guarded.entry(claim.user).or_default().charges.push(key);
+        }
+    }
 }
 
-/// Remembers that `charge` has recorded a transaction, which is stored here.
-pub fn guard_charge(user: UserId, amount: Credits, tid: Tid) {
-    CLAIMS.with_borrow_mut(|claims| {
-        claims
-            .charges
-            .insert(fetch::address(tid), Claim { user, amount, open_until: None, is_guarded: true });
-        claims.users.insert(user);
-    });
+fn key((tid, stored_by): Version) -> Key {
+    (fetch::address(tid), stored_by.into_inner())
+}
+
+/// Remembers that `create_hold` has made a hold.
+pub fn guard_hold(user: UserId, amount: Credits, hold: Version) {
+    let claim = Claim { user, amount, open_until: None, is_guarded: true };
+    CLAIMS.with_borrow_mut(|claims| claims.add_hold(hold, claim));
+}
+
+/// Remembers that `charge` has recorded a transaction.
+pub fn guard_charge(user: UserId, amount: Credits, charge: Version) {
+    let claim = Claim { user, amount, open_until: None, is_guarded: true };
+    CLAIMS.with_borrow_mut(|claims| claims.add_charge(charge, claim));
 }
 
 /// Remembers that an update has replaced a version of a hold, which would have expired at this time.
-pub fn note_update(user: UserId, amount: Credits, expired_at: i64, old: Tid, new: Tid) {
+pub fn note_update(user: UserId, amount: Credits, expired_at: i64, old: Version, new: Version) {
     CLAIMS.with_borrow_mut(|claims| {
         let by_hand = Claim { user, amount, open_until: Some(expired_at), is_guarded: false };
-        let claim = claims.holds.get(&fetch::address(old)).copied().unwrap_or(by_hand);
-        claims.holds.insert(fetch::address(new), claim);
+        let claim = claims.holds.get(&key(old)).copied().unwrap_or(by_hand);
+        claims.add_hold(new, claim);
     });
 }
 
 /// Remembers that `extend_hold` has made this version of a hold. Returns whether the account held it anyway at this time.
-pub fn guard_extension(tid: Tid, now: i64) -> bool {
+pub fn guard_extension(hold: Version, now: i64) -> bool {
     CLAIMS.with_borrow_mut(|claims| {
-        let Some(claim) = claims.holds.get_mut(&fetch::address(tid)) else { return true };
-        claim.is_guarded = true;
-        claims.users.insert(claim.user);
+        let Some(claim) = claims.holds.get(&key(hold)).copied() else { return true };
+        if !claim.is_guarded {
+            claims.add_hold(hold, Claim { is_guarded: true, ..claim });
+        }
         claim.open_until.is_none_or(|until| until > now)
     })
 }
 
-/// Remembers that `capture_hold` has recorded a transaction, which is stored here, in place of a hold.
-pub fn note_capture(hold: Tid, charge: Tid) {
+/// Remembers that `capture_hold` has recorded a transaction in place of a hold.
+pub fn note_capture(hold: Version, charge: Version) {
     CLAIMS.with_borrow_mut(|claims| {
-        if let Some(claim) = claims.holds.get(&fetch::address(hold)).copied() {
-            claims.charges.insert(fetch::address(charge), claim);
+        if let Some(claim) = claims.holds.get(&key(hold)).copied() {
+            claims.add_charge(charge, claim);
         }
     });
 }
 
-/// Remembers that a hold that the transaction has written is stored elsewhere now.
-pub fn note_move(old: Tid, new: Tid) {
-    CLAIMS.with_borrow_mut(|claims| keep(&mut claims.holds, old, new));
+/// Remembers that a version of a hold has come in place of another.
+pub fn note_hold_moved(old: Version, new: Version) {
+    CLAIMS.with_borrow_mut(|claims| {
+        if let Some(claim) = claims.holds.get(&key(old)).copied() {
+            claims.add_hold(new, claim);
+        }
+    });
 }
 
-/// Remembers that a row of the ledger that the transaction may have written is stored elsewhere now.
-pub fn note_redaction(old: Tid, new: Tid) {
-    CLAIMS.with_borrow_mut(|claims| keep(&mut claims.charges, old, new));
+/// Remembers that a version of a row of the ledger has come in place of another.
+pub fn note_charge_moved(old: Version, new: Version) {
+    CLAIMS.with_borrow_mut(|claims| {
+        if let Some(claim) = claims.charges.get(&key(old)).copied() {
+            claims.add_charge(new, claim);
+        }
+    });
 }
 
-fn keep(claims: &mut HashMap<Address, Claim>, old: Tid, new: Tid) {
-    if let Some(claim) = claims.get(&fetch::address(old)).copied() {
-        claims.insert(fetch::address(new), claim);
-    }
+/// Remembers that the transaction has deleted a hold of this amount.
+pub fn note_release(user: UserId, amount: Credits) {
+    CLAIMS.with_borrow_mut(|claims| {
+        let released = claims.released.entry(user).or_default();
+        *released = released.saturating_add(steps(amount));
+    });
+}
+
+/// What the transaction has deleted of the user's holds, in steps.
+pub fn released(user: &UserId) -> u64 {
+    CLAIMS.with_borrow(|claims| claims.released.get(user).copied().unwrap_or_default())
 }
 
 /// Forgets all rows: the transaction is over.
 pub fn forget() {
-    CLAIMS.take();
+    CLAIMS.with_borrow_mut(|claims| {
+        if !claims.is_empty() {
+            *claims = Claims::default();
+        }
+    });
+}
+
+/// Whether any row may ask for cover.
+pub fn may_be_asked() -> bool {
+    CLAIMS.with_borrow(|claims| !claims.guarded.is_empty())
 }
 
 /// Whether any row of the account may ask for cover.
-#[allow(dead_code, reason = "for settlement")]
-pub fn may_ask(user: &UserId) -> bool {
-    CLAIMS.with_borrow(|claims| claims.users.contains(user))
+pub fn may_be_asked_of(user: &UserId) -> bool {
+    CLAIMS.with_borrow(|claims| !claims.guarded.is_empty() && claims.guarded.contains_key(user))
 }
 
 /// Raises 0A000 if the transaction, which is about to be prepared, has rows that ask for cover: `COMMIT PREPARED` could not refuse
 /// them. An extension asks, whenever the hold would have expired: nobody knows when the transaction commits.
 pub fn refuse_to_prepare() -> Result<(), LedgerError> {
-    let users = CLAIMS.with_borrow(|claims| claims.users.clone());
+    let users: Vec<UserId> = CLAIMS.with_borrow(|claims| claims.guarded.keys().copied().collect());
     if users.is_empty() {
         return Ok(());
     }
@@ -135,7 +196,7 @@ pub fn refuse_to_prepare() -> Result<(), LedgerError> {
     let Some(relations) = Relations::locked_at_commit() else { return Ok(()) };
     xact::see_own_changes();
     let mut standing = Standing::with(&relations, Table::open(relations.holds()?, Access::Read));
-    let now = Rc::new(Snapshot::latest());
+    let now = Snapshot::latest();
     for user in &users {
         if standing.asked(user, &now, i64::MAX)?.is_some() {
             return Err(LedgerError::PreparedHold);
@@ -144,20 +205,77 @@ pub fn refuse_to_prepare() -> Result<(), LedgerError> {
     Ok(())
 }
 
+/// What an account must have covered.
+#[derive(Clone, Copy, Debug)]
+pub struct Covered {
+    /// What the rows that are there ask for, in sum.
+    pub asked: Credits,
+    /// What is held of the account's balance, those rows included.
+    pub held: Credits,
+}
+
+/// Looks at the rows that may ask for cover, and at holds.
+pub struct CoverScans {
+    standing: Standing,
+    /// Meets holds in flight.
+    dirty: HoldScan,
+}
+
+impl CoverScans {
+    /// The scans in `opened`. If there are none, opens them if their locks are free.
+    pub fn get_or_open<'a>(
+        opened: &'a mut Option<Self>,
+        relations: &Relations,
+    ) -> Result<&'a mut Self, NotFree> {
+        match opened {
+            Some(scans) => Ok(scans),
+            None => {
+                let holds = relations.holds().unwrap_or_else(|error| error.raise());
+                let standing = Standing::with(relations, Table::open_if_free(holds, Access::Read)?);
+                let dirty = HoldScan::open_if_free(relations, Sight::Dirty(DirtySnapshot::new()))?;
+                Ok(opened.insert(Self { standing, dirty }))
+            }
+        }
+    }
+
+    /// What the account's rows that are there ask to be covered, in sum; `None` if none asks. The moment's snapshot sees what the
+    /// transaction has done. `clock` tells which holds would have expired: the caller has the stripe, and has counted what it wrote.
+    pub fn asked(
+        &mut self,
+        user: &UserId,
+        now: &Moment,
+        clock: i64,
+    ) -> Result<Option<Credits>, SumOutOfRange> {
+        self.standing.asked(user, now.snapshot(), clock)
+    }
+
+    /// The most that the account can come to hold of the holds that there are, whatever commits and whatever rolls back.
+    pub fn held_at_most(&mut self, user: &UserId, clock: i64) -> Result<Credits, SumOutOfRange> {
+        self.dirty.held(user, clock)
+    }
+
+    /// What the account must have covered at a moment; `None` if no row asks.
+    pub fn cover(
+        &mut self,
+        user: &UserId,
+        now: &Moment,
+        clock: i64,
+        relations: &Relations,
+    ) -> Result<Option<Covered>, SumOutOfRange> {
+        let Some(asked) = self.asked(user, now, clock)? else { return Ok(None) };
+        let held = self.dirty.again(relations, now.sight()).held(user, clock)?;
+        Ok(Some(Covered { asked, held }))
+    }
+}
+
 /// Looks at the rows that may ask for cover.
-pub struct Standing {
+struct Standing {
     holds: RowFetch<Holds>,
     charges: RowFetch<Ledger>,
 }
 
 impl Standing {
-    /// Opens the holds if their lock is free. The ledger is locked.
-    #[allow(dead_code, reason = "for settlement")]
-    pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
-        let holds = relations.holds().unwrap_or_else(|error| error.raise());
-        Ok(Self::with(relations, Table::open_if_free(holds, Access::Read)?))
-    }
-
+    /// The ledger is locked.
     fn with(relations: &Relations, holds: Table) -> Self {
         Self {
             holds: RowFetch::new(holds, holds::USER_ID),
@@ -165,39 +283,44 @@ impl Standing {
         }
     }
 
-    /// What the account's rows that are there ask to be covered, in sum; `None` if none asks. The snapshot sees what the transaction
-    /// has done. `now` tells which holds would have expired: the caller has the stripe, and has counted what it wrote.
-    pub fn asked(
+    fn asked(
         &mut self,
         user: &UserId,
-        snapshot: &Rc<Snapshot>,
-        now: i64,
+        snapshot: &Snapshot,
+        clock: i64,
     ) -> Result<Option<Credits>, SumOutOfRange> {
-        let sight = Sight::without_siread(snapshot);
         CLAIMS.with_borrow(|claims| {
-            let asking = |claim: &Claim| {
-                claim.is_guarded && claim.user == *user && claim.open_until.is_none_or(|until| until <= now)
-            };
-            let mut asked = None;
-            let mut ask = |claim: &Claim| {
-                asked = Some(asked.unwrap_or(Credits::ZERO).checked_add(claim.amount)?);
-                Ok::<_, SumOutOfRange>(())
-            };
-            for (&address, claim) in claims.holds.iter().filter(|(_, claim)| asking(claim)) {
-                let stored = self.holds.at(fetch::tid(address), &sight);
-                if stored.is_some_and(|stored| stored.get(holds::USER_ID) == *user) {
-                    ask(claim)?;
-                }
+            let Some(guarded) = claims.guarded.get(user) else { return Ok(None) };
+            let holds = asked_by(&mut self.holds, &claims.holds, &guarded.holds, snapshot, clock)?;
+            let charges = asked_by(&mut self.charges, &claims.charges, &guarded.charges, snapshot, clock)?;
+            match (holds, charges) {
+                (Some(holds), Some(charges)) => holds.checked_add(charges).map(Some),
+                (either, None) | (None, either) => Ok(either),
             }
-            for (&address, claim) in claims.charges.iter().filter(|(_, claim)| asking(claim)) {
-                let stored = self.charges.at(fetch::tid(address), &sight);
-                if stored.is_some_and(|stored| stored.get(transactions::USER_ID) == *user) {
-                    ask(claim)?;
-                }
-            }
-            Ok(asked)
         })
     }
+}
+
+/// What these rows ask, in sum, as far as the snapshot sees them; `None` if none asks.
+fn asked_by<L: Layout>(
+    rows: &mut RowFetch<L>,
+    claims: &HashMap<Key, Claim>,
+    guarded: &[Key],
+    snapshot: &Snapshot,
+    clock: i64,
+) -> Result<Option<Credits>, SumOutOfRange> {
+    let mut asked = None;
+    for key @ &(address, stored_by) in guarded {
+        let Some(claim) = claims.get(key) else { continue };
+        if claim.open_until.is_some_and(|until| until > clock) {
+            continue;
+        }
+        let row = rows.version_at(fetch::tid(address), snapshot);
+        if row.is_some_and(|row| row.stored_by().into_inner() == stored_by) {
+            asked = Some(asked.unwrap_or(Credits::ZERO).checked_add(claim.amount)?);
+        }
+    }
+    Ok(asked)
 }
 
 /// Refuses what is not covered as of now: by what has committed and the transaction's own rows, which the amount is one of if it
@@ -209,16 +332,19 @@ pub fn refuse_early(
     amount: Credits,
     is_written: bool,
 ) -> Result<(), LedgerError> {
-    xact::see_own_changes();
-    let now = Rc::new(Snapshot::latest());
-    let Ok(Overdraft::UpTo(limit)) = overdraft(relations, user, &now) else { return Ok(()) };
-    let Ok(mut holds) = HoldScan::open_if_free(relations, Sight::without_siread(&now)) else {
+    let published = Published::open(relations, &Table::open_locked(relations.ledger));
+    let own = noted::written(user).charged();
+    if published.covers_as_much_more(user, if is_written { own } else { own.saturating_add(steps(amount)) }) {
         return Ok(());
-    };
-    let balance = balance::as_of(relations, user, &now)?;
+    }
+    xact::see_own_changes();
+    let now = Moment::now();
+    let Ok(mut limits) = LimitsScan::open_if_free(relations) else { return Ok(()) };
+    let Overdraft::UpTo(limit) = limits.find(user, &now).overdraft else { return Ok(()) };
+    let Ok(mut holds) = HoldScan::open_if_free(relations, now.sight()) else { return Ok(()) };
+    let balance = balance::as_of(relations, user, now.snapshot())?;
     // Later than the snapshot: what has expired by then is not held any more, whatever the snapshot sees of it.
-    let held = holds.held(user, xact::now())?;
-    let left = balance.checked_sub(held)?;
+    let left = balance.checked_sub(holds.held(user, xact::now())?)?;
     let available = if is_written { left.checked_add(amount)? } else { left };
     if available.checked_sub(amount)?.checked_add(limit)? < Credits::ZERO {
         return Err(LedgerError::InsufficientCredits {
@@ -229,15 +355,4 @@ pub fn refuse_early(
         });
     }
     Ok(())
-}
-
-/// How far the account may be overdrawn.
-fn overdraft(relations: &Relations, user: &UserId, snapshot: &Rc<Snapshot>) -> Result<Overdraft, NotFree> {
-    let limits = relations.limits().unwrap_or_else(|error| error.raise());
-    let table = Table::open_if_free(limits, Access::Read)?;
-    let key = Index::primary_key_if_free(&table)?;
-    let mut scan = IndexScan::new(table, key, Sight::without_siread(snapshot), 1, limits::OVERDRAFT_LIMIT);
-    scan.seek(&[limits::USER_ID.equal(user)]);
-    let limit = scan.next().map(|row| row.get(limits::OVERDRAFT_LIMIT));
-    Ok(limit.map_or_else(Overdraft::default, |limit| limit.map_or(Overdraft::Unlimited, Overdraft::UpTo)))
 }

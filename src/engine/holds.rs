@@ -9,7 +9,7 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::id::UserId;
 use pgrx::pg_sys;
 
-use super::{cover, delta};
+use super::{cover, delta, noted};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::column::Layout;
@@ -31,7 +31,6 @@ pub struct HoldScan(IndexScan<Holds>);
 impl HoldScan {
     /// Opens the holds and their index, waiting for their locks. `None` if the index is not there, or does not have every row for a
     /// snapshot that is as old as the caller's may be.
-    #[allow(dead_code, reason = "for balances")]
     pub fn open(relations: &Relations, sight: Sight) -> Option<Self> {
         let table = Table::open(relations.holds().ok()?, Access::Read);
         let index = relations.holds_index().and_then(Index::open).filter(Index::is_complete)?;
@@ -51,7 +50,6 @@ impl HoldScan {
     }
 
     /// Another scan of the same index, with another snapshot. It waits for no lock.
-    #[allow(dead_code, reason = "for settlement")]
     pub fn again(&self, relations: &Relations, sight: Sight) -> Self {
         let holds = relations.holds().unwrap_or_else(|error| error.raise());
         Self::with(Table::open_locked(holds), self.0.index().again(), sight)
@@ -70,16 +68,24 @@ impl HoldScan {
     }
 }
 
-/// Refuses a hold that the transaction has made and that must not be as it is: with 23514 for a blank `source_id`, a category that is
-/// too long, or metadata that is no object.
+/// Notes a hold that the transaction has made. Raises 23514 for a blank `source_id`, a category that is too long, or metadata that is
+/// no object.
 pub fn note_made(hold: &Row<'_, Holds>) {
     require_rules(hold).unwrap_or_else(|error| error.raise());
+    noted::note_hold(hold.get(holds::USER_ID), hold.get(holds::AMOUNT));
 }
 
-/// Notes that the transaction has extended a hold.
+/// Notes that the transaction has extended a hold. That counts as one more: who passes over the holds may meet neither version, and the
+/// earlier one may have expired.
 pub fn note_update(old: &Row<'_, Holds>, new: &Row<'_, Holds>) {
     let (user, amount) = (new.get(holds::USER_ID), new.get(holds::AMOUNT));
-    cover::note_update(user, amount, old.get(holds::EXPIRES_AT), old.tid(), new.tid());
+    noted::note_hold(user, amount);
+    cover::note_update(user, amount, old.get(holds::EXPIRES_AT), old.version(), new.version());
+}
+
+/// Notes that the transaction has deleted a hold.
+pub fn note_deleted(hold: &Row<'_, Holds>) {
+    cover::note_release(hold.get(holds::USER_ID), hold.get(holds::AMOUNT));
 }
 
 /// The rules that the row trigger of the ledger has for its rows.
@@ -120,7 +126,8 @@ pub fn make_anew(relations: &Relations, source_id: Text, now: i64) -> Result<(),
     rows.seek(&[holds::SOURCE_ID.equal(source_id)]);
     let replacer = RowReplacer::new(Table::open(holds, Access::Write));
     if let Some(hold) = rows.next() {
-        cover::note_move(hold.tid(), replacer.set_time(&hold, holds::CREATED_AT, now, &snapshot));
+        let stored_at = replacer.set_time(&hold, holds::CREATED_AT, now, &snapshot);
+        cover::note_hold_moved(hold.version(), (stored_at, xact::current_subtransaction()));
     }
     Ok(())
 }

@@ -3,8 +3,9 @@
 //! 1. the ledger, then its indexes
 //! 2. `user_balance_checkpoints`, then its indexes
 //! 3. `batch_aggregates`, then its indexes
-//! 4. `spending_limits`, then its indexes
-//! 5. the stripes, ascending
+//! 4. `holds`, then its indexes, where the transaction has made holds or charges that must be covered
+//! 5. `spending_limits`, then its indexes
+//! 6. the stripes, ascending
 //!
 //! Indexes of a table follow each other by oid, as the server locks them for REINDEX TABLE and for queries. A maintenance
 //! command locks a table before its indexes, and takes no stripe.
@@ -23,6 +24,8 @@
 
 use pgrx::pg_sys;
 
+use super::cover;
+use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{self, Access, Index, NotFree, Table};
 use crate::pg::tables::batches::Batches;
@@ -76,10 +79,17 @@ pub fn wait_for_relations(relations: &Relations) {
         lock_for_both(table);
         Table::open_locked(table).indexes().into_iter().for_each(lock_for_both);
     }
-    // Settlements read it and do not write it.
-    let limits = relations.limits().unwrap_or_else(|error| error.raise());
-    relation::lock(limits, Access::Read);
-    let indexes = Table::open_locked(limits).indexes();
+    if cover::may_be_asked() {
+        lock_for_reading(relations.holds());
+    }
+    lock_for_reading(relations.limits());
+}
+
+/// Locks a table that settlements do not write, and its indexes. Raises the error where it is missing.
+fn lock_for_reading(table: Result<pg_sys::Oid, LedgerError>) {
+    let table = table.unwrap_or_else(|error| error.raise());
+    relation::lock(table, Access::Read);
+    let indexes = Table::open_locked(table).indexes();
     indexes.into_iter().for_each(|index| relation::lock(index, Access::Read));
 }
 

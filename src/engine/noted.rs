@@ -52,6 +52,17 @@ pub fn note_row(user: UserId, amount: Credits) {
     update(user, Request::Settle, |noted| noted.written.add(amount));
 }
 
+/// Notes that the transaction makes a hold of this amount, or extends one.
+pub fn note_hold(user: UserId, amount: Credits) {
+    refuse_once_taken();
+    update(user, Request::Settle, |noted| noted.written.hold(amount));
+}
+
+/// What the transaction has written of the user so far.
+pub fn written(user: &UserId) -> Written {
+    NOTED.with_borrow(|users| users.get(user).map_or_else(Written::default, |noted| noted.written))
+}
+
 /// Notes that rows of the user take back other transactions.
 pub fn note_reversal(user: UserId) {
     update(user, Request::Settle, |noted| noted.reverses = true);

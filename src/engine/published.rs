@@ -114,8 +114,7 @@ impl Published {
     }
 
     /// Whether every hold is noted and counted, so that what was counted says how much more may be held.
-    #[allow(dead_code, reason = "for what is said of holds")]
-    pub fn counts_holds(&self) -> bool {
+    fn counts_holds(&self) -> bool {
         self.in_state().is_some() && self.state.is_some_and(|state| state.notes_holds)
     }
 
@@ -178,18 +177,27 @@ impl Published {
     }
 
     /// Whether published headroom says that with these counts the user is covered.
-    #[allow(dead_code, reason = "for what is to be covered")]
     pub fn covers(&self, user: &UserId, counted: &Counted) -> bool {
         let published =
             self.in_state().and_then(|(segment, state)| segment.headroom.get_with_cover(&state, user));
-        published.is_some_and(|headroom| headroom.covers(counted)) && self.has_lost_no_count()
+        published.is_some_and(|headroom| headroom.covers(counted))
+            && self.counts_holds()
+            && self.has_lost_no_count()
+    }
+
+    /// Whether published headroom says that the user is covered if so much more is charged, in steps, than has been counted.
+    pub fn covers_as_much_more(&self, user: &UserId, more: u64) -> bool {
+        let counted = |segment: &Segment| {
+            let charged = segment.headroom.counted_charges(database::oid(), user);
+            Counted::new(charged.saturating_add(more), 0, 0)
+        };
+        self.segment.is_some_and(|segment| self.covers(user, &counted(segment)))
     }
 
     /// What has been charged to the user since the settlement had counted, in steps; without end if that is not known.
-    #[allow(dead_code, reason = "for what is to be covered")]
     pub fn charged_since(&self, user: &UserId, counted: &Counted) -> u64 {
         match self.segment {
-            Some(segment) if self.has_lost_no_count() => {
+            Some(segment) if self.counts_holds() && self.has_lost_no_count() => {
                 counted.charged_since(segment.headroom.counted_charges(database::oid(), user))
             }
             _ => u64::MAX,

@@ -51,7 +51,7 @@ pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
                 return Err(LedgerError::UncheckedRows(*user));
             }
             let moved_to = replacer.clear(&row, &columns![transactions::DESCRIPTION, metadata], &snapshot);
-            cover::note_redaction(row.tid(), moved_to);
+            cover::note_charge_moved(row.version(), (moved_to, xact::current_subtransaction()));
             redacted += 1;
         }
     }

@@ -30,16 +30,17 @@
 
 use std::cell::LazyCell;
 
-use ledger::credits::SumOutOfRange;
+use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::Fold;
 use ledger::id::UserId;
-use ledger::segment::headroom::Counted;
+use ledger::segment::headroom::{Counted, Cover};
 use ledger::settlement::{self, Asked, Assessment, Decision, Found, Request};
 use ledger::statistics::Event;
 use ledger::stripe;
 
 use super::boundaries::LimitsScan;
 use super::commit_view::{CommitView, Moment};
+use super::cover::{self, CoverScans};
 use super::lock_order::{self, Writers};
 use super::noted::{self, NotedUser};
 use super::published::Published;
@@ -94,6 +95,8 @@ struct Settlement {
     reversals: Option<ReversalScans>,
     /// Opened for the first decision.
     limits: Option<LimitsScan>,
+    /// Opened for the first user that may have to be covered.
+    cover: Option<CoverScans>,
 }
 
 /// Why a settlement stops.
@@ -132,6 +135,7 @@ impl Settlement {
             writers: None,
             reversals: None,
             limits: None,
+            cover: None,
         }
     }
 
@@ -148,6 +152,7 @@ impl Settlement {
         self.writers = None;
         self.reversals = None;
         self.limits = None;
+        self.cover = None;
         self.sharing.drain(..).for_each(lock::release_shared_stripe);
         if reversals::any_noted() {
             reversals::wait_for_indexes(&self.relations);
@@ -203,6 +208,9 @@ impl Settlement {
         if reversals::any_noted() {
             ReversalScans::get_or_open(&mut self.reversals, &self.relations)?;
         }
+        if cover::may_be_asked() {
+            CoverScans::get_or_open(&mut self.cover, &self.relations)?;
+        }
         LimitsScan::get_or_open(&mut self.limits, &self.relations)?;
         Ok(())
     }
@@ -212,18 +220,38 @@ impl Settlement {
         let now = LazyCell::new(|| Moment::now_for(published));
         let mut lagging = Vec::new();
         for Settled { user, noted: NotedUser { request, written, .. }, counted } in users {
-            if *request == Request::Settle && published.has_headroom(user, counted) {
+            let has_headroom = *request == Request::Settle && published.has_headroom(user, counted);
+            let may_ask = cover::may_be_asked_of(user);
+            if has_headroom && (!may_ask || published.covers(user, counted)) {
                 continue;
             }
             xact::check_for_interrupts();
             let view = CommitView::get_or_open(&mut self.view, &self.relations)?;
+            // Holds before the delta: a hold that is captured meanwhile is met in both, or has been counted.
+            let held = if may_ask {
+                let scans = CoverScans::get_or_open(&mut self.cover, &self.relations)?;
+                // After the count: whoever takes another hold for expired has counted it, or sees an extension that it must cover.
+                let clock = xact::now();
+                match scans.asked(user, &now, clock)? {
+                    Some(_) => Some(scans.held_at_most(user, clock)?),
+                    None if has_headroom => continue,
+                    None => None,
+                }
+            } else {
+                None
+            };
             let known = view.look(user, &now, published)?;
             let found = match &known {
                 Some((checkpoint, pass)) => Found::Checkpoint(checkpoint, &pass.sums),
                 None => Found::NoCheckpoint { has_rows: view.has_rows(user) },
             };
+            let cover = held.map(|held| Cover {
+                held,
+                released: cover::released(user),
+                charged_since: published.charged_since(user, counted),
+            });
             let interval = settings::checkpoint_interval();
-            match settlement::assess(found, *request, written, counted, interval, None)? {
+            match settlement::assess(found, *request, written, counted, interval, cover.as_ref())? {
                 Assessment::Nothing => {}
                 Assessment::Doubt => return Ok(Agreement::Doubtful),
                 Assessment::Agrees { headroom, lags } => {
@@ -248,6 +276,8 @@ impl Settlement {
         let writers = Writers::get_or_open(&mut self.writers, &relations)?;
         let limits = LimitsScan::get_or_open(&mut self.limits, &relations)?;
         let now = Moment::now_for(published);
+        // After the snapshot: a hold that expires in between is left out of what is available at neither moment.
+        let clock = xact::now();
         let mut deltas = view.deltas_at(&now, &relations);
         let nothing = Fold::default();
         for Settled { user, noted: NotedUser { request, reverses, deleted, .. }, .. } in users {
@@ -264,17 +294,29 @@ impl Settlement {
             let fold = checkpoint.map_or(&nothing, |checkpoint| &checkpoint.fold);
             let pass = deltas.pass(user, fold, published)?;
             let interval = settings::checkpoint_interval();
+            let cover = match &mut self.cover {
+                Some(scans) if cover::may_be_asked_of(user) => scans.cover(user, &now, clock, &relations)?,
+                _ => None,
+            };
             let boundaries = (stored.is_none() || request.is_forced()).then(|| limits.find(user, &now));
             let asked = Asked {
                 request: *request,
                 deleted: deleted.as_deref(),
                 boundaries: boundaries.as_ref(),
-                held: None,
+                held: cover.map(|cover| cover.held),
             };
             let decision = settlement::decide(checkpoint, &pass.sums, &asked, interval, xact::now())?;
             let (refreshes, rebounds, announced, overdraft, crossings) = match decision {
                 Decision::Nothing => continue,
-                Decision::Refuse { .. } => unreachable!("nobody is asked to be covered"),
+                Decision::Refuse { available, limit } => {
+                    let asked = cover.map_or(Credits::ZERO, |cover| cover.asked);
+                    return Err(Stop::Failed(LedgerError::InsufficientCredits {
+                        user: *user,
+                        asked,
+                        available: available.checked_add(asked)?,
+                        overdraft_limit: Credits::ZERO.checked_sub(limit)?,
+                    }));
+                }
                 Decision::Write { refreshes, rebounds, announced, overdraft, crossings } => {
                     (refreshes, rebounds, announced, overdraft, crossings)
                 }

@@ -131,7 +131,7 @@ fn note_hold(call: &TriggerCall<'_>) {
     match (call.moment(), call.event(), hold, new) {
         (Moment::AfterRow, Event::Insert, Some(hold), _) => engine_holds::note_made(&hold),
         (Moment::AfterRow, Event::Update, Some(old), Some(new)) => engine_holds::note_update(&old, &new),
-        (Moment::AfterRow, Event::Delete, Some(_), _) => {}
+        (Moment::AfterRow, Event::Delete, Some(hold), _) => engine_holds::note_deleted(&hold),
         _ => refuse("note_hold() is an AFTER INSERT, UPDATE or DELETE row trigger of credits.holds only"),
     }
 }

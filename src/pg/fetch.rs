@@ -9,7 +9,7 @@ use super::column::{self, Column, Layout};
 use super::column_type::ColumnType;
 use super::relation::Table;
 use super::row::Row;
-use super::snapshot::Sight;
+use super::snapshot::{Sight, Snapshot};
 
 /// The tuple id that an index has for a row. Its newer versions can be reached from there as long as they are on the same page.
 pub type Tid = pg_sys::ItemPointerData;
@@ -98,6 +98,27 @@ impl<L: Layout> RowFetch<L> {
             row.deform(self.furthest);
             row
         })
+    }
+}
+
+impl<L: Layout> RowFetch<L> {
+    /// The version of a row that is stored at this very tuple id, if the snapshot sees it. The tuple id may have been reused for another row.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
+    pub fn version_at(&mut self, mut tid: Tid, snapshot: &Snapshot) -> Option<Row<'_, L>> {
+        // SAFETY: reads the tuple id, which is on the stack.
+        if unsafe { pgrx::itemptr::item_pointer_get_block_number(&raw const tid) } >= self.blocks {
+            return None;
+        }
+        let (slot, relation) = (self.slot, self.table.as_raw());
+        // SAFETY: the tuple id's block is within the table.
+        let found = unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                let fetch = (*(*relation).rd_tableam).tuple_fetch_row_version.expect("every table has one");
+                fetch(relation, &raw mut tid, snapshot.as_raw(), slot)
+            })
+        };
+        // SAFETY: the slot holds a row, of a table that has been compared with the layout; the row borrows it until the next call.
+        found.then(|| unsafe { Row::new(self.slot, false) })
     }
 }
 

@@ -9,6 +9,7 @@ use super::column::{AnyColumn, Column, Layout};
 use super::column_type::ColumnType;
 use super::column_value::{ColumnValue, Stored};
 use super::description;
+use super::xact::SubtransactionId;
 use crate::error::LedgerError;
 
 // From executor/tuptable.h, without the guard that pgrx puts around the call: it raises an error only for a column past the last.
@@ -46,6 +47,23 @@ impl<'row, L: Layout> Row<'row, L> {
     pub const fn tid(&self) -> pg_sys::ItemPointerData {
         // SAFETY: the slot holds a row.
         unsafe { (*self.slot).tts_tid }
+    }
+
+    /// Where this version is stored, and who has stored it.
+    pub fn version(&self) -> (pg_sys::ItemPointerData, SubtransactionId) {
+        (self.tid(), self.stored_by())
+    }
+
+    /// The id of the transaction, or of its subtransaction, that has stored this version of the row.
+    #[expect(ffi_unwind_calls, reason = "a row of a table has this column")]
+    pub fn stored_by(&self) -> SubtransactionId {
+        let number = pg_sys::MinTransactionIdAttributeNumber;
+        // SAFETY: the slot holds a row of a table.
+        let id = unsafe {
+            let read = (*(*self.slot).tts_ops).getsysattr.expect("every kind of slot has one");
+            read(self.slot, number, &mut false)
+        };
+        pg_sys::TransactionId::from(id.value().try_into().unwrap_or(0_u32))
     }
 
     /// What the row has in the column. Raises 22004 for NULL in a column that is declared NOT NULL, which its owner may have

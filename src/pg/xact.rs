@@ -97,6 +97,16 @@ pub fn only_reads_others() -> bool {
     !has_written() && !is_serializable() && unsafe { !pg_sys::RecoveryInProgress() }
 }
 
+/// The id of a transaction or of one of its subtransactions.
+pub type SubtransactionId = pg_sys::TransactionId;
+
+/// The id of the subtransaction that is running, or of the transaction if none is; assigned if it has none yet. It is stored with each row
+/// version, and never recurs.
+pub fn current_subtransaction() -> SubtransactionId {
+    // SAFETY: runs inside a transaction.
+    unsafe { pg_sys::GetCurrentTransactionId() }
+}
+
 /// Whether the transaction runs under SERIALIZABLE.
 pub fn is_serializable() -> bool {
     // SAFETY: a plain read of backend state.

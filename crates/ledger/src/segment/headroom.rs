@@ -52,6 +52,12 @@ impl Written {
         *side = side.saturating_add(steps(amount));
     }
 
+    /// The charges in steps, those that are held included.
+    #[must_use]
+    pub const fn charged(&self) -> u64 {
+        self.charged
+    }
+
     /// Adds a hold of this amount, which is positive. It is charged for as long as it is held, and is no row of the ledger.
     pub fn hold(&mut self, amount: Credits) {
         self.charged = self.charged.saturating_add(steps(amount));
