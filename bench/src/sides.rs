@@ -3,6 +3,8 @@
 //! - `credits`, the extension
 //! - `bare`, a copy of its ledger with the same columns, constraints and indexes, but no triggers: what the table costs by itself
 //! - `fold`, the bare table, and one balance per user that each insert updates in the same statement
+//! - `account`, the bare tables, and one row per user with its balance and what is held of it, which a charge or a hold
+//!   updates only if enough is left: how credits are refused without the extension
 //! - `reference`, the tables and queries of an application-side repository: balances as a checkpoint plus the rows
 //!   above its `seq`, refreshed by one write in a thousand, batches marked and totalled by the first reader
 
@@ -17,12 +19,25 @@ const BARE: &str = "
 CREATE SCHEMA bare;
 CREATE TABLE bare.credits_transactions (LIKE credits.credits_transactions INCLUDING ALL EXCLUDING GENERATED);
 ALTER TABLE bare.credits_transactions ALTER xact_id SET DEFAULT pg_current_xact_id();
+CREATE TABLE bare.holds (LIKE credits.holds INCLUDING ALL);
 ";
 
 const FOLD: &str = "
 CREATE SCHEMA fold;
 CREATE TABLE fold.credits_transactions (LIKE bare.credits_transactions INCLUDING ALL);
 CREATE TABLE fold.balances (user_id uuid PRIMARY KEY, balance numeric NOT NULL) WITH (fillfactor = 50);
+";
+
+const ACCOUNT: &str = "
+CREATE SCHEMA account;
+CREATE TABLE account.credits_transactions (LIKE bare.credits_transactions INCLUDING ALL);
+CREATE TABLE account.holds (LIKE bare.holds INCLUDING ALL);
+CREATE TABLE account.accounts (
+    user_id         uuid    PRIMARY KEY,
+    balance         numeric NOT NULL,
+    held            numeric NOT NULL DEFAULT 0,
+    overdraft_limit numeric NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
 ";
 
 /// The repository's columns, and an index for each access path that its queries are written for.
@@ -75,7 +90,7 @@ CREATE INDEX ON reference.http_analytics (fusillade_batch_id);
 /// Makes all sides in an empty database.
 pub fn create(client: &mut Client) -> Result<()> {
     client.batch_execute("CREATE EXTENSION credits_ledger")?;
-    for side in [BARE, FOLD, REFERENCE] {
+    for side in [BARE, FOLD, ACCOUNT, REFERENCE] {
         client.batch_execute(side)?;
     }
     Ok(())
@@ -107,7 +122,7 @@ pub fn insert_usage(schema: &str, rows: &str, user_of_row: &str) -> String {
 
 /// Gives users 1 to `users` of each side so much that they stay far from zero.
 pub fn grant(client: &mut Client, users: i64) -> Result<()> {
-    for schema in ["credits", "bare", "fold", "reference"] {
+    for schema in ["credits", "bare", "fold", "account", "reference"] {
         client.batch_execute(&format!(
             "INSERT INTO {schema}.credits_transactions (user_id, transaction_type, amount, source_id) \
              SELECT {}, 'purchase', 1000000, 'grant_' || i FROM generate_series(1, {users}) AS i",
@@ -115,7 +130,8 @@ pub fn grant(client: &mut Client, users: i64) -> Result<()> {
         ))?;
     }
     client.batch_execute(&format!(
-        "INSERT INTO fold.balances SELECT {}, 1000000 FROM generate_series(1, {users}) AS i; \
+        "INSERT INTO fold.balances SELECT {0}, 1000000 FROM generate_series(1, {users}) AS i; \
+         INSERT INTO account.accounts SELECT {0}, 1000000 FROM generate_series(1, {users}) AS i; \
          INSERT INTO reference.user_balance_checkpoints (user_id, checkpoint_seq, balance) \
          SELECT user_id, seq, amount FROM reference.credits_transactions",
         user("i")

@@ -3,7 +3,9 @@
 mod balance;
 mod copy;
 mod depth;
+mod holds;
 mod insert;
+mod limits;
 mod list;
 mod replay;
 mod storage;
@@ -32,9 +34,19 @@ pub struct Line {
 
 /// All lines, in the order in which they are measured.
 pub fn all() -> impl Iterator<Item = &'static Line> {
-    [insert::LINES, copy::LINES, balance::LINES, list::LINES, storage::LINES, replay::LINES, depth::LINES]
-        .into_iter()
-        .flatten()
+    [
+        insert::LINES,
+        copy::LINES,
+        limits::LINES,
+        holds::LINES,
+        balance::LINES,
+        list::LINES,
+        storage::LINES,
+        replay::LINES,
+        depth::LINES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// What a line is measured with.
