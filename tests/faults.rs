@@ -5,6 +5,8 @@
 //! ledger at rest ([`Session::assert_sound`]) must hold of every copy.
 //!
 //! - [`crash`]: backends are killed and servers stopped under load; `CREDITS_LEDGER_CRASH_ROUNDS` asks for more
+//! - [`spending`]: holds and charges under load, whose commits [`audit`] goes through in order, and backends and servers killed;
+//!   `CREDITS_LEDGER_SPENDING_ROUNDS` asks for more
 //! - [`dumps`]: every way to dump and to restore
 //! - [`row_security`]: row-level security after every way to dump and to restore
 //! - [`copies`]: `CREATE DATABASE ... TEMPLATE`, and recovery to a point in time
@@ -20,6 +22,8 @@
 
 #[path = "faults/answers.rs"]
 mod answers;
+#[path = "faults/audit.rs"]
+mod audit;
 #[path = "faults/copies.rs"]
 mod copies;
 #[path = "faults/crash.rs"]
@@ -32,6 +36,8 @@ mod dumps;
 mod logical;
 #[path = "faults/row_security.rs"]
 mod row_security;
+#[path = "faults/spending.rs"]
+mod spending;
 #[path = "faults/standby.rs"]
 mod standby;
 #[path = "faults/user_tables.rs"]

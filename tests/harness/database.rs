@@ -13,6 +13,10 @@ use crate::{Listener, Session};
 /// How long a test waits for something that must happen. No test measures time: only a broken one ever waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Whether a backend has a stripe in a mode.
+const HAS_A_STRIPE: &str = "SELECT EXISTS (SELECT FROM pg_locks
+                                           WHERE pid = $1 AND locktype = 'advisory' AND objsubid = 193 AND mode = $2 AND granted)";
+
 /// A database with the extension, empty at first. In the shared cluster it is dropped when its test has passed.
 pub struct Database {
     cluster: Arc<Cluster>,
@@ -145,11 +149,12 @@ impl Database {
 
     /// Waits until the settlement of a backend has a stripe in this mode.
     pub fn until_it_has_a_stripe(&self, pid: i32, mode: &str) {
-        self.until(
-            "SELECT EXISTS (SELECT FROM pg_locks
-                            WHERE pid = $1 AND locktype = 'advisory' AND objsubid = 193 AND mode = $2 AND granted)",
-            &[&pid, &mode],
-        );
+        self.until(HAS_A_STRIPE, &[&pid, &mode]);
+    }
+
+    /// Whether the settlement of a backend has a stripe in this mode.
+    pub fn has_a_stripe(&self, pid: i32, mode: &str) -> bool {
+        self.observe(|observer| observer.value(HAS_A_STRIPE, &[&pid, &mode]))
     }
 
     /// Waits until a query answers true.
