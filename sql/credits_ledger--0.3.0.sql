@@ -1412,11 +1412,12 @@ COMMENT ON FUNCTION credits.settlement_statistics() IS
     'room for the counts: there are places for 128 databases.';
 
 COMMENT ON FUNCTION credits.redact_account(uuid) IS
-    'For erasure requests: clears description and metadata of the rows of a user that are committed or the transaction''s own, '
-    'and changes nothing else; returns how many rows it has cleared. Takes the stripe of the user exclusively, so commits of its '
-    'users wait until this transaction ends. Fires no trigger. EXECUTE suffices, which nobody but the owner has at first; row-'
-    'level security hides no row from it. Vacuum removes the old versions of the rows. Errors: 22004 for NULL, 25006 in a read-'
-    'only transaction, 0A000 if the transaction is prepared.';
+    'For erasure requests: clears description and metadata of the rows and holds of a user that are committed or the '
+    'transaction''s own, and changes nothing else; returns how many rows, holds among them, it has cleared. Waits for '
+    'transactions that extend, capture or release a hold of the user, then takes the stripe of the user exclusively, so commits '
+    'of its users wait until this transaction ends. Fires no trigger. EXECUTE suffices, which nobody but the owner has at first; '
+    'row-level security hides no row from it. Vacuum removes the old versions of the rows. Errors: 22004 for NULL, 25006 in a '
+    'read-only transaction, 0A000 if the transaction is prepared.';
 
 -- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;

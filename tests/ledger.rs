@@ -46,6 +46,7 @@ mod pages;
 mod privileges;
 mod readme;
 mod recording;
+mod redacted_holds;
 mod redaction;
 mod refusals;
 mod release_build;

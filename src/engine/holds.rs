@@ -3,6 +3,7 @@
 //! The open holds of an account are one range of the index on `(user_id, expires_at)`. Where the scan meets an index entry of a row
 //! that is gone for everybody, the server marks the entry, and later scans pass over it without fetching a row.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 
 use ledger::credits::{Credits, SumOutOfRange};
@@ -21,7 +22,7 @@ use crate::pg::scan::IndexScan;
 use crate::pg::scan_key::Key;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::tables::holds::{self, Holds};
-use crate::pg::tables::transactions;
+use crate::pg::tables::{columns, transactions};
 use crate::pg::text::{self, Text};
 use crate::pg::xact;
 
@@ -130,6 +131,44 @@ pub fn make_anew(relations: &Relations, source_id: Text, now: i64) -> Result<(),
         cover::note_hold_moved(hold.version(), (stored_at, xact::current_subtransaction()));
     }
     Ok(())
+}
+
+/// Clears description and metadata of the user's holds, open and expired ones, as of now; returns how many had any. Waits for
+/// transactions that are extending or deleting one. No trigger fires, and nothing is counted.
+pub fn redact(relations: &Relations, user: &UserId) -> Result<i64, LedgerError> {
+    let table = || relations.holds().map(|holds| Table::open(holds, Access::Write));
+    let replacer = RowReplacer::new(table()?);
+    let mut redacted = 0;
+    loop {
+        let mut was_changed = false;
+        let Ok(index) = relations.open_holds_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
+        let snapshot = Rc::new(Snapshot::latest());
+        let mut rows =
+            IndexScan::new(table()?, index, Sight::AsOf(Rc::clone(&snapshot)), 1, holds::EXPIRES_AT);
+        rows.seek(&[holds::USER_ID.equal(user)]);
+        while let Some(hold) = rows.next() {
+            xact::check_for_interrupts();
+            if hold.is_null(holds::DESCRIPTION) && hold.is_null(holds::METADATA) {
+                continue;
+            }
+            if replacer.is_checked_later() && xact::is_own(hold.stored_by()) {
+                return Err(LedgerError::UncheckedRows(*user));
+            }
+            if replacer.lock_unless_changed(&hold, &snapshot) {
+                let texts = columns![holds::DESCRIPTION, holds::METADATA];
+                let moved_to = replacer.clear(&hold, &texts, &snapshot);
+                cover::note_hold_moved(hold.version(), (moved_to, xact::current_subtransaction()));
+                redacted += 1;
+            } else {
+                was_changed = true;
+            }
+        }
+        if !was_changed {
+            return Ok(redacted);
+        }
+        // The next snapshot sees what has been cleared.
+        xact::see_own_changes();
+    }
 }
 
 fn by_source_id(holds: pg_sys::Oid, access: Access, sight: Sight) -> IndexScan<Holds> {

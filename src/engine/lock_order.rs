@@ -3,7 +3,7 @@
 //! 1. the ledger, then its indexes
 //! 2. `user_balance_checkpoints`, then its indexes
 //! 3. `batch_aggregates`, then its indexes
-//! 4. `holds`, then its indexes, where the transaction has made holds or charges that must be covered
+//! 4. `holds`, then its indexes, where the transaction has made holds or charges that must be covered, or redacts an account
 //! 5. `spending_limits`, then its indexes
 //! 6. the stripes, ascending
 //!
@@ -74,23 +74,32 @@ pub fn keep_delta_index(relations: &Relations) {
 /// Waits for all locks of relations that a settlement can need, and keeps them to the end of the transaction. The caller has the
 /// lock of the ledger and no stripe.
 pub fn wait_for_relations(relations: &Relations) {
-    keep_delta_index(relations);
-    for table in [relations.checkpoints, relations.batches] {
-        lock_for_both(table);
-        Table::open_locked(table).indexes().into_iter().for_each(lock_for_both);
-    }
+    wait_for_derived(relations);
     if cover::may_be_asked() {
-        lock_for_reading(relations.holds());
+        lock_all(relations.holds(), |oid| relation::lock(oid, Access::Read));
     }
-    lock_for_reading(relations.limits());
+    lock_all(relations.limits(), |oid| relation::lock(oid, Access::Read));
 }
 
-/// Locks a table that settlements do not write, and its indexes. Raises the error where it is missing.
-fn lock_for_reading(table: Result<pg_sys::Oid, LedgerError>) {
+/// Waits for these locks, and for those of holds for who writes them.
+pub fn wait_for_relations_and_holds(relations: &Relations) {
+    wait_for_derived(relations);
+    lock_all(relations.holds(), lock_for_both);
+    lock_all(relations.limits(), |oid| relation::lock(oid, Access::Read));
+}
+
+fn wait_for_derived(relations: &Relations) {
+    keep_delta_index(relations);
+    for table in [relations.checkpoints, relations.batches] {
+        lock_all(Ok(table), lock_for_both);
+    }
+}
+
+/// Locks a table, then its indexes. Raises the error where it is missing.
+fn lock_all(table: Result<pg_sys::Oid, LedgerError>, lock: impl Fn(pg_sys::Oid)) {
     let table = table.unwrap_or_else(|error| error.raise());
-    relation::lock(table, Access::Read);
-    let indexes = Table::open_locked(table).indexes();
-    indexes.into_iter().for_each(|index| relation::lock(index, Access::Read));
+    lock(table);
+    Table::open_locked(table).indexes().into_iter().for_each(lock);
 }
 
 /// Locks the relation in both modes that a settlement opens it in. Having one does not suffice: a request that may not wait is

@@ -158,6 +158,37 @@ impl<L: Layout> RowReplacer<L> {
         }
     }
 
+    /// Locks the row, which the snapshot has seen, as an UPDATE does, once other transactions that are writing it have ended. False if
+    /// one of them has updated or deleted it.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
+    pub fn lock_unless_changed(&self, row: &Row<'_, L>, snapshot: &Snapshot) -> bool {
+        let mut failure = pg_sys::TM_FailureData::default();
+        let (mut tid, slot, failure) = (row.tid(), self.slot, &raw mut failure);
+        // SAFETY: the row is of this table, since its layout is, and the table is open for writing; the server fills the slot, which is
+        // one of the table's and free between two calls, and writes what it finds to `failure`.
+        unsafe {
+            let relation = (*self.target).ri_RelationDesc;
+            let command = pg_sys::GetCurrentCommandId(true);
+            let lock = (*(*relation).rd_tableam).tuple_lock.expect("every table has one");
+            let follows_no_update = 0;
+            let result = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                lock(
+                    relation,
+                    &raw mut tid,
+                    snapshot.as_raw(),
+                    slot,
+                    command,
+                    pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+                    pg_sys::LockWaitPolicy::LockWaitBlock,
+                    follows_no_update,
+                    failure,
+                )
+            });
+            pg_sys::ExecClearTuple(slot);
+            result == pg_sys::TM_Result::TM_Ok
+        }
+    }
+
     /// Stores the new version, and returns where.
     ///
     /// # Safety

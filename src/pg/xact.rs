@@ -107,6 +107,12 @@ pub fn current_subtransaction() -> SubtransactionId {
     unsafe { pg_sys::GetCurrentTransactionId() }
 }
 
+/// Whether a row version that has this id was stored by the transaction or one of its subtransactions that have not been rolled back.
+pub fn is_own(stored_by: SubtransactionId) -> bool {
+    // SAFETY: a look into backend state.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(stored_by) }
+}
+
 /// Whether the transaction runs under SERIALIZABLE.
 pub fn is_serializable() -> bool {
     // SAFETY: a plain read of backend state.
