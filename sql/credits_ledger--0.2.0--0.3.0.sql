@@ -1576,8 +1576,67 @@ BEGIN
             JOIN (SELECT s.%2$I, count(*) AS times FROM (%1$s) s GROUP BY s.%2$I HAVING count(*) > 1) d ON d.%2$I = s.%2$I
             $query$, query, key);
     END LOOP;
+    -- Who has no reversals need not be able to read the ledger.
+    IF NOT EXISTS (SELECT FROM pg_attribute a
+                   WHERE a.attrelid = source AND a.attname = 'reverses' AND a.attnum > 0 AND NOT a.attisdropped) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY EXECUTE format($query$
+        WITH reversal AS MATERIALIZED (
+            SELECT s.* FROM (%1$s) s WHERE s.reverses IS NOT NULL
+        ),
+        original AS (
+            SELECT DISTINCT ON (o.id) o.*
+            FROM (
+                SELECT s.id, s.user_id, s.transaction_type, s.amount, s.reverses
+                FROM (%1$s) s
+                WHERE s.id IN (SELECT r.reverses FROM reversal r)
+                UNION ALL
+                SELECT t.id, t.user_id, t.transaction_type, t.amount, t.reverses
+                FROM credits.credits_transactions t
+                WHERE t.id IN (SELECT r.reverses FROM reversal r)
+            ) o
+        ),
+        taken_back AS (
+            SELECT b.reverses, b.user_id, sum(b.amount) AS amount
+            FROM (
+                SELECT r.reverses, r.user_id, r.amount FROM reversal r
+                UNION ALL
+                SELECT t.reverses, t.user_id, t.amount
+                FROM credits.credits_transactions t
+                WHERE t.reverses IN (SELECT r.reverses FROM reversal r)
+                  AND NOT EXISTS (SELECT FROM reversal r WHERE r.source_id = t.source_id)
+            ) b
+            GROUP BY b.reverses, b.user_id
+        )
+        SELECT c.id, c.seq, format('it reverses %%s, but %%s', c.reverses, c.reason)
+        FROM (
+            SELECT r.id, r.seq, r.reverses,
+                   CASE WHEN o.reverses IS NOT NULL THEN 'that is a reversal itself'
+                        WHEN o.user_id <> r.user_id THEN format('that is of user %%s', o.user_id)
+                        WHEN r.transaction_type
+                             <> CASE WHEN o.transaction_type IN ('purchase', 'admin_grant') THEN 'admin_removal' ELSE 'admin_grant' END
+                            THEN format('that is of type %%s', o.transaction_type)
+                        WHEN b.amount > o.amount
+                            THEN format('all reversals take back %%s of its %%s', trim_scale(b.amount), trim_scale(o.amount)) END AS reason
+            FROM reversal r
+            JOIN original o ON o.id = r.reverses
+            JOIN taken_back b ON b.reverses = r.reverses AND b.user_id = r.user_id
+            -- The import passes over what is in the ledger already.
+            WHERE NOT EXISTS (SELECT FROM credits.credits_transactions t WHERE t.source_id = r.source_id)
+        ) c
+        WHERE c.reason IS NOT NULL
+        $query$, query);
 END
     $$;
+
+COMMENT ON FUNCTION credits.unimportable_transactions(regclass) IS
+    'Rows of a table that import_transactions would refuse, and why: what the ledger cannot keep exactly, ids, source_ids and '
+    'seqs that occur more than once, and reversals that do not fit their original, which may be in the ledger. A row may be '
+    'listed more than once. Errors: 22004 for NULL, 42703 and 42804 for a column that is missing or of another type, 42501 '
+    'without SELECT on the table, and on the ledger if the table has a column reverses, or where row-level security would hide '
+    'rows. Cost: a scan of the table, a sort or hash of it for each of the three that has no unique index, and two more scans if '
+    'it has a column reverses.';
 
 CREATE OR REPLACE PROCEDURE credits.import_transactions(source regclass, chunk_size bigint DEFAULT 50000, announce boolean DEFAULT false)
     LANGUAGE plpgsql

@@ -526,3 +526,83 @@ fn optional_columns_are_taken_over() {
         assert!(told(&error).contains(expected), "{error:?}");
     }
 }
+
+/// What the commit of a chunk would refuse is found before anything is imported, whichever of the two tables the original is in.
+#[test]
+fn reversals_that_do_not_fit_are_listed() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run(SOURCE);
+    session.run("ALTER TABLE public.credits_transactions ADD reverses uuid");
+    let row = |session: &mut Session, number: u32, kind: &str, amount: i32, name: &str, reverses: &str| {
+        session.run(&format!(
+            "INSERT INTO public.credits_transactions (id, user_id, transaction_type, amount, source_id, reverses)
+             VALUES (md5('{name}')::uuid, '{}', '{kind}', {amount}, '{name}', md5(nullif('{reverses}', ''))::uuid)",
+            user(number)
+        ));
+    };
+    session.run(&format!(
+        "INSERT INTO credits.credits_transactions (id, user_id, transaction_type, amount, source_id, seq)
+         OVERRIDING SYSTEM VALUE VALUES (md5('stored')::uuid, '{0}', 'usage', 10, 'stored', 1000);
+         INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, reverses, seq)
+         OVERRIDING SYSTEM VALUE VALUES ('{0}', 'admin_grant', 7, 'stored back', md5('stored')::uuid, 1001)",
+        user(1)
+    ));
+    for (kind, amount, name, reverses) in [
+        ("purchase", 5, "bought", ""),
+        ("usage", 5, "used", ""),
+        ("usage", 5, "used in parts", ""),
+        ("admin_removal", 5, "fits", "bought"),
+        ("admin_grant", 3, "a part", "used in parts"),
+        ("admin_grant", 3, "another part", "used in parts"),
+        ("admin_grant", 3, "fits in the ledger", "stored"),
+        ("admin_grant", 3, "of nothing", "unknown"),
+        ("admin_grant", 1, "of a reversal", "fits"),
+        ("admin_removal", 1, "of usage by removal", "used"),
+    ] {
+        row(&mut session, 1, kind, amount, name, reverses);
+    }
+    row(&mut session, 2, "admin_grant", 1, "of another", "used");
+    let listed = |session: &mut Session| -> Vec<String> {
+        session.values(
+            "SELECT format('%s: %s', s.source_id, regexp_replace(u.reason, '.*, but ', ''))
+             FROM credits.unimportable_transactions('public.credits_transactions') u
+             JOIN public.credits_transactions s USING (id) ORDER BY s.seq",
+            &[],
+        )
+    };
+    let expected = [
+        "a part: all reversals take back 6 of its 5".to_owned(),
+        "another part: all reversals take back 6 of its 5".to_owned(),
+        "of a reversal: that is a reversal itself".to_owned(),
+        "of usage by removal: that is of type usage".to_owned(),
+        format!("of another: that is of user {}", user(1)),
+    ];
+    assert_eq!(listed(&mut session), expected);
+    import(&mut session, 100).refused("23514");
+    assert_eq!(imported(&mut session), 2);
+    // The commit would refuse each of them.
+    for name in ["another part", "of a reversal", "of usage by removal", "of another"] {
+        session.run(&format!(
+            "BEGIN;
+             INSERT INTO credits.credits_transactions (id, user_id, transaction_type, amount, source_id, seq, reverses)
+             OVERRIDING SYSTEM VALUE
+             SELECT id, user_id, transaction_type::text, amount, source_id, seq, reverses
+             FROM public.credits_transactions WHERE reverses IS NULL OR source_id IN ('fits', 'a part', '{name}')"
+        ));
+        session.try_run("COMMIT").refused("23514");
+    }
+    // One more than the ledger has left of it.
+    session.run(
+        "DELETE FROM public.credits_transactions WHERE source_id = ANY ('{another part,of a reversal,of usage by removal,of another}');
+         UPDATE public.credits_transactions SET amount = 4 WHERE source_id = 'fits in the ledger'",
+    );
+    assert_eq!(listed(&mut session), ["fits in the ledger: all reversals take back 11 of its 10"]);
+    session.run("UPDATE public.credits_transactions SET amount = 3 WHERE source_id = 'fits in the ledger'");
+    // Called again, it passes over what is there.
+    for _ in 0..2 {
+        import(&mut session, 3).unwrap();
+        assert_eq!(listed(&mut session), [""; 0]);
+    }
+    assert_eq!(imported(&mut session), 9);
+}
