@@ -2,6 +2,7 @@
 //! answer is either the one that a good call has, or a refusal of the class that its bad value deserves.
 //!
 //! - [`values`], [`amounts`]: good and bad values of every type, with what a bad one is refused for
+//! - [`credit`]: bad holds, charges and limits, one by one
 //! - [`functions`]: calls of all functions that the catalog has, with such values
 //! - [`rows`]: rows to record, whole or spoilt, by every way to record them
 //! - [`settings`]: good and bad settings, and tables that labels cannot come from
@@ -10,6 +11,8 @@
 
 #[path = "hostile/amounts.rs"]
 mod amounts;
+#[path = "hostile/credit.rs"]
+mod credit;
 #[path = "hostile/functions.rs"]
 mod functions;
 #[path = "hostile/rows.rs"]

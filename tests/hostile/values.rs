@@ -143,7 +143,10 @@ pub fn words(random: &mut StdRng) -> String {
 /// How long something is held.
 pub fn expires_in(random: &mut StdRng, bad: bool) -> Value {
     if bad {
-        let refused = ["0", "-1 microsecond", "31 days", "1000 years"].choose(random).unwrap();
+        let refused =
+            ["0", "-1 microsecond", "30 days 0.000001 seconds", "-178000000 years", "178000000 years"]
+                .choose(random)
+                .unwrap();
         return Value::refused(text(refused), &["22023"], "expires_in");
     }
     Value::good(*["1 microsecond", "1 hour", "30 days", "1 day -23:59"].choose(random).unwrap())
