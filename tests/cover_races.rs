@@ -189,6 +189,54 @@ fn a_release_inside_its_commit() {
     assert_available(&db, dec!(6));
 }
 
+/// What a commit has found covered by a release of its own is not published as covered: it may still roll back.
+#[test]
+fn a_release_inside_the_commit_of_one_that_asks() {
+    let db = database_with(dec!(10));
+    let (mut releases, mut other) = (session(&db), session(&db));
+    ask(&mut releases, "create_hold", 1, dec!(6), "held").unwrap();
+    releases.run("BEGIN; SELECT credits.release_hold('held')");
+    ask(&mut releases, "charge", 1, dec!(1), "asks").unwrap();
+    let held = db.hold_commit(releases);
+    ask(&mut other, "charge", 1, dec!(5), "too early").refused("LC001");
+    held.release();
+    ask(&mut other, "charge", 1, dec!(9), "all").unwrap();
+    assert_available(&db, dec!(0));
+}
+
+/// Each has written its row and then waits for the other's. The server ends one of them, which learns the truth when it tries again.
+#[test]
+fn a_charge_and_a_hold_of_one_source_id_at_once() {
+    let db = database_with(dec!(10));
+    let mut gate = db.connect();
+    gate.run(
+        "CREATE FUNCTION public.pause() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_catalog.pg_advisory_xact_lock_shared(1); RETURN NULL; END';
+         CREATE TRIGGER pause AFTER INSERT ON credits.credits_transactions FOR EACH ROW EXECUTE FUNCTION public.pause();
+         SELECT pg_advisory_lock(1)",
+    );
+    // The charge waits behind its row for the gate, then the hold behind its own for the charge.
+    let asking = ["charge", "create_hold"].map(|way| {
+        let session = session(&db);
+        let pid = session.pid();
+        let asking = session.background(move |session| ask(session, way, 1, dec!(1), "one"));
+        db.until_blocked(pid);
+        (way, asking)
+    });
+    gate.run("SELECT pg_advisory_unlock(1)");
+    let outcomes = asking.map(|(way, asking)| (way, asking.finish().1));
+    let (recorded, ended, error) = match outcomes {
+        [(recorded, Ok(())), (ended, Err(error))] | [(ended, Err(error)), (recorded, Ok(()))] => {
+            (recorded, ended, error)
+        }
+        outcomes => panic!("one of them is ended: {outcomes:?}"),
+    };
+    Err::<(), _>(error).refused("40P01");
+    ask(&mut gate, recorded, 1, dec!(1), "one").unwrap();
+    ask(&mut gate, ended, 1, dec!(1), "one").refused("23505");
+    assert_available(&db, dec!(9));
+}
+
 /// Both ways to learn of a limit: a transaction in flight when it is lowered, and what was published before that.
 #[test]
 fn a_limit_that_is_lowered_meanwhile() {

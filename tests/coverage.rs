@@ -125,7 +125,7 @@ fn a_redacted_row_asks() {
     session.try_run("COMMIT").refused("LC001");
 }
 
-/// After a savepoint is rolled back, its row may be pruned, and another one be stored in its place.
+/// After a savepoint is rolled back, VACUUM may clear away its row, and another one be stored in its place.
 #[test]
 fn a_row_in_place_of_one_that_was_rolled_back_asks_for_nothing() {
     let (db, mut other) = database(dec!(10));
@@ -135,10 +135,10 @@ fn a_row_in_place_of_one_that_was_rolled_back_asks_for_nothing() {
         &mut session,
         "BEGIN; SAVEPOINT s; create_hold('USER', 4, 'a'); extend_hold('a', '2 hours'); ROLLBACK TO s",
     );
+    db.connect().run("VACUUM (INDEX_CLEANUP ON) credits.holds");
     for number in 0..50 {
         session.run(&format!(
-            "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('by hand {number}', '{}', 1, 'tomorrow');
-             SELECT count(*) FROM credits.holds",
+            "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('by hand {number}', '{}', 1, 'tomorrow')",
             user(1)
         ));
     }
