@@ -1,7 +1,7 @@
 //! Settlement as a decision: what a commit has to do for a user, given what it has read of it.
 //!
 //! Locks, snapshots and scans are the server's part (`src/engine/settlement.rs`). What follows from the rows that they return is
-//! computed here, without side effects. `models/settlement.pml` uses the same names:
+//! computed here, without side effects. `models/settlement.pml` uses the same names, and `models/levels.pml` those of thresholds:
 //!
 //! | here | in the model |
 //! |---|---|
