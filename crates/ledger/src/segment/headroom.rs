@@ -103,8 +103,8 @@ pub struct Cover {
     pub held: Credits,
     /// The holds that the transaction has deleted, in [`steps`]: they may come back if it rolls back.
     pub released: u64,
-    /// What has been charged since the settlement had counted, in steps, as of the end of its passes. A pass over two tables is no
-    /// snapshot: a capture that commits between them is met in neither, but has been counted.
+    /// What has been charged since the settlement had counted, in steps, as of the end of its passes; [`u64::MAX`] if that is not known.
+    /// A pass over two tables is no snapshot: a capture that commits between them is met in neither, but has been counted.
     pub charged_since: u64,
 }
 
@@ -116,7 +116,9 @@ impl Cover {
     /// [`SumOutOfRange`].
     pub fn left(&self, lowest_balance: Credits, limit: Credits) -> Result<Option<Credits>, SumOutOfRange> {
         let left = lowest_balance.checked_sub(self.held)?.checked_sub(limit)?;
-        Ok((i128::from(self.charged_since) <= left.units().div_euclid(UNITS_PER_STEP)).then_some(left))
+        let is_known = self.charged_since < u64::MAX;
+        let suffices = i128::from(self.charged_since) <= left.units().div_euclid(UNITS_PER_STEP);
+        Ok((is_known && suffices).then_some(left))
     }
 }
 
@@ -318,6 +320,7 @@ pub(super) mod tests {
         assert_eq!(since.left(credits(35).checked_add(finest).unwrap(), Credits::ZERO), Ok(None));
         let lost = Cover { charged_since: u64::MAX, ..cover };
         assert_eq!(left(&lost, 1 << 40, 0), None);
+        assert_eq!(left(&lost, 1 << 80, 0), None, "what is not known is more than any balance");
     }
 
     #[test]
