@@ -242,6 +242,9 @@ fn a_charge_is_retried_as_a_transaction_is() {
     // Not covered, and yet another content of what is there: that is what the client has to know.
     call(&mut session, "charge('USER', 70, 'a')").refused("23505");
     call(&mut session, "charge('USER', 70, 'b')").refused("LC001");
+    // Not covered because of the hold that is to be captured.
+    hold(&mut session, "3", "c").unwrap();
+    call(&mut session, "charge('USER', 3, 'c')").refused("23505");
     let stored: String = session.value(
         "SELECT category || metadata::text || description FROM credits.credits_transactions WHERE source_id = 'a'",
         &[],

@@ -11,6 +11,7 @@ use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
 use crate::pg::tables::columns;
 use crate::pg::tables::transactions::{self, LaterColumns};
+use crate::pg::text::Text;
 use crate::pg::value::Value;
 use crate::pg::{privilege, xact};
 
@@ -41,7 +42,9 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let refusal =
         if looks_first { cover::refuse_early(&relations, &user, credits, false).err() } else { None };
     let refusal = match refusal {
-        Some(refusal) if !holds::is_recorded(&relations, source_id) => return Err(refusal),
+        Some(refusal) if !holds::is_recorded(&relations, source_id) => {
+            return Err(refuse_held(&relations, source_id).err().unwrap_or(refusal));
+        }
         refusal => refusal,
     };
     let asked = || format!("usage of {credits} for user {user}");
@@ -51,14 +54,20 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     if let Some(refusal) = refusal {
         return Err(refusal);
     }
-    if holds::is_held(&relations, source_id)? {
-        return Err(LedgerError::Held(source_id.to_string()));
-    }
+    refuse_held(&relations, source_id)?;
     cover::guard_charge(user, credits, (tid, xact::current_subtransaction()));
     if !looks_first {
         cover::refuse_early(&relations, &user, credits, true)?;
     }
     Ok(transaction)
+}
+
+/// Refuses the `source_id` of an open hold, which credits would not help, before a lack of credits, which the hold itself may be.
+fn refuse_held(relations: &Relations, source_id: Text) -> Result<(), LedgerError> {
+    if holds::is_held(relations, source_id)? {
+        return Err(LedgerError::Held(source_id.to_string()));
+    }
+    Ok(())
 }
 
 /// Whether no privilege or policy could refuse a row: then what is available may be looked at before the row is written.
