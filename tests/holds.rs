@@ -141,6 +141,23 @@ fn whoever_may_insert_holds_in_place_of_an_expired_one() {
     assert_eq!(holds(&mut owner), ["a 8"]);
 }
 
+/// A refusal names what is available: only to whoever could have read it.
+#[test]
+fn whoever_may_not_hold_or_charge_is_not_told_what_is_available() {
+    let (db, mut owner) = database(dec!(10));
+    let role = db.create_role("writes_only");
+    owner.run(&format!(
+        "GRANT USAGE ON SCHEMA credits TO {role}; GRANT INSERT ON credits.holds, credits.credits_transactions TO {role};
+         GRANT EXECUTE ON FUNCTION credits.create_hold, credits.charge TO {role}"
+    ));
+    let mut session = db.connect_as(&role);
+    for amount in ["3", "300"] {
+        hold(&mut session, amount, "a").refused("42501");
+        call(&mut session, &format!("charge('USER', {amount}, 'b')")).refused("42501");
+    }
+    assert_eq!(owner.balance(user(1)), dec!(10));
+}
+
 #[test]
 fn a_hold_is_captured() {
     let (_db, mut session) = database(dec!(10));

@@ -38,7 +38,7 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
         metadata,
     ];
     // Before anything is written, where nothing but this could refuse it. A retry is not refused.
-    let looks_first = may_insert_any(&relations)?;
+    let looks_first = may_insert_and_return_any(&relations)?;
     let refusal =
         if looks_first { cover::refuse_early(&relations, &user, credits, false).err() } else { None };
     let refusal = match refusal {
@@ -71,7 +71,7 @@ fn refuse_held(relations: &Relations, source_id: Text) -> Result<(), LedgerError
 }
 
 /// Whether no privilege or policy could refuse a row: then what is available may be looked at before the row is written.
-fn may_insert_any(relations: &Relations) -> Result<bool, LedgerError> {
+fn may_insert_and_return_any(relations: &Relations) -> Result<bool, LedgerError> {
     let LaterColumns { category, metadata, .. } = relations.later_columns()?;
     let columns = columns![
         transactions::USER_ID,
@@ -84,5 +84,5 @@ fn may_insert_any(relations: &Relations) -> Result<bool, LedgerError> {
         category,
         metadata
     ];
-    Ok(privilege::may_insert_any(relations.ledger, &columns))
+    Ok(privilege::may_insert_and_return_any(relations.ledger, &columns))
 }

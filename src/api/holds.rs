@@ -45,7 +45,7 @@ pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     xact::refuse_if_read_only(c"create_hold()");
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
     // Before anything is written, where nothing but this could refuse it. A retry is not refused.
-    let looks_first = privilege::may_insert_any(relations.holds()?, &ALL);
+    let looks_first = privilege::may_insert_and_return_any(relations.holds()?, &ALL);
     let refusal =
         if looks_first { cover::refuse_early(&relations, &user, credits, false).err() } else { None };
     let is_taken = || {

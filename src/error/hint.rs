@@ -26,7 +26,7 @@ impl LedgerError {
             ),
             Self::TooManyElements { .. } => Some("Split it into several calls."),
             Self::SourceIdConflict { .. } => Some(
-                "A retry must repeat user_id, transaction_type and amount; a new transaction needs its own source_id.",
+                "A retry must repeat the account, the type and the amount; a new transaction needs its own source_id.",
             ),
             Self::ReversalOfReversal(_) => {
                 Some("Record a transaction of its own: admin_grant adds credits, admin_removal takes them.")

@@ -128,13 +128,16 @@ pub fn require_choosing_seq(relations: &Relations) {
     }
 }
 
-/// Whether the caller may insert any row into the table that has these columns: with INSERT on them, and no policy that could refuse it.
-pub fn may_insert_any<L: Layout>(table: pg_sys::Oid, columns: &[AnyColumn<L>]) -> bool {
+/// Whether a statement of the caller's may insert any row into the table that has these columns, and return it: with INSERT on them, SELECT
+/// on the table, and no policy that could refuse the row.
+pub fn may_insert_and_return_any<L: Layout>(table: pg_sys::Oid, columns: &[AnyColumn<L>]) -> bool {
     let insert = pg_sys::AclMode::from(pg_sys::ACL_INSERT);
     // SAFETY: catalog lookups. They raise an error if the table is gone.
     let may_insert = |column: &AnyColumn<L>| unsafe {
         pg_sys::pg_attribute_aclcheck(table, column.attribute_number(), pg_sys::GetUserId(), insert)
             == pg_sys::AclResult::ACLCHECK_OK
     };
-    view_of(table) == View::Whole && (may(table, pg_sys::ACL_INSERT) || columns.iter().all(may_insert))
+    view_of(table) == View::Whole
+        && may(table, pg_sys::ACL_SELECT)
+        && (may(table, pg_sys::ACL_INSERT) || columns.iter().all(may_insert))
 }
