@@ -305,6 +305,12 @@ fn an_expired_hold_is_held_anew() {
     assert!(session.value::<bool>(&format!("SELECT created_at > '{made}' FROM credits.holds"), &[]));
     hold(&mut session, "4", "b").refused("LC001");
     call(&mut session, "capture_hold('a')").unwrap();
+    // Refused by the call, as one of a new source_id is: the commit has not been asked yet.
+    hold(&mut session, "1", "c").unwrap();
+    expire(&mut session, "c");
+    session.run("BEGIN");
+    hold(&mut session, "4", "c").refused("LC001");
+    session.run("ROLLBACK");
 }
 
 #[test]
