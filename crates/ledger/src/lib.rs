@@ -6,6 +6,7 @@
 //! - [`numeric`]: the on-disk form of Postgres' `numeric`, to and from [`credits::Credits`]
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: the sides of zero and of thresholds that a balance can come to lie on
+//! - [`day`]: days of the UTC calendar
 //! - [`fold`]: rows folded into a balance, and the result of one pass over a delta
 //! - [`overdraft`]: how far an account may be overdrawn
 //! - [`reversal`]: what may take back a transaction, and how much of it
@@ -22,6 +23,7 @@ pub mod boundaries;
 pub mod coverage;
 pub mod credits;
 pub mod crossing;
+pub mod day;
 pub mod fold;
 pub mod id;
 pub mod numeric;
