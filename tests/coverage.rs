@@ -53,6 +53,13 @@ fn of_two_that_fit_singly_the_second_is_refused() {
             refusal.message(),
             format!("user {} has insufficient credits: 4 asked for, 3 available", user(1))
         );
+        assert_eq!(
+            refusal.detail(),
+            Some(
+                format!(r#"{{"user_id":"{}","asked":"4","available":"3","overdraft_limit":"0"}}"#, user(1))
+                    .as_str()
+            )
+        );
         assert!(refusal.hint().is_some());
         assert_eq!(available(&mut session), dec!(3));
         // It uses up no source_id.

@@ -57,6 +57,14 @@ fn a_hold_is_stored_as_it_was_asked_for() {
     assert_eq!(session.balance(user(1)), dec!(10));
 }
 
+/// What a refusal says for programs.
+fn detail(asked: &str, available: &str, limit: &str) -> String {
+    format!(
+        r#"{{"user_id":"{}","asked":"{asked}","available":"{available}","overdraft_limit":"{limit}"}}"#,
+        user(1)
+    )
+}
+
 #[test]
 fn what_is_held_cannot_be_held_again() {
     let (_db, mut session) = database(dec!(10));
@@ -68,6 +76,7 @@ fn what_is_held_cannot_be_held_again() {
         format!("user {} has insufficient credits: 3.000000000000001 asked for, 3 available", user(1))
     );
     assert!(refusal.hint().is_some());
+    assert_eq!(refusal.detail(), Some(detail("3.000000000000001", "3", "0").as_str()));
     hold(&mut session, "3", "b").unwrap();
     hold(&mut session, "0.000000000000001", "c").refused("LC001");
     assert_eq!(holds(&mut session), ["a 7", "b 3"]);
@@ -92,6 +101,9 @@ fn a_limit_says_how_far_below_zero() {
         "{}",
         refusal.message()
     );
+    assert_eq!(refusal.detail(), Some(detail("2", "-4", "5").as_str()));
+    let refusal = call(&mut session, "charge('USER', 1.50, 'b')").refused("LC001");
+    assert_eq!(refusal.detail(), Some(detail("1.5", "-4", "5").as_str()));
     call(&mut session, "charge('USER', 1, 'b')").unwrap();
     session.run(&format!("SELECT credits.create_hold('{}', 1000000, 'c')", user(2)));
 }

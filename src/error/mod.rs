@@ -1,4 +1,4 @@
-//! The one error type: SQLSTATE, message and hint of everything that this extension refuses. The hints are in [`hint`].
+//! The one error type: SQLSTATE, message, detail and hint of everything that this extension refuses. The hints are in [`hint`].
 
 mod hint;
 
@@ -331,10 +331,20 @@ impl LedgerError {
     /// Raises it, where there is no caller to return it to.
     pub fn raise(self) -> ! {
         if let Self::InsufficientCredits { .. } = self {
-            raised::raise(INSUFFICIENT_CREDITS, &self.to_string(), self.hint());
+            raised::raise(INSUFFICIENT_CREDITS, &self.to_string(), self.detail().as_deref(), self.hint());
         }
         ErrorReport::from(self).report(PgLogLevel::ERROR);
         unreachable!("an error report does not return")
+    }
+
+    /// What the message says, for programs: a JSON object, with amounts as exact as they are.
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::InsufficientCredits { user, asked, available, overdraft_limit } => Some(format!(
+                "{{\"user_id\":\"{user}\",\"asked\":\"{asked}\",\"available\":\"{available}\",\"overdraft_limit\":\"{overdraft_limit}\"}}"
+            )),
+            _ => None,
+        }
     }
 
     fn sqlstate(&self) -> PgSqlErrorCode {

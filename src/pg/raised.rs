@@ -136,14 +136,17 @@ pub fn unless<T>(expected: impl FnOnce(&Raised) -> bool, work: impl FnOnce() -> 
 /// Raises an error with an SQLSTATE that Postgres has not. The function that runs must have been entered through [`guard`]: any
 /// other makes it an internal error.
 #[expect(ffi_unwind_calls, reason = "`call_out` stands around the call")]
-pub fn raise(sqlstate: [u8; 5], message: &str, hint: Option<&str>) -> ! {
+pub fn raise(sqlstate: [u8; 5], message: &str, detail: Option<&str>, hint: Option<&str>) -> ! {
     let text = |text: &str| CString::new(text).unwrap_or_default();
-    let (message, hint) = (text(message), hint.map(text));
+    let (message, detail, hint) = (text(message), detail.map(text), hint.map(text));
+    let pointer =
+        |text: &Option<CString>| text.as_ref().map_or(std::ptr::null_mut(), |text| text.as_ptr().cast_mut());
     let mut error = pg_sys::ErrorData {
         elevel: PgLogLevel::ERROR as i32,
         sqlerrcode: packed(sqlstate),
         message: message.as_ptr().cast_mut(),
-        hint: hint.as_ref().map_or(std::ptr::null_mut(), |hint| hint.as_ptr().cast_mut()),
+        detail: pointer(&detail),
+        hint: pointer(&hint),
         ..pg_sys::ErrorData::default()
     };
     let error = &raw mut error;
