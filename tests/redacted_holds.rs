@@ -173,6 +173,15 @@ fn a_hold_that_is_redacted_must_still_be_covered() {
             session.try_run("COMMIT").refused("LC001");
         }
     }
+    // The row trigger of the extension fires after the redaction.
+    session.run(&format!(
+        "BEGIN; {create};
+         WITH extended AS (UPDATE credits.holds SET expires_at = 'infinity' WHERE source_id = 'new' RETURNING user_id)
+         SELECT credits.redact_account(user_id) FROM extended;
+         SELECT credits.create_transaction('{}', 'usage', 5, 'plain')",
+        user(1)
+    ));
+    session.try_run("COMMIT").refused("LC001");
     session.run(&format!("BEGIN; {create}; {redaction}; COMMIT"));
     assert_eq!(left(&mut session), "");
     session.assert_sound();

@@ -53,6 +53,8 @@ struct Claims {
     charges: HashMap<Key, Claim>,
     /// The rows that may ask for cover, by account.
     guarded: HashMap<UserId, Guarded>,
+    /// Where versions of holds that ask for nothing yet have moved: a row trigger may come later that says what they ask for.
+    moved_holds: HashMap<Key, Version>,
     /// What accounts have held until the transaction deleted it, in steps: it may roll back.
     released: HashMap<UserId, u64>,
 }
@@ -70,7 +72,10 @@ thread_local! {
 
 impl Claims {
     fn is_empty(&self) -> bool {
-        self.holds.is_empty() && self.charges.is_empty() && self.released.is_empty()
+        self.holds.is_empty()
+            && self.charges.is_empty()
+            && self.moved_holds.is_empty()
+            && self.released.is_empty()
     }
 
     fn add_hold(&mut self, version: Version, claim: Claim) {
@@ -112,6 +117,9 @@ pub fn note_update(user: UserId, amount: Credits, expired_at: i64, old: Version,
         let by_hand = Claim { user, amount, open_until: Some(expired_at), is_guarded: false };
         let claim = claims.holds.get(&key(old)).copied().unwrap_or(by_hand);
         claims.add_hold(new, claim);
+        if let Some(moved_to) = claims.moved_holds.get(&key(new)).copied() {
+            claims.add_hold(moved_to, claim);
+        }
     });
 }
 
@@ -137,9 +145,10 @@ pub fn note_capture(hold: Version, charge: Version) {
 
 /// Remembers that a version of a hold has come in place of another.
 pub fn note_hold_moved(old: Version, new: Version) {
-    CLAIMS.with_borrow_mut(|claims| {
-        if let Some(claim) = claims.holds.get(&key(old)).copied() {
-            claims.add_hold(new, claim);
+    CLAIMS.with_borrow_mut(|claims| match claims.holds.get(&key(old)).copied() {
+        Some(claim) => claims.add_hold(new, claim),
+        None => {
+            claims.moved_holds.insert(key(old), new);
         }
     });
 }
