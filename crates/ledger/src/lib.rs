@@ -9,6 +9,7 @@
 //! - [`day`]: days of the UTC calendar
 //! - [`fold`]: rows folded into a balance, and the result of one pass over a delta
 //! - [`overdraft`]: how far an account may be overdrawn
+//! - [`period`]: days, weeks and months of the UTC calendar, after which a spend cap begins anew
 //! - [`reversal`]: what may take back a transaction, and how much of it
 //! - [`segment`]: what backends publish to each other in dynamic shared memory
 //! - [`sequence`]: how a sequence follows rows that come with a number of their own
@@ -28,6 +29,7 @@ pub mod fold;
 pub mod id;
 pub mod numeric;
 pub mod overdraft;
+pub mod period;
 pub mod reversal;
 pub mod segment;
 pub mod sequence;
