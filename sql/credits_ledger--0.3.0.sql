@@ -44,6 +44,22 @@ COMMENT ON TYPE credits.transaction_with_category IS
     'An item of a grouped list: one ledger row, or one batch with its total, its number of rows (batch_count) and its '
     'highest seq. For a batch, id and batch_id are the batch''s id and description is ''Batch''.';
 
+CREATE TYPE credits.transaction_with_balance AS (
+    id                 uuid,
+    user_id            uuid,
+    transaction_type   text,
+    amount             numeric,
+    source_id          text,
+    description        text,
+    created_at         timestamptz,
+    seq                bigint,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    balance_after      numeric
+);
+COMMENT ON TYPE credits.transaction_with_balance IS
+    'A credit_transaction and balance_after: the signed sum of its account''s transactions up to and including its seq.';
+
 CREATE TYPE credits.credit_hold AS (
     source_id          text,
     user_id            uuid,
@@ -1187,6 +1203,54 @@ COMMENT ON FUNCTION credits.transactions_after(text, bigint) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   reads
+
+-- What was spent when, statements, and balances of the past. Days are those of UTC whatever the session's time zone. As all reading
+-- functions, these answer for the rows that the caller's snapshot and row-level security show, whenever those were written and
+-- whatever dates they bear.
+
+CREATE FUNCTION credits.usage_by_day(user_id uuid, start_date date DEFAULT NULL, end_date date DEFAULT NULL)
+    RETURNS TABLE (
+        day date, category text, api_key_id uuid, transaction_type text, total_amount numeric, transaction_count bigint
+    )
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 100
+    AS 'MODULE_PATHNAME', 'usage_by_day';
+COMMENT ON FUNCTION credits.usage_by_day(uuid, date, date) IS
+    'Totals of a user''s transactions of every type by day of created_at (UTC), category and API key, exact now, amounts not signed; '
+    'ordered by day, transaction_type, category, api_key_id, NULLs last. Both dates are inclusive; NULL: no bound. 22004 for a NULL '
+    'user_id. Cost: the user''s rows within the dates.';
+CREATE FUNCTION credits.get_user_balance_at(user_id uuid, at timestamptz) RETURNS numeric
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'get_user_balance_at';
+COMMENT ON FUNCTION credits.get_user_balance_at(uuid, timestamptz) IS
+    'Signed sum of a user''s transactions with created_at <= at, exact; 0 if there are none. 22004 for NULL. Cost: these rows.';
+CREATE FUNCTION credits.account_statement(user_id uuid, period_start timestamptz, period_end timestamptz)
+    RETURNS TABLE (line text, amount numeric, transaction_count bigint)
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 6
+    AS 'MODULE_PATHNAME', 'account_statement';
+COMMENT ON FUNCTION credits.account_statement(uuid, timestamptz, timestamptz) IS
+    'A user''s statement for the time from period_start up to, not including, period_end, in six lines: opening (the rows before '
+    'period_start), purchase, admin_grant, usage, admin_removal (the rows of the period), closing (the rows before period_end), '
+    'each with its signed sum and the number of its rows. Opening and the lines of the types add up to closing. 22004 for NULL, 22023 '
+    'unless period_end is after period_start. Cost: the user''s rows before period_end.';
+CREATE FUNCTION credits.list_user_transactions_with_balance(
+    user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50,
+    search text DEFAULT NULL, transaction_types text[] DEFAULT NULL,
+    start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL,
+    before_seq bigint DEFAULT NULL
+) RETURNS SETOF credits.transaction_with_balance
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50
+    AS 'MODULE_PATHNAME', 'list_user_transactions_with_balance';
+COMMENT ON FUNCTION credits.list_user_transactions_with_balance(
+    uuid, bigint, bigint, text, text[], timestamptz, timestamptz, bigint) IS
+    'A user''s transactions as list_user_transactions lists them, each with balance_after: the signed sum of the user''s transactions up '
+    'to and including this seq, also of those that filters leave out. Arguments and errors as list_user_transactions. Cost: as '
+    'list_user_transactions, and the rows up to the page''s newest.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/operations.rs
 -- credits_ledger::api::operations::advance_seq
 CREATE  FUNCTION "advance_seq"(
@@ -1286,7 +1350,7 @@ AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
 /* <begin connected objects> */
 -- src/lib.rs
 -- requires:
---   reads
+--   days
 --   api::open_holds::release_expired_holds
 --   api::operations::advance_seq
 --   api::operations::redact_account
@@ -2497,8 +2561,8 @@ REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
-REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.credit_hold, credits.recorded_transaction,
-    credits.feed_item FROM PUBLIC;
+REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance,
+    credits.credit_hold, credits.recorded_transaction, credits.feed_item FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint), credits.are_thresholds(numeric[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;
 

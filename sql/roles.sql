@@ -35,6 +35,7 @@ GRANT EXECUTE ON FUNCTION
     credits.visible_balances, credits.visible_batches,
     credits.get_transaction_by_id, credits.transaction_exists_by_source_id,
     credits.list_user_transactions, credits.list_all_transactions, credits.list_transactions_with_batches,
+    credits.list_user_transactions_with_balance, credits.usage_by_day, credits.get_user_balance_at, credits.account_statement,
     credits.count_user_transactions, credits.count_all_transactions, credits.count_transactions_with_batches,
     credits.sum_recent_transactions, credits.sum_recent_transactions_grouped,
     credits.sum_transactions_after_date, credits.sum_transactions_after_date_grouped,

@@ -40,12 +40,13 @@ pgrx::extension_sql_file!("../sql/schema/views.sql", name = "views", requires = 
 pgrx::extension_sql_file!("../sql/schema/recording.sql", name = "recording", requires = ["views"]);
 pgrx::extension_sql_file!("../sql/schema/spending.sql", name = "spending", requires = ["recording"]);
 pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["spending"]);
+pgrx::extension_sql_file!("../sql/schema/days.sql", name = "days", requires = ["reads"]);
 pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = ["verify"]);
 pgrx::extension_sql_file!(
     "../sql/schema/operations.sql",
     name = "operations",
     requires = [
-        "reads",
+        "days",
         api::open_holds::release_expired_holds,
         api::operations::advance_seq,
         api::operations::redact_account,

@@ -218,7 +218,11 @@ fn every_sum_gives_a_transaction_type_the_same_sign() {
         let effect = if transaction_type.adds() { dec!(2.5) } else { dec!(-2.5) };
         session.insert(user(number), transaction_type.name(), dec!(2.5)).unwrap();
         assert_eq!(session.balance(user(number)), effect, "{transaction_type}");
-        for sum in ["sum_recent_transactions($1, 10)", "sum_transactions_after_date($1, '-infinity')"] {
+        for sum in [
+            "sum_recent_transactions($1, 10)",
+            "sum_transactions_after_date($1, '-infinity')",
+            "get_user_balance_at($1, 'infinity')",
+        ] {
             let sum: Decimal = session.value(&format!("SELECT credits.{sum}"), &[&user(number)]);
             assert_eq!(sum, effect, "{transaction_type}");
         }

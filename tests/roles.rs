@@ -8,7 +8,8 @@ use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 const EVERYBODY: [&str; 3] = ["are_thresholds: EXECUTE", "current_xact_id: EXECUTE", "row_security: EXECUTE"];
 
 /// What a reader may do besides.
-const READER: [&str; 35] = [
+const READER: [&str; 39] = [
+    "account_statement: EXECUTE",
     "balances: SELECT",
     "batches: SELECT",
     "calculate_balance_with_seq: EXECUTE",
@@ -24,12 +25,14 @@ const READER: [&str; 35] = [
     "get_monthly_auto_topup_spend_bulk: EXECUTE",
     "get_transaction_by_id: EXECUTE",
     "get_user_balance: EXECUTE",
+    "get_user_balance_at: EXECUTE",
     "get_users_balances_bulk: EXECUTE",
     "holds: SELECT",
     "list_all_transactions: EXECUTE",
     "list_holds: EXECUTE",
     "list_transactions_with_batches: EXECUTE",
     "list_user_transactions: EXECUTE",
+    "list_user_transactions_with_balance: EXECUTE",
     "schema credits: USAGE",
     "spending_limits: SELECT",
     "sum_recent_transactions: EXECUTE",
@@ -39,6 +42,7 @@ const READER: [&str; 35] = [
     "thresholds: SELECT",
     "transaction_exists_by_source_id: EXECUTE",
     "transactions_after: EXECUTE",
+    "usage_by_day: EXECUTE",
     "verify_installation: EXECUTE",
     "verify_ledger: EXECUTE",
     "visible_balances: EXECUTE",

@@ -4,6 +4,7 @@
 //! - [`available`]: what holds leave of a balance
 //! - [`rows`], [`grouped`], [`topup`], [`labels`], [`arguments`]: each promise of the interface, by example
 //! - [`property`]: every function with every combination of filters against the [`model`], whatever has happened
+//! - [`days`]: days, statements and running balances against plain SQL, in every time zone
 //! - [`keyset`]: pages by cursor while others write
 //! - [`cost`]: what may be read for an answer, on a long ledger
 
@@ -17,6 +18,8 @@ mod available;
 mod calls;
 #[path = "surface/cost.rs"]
 mod cost;
+#[path = "surface/days.rs"]
+mod days;
 #[path = "surface/grouped.rs"]
 mod grouped;
 #[path = "surface/keyset.rs"]

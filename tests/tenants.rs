@@ -34,7 +34,7 @@ impl Subject {
 
 /// How every function is asked about a subject. What depends on one has an answer for the superuser that differs from
 /// that about nobody.
-const QUESTIONS: [(&str, &str); 33] = [
+const QUESTIONS: [(&str, &str); 37] = [
     ("get_user_balance", "'{user}'"),
     ("calculate_balance_with_seq", "'{user}'"),
     ("get_users_balances_bulk", "ARRAY['{user}'::uuid], 1"),
@@ -47,6 +47,10 @@ const QUESTIONS: [(&str, &str); 33] = [
     ("get_transaction_by_id", "'{transaction}'"),
     ("transaction_exists_by_source_id", "'{source_id}'"),
     ("list_user_transactions", "'{user}'"),
+    ("list_user_transactions_with_balance", "'{user}'"),
+    ("usage_by_day", "'{user}'"),
+    ("get_user_balance_at", "'{user}', now()"),
+    ("account_statement", "'{user}', '2000-01-01', 'infinity'"),
     ("list_transactions_with_batches", "'{user}'"),
     ("count_user_transactions", "'{user}'"),
     ("count_transactions_with_batches", "'{user}'"),
@@ -352,6 +356,11 @@ fn sums_are_of_the_rows_shown() {
         "SELECT credits.get_user_balance('{}')::text",
         "SELECT balance::text FROM credits.balances WHERE user_id = '{}'",
         "SELECT credits.sum_transactions_after_date('{}', '2000-01-01')::text",
+        "SELECT credits.get_user_balance_at('{}', now())::text",
+        "SELECT amount::text FROM credits.account_statement('{}', '2000-01-01', 'infinity') WHERE line = 'usage'",
+        "SELECT amount::text FROM credits.account_statement('{}', '2000-01-01', 'infinity') WHERE line = 'closing'",
+        "SELECT (-sum(total_amount))::text FROM credits.usage_by_day('{}')",
+        "SELECT balance_after::text FROM credits.list_user_transactions_with_balance('{}', 0, 1)",
         "SELECT (-sum(total_amount))::text FROM credits.batches WHERE user_id = '{}'",
         "SELECT (-sum(amount))::text FROM credits.list_transactions_with_batches('{}')",
     ] {

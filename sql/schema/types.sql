@@ -33,6 +33,22 @@ COMMENT ON TYPE credits.transaction_with_category IS
     'An item of a grouped list: one ledger row, or one batch with its total, its number of rows (batch_count) and its '
     'highest seq. For a batch, id and batch_id are the batch''s id and description is ''Batch''.';
 
+CREATE TYPE credits.transaction_with_balance AS (
+    id                 uuid,
+    user_id            uuid,
+    transaction_type   text,
+    amount             numeric,
+    source_id          text,
+    description        text,
+    created_at         timestamptz,
+    seq                bigint,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    balance_after      numeric
+);
+COMMENT ON TYPE credits.transaction_with_balance IS
+    'A credit_transaction and balance_after: the signed sum of its account''s transactions up to and including its seq.';
+
 CREATE TYPE credits.credit_hold AS (
     source_id          text,
     user_id            uuid,

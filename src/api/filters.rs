@@ -124,9 +124,9 @@ impl<'call> Period<'call> {
         Self { bounds: start.into_iter().chain(end).collect() }
     }
 
-    /// The period after a date, which is not part of it.
-    pub fn after(date: Value<'call>) -> Self {
-        Self { bounds: vec![(">", date)] }
+    /// The times that compare so to each of these, in microseconds since the server's epoch.
+    pub fn of_times(bounds: impl IntoIterator<Item = (&'static str, i64)>) -> Self {
+        Self { bounds: bounds.into_iter().map(|(operator, time)| (operator, Value::time(time))).collect() }
     }
 
     /// The conditions on what is dated `created_at`, in the form in which dates are compared. A period decides whether

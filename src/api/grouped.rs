@@ -140,7 +140,8 @@ pub fn sum_recent_transactions_grouped(call: &Call<'_>) -> Result<Answer, Ledger
 pub fn sum_transactions_after_date_grouped(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
     let user = call.user_id(USER_ID)?;
-    let filters = Filters::in_period(Period::after(call.required_timestamptz(Argument(1, "after_date"))?));
+    let after = call.required_time(Argument(1, "after_date"))?;
+    let filters = Filters::in_period(Period::of_times([(">", after)]));
     let items = Items::new(&mut statement, user, &filters, &Page::default())?;
     let sql =
         format!("SELECT coalesce(sum({}), 0) FROM ({}) items", effect_sql("transaction_type"), items.union);

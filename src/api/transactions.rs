@@ -62,6 +62,32 @@ fn list<'call>(
     statement.answer_rows(&sql, call)
 }
 
+/// `list_user_transactions_with_balance(user_id, skip, limit, FILTERS, before_seq)`
+pub fn list_user_transactions_with_balance(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let (user, page, filters) = (call.user_id(USER_ID)?, Page::read(call, 1, 7)?, Filters::read(call, 3)?);
+    let mut statement = Statement::new();
+    let user = statement.bind(Value::uuid(user.as_bytes()));
+    let rows = page_of_rows(
+        &mut statement,
+        |_| CREDIT_TRANSACTION_NAMES.clone(),
+        Scope::User(user),
+        &filters,
+        &page,
+    );
+    // The rows up to the oldest of the page, and one by one those from there to the newest of it.
+    let sql = format!(
+        "WITH page AS MATERIALIZED ({rows}), \
+         since AS (SELECT seq, sum({effect}) OVER (ORDER BY seq) AS credits FROM credits.credits_transactions \
+         WHERE user_id = {user} AND seq > (SELECT min(seq) FROM page) AND seq <= (SELECT max(seq) FROM page)) \
+         SELECT page.*, trim_scale(until.credits + coalesce(since.credits, 0)) FROM page \
+         CROSS JOIN (SELECT coalesce(sum({effect}), 0) AS credits FROM credits.credits_transactions \
+         WHERE user_id = {user} AND seq <= (SELECT min(seq) FROM page)) until \
+         LEFT JOIN since ON since.seq = page.seq ORDER BY page.seq DESC",
+        effect = effect_sql("transaction_type"),
+    );
+    Ok(statement.answer_rows(&sql, call))
+}
+
 fn list_unfiltered(call: &Call<'_>, mut rows: NewestRows, page: &Page) -> Answer {
     let result = call.result_rows(definition::CREDIT_TRANSACTION.columns);
     for is_shown in page.places() {
@@ -99,16 +125,4 @@ pub fn sum_recent_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let columns = |kind: &str| format!("{} AS effect, seq", effect_sql(kind));
     let rows = page_of_rows(&mut statement, columns, scope, &filters, &page);
     Ok(statement.answer_value(&format!("SELECT coalesce(sum(effect), 0) FROM ({rows}) newest")))
-}
-
-/// `sum_transactions_after_date(user_id, after_date)`
-pub fn sum_transactions_after_date(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let mut statement = Statement::new();
-    let scope = Scope::User(statement.bind(call.uuid(USER_ID)?));
-    let filters = Filters::in_period(Period::after(call.required_timestamptz(Argument(1, "after_date"))?));
-    let passing = scope.passing(&filters, &mut statement);
-    Ok(statement.answer_value(&format!(
-        "SELECT coalesce(sum({}), 0) FROM credits.credits_transactions WHERE {passing}",
-        effect_sql("transaction_type")
-    )))
 }

@@ -2,7 +2,8 @@
 //! and what answers them.
 
 use crate::api::{
-    balances, bulk, charges, feed, grouped, holds, open_holds, recording, reversals, topup, transactions,
+    balances, bulk, charges, days, feed, grouped, holds, open_holds, recording, reversals, statements, topup,
+    transactions,
 };
 use crate::pg::entry_point::entry_points;
 use crate::pg::stamp;
@@ -38,7 +39,11 @@ entry_points! { reading_functions:
     count_user_transactions => transactions::count_user_transactions;
     count_all_transactions => transactions::count_all_transactions;
     sum_recent_transactions => transactions::sum_recent_transactions;
-    sum_transactions_after_date => transactions::sum_transactions_after_date;
+    sum_transactions_after_date => statements::sum_transactions_after_date;
+    get_user_balance_at => statements::get_user_balance_at;
+    account_statement => statements::account_statement;
+    usage_by_day => days::usage_by_day;
+    list_user_transactions_with_balance => transactions::list_user_transactions_with_balance;
     list_transactions_with_batches => grouped::list_transactions_with_batches;
     count_transactions_with_batches => grouped::count_transactions_with_batches;
     sum_recent_transactions_grouped => grouped::sum_recent_transactions_grouped;

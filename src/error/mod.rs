@@ -61,6 +61,14 @@ pub enum LedgerError {
         /// Its value.
         value: String,
     },
+    /// A period that ends before it has begun.
+    #[error("argument period_end must be after period_start, {start}, but is {end}")]
+    EmptyPeriod {
+        /// Where it begins.
+        start: String,
+        /// Where it ends.
+        end: String,
+    },
     /// An interval is below zero.
     #[error("argument {name} must not be negative, but is {value}")]
     NegativeInterval {
@@ -353,6 +361,7 @@ impl LedgerError {
                 PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED
             }
             Self::NegativeArgument { .. }
+            | Self::EmptyPeriod { .. }
             | Self::NegativeInterval { .. }
             | Self::UnknownType { .. }
             | Self::NotAnArray(_)

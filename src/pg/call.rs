@@ -8,6 +8,7 @@
 use std::marker::PhantomData;
 
 use ledger::credits::Credits;
+use ledger::day::Day;
 use ledger::id::{TransactionId, UserId};
 use ledger::numeric::DecodeError;
 use pgrx::prelude::*;
@@ -158,9 +159,17 @@ impl<'call> Call<'call> {
         self.value(argument, pg_sys::TIMESTAMPTZOID)
     }
 
-    /// A `timestamptz` that must be given.
-    pub fn required_timestamptz(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
-        self.timestamptz(argument).ok_or_else(|| argument.missing())
+    /// A `timestamptz` that must be given, in microseconds since the server's epoch.
+    pub fn required_time(&self, argument: Argument) -> Result<i64, LedgerError> {
+        let datum = self.datum(argument).ok_or_else(|| argument.missing())?;
+        Ok(datum.value().cast_signed() as i64)
+    }
+
+    /// A `date`, if given.
+    pub fn date(&self, argument: Argument) -> Option<Day> {
+        // SAFETY: the declaration says date, which is an integer.
+        unsafe { i32::from_polymorphic_datum(self.datum(argument)?, false, pg_sys::INT4OID) }
+            .map(Day::from_date)
     }
 
     /// A `bigint`, if given.

@@ -72,6 +72,19 @@ pub static TRANSACTION_WITH_CATEGORY: Definition = Definition {
     checks: &[],
 };
 
+/// `transaction_with_balance`
+#[rustfmt::skip]
+pub static TRANSACTION_WITH_BALANCE: Definition = Definition {
+    name: c"transaction_with_balance",
+    role: Role::ResultType,
+    columns: &[
+        UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID, NUMERICOID,
+    ],
+    names: &[],
+    keys: &[],
+    checks: &[],
+};
+
 /// `credit_hold`
 #[rustfmt::skip]
 pub static CREDIT_HOLD: Definition = Definition {
@@ -123,7 +136,7 @@ pub static DUMPED_ROW_SECURITY: Definition = Definition {
 };
 
 /// All of them.
-pub static ALL: [&Definition; 13] = [
+pub static ALL: [&Definition; 14] = [
     Ledger::DEFINITION,
     Holds::DEFINITION,
     Limits::DEFINITION,
@@ -132,6 +145,7 @@ pub static ALL: [&Definition; 13] = [
     Changes::DEFINITION,
     &CREDIT_TRANSACTION,
     &TRANSACTION_WITH_CATEGORY,
+    &TRANSACTION_WITH_BALANCE,
     &CREDIT_HOLD,
     &RECORDED_TRANSACTION,
     &FEED_ITEM,

@@ -98,6 +98,8 @@ impl Function {
             "capture_hold" => &["P0002"][..],
             "create_hold" | "charge" => &["LC001"],
             "extend_hold" => &["P0002", "LC001"],
+            // A period that ends before it begins.
+            "account_statement" => &["22023"],
             _ => &[],
         });
         // The ids of transactions are not those of users: rows::reverse has those.
@@ -208,6 +210,7 @@ impl Argument {
             ("regclass", "source") => values::source(random, bad),
             ("text", "feed_position") => values::feed_position(random),
             ("jsonb", "transactions") => values::items(random, bad),
+            ("date", _) => values::day(random, bad),
             ("timestamp with time zone", _) if bad => values::bad_date(random),
             ("timestamp with time zone", _) => values::date(random),
             (kind, _) => panic!("what may the argument {name} {kind} of {function} be? Say so here"),

@@ -347,6 +347,44 @@ pub fn bad_date(random: &mut StdRng) -> Value {
     Value::bad(text(bad.choose(random).unwrap()), &["22007", "22008", "22009"])
 }
 
+/// A `date`, in reach of the server unless it is to be bad.
+pub fn day(random: &mut StdRng, bad: bool) -> Value {
+    match (bad, random.random_bool(0.3)) {
+        (true, true) => {
+            let days = [i32::MIN + 1, i32::MAX - 1].choose(random).unwrap();
+            Value::bad(Wire::Binary(days.to_be_bytes().to_vec()), &["22008"])
+        }
+        (true, false) => {
+            let bad = [
+                "",
+                "never",
+                "5874898-01-01",
+                "4715-01-01 BC",
+                "2023-02-29",
+                "2024-13-01",
+                "99999999999999999999",
+            ];
+            Value::bad(text(bad.choose(random).unwrap()), &["22007", "22008", "22009"])
+        }
+        (false, true) => {
+            let days = [i32::MIN, i32::MAX, 0, -1].choose(random).unwrap();
+            Value { wire: Wire::Binary(days.to_be_bytes().to_vec()), fault: None }
+        }
+        (false, false) => {
+            let good = [
+                "-infinity",
+                "infinity",
+                "today",
+                "4714-11-24 BC",
+                "5874897-12-31",
+                "294277-01-01",
+                "2024-02-29",
+            ];
+            Value::good(*good.choose(random).unwrap())
+        }
+    }
+}
+
 /// A whole number of this many bytes. Below zero it is refused with 22023 where that is so.
 pub fn number(random: &mut StdRng, bytes: usize, name: &str, may_be_negative: bool) -> Value {
     let (least, most) = if bytes == 4 { (i32::MIN.into(), i32::MAX.into()) } else { (i64::MIN, i64::MAX) };

@@ -6,8 +6,9 @@ const USER: &str = "'10000000-0000-4000-8000-000000000001'::uuid";
 
 /// Calls of the functions with `{}` for one argument, and the name of that argument.
 fn calls(with: &[&str]) -> Vec<(String, &'static str)> {
-    const LISTS: [&str; 3] = [
+    const LISTS: [&str; 4] = [
         "list_user_transactions({user}, {args})",
+        "list_user_transactions_with_balance({user}, {args})",
         "list_transactions_with_batches({user}, {args})",
         "list_all_transactions({args})",
     ];
@@ -46,12 +47,21 @@ fn calls(with: &[&str]) -> Vec<(String, &'static str)> {
                 ],
                 "after_date",
             ),
+            "at" => add(&["get_user_balance_at({user}, {args})"], "at"),
+            "period_start" => {
+                add(&["account_statement({user}, {args}, period_end => now())"], "period_start");
+            }
+            "period_end" => add(&["account_statement({user}, {args}, period_start => now())"], "period_end"),
             "user_ids" => add(&["get_monthly_auto_topup_spend_bulk({args})"], "user_ids"),
             "transaction_id" => add(&["get_transaction_by_id({args})"], "transaction_id"),
             "source_id" => add(&["transaction_exists_by_source_id({args})"], "source_id"),
             "user_id" => add(
                 &[
                     "list_user_transactions({args})",
+                    "list_user_transactions_with_balance({args})",
+                    "usage_by_day({args})",
+                    "get_user_balance_at({args}, at => now())",
+                    "account_statement({args}, period_start => now(), period_end => 'infinity')",
                     "list_transactions_with_batches({args})",
                     "count_user_transactions({args})",
                     "count_transactions_with_batches({args})",
@@ -83,7 +93,18 @@ fn assert_refused(with: &[&str], sqlstate: &str, value: &str) {
 
 #[test]
 fn null_for_a_required_argument() {
-    let arguments = ["user_id", "skip", "count", "after_date", "user_ids", "transaction_id", "source_id"];
+    let arguments = [
+        "user_id",
+        "skip",
+        "count",
+        "after_date",
+        "at",
+        "period_start",
+        "period_end",
+        "user_ids",
+        "transaction_id",
+        "source_id",
+    ];
     assert_refused(&[&["NULL"][..], &arguments].concat(), "22004", "NULL");
 }
 
@@ -115,7 +136,9 @@ fn null_elsewhere_is_the_default() {
     );
     for call in [
         "(SELECT count(*) FROM credits.list_user_transactions({user}, 0, NULL, NULL, NULL, NULL, NULL, NULL))",
+        "(SELECT count(*) FROM credits.list_user_transactions_with_balance({user}, 0, NULL, NULL, NULL, NULL, NULL, NULL))",
         "(SELECT count(*) FROM credits.list_transactions_with_batches({user}, 0, NULL, NULL, NULL, NULL, NULL, NULL))",
+        "(SELECT sum(transaction_count)::bigint FROM credits.usage_by_day({user}, NULL, NULL))",
         "(SELECT count(*) FROM credits.list_all_transactions(0, NULL, NULL, NULL, NULL, NULL, NULL))",
         "credits.count_user_transactions({user}, NULL, NULL, NULL, NULL)",
         "credits.count_transactions_with_batches({user}, NULL, NULL, NULL, NULL)",
@@ -166,6 +189,8 @@ fn the_largest_numbers() {
         for (call, expected) in [
             ("(SELECT count(*) FROM credits.list_user_transactions({user}, 0, {n}))", 4),
             ("(SELECT count(*) FROM credits.list_user_transactions({user}, {n}, {n}))", 0),
+            ("(SELECT count(*) FROM credits.list_user_transactions_with_balance({user}, 0, {n}))", 4),
+            ("(SELECT count(*) FROM credits.list_user_transactions_with_balance({user}, {n}, {n}))", 0),
             ("(SELECT count(*) FROM credits.list_all_transactions(1, {n}))", 3),
             ("(SELECT count(*) FROM credits.list_transactions_with_batches({user}, 0, {n}))", 2),
             ("(SELECT count(*) FROM credits.list_transactions_with_batches({user}, 1, {n}))", 1),
@@ -198,6 +223,10 @@ fn without_a_grant_nothing_is_read() {
         "sum_recent_transactions_grouped({user}, 1)",
         "sum_transactions_after_date({user}, now())",
         "sum_transactions_after_date_grouped({user}, now())",
+        "list_user_transactions_with_balance({user})",
+        "usage_by_day({user})",
+        "get_user_balance_at({user}, now())",
+        "account_statement({user}, '2026-01-01', '2026-02-01')",
         "get_transaction_by_id({user})",
         "transaction_exists_by_source_id('x')",
         "get_monthly_auto_topup_spend({user})",
