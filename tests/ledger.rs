@@ -52,6 +52,7 @@ mod refusals;
 mod release_build;
 mod repairs;
 mod requirements;
+mod reversal_stress;
 mod reversals;
 mod roles;
 mod rooms;

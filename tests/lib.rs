@@ -7,6 +7,7 @@
 //! - [`session`]: a connection, with the statements that every test needs
 //! - [`stepping`]: a session in the background, or held in the middle of its commit
 //! - [`listener`]: the notifications of a database, in order
+//! - [`racing`]: a client among others, some of which are killed
 //! - [`random`]: the seed that repeats a random test
 //! - [`refusal`]: what the SQLSTATE and message of an error must be
 //! - [`soundness`]: what must hold of every ledger at rest
@@ -21,6 +22,8 @@ pub mod database;
 pub mod lifecycle;
 #[path = "harness/listener.rs"]
 pub mod listener;
+#[path = "harness/racing.rs"]
+pub mod racing;
 #[path = "harness/random.rs"]
 pub mod random;
 #[path = "harness/refusal.rs"]
@@ -35,6 +38,7 @@ pub mod stepping;
 pub use database::Database;
 pub use lifecycle::Shutdown;
 pub use listener::{Direction, Listener, Notification};
+pub use racing::{Outcome, Racer};
 pub use random::seed;
 pub use refusal::Refused;
 pub use rust_decimal::{Decimal, dec};

@@ -476,6 +476,23 @@ fn a_transaction_with_reversals_is_not_prepared() {
     session.run("ROLLBACK; BEGIN");
     insert(&mut session, user(1), "admin_grant", dec!(1), id(7)).unwrap();
     session.try_run(&format!("PREPARE TRANSACTION {gid}")).refused("0A000");
+    // One that another transaction has recorded is none of this one's.
+    session.run("ROLLBACK");
+    reverse(&mut session, original, "'earlier', 1").unwrap();
+    // What was rolled back or refused is not there any more.
+    session.run("BEGIN; SAVEPOINT s");
+    insert(&mut session, user(1), "admin_grant", dec!(1), original).unwrap();
+    session.run("ROLLBACK TO s");
+    reverse(&mut session, original, "'too much', 10").refused("23514");
+    session.run("ROLLBACK TO s");
+    session.charge(user(1), dec!(1));
+    session.run(&format!("PREPARE TRANSACTION {gid}"));
+    session.run(&format!("COMMIT PREPARED {gid}"));
+    session.run("BEGIN; SAVEPOINT s");
+    insert(&mut session, user(1), "admin_grant", dec!(1), original).unwrap();
+    session.run("ROLLBACK TO s");
+    insert(&mut session, user(1), "admin_grant", dec!(1), original).unwrap();
+    session.try_run(&format!("PREPARE TRANSACTION {gid}")).refused("0A000");
     // Nothing of it is left in the session.
     session.run("ROLLBACK; BEGIN");
     session.charge(user(1), dec!(1));
@@ -503,6 +520,9 @@ fn without_the_index() {
         assert!(error.message().contains("6 is left"), "{}", error.message());
         let error = reverse(&mut session, original, "'second', 7").refused("23514");
         assert!(error.message().contains("6 is left"), "{}", error.message());
+        other.run("BEGIN");
+        reverse(&mut other, original, "'prepared', 1").unwrap();
+        other.try_run(&format!("PREPARE TRANSACTION '{}_reversal'", db.name())).refused("0A000");
     }
     reverse(&mut session, original, "'second', 6").unwrap();
     session.assert_sound();

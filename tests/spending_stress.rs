@@ -7,8 +7,7 @@
 use std::collections::HashMap;
 use std::thread;
 
-use credits_ledger_tests::{Database, Decimal, Refused, Session, Uuid, seed, stripe_of};
-use postgres::Error;
+use credits_ledger_tests::{Database, Decimal, Outcome, Racer, Refused, Session, Uuid, seed, stripe_of};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
@@ -96,32 +95,8 @@ fn attempt(random: &mut StdRng, accounts: &[Uuid], kind: Kind, name: &str) -> Ve
     statements
 }
 
-/// What came of a transaction.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Done,
-    Refused,
-    /// Not serializable.
-    Retry,
-    /// Somebody has terminated the session.
-    Killed,
-}
-
-/// Nothing else may happen, a deadlock least of all.
-fn outcome(session: &Session, result: Result<(), Error>) -> Outcome {
-    let Err(error) = result else { return Outcome::Done };
-    match error.code().map(|code| code.code()) {
-        Some("LC001") => Outcome::Refused,
-        Some("40001") => Outcome::Retry,
-        Some("57P01") => Outcome::Killed,
-        _ if session.is_closed() => Outcome::Killed,
-        _ => panic!("{error:?}"),
-    }
-}
-
 struct Client<'a> {
-    db: &'a Database,
-    session: Session,
+    racer: Racer<'a>,
     random: StdRng,
     accounts: &'a [Uuid],
     kind: Kind,
@@ -129,35 +104,22 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    fn perform(&mut self, statements: &[String]) -> Outcome {
-        let result = statements.iter().try_for_each(|statement| self.session.try_run(statement));
-        let outcome = outcome(&self.session, result);
-        let is_over = outcome == Outcome::Done || self.session.try_run("ROLLBACK").is_ok();
-        if outcome == Outcome::Killed || !is_over {
-            self.session = self.db.connect();
-        }
-        outcome
-    }
-
     /// Takes until something is refused; then what is left of each account, in pieces of 1.
     fn fill(mut self, kills: bool) {
         for number in 0.. {
             let statements =
                 attempt(&mut self.random, self.accounts, self.kind, &format!("{}-{number}", self.name));
-            if self.perform(&statements) == Outcome::Refused {
+            if self.racer.perform(&statements) == Outcome::Refused {
                 break;
             }
             if kills && self.random.random_bool(0.05) {
-                let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                            WHERE datname = current_database() AND application_name = 'a client'
-                            ORDER BY random() LIMIT 1";
-                self.perform(&[kill.to_owned()]);
+                self.racer.kill_one();
             }
             // Only sessions in the middle of filling are killed.
-            self.perform(&["SET application_name = 'a client'".to_owned()]);
+            self.racer.allow_killing();
         }
-        // From here on nobody is killed: what is refused is the last that this client has asked for.
-        self.perform(&["RESET application_name".to_owned()]);
+        // What is refused from here on is the last that this client has asked for.
+        self.racer.forbid_killing();
         for account in self.accounts {
             while self.take_one(*account) {}
         }
@@ -171,7 +133,7 @@ impl Client<'_> {
         } else {
             format!("SELECT credits.charge('{account}', 1, '{source}')")
         };
-        self.perform(&[statement]) != Outcome::Refused
+        self.racer.perform(&[statement]) != Outcome::Refused
     }
 }
 
@@ -235,8 +197,7 @@ fn exactly_as_many_are_admitted_as_fit() {
         thread::scope(|scope| {
             for client in 0..CLIENTS {
                 let client = Client {
-                    db: &db,
-                    session: db.connect(),
+                    racer: Racer::new(&db, "LC001"),
                     random: StdRng::seed_from_u64(random.random()),
                     accounts: &accounts,
                     kind,

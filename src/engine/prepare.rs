@@ -7,7 +7,7 @@
 use ledger::settlement::Request;
 
 use super::published::Published;
-use super::{cover, noted, redaction};
+use super::{cover, noted, redaction, reversals};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::Table;
@@ -20,6 +20,7 @@ use crate::pg::relation::Table;
 pub fn count_noted() {
     redaction::refuse_to_prepare();
     cover::refuse_to_prepare().unwrap_or_else(|error| error.raise());
+    reversals::refuse_to_prepare().unwrap_or_else(|error| error.raise());
     let users = noted::take();
     if users.is_empty() {
         return;
@@ -28,9 +29,6 @@ pub fn count_noted() {
     let Some(relations) = Relations::locked_at_commit() else { return };
     let published = Published::open(&relations, &Table::open_locked(relations.ledger));
     for (user, noted) in &users {
-        if noted.reverses {
-            LedgerError::PreparedReversal.raise();
-        }
         if noted.deleted.is_some() {
             LedgerError::PreparedDeletion.raise();
         }

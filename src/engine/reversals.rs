@@ -21,6 +21,7 @@ use super::noted;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{self, Access, Index, NotFree, Table};
+use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
 use crate::pg::scan_key::Key;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
@@ -66,20 +67,31 @@ fn waiting(oid: pgrx::pg_sys::Oid) -> Result<Option<Index>, Infallible> {
 /// transaction itself, are taken off.
 pub fn left(original: &TransactionId, of: Original) -> Result<Credits, LedgerError> {
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
-    let ledger = Table::open_locked(relations.ledger);
-    let Ok(by_original) = relations.open_reverses_index(waiting);
-    let index = match by_original {
-        Some(index) => ByOriginal::Index(index),
-        None => {
-            let Ok(index) = relations.open_delta_index(waiting);
-            ByOriginal::Account(index)
-        }
-    };
-    let later = relations.later_columns()?;
-    let sight = Sight::without_siread(&Rc::new(Snapshot::latest()));
     let mut reversals = Reversals::new(of, of.user);
-    ReversalScan::new(ledger, index, later, sight).add_to(&mut reversals, original, &of.user, |_| false)?;
+    ReversalScan::as_of_now(&relations)?.add_to(&mut reversals, original, &of.user, |_| false)?;
     Ok(reversals.left()?)
+}
+
+/// Raises 0A000 if the transaction, which is about to be prepared, has rows that take back others: they would commit without the
+/// check that its settlement makes. Those of a savepoint that was rolled back are gone.
+pub fn refuse_to_prepare() -> Result<(), LedgerError> {
+    if !any_noted() {
+        return Ok(());
+    }
+    // Gone if the transaction has dropped the extension.
+    let Some(relations) = Relations::locked_at_commit() else { return Ok(()) };
+    xact::see_own_changes();
+    let mut scan = ReversalScan::as_of_now(&relations)?;
+    let named = NAMED.with_borrow(Clone::clone);
+    for (account, originals) in &named {
+        for original in originals {
+            xact::check_for_interrupts();
+            if scan.has_own(original, account) {
+                return Err(LedgerError::PreparedReversal);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The scans of a settlement that checks reversals.
@@ -168,6 +180,43 @@ impl ReversalScan {
         Self { scan: IndexScan::new(ledger, index, sight, 1, later.reverses), later, is_by_account }
     }
 
+    /// A scan as of now, whatever the isolation level. Waits for the lock of the index; the ledger is locked.
+    fn as_of_now(relations: &Relations) -> Result<Self, LedgerError> {
+        let Ok(by_original) = relations.open_reverses_index(waiting);
+        let index = match by_original {
+            Some(index) => ByOriginal::Index(index),
+            None => {
+                let Ok(index) = relations.open_delta_index(waiting);
+                ByOriginal::Account(index)
+            }
+        };
+        let sight = Sight::without_siread(&Rc::new(Snapshot::latest()));
+        Ok(Self::new(Table::open_locked(relations.ledger), index, relations.later_columns()?, sight))
+    }
+
+    /// Whether the transaction has a row in this account that takes back the original.
+    fn has_own(&mut self, original: &TransactionId, account: &UserId) -> bool {
+        let own = xact::current_id_if_any();
+        self.seek(original, account);
+        while let Some(row) = self.scan.next() {
+            if takes_back(&row, self.later, original, account) && Some(row.get(transactions::XACT_ID)) == own
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Begins with the rows that may take back the original.
+    fn seek(&mut self, original: &TransactionId, account: &UserId) {
+        let key: Key<Ledger> = if self.is_by_account {
+            transactions::USER_ID.equal(account)
+        } else {
+            self.later.reverses.equal(original)
+        };
+        self.scan.seek(&[key]);
+    }
+
     /// Adds the account's rows that take back the original. Those of other accounts, let in before the original was there, count
     /// for nothing.
     fn add_to(
@@ -177,14 +226,9 @@ impl ReversalScan {
         account: &UserId,
         is_own: impl Fn(u64) -> bool,
     ) -> Result<(), SumOutOfRange> {
-        let key: Key<Ledger> = if self.is_by_account {
-            transactions::USER_ID.equal(account)
-        } else {
-            self.later.reverses.equal(original)
-        };
-        self.scan.seek(&[key]);
+        self.seek(original, account);
         while let Some(row) = self.scan.next() {
-            if row.get(self.later.reverses) == Some(*original) && row.get(transactions::USER_ID) == *account {
+            if takes_back(&row, self.later, original, account) {
                 reversals.add(
                     row.get(transactions::TRANSACTION_TYPE),
                     row.get(transactions::AMOUNT),
@@ -194,4 +238,14 @@ impl ReversalScan {
         }
         Ok(())
     }
+}
+
+/// Whether a row of this account takes back the original.
+fn takes_back(
+    row: &Row<'_, Ledger>,
+    later: LaterColumns,
+    original: &TransactionId,
+    account: &UserId,
+) -> bool {
+    row.get(later.reverses) == Some(*original) && row.get(transactions::USER_ID) == *account
 }
