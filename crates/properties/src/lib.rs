@@ -11,6 +11,7 @@ pub mod crossing;
 pub mod fold;
 pub mod numeric;
 pub mod period;
+pub mod reversal;
 pub mod settlement;
 
 use arbitrary::Unstructured;
@@ -19,13 +20,14 @@ use arbitrary::Unstructured;
 pub type Property = fn(&mut Unstructured<'_>) -> arbitrary::Result<()>;
 
 /// Every property with its name, that of its fuzz target.
-pub const ALL: [(&str, Property); 8] = [
+pub const ALL: [(&str, Property); 9] = [
     ("decode", numeric::decodes_what_it_should),
     ("encode", numeric::encodes_what_it_decodes),
     ("coverage", coverage::covers_what_has_ended),
     ("crossing", crossing::agrees_with_every_outcome),
     ("fold", fold::folds_what_is_covered),
     ("period", period::periods_are_those_of_the_calendar),
+    ("reversal", reversal::take_back_what_there_was),
     ("settlement", settlement::weighs_every_outcome),
     ("commits", commits::announce_every_crossing),
 ];
