@@ -87,7 +87,7 @@ const SILENT: [&str; 9] = [
     "unimportable_transactions",
 ];
 
-/// Not asked here: what records or holds and `redact_account` have tests of their own, `settlement_statistics` counts without saying
+/// Not asked so: what records and `redact_account` have tests of their own, what holds is asked below, `settlement_statistics` counts without saying
 /// whose, `advance_seq` says nothing, `row_security` says what the catalog says to everybody, the others run behind the scenes.
 const NOT_ASKED: [&str; 28] = [
     "advance_seq",
@@ -402,6 +402,54 @@ fn a_refused_key_tells_nothing() {
     ] {
         tenant.try_run(&statement).refused("42501");
     }
+}
+
+/// Nor what others hold, have available, or have captured.
+#[test]
+fn functions_that_hold_tell_nothing() {
+    let tenancy = Tenancy::create();
+    let (mut admin, mut tenant) = (tenancy.db.connect(), tenancy.db.connect_as(&tenancy.role));
+    let ask = |session: &mut Session, call: &str, subject: &Subject| {
+        session.run("BEGIN");
+        let question = subject.fill(&format!("SELECT format('%s', credits.{call})"));
+        let told = subject.unfill(&answer(session, &question));
+        session.run("ROLLBACK");
+        told
+    };
+    let of = |source_id| Subject { source_id, ..tenancy.other };
+    for (call, subject) in [
+        ("create_hold('{user}', 1, 'new')", of("held by 2")),
+        ("create_hold('{user}', 100000, 'new')", of("held by 2")),
+        ("charge('{user}', 1, 'new')", of("held by 2")),
+        ("charge('{user}', 100000, 'new')", of("held by 2")),
+        ("capture_hold('{source_id}')", of("held by 2")),
+        ("capture_hold('{source_id}', 7777)", of("held by 2")),
+        ("release_hold('{source_id}')", of("held by 2")),
+        ("extend_hold('{source_id}', '1 hour')", of("held by 2")),
+        ("capture_hold('{source_id}')", of("expired of 2")),
+        ("release_hold('{source_id}')", of("expired of 2")),
+        ("extend_hold('{source_id}', '1 hour')", of("expired of 2")),
+    ] {
+        let told = ask(&mut tenant, call, &subject);
+        assert_eq!(told, ask(&mut tenant, call, &Subject::NOBODY), "{call}");
+        tenancy.assert_tells_nothing(call, &told);
+        assert_ne!(ask(&mut admin, call, &subject), told, "{call} has nothing to hide");
+    }
+    // A key of another tenant's is taken; that is all.
+    for (call, source_id) in [
+        ("create_hold('{user}', 1, '{source_id}')", Tenancy::SOURCE_ID),
+        ("create_hold('{user}', 1, '{source_id}')", "held by 2"),
+        ("create_hold('{user}', 1, '{source_id}')", "expired of 2"),
+        ("charge('{user}', 1, '{source_id}')", Tenancy::SOURCE_ID),
+        ("charge('{user}', 1, '{source_id}')", "held by 2"),
+        ("capture_hold('{source_id}')", Tenancy::SOURCE_ID),
+    ] {
+        let call = Subject { user: user(1), source_id, ..Subject::NOBODY }.fill(call);
+        let error = tenant.try_run(&format!("SELECT credits.{call}")).refused("23505");
+        let told = format!("{} {:?} {:?}", error.message(), error.detail(), error.hint());
+        tenancy.assert_tells_nothing(&call, &told.replace(source_id, ""));
+    }
+    admin.assert_sound();
 }
 
 /// Channels have no access control: they say who crossed zero which way, and no amount.
