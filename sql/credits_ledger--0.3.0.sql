@@ -313,6 +313,7 @@ CREATE TABLE credits.user_balance_checkpoints (
     thresholds            numeric[],
     thresholds_below      smallint,
     thresholds_crossed_at timestamptz[],
+    has_days              boolean,
 
     CONSTRAINT user_balance_checkpoints_pkey PRIMARY KEY (user_id)
 ) USING heap WITH (
@@ -345,6 +346,8 @@ COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds_below IS
     'How many of the thresholds lie below the balance announced last; NULL where there are none.';
 COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds_crossed_at IS
     'When each of the thresholds was last crossed; NULL before its first crossing, and where there are none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.has_days IS
+    'Whether daily_totals has what the checkpoint covers; NULL in one that an earlier version has made, until fill_daily_totals.';
 
 CREATE TABLE credits.batch_aggregates (
     fusillade_batch_id uuid        NOT NULL,
@@ -385,6 +388,43 @@ CREATE INDEX batch_aggregates_user_seq_idx ON credits.batch_aggregates (user_id,
 COMMENT ON INDEX credits.batch_aggregates_user_seq_idx IS
     'Lists the folded batches of a user, newest first.';
 
+CREATE TABLE credits.daily_totals (
+    user_id           uuid    NOT NULL,
+    day               date    NOT NULL,
+    category          text,
+    api_key_id        uuid,
+    transaction_type  text    NOT NULL,
+    total_amount      numeric NOT NULL,
+    transaction_count bigint  NOT NULL
+) USING heap WITH (
+    -- Room on the page keeps the updates heap-only.
+    fillfactor = 70,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 20000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 20000
+);
+COMMENT ON TABLE credits.daily_totals IS
+    'Derived: per user, UTC day of created_at, type, category and API key, the totals of the rows that the user''s checkpoint covers, if it '
+    'has has_days. Rows without a category, or without a key, belong together. Clients call usage_by_day.';
+COMMENT ON COLUMN credits.daily_totals.user_id IS 'Account.';
+COMMENT ON COLUMN credits.daily_totals.day IS
+    'Day of created_at in UTC; infinity and -infinity where that is infinite, as in rows of earlier versions.';
+COMMENT ON COLUMN credits.daily_totals.category IS 'Category, NULL for rows without one.';
+COMMENT ON COLUMN credits.daily_totals.api_key_id IS 'API key, NULL for rows without one.';
+COMMENT ON COLUMN credits.daily_totals.transaction_type IS 'Type of the transactions.';
+COMMENT ON COLUMN credits.daily_totals.total_amount IS 'Sum of the amounts, positive.';
+COMMENT ON COLUMN credits.daily_totals.transaction_count IS 'Number of rows.';
+
+-- By this index the engine finds the total that a row belongs to, and keeps totals apart: a unique one would have NULLs differ before
+-- Postgres 15. The texts are ordered by their bytes, whatever the collation of the database is, and becomes by an update of its library.
+CREATE INDEX daily_totals_user_day_idx
+    ON credits.daily_totals (user_id, day, transaction_type COLLATE "C", category COLLATE "C", api_key_id);
+COMMENT ON INDEX credits.daily_totals_user_day_idx IS
+    'Finds a total, and reads the days of a user in order.';
+-- No column may be NULL in a key. Without an identity, a subscriber would refuse the updates that a publication of all tables brings.
+ALTER TABLE credits.daily_totals REPLICA IDENTITY FULL;
+
 -- Each change of checkpoints by hand leaves a row here, in the same transaction. What sessions publish bears a name that is derived from
 -- the rows of this table (src/pg/state.rs): after the commit, nothing that was published before is used, on standbys neither. The engine
 -- inserts the row and removes older ones. A change of this table by hand has the same effect, since it leaves another set of rows.
@@ -407,6 +447,7 @@ COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it changed them
 -- whatever is granted. No policy lets others in, because pg_dump would dump a policy of the extension as one of its user.
 ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
+ALTER TABLE credits.daily_totals ENABLE ROW LEVEL SECURITY;
 
 -- Watermarks are transaction ids of their own cluster. A publication of more tables than the ledger brings derived rows of the
 -- publisher: they are skipped, and the subscriber derives its own from the ledger. The engine's own writes fire no triggers.
@@ -428,6 +469,13 @@ CREATE TRIGGER leave_out_replicated
 ALTER TABLE credits.batch_aggregates ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.batch_aggregates IS
     'Skips the batch totals of other databases, which replication brings.';
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.daily_totals
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.daily_totals ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.daily_totals IS
+    'Skips the daily totals of other databases, which replication brings.';
 
 CREATE TRIGGER leave_out_replicated
     BEFORE INSERT OR UPDATE OR DELETE ON credits.checkpoint_changes
@@ -787,6 +835,14 @@ CREATE VIEW credits.folded_batches AS
       AND NOT row_security_active('credits.credits_transactions');
 COMMENT ON VIEW credits.folded_batches IS
     'The table batch_aggregates, for callers who may SELECT all rows of the ledger; empty for others.';
+
+CREATE VIEW credits.folded_days WITH (security_barrier) AS
+    SELECT d.*
+    FROM credits.daily_totals d
+    WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
+      AND NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.folded_days IS
+    'The table daily_totals, for callers who may SELECT all rows of the ledger; empty for others.';
 
 -- A view sees every row, as its owner does. Where row-level security filters the ledger for the caller, the views for clients call
 -- these functions instead, which run as the caller and sum the rows that it may see.
@@ -1498,7 +1554,7 @@ CREATE FUNCTION credits.verify_ledger()
     LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET row_security = off
     AS $$
         WITH covered AS (
-            SELECT t.user_id, t.fusillade_batch_id, t.amount, t.seq, t.created_at,
+            SELECT t.user_id, t.fusillade_batch_id, t.amount, t.seq, t.created_at, t.transaction_type, t.category, t.api_key_id, c.has_days,
                    CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END AS credits
             FROM credits.credits_transactions t
             JOIN credits.checkpoints c
@@ -1515,6 +1571,20 @@ CREATE FUNCTION credits.verify_ledger()
             FROM covered k
             WHERE k.fusillade_batch_id IS NOT NULL
             GROUP BY k.user_id, k.fusillade_batch_id
+        ),
+        -- One row for each total that is stored, and one for each that the covered rows make: a NULL is grouped with NULLs.
+        daily AS (
+            SELECT d.user_id, d.day, d.transaction_type, d.category, d.api_key_id,
+                   d.total_amount AS stored_amount, d.transaction_count AS stored_count, NULL::numeric AS amount, NULL::bigint AS transaction_count
+            FROM credits.folded_days d
+            UNION ALL
+            SELECT k.user_id, k.day, k.transaction_type, k.category, k.api_key_id, NULL, NULL, sum(k.amount), count(*)
+            FROM (SELECT k.user_id, (k.created_at AT TIME ZONE 'UTC')::date AS day, k.category, k.api_key_id, k.amount,
+                         CASE WHEN k.transaction_type IN ('purchase', 'admin_grant', 'admin_removal', 'usage') THEN k.transaction_type
+                              ELSE '' END AS transaction_type
+                  FROM covered k
+                  WHERE k.has_days) k
+            GROUP BY k.user_id, k.day, k.transaction_type, k.category, k.api_key_id
         ),
         summed AS (
             SELECT t.user_id,
@@ -1590,6 +1660,16 @@ CREATE FUNCTION credits.verify_ledger()
         FULL JOIN recomputed_batches r ON r.user_id = b.user_id AND r.fusillade_batch_id = b.fusillade_batch_id
         WHERE (b.total_amount, b.transaction_count, b.max_seq, b.created_at)
               IS DISTINCT FROM (r.total_amount, r.transaction_count, r.max_seq, r.created_at)
+        UNION ALL
+        SELECT 'daily total', d.user_id,
+               format('%s on %s, category %s, key %s: stored %s in %s rows, the covered rows make %s in %s rows',
+                      d.transaction_type, d.day, coalesce(quote_literal(d.category), 'none'), coalesce(d.api_key_id::text, 'none'),
+                      string_agg(d.stored_amount::text, ' and '), string_agg(d.stored_count::text, ' and '),
+                      max(d.amount), max(d.transaction_count))
+        FROM daily d
+        GROUP BY d.user_id, d.day, d.transaction_type, d.category, d.api_key_id
+        HAVING (count(d.stored_amount), max(d.stored_amount), max(d.stored_count))
+               IS DISTINCT FROM (count(d.amount), max(d.amount), max(d.transaction_count))
         UNION ALL
         SELECT 'checkpoint watermark', c.user_id,
                format('watermark %s covers transactions that have not begun, or stragglers %s are not below it', c.watermark, c.stragglers)
@@ -2361,6 +2441,7 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'user_balance_checkpoints', 'thresholds', 'numeric[]'),
             ('column', 'user_balance_checkpoints', 'thresholds_below', 'smallint'),
             ('column', 'user_balance_checkpoints', 'thresholds_crossed_at', 'timestamp with time zone[]'),
+            ('column', 'user_balance_checkpoints', 'has_days', 'boolean'),
             ('constraint', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'PRIMARY KEY (user_id)'),
             ('index', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'unique btree (user_id)'),
             ('trigger', 'user_balance_checkpoints', 'announce_change', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change(), always'),
@@ -2379,6 +2460,16 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'batch_aggregates', 'batch_aggregates_pkey', 'unique btree (user_id, fusillade_batch_id)'),
             ('index', 'batch_aggregates', 'batch_aggregates_user_seq_idx', 'btree (user_id, max_seq, created_at)'),
             ('trigger', 'batch_aggregates', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
+            ('relation', 'daily_totals', '', 'table, row-level security'),
+            ('column', 'daily_totals', 'user_id', 'uuid NOT NULL'),
+            ('column', 'daily_totals', 'day', 'date NOT NULL'),
+            ('column', 'daily_totals', 'category', 'text'),
+            ('column', 'daily_totals', 'api_key_id', 'uuid'),
+            ('column', 'daily_totals', 'transaction_type', 'text NOT NULL'),
+            ('column', 'daily_totals', 'total_amount', 'numeric NOT NULL'),
+            ('column', 'daily_totals', 'transaction_count', 'bigint NOT NULL'),
+            ('index', 'daily_totals', 'daily_totals_user_day_idx', 'btree (user_id, day, transaction_type COLLATE "C", category COLLATE "C", api_key_id)'),
+            ('trigger', 'daily_totals', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('relation', 'checkpoint_changes', '', 'table'),
             ('column', 'checkpoint_changes', 'xact_id', 'xid8 NOT NULL'),
             ('column', 'checkpoint_changes', 'changed_at', 'timestamp with time zone NOT NULL'),
@@ -2409,6 +2500,7 @@ CREATE FUNCTION credits.verify_installation()
             ('relation', 'credits_transactions_seq_seq', '', 'sequence, bigint from 1 to 9223372036854775807 by 1, cache 1, owned by column seq of table credits.credits_transactions, dumped'),
             ('relation', 'checkpoints', '', 'view, security barrier'),
             ('relation', 'folded_batches', '', 'view'),
+            ('relation', 'folded_days', '', 'view, security barrier'),
             ('relation', 'users_without_checkpoint', '', 'view, security barrier'),
             ('relation', 'uncovered_transactions', '', 'view, security barrier'),
             ('relation', 'balances', '', 'view, security barrier'),

@@ -27,7 +27,7 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM credits_reader, credits_writer
 -- the check read what is folded.
 GRANT USAGE ON SCHEMA credits TO credits_reader;
 GRANT SELECT ON credits.credits_transactions, credits.holds, credits.spending_limits, credits.balances, credits.thresholds,
-    credits.batches, credits.checkpoints, credits.folded_batches
+    credits.batches, credits.checkpoints, credits.folded_batches, credits.folded_days
     TO credits_reader;
 GRANT EXECUTE ON FUNCTION
     credits.get_user_balance, credits.calculate_balance_with_seq, credits.get_users_balances_bulk,

@@ -24,6 +24,7 @@ mod commit_waits;
 mod cover_races;
 mod coverage;
 mod crossing;
+mod days;
 mod differential;
 mod encodings;
 mod feed;

@@ -8,7 +8,7 @@ use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 const EVERYBODY: [&str; 3] = ["are_thresholds: EXECUTE", "current_xact_id: EXECUTE", "row_security: EXECUTE"];
 
 /// What a reader may do besides.
-const READER: [&str; 39] = [
+const READER: [&str; 40] = [
     "account_statement: EXECUTE",
     "balances: SELECT",
     "batches: SELECT",
@@ -19,6 +19,7 @@ const READER: [&str; 39] = [
     "count_user_transactions: EXECUTE",
     "credits_transactions: SELECT",
     "folded_batches: SELECT",
+    "folded_days: SELECT",
     "get_available_balance: EXECUTE",
     "get_available_balances_bulk: EXECUTE",
     "get_monthly_auto_topup_spend: EXECUTE",

@@ -95,6 +95,7 @@ fn the_sql_reference_has_every_relation_with_its_columns() {
                 if [
                     "checkpoints",
                     "folded_batches",
+                    "folded_days",
                     "uncovered_transactions",
                     "users_without_checkpoint",
                 ]

@@ -12,6 +12,7 @@ CREATE TABLE credits.user_balance_checkpoints (
     thresholds            numeric[],
     thresholds_below      smallint,
     thresholds_crossed_at timestamptz[],
+    has_days              boolean,
 
     CONSTRAINT user_balance_checkpoints_pkey PRIMARY KEY (user_id)
 ) USING heap WITH (
@@ -44,6 +45,8 @@ COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds_below IS
     'How many of the thresholds lie below the balance announced last; NULL where there are none.';
 COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds_crossed_at IS
     'When each of the thresholds was last crossed; NULL before its first crossing, and where there are none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.has_days IS
+    'Whether daily_totals has what the checkpoint covers; NULL in one that an earlier version has made, until fill_daily_totals.';
 
 CREATE TABLE credits.batch_aggregates (
     fusillade_batch_id uuid        NOT NULL,
@@ -84,6 +87,43 @@ CREATE INDEX batch_aggregates_user_seq_idx ON credits.batch_aggregates (user_id,
 COMMENT ON INDEX credits.batch_aggregates_user_seq_idx IS
     'Lists the folded batches of a user, newest first.';
 
+CREATE TABLE credits.daily_totals (
+    user_id           uuid    NOT NULL,
+    day               date    NOT NULL,
+    category          text,
+    api_key_id        uuid,
+    transaction_type  text    NOT NULL,
+    total_amount      numeric NOT NULL,
+    transaction_count bigint  NOT NULL
+) USING heap WITH (
+    -- Room on the page keeps the updates heap-only.
+    fillfactor = 70,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 20000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 20000
+);
+COMMENT ON TABLE credits.daily_totals IS
+    'Derived: per user, UTC day of created_at, type, category and API key, the totals of the rows that the user''s checkpoint covers, if it '
+    'has has_days. Rows without a category, or without a key, belong together. Clients call usage_by_day.';
+COMMENT ON COLUMN credits.daily_totals.user_id IS 'Account.';
+COMMENT ON COLUMN credits.daily_totals.day IS
+    'Day of created_at in UTC; infinity and -infinity where that is infinite, as in rows of earlier versions.';
+COMMENT ON COLUMN credits.daily_totals.category IS 'Category, NULL for rows without one.';
+COMMENT ON COLUMN credits.daily_totals.api_key_id IS 'API key, NULL for rows without one.';
+COMMENT ON COLUMN credits.daily_totals.transaction_type IS 'Type of the transactions.';
+COMMENT ON COLUMN credits.daily_totals.total_amount IS 'Sum of the amounts, positive.';
+COMMENT ON COLUMN credits.daily_totals.transaction_count IS 'Number of rows.';
+
+-- By this index the engine finds the total that a row belongs to, and keeps totals apart: a unique one would have NULLs differ before
+-- Postgres 15. The texts are ordered by their bytes, whatever the collation of the database is, and becomes by an update of its library.
+CREATE INDEX daily_totals_user_day_idx
+    ON credits.daily_totals (user_id, day, transaction_type COLLATE "C", category COLLATE "C", api_key_id);
+COMMENT ON INDEX credits.daily_totals_user_day_idx IS
+    'Finds a total, and reads the days of a user in order.';
+-- No column may be NULL in a key. Without an identity, a subscriber would refuse the updates that a publication of all tables brings.
+ALTER TABLE credits.daily_totals REPLICA IDENTITY FULL;
+
 -- Each change of checkpoints by hand leaves a row here, in the same transaction. What sessions publish bears a name that is derived from
 -- the rows of this table (src/pg/state.rs): after the commit, nothing that was published before is used, on standbys neither. The engine
 -- inserts the row and removes older ones. A change of this table by hand has the same effect, since it leaves another set of rows.
@@ -106,6 +146,7 @@ COMMENT ON COLUMN credits.checkpoint_changes.changed_at IS 'When it changed them
 -- whatever is granted. No policy lets others in, because pg_dump would dump a policy of the extension as one of its user.
 ALTER TABLE credits.user_balance_checkpoints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE credits.batch_aggregates ENABLE ROW LEVEL SECURITY;
+ALTER TABLE credits.daily_totals ENABLE ROW LEVEL SECURITY;
 
 -- Watermarks are transaction ids of their own cluster. A publication of more tables than the ledger brings derived rows of the
 -- publisher: they are skipped, and the subscriber derives its own from the ledger. The engine's own writes fire no triggers.
@@ -127,6 +168,13 @@ CREATE TRIGGER leave_out_replicated
 ALTER TABLE credits.batch_aggregates ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.batch_aggregates IS
     'Skips the batch totals of other databases, which replication brings.';
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.daily_totals
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.daily_totals ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.daily_totals IS
+    'Skips the daily totals of other databases, which replication brings.';
 
 CREATE TRIGGER leave_out_replicated
     BEFORE INSERT OR UPDATE OR DELETE ON credits.checkpoint_changes

@@ -4,7 +4,7 @@ CREATE FUNCTION credits.verify_ledger()
     LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET row_security = off
     AS $$
         WITH covered AS (
-            SELECT t.user_id, t.fusillade_batch_id, t.amount, t.seq, t.created_at,
+            SELECT t.user_id, t.fusillade_batch_id, t.amount, t.seq, t.created_at, t.transaction_type, t.category, t.api_key_id, c.has_days,
                    CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END AS credits
             FROM credits.credits_transactions t
             JOIN credits.checkpoints c
@@ -21,6 +21,20 @@ CREATE FUNCTION credits.verify_ledger()
             FROM covered k
             WHERE k.fusillade_batch_id IS NOT NULL
             GROUP BY k.user_id, k.fusillade_batch_id
+        ),
+        -- One row for each total that is stored, and one for each that the covered rows make: a NULL is grouped with NULLs.
+        daily AS (
+            SELECT d.user_id, d.day, d.transaction_type, d.category, d.api_key_id,
+                   d.total_amount AS stored_amount, d.transaction_count AS stored_count, NULL::numeric AS amount, NULL::bigint AS transaction_count
+            FROM credits.folded_days d
+            UNION ALL
+            SELECT k.user_id, k.day, k.transaction_type, k.category, k.api_key_id, NULL, NULL, sum(k.amount), count(*)
+            FROM (SELECT k.user_id, (k.created_at AT TIME ZONE 'UTC')::date AS day, k.category, k.api_key_id, k.amount,
+                         CASE WHEN k.transaction_type IN ('purchase', 'admin_grant', 'admin_removal', 'usage') THEN k.transaction_type
+                              ELSE '' END AS transaction_type
+                  FROM covered k
+                  WHERE k.has_days) k
+            GROUP BY k.user_id, k.day, k.transaction_type, k.category, k.api_key_id
         ),
         summed AS (
             SELECT t.user_id,
@@ -96,6 +110,16 @@ CREATE FUNCTION credits.verify_ledger()
         FULL JOIN recomputed_batches r ON r.user_id = b.user_id AND r.fusillade_batch_id = b.fusillade_batch_id
         WHERE (b.total_amount, b.transaction_count, b.max_seq, b.created_at)
               IS DISTINCT FROM (r.total_amount, r.transaction_count, r.max_seq, r.created_at)
+        UNION ALL
+        SELECT 'daily total', d.user_id,
+               format('%s on %s, category %s, key %s: stored %s in %s rows, the covered rows make %s in %s rows',
+                      d.transaction_type, d.day, coalesce(quote_literal(d.category), 'none'), coalesce(d.api_key_id::text, 'none'),
+                      string_agg(d.stored_amount::text, ' and '), string_agg(d.stored_count::text, ' and '),
+                      max(d.amount), max(d.transaction_count))
+        FROM daily d
+        GROUP BY d.user_id, d.day, d.transaction_type, d.category, d.api_key_id
+        HAVING (count(d.stored_amount), max(d.stored_amount), max(d.stored_count))
+               IS DISTINCT FROM (count(d.amount), max(d.amount), max(d.transaction_count))
         UNION ALL
         SELECT 'checkpoint watermark', c.user_id,
                format('watermark %s covers transactions that have not begun, or stragglers %s are not below it', c.watermark, c.stragglers)

@@ -26,6 +26,14 @@ CREATE VIEW credits.folded_batches AS
 COMMENT ON VIEW credits.folded_batches IS
     'The table batch_aggregates, for callers who may SELECT all rows of the ledger; empty for others.';
 
+CREATE VIEW credits.folded_days WITH (security_barrier) AS
+    SELECT d.*
+    FROM credits.daily_totals d
+    WHERE has_table_privilege('credits.credits_transactions', 'SELECT')
+      AND NOT row_security_active('credits.credits_transactions');
+COMMENT ON VIEW credits.folded_days IS
+    'The table daily_totals, for callers who may SELECT all rows of the ledger; empty for others.';
+
 -- A view sees every row, as its owner does. Where row-level security filters the ledger for the caller, the views for clients call
 -- these functions instead, which run as the caller and sum the rows that it may see.
 

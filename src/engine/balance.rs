@@ -162,7 +162,7 @@ impl Reader {
     /// the snapshot was taken, and everything that it covers before that.
     fn stored_fold(&mut self, user: &UserId) -> Result<Fold, LedgerError> {
         let scan = self.checkpoints.get_or_insert_with(|| CheckpointScan::open(&self.relations));
-        Ok(scan.find(user, &self.snapshot)?.map_or_else(Fold::default, |(_, checkpoint)| checkpoint.fold))
+        Ok(scan.find(user, &self.snapshot)?.map_or_else(Fold::default, |stored| stored.checkpoint.fold))
     }
 
     /// Adds up the user's visible rows that the fold does not cover, and publishes the fold as far as it has been advanced.

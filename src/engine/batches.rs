@@ -10,7 +10,7 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::id::{BatchId, UserId};
 use pgrx::pg_sys;
 
-use super::checkpoint::CheckpointScan;
+use super::checkpoint::{CheckpointScan, Stored};
 use super::delta::{BatchedRow, DeltaScan};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -130,7 +130,7 @@ pub fn touched(user: &UserId) -> Result<Option<BatchTotals>, LedgerError> {
     let snapshot = Rc::new(Snapshot::active());
     // Opened in the order of locks.
     let mut delta = DeltaScan::open(&relations, Sight::AsOf(Rc::clone(&snapshot)));
-    let Some((_, checkpoint)) = CheckpointScan::open(&relations).find(user, &snapshot)? else {
+    let Some(Stored { checkpoint, .. }) = CheckpointScan::open(&relations).find(user, &snapshot)? else {
         return Ok(None);
     };
     let mut batches = BatchRuns::default();
@@ -174,7 +174,7 @@ pub fn write(
     Ok(())
 }
 
-/// Deletes the user's rows of `batch_aggregates`, which a deleted checkpoint has left behind.
+/// Deletes the user's rows of `batch_aggregates`, which a deleted checkpoint has left behind. The caller has that seen.
 pub fn discard(relations: &Relations, writer: &TableWriter<Batches>, user: &UserId) {
     let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 1);
     scan.seek(&[batches::USER_ID.equal(user)]);
@@ -185,8 +185,6 @@ pub fn discard(relations: &Relations, writer: &TableWriter<Batches>, user: &User
     for tid in left {
         writer.delete(tid);
     }
-    // Or their replacements fail by the primary key.
-    xact::see_own_changes();
 }
 
 fn scan_of(relations: &Relations, snapshot: &Rc<Snapshot>, key_columns: usize) -> IndexScan<Batches> {

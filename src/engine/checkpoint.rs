@@ -27,8 +27,16 @@ use crate::pg::tables::checkpoints::{self, Checkpoints};
 use crate::pg::write::TableWriter;
 use crate::pg::xact;
 
-/// A checkpoint and where it is stored.
-pub type Stored = (pg_sys::ItemPointerData, Checkpoint);
+/// A stored checkpoint.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Where it is stored.
+    pub tid: pg_sys::ItemPointerData,
+    /// What it says.
+    pub checkpoint: Checkpoint,
+    /// Whether `daily_totals` has what it covers.
+    pub has_days: bool,
+}
 
 /// Reads stored checkpoints, one user after the other.
 pub struct CheckpointScan {
@@ -85,17 +93,16 @@ fn decode(user: &UserId, row: &Row<'_, Checkpoints>, relations: &Relations) -> R
     let stragglers = row.get(checkpoints::STRAGGLERS);
     let coverage = Coverage::from_parts(row.get(checkpoints::WATERMARK), stragglers)
         .ok_or(LedgerError::MalformedCheckpoint(*user))?;
-    let transaction_count = row.get(checkpoints::TRANSACTION_COUNT);
     let fold = Fold {
         coverage,
         balance: row.get(checkpoints::BALANCE),
-        transaction_count,
+        transaction_count: row.get(checkpoints::TRANSACTION_COUNT),
         latest_seq: row.get(checkpoints::CHECKPOINT_SEQ),
-        unbatched_since: transaction_count,
     };
     let announced = announced(row, relations)?;
     let overdraft = row.get(relations.boundary_columns()?.overdraft_limit).unwrap_or_default();
-    Ok((row.tid(), Checkpoint { fold, announced, overdraft }))
+    let has_days = row.get(relations.has_days()?).unwrap_or_default();
+    Ok(Stored { tid: row.tid(), checkpoint: Checkpoint { fold, announced, overdraft }, has_days })
 }
 
 fn announced(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<Announced, LedgerError> {
@@ -165,7 +172,7 @@ pub fn note_truncated(relations: &Relations) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Writes the user's checkpoint, in place of the one stored if there is one.
+/// Writes the user's checkpoint, in place of the one stored if there is one. Where there is none, its days have been written.
 pub fn write(
     relations: &Relations,
     writer: &TableWriter<Checkpoints>,
@@ -182,6 +189,7 @@ pub fn write(
     let crossed_at: Vec<Option<i64>> = thresholds.iter().map(|threshold| threshold.crossed_at).collect();
     let below = thresholds.iter().filter(|threshold| threshold.is_above).count();
     let has_any = !thresholds.is_empty();
+    let has_days = stored.is_none_or(|stored| stored.has_days);
     let values = [
         checkpoints::USER_ID.set(user),
         checkpoints::CHECKPOINT_SEQ.set(fold.latest_seq),
@@ -196,9 +204,10 @@ pub fn write(
         columns.thresholds.set(has_any.then_some(&balances)),
         columns.thresholds_below.set(has_any.then_some(i16::try_from(below).unwrap_or(i16::MAX))),
         columns.thresholds_crossed_at.set(has_any.then_some(&crossed_at)),
+        relations.has_days()?.set(has_days.then_some(true)),
     ];
     match stored {
-        Some((tid, _)) => writer.update(*tid, values),
+        Some(stored) => writer.update(stored.tid, values),
         None => writer.insert(values),
     }
     Ok(())

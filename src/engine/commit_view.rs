@@ -8,18 +8,21 @@ use std::rc::Rc;
 
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::SumOutOfRange;
+use ledger::daily::{DailyRuns, DailyTotals};
 use ledger::fold::{DeltaPass, Fold};
 use ledger::id::UserId;
 use ledger::settlement::Checkpoint;
 
 use super::batches::{BatchRuns, BatchTotals};
 use super::checkpoint::{CheckpointScan, Stored};
-use super::delta::DeltaScan;
+use super::delta::{self, DeltaScan};
 use super::published::Published;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::NotFree;
+use crate::pg::row::Row;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
+use crate::pg::tables::transactions::Ledger;
 use crate::pg::xact;
 
 /// A moment at which a commit reads, never before it has the stripe.
@@ -99,7 +102,7 @@ impl CommitView {
         now: &Moment,
         published: &Published,
     ) -> Result<Option<(Checkpoint, Pass)>, LedgerError> {
-        let Some((_, checkpoint)) = self.stored(user, now)? else { return Ok(None) };
+        let Some(Stored { checkpoint, .. }) = self.stored(user, now)? else { return Ok(None) };
         let further = further_fold(published, user, &checkpoint.fold);
         let pass = pass(&mut self.dirty, published, user, &checkpoint.fold, further, now)?;
         Ok(Some((checkpoint, pass)))
@@ -164,27 +167,34 @@ impl DeltasAt<'_> {
 pub struct Pass {
     /// The sums of what it has met.
     pub sums: DeltaPass,
-    /// What the rows that it has folded add to their batches.
-    batches: BatchTotals,
-    /// Whether these are all the batches that a refresh of the stored checkpoint adds to.
-    has_all_batches: bool,
+    /// What a refresh of the stored checkpoint adds to batches and days; `None` if the pass began with a published fold that had more
+    /// rows than the stored one.
+    gained: Option<Gained>,
 }
 
 impl Pass {
-    /// What the stored checkpoint becomes by a refresh; `None` if that has to be read: the pass began with a published fold that
-    /// had more rows of batches than the stored one.
+    /// What the stored checkpoint becomes by a refresh; `None` if that has to be read: the pass has not met every row that the
+    /// stored checkpoint gains.
     pub fn into_refreshed(self) -> Option<Refreshed> {
-        let Self { sums, batches, has_all_batches } = self;
-        has_all_batches.then(|| Refreshed { fold: sums.into_advanced(), batches })
+        let Self { sums, gained } = self;
+        gained.map(|gained| Refreshed { fold: sums.into_advanced(), gained })
     }
 }
 
-/// What a checkpoint becomes by a refresh, and what its batches gain.
+/// What a checkpoint becomes by a refresh.
 pub struct Refreshed {
     /// The new fold.
     pub fold: Fold,
+    /// What batches and days gain.
+    pub gained: Gained,
+}
+
+/// What rows that are folded add to batches and days.
+pub struct Gained {
     /// To be added to `batch_aggregates`.
     pub batches: BatchTotals,
+    /// To be added to `daily_totals`.
+    pub days: DailyTotals,
 }
 
 /// The user's published fold, if it covers all that the stored one does.
@@ -203,10 +213,14 @@ fn pass(
     now: &Moment,
 ) -> Result<Pass, SumOutOfRange> {
     let base = further.unwrap_or_else(|| stored.clone());
-    let has_all_batches = base.gained_no_batch_since(stored);
-    let (sums, batches) = fold_delta(delta, user, base, now)?;
+    let (sums, gained) = if base.gained_nothing_since(stored) {
+        let (sums, gained) = fold_delta(delta, user, base, now)?;
+        (sums, Some(gained))
+    } else {
+        (sum_delta(delta, user, base, now, |_| Ok(()))?, None)
+    };
     published.publish_fold(user, sums.advanced());
-    Ok(Pass { sums, batches, has_all_batches })
+    Ok(Pass { sums, gained })
 }
 
 fn refreshed(
@@ -215,20 +229,36 @@ fn refreshed(
     stored: &Fold,
     now: &Moment,
 ) -> Result<Refreshed, SumOutOfRange> {
-    let (sums, batches) = fold_delta(delta, user, stored.clone(), now)?;
-    Ok(Refreshed { fold: sums.into_advanced(), batches })
+    let (sums, gained) = fold_delta(delta, user, stored.clone(), now)?;
+    Ok(Refreshed { fold: sums.into_advanced(), gained })
 }
 
-/// Adds up the user's rows that `base` does not cover, and folds those that had ended at the moment, with their batches.
+/// Adds up the user's rows that `base` does not cover, and folds those that had ended at the moment, with their batches and days.
 fn fold_delta(
     delta: &mut DeltaScan,
     user: &UserId,
     base: Fold,
     now: &Moment,
-) -> Result<(DeltaPass, BatchTotals), SumOutOfRange> {
+) -> Result<(DeltaPass, Gained), SumOutOfRange> {
+    let (mut batches, mut days) = (BatchRuns::default(), DailyRuns::default());
+    let category = delta.category();
+    let sums = sum_delta(delta, user, base, now, |row| {
+        delta::batched_row(row).map_or(Ok(()), |row| batches.add(row))?;
+        days.add(delta::dated_row(row, category))
+    })?;
+    Ok((sums, Gained { batches: batches.totals()?, days: days.totals()? }))
+}
+
+/// Adds up the user's rows that `base` does not cover. Calls `folded` with each of those that had ended at the moment.
+fn sum_delta(
+    delta: &mut DeltaScan,
+    user: &UserId,
+    base: Fold,
+    now: &Moment,
+    folded: impl FnMut(&Row<'_, Ledger>) -> Result<(), SumOutOfRange>,
+) -> Result<DeltaPass, SumOutOfRange> {
     let coverage = base.coverage.clone();
     let mut sums = DeltaPass::new(base, now.target.clone(), xact::current_id_if_any());
-    let mut batches = BatchRuns::default();
-    delta.add_to(&mut sums, user, &coverage, |row| batches.add(row))?;
-    Ok((sums, batches.totals()?))
+    delta.add_to(&mut sums, user, &coverage, folded)?;
+    Ok(sums)
 }

@@ -5,15 +5,16 @@ use std::convert::Infallible;
 
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::{Credits, SumOutOfRange};
+use ledger::daily::DatedRow;
 use ledger::fold::{DeltaPass, DeltaRow};
 use ledger::id::{BatchId, UserId};
 use ledger::transaction_type::effect;
 
 use super::{noted, reversals};
 use crate::error::LedgerError;
-use crate::pg::catalog::Relations;
-use crate::pg::column::AnyColumn;
-use crate::pg::column_type::Jsonb;
+use crate::pg::catalog::{self, Relations};
+use crate::pg::column::{AnyColumn, Column};
+use crate::pg::column_type::{Jsonb, Text};
 use crate::pg::relation::{Index, NotFree, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
@@ -44,6 +45,8 @@ pub struct DeltaScan {
     scan: IndexScan<Ledger>,
     /// The transactions whose rows the snapshot does not see; computed for the first straggler.
     unseen: OnceCell<OpenTransactions>,
+    /// The ledger's column for what a transaction was for; `None` if it is missing.
+    category: Option<Column<Ledger, Option<Text>>>,
 }
 
 impl DeltaScan {
@@ -68,7 +71,13 @@ impl DeltaScan {
     fn with(relations: &Relations, index: Index, sight: Sight) -> Self {
         let ledger = Table::open_locked(relations.ledger);
         let scan = IndexScan::new(ledger, index, sight, 2, transactions::XACT_ID);
-        Self { scan, unseen: OnceCell::new() }
+        let category = relations.later_columns().ok().map(|later| later.category);
+        Self { scan, unseen: OnceCell::new(), category }
+    }
+
+    /// The ledger's column `category`. Raises 55000 if it is missing.
+    pub fn category(&self) -> Column<Ledger, Option<Text>> {
+        self.category.unwrap_or_else(|| catalog::missing_later_column().raise())
     }
 
     /// Whether `from` covers every row of the user that the scan sees.
@@ -79,14 +88,13 @@ impl DeltaScan {
         })
     }
 
-    /// Adds the user's rows that `from` does not cover to the pass. Calls `batched` with each row that the pass folds and that
-    /// belongs to a batch.
+    /// Adds the user's rows that `from` does not cover to the pass. Calls `folded` with each row that the pass folds.
     pub fn add_to(
         &mut self,
         pass: &mut DeltaPass,
         user: &UserId,
         from: &Coverage,
-        mut batched: impl FnMut(BatchedRow) -> Result<(), SumOutOfRange>,
+        mut folded: impl FnMut(&Row<'_, Ledger>) -> Result<(), SumOutOfRange>,
     ) -> Result<(), SumOutOfRange> {
         self.each(user, from, |row| {
             // It may roll back: of such a row only the amount counts.
@@ -97,9 +105,8 @@ impl DeltaScan {
                 transaction: row.get(transactions::XACT_ID),
                 amount: signed_amount(row),
                 seq: row.get(transactions::SEQ),
-                is_batched: !row.is_null(transactions::BATCH),
             };
-            if pass.add(&delta_row)? { batched_row(row).map_or(Ok(()), &mut batched) } else { Ok(()) }
+            if pass.add(&delta_row)? { folded(row) } else { Ok(()) }
         })
     }
 
@@ -113,7 +120,8 @@ impl DeltaScan {
         self.each(user, from, |row| batched_row(row).map_or(Ok(()), &mut batched))
     }
 
-    fn each(
+    /// Calls `visit` with each row of the user that `from` does not cover.
+    pub fn each(
         &mut self,
         user: &UserId,
         from: &Coverage,
@@ -157,13 +165,25 @@ impl DeltaScan {
     }
 }
 
-fn batched_row(row: &Row<'_, Ledger>) -> Option<BatchedRow> {
+/// What the row adds to its batch, if it belongs to one.
+pub fn batched_row(row: &Row<'_, Ledger>) -> Option<BatchedRow> {
     row.get(transactions::BATCH).map(|batch| BatchedRow {
         batch,
         amount: row.get(transactions::AMOUNT),
         seq: row.get(transactions::SEQ),
         created_at: row.get(transactions::CREATED_AT),
     })
+}
+
+/// What the row adds to the total of its day. `category` is the ledger's column.
+pub fn dated_row<'row>(row: &Row<'row, Ledger>, category: Column<Ledger, Option<Text>>) -> DatedRow<'row> {
+    DatedRow {
+        created_at: row.get(transactions::CREATED_AT),
+        transaction_type: row.get(transactions::TRANSACTION_TYPE),
+        category: row.get(category),
+        api_key_id: row.get(transactions::API_KEY_ID),
+        amount: row.get(transactions::AMOUNT),
+    }
 }
 
 /// The furthest of the columns that the row trigger reads, [`note`] included.

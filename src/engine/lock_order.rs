@@ -3,9 +3,10 @@
 //! 1. the ledger, then its indexes
 //! 2. `user_balance_checkpoints`, then its indexes
 //! 3. `batch_aggregates`, then its indexes
-//! 4. `holds`, then its indexes, where the transaction has made holds or charges that must be covered, or redacts an account
-//! 5. `spending_limits`, then its indexes
-//! 6. the stripes, ascending
+//! 4. `daily_totals`, then its indexes
+//! 5. `holds`, then its indexes, where the transaction has made holds or charges that must be covered, or redacts an account
+//! 6. `spending_limits`, then its indexes
+//! 7. the stripes, ascending
 //!
 //! Indexes of a table follow each other by oid, as the server locks them for REINDEX TABLE and for queries. A maintenance
 //! command locks a table before its indexes, and takes no stripe.
@@ -30,6 +31,7 @@ use crate::pg::catalog::Relations;
 use crate::pg::relation::{self, Access, Index, NotFree, Table};
 use crate::pg::tables::batches::Batches;
 use crate::pg::tables::checkpoints::Checkpoints;
+use crate::pg::tables::days::Days;
 use crate::pg::write::TableWriter;
 
 /// The derived tables, open for writing.
@@ -38,6 +40,8 @@ pub struct Writers {
     pub checkpoints: TableWriter<Checkpoints>,
     /// `batch_aggregates`
     pub batches: TableWriter<Batches>,
+    /// `daily_totals`
+    pub days: TableWriter<Days>,
 }
 
 impl Writers {
@@ -51,9 +55,11 @@ impl Writers {
 
     /// Opens them if their locks are free.
     fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        let days = relations.days().unwrap_or_else(|error| error.raise());
         Ok(Self {
             checkpoints: TableWriter::open_if_free(relations.checkpoints)?,
             batches: TableWriter::open_if_free(relations.batches)?,
+            days: TableWriter::open_if_free(days)?,
         })
     }
 
@@ -61,6 +67,7 @@ impl Writers {
     pub fn require_plain_indexes(&self) {
         self.checkpoints.require_plain_indexes();
         self.batches.require_plain_indexes();
+        self.days.require_plain_indexes();
     }
 }
 
@@ -90,8 +97,8 @@ pub fn wait_for_relations_and_holds(relations: &Relations) {
 
 fn wait_for_derived(relations: &Relations) {
     keep_delta_index(relations);
-    for table in [relations.checkpoints, relations.batches] {
-        lock_all(Ok(table), lock_for_both);
+    for table in [Ok(relations.checkpoints), Ok(relations.batches), relations.days()] {
+        lock_all(table, lock_for_both);
     }
 }
 

@@ -14,6 +14,7 @@
 //! - [`items`]: the newest rows of a user, with each batch as one item
 //! - [`boundaries`]: the boundaries that users have given accounts
 //! - [`batches`]: what is folded of batches, and what a delta adds to that
+//! - [`days`]: what is folded of days
 //! - [`redaction`]: erasing texts that people have written into an account's rows
 //! - [`reversals`]: what transactions take back of others, checked at commit
 //! - [`noted`]: the users whose balance a transaction changes
@@ -34,6 +35,7 @@ pub mod checkpoint;
 pub mod checkpoint_tids;
 pub mod commit_view;
 pub mod cover;
+pub mod days;
 pub mod delta;
 pub mod feed;
 pub mod holds;

@@ -13,9 +13,9 @@ use ledger::settlement::Checkpoint;
 use ledger::statistics::Event;
 
 use super::checkpoint::{self, Stored};
-use super::commit_view::{CommitView, Moment, Refreshed};
+use super::commit_view::{CommitView, Gained, Moment, Refreshed};
 use super::lock_order::Writers;
-use super::{batches, statistics};
+use super::{batches, days, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::{lock, xact};
@@ -58,7 +58,7 @@ fn refresh(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Res
     let now = Moment::now();
     for Lagging { user, stored: assessed, refreshed } in lagging {
         let Some(stored) = view.stored(user, &now)? else { continue };
-        let (_, Checkpoint { fold, announced, overdraft }) = &stored;
+        let Checkpoint { fold, announced, overdraft } = &stored.checkpoint;
         let refreshed = match refreshed {
             Some(refreshed) if fold == assessed => refreshed,
             _ => &view.refreshed(user, fold, &now)?,
@@ -68,7 +68,7 @@ fn refresh(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Res
     Ok(Event::Refresh)
 }
 
-/// Writes a refreshed checkpoint together with what it adds to batches.
+/// Writes a refreshed checkpoint together with what it adds to batches and days.
 pub fn write(
     relations: &Relations,
     writers: &Writers,
@@ -78,11 +78,18 @@ pub fn write(
     announced: &Announced,
     overdraft: Overdraft,
 ) -> Result<(), LedgerError> {
-    let Refreshed { fold, batches } = refreshed;
+    let Refreshed { fold, gained: Gained { batches, days } } = refreshed;
     if stored.is_none() {
-        // A checkpoint that was deleted has left its batches.
+        // A checkpoint that was deleted has left its batches and days.
         batches::discard(relations, &writers.batches, user);
+        days::discard(relations, &writers.days, user)?;
+        // Or the replacements of batches fail by the primary key, and days are added to those that are gone.
+        xact::see_own_changes();
     }
     batches::write(relations, &writers.batches, user, batches)?;
+    // Those of a checkpoint that has none yet are added up from all of its rows.
+    if stored.is_none_or(|stored| stored.has_days) {
+        days::write(relations, &writers.days, user, days)?;
+    }
     checkpoint::write(relations, &writers.checkpoints, user, stored, fold, announced, overdraft)
 }

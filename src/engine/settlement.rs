@@ -300,7 +300,7 @@ impl Settlement {
             if stored.is_none() {
                 published.invalidate(user);
             }
-            let checkpoint = stored.as_ref().map(|(_, checkpoint)| checkpoint);
+            let checkpoint = stored.as_ref().map(|stored| &stored.checkpoint);
             let fold = checkpoint.map_or(&nothing, |checkpoint| &checkpoint.fold);
             let pass = deltas.pass(user, fold, published)?;
             let interval = settings::checkpoint_interval();

@@ -16,13 +16,14 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::column::Layout;
+use super::column::{Column, Layout};
 use super::definition::Definition;
 use super::names::{find, find_column, find_index_now, find_needed, missing};
 use super::relation::{self, Access, Index};
 use super::tables::batches::Batches;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::{self, BoundaryColumns, Checkpoints};
+use super::tables::days::{self, Days};
 use super::tables::holds::Holds;
 use super::tables::identity::Identity;
 use super::tables::limits::Limits;
@@ -63,7 +64,11 @@ pub struct Relations {
     source_id_key: Option<pg_sys::Oid>,
     /// `ledger_identity`
     pub identity: Option<pg_sys::Oid>,
-    /// `holds`; `None` if it was dropped, as with the next two: the ledger does without
+    /// `daily_totals`; `None` if it was dropped, as with the next four: whoever needs one raises an error
+    days: Option<pg_sys::Oid>,
+    /// its index on all that totals are kept apart by
+    days_index: Option<pg_sys::Oid>,
+    /// `holds`
     holds: Option<pg_sys::Oid>,
     /// its index on `(user_id, expires_at)`
     holds_index: Option<pg_sys::Oid>,
@@ -73,6 +78,8 @@ pub struct Relations {
     later_columns: Option<LaterColumns>,
     /// The columns of the checkpoints for an account's boundaries; `None` if one of them is missing.
     boundary_columns: Option<BoundaryColumns>,
+    /// Their column `has_days`.
+    has_days: Option<Column<Checkpoints, Option<bool>>>,
 }
 
 /// Why an index cannot be read by.
@@ -179,6 +186,21 @@ impl Relations {
         Ok(find_now(self.ledger, REVERSES_INDEX_NAME, open)?.ok())
     }
 
+    /// Opens the index of daily totals with `open`. `daily_totals` is locked. Raises 55000 if the index does not have every row.
+    pub fn open_days_index<E>(
+        &self,
+        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
+    ) -> Result<Index, E> {
+        if let Some(oid) = self.days_index
+            && let Some(index) = open(oid)?
+            && index.is_valid()
+        {
+            return Ok(index);
+        }
+        let days = self.days().unwrap_or_else(|error| error.raise());
+        open_now(days, days::INDEX, open)
+    }
+
     /// Opens the index of an account's holds with `open`. `holds` is locked. Raises 55000 if the index does not have every row.
     pub fn open_holds_index<E>(
         &self,
@@ -222,6 +244,7 @@ impl Relations {
             (Some(self.batches), Batches::DEFINITION),
             (self.changes, Changes::DEFINITION),
             (self.identity, Identity::DEFINITION),
+            (self.days, Days::DEFINITION),
             (self.holds, Holds::DEFINITION),
             (self.limits, Limits::DEFINITION),
         ]
@@ -258,12 +281,20 @@ impl Relations {
             reverses_index: find(REVERSES_INDEX_NAME),
             source_id_key: find(transactions::SOURCE_ID_KEY),
             identity: find(Identity::DEFINITION.name),
+            days: find(Days::DEFINITION.name),
+            days_index: find(days::INDEX),
             holds: find(Holds::DEFINITION.name),
             holds_index: find(HOLDS_INDEX_NAME),
             limits: find(Limits::DEFINITION.name),
             later_columns: find_later_columns(ledger),
             boundary_columns: find_boundary_columns(checkpoints),
+            has_days: find_column(checkpoints, checkpoints::HAS_DAYS),
         }
+    }
+
+    /// `daily_totals`. An error if it is missing.
+    pub fn days(&self) -> Result<pg_sys::Oid, LedgerError> {
+        self.days.ok_or_else(|| missing_table(Days::DEFINITION))
     }
 
     /// `holds`. An error if it is missing.
@@ -278,11 +309,7 @@ impl Relations {
 
     /// The ledger's columns `category`, `metadata` and `reverses`. An error if one of them is missing or of another type.
     pub fn later_columns(&self) -> Result<LaterColumns, LedgerError> {
-        self.later_columns.ok_or_else(|| {
-            LedgerError::Missing(
-                "column category, metadata or reverses of credits_transactions, or its type".to_owned(),
-            )
-        })
+        self.later_columns.ok_or_else(missing_later_column)
     }
 
     /// The columns of the checkpoints for an account's boundaries. An error if one of them is missing or of another type.
@@ -293,6 +320,13 @@ impl Relations {
                  user_balance_checkpoints, or its type"
                     .to_owned(),
             )
+        })
+    }
+
+    /// The column of the checkpoints that says whether daily totals have what they cover. An error if it is missing or of another type.
+    pub fn has_days(&self) -> Result<Column<Checkpoints, Option<bool>>, LedgerError> {
+        self.has_days.ok_or_else(|| {
+            LedgerError::Missing("column has_days of user_balance_checkpoints, or its type".to_owned())
         })
     }
 
@@ -314,6 +348,8 @@ impl Relations {
             self.reverses_index,
             self.source_id_key,
             self.identity,
+            self.days,
+            self.days_index,
             self.holds,
             self.holds_index,
             self.limits,
@@ -364,6 +400,13 @@ fn find_boundary_columns(checkpoints: pg_sys::Oid) -> Option<BoundaryColumns> {
         thresholds_below: find_column(checkpoints, checkpoints::THRESHOLDS_BELOW)?,
         thresholds_crossed_at: find_column(checkpoints, checkpoints::THRESHOLDS_CROSSED_AT)?,
     })
+}
+
+/// One of the ledger's columns `category`, `metadata` and `reverses` is missing or of another type.
+pub fn missing_later_column() -> LedgerError {
+    LedgerError::Missing(
+        "column category, metadata or reverses of credits_transactions, or its type".to_owned(),
+    )
 }
 
 fn missing_table(definition: &Definition) -> LedgerError {

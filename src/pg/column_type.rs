@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use ledger::credits::Credits;
+use ledger::day::Day;
 use ledger::id::{BatchId, LedgerId, TransactionId, UserId};
 use ledger::overdraft::Overdraft;
 use ledger::transaction_type::TransactionType;
@@ -87,6 +88,19 @@ macro_rules! uuid {
 }
 
 uuid!([u8; 16], UserId, TransactionId, BatchId, LedgerId);
+
+/// A `date`.
+impl StoredType for Day {
+    const OID: pg_sys::Oid = pg_sys::DATEOID;
+    type Value<'row> = Self;
+
+    #[inline]
+    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+        // SAFETY: passed by value, as an integer.
+        let date = unsafe { i32::from_polymorphic_datum(datum, false, pg_sys::INT4OID) };
+        Self::from_date(date.unwrap_or_default())
+    }
+}
 
 /// A `text` that names a transaction type; `None` for any other text.
 impl StoredType for TransactionType {
@@ -320,6 +334,10 @@ macro_rules! written {
 written! {
     UserId: &'a Self = |user| ColumnValue::Uuid(user.as_bytes());
     BatchId: &'a Self = |batch| ColumnValue::Uuid(batch.as_bytes());
+    [u8; 16]: &'a Self = |uuid| ColumnValue::Uuid(uuid);
+    Day: Self = |day| ColumnValue::Date(day);
+    Text: &'a [u8] = |text| ColumnValue::TextBytes(text);
+    TransactionType: Option<Self> = |known| ColumnValue::Text(known.map_or("", Self::name));
     Overdraft: Self = |overdraft| ColumnValue::Overdraft(overdraft);
     Vec<Credits>: &'a [Credits] = |credits| ColumnValue::CreditsArray(credits);
     Vec<Option<Timestamptz>>: &'a [Option<i64>] = |dates| ColumnValue::TimestamptzArray(dates);

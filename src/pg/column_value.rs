@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use ledger::credits::Credits;
+use ledger::day::Day;
 use ledger::overdraft::Overdraft;
 use pgrx::pg_sys;
 
@@ -34,6 +35,8 @@ pub enum ColumnValue<'a> {
     Overdraft(Overdraft),
     /// `numeric[]`
     CreditsArray(&'a [Credits]),
+    /// `date`
+    Date(Day),
     /// `timestamptz`, in microseconds since the server's epoch
     Timestamptz(i64),
     /// `timestamptz[]`, in the same
@@ -97,6 +100,7 @@ impl ColumnValue<'_> {
             Self::CreditsArray(_) => oid == pg_sys::NUMERICARRAYOID,
             Self::TimestamptzArray(_) => oid == pg_sys::TIMESTAMPTZARRAYOID,
             Self::Credits(_) | Self::Overdraft(_) => oid == pg_sys::NUMERICOID,
+            Self::Date(_) => oid == pg_sys::DATEOID,
             Self::Timestamptz(_) => oid == pg_sys::TIMESTAMPTZOID,
             Self::Bool(_) => oid == pg_sys::BOOLOID,
             Self::Xid8(_) => oid == pg_sys::XID8OID,
@@ -112,6 +116,7 @@ impl ColumnValue<'_> {
             Self::Int2(value) => pg_sys::Datum::from(value),
             Self::Int4(value) => pg_sys::Datum::from(value),
             Self::Int8(value) | Self::Timestamptz(value) => pg_sys::Datum::from(value),
+            Self::Date(day) => pg_sys::Datum::from(day.date()),
             Self::Credits(credits) => numeric::into_datum(credits),
             Self::Overdraft(overdraft) => numeric::from_overdraft(overdraft),
             Self::CreditsArray(credits) => array::of_credits(credits),

@@ -11,6 +11,7 @@ use super::column::Layout;
 use super::tables::batches::Batches;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::Checkpoints;
+use super::tables::days::Days;
 use super::tables::holds::Holds;
 use super::tables::identity::Identity;
 use super::tables::limits::Limits;
@@ -136,12 +137,13 @@ pub static DUMPED_ROW_SECURITY: Definition = Definition {
 };
 
 /// All of them.
-pub static ALL: [&Definition; 14] = [
+pub static ALL: [&Definition; 15] = [
     Ledger::DEFINITION,
     Holds::DEFINITION,
     Limits::DEFINITION,
     Checkpoints::DEFINITION,
     Batches::DEFINITION,
+    Days::DEFINITION,
     Changes::DEFINITION,
     &CREDIT_TRANSACTION,
     &TRANSACTION_WITH_CATEGORY,

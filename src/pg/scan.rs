@@ -12,9 +12,10 @@ use super::relation::{Index, Table};
 use super::row::Row;
 use super::scan_key::{Argument, Key};
 use super::snapshot::{Sight, Writer};
+use super::text::OwnedText;
 
 /// The most index columns that a scan has keys for.
-const MAX_KEYS: usize = 2;
+const MAX_KEYS: usize = 5;
 
 /// A scan in the order of the index, or backward. It owns its table, its index and its snapshot, and can be started again with
 /// other keys.
@@ -30,6 +31,8 @@ pub struct IndexScan<L> {
     memory: pg_sys::MemoryContext,
     /// The arguments of scan keys for uuids, which are passed by reference.
     uuids: Box<[[u8; 16]; MAX_KEYS]>,
+    /// Likewise for texts.
+    texts: [OwnedText; MAX_KEYS],
     sight: Sight,
     /// The tuple id in the last index entry.
     index_tid: Tid,
@@ -100,6 +103,7 @@ impl<L: Layout> IndexScan<L> {
             slot,
             memory,
             uuids,
+            texts: Default::default(),
             sight,
             index_tid,
             found: false,
@@ -145,15 +149,22 @@ impl<L: Layout> IndexScan<L> {
         let mut scan_keys = [pg_sys::ScanKeyData::default(); MAX_KEYS];
         for (index, key) in keys.iter().enumerate() {
             assert!(self.index.has_column(index, key.column.attribute_number()), "a key for another column");
-            let argument = match key.argument {
-                Argument::Value(datum) => datum,
+            let argument = match &key.argument {
+                Argument::Value(datum) => *datum,
                 Argument::Uuid(uuid) => {
-                    self.uuids[index] = uuid;
+                    self.uuids[index] = *uuid;
                     pg_sys::Datum::from(std::ptr::from_ref(&self.uuids[index]))
                 }
+                Argument::Text(text) => self.texts[index].set(text),
+                Argument::Null => pg_sys::Datum::null(),
             };
             let column = i16::try_from(index + 1).unwrap_or_default();
             let strategy = u16::try_from(key.strategy).unwrap_or_default();
+            if matches!(key.argument, Argument::Null) {
+                scan_keys[index].sk_flags = (pg_sys::SK_ISNULL | pg_sys::SK_SEARCHNULL).cast_signed();
+                scan_keys[index].sk_attno = column;
+                continue;
+            }
             // SAFETY: initializes a key on the stack. The procedure compares the type of the column, which is the index column's.
             unsafe {
                 pg_sys::ScanKeyInit(
@@ -167,7 +178,8 @@ impl<L: Layout> IndexScan<L> {
             scan_keys[index].sk_collation = self.index.collation(index);
         }
         self.found = false;
-        // SAFETY: the server copies the keys. The uuids that they point to are boxed, so they stay where they are.
+        // SAFETY: the server copies the keys. What they point to is in boxes and vectors, which stay where they are until the scan is
+        // sought again.
         unsafe {
             let current = pg_sys::MemoryContextSwitchTo(self.memory);
             pg_sys::index_rescan(

@@ -1,6 +1,10 @@
 //! Conditions on columns, by which index scans are started.
 
+use std::borrow::Cow;
+
+use ledger::day::Day;
 use ledger::id::{BatchId, TransactionId, UserId};
+use ledger::transaction_type::TransactionType;
 use pgrx::pg_sys;
 
 use super::column::{AnyColumn, Column, Layout};
@@ -18,10 +22,13 @@ pub struct Key<L> {
 }
 
 /// What the column is compared with.
-#[derive(Clone, Copy)]
 pub(super) enum Argument {
     /// Passed by reference.
     Uuid([u8; 16]),
+    /// A text of these bytes, passed by reference.
+    Text(Cow<'static, [u8]>),
+    /// `IS NULL`, which needs no operator.
+    Null,
     /// Passed by value, or in memory that stays as long as the call.
     Value(pg_sys::Datum),
 }
@@ -85,6 +92,34 @@ impl<L: Layout> Column<L, Timestamptz> {
     }
 }
 
+impl<L: Layout> Column<L, Day> {
+    /// The rows of this day.
+    pub fn equal(self, day: Day) -> Key<L> {
+        by_value(self.any(), pg_sys::BTEqualStrategyNumber, pg_sys::F_DATE_EQ, day.date().into())
+    }
+}
+
+impl<L: Layout> Column<L, TransactionType> {
+    /// The rows of this type; `None`: those with an empty name in its place.
+    pub fn equal(self, known: Option<TransactionType>) -> Key<L> {
+        text_equal(self.any(), Cow::Borrowed(known.map_or("", TransactionType::name).as_bytes()))
+    }
+}
+
+impl<L: Layout> Column<L, Option<column_type::Text>> {
+    /// The rows with a text of these bytes, or with NULL.
+    pub fn same(self, text: Option<&[u8]>) -> Key<L> {
+        text.map_or_else(|| is_null(self.any()), |text| text_equal(self.any(), Cow::Owned(text.to_vec())))
+    }
+}
+
+impl<L: Layout> Column<L, Option<[u8; 16]>> {
+    /// The rows with this uuid, or with NULL.
+    pub fn same(self, uuid: Option<&[u8; 16]>) -> Key<L> {
+        uuid.map_or_else(|| is_null(self.any()), |uuid| uuid_equal(self.any(), uuid))
+    }
+}
+
 impl<L: Layout> Column<L, column_type::Text> {
     /// The rows with this text. It stays as long as the call, so a scan that is sought with it must not outlive that.
     pub fn equal(self, text: Text) -> Key<L> {
@@ -99,6 +134,19 @@ const fn uuid_equal<L>(column: AnyColumn<L>, uuid: &[u8; 16]) -> Key<L> {
         procedure: pg_sys::F_UUID_EQ,
         argument: Argument::Uuid(*uuid),
     }
+}
+
+const fn text_equal<L>(column: AnyColumn<L>, text: Cow<'static, [u8]>) -> Key<L> {
+    Key {
+        column,
+        strategy: pg_sys::BTEqualStrategyNumber,
+        procedure: pg_sys::F_TEXTEQ,
+        argument: Argument::Text(text),
+    }
+}
+
+const fn is_null<L>(column: AnyColumn<L>) -> Key<L> {
+    Key { column, strategy: 0, procedure: 0, argument: Argument::Null }
 }
 
 const fn by_value<L>(column: AnyColumn<L>, strategy: u32, procedure: u32, argument: pg_sys::Datum) -> Key<L> {

@@ -23,6 +23,26 @@ impl Text {
     }
 }
 
+/// A `text` in memory of Rust's.
+#[derive(Default)]
+pub(super) struct OwnedText(Vec<u32>);
+
+impl OwnedText {
+    /// Replaces the text by one of these bytes. It stays until that is done again.
+    pub(super) fn set(&mut self, bytes: &[u8]) -> pg_sys::Datum {
+        let size = size_of::<u32>() + bytes.len();
+        self.0.clear();
+        self.0.resize(size.div_ceil(size_of::<u32>()), 0);
+        // SAFETY: the vector has room for the header, one word, and the bytes behind it, and is aligned as a text is.
+        unsafe {
+            let text = self.0.as_mut_ptr().cast::<pg_sys::varlena>();
+            varlena::set_varsize_4b(text, i32::try_from(size).unwrap_or(i32::MAX));
+            bytes.as_ptr().copy_to_nonoverlapping(text.cast::<u8>().add(size_of::<u32>()), bytes.len());
+            text.into()
+        }
+    }
+}
+
 /// For an error message. In a database that is not UTF-8, bytes that are not ASCII are escaped.
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

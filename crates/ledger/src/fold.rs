@@ -15,9 +15,6 @@ pub struct Fold {
     pub transaction_count: i64,
     /// The highest `seq` among them; 0 if there are none.
     pub latest_seq: i64,
-    /// The row that was folded as the `unbatched_since`-th and all before it may be rows of batches; those folded later are not.
-    /// A fold that was read from a checkpoint says `transaction_count` here.
-    pub unbatched_since: i64,
 }
 
 impl Fold {
@@ -27,13 +24,10 @@ impl Fold {
         (self.transaction_count > 0).then_some(self.latest_seq)
     }
 
-    /// Whether all the rows that this has and `older` has not are in no batch. This must cover all that `older` covers.
-    ///
-    /// Of any two folds of a user, the later one has every row of the earlier. So an older fold with at least
-    /// `unbatched_since` rows has every row of a batch that this one has.
+    /// Whether this has no row that `older` has not. This must cover all that `older` covers, so it has all of its rows.
     #[must_use]
-    pub const fn gained_no_batch_since(&self, older: &Self) -> bool {
-        self.unbatched_since <= older.transaction_count
+    pub const fn gained_nothing_since(&self, older: &Self) -> bool {
+        self.transaction_count == older.transaction_count
     }
 }
 
@@ -46,8 +40,6 @@ pub struct DeltaRow {
     pub amount: Credits,
     /// Its place in the order of insertion.
     pub seq: i64,
-    /// Whether it belongs to a batch.
-    pub is_batched: bool,
 }
 
 /// One pass over a user's delta: adds up the rows, and advances the fold that it starts from.
@@ -55,7 +47,6 @@ pub struct DeltaRow {
 pub struct DeltaPass {
     own_transaction: Option<u64>,
     advanced: Fold,
-    gained_batch: bool,
     outlook: Outlook,
     own: Credits,
     transaction_count: i64,
@@ -72,7 +63,7 @@ impl DeltaPass {
         let coverage = if target.contains(&base.coverage) { target } else { base.coverage.clone() };
         let advanced = Fold { coverage, ..base };
         let own = Credits::ZERO;
-        Self { own_transaction, advanced, gained_batch: false, outlook, own, transaction_count, latest_seq }
+        Self { own_transaction, advanced, outlook, own, transaction_count, latest_seq }
     }
 
     /// Adds a row that `base` does not cover; returns whether it was folded.
@@ -92,12 +83,6 @@ impl DeltaPass {
             advanced.balance = advanced.balance.checked_add(row.amount)?;
             advanced.latest_seq = later(advanced.latest_seq, advanced.transaction_count, row.seq);
             advanced.transaction_count += 1;
-            // The pass meets rows in the order of an index, not in the order in which their transactions ended. So another
-            // fold, taken meanwhile, can have a later one and lack this one: they count as folded all at once.
-            self.gained_batch |= row.is_batched;
-            if self.gained_batch {
-                advanced.unbatched_since = advanced.transaction_count;
-            }
         }
         Ok(covered)
     }
@@ -165,7 +150,7 @@ mod tests {
     use super::*;
 
     fn row(transaction: u64, units: i128, seq: i64) -> DeltaRow {
-        DeltaRow { transaction, amount: Credits::from_units(units), seq, is_batched: false }
+        DeltaRow { transaction, amount: Credits::from_units(units), seq }
     }
 
     fn coverage(watermark: u64, stragglers: &[u64]) -> Coverage {
@@ -179,7 +164,6 @@ mod tests {
             balance: Credits::from_units(100),
             transaction_count: 4,
             latest_seq: 9,
-            unbatched_since: 2,
         };
         let mut pass = DeltaPass::new(base, coverage(20, &[]), Some(30));
         assert!(pass.add(&row(5, 1, 3)).unwrap());
@@ -198,32 +182,18 @@ mod tests {
             (Credits::from_units(103), 6, 12)
         );
         assert_eq!(advanced.coverage, coverage(20, &[]));
-        assert_eq!(advanced.unbatched_since, 2);
     }
 
-    /// A straggler comes first in the pass that ends it, and is not in a checkpoint that was made meanwhile.
     #[test]
-    fn rows_of_batches_joined_with_all_of_their_pass() {
-        let base = Fold {
-            coverage: coverage(10, &[5]),
-            transaction_count: 4,
-            unbatched_since: 4,
-            ..Fold::default()
-        };
-        let mut pass = DeltaPass::new(base.clone(), coverage(20, &[]), None);
-        assert!(pass.add(&DeltaRow { is_batched: true, ..row(5, 1, 1) }).unwrap());
-        assert!(pass.add(&row(12, 1, 2)).unwrap());
-        let meanwhile = Fold { coverage: coverage(15, &[5]), transaction_count: 5, ..base.clone() };
-        let advanced = pass.into_advanced();
-        assert!(!advanced.gained_no_batch_since(&meanwhile));
-        assert!(advanced.gained_no_batch_since(&advanced));
-
-        let mut pass = DeltaPass::new(advanced.clone(), coverage(30, &[]), None);
-        assert!(pass.add(&row(25, 1, 3)).unwrap());
-        assert!(!pass.add(&DeltaRow { is_batched: true, ..row(30, 1, 4) }).unwrap());
-        let further = pass.into_advanced();
-        assert!(further.gained_no_batch_since(&advanced));
-        assert!(!further.gained_no_batch_since(&base));
+    fn a_fold_that_covers_more_may_have_gained_nothing() {
+        let stored = Fold { coverage: coverage(10, &[5]), transaction_count: 4, ..Fold::default() };
+        let further = DeltaPass::new(stored.clone(), coverage(20, &[]), None).into_advanced();
+        assert!(further.gained_nothing_since(&stored));
+        let mut pass = DeltaPass::new(further.clone(), coverage(30, &[]), None);
+        assert!(!pass.add(&row(30, 1, 1)).unwrap());
+        assert!(pass.advanced().gained_nothing_since(&stored));
+        assert!(pass.add(&row(20, 1, 2)).unwrap());
+        assert!(!pass.advanced().gained_nothing_since(&stored));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! - [`numeric`]: the on-disk form of Postgres' `numeric`, to and from [`credits::Credits`]
 //! - [`coverage`]: which transactions a checkpoint covers, and how the next watermark is chosen
 //! - [`crossing`]: the sides of zero and of thresholds that a balance can come to lie on
+//! - [`daily`]: rows added up by day, type, category and key
 //! - [`day`]: days of the UTC calendar
 //! - [`fold`]: rows folded into a balance, and the result of one pass over a delta
 //! - [`overdraft`]: how far an account may be overdrawn
@@ -24,6 +25,7 @@ pub mod boundaries;
 pub mod coverage;
 pub mod credits;
 pub mod crossing;
+pub mod daily;
 pub mod day;
 pub mod fold;
 pub mod id;

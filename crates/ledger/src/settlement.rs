@@ -281,7 +281,6 @@ mod tests {
             balance: Credits::from_units(units),
             transaction_count: 100,
             latest_seq: 100,
-            unbatched_since: 100,
         };
         Checkpoint { fold, announced: side(is_positive, Some(7)), overdraft: Overdraft::default() }
     }
@@ -313,7 +312,7 @@ mod tests {
         let mut pass = DeltaPass::new(base.clone(), coverage(20, &[5]), Some(OWN));
         for (seq, &(transaction, units)) in (101..).zip(rows) {
             let amount = Credits::from_units(units);
-            pass.add(&DeltaRow { transaction, amount, seq, is_batched: false }).unwrap();
+            pass.add(&DeltaRow { transaction, amount, seq }).unwrap();
         }
         for &units in in_flight {
             pass.add_in_flight(Credits::from_units(units)).unwrap();

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::credits::Credits;
 
 /// What a row of the ledger records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TransactionType {
     /// Credits that were bought.
     Purchase,

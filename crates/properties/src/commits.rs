@@ -151,7 +151,7 @@ impl User {
         session.charges += steps(units.min(0));
         session.grants += steps(units.max(0));
         let seq = i64::try_from(self.rows.len()).expect("a few");
-        self.rows.push(Row { transaction: session.transaction, units, seq, is_batched: false });
+        self.rows.push(Row { transaction: session.transaction, units, seq });
     }
 
     fn is_open(&self, transaction: u64) -> bool {
@@ -293,7 +293,7 @@ impl User {
             assert!(checkpoint.fold.coverage.contains(&stored.fold.coverage), "{checkpoint:?} in {self:?}");
         }
         let expected = fold(&self.rows, &checkpoint.fold.coverage);
-        assert_eq!(checkpoint.fold, Fold { unbatched_since: checkpoint.fold.unbatched_since, ..expected });
+        assert_eq!(checkpoint.fold, expected);
         self.checkpoint = Some(checkpoint);
     }
 

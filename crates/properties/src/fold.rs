@@ -16,16 +16,14 @@ pub struct Row {
     pub units: i128,
     /// The place in the order of insertion.
     pub seq: i64,
-    /// Whether it belongs to a batch.
-    pub is_batched: bool,
 }
 
 impl Row {
     /// As a pass meets it.
     #[must_use]
     pub const fn of_delta(&self) -> DeltaRow {
-        let &Self { transaction, units, seq, is_batched } = self;
-        DeltaRow { transaction, amount: Credits::from_units(units), seq, is_batched }
+        let &Self { transaction, units, seq } = self;
+        DeltaRow { transaction, amount: Credits::from_units(units), seq }
     }
 }
 
@@ -39,7 +37,6 @@ pub fn fold(rows: &[Row], coverage: &Coverage) -> Fold {
         balance: Credits::from_units(covered().map(|row| row.units).sum()),
         transaction_count,
         latest_seq: covered().map(|row| row.seq).max().unwrap_or(0),
-        unbatched_since: transaction_count,
     }
 }
 
@@ -76,7 +73,6 @@ pub fn folds_what_is_covered(input: &mut Unstructured<'_>) -> Result<()> {
             transaction: input.int_in_range(0..=ids.end / 2)?,
             units: input.int_in_range(-1000..=1000)?,
             seq: if input.ratio(1, 10)? { input.arbitrary()? } else { input.int_in_range(-3..=1000)? },
-            is_batched: input.ratio(1, 5)?,
         });
     }
     // The rows that can be seen; what is in flight comes in each pass.
@@ -94,24 +90,22 @@ pub fn folds_what_is_covered(input: &mut Unstructured<'_>) -> Result<()> {
     assert_eq!(first.latest_seq(), rows.iter().map(|row| row.seq).max());
     let reached = if target.contains(base) { target } else { base };
     let advanced = first.into_advanced();
-    let expected = Fold { unbatched_since: advanced.unbatched_since, ..fold(&rows, reached) };
-    assert_eq!(advanced, expected, "{rows:?} from {base:?} to {target:?}");
+    assert_eq!(advanced, fold(&rows, reached), "{rows:?} from {base:?} to {target:?}");
 
     let further = pass(&rows, advanced.clone(), &coverages[3], own).into_advanced();
     for fold_then in [&stored, &advanced, &further] {
-        knows_of_batches(&rows, fold_then, &coverages);
+        knows_what_it_has_gained(&rows, fold_then, &coverages);
     }
     Ok(())
 }
 
-/// Whatever checkpoint is stored meanwhile: a fold that says so has gained no row of a batch since.
-fn knows_of_batches(rows: &[Row], further: &Fold, coverages: &[Coverage]) {
+/// Whatever checkpoint is stored meanwhile: a fold says whether it has gained a row since.
+fn knows_what_it_has_gained(rows: &[Row], further: &Fold, coverages: &[Coverage]) {
     for stored in coverages.iter().filter(|stored| further.coverage.contains(stored)) {
         let mut gained = rows
             .iter()
             .filter(|row| further.coverage.covers(row.transaction) && !stored.covers(row.transaction));
-        if further.gained_no_batch_since(&fold(rows, stored)) {
-            assert!(!gained.any(|row| row.is_batched), "{rows:?}: {further:?} since {stored:?}");
-        }
+        let gained_nothing = further.gained_nothing_since(&fold(rows, stored));
+        assert_eq!(gained_nothing, gained.next().is_none(), "{rows:?}: {further:?} since {stored:?}");
     }
 }

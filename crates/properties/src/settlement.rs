@@ -78,7 +78,7 @@ impl Ledger {
                 _ => input.int_in_range(0..=now.ids().end / 2)?,
             };
             let units = amount(input)?;
-            ledger.add(&now, Row { transaction, units, seq, is_batched: false });
+            ledger.add(&now, Row { transaction, units, seq });
         }
         if own.is_some() && input.ratio(1, 4)? {
             ledger.note(amount(input)?);

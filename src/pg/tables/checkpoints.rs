@@ -23,7 +23,7 @@ table! {
     7 STRAGGLERS "stragglers": Vec<u64>,
     8 IS_POSITIVE "is_positive": bool,
     9 CROSSED_AT "crossed_at": Option<Timestamptz>,
-    later: utf8(OVERDRAFT_LIMIT), utf8(THRESHOLDS), utf8(THRESHOLDS_BELOW), utf8(THRESHOLDS_CROSSED_AT);
+    later: utf8(OVERDRAFT_LIMIT), utf8(THRESHOLDS), utf8(THRESHOLDS_BELOW), utf8(THRESHOLDS_CROSSED_AT), utf8(HAS_DAYS);
 }
 
 /// The name of the column for how far the account may be overdrawn.
@@ -34,6 +34,9 @@ pub const THRESHOLDS: &CStr = c"thresholds";
 pub const THRESHOLDS_BELOW: &CStr = c"thresholds_below";
 /// The name of the column for when each of them was crossed.
 pub const THRESHOLDS_CROSSED_AT: &CStr = c"thresholds_crossed_at";
+/// The name of the column for whether `daily_totals` has what the checkpoint covers: NULL in a checkpoint that was made before there were
+/// daily totals, and whose rows have not been added up yet. An update has added it, as those above.
+pub const HAS_DAYS: &CStr = c"has_days";
 
 /// The account's boundaries, in columns that an update has added. An owner may have added others before, so their numbers differ from
 /// database to database. All are NULL where the account has none but those of every account.
@@ -45,6 +48,6 @@ pub struct BoundaryColumns {
     pub thresholds: Column<Checkpoints, Option<Vec<Credits>>>,
     /// How many of them lie below the balance announced last.
     pub thresholds_below: Column<Checkpoints, Option<i16>>,
-    /// When each was last crossed. No other column lies behind it that is read.
+    /// When each was last crossed.
     pub thresholds_crossed_at: Column<Checkpoints, Option<Vec<Option<Timestamptz>>>>,
 }

@@ -7,6 +7,7 @@ use std::ffi::CStr;
 pub mod batches;
 pub mod changes;
 pub mod checkpoints;
+pub mod days;
 pub mod holds;
 pub mod identity;
 pub mod limits;

@@ -9,10 +9,10 @@ use crate::credits::Credits;
 use crate::fold::Fold;
 use crate::id::UserId;
 
-/// How many words come before the stragglers: the key, and eight that every fold has.
-pub const FIXED_WORDS: usize = KEY_WORDS + 8;
+/// How many words come before the stragglers: the key, and seven that every fold has.
+pub const FIXED_WORDS: usize = KEY_WORDS + 7;
 /// How many stragglers a slot has room for. Where a fold has more, the first word in their place is the id of their set.
-pub const INLINE_STRAGGLERS: usize = 19;
+pub const INLINE_STRAGGLERS: usize = 20;
 /// How many words a slot has.
 pub const WORDS: usize = FIXED_WORDS + INLINE_STRAGGLERS;
 /// Which word is the number of stragglers.
@@ -49,7 +49,6 @@ pub fn encode(
         balance_low,
         fold.transaction_count.cast_unsigned(),
         fold.latest_seq.cast_unsigned(),
-        fold.unbatched_since.cast_unsigned(),
         complete_at.map_or(0, |counted| counted + 1),
     ]);
     match words[FIXED_WORDS..].get_mut(..stragglers.len()) {
@@ -72,9 +71,7 @@ pub fn decode(
     if key != slots::key(state, user) {
         return None;
     }
-    let &[watermark, straggler_count, balance_high, balance_low, rows, seq, unbatched_since, complete_at] =
-        fold
-    else {
+    let &[watermark, straggler_count, balance_high, balance_low, rows, seq, complete_at] = fold else {
         return None;
     };
     let coverage = match usize::try_from(straggler_count).ok().and_then(|count| stragglers.get(..count)) {
@@ -87,7 +84,6 @@ pub fn decode(
         balance: Credits::from_units(balance.cast_signed()),
         transaction_count: rows.cast_signed(),
         latest_seq: seq.cast_signed(),
-        unbatched_since: unbatched_since.cast_signed(),
     };
     Some(PublishedFold { fold, complete_at: complete_at.checked_sub(1) })
 }

@@ -127,7 +127,6 @@ mod tests {
             balance: Credits::from_units(i128::from(-rows) << 70),
             transaction_count: rows,
             latest_seq: -3 * rows,
-            unbatched_since: rows / 2,
         }
     }
 
