@@ -1303,7 +1303,8 @@ COMMENT ON FUNCTION credits.list_user_transactions_with_balance(
     uuid, bigint, bigint, text, text[], timestamptz, timestamptz, bigint) IS
     'A user''s transactions as list_user_transactions lists them, each with balance_after: the signed sum of the user''s transactions up '
     'to and including this seq, also of those that filters leave out. Arguments and errors as list_user_transactions. Cost: as '
-    'list_user_transactions, and the rows up to the page''s newest.';
+    'list_user_transactions; the rows between those of the page; and, for a page that is not the newest one, twice the rows on the shorter '
+    'way to it: from the newest row, or from the first. Where row-level security filters, the rows up to the page''s newest.';
 /* </end connected objects> */
 
 /* <begin connected objects> */

@@ -42,7 +42,11 @@ const TRANSACTIONS: [(&str, Work); 6] = [
     ("a refresh of chance, and reads", |session| {
         session.run(&format!("SELECT * FROM credits.get_users_balances_bulk(ARRAY['{}'::uuid], 1)", user(1)));
         session.balance(user(2));
-        for list in ["list_user_transactions", "list_transactions_with_batches"] {
+        for list in [
+            "list_user_transactions",
+            "list_user_transactions_with_balance",
+            "list_transactions_with_batches",
+        ] {
             session.run(&format!("SELECT * FROM credits.{list}('{}')", user(1)));
         }
     }),
@@ -389,7 +393,9 @@ fn a_transaction_that_has_read_may_write_beside_a_reindex() {
     assert_eq!(listener.crossings(), [(user(1), Up)]);
     session.run("BEGIN");
     let balance = session.balance(user(1));
-    for list in ["list_user_transactions", "list_transactions_with_batches"] {
+    for list in
+        ["list_user_transactions", "list_user_transactions_with_balance", "list_transactions_with_batches"]
+    {
         session.run(&format!("SELECT * FROM credits.{list}('{}')", user(1)));
     }
     session.run("SELECT * FROM credits.list_all_transactions()");
@@ -418,6 +424,7 @@ fn readers_lock_indexes_in_one_order() {
             "transactions_after()".to_owned(),
             "list_all_transactions()".to_owned(),
             format!("list_user_transactions('{}')", user(1)),
+            format!("list_user_transactions_with_balance('{}', before_seq => 3)", user(1)),
             format!("list_transactions_with_batches('{}')", user(1)),
             format!("get_user_balance('{}')", user(1)),
         ] {

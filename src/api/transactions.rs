@@ -1,17 +1,22 @@
-//! Reads of ledger rows: one, a page, how many, and their signed sum.
+//! Reads of ledger rows: one, a page, how many, and the signed sum of the newest.
+
+use std::array;
 
 use ledger::id::UserId;
 use ledger::transaction_type::effect_sql;
 
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, page_of_rows};
-use crate::engine::newest::NewestRows;
+use crate::engine::newest::RowsBySeq;
+use crate::engine::running::{self, RunningBalances};
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
+use crate::pg::column_value::ColumnValue;
 use crate::pg::definition;
+use crate::pg::memory::Scratch;
 use crate::pg::statement::Statement;
-use crate::pg::tables::transactions::{CREDIT_TRANSACTION, CREDIT_TRANSACTION_NAMES};
+use crate::pg::tables::transactions::{self, CREDIT_TRANSACTION, CREDIT_TRANSACTION_NAMES};
 use crate::pg::value::Value;
 
 const USER_ID: Argument = Argument(0, "user_id");
@@ -52,7 +57,7 @@ fn list<'call>(
     filters: &Filters<'call>,
 ) -> Answer {
     if filters.admit_all()
-        && let Some(rows) = NewestRows::open(user, page.before_seq)
+        && let Some(rows) = RowsBySeq::newest(user, page.before_seq)
     {
         return list_unfiltered(call, rows, page);
     }
@@ -65,15 +70,71 @@ fn list<'call>(
 /// `list_user_transactions_with_balance(user_id, skip, limit, FILTERS, before_seq)`
 pub fn list_user_transactions_with_balance(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let (user, page, filters) = (call.user_id(USER_ID)?, Page::read(call, 1, 7)?, Filters::read(call, 3)?);
+    if !running::may_be_read()? {
+        return Ok(list_visible_with_balance(call, user, &filters, &page));
+    }
+    if filters.admit_all() {
+        let Some(rows) = RunningBalances::open(user, page.before_seq)? else {
+            return Ok(list_visible_with_balance(call, user, &filters, &page));
+        };
+        let mut places = page.places();
+        return put_with_balance(call, rows, |_| places.next());
+    }
+    let shown = seqs_of_page(user, &filters, &page);
+    let Some(newest) = shown.first() else {
+        call.result_rows(definition::TRANSACTION_WITH_BALANCE.columns);
+        return Ok(Answer::rows());
+    };
+    let Some(rows) = RunningBalances::open(user, newest.checked_add(1))? else {
+        return Ok(list_visible_with_balance(call, user, &filters, &page));
+    };
+    let mut shown = shown.into_iter().peekable();
+    put_with_balance(call, rows, |seq| {
+        shown.peek()?;
+        Some(shown.next_if_eq(&seq).is_some())
+    })
+}
+
+/// The `seq`s of the rows on the page, in its order.
+fn seqs_of_page<'call>(user: &'call UserId, filters: &Filters<'call>, page: &Page) -> Vec<i64> {
+    let mut statement = Statement::new();
+    let scope = Scope::User(statement.bind(Value::uuid(user.as_bytes())));
+    let sql = page_of_rows(&mut statement, |_| "seq".into(), scope, filters, page);
+    statement.rows(&sql, |row| row.value(1)).into_iter().flatten().collect()
+}
+
+/// Puts the rows into the result for which `is_shown` says so, given a row's `seq`. Ends with the first row about which it says nothing.
+fn put_with_balance(
+    call: &Call<'_>,
+    mut rows: RunningBalances,
+    mut is_shown: impl FnMut(i64) -> Option<bool>,
+) -> Result<Answer, LedgerError> {
+    let result = call.result_rows(definition::TRANSACTION_WITH_BALANCE.columns);
+    let mut memory = Scratch::new("credits_ledger running balances");
+    while let Some((row, balance)) = rows.next()? {
+        match is_shown(row.get(transactions::SEQ)) {
+            None => break,
+            Some(false) => {}
+            Some(true) => memory.step(|| {
+                let mut values = row.values(CREDIT_TRANSACTION).into_iter();
+                result.put::<11>(array::from_fn(|_| values.next().unwrap_or(ColumnValue::Credits(balance))));
+            }),
+        }
+    }
+    Ok(Answer::rows())
+}
+
+/// The page by a query over the rows that the caller sees.
+fn list_visible_with_balance<'call>(
+    call: &Call<'call>,
+    user: &'call UserId,
+    filters: &Filters<'call>,
+    page: &Page,
+) -> Answer {
     let mut statement = Statement::new();
     let user = statement.bind(Value::uuid(user.as_bytes()));
-    let rows = page_of_rows(
-        &mut statement,
-        |_| CREDIT_TRANSACTION_NAMES.clone(),
-        Scope::User(user),
-        &filters,
-        &page,
-    );
+    let rows =
+        page_of_rows(&mut statement, |_| CREDIT_TRANSACTION_NAMES.clone(), Scope::User(user), filters, page);
     // The rows up to the oldest of the page, and one by one those from there to the newest of it.
     let sql = format!(
         "WITH page AS MATERIALIZED ({rows}), \
@@ -85,10 +146,10 @@ pub fn list_user_transactions_with_balance(call: &Call<'_>) -> Result<Answer, Le
          LEFT JOIN since ON since.seq = page.seq ORDER BY page.seq DESC",
         effect = effect_sql("transaction_type"),
     );
-    Ok(statement.answer_rows(&sql, call))
+    statement.answer_rows(&sql, call)
 }
 
-fn list_unfiltered(call: &Call<'_>, mut rows: NewestRows, page: &Page) -> Answer {
+fn list_unfiltered(call: &Call<'_>, mut rows: RowsBySeq, page: &Page) -> Answer {
     let result = call.result_rows(definition::CREDIT_TRANSACTION.columns);
     for is_shown in page.places() {
         let Some(row) = rows.next() else { break };

@@ -239,6 +239,6 @@ pub fn require_object(is_object: bool) -> Result<(), LedgerError> {
     if is_object { Ok(()) } else { Err(LedgerError::MetadataIsNoObject) }
 }
 
-fn signed_amount(row: &Row<'_, Ledger>) -> Credits {
+pub(super) fn signed_amount(row: &Row<'_, Ledger>) -> Credits {
     effect(row.get(transactions::TRANSACTION_TYPE), row.get(transactions::AMOUNT))
 }

@@ -107,7 +107,7 @@ fn scans(user: &UserId, before_seq: Option<i64>) -> Option<(IndexScan<Ledger>, I
     let mut keys = vec![transactions::USER_ID.equal(user)];
     keys.extend(before_seq.map(|before| transactions::SEQ.below(before)));
     let (table, sight) = (Table::open_locked(before.ledger), Sight::AsOf(Rc::clone(&snapshot)));
-    let singles = newest::scan(table, before.single_index?, sight, &keys, transactions::SEQ)?;
+    let singles = newest::backward_scan(table, before.single_index?, sight, &keys, transactions::SEQ)?;
     let table = Table::open(before.batches, Access::Read);
     // The index on the folded totals may have been dropped before their table was locked.
     let relations = Relations::lookup().filter(|now| now.batches == before.batches)?;
@@ -115,5 +115,5 @@ fn scans(user: &UserId, before_seq: Option<i64>) -> Option<(IndexScan<Ledger>, I
     keys.extend(before_seq.map(|before| folded::MAX_SEQ.below(before)));
     let sight = Sight::without_siread(&snapshot);
     // Of a total that is skipped, nothing but its batch is read.
-    Some((singles, newest::scan(table, relations.folded_index?, sight, &keys, folded::BATCH)?))
+    Some((singles, newest::backward_scan(table, relations.folded_index?, sight, &keys, folded::BATCH)?))
 }

@@ -9,7 +9,8 @@
 //! - [`balance`]: balances under the caller's snapshot
 //! - [`holds`]: what accounts hold, and whose `source_id` is taken
 //! - [`available`]: what is available of balances under the caller's snapshot
-//! - [`newest`]: the newest rows of a user, for a page without filters
+//! - [`newest`]: the rows of a user in the order of `seq`, for a page without filters
+//! - [`running`]: the balance that each row of a user has left
 //! - [`feed`]: the ledger's rows in the order of their stamps
 //! - [`items`]: the newest rows of a user, with each batch as one item
 //! - [`boundaries`]: the boundaries that users have given accounts
@@ -49,5 +50,6 @@ pub mod published;
 pub mod redaction;
 pub mod refresh;
 pub mod reversals;
+pub mod running;
 pub mod settlement;
 pub mod statistics;

@@ -1,4 +1,4 @@
-//! The newest rows of the ledger or of a user, read by index scans without a query.
+//! Rows of the ledger or of a user in the order of their `seq`, read by index scans without a query.
 //!
 //! For a page of 50 rows, setting up a query costs as much as running it. These scans have no such cost.
 
@@ -19,19 +19,36 @@ use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::tables::transactions::{self, Ledger};
 use crate::pg::xact;
 
-/// Rows with the highest `seq` first, as the running query's snapshot sees them.
-pub struct NewestRows {
-    /// Index scans, each by `seq` backward. The next row is the one with the highest `seq` of all that the scans are at.
+/// Rows by `seq`, as the running query's snapshot sees them.
+pub struct RowsBySeq {
+    /// Index scans, each by `seq` in the same direction. The next row is the first of all that the scans are at.
     scans: Vec<IndexScan<Ledger>>,
+    from: From,
     /// The scan that is at the row which was returned last.
     last: Option<usize>,
 }
 
-impl NewestRows {
-    /// The rows of `user`, or of all users, with a `seq` below `before_seq`. `None` if a query must read them: row-level security
-    /// filters the ledger for the caller, or an index is missing. Raises 42501 if the caller may not SELECT the columns that are
+/// Which row comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    Newest,
+    Oldest,
+}
+
+impl RowsBySeq {
+    /// The rows of `user`, or of all users, with a `seq` below `before_seq`, the highest first. `None` if a query must read them: row-level
+    /// security filters the ledger for the caller, or an index is missing. Raises 42501 if the caller may not SELECT the columns that are
     /// listed.
-    pub fn open(user: Option<&UserId>, before_seq: Option<i64>) -> Option<Self> {
+    pub fn newest(user: Option<&UserId>, before_seq: Option<i64>) -> Option<Self> {
+        Self::open(user, before_seq, From::Newest)
+    }
+
+    /// The rows of `user`, the lowest `seq` first; `None` as for [`newest`](Self::newest).
+    pub fn oldest(user: &UserId) -> Option<Self> {
+        Self::open(Some(user), None, From::Oldest)
+    }
+
+    fn open(user: Option<&UserId>, before_seq: Option<i64>, from: From) -> Option<Self> {
         let relations = Relations::locked()?;
         privilege::require_select(&relations, &transactions::CREDIT_TRANSACTION);
         if privilege::view(&relations) == View::Filtered {
@@ -44,17 +61,17 @@ impl NewestRows {
         // By oid, the order in which the server locks the indexes of a table.
         indexes.sort_unstable_by_key(|index| index.to_u32());
         let snapshot = Rc::new(Snapshot::active());
-        let newest = |index| {
+        let first = |index| {
             let table = Table::open_locked(relations.ledger);
             let sight = Sight::AsOf(Rc::clone(&snapshot));
             let keys = user.map(|user| transactions::USER_ID.equal(user)).into_iter();
             let keys = keys.chain(before_seq.map(|before| transactions::SEQ.below(before)));
-            scan(table, index, sight, &keys.collect::<Vec<_>>(), transactions::SEQ)
+            scan(table, index, sight, &keys.collect::<Vec<_>>(), transactions::SEQ, from)
         };
-        Some(Self { scans: indexes.into_iter().map(newest).collect::<Option<_>>()?, last: None })
+        Some(Self { scans: indexes.into_iter().map(first).collect::<Option<_>>()?, from, last: None })
     }
 
-    /// The row with the next lower `seq`.
+    /// The next row.
     pub fn next(&mut self) -> Option<Row<'_, Ledger>> {
         xact::check_for_interrupts();
         if let Some(last) = self.last {
@@ -63,22 +80,40 @@ impl NewestRows {
         let standing = self.scans.iter().enumerate();
         let by_seq =
             standing.filter_map(|(place, scan)| Some((scan.current()?.get(transactions::SEQ), place)));
-        self.last = by_seq.max().map(|(_, place)| place);
+        let next = match self.from {
+            From::Newest => by_seq.max(),
+            From::Oldest => by_seq.min(),
+        };
+        self.last = next.map(|(_, place)| place);
         self.scans[self.last?].current()
     }
 }
 
 /// A backward scan for these keys, at its first row, with rows deformed to this column. `None` if the index has been dropped or
 /// is not complete.
-pub(super) fn scan<L: Layout, T: ColumnType>(
+pub(super) fn backward_scan<L: Layout, T: ColumnType>(
     table: Table,
     index: pg_sys::Oid,
     sight: Sight,
     keys: &[Key<L>],
     furthest: Column<L, T>,
 ) -> Option<IndexScan<L>> {
+    scan(table, index, sight, keys, furthest, From::Newest)
+}
+
+fn scan<L: Layout, T: ColumnType>(
+    table: Table,
+    index: pg_sys::Oid,
+    sight: Sight,
+    keys: &[Key<L>],
+    furthest: Column<L, T>,
+    from: From,
+) -> Option<IndexScan<L>> {
     let index = Index::open(index).filter(Index::is_complete)?;
-    let mut scan = IndexScan::new(table, index, sight, keys.len(), furthest).backward();
+    let mut scan = IndexScan::new(table, index, sight, keys.len(), furthest);
+    if from == From::Newest {
+        scan = scan.backward();
+    }
     scan.seek(keys);
     scan.next();
     Some(scan)

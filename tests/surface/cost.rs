@@ -114,6 +114,16 @@ fn answers_cost_what_they_show() {
             "count_user_transactions({whale}, start_date => {past}, end_date => {past} + interval '1 day')",
             3 * day,
         ),
+        ("list_user_transactions_with_balance({whale})", 3 * page),
+        ("list_user_transactions_with_balance({whale}, 1000)", 3 * (page + 1000)),
+        // The way to the page is the shorter one, walked from both ends.
+        (
+            "list_user_transactions_with_balance({whale}, before_seq => {length} - 2000)",
+            3 * (page + 2 * 1060),
+        ),
+        ("list_user_transactions_with_balance({whale}, before_seq => 2000)", 3 * (page + 2 * 1000)),
+        // One row in fifty is a purchase, and those in between count.
+        ("list_user_transactions_with_balance({whale}, transaction_types => '{purchase}')", 3 * 50 * page),
         ("list_user_transactions({minnow})", 3 * few),
         ("list_user_transactions({minnow}, end_date => {past})", 5 * few),
         ("list_all_transactions()", 3 * page),
@@ -137,6 +147,7 @@ fn answers_cost_what_they_show() {
         let call = call
             .replace("{whale}", WHALE)
             .replace("{minnow}", MINNOW)
+            .replace("{length}", &length.to_string())
             .replace("{middle}", &(length / 2).to_string())
             .replace("{past}", "(now() - interval '100 days')");
         let sql = format!("SELECT * FROM credits.{call}");
