@@ -408,6 +408,85 @@ fn a_transaction_that_has_read_may_write_beside_a_reindex() {
     session.assert_sound();
 }
 
+/// One that has changed boundaries may write, too.
+#[test]
+fn a_transaction_that_has_changed_boundaries_may_write_beside_a_reindex() {
+    let db = Database::create();
+    let mut admin = bounded(&db);
+    begin(&mut admin);
+    for change in [
+        format!("INSERT INTO credits.spending_limits (user_id, thresholds) VALUES ('{}', '{{5}}')", user(1)),
+        "UPDATE credits.spending_limits SET overdraft_limit = 7".to_owned(),
+        "DELETE FROM credits.spending_limits".to_owned(),
+    ] {
+        let mut session = bounded(&db);
+        session.run("SET deadlock_timeout = '10ms'; BEGIN");
+        session.run(&change);
+        let command = in_background(bounded(&db), "REINDEX TABLE credits.credits_transactions");
+        db.until_blocked(command.pid());
+        session.charge(user(1), dec!(1));
+        session.run("COMMIT");
+        command.finish().1.unwrap();
+    }
+    admin.assert_sound();
+}
+
+/// A function that waits to write to a table has none of its indexes: REINDEX TABLE keeps writers out, and then waits for these.
+#[test]
+fn who_waits_to_write_has_no_index() {
+    let db = Database::create();
+    let [mut admin, mut keeper] = [bounded(&db), bounded(&db)];
+    begin(&mut admin);
+    admin.run(&format!(
+        "SELECT credits.create_hold('{}', 1, 'held'), credits.create_transaction('{0}', 'usage', 1, 'recorded');
+         INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('expired', '{0}', 1, '2000-01-01')",
+        user(1)
+    ));
+    let recorded: Uuid =
+        admin.value("SELECT id FROM credits.credits_transactions WHERE source_id = 'recorded'", &[]);
+    let to_ledger = [
+        format!("SELECT credits.create_transaction('{}', 'usage', 1, 'new')", user(1)),
+        format!("SELECT credits.create_transaction('{}', 'usage', 1, 'recorded')", user(1)),
+        format!("SELECT credits.charge('{}', 1, 'new')", user(1)),
+        format!("SELECT credits.charge('{}', 1, 'recorded')", user(1)),
+        "SELECT credits.capture_hold('held')".to_owned(),
+        "SELECT credits.capture_hold('recorded')".to_owned(),
+        format!("SELECT credits.reverse_transaction('{recorded}', 'new', 0.5)"),
+        format!(
+            "SELECT credits.record_transactions('[{{\"user_id\": \"{}\", \"transaction_type\": \"usage\", \"amount\": 1,
+                                                  \"source_id\": \"recorded\"}}]')",
+            user(1)
+        ),
+        format!("SELECT credits.redact_account('{}')", user(1)),
+        format!("INSERT INTO credits.spending_limits (user_id) VALUES ('{}')", user(1)),
+    ];
+    let to_holds = [
+        format!("SELECT credits.create_hold('{}', 1, 'new')", user(1)),
+        format!("SELECT credits.create_hold('{}', 1, 'expired')", user(1)),
+        "SELECT credits.capture_hold('held')".to_owned(),
+        "SELECT credits.release_hold('held')".to_owned(),
+        "SELECT credits.extend_hold('held', '1 hour')".to_owned(),
+        "SELECT credits.release_expired_holds()".to_owned(),
+        format!("SELECT credits.redact_account('{}')", user(1)),
+    ];
+    for (table, calls) in [("credits_transactions", &to_ledger[..]), ("holds", &to_holds)] {
+        for call in calls {
+            keeper.run(&format!("BEGIN; LOCK TABLE credits.{table} IN SHARE MODE"));
+            let writing = in_background(bounded(&db), format!("BEGIN; {call}; ROLLBACK"));
+            db.until_blocked(writing.pid());
+            let has: Vec<String> = keeper.values(
+                "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_locks ON relation = indexrelid
+                 WHERE pid = $1 AND granted AND indrelid = $2::text::regclass",
+                &[&writing.pid(), &format!("credits.{table}")],
+            );
+            assert_eq!(has, [""; 0], "{call} waits for {table}");
+            keeper.run("COMMIT");
+            writing.finish().1.unwrap();
+        }
+    }
+    admin.assert_sound();
+}
+
 /// A transaction that waits for an index has none that comes after it: REINDEX TABLE locks them one after the other, by oid.
 #[test]
 fn readers_lock_indexes_in_one_order() {

@@ -33,8 +33,9 @@ pub fn reverse_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let given = call.numeric_if_given(Argument(2, "amount")).map(exact_amount).transpose()?;
     require_source_id(source_id)?;
     let given = given.map(Credits::from);
-    let relations = Relations::lookup().ok_or(LedgerError::NotInstalled)?;
     xact::refuse_if_read_only(c"reverse_transaction()");
+    // Before the indexes, which it reads by: they are kept locked.
+    let relations = Relations::locked_for_writing().ok_or(LedgerError::NotInstalled)?;
     let Found { original, api_key_id, category, source_id: reversed } =
         find(id).ok_or(LedgerError::UnknownTransaction(*id))?;
     if original.is_reversal {

@@ -39,7 +39,11 @@ thread_local! {
 pub fn request<'a>(users: impl IntoIterator<Item = &'a UserId>, request: Request) -> Result<(), LedgerError> {
     let mut users = users.into_iter().peekable();
     if users.peek().is_some() {
-        lock_order::keep_delta_index(&Relations::locked().ok_or(LedgerError::NotInstalled)?);
+        // Who changes boundaries goes on to write, as like as not. With the ledger locked for writing it need not wait then for a
+        // REINDEX that waits for the index.
+        let lock =
+            if request == Request::Rebound { Relations::locked_for_writing } else { Relations::locked };
+        lock_order::keep_delta_index(&lock().ok_or(LedgerError::NotInstalled)?);
         users.for_each(|user| update(*user, request, |_| ()));
     }
     Ok(())
