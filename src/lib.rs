@@ -48,6 +48,7 @@ pgrx::extension_sql_file!(
     requires = [
         "days",
         api::open_holds::release_expired_holds,
+        api::operations::add_up_days,
         api::operations::advance_seq,
         api::operations::redact_account,
         api::operations::refresh_idle_checkpoints,

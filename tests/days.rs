@@ -29,7 +29,8 @@ const DIFFERENCES: &str = "
     ORDER BY 1 DESC, 2";
 
 /// Fails where a daily total is not that of the covered rows.
-fn assert_exact(session: &mut Session) {
+#[track_caller]
+pub fn assert_exact(session: &mut Session) {
     let differences: Vec<(String, String)> =
         session.query(DIFFERENCES, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect();
     assert!(differences.is_empty(), "{differences:#?}");

@@ -25,6 +25,7 @@ mod cover_races;
 mod coverage;
 mod crossing;
 mod days;
+mod days_fill;
 mod differential;
 mod encodings;
 mod feed;

@@ -136,7 +136,8 @@ fn the_sql_reference_has_every_setting_with_its_default() {
 }
 
 /// What the errors of the library are in SQL. A new one is added here, and to the page.
-const SQLSTATES: [(&str, &str); 16] = [
+const SQLSTATES: [(&str, &str); 17] = [
+    ("ACTIVE_SQL_TRANSACTION", "25001"),
     ("CHECK_VIOLATION", "23514"),
     ("DATATYPE_MISMATCH", "42804"),
     ("DATA_CORRUPTED", "XX001"),

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 
 use super::arguments::{required, that_long_before};
 use super::filters::not_negative;
-use crate::engine::{noted, redaction, statistics};
+use crate::engine::{days_fill, noted, redaction, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::snapshot::Snapshot;
@@ -94,6 +94,18 @@ fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: Optio
     );
     let users = idle.first_row(&sql, |row| row.value::<Vec<Uuid>>(1)).flatten().unwrap_or_default();
     users.iter().map(|user| UserId::from_bytes(*user.as_bytes())).collect()
+}
+
+/// `credits.add_up_days`
+#[pg_extern(volatile, parallel_unsafe)]
+fn add_up_days(user_ids: Option<Vec<Uuid>>) -> Result<i64, ErrorReport> {
+    let users = required("user_ids", user_ids)?;
+    xact::refuse_if_read_only(c"add_up_days()");
+    if xact::is_in_block() {
+        return Err(LedgerError::InTransactionBlock("add_up_days()").into());
+    }
+    let users: Vec<UserId> = users.iter().map(|user| UserId::from_bytes(*user.as_bytes())).collect();
+    Ok(days_fill::fill(&users)?)
 }
 
 /// `credits.redact_account`

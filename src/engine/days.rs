@@ -13,7 +13,9 @@ use pgrx::pg_sys;
 
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
+use crate::pg::column_value::NewValue;
 use crate::pg::relation::{Access, Index, Table};
+use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::tables::days::{self, Days};
@@ -31,35 +33,55 @@ pub fn write(
     }
     let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 5)?;
     for (of, added) in totals.iter() {
-        let mut total = *added;
-        let stored = find(&mut scan, user, of);
-        if let Some((_, folded)) = stored {
-            total.add(folded)?;
-        }
-        let values = [
-            days::USER_ID.set(user),
-            days::DAY.set(of.day),
-            days::CATEGORY.set(of.category.as_deref()),
-            days::API_KEY_ID.set(of.api_key_id.as_ref()),
-            days::TRANSACTION_TYPE.set(of.transaction_type),
-            days::TOTAL_AMOUNT.set(total.amount),
-            days::TRANSACTION_COUNT.set(total.transaction_count),
-        ];
-        match stored {
-            Some((tid, _)) => writer.update(tid, values),
-            None => writer.insert(values),
+        match find(&mut scan, user, of) {
+            Some((tid, mut total)) => {
+                total.add(*added)?;
+                writer.update(tid, values(user, of, &total));
+            }
+            None => writer.insert(values(user, of, added)),
         }
     }
     Ok(())
 }
 
+/// Inserts the totals as they are, whatever the user has in `daily_totals`.
+pub fn insert(writer: &TableWriter<Days>, user: &UserId, totals: &DailyTotals) {
+    for (of, total) in totals.iter() {
+        writer.insert(values(user, of, total));
+    }
+}
+
+fn values<'a>(user: &'a UserId, of: &'a TotalOf, total: &DailyTotal) -> [NewValue<'a, Days>; 7] {
+    [
+        days::USER_ID.set(user),
+        days::DAY.set(of.day),
+        days::CATEGORY.set(of.category.as_deref()),
+        days::API_KEY_ID.set(of.api_key_id.as_ref()),
+        days::TRANSACTION_TYPE.set(of.transaction_type),
+        days::TOTAL_AMOUNT.set(total.amount),
+        days::TRANSACTION_COUNT.set(total.transaction_count),
+    ]
+}
+
 /// Deletes the user's rows of `daily_totals`, which a deleted checkpoint has left behind. The caller has that seen.
 pub fn discard(relations: &Relations, writer: &TableWriter<Days>, user: &UserId) -> Result<(), LedgerError> {
+    discard_if(relations, writer, user, |_| true)
+}
+
+/// Deletes those of the user's rows of `daily_totals` that are unwanted. The caller has that seen.
+pub fn discard_if(
+    relations: &Relations,
+    writer: &TableWriter<Days>,
+    user: &UserId,
+    is_unwanted: impl Fn(&Row<'_, Days>) -> bool,
+) -> Result<(), LedgerError> {
     let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 1)?;
     scan.seek(&[days::USER_ID.equal(user)]);
     let mut left = Vec::new();
     while let Some(row) = scan.next() {
-        left.push(row.tid());
+        if is_unwanted(&row) {
+            left.push(row.tid());
+        }
     }
     for tid in left {
         writer.delete(tid);

@@ -53,6 +53,15 @@ impl Writers {
         }
     }
 
+    /// Opens them, waiting for their locks.
+    pub fn open(relations: &Relations) -> Result<Self, LedgerError> {
+        Ok(Self {
+            checkpoints: TableWriter::open(relations.checkpoints),
+            batches: TableWriter::open(relations.batches),
+            days: TableWriter::open(relations.days()?),
+        })
+    }
+
     /// Opens them if their locks are free.
     fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
         let days = relations.days().unwrap_or_else(|error| error.raise());

@@ -16,6 +16,7 @@
 //! - [`boundaries`]: the boundaries that users have given accounts
 //! - [`batches`]: what is folded of batches, and what a delta adds to that
 //! - [`days`]: what is folded of days
+//! - [`days_fill`]: adding up the days of accounts of earlier versions
 //! - [`redaction`]: erasing texts that people have written into an account's rows
 //! - [`reversals`]: what transactions take back of others, checked at commit
 //! - [`noted`]: the users whose balance a transaction changes
@@ -37,6 +38,7 @@ pub mod checkpoint_tids;
 pub mod commit_view;
 pub mod cover;
 pub mod days;
+pub mod days_fill;
 pub mod delta;
 pub mod feed;
 pub mod holds;

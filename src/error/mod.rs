@@ -112,6 +112,9 @@ pub enum LedgerError {
     /// A trigger of the application kept the row from being inserted.
     #[error("a trigger on credits_transactions left out the transaction with source_id \"{0}\"")]
     LeftOut(String),
+    /// A function that keeps stripes to the end of its transaction was called in one of several statements.
+    #[error("{0} cannot run inside a transaction block")]
+    InTransactionBlock(&'static str),
     /// A transaction that has redacted an account is about to be prepared.
     #[error("a transaction that has redacted an account cannot be prepared")]
     PreparedRedaction,
@@ -380,6 +383,7 @@ impl LedgerError {
             | Self::Reversal { .. }
             | Self::SeqTooHigh(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
             Self::SourceIdTooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Self::InTransactionBlock(_) => PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::PreparedRedaction | Self::PreparedHold => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::LeftOut(_) | Self::HoldLeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             Self::SourceIdConflict { .. }

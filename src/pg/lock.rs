@@ -52,6 +52,11 @@ pub fn try_lock_refresh(stripe: u8) -> bool {
     acquire(&tag(REFRESH_CLASS, stripe), pg_sys::ExclusiveLock, false)
 }
 
+/// Takes the lock for refreshing checkpoints of a stripe that is shared; waits for a transaction that has it, and has the stripe, too.
+pub fn lock_refresh(stripe: u8) {
+    acquire(&tag(REFRESH_CLASS, stripe), pg_sys::ExclusiveLock, true);
+}
+
 /// Takes the lock for deleting rows of `checkpoint_changes`; `false` if another transaction has it.
 pub fn try_lock_changes() -> bool {
     acquire(&tag(CHANGES_CLASS, 0), pg_sys::ExclusiveLock, false)

@@ -155,6 +155,12 @@ pub fn is_read_only() -> bool {
     unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
 }
 
+/// Whether the transaction is one of several statements, begun by `BEGIN` or by a query of several.
+pub fn is_in_block() -> bool {
+    // SAFETY: a plain read of backend state.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 /// Waits for a transaction to end.
 pub fn wait_for(writer: Writer) {
     // SAFETY: without a relation there is nothing to say of what is waited for.
