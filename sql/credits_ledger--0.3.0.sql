@@ -1309,6 +1309,17 @@ COMMENT ON FUNCTION credits.list_user_transactions_with_balance(
 
 /* <begin connected objects> */
 -- src/api/operations.rs
+-- credits_ledger::api::operations::add_up_days
+CREATE  FUNCTION "add_up_days"(
+	"user_ids" uuid[] /* :: std :: option :: Option < Vec < Uuid > > */
+) RETURNS bigint /* Result < i64, ErrorReport > */
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'add_up_days_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/operations.rs
 -- credits_ledger::api::operations::advance_seq
 CREATE  FUNCTION "advance_seq"(
 	"past" bigint /* Option < i64 > */
@@ -1409,6 +1420,7 @@ AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
 -- requires:
 --   days
 --   api::open_holds::release_expired_holds
+--   api::operations::add_up_days
 --   api::operations::advance_seq
 --   api::operations::redact_account
 --   api::operations::refresh_idle_checkpoints
@@ -1539,6 +1551,72 @@ COMMENT ON FUNCTION credits.redact_account(uuid) IS
     'of its users wait until this transaction ends. Fires no trigger. EXECUTE suffices, which nobody but the owner has at first; '
     'row-level security hides no row from it. Vacuum removes the old versions of the rows. Errors: 22004 for NULL, 25006 in a '
     'read-only transaction, 0A000 if the transaction is prepared.';
+
+COMMENT ON FUNCTION credits.add_up_days(uuid[]) IS
+    'For fill_daily_totals: adds up the daily totals of these users as far as their checkpoints have none, and returns of how many. '
+    'Shares the stripes of these users until the transaction ends, and keeps others from refreshing their checkpoints. EXECUTE suffices, which nobody but '
+    'the owner has at first. Errors: 22004 for NULL, 25001 in a transaction block, 25006 in a read-only transaction.';
+
+-- A procedure that commits cannot have its search_path pinned: each of its transactions begins by doing so. A chunk is chosen in one
+-- transaction and added up in another, which takes its locks in the order of all others: the ledger first.
+CREATE PROCEDURE credits.fill_daily_totals(chunk_size bigint DEFAULT 500000)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    -- What there was to do at the start, and what has been done of it.
+    accounts bigint;
+    total numeric;
+    done_accounts bigint := 0;
+    done numeric := 0;
+    -- The accounts of the chunk, in their order, and their rows.
+    chunk pg_catalog.uuid[];
+    chunk_rows numeric;
+    last pg_catalog.uuid;
+    began pg_catalog.timestamptz;
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
+    IF (chunk_size > 0) IS NOT TRUE THEN
+        RAISE EXCEPTION 'argument chunk_size must be above 0, but is %', coalesce(chunk_size::text, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    -- Raises 2D000 inside a transaction block.
+    COMMIT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
+    SELECT count(*), coalesce(sum(c.transaction_count), 0) INTO accounts, total
+    FROM credits.user_balance_checkpoints c
+    WHERE c.has_days IS NOT TRUE;
+    began := clock_timestamp();
+    LOOP
+        SELECT array_agg(c.user_id ORDER BY c.user_id), sum(c.transaction_count) INTO chunk, chunk_rows
+        FROM (SELECT c.user_id, c.transaction_count, sum(c.transaction_count) OVER (ORDER BY c.user_id) - c.transaction_count AS rows_before
+              FROM (SELECT c.user_id, c.transaction_count
+                    FROM credits.user_balance_checkpoints c
+                    WHERE c.has_days IS NOT TRUE AND (last IS NULL OR c.user_id > last)
+                    ORDER BY c.user_id LIMIT 1000) c) c
+        WHERE c.rows_before < chunk_size;
+        EXIT WHEN chunk IS NULL;
+        last := chunk[cardinality(chunk)];
+        COMMIT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
+        PERFORM credits.add_up_days(chunk);
+        done_accounts := done_accounts + cardinality(chunk);
+        done := done + chunk_rows;
+        COMMIT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('row_security', 'off', true);
+        RAISE NOTICE 'added up % of % accounts, with % of % rows, % rows/s', done_accounts, accounts, done, total,
+            round(done / greatest(EXTRACT(epoch FROM clock_timestamp() - began), 0.001));
+    END LOOP;
+    SELECT count(*) INTO accounts FROM credits.user_balance_checkpoints c WHERE c.has_days IS NOT TRUE;
+    IF accounts > 0 THEN
+        RAISE NOTICE 'the checkpoints of % accounts were changed by hand meanwhile: call it again', accounts;
+    END IF;
+END
+    $$;
+COMMENT ON PROCEDURE credits.fill_daily_totals(bigint) IS
+    'Adds up the daily totals of accounts whose checkpoints an earlier version has made, once after an update; until then functions that read days read rows. '
+    'Holds no writer up: rows are read without a lock, and what is added up of chunk_size rows or of 1,000 accounts, whichever is less, is written in '
+    'one short step and committed, with a NOTICE. Called again after it was stopped, it goes on where it was. For the owner of the checkpoints and superusers. Errors: 22023 for a '
+    'chunk_size that is not above 0, 25006 in a read-only transaction, 2D000 inside a transaction block, 42501. Cost: a scan of each account''s rows by the index on user and stamp.';
 
 -- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;

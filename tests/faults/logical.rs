@@ -340,7 +340,7 @@ fn what_the_engine_writes_can_be_decoded() {
     let db = Database::create_in(&Cluster::start_with("wal_level = logical"));
     let mut session = db.connect();
     session.run(
-        "CREATE PUBLICATION derived FOR TABLE credits.user_balance_checkpoints, credits.batch_aggregates",
+        "CREATE PUBLICATION derived FOR TABLE credits.user_balance_checkpoints, credits.batch_aggregates, credits.daily_totals",
     );
     session.run("SELECT pg_create_logical_replication_slot('derived', 'pgoutput')");
     let decoded = |session: &mut Session| -> String {
@@ -357,11 +357,11 @@ fn what_the_engine_writes_can_be_decoded() {
     assert_eq!(decoded(&mut session), "I", "a checkpoint");
     session.charge_batch(user(1), user(7), dec!(1));
     session.refresh(user(1));
-    assert_eq!(decoded(&mut session), "IU", "a batch and the checkpoint");
+    assert_eq!(decoded(&mut session), "IIIU", "a batch, the totals of two types and the checkpoint");
     session.charge_batch(user(1), user(7), dec!(1));
     session.refresh(user(1));
-    assert_eq!(decoded(&mut session), "UU");
+    assert_eq!(decoded(&mut session), "UUU");
     session.run("DELETE FROM credits.user_balance_checkpoints");
     session.refresh(user(1));
-    assert_eq!(decoded(&mut session), "DDII", "the checkpoint, its batch, and both anew");
+    assert_eq!(decoded(&mut session), "DDDDIIII", "the checkpoint, its batch and totals, and all anew");
 }
