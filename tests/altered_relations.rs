@@ -36,6 +36,7 @@ fn primary_keys_may_be_made_anew_under_a_transaction() {
     session.charge_batch(user(1), user(1), dec!(7));
     admin.run("REINDEX TABLE CONCURRENTLY credits.user_balance_checkpoints");
     admin.run("REINDEX TABLE CONCURRENTLY credits.batch_aggregates");
+    admin.run("REINDEX TABLE CONCURRENTLY credits.daily_totals");
     session.run("COMMIT");
     assert_eq!(listener.crossings(), [(user(1), Down)]);
     session.assert_sound();
@@ -80,7 +81,7 @@ fn a_derived_table_that_is_missing_stops_commits() {
     let db = Database::create();
     let (mut session, mut admin) = (db.connect(), db.connect());
     with_a_delta(&mut session);
-    for table in ["user_balance_checkpoints", "batch_aggregates"] {
+    for table in ["user_balance_checkpoints", "batch_aggregates", "daily_totals"] {
         session.run("BEGIN");
         session.charge(user(1), dec!(7));
         admin.run(&unguarded(&format!("ALTER TABLE credits.{table} RENAME TO elsewhere")));
@@ -135,7 +136,7 @@ fn derived_tables_with_more_columns_are_written_all_the_same() {
     let db = Database::create_alone();
     let mut session = db.connect();
     with_a_delta(&mut session);
-    for table in ["user_balance_checkpoints", "batch_aggregates"] {
+    for table in ["user_balance_checkpoints", "batch_aggregates", "daily_totals"] {
         let fold = |session: &mut Session| {
             session.charge_batch(user(1), user(1), dec!(1));
             session.charge_batch(user(1), user(2), dec!(1));
@@ -186,6 +187,7 @@ fn a_column_of_another_type_is_not_read() {
         ("user_balance_checkpoints", "balance", "float8"),
         ("user_balance_checkpoints", "watermark", "text"),
         ("batch_aggregates", "total_amount", "int USING 1"),
+        ("daily_totals", "day", "timestamp"),
     ] {
         let change = format!("ALTER TABLE credits.{table} ALTER COLUMN {column} TYPE {other}");
         session.run("BEGIN");

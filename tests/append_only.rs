@@ -12,6 +12,7 @@ fn events(table: &str) -> [(&'static str, String); 4] {
             "VALUES (gen_random_uuid(), 1, 1, now(), 1, pg_current_xact_id(), '{}', true, NULL)"
         }
         "credits.batch_aggregates" => "VALUES (gen_random_uuid(), gen_random_uuid(), 1, 1, 1, now(), now())",
+        "credits.daily_totals" => "VALUES (gen_random_uuid(), '2026-01-02', NULL, NULL, 'usage', 1, 1)",
         "credits.checkpoint_changes" => "VALUES (pg_current_xact_id(), now())",
         "credits.holds" => {
             "VALUES (gen_random_uuid(), gen_random_uuid(), 1, NULL, NULL, NULL, NULL, NULL, now(), now())"
@@ -40,6 +41,7 @@ fn refusal(function: &str, table: &str, kind: (&str, &str), event: &str) -> Opti
             let derived = [
                 "credits.user_balance_checkpoints",
                 "credits.batch_aggregates",
+                "credits.daily_totals",
                 "credits.checkpoint_changes",
             ];
             derived.contains(&table) && kind == ("BEFORE", "ROW")
@@ -73,6 +75,7 @@ fn trigger_functions_refuse_what_they_are_not_made_for() {
     session.run(
         "CREATE TABLE other (user_id uuid); INSERT INTO other VALUES (NULL);
          INSERT INTO credits.batch_aggregates VALUES (gen_random_uuid(), gen_random_uuid(), 1, 1, 1, now(), now());
+         INSERT INTO credits.daily_totals VALUES (gen_random_uuid(), '2026-01-02', NULL, NULL, 'usage', 1, 1);
          INSERT INTO credits.checkpoint_changes VALUES (pg_current_xact_id(), now());
          INSERT INTO credits.spending_limits VALUES (gen_random_uuid());
          INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('h', gen_random_uuid(), 1, now())",
@@ -90,6 +93,7 @@ fn trigger_functions_refuse_what_they_are_not_made_for() {
             "credits.credits_transactions",
             "credits.user_balance_checkpoints",
             "credits.batch_aggregates",
+            "credits.daily_totals",
             "credits.checkpoint_changes",
             "credits.holds",
             "credits.spending_limits",
@@ -132,7 +136,8 @@ fn trigger_functions_refuse_what_they_are_not_made_for() {
             }
         }
     }
-    session.run("TRUNCATE credits.batch_aggregates");
+    session
+        .run("TRUNCATE credits.batch_aggregates; DELETE FROM credits.daily_totals WHERE day = '2026-01-02'");
     assert_eq!(session.balance(user(1)), dec!(5));
     session.assert_sound();
 }

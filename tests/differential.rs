@@ -62,7 +62,8 @@ impl Stepped {
             }
             48..51 if may_vacuum && !self.in_transaction => {
                 let table =
-                    ["credits_transactions", "user_balance_checkpoints", "batch_aggregates"].choose(random);
+                    ["credits_transactions", "user_balance_checkpoints", "batch_aggregates", "daily_totals"]
+                        .choose(random);
                 // It waits for a page that a cursor of another session, hence this test, holds.
                 self.session.run("SET statement_timeout = '200ms'");
                 let vacuumed = self.session.try_run(&format!("VACUUM (ANALYZE) credits.{}", table.unwrap()));

@@ -36,6 +36,7 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
     ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'credits.credits_transactions_seq_idx'::regclass", "index", "credits_transactions.credits_transactions_seq_idx", ", not valid; was: unique"),
     ("UPDATE pg_index SET indisready = false WHERE indexrelid = 'credits.batch_aggregates_pkey'::regclass", "index", "batch_aggregates.batch_aggregates_pkey", ", not ready"),
     ("DROP INDEX credits.credits_transactions_delta_idx; CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (user_id, seq)", "index", "credits_transactions.credits_transactions_delta_idx", "is: btree (user_id, seq); was: btree (user_id, xact_id)"),
+    ("ALTER TABLE credits.daily_totals DISABLE TRIGGER leave_out_replicated", "trigger", "daily_totals.leave_out_replicated", "disabled"),
     ("CREATE INDEX own ON credits.batch_aggregates (user_id)", "index", "batch_aggregates.own", "not of the extension"),
     ("ALTER TABLE credits.credits_transactions ALTER COLUMN created_at SET DEFAULT now()", "column", "credits_transactions.created_at", "DEFAULT now(); was: "),
     ("ALTER TABLE credits.credits_transactions ALTER COLUMN id DROP DEFAULT", "column", "credits_transactions.id", "is: uuid NOT NULL; was: "),

@@ -7,7 +7,7 @@ use postgres::Error;
 use Direction::{Down, Up};
 
 /// What is done to a table while commits wait or have waited for it. Each can be run in a transaction.
-const MAINTENANCE: [&str; 15] = [
+const MAINTENANCE: [&str; 19] = [
     "REINDEX TABLE credits.credits_transactions",
     "REINDEX INDEX credits.credits_transactions_delta_idx",
     "CREATE INDEX further ON credits.credits_transactions (source_id)",
@@ -21,7 +21,11 @@ const MAINTENANCE: [&str; 15] = [
     "CREATE INDEX further ON credits.batch_aggregates (updated_at)",
     "CLUSTER credits.batch_aggregates USING batch_aggregates_pkey",
     "LOCK TABLE credits.batch_aggregates IN ACCESS EXCLUSIVE MODE",
-    "TRUNCATE credits.user_balance_checkpoints, credits.batch_aggregates",
+    "REINDEX TABLE credits.daily_totals",
+    "REINDEX INDEX credits.daily_totals_user_day_idx",
+    "CLUSTER credits.daily_totals USING daily_totals_user_day_idx",
+    "LOCK TABLE credits.daily_totals IN ACCESS EXCLUSIVE MODE",
+    "TRUNCATE credits.user_balance_checkpoints, credits.batch_aggregates, credits.daily_totals",
     "LOCK TABLE credits.checkpoint_changes IN ACCESS EXCLUSIVE MODE",
 ];
 
@@ -193,6 +197,7 @@ fn a_commit_that_waits_for_a_table_lets_its_stripes_go() {
         "CLUSTER credits.user_balance_checkpoints USING user_balance_checkpoints_pkey",
         "LOCK TABLE credits.user_balance_checkpoints IN ACCESS EXCLUSIVE MODE",
         "REINDEX TABLE credits.batch_aggregates",
+        "REINDEX TABLE credits.daily_totals",
         "TRUNCATE credits.user_balance_checkpoints, credits.batch_aggregates",
     ] {
         for user in [low, middle, beside_middle, high] {
@@ -399,7 +404,7 @@ fn a_transaction_that_has_read_may_write_beside_a_reindex() {
         session.run(&format!("SELECT * FROM credits.{list}('{}')", user(1)));
     }
     session.run("SELECT * FROM credits.list_all_transactions()");
-    for table in ["credits_transactions", "user_balance_checkpoints", "batch_aggregates"] {
+    for table in ["credits_transactions", "user_balance_checkpoints", "batch_aggregates", "daily_totals"] {
         admin.run(&format!("REINDEX TABLE credits.{table}"));
     }
     session.charge(user(1), balance);

@@ -38,10 +38,11 @@ fn old_ledger() -> (Arc<Cluster>, Database) {
 }
 
 /// What belongs to a database and is the same only if it was not made anew.
-fn derived(session: &mut Session) -> [String; 5] {
+fn derived(session: &mut Session) -> [String; 6] {
     [
         "SELECT string_agg(c::text, E'\\n' ORDER BY user_id) FROM credits.user_balance_checkpoints c",
         "SELECT string_agg(b::text, E'\\n' ORDER BY user_id, fusillade_batch_id) FROM credits.batch_aggregates b",
+        "SELECT string_agg(d::text, E'\\n' ORDER BY d::text) FROM credits.daily_totals d",
         "SELECT md5(string_agg(xact_id::text, ',' ORDER BY seq)) FROM credits.credits_transactions",
         "SELECT string_agg(concat_ws(' ', tgrelid::regclass, tgname, tgenabled), ', ' ORDER BY tgrelid::regclass::text, tgname)
          FROM pg_trigger WHERE NOT tgisinternal",

@@ -16,6 +16,7 @@ fn read_everything(session: &mut Session) {
         "SELECT * FROM credits.count_user_transactions('$1')",
         "SELECT * FROM credits.balances",
         "SELECT * FROM credits.batches",
+        "SELECT * FROM credits.folded_days",
     ] {
         let query = query.replace("$1", &user(1).to_string()).replace("$2", &user(2).to_string());
         session.run(&query);
@@ -71,6 +72,7 @@ fn reindex_concurrently_swaps_indexes_under_transactions() {
         "REINDEX TABLE CONCURRENTLY credits.credits_transactions",
         "REINDEX TABLE CONCURRENTLY credits.user_balance_checkpoints",
         "REINDEX TABLE CONCURRENTLY credits.batch_aggregates",
+        "REINDEX TABLE CONCURRENTLY credits.daily_totals",
         "REINDEX SCHEMA CONCURRENTLY credits",
     ] {
         listener.drain();
@@ -220,6 +222,7 @@ fn weak_locks_disturb_nobody() {
         ("credits_transactions", "user_id"),
         ("user_balance_checkpoints", "user_id"),
         ("batch_aggregates", "user_id"),
+        ("daily_totals", "user_id"),
     ] {
         for command in [
             "VACUUM credits.$t",
@@ -232,8 +235,10 @@ fn weak_locks_disturb_nobody() {
             "DROP STATISTICS credits.$t_statistics",
             "COMMENT ON TABLE credits.$t IS 'changed'",
         ] {
-            // The checkpoints have no such column.
-            if table == "user_balance_checkpoints" && command.contains("STATISTICS credits") {
+            // Neither checkpoints nor days have such a column.
+            if ["user_balance_checkpoints", "daily_totals"].contains(&table)
+                && command.contains("STATISTICS credits")
+            {
                 continue;
             }
             admin.run(&command.replace("$t", table).replace("$c", column));

@@ -73,6 +73,7 @@ fn a_writer_needs_insert_alone() {
         "SELECT credits.refresh_checkpoint(gen_random_uuid())",
         "UPDATE credits.user_balance_checkpoints SET balance = 0",
         "DELETE FROM credits.batch_aggregates",
+        "DELETE FROM credits.daily_totals",
     ] {
         writer.try_run(statement).refused("42501");
     }

@@ -206,6 +206,7 @@ fn a_reader_and_a_writer_can_do_their_work() {
             "users_without_checkpoint",
             "user_balance_checkpoints",
             "batch_aggregates",
+            "daily_totals",
         ] {
             session.try_run(&format!("SELECT FROM credits.{operator}")).refused("42501");
         }

@@ -91,6 +91,7 @@ fn nothing_of_a_hostile_user_runs() {
             for name in [
                 "credits_transactions",
                 "batch_aggregates",
+                "daily_totals",
                 "checkpoints",
                 "checkpoint",
                 "delta",

@@ -211,7 +211,7 @@ fn nothing_of_the_ledger_is_forgotten() {
         "SELECT format('ALTER TABLE %s RENAME COLUMN %I TO other', attrelid::regclass, attname)
          FROM pg_attribute JOIN pg_class c ON c.oid = attrelid AND relkind IN ('r', 'c')
          WHERE attrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
-                            'credits.batch_aggregates'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass)
+                            'credits.batch_aggregates'::regclass, 'credits.daily_totals'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass)
            AND attnum > 0
          UNION ALL
          SELECT format('ALTER TYPE %s RENAME ATTRIBUTE %I TO other', attrelid::regclass, attname)
@@ -221,7 +221,7 @@ fn nothing_of_the_ledger_is_forgotten() {
          UNION ALL
          SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint
          WHERE conrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
-                            'credits.batch_aggregates'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass)
+                            'credits.batch_aggregates'::regclass, 'credits.daily_totals'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass)
            AND contype <> 'n'",
         &[],
     );
@@ -237,9 +237,14 @@ fn what_is_not_the_extensions_own_may_go() {
     let db = Database::create();
     let mut session = db.connect();
     session.grant(user(1), dec!(1));
-    for table in
-        ["credits_transactions", "user_balance_checkpoints", "batch_aggregates", "holds", "spending_limits"]
-    {
+    for table in [
+        "credits_transactions",
+        "user_balance_checkpoints",
+        "batch_aggregates",
+        "daily_totals",
+        "holds",
+        "spending_limits",
+    ] {
         session.run(&unguarded(&format!(
             "ALTER TABLE credits.{table} ADD COLUMN note text;
              ALTER TABLE credits.{table} ADD CONSTRAINT short CHECK (note < 'x');

@@ -89,7 +89,8 @@ const SILENT: [&str; 9] = [
 
 /// Not asked so: what records and `redact_account` have tests of their own, what holds is asked below, `settlement_statistics` counts without saying
 /// whose, `advance_seq` says nothing, `row_security` says what the catalog says to everybody, the others run behind the scenes.
-const NOT_ASKED: [&str; 28] = [
+const NOT_ASKED: [&str; 30] = [
+    "add_up_days",
     "advance_seq",
     "announce_change",
     "are_thresholds",
@@ -99,6 +100,7 @@ const NOT_ASKED: [&str; 28] = [
     "create_transaction",
     "current_xact_id",
     "extend_hold",
+    "fill_daily_totals",
     "guard_ledger",
     "keep_announced",
     "import_transactions",
@@ -266,6 +268,8 @@ fn relations_show_the_own_part() {
         ("batches", 1),
         ("checkpoints", 0),
         ("folded_batches", 0),
+        ("folded_days", 0),
+        ("daily_totals", 0),
         ("user_balance_checkpoints", 0),
         ("ledger_identity", 0),
         ("batch_aggregates", 0),
@@ -277,8 +281,16 @@ fn relations_show_the_own_part() {
         let count = format!("SELECT count(*) FROM credits.{relation}");
         assert_eq!(tenant.value::<i64>(&count, &[]), shown, "{relation}");
     }
-    for relation in ["checkpoints", "folded_batches", "user_balance_checkpoints", "batch_aggregates"] {
-        let count = format!("SELECT count(*) FROM credits.{relation}");
+    for relation in [
+        "checkpoints",
+        "folded_batches",
+        "folded_days",
+        "user_balance_checkpoints",
+        "batch_aggregates",
+        "daily_totals",
+    ] {
+        // Days have two types of each user.
+        let count = format!("SELECT count(DISTINCT user_id) FROM credits.{relation}");
         assert_eq!(admin.value::<i64>(&count, &[]), 2, "{relation}");
     }
     // The announced side of zero is the account's, the balance that of the rows shown.

@@ -33,6 +33,7 @@ fn every_kind_of_damage_is_found() {
     let checkpoint = format!("credits.user_balance_checkpoints WHERE user_id = '{user}'");
     let in_batch =
         format!("credits.batch_aggregates WHERE user_id = '{user}' AND fusillade_batch_id = '{batch}'");
+    let of_day = format!("credits.daily_totals WHERE user_id = '{user}' AND transaction_type = 'usage'");
     let set = |table: &str, change: &str| table.replacen(" WHERE", &format!(" SET {change} WHERE"), 1);
     for damage in [
         format!("UPDATE {}", set(&checkpoint, "balance = balance + 0.000000000000001")),
@@ -55,6 +56,21 @@ fn every_kind_of_damage_is_found() {
         format!("UPDATE {}", set(&in_batch, "max_seq = max_seq + 1")),
         format!("UPDATE {}", set(&in_batch, "created_at = created_at - '1 day'::interval")),
         format!("DELETE FROM {in_batch}"),
+        format!("UPDATE {}", set(&of_day, "total_amount = total_amount - 0.000000000000001")),
+        format!("UPDATE {}", set(&of_day, "total_amount = 'NaN'")),
+        format!("UPDATE {}", set(&of_day, "transaction_count = transaction_count + 1")),
+        format!("UPDATE {}", set(&of_day, "day = day - 1")),
+        format!("UPDATE {}", set(&of_day, "category = ''")),
+        format!("UPDATE {}", set(&of_day, "api_key_id = user_id")),
+        format!("UPDATE {}", set(&of_day, "transaction_type = 'admin_removal'")),
+        format!("DELETE FROM {of_day}"),
+        format!("INSERT INTO credits.daily_totals SELECT * FROM {of_day}"),
+        // Two that add up to the right one.
+        format!(
+            "UPDATE {}; INSERT INTO credits.daily_totals SELECT user_id, day, category, api_key_id, transaction_type, 1, 1 FROM {of_day}",
+            set(&of_day, "total_amount = total_amount - 1, transaction_count = transaction_count - 1")
+        ),
+        format!("UPDATE {}", set(&checkpoint, "has_days = NULL")),
         format!(
             "INSERT INTO credits.batch_aggregates
              VALUES (gen_random_uuid(), '{user}', 1, 1, 1, clock_timestamp(), clock_timestamp())"

@@ -65,8 +65,14 @@ fn database() -> (Database, Session) {
 
 /// All that there is.
 fn everything(session: &mut Session) -> String {
-    let tables =
-        ["credits_transactions", "holds", "spending_limits", "user_balance_checkpoints", "batch_aggregates"];
+    let tables = [
+        "credits_transactions",
+        "holds",
+        "spending_limits",
+        "user_balance_checkpoints",
+        "batch_aggregates",
+        "daily_totals",
+    ];
     let each: Vec<String> = tables
         .iter()
         .map(|table| format!("(SELECT string_agg(t::text, ',' ORDER BY t::text) FROM credits.{table} t)"))
