@@ -404,6 +404,8 @@ fn a_transaction_that_has_read_may_write_beside_a_reindex() {
         session.run(&format!("SELECT * FROM credits.{list}('{}')", user(1)));
     }
     session.run("SELECT * FROM credits.list_all_transactions()");
+    session.run(&format!("SELECT credits.get_user_balance_at('{}', now())", user(1)));
+    session.run(&format!("SELECT * FROM credits.usage_by_day('{}')", user(1)));
     for table in ["credits_transactions", "user_balance_checkpoints", "batch_aggregates", "daily_totals"] {
         admin.run(&format!("REINDEX TABLE credits.{table}"));
     }
@@ -509,6 +511,9 @@ fn readers_lock_indexes_in_one_order() {
             "list_all_transactions()".to_owned(),
             format!("list_user_transactions('{}')", user(1)),
             format!("list_user_transactions_with_balance('{}', before_seq => 3)", user(1)),
+            format!("usage_by_day('{}')", user(1)),
+            format!("get_user_balance_at('{}', '2026-01-01 12:00+00')", user(1)),
+            format!("account_statement('{}', '2026-01-01 12:00+00', '2026-02-01 01:00+00')", user(1)),
             format!("list_transactions_with_batches('{}')", user(1)),
             format!("get_user_balance('{}')", user(1)),
         ] {

@@ -116,8 +116,8 @@ CREATE FUNCTION credits.sum_transactions_after_date(user_id uuid, after_date tim
     LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'sum_transactions_after_date';
 COMMENT ON FUNCTION credits.sum_transactions_after_date(uuid, timestamptz) IS
-    'Signed sum of a user''s transactions with created_at > after_date, exact; 0 if there are none. 22004 for '
-    'NULL. Cost: the rows after the date.';
+    'Signed sum of a user''s transactions with created_at > after_date, exact; 0 if there are none. 22004 for NULL. Cost: as '
+    'get_user_balance_at.';
 CREATE FUNCTION credits.sum_transactions_after_date_grouped(user_id uuid, after_date timestamptz) RETURNS numeric
     LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'sum_transactions_after_date_grouped';

@@ -2,13 +2,18 @@
 //!
 //! A sum has no trailing zeros, whichever way it was added up.
 
+use ledger::id::UserId;
+use ledger::sums::Sum;
 use ledger::transaction_type::{TransactionType, effect_sql};
+use pgrx::pg_sys;
 
 use super::filters::{Filters, Period};
 use super::newest::Scope;
+use crate::engine::dated::{self, AccountStatement};
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
+use crate::pg::column_value::ColumnValue;
 use crate::pg::statement::Statement;
 use crate::pg::value::Value;
 
@@ -24,20 +29,28 @@ const LINES: [TransactionType; 4] = [
 
 /// `sum_transactions_after_date(user_id, after_date)`
 pub fn sum_transactions_after_date(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let user = call.uuid(USER_ID)?;
-    Ok(sum(user, (">", call.required_time(Argument(1, "after_date"))?)))
+    let (user, date) = (call.user_id(USER_ID)?, call.required_time(Argument(1, "after_date"))?);
+    let (_, later) = split_after(user, date)?.unzip();
+    Ok(later.map_or_else(|| sum(user, (">", date)), |later| Answer::credits(later.credits)))
 }
 
 /// `get_user_balance_at(user_id, at)`
 pub fn get_user_balance_at(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let user = call.uuid(USER_ID)?;
-    Ok(sum(user, ("<=", call.required_time(Argument(1, "at"))?)))
+    let (user, at) = (call.user_id(USER_ID)?, call.required_time(Argument(1, "at"))?);
+    let (until, _) = split_after(user, at)?.unzip();
+    Ok(until.map_or_else(|| sum(user, ("<=", at)), |until| Answer::credits(until.credits)))
+}
+
+/// The signed sums of the user's rows up to and including a time, and of those after it, if daily totals have them.
+fn split_after(user: &UserId, time: i64) -> Result<Option<(Sum, Sum)>, LedgerError> {
+    // Nothing comes after `infinity`.
+    dated::split(user, time.checked_add(1))
 }
 
 /// The signed sum of the user's rows whose dates compare so to a time.
-fn sum(user: Value<'_>, bound: (&'static str, i64)) -> Answer {
+fn sum(user: &UserId, bound: (&'static str, i64)) -> Answer {
     let mut statement = Statement::new();
-    let scope = Scope::User(statement.bind(user));
+    let scope = Scope::User(statement.bind(Value::uuid(user.as_bytes())));
     let filters = Filters::in_period(Period::of_times([bound]));
     let passing = scope.passing(&filters, &mut statement);
     statement.answer_value(&format!(
@@ -48,15 +61,38 @@ fn sum(user: Value<'_>, bound: (&'static str, i64)) -> Answer {
 
 /// `account_statement(user_id, period_start, period_end)`
 pub fn account_statement(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let user = call.uuid(USER_ID)?;
+    let user = call.user_id(USER_ID)?;
     let start = call.required_time(Argument(1, "period_start"))?;
     let end = call.required_time(Argument(2, "period_end"))?;
     if end <= start {
         let [start, end] = [start, end].map(|time| Value::time(time).shown());
         return Err(LedgerError::EmptyPeriod { start, end });
     }
+    match dated::statement(user, start, end)? {
+        Some(statement) => Ok(put(call, &statement)),
+        None => Ok(visible_statement(call, user, start, end)),
+    }
+}
+
+/// Puts the lines of a statement into the result.
+fn put(call: &Call<'_>, statement: &AccountStatement) -> Answer {
+    let result = call.result_rows(&[pg_sys::TEXTOID, pg_sys::NUMERICOID, pg_sys::INT8OID]);
+    let put = |line: &str, sum: Sum| {
+        let count = ColumnValue::Int8(sum.transaction_count);
+        result.put([ColumnValue::Text(line), ColumnValue::Credits(sum.credits), count]);
+    };
+    put("opening", statement.opening);
+    for line in LINES {
+        put(line.name(), statement.lines.of(line));
+    }
+    put("closing", statement.closing);
+    Answer::rows()
+}
+
+/// The statement by a query over the rows that the caller sees.
+fn visible_statement<'call>(call: &Call<'call>, user: &'call UserId, start: i64, end: i64) -> Answer {
     let mut statement = Statement::new();
-    let scope = Scope::User(statement.bind(user));
+    let scope = Scope::User(statement.bind(Value::uuid(user.as_bytes())));
     let filters = Filters::in_period(Period::of_times([("<", end)]));
     let before_end = scope.passing(&filters, &mut statement);
     let start = statement.bind(Value::time(start));
@@ -76,5 +112,5 @@ pub fn account_statement(call: &Call<'_>) -> Result<Answer, LedgerError> {
         effect = effect_sql("transaction_type"),
         lines = lines.join(", "),
     );
-    Ok(statement.answer_rows(&sql, call))
+    statement.answer_rows(&sql, call)
 }

@@ -89,7 +89,8 @@ pub fn discard_if(
     Ok(())
 }
 
-fn scan_of(
+/// A scan of daily totals by their index, with keys for so many of its columns.
+pub(super) fn scan_of(
     relations: &Relations,
     snapshot: &Rc<Snapshot>,
     key_columns: usize,

@@ -1,6 +1,7 @@
 //! The engine: checkpoints, deltas and settlement. The arithmetic is in the crate `ledger`, the server behind `pg`.
 //!
 //! - [`cover`]: what a transaction must have covered by what is available
+//! - [`dated`]: sums of a user's rows by their dates
 //! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
 //! - [`checkpoint`]: stored checkpoints, and folding a delta with its batches into one
 //! - [`checkpoint_tids`]: a backend's cache of the tuple ids of stored checkpoints
@@ -37,6 +38,7 @@ pub mod checkpoint;
 pub mod checkpoint_tids;
 pub mod commit_view;
 pub mod cover;
+pub mod dated;
 pub mod days;
 pub mod days_fill;
 pub mod delta;

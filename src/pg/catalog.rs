@@ -52,6 +52,8 @@ pub struct Relations {
     pub single_index: Option<pg_sys::Oid>,
     /// `credits_transactions_batched_idx`
     pub batched_index: Option<pg_sys::Oid>,
+    /// `credits_transactions_user_created_idx`: sums up to a moment are queried without it
+    pub user_created_index: Option<pg_sys::Oid>,
     /// `credits_transactions_seq_idx`
     pub seq_index: Option<pg_sys::Oid>,
     /// `batch_aggregates_user_seq_idx`
@@ -275,6 +277,7 @@ impl Relations {
             changes: find(Changes::DEFINITION.name),
             single_index: find(c"credits_transactions_single_idx"),
             batched_index: find(c"credits_transactions_batched_idx"),
+            user_created_index: find(c"credits_transactions_user_created_idx"),
             seq_index: find(c"credits_transactions_seq_idx"),
             folded_index: find(c"batch_aggregates_user_seq_idx"),
             stamp_index: find(c"credits_transactions_stamp_idx"),
@@ -342,6 +345,7 @@ impl Relations {
             self.changes,
             self.single_index,
             self.batched_index,
+            self.user_created_index,
             self.seq_index,
             self.folded_index,
             self.stamp_index,

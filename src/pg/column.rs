@@ -70,6 +70,11 @@ impl<L: Layout, T: ColumnType + WrittenType> Column<L, T> {
 }
 
 impl<L: Layout> AnyColumn<L> {
+    /// What an index has in the place of a column: an expression of this type.
+    pub(super) const fn expression(oid: pg_sys::Oid) -> Self {
+        Self { number: 0, oid, of: PhantomData }
+    }
+
     /// Its number, from 1.
     pub const fn number(self) -> usize {
         self.number

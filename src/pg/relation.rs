@@ -11,7 +11,8 @@ use std::thread::panicking;
 
 use pgrx::{PgList, pg_sys};
 
-use super::relcache;
+use super::column::{AnyColumn, Layout};
+use super::{description, relcache};
 use crate::error::LedgerError;
 
 /// Lock to open a relation with.
@@ -234,14 +235,15 @@ impl Index {
         unsafe { (*(*self.0).rd_index).indrelid == (*table.relation).rd_id }
     }
 
-    /// Whether its column at this place, from 0, is that column of its table.
-    pub(super) fn has_column(&self, place: usize, column: pg_sys::AttrNumber) -> bool {
-        // SAFETY: the index is open, and its description has the numbers of as many columns as it says.
+    /// Whether its column at this place, from 0, is that column of its table, or an expression of its type.
+    pub(super) fn has_column<L: Layout>(&self, place: usize, column: AnyColumn<L>) -> bool {
+        // SAFETY: the index is open, and its description has the numbers and types of as many columns as it says.
         unsafe {
             let index = &*(*self.0).rd_index;
             let columns =
                 index.indkey.values.as_slice(usize::try_from(index.indnkeyatts).unwrap_or_default());
-            columns.get(place) == Some(&column)
+            columns.get(place) == Some(&column.attribute_number())
+                && description::column((*self.0).rd_att, place).atttypid == column.oid()
         }
     }
 

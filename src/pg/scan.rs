@@ -148,7 +148,7 @@ impl<L: Layout> IndexScan<L> {
         );
         let mut scan_keys = [pg_sys::ScanKeyData::default(); MAX_KEYS];
         for (index, key) in keys.iter().enumerate() {
-            assert!(self.index.has_column(index, key.column.attribute_number()), "a key for another column");
+            assert!(self.index.has_column(index, key.column), "a key for another column");
             let argument = match &key.argument {
                 Argument::Value(datum) => *datum,
                 Argument::Uuid(uuid) => {

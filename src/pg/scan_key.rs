@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 
 use super::column::{AnyColumn, Column, Layout};
 use super::column_type::{self, Timestamptz};
+use super::tables::transactions::Ledger;
 use super::text::Text;
 
 /// A condition on a column. The first key of a scan is for the first column of its index, and so on.
@@ -92,10 +93,26 @@ impl<L: Layout> Column<L, Timestamptz> {
     }
 }
 
+/// The column `created_at` to the second, which an index has in its place.
+pub struct ToTheSecond;
+
+impl ToTheSecond {
+    /// The rows of this second or of a later one. The time, in microseconds since the server's epoch, is that of a second.
+    pub fn at_least(self, second: i64) -> Key<Ledger> {
+        let expression = AnyColumn::expression(pg_sys::TIMESTAMPTZOID);
+        by_value(expression, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_TIMESTAMPTZ_GE, second.into())
+    }
+}
+
 impl<L: Layout> Column<L, Day> {
     /// The rows of this day.
     pub fn equal(self, day: Day) -> Key<L> {
         by_value(self.any(), pg_sys::BTEqualStrategyNumber, pg_sys::F_DATE_EQ, day.date().into())
+    }
+
+    /// The rows of this day or of a later one.
+    pub fn at_least(self, day: Day) -> Key<L> {
+        by_value(self.any(), pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_DATE_GE, day.date().into())
     }
 }
 

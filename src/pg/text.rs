@@ -3,6 +3,7 @@
 //! A text is in the encoding of the database, which need not be UTF-8. So it is compared by its bytes, and converted for error
 //! messages only.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use pgrx::{FromDatum, pg_sys, varlena};
@@ -41,6 +42,22 @@ impl OwnedText {
             text.into()
         }
     }
+}
+
+/// How the server orders two texts, which are in the encoding of the database, by its default collation.
+pub fn compare(one: &[u8], other: &[u8]) -> Ordering {
+    let length = |text: &[u8]| i32::try_from(text.len()).unwrap_or(i32::MAX);
+    // SAFETY: so many bytes of each are read.
+    let order = unsafe {
+        pg_sys::varstr_cmp(
+            one.as_ptr().cast(),
+            length(one),
+            other.as_ptr().cast(),
+            length(other),
+            pg_sys::DEFAULT_COLLATION_OID,
+        )
+    };
+    order.cmp(&0)
 }
 
 /// For an error message. In a database that is not UTF-8, bytes that are not ASCII are escaped.

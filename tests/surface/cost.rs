@@ -93,6 +93,9 @@ fn answers_cost_what_they_show() {
 
     // A page of 50 takes 50 rows and their index entries. Rows of a period are collected in the worst case.
     let (day, page) = (720, 50);
+    // Two totals a day, for two types. A sum is of the days before or after a moment, the part of its day with fewer of the account's 360
+    // rows, and what is not folded yet.
+    let (totals, rest) = (2 * length / 720, 180 + 2 * 60);
     let few: i64 = session
         .value(&format!("SELECT count(*) FROM credits.credits_transactions WHERE user_id = {MINNOW}"), &[]);
     for (call, rows) in [
@@ -140,7 +143,15 @@ fn answers_cost_what_they_show() {
         ("count_transactions_with_batches({minnow})", 5 * few),
         ("sum_recent_transactions({whale}, 50)", 3 * page),
         ("sum_recent_transactions_grouped({whale}, 50)", 20 * page),
-        ("sum_transactions_after_date({whale}, now() - interval '1 day')", 3 * (day + 720)),
+        ("sum_transactions_after_date({whale}, {past})", totals + 3 * rest),
+        ("sum_transactions_after_date({whale}, '-infinity')", 3 * rest),
+        ("get_user_balance_at({whale}, {past})", totals + 3 * rest),
+        ("get_user_balance_at({whale}, {past} - interval '150 days')", totals + 3 * rest),
+        ("get_user_balance_at({whale}, now())", 3 * rest),
+        ("get_user_balance_at({whale}, 'infinity')", 3 * rest),
+        ("usage_by_day({whale}, current_date - 130, current_date - 100)", 3 * (62 + rest)),
+        ("usage_by_day({whale})", 3 * (totals + rest)),
+        ("account_statement({whale}, {past} - interval '30 days', {past})", totals + 3 * (62 + 2 * rest)),
         ("get_monthly_auto_topup_spend({whale})", 20),
         ("get_monthly_auto_topup_spend_bulk(ARRAY[{whale}, {minnow}])", 20),
     ] {

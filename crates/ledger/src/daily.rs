@@ -91,8 +91,16 @@ impl DailyTotals {
         self.0.iter()
     }
 
+    /// Adds rows to one of them.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`].
+    pub fn add(&mut self, of: TotalOf, total: DailyTotal) -> Result<(), SumOutOfRange> {
+        self.0.entry(of).or_default().add(total)
+    }
+
     fn merge(&mut self, run: Option<(TotalOf, DailyTotal)>) -> Result<(), SumOutOfRange> {
-        run.map_or(Ok(()), |(of, total)| self.0.entry(of).or_default().add(total))
+        run.map_or(Ok(()), |(of, total)| self.add(of, total))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The arithmetic and the protocol of credits_ledger, free of Postgres: what can be tested without a server is here.
 //!
+//! - [`before`]: the rows before a moment, as whole days and a part of one
 //! - [`boundaries`]: how far an account may be overdrawn, and its thresholds
 //! - [`credits`]: exact sums of credits, and the amounts that a transaction may have
 //! - [`id`]: ids of accounts, transactions, batches and ledgers
@@ -17,10 +18,12 @@
 //! - [`settlement`]: what a commit has to do for a user, given what it has read of it
 //! - [`statistics`]: how often settlements did what costs something
 //! - [`stripe`]: the locks that order settlements, and the order they are taken in
+//! - [`sums`]: signed sums of rows, by type
 //! - [`transaction_type`]: the types of transactions, and which of them add to the balance
 
 #![forbid(unsafe_code)]
 
+pub mod before;
 pub mod boundaries;
 pub mod coverage;
 pub mod credits;
@@ -38,4 +41,5 @@ pub mod sequence;
 pub mod settlement;
 pub mod statistics;
 pub mod stripe;
+pub mod sums;
 pub mod transaction_type;

@@ -1,0 +1,258 @@
+//! Sums of a user's rows by their dates, under the caller's snapshot: daily totals of what the user's checkpoint covers, and the delta,
+//! which says of each row when it was.
+//!
+//! Where a moment cuts a day in two, the rows of one part of it are read by an index that has them by date.
+//!
+//! A balance of the past is the sum of the days before it, or what is left of the balance without the days after it: whichever are
+//! fewer.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, RangeBounds};
+use std::rc::Rc;
+
+use ledger::before::{Before, Part};
+use ledger::credits::SumOutOfRange;
+use ledger::daily::{DailyRuns, DailyTotal, DailyTotals, TotalOf};
+use ledger::day::Day;
+use ledger::fold::Fold;
+use ledger::id::UserId;
+use ledger::sums::{Sum, SumsByType};
+
+use super::checkpoint::CheckpointScan;
+use super::days as folded;
+use super::delta::{self, DeltaScan};
+use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
+use crate::pg::privilege;
+use crate::pg::relation::{Index, Table};
+use crate::pg::row::Row;
+use crate::pg::scan::IndexScan;
+use crate::pg::scan_key::ToTheSecond;
+use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::tables::days::{self, Days};
+use crate::pg::tables::transactions::{self, Ledger};
+use crate::pg::xact;
+
+/// What a statement says.
+pub struct AccountStatement {
+    /// The rows before the period.
+    pub opening: Sum,
+    /// The rows of the period.
+    pub lines: SumsByType,
+    /// The rows before the end of the period.
+    pub closing: Sum,
+}
+
+/// The signed sum of the user's rows that are dated before a moment, and that of the other rows; without a moment, all are before it.
+/// `None` if they must be added up by a query over the rows: row-level security filters those for the caller, the user has no daily
+/// totals, or an index is missing.
+pub fn split(user: &UserId, moment: Option<i64>) -> Result<Option<(Sum, Sum)>, LedgerError> {
+    let Some(mut dated) = Dated::open(user)? else { return Ok(None) };
+    let all = dated.all()?;
+    let earlier = match moment {
+        None => all,
+        Some(moment) => {
+            let before = Before::moment(moment, xact::now());
+            let part = dated.part(&before)?;
+            dated.before(&before, &part)?
+        }
+    };
+    Ok(Some((earlier, all.without(earlier)?)))
+}
+
+/// The statement of a period, which ends after it has begun; `None` as for [`split`].
+pub fn statement(user: &UserId, start: i64, end: i64) -> Result<Option<AccountStatement>, LedgerError> {
+    let Some(mut dated) = Dated::open(user)? else { return Ok(None) };
+    let [start, end] = [start, end].map(|moment| Before::moment(moment, xact::now()));
+    let (start_part, end_part) = (dated.part(&start)?, dated.part(&end)?);
+    // Both bounds may lie in one day, and its whole be left out at the one and taken in at the other.
+    let days = if start.day <= end.day {
+        dated.days(Bound::Included(start.day), Bound::Excluded(end.day))?
+    } else {
+        let taken_twice = dated.days(Bound::Included(end.day), Bound::Excluded(start.day))?;
+        SumsByType::default().without(&taken_twice)?
+    };
+    let lines = days.with(&end_part)?.without(&start_part)?;
+    let (opening, closing) = if dated.is_nearer_to_the_first(start.day) {
+        let opening = dated.before(&start, &start_part)?;
+        (opening, opening.with(lines.all()?)?)
+    } else {
+        let closing = dated.before(&end, &end_part)?;
+        (closing.without(lines.all()?)?, closing)
+    };
+    Ok(Some(AccountStatement { opening, lines, closing }))
+}
+
+/// The totals of the user's rows from the first of these days to the last, in no order. `None` as for [`split`], and for a ledger
+/// that has types of its own.
+pub fn totals(
+    user: &UserId,
+    first: Bound<Day>,
+    last: Bound<Day>,
+) -> Result<Option<DailyTotals>, LedgerError> {
+    let Some(relations) = readable()? else { return Ok(None) };
+    let snapshot = Rc::new(Snapshot::active());
+    let mut runs = DailyRuns::default();
+    let mut delta = DeltaScan::open(&relations, Sight::AsOf(Rc::clone(&snapshot)));
+    let category = delta.category();
+    let Some(fold) = fold_with_days(&relations, user, &snapshot)? else { return Ok(None) };
+    delta.each(user, &fold.coverage, |row| {
+        let row = delta::dated_row(row, category);
+        if (first, last).contains(&Day::of(row.created_at)) { runs.add(row) } else { Ok(()) }
+    })?;
+    let mut totals = runs.totals()?;
+    let mut scan = folded::scan_of(&relations, &snapshot, 2)?;
+    each_day(&mut scan, user, first, last, |day, row| {
+        let (amount, transaction_count) = (row.get(days::TOTAL_AMOUNT), row.get(days::TRANSACTION_COUNT));
+        let of = TotalOf {
+            day,
+            transaction_type: row.get(days::TRANSACTION_TYPE),
+            category: row.get(days::CATEGORY).map(|category| category.into_owned().into_boxed_slice()),
+            api_key_id: row.get(days::API_KEY_ID),
+        };
+        totals.add(of, DailyTotal { amount, transaction_count })
+    })?;
+    Ok(Some(totals).filter(|totals| totals.iter().all(|(of, _)| of.transaction_type.is_some())))
+}
+
+/// The relations, if there are daily totals and the caller may read them.
+fn readable() -> Result<Option<Relations>, LedgerError> {
+    let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
+    Ok((relations.days().is_ok() && privilege::may_see_folded(&relations)).then_some(relations))
+}
+
+/// What the user's checkpoint covers, if there are daily totals of that.
+fn fold_with_days(
+    relations: &Relations,
+    user: &UserId,
+    snapshot: &Rc<Snapshot>,
+) -> Result<Option<Fold>, LedgerError> {
+    let stored = CheckpointScan::open(relations).find(user, snapshot)?;
+    Ok(stored.filter(|stored| stored.has_days).map(|stored| stored.checkpoint.fold))
+}
+
+/// A user's rows, by day.
+struct Dated<'user> {
+    user: &'user UserId,
+    fold: Fold,
+    /// The sums of the delta.
+    delta: BTreeMap<Day, SumsByType>,
+    /// Of what the fold covers.
+    totals: IndexScan<Days>,
+    /// All rows, by the seconds of their dates.
+    rows: IndexScan<Ledger>,
+}
+
+impl<'user> Dated<'user> {
+    /// Reads the user's delta. `None` if there are no daily totals that the caller may read, or not the index by date.
+    fn open(user: &'user UserId) -> Result<Option<Self>, LedgerError> {
+        let Some(relations) = readable()? else { return Ok(None) };
+        let snapshot = Rc::new(Snapshot::active());
+        let sight = || Sight::AsOf(Rc::clone(&snapshot));
+        let Some(by_date) = relations.user_created_index else { return Ok(None) };
+        // In the order of locks: indexes of a table by oid, and the checkpoints after those of the ledger.
+        let is_first = by_date.to_u32() < relations.delta_index.to_u32();
+        let first = is_first.then(|| Index::open(by_date)).flatten();
+        let mut delta_rows = DeltaScan::open(&relations, sight());
+        let by_date = if is_first { first } else { Index::open(by_date) };
+        let Some(by_date) = by_date.filter(Index::is_complete) else { return Ok(None) };
+        let ledger = Table::open_locked(relations.ledger);
+        let rows = IndexScan::new(ledger, by_date, sight(), 2, transactions::CREATED_AT);
+        let Some(fold) = fold_with_days(&relations, user, &snapshot)? else { return Ok(None) };
+        let totals = folded::scan_of(&relations, &snapshot, 2)?;
+        let mut delta: BTreeMap<Day, SumsByType> = BTreeMap::new();
+        delta_rows.each(user, &fold.coverage, |row| {
+            let day = Day::of(row.get(transactions::CREATED_AT));
+            add_row(delta.entry(day).or_default(), row)
+        })?;
+        Ok(Some(Self { user, fold, delta, totals, rows }))
+    }
+
+    /// The sums of the rows of the part of a day: of those that are to be taken away, with other signs.
+    fn part(&mut self, before: &Before) -> Result<SumsByType, SumOutOfRange> {
+        const SECOND: i64 = 1_000_000;
+        let mut sums = SumsByType::default();
+        let Some(Part { times, is_added }) = &before.part else { return Ok(sums) };
+        // The index has dates rounded to the second: no row of the part comes before its first second, nor after a later row than this.
+        let first_second = times.start - times.start.rem_euclid(SECOND);
+        let beyond = times.end.saturating_add(SECOND);
+        self.rows.seek(&[transactions::USER_ID.equal(self.user), ToTheSecond.at_least(first_second)]);
+        while let Some(row) = self.rows.next() {
+            xact::check_for_interrupts();
+            let time = row.get(transactions::CREATED_AT);
+            if times.contains(&time) {
+                add_row(&mut sums, &row)?;
+            } else if time > beyond {
+                break;
+            }
+        }
+        if *is_added { Ok(sums) } else { SumsByType::default().without(&sums) }
+    }
+
+    /// The signed sum of all rows.
+    fn all(&self) -> Result<Sum, SumOutOfRange> {
+        let folded = Sum { credits: self.fold.balance, transaction_count: self.fold.transaction_count };
+        self.delta.values().try_fold(folded, |sum, day| sum.with(day.all()?))
+    }
+
+    /// The signed sum of the rows before a moment. `part` is that of the part of its day.
+    fn before(&mut self, before: &Before, part: &SumsByType) -> Result<Sum, SumOutOfRange> {
+        let days = if self.is_nearer_to_the_first(before.day) {
+            self.days(Bound::Unbounded, Bound::Excluded(before.day))?.all()?
+        } else {
+            self.all()?.without(self.days(Bound::Included(before.day), Bound::Unbounded)?.all()?)?
+        };
+        days.with(part.all()?)
+    }
+
+    /// Whether fewer days lie between the user's first row and this day than between this day and today.
+    fn is_nearer_to_the_first(&mut self, day: Day) -> bool {
+        let today = Day::of(xact::now());
+        let days_from = |from: Day, to: Day| i64::from(to.date()) - i64::from(from.date());
+        let mut first = None;
+        self.totals.seek(&[days::USER_ID.equal(self.user), days::DAY.at_least(Day::NEVER_BEGUN)]);
+        if let Some(row) = self.totals.next() {
+            first = Some(row.get(days::DAY));
+        }
+        first.is_none_or(|first| days_from(first, day) <= days_from(day, today))
+    }
+
+    /// The sums of the rows of these days.
+    fn days(&mut self, first: Bound<Day>, last: Bound<Day>) -> Result<SumsByType, SumOutOfRange> {
+        let mut sums = SumsByType::default();
+        each_day(&mut self.totals, self.user, first, last, |_, row| {
+            let (amount, transaction_count) = (row.get(days::TOTAL_AMOUNT), row.get(days::TRANSACTION_COUNT));
+            sums.add(row.get(days::TRANSACTION_TYPE), amount, transaction_count)
+        })?;
+        self.delta.range((first, last)).try_fold(sums, |sums, (_, day)| sums.with(day))
+    }
+}
+
+/// Calls `visit` with each total of the user's days from the first of these to the last, in the order of days.
+fn each_day(
+    totals: &mut IndexScan<Days>,
+    user: &UserId,
+    first: Bound<Day>,
+    last: Bound<Day>,
+    mut visit: impl FnMut(Day, &Row<'_, Days>) -> Result<(), SumOutOfRange>,
+) -> Result<(), SumOutOfRange> {
+    let from = match first {
+        Bound::Included(day) | Bound::Excluded(day) => day,
+        Bound::Unbounded => Day::NEVER_BEGUN,
+    };
+    totals.seek(&[days::USER_ID.equal(user), days::DAY.at_least(from)]);
+    while let Some(row) = totals.next() {
+        xact::check_for_interrupts();
+        let day = row.get(days::DAY);
+        if (first, last).contains(&day) {
+            visit(day, &row)?;
+        } else if day > from {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn add_row(sums: &mut SumsByType, row: &Row<'_, Ledger>) -> Result<(), SumOutOfRange> {
+    sums.add(row.get(transactions::TRANSACTION_TYPE), row.get(transactions::AMOUNT), 1)
+}
