@@ -231,8 +231,9 @@ impl Settlement {
         let mut lagging = Vec::new();
         for Settled { user, noted: NotedUser { request, written, .. }, counted } in users {
             let has_headroom = *request == Request::Settle && published.has_headroom(user, counted);
-            let may_ask = cover::may_be_asked_of(user);
-            if has_headroom && (!may_ask || published.covers(user, counted)) {
+            // What is published of the cover stays true while a crossing or a checkpoint that lags has the balance read.
+            let may_ask = cover::may_be_asked_of(user) && !published.covers(user, counted);
+            if has_headroom && !may_ask {
                 continue;
             }
             xact::check_for_interrupts();
