@@ -27,6 +27,7 @@ mod crossing;
 mod days;
 mod days_fill;
 mod differential;
+mod direct;
 mod encodings;
 mod feed;
 mod folds;

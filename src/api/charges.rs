@@ -48,7 +48,8 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
         refusal => refusal,
     };
     let asked = || format!("usage of {credits} for user {user}");
-    let recording = Recording { source_id, columns: &columns, same: &columns[..3] };
+    let recording =
+        Recording { source_id, columns: &columns, same: &columns[..3], directly: Some(call.row_type()) };
     let Recorded { transaction, tid } = recording::record_and_locate(&relations, &recording, asked)?;
     let Some(tid) = tid else { return Ok(transaction) };
     if let Some(refusal) = refusal {

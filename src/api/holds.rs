@@ -10,10 +10,11 @@ use pgrx::Uuid;
 
 use super::arguments::details;
 use super::recording::{self, Existing, Given};
-use crate::engine::cover::{self, Version};
+use crate::engine::cover;
+use crate::engine::direct::{self, Captured};
 use crate::engine::holds;
 use crate::error::LedgerError;
-use crate::pg::answer::Answer;
+use crate::pg::answer::{Answer, RowType};
 use crate::pg::call::{Argument, Call, Interval};
 use crate::pg::catalog::Relations;
 use crate::pg::fetch::Tid;
@@ -41,7 +42,9 @@ pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let span = span(call.required_interval(Argument(3, "expires_in"))?)?;
     let credits = recording::exact_amount(credits)?.into();
     recording::require_source_id(source_id)?;
-    let new = NewHold { user, user_id, credits, amount, source_id, span, details: details(call, 4)? };
+    let returns = call.row_type();
+    let new =
+        NewHold { user, user_id, credits, amount, source_id, span, details: details(call, 4)?, returns };
     xact::refuse_if_read_only(c"create_hold()");
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
     // Before anything is written, where nothing but this could refuse it. A retry is not refused.
@@ -83,7 +86,7 @@ pub fn capture_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     xact::refuse_if_read_only(c"capture_hold()");
     let relations = Relations::locked_for_writing().ok_or(LedgerError::NotInstalled)?;
     until_met(&relations, source_id, || {
-        match captured(source_id, amount.map(|(value, _)| value)) {
+        match captured(&relations, source_id, amount.map(|(value, _)| value), call.row_type()) {
             Some(Captured { hold, recorded: Some((transaction, tid)), .. }) => {
                 cover::note_capture(hold, (tid, xact::current_subtransaction()));
                 Ok(Some(transaction))
@@ -215,6 +218,8 @@ struct NewHold<'call> {
     source_id: Text,
     span: i64,
     details: [Given<'call>; 5],
+    /// The type of the result.
+    returns: RowType,
 }
 
 /// A hold that is there.
@@ -239,8 +244,9 @@ impl NewHold<'_> {
     /// Makes the hold, unless it is there. One of the same account that has expired gives way.
     fn insert(&self, relations: &Relations) -> Result<Held, LedgerError> {
         for _ in 0..ATTEMPTS {
-            let inserted = recording::unless_too_long(self.source_id, HOLDS_KEY, || self.try_insert())
-                .ok_or_else(|| recording::too_long(self.source_id))?;
+            let inserted =
+                recording::unless_too_long(self.source_id, HOLDS_KEY, || self.try_insert(relations))
+                    .ok_or_else(|| recording::too_long(self.source_id))?;
             if let Some((hold, tid)) = inserted {
                 return Ok(Held::Anew(hold, tid));
             }
@@ -264,7 +270,7 @@ impl NewHold<'_> {
         Err(LedgerError::HoldLeftOut(self.source_id.to_string()))
     }
 
-    fn try_insert(&self) -> Option<(Answer, Tid)> {
+    fn try_insert(&self, relations: &Relations) -> Option<(Answer, Tid)> {
         let [description, batch, api_key, category, metadata] = self.details;
         let now = xact::now();
         let columns = [
@@ -279,6 +285,11 @@ impl NewHold<'_> {
             Given::new("created_at", Value::time(now)),
             Given::new("expires_at", Value::time(now.saturating_add(self.span))),
         ];
+        if recording::fits(self.source_id)
+            && let Some(written) = direct::hold(relations, &recording::given_values(&columns), self.returns)
+        {
+            return Some(written);
+        }
         let mut insert = Statement::of_caller();
         let (names, values) = (recording::columns(&columns), recording::parameters(&columns, &mut insert));
         insert.first_row(
@@ -323,16 +334,17 @@ impl NewHold<'_> {
     }
 }
 
-/// A hold that was deleted to be captured.
-struct Captured {
-    hold: Version,
-    user: UserId,
-    /// What was recorded in its place, and where that is stored; `None` if its `source_id` is taken in the ledger.
-    recorded: Option<(Answer, Tid)>,
-}
-
 /// Deletes the hold and records usage of what it held, or of this amount. `None` if there is no hold to be seen.
-fn captured(source_id: Text, amount: Option<Value<'_>>) -> Option<Captured> {
+fn captured(
+    relations: &Relations,
+    source_id: Text,
+    amount: Option<Value<'_>>,
+    returns: RowType,
+) -> Option<Captured> {
+    let captured = direct::capture(relations, source_id, amount, returns);
+    if captured.is_some() {
+        return captured;
+    }
     let mut capture = Statement::of_caller();
     let key = capture.bind(Value::text(source_id));
     let amount: Parameter = capture.bind_optional(pgrx::pg_sys::NUMERICOID, amount);

@@ -8,8 +8,9 @@ use ledger::transaction_type::TransactionType;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::arguments::transaction_type;
+use crate::engine::direct::{self, GivenValue};
 use crate::error::LedgerError;
-use crate::pg::answer::Answer;
+use crate::pg::answer::{Answer, RowType};
 use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
 use crate::pg::fetch::Tid;
@@ -53,6 +54,11 @@ impl<'call> Given<'call> {
     }
 }
 
+/// The values, with the names of their columns.
+pub(super) fn given_values<'call>(given: &[Given<'call>]) -> Vec<GivenValue<'call>> {
+    given.iter().map(|given| (given.column, given.value)).collect()
+}
+
 /// The columns of these, for SQL.
 pub(super) fn columns(given: &[Given<'_>]) -> String {
     given.iter().map(|given| given.column).collect::<Vec<_>>().join(", ")
@@ -78,6 +84,8 @@ pub(super) struct Recording<'a, 'call> {
     pub(super) columns: &'a [Given<'call>],
     /// What a stored transaction with this `source_id` must have for this one to be a retry.
     pub(super) same: &'a [Given<'call>],
+    /// The type of the result, where the row has passed the checks of the ledger and may be written without a statement.
+    pub(super) directly: Option<RowType>,
 }
 
 /// A transaction that is stored.
@@ -140,7 +148,8 @@ pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     ];
     let user_id = call.user_id(USER_ID)?;
     let asked = || format!("{known_type} of {} for user {user_id}", credits.as_decimal());
-    let recording = Recording { source_id, columns: &columns, same: &columns[..3] };
+    let recording =
+        Recording { source_id, columns: &columns, same: &columns[..3], directly: Some(call.row_type()) };
     record(&relations, &recording, asked)
 }
 
@@ -170,7 +179,7 @@ fn record_returning(
     asked: impl FnOnce() -> String,
 ) -> Result<Recorded, LedgerError> {
     let source_id = recording.source_id;
-    let is_left_out = match insert(recording, tid) {
+    let is_left_out = match insert(relations, recording, tid) {
         Inserted::TooLong => return Err(too_long(source_id)),
         Inserted::Recorded(recorded) => return Ok(recorded),
         Inserted::Taken => false,
@@ -191,7 +200,13 @@ fn record_returning(
 }
 
 /// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
-fn insert(recording: &Recording<'_, '_>, tid: &str) -> Inserted {
+fn insert(relations: &Relations, recording: &Recording<'_, '_>, tid: &str) -> Inserted {
+    if let Some(returns) = recording.directly
+        && fits(recording.source_id)
+        && let Some((transaction, tid)) = direct::record(relations, &given_values(recording.columns), returns)
+    {
+        return Inserted::Recorded(Recorded { transaction, tid: Some(tid) });
+    }
     let mut insert = Statement::of_caller();
     let (names, values) = (columns(recording.columns), parameters(recording.columns, &mut insert));
     let sql = format!(
@@ -215,12 +230,17 @@ fn insert(recording: &Recording<'_, '_>, tid: &str) -> Inserted {
     }
 }
 
+/// Whether the `source_id` fits into its index for certain.
+pub(super) fn fits(source_id: Text) -> bool {
+    source_id.as_bytes().len() <= LONGEST_SOURCE_ID
+}
+
 /// Runs `work`; `None` if it fails since this `source_id` does not fit into the index of this constraint. The caller must then
 /// raise an error.
 pub(super) fn unless_too_long<T>(source_id: Text, key: &CStr, work: impl FnOnce() -> T) -> Option<T> {
     let is_too_long = |error: &Raised| {
         error.sqlstate() == PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED as i32
-            && source_id.as_bytes().len() > LONGEST_SOURCE_ID
+            && !fits(source_id)
             // One that is longer than a page fails before its index is named.
             && error.constraint().is_none_or(|index| index.as_bytes() == key.to_bytes())
     };

@@ -76,7 +76,8 @@ pub fn reverse_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
         None => format!("a reversal of transaction {id}"),
     };
     // Also where it is to be refused: an old snapshot may not see the stored row of which this is a retry, and then the server says so.
-    let transaction = record(&relations, &Recording { source_id, columns: &columns, same: &same }, asked)?;
+    let transaction =
+        record(&relations, &Recording { source_id, columns: &columns, same: &same, directly: None }, asked)?;
     if is_refused {
         let refusal = Refusal::Exceeds { left, asked: given.unwrap_or(original.amount) };
         return Err(LedgerError::Reversal { original: *id, refusal });

@@ -171,7 +171,8 @@ pub fn redact(relations: &Relations, user: &UserId) -> Result<i64, LedgerError> 
     }
 }
 
-fn by_source_id(holds: pg_sys::Oid, access: Access, sight: Sight) -> IndexScan<Holds> {
+/// A scan of the holds by their `source_id`.
+pub fn by_source_id(holds: pg_sys::Oid, access: Access, sight: Sight) -> IndexScan<Holds> {
     let table = Table::open(holds, access);
     let index = Index::primary_key_of(&table);
     IndexScan::new(table, index, sight, 1, holds::EXPIRES_AT)

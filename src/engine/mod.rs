@@ -2,6 +2,7 @@
 //!
 //! - [`cover`]: what a transaction must have covered by what is available
 //! - [`dated`]: sums of a user's rows by their dates
+//! - [`direct`]: rows that are written without a statement
 //! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
 //! - [`checkpoint`]: stored checkpoints, and folding a delta with its batches into one
 //! - [`checkpoint_tids`]: a backend's cache of the tuple ids of stored checkpoints
@@ -42,6 +43,7 @@ pub mod dated;
 pub mod days;
 pub mod days_fill;
 pub mod delta;
+pub mod direct;
 pub mod feed;
 pub mod holds;
 pub mod items;

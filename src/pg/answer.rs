@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 
 use super::column_value::{self, ColumnValue};
 use super::{description, numeric};
+use crate::error::LedgerError;
 
 /// What a function returns: a value, or rows that are in the result already.
 pub struct Answer(pub(super) pg_sys::Datum);
@@ -33,6 +34,35 @@ impl Rows {
         // SAFETY: as many values as the description says, of its types; the store copies them.
         unsafe {
             pg_sys::tuplestore_putvalues(self.store, self.columns, datums.as_mut_ptr(), nulls.as_mut_ptr());
+        }
+    }
+}
+
+/// The composite type that a function is declared to return.
+#[derive(Clone, Copy, Debug)]
+pub struct RowType(pub(super) pg_sys::Oid);
+
+impl RowType {
+    /// A value of the type with these columns. Raises 42804 unless its columns are of these types.
+    pub(super) fn form<const N: usize>(
+        self,
+        types: &[pg_sys::Oid; N],
+        datums: &mut [pg_sys::Datum; N],
+        nulls: &mut [bool; N],
+    ) -> Answer {
+        // SAFETY: raises an error if there is no such type; its description is released once. It has as many columns as there are values,
+        // of their types, which are copied.
+        unsafe {
+            let columns = pg_sys::lookup_rowtype_tupdesc(self.0, -1);
+            if description::count(columns) != N || description::first_of_other_type(columns, types).is_some()
+            {
+                LedgerError::OtherResultType.raise();
+            }
+            let row = pg_sys::heap_form_tuple(columns, datums.as_mut_ptr(), nulls.as_mut_ptr());
+            if (*columns).tdrefcount >= 0 {
+                pg_sys::DecrTupleDescRefCount(columns);
+            }
+            Answer(pg_sys::HeapTupleHeaderGetDatum((*row).t_data))
         }
     }
 }

@@ -14,7 +14,7 @@ use ledger::numeric::DecodeError;
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
-use super::answer::{Answer, Rows};
+use super::answer::{Answer, RowType, Rows};
 use super::catalog::Relations;
 use super::column_type::{Jsonb, StoredType};
 use super::raised::guard;
@@ -245,6 +245,12 @@ impl<'call> Call<'call> {
         // SAFETY: each of them is a text.
         let text = |&element| unsafe { Text::from_polymorphic_datum(element, false, pg_sys::TEXTOID) };
         Ok(Some((value, elements.iter().filter_map(text).collect())))
+    }
+
+    /// The composite type that the function is declared to return.
+    pub fn row_type(&self) -> RowType {
+        // SAFETY: the server calls functions with what it has looked up of them.
+        RowType(unsafe { pg_sys::get_func_rettype((*(*self.fcinfo).flinfo).fn_oid) })
     }
 
     /// Where the rows of the result go: the caller reads them when the function has returned, with the columns that the

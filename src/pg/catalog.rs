@@ -24,7 +24,7 @@ use super::tables::batches::Batches;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::{self, BoundaryColumns, Checkpoints};
 use super::tables::days::{self, Days};
-use super::tables::holds::Holds;
+use super::tables::holds::{HOLDS_KEY, Holds};
 use super::tables::identity::Identity;
 use super::tables::limits::Limits;
 use super::tables::transactions::{self, LaterColumns, Ledger};
@@ -74,6 +74,8 @@ pub struct Relations {
     holds: Option<pg_sys::Oid>,
     /// its index on `(user_id, expires_at)`
     holds_index: Option<pg_sys::Oid>,
+    /// its primary key
+    holds_key: Option<pg_sys::Oid>,
     /// `spending_limits`
     limits: Option<pg_sys::Oid>,
     /// The ledger's columns `category`, `metadata` and `reverses`; `None` if one of them is missing.
@@ -232,6 +234,16 @@ impl Relations {
         index
     }
 
+    /// The index that keeps the ledger's `source_id`s apart, if it is there.
+    pub fn source_id_key(&self) -> Option<pg_sys::Oid> {
+        self.source_id_key
+    }
+
+    /// The primary key of the holds, if it is there.
+    pub fn holds_key(&self) -> Option<pg_sys::Oid> {
+        self.holds_key
+    }
+
     /// The index of an account's holds, if it is there.
     pub fn holds_index(&self) -> Option<pg_sys::Oid> {
         self.holds_index
@@ -288,6 +300,7 @@ impl Relations {
             days_index: find(days::INDEX),
             holds: find(Holds::DEFINITION.name),
             holds_index: find(HOLDS_INDEX_NAME),
+            holds_key: find(HOLDS_KEY),
             limits: find(Limits::DEFINITION.name),
             later_columns: find_later_columns(ledger),
             boundary_columns: find_boundary_columns(checkpoints),
@@ -356,6 +369,7 @@ impl Relations {
             self.days_index,
             self.holds,
             self.holds_index,
+            self.holds_key,
             self.limits,
         ];
         needed.contains(&oid) || useful.contains(&Some(oid))

@@ -8,6 +8,7 @@ use ledger::overdraft::Overdraft;
 use pgrx::pg_sys;
 
 use super::column::{AnyColumn, Layout};
+use super::value::Value;
 use super::{array, numeric, text};
 
 /// A value, and what type the server has for it.
@@ -84,10 +85,24 @@ impl<'a, L: Layout> NewValue<'a, L> {
 
 /// The datums of the values, and which of them are NULL. What is passed by reference is in the current memory context, or borrowed.
 pub(super) fn datums<const N: usize>(values: [ColumnValue<'_>; N]) -> ([pg_sys::Datum; N], [bool; N]) {
-    (values.map(ColumnValue::to_datum), values.map(|value| matches!(value, ColumnValue::Null)))
+    (values.map(ColumnValue::to_datum), values.map(|value| value.is_null()))
+}
+
+impl<'a> ColumnValue<'a> {
+    /// A value that a client has given, or NULL.
+    pub fn of(value: Option<Value<'a>>) -> Self {
+        value.map_or(Self::Null, |value| {
+            Self::Of(Stored { datum: value.datum, oid: value.oid, row: PhantomData })
+        })
+    }
 }
 
 impl ColumnValue<'_> {
+    /// Whether it is NULL.
+    pub(super) const fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+
     /// Whether a column of this type can have it.
     pub(super) fn is_of(&self, oid: pg_sys::Oid) -> bool {
         match self {
@@ -109,7 +124,8 @@ impl ColumnValue<'_> {
         }
     }
 
-    fn to_datum(self) -> pg_sys::Datum {
+    /// Its datum. What is passed by reference is in the current memory context, or borrowed.
+    pub(super) fn to_datum(self) -> pg_sys::Datum {
         match self {
             Self::Null => pg_sys::Datum::from(0_usize),
             Self::Uuid(bytes) => pg_sys::Datum::from(std::ptr::from_ref(bytes)),

@@ -35,6 +35,32 @@ fn may(table: pg_sys::Oid, privilege: u32) -> bool {
     }
 }
 
+/// Whether a statement of the caller's may delete any row of the table and return it: with DELETE and SELECT on it, and no policy that
+/// could leave one out.
+pub fn may_delete_and_return_any(table: pg_sys::Oid) -> bool {
+    view_of(table) == View::Whole && may(table, pg_sys::ACL_SELECT) && may(table, pg_sys::ACL_DELETE)
+}
+
+/// Whether a statement of the caller's may name the table: with USAGE on its schema.
+pub fn may_name(table: pg_sys::Oid) -> bool {
+    let usage = pg_sys::AclMode::from(pg_sys::ACL_USAGE);
+    // SAFETY: catalog lookups. They raise an error if the table is gone.
+    unsafe {
+        let (schema, role) = (pg_sys::get_rel_namespace(table), pg_sys::GetUserId());
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let result = pg_sys::pg_namespace_aclcheck(schema, role, usage);
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let result = pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, role, usage);
+        result == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// Whether another library wants to be asked what each statement may do, as pgaudit and sepgsql do.
+pub fn is_overseen() -> bool {
+    // SAFETY: reads a global of the server.
+    unsafe { (&raw const pg_sys::ExecutorCheckPerms_hook).read() }.is_some()
+}
+
 /// Raises 42501 unless the caller may SELECT these columns of the ledger.
 pub fn require_select(relations: &Relations, columns: &[AnyColumn<Ledger>]) {
     require(relations.ledger, pg_sys::ACL_SELECT, columns);

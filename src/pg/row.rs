@@ -5,6 +5,7 @@ use std::slice;
 
 use pgrx::pg_sys;
 
+use super::answer::{Answer, RowType};
 use super::column::{AnyColumn, Column, Layout};
 use super::column_type::ColumnType;
 use super::column_value::{ColumnValue, Stored};
@@ -86,6 +87,17 @@ impl<'row, L: Layout> Row<'row, L> {
             None => ColumnValue::Null,
             Some(datum) => ColumnValue::Of(Stored { datum, oid: column.oid(), row: PhantomData }),
         })
+    }
+
+    /// These columns as a value of a composite type. Raises 42804 unless they are those of the type.
+    pub fn composite<const N: usize>(&self, of_type: RowType, columns: &[AnyColumn<L>; N]) -> Answer {
+        let (mut datums, mut nulls) = ([pg_sys::Datum::null(); N], [true; N]);
+        for (place, column) in columns.iter().enumerate() {
+            if let Some(datum) = self.datum_unless_null(column.number()) {
+                (datums[place], nulls[place]) = (datum, false);
+            }
+        }
+        of_type.form(&columns.map(AnyColumn::oid), &mut datums, &mut nulls)
     }
 
     /// The name of the first column, but for these, that differs from what another row of the same table has in it.

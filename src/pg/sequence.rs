@@ -12,6 +12,7 @@ use ledger::sequence::{Definition, Sequence};
 use pgrx::pg_sys;
 
 use super::catalog::{self, Relations};
+use super::raised::call_out;
 use super::relation::{Access, Table};
 use super::{tables, xact};
 
@@ -54,9 +55,10 @@ struct LogRecord {
     locator: pg_sys::RelFileLocator,
 }
 
-// From storage/bufmgr.h, access/xlog.h and access/xloginsert.h, without the guard that pgrx puts around each call: one stands
+// From storage/bufmgr.h, access/xlog.h, access/xloginsert.h and, not bound by pgrx, commands/sequence.h, without the guard that pgrx puts around each call: one stands
 // around all.
 unsafe extern "C-unwind" {
+    fn nextval_internal(sequence: pg_sys::Oid, checks_privilege: bool) -> i64;
     fn relation_open(oid: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
     fn relation_close(relation: pg_sys::Relation, lock: pg_sys::LOCKMODE);
     fn ReadBuffer(relation: pg_sys::Relation, block: pg_sys::BlockNumber) -> pg_sys::Buffer;
@@ -114,6 +116,14 @@ pub(super) fn of(relations: &Relations) -> Option<pg_sys::Oid> {
         LOCKED_BY.set(transaction);
     }
     Some(sequence)
+}
+
+/// The next number of the sequence.
+#[expect(ffi_unwind_calls, reason = "`call_out` stands around the call")]
+pub(super) fn next(sequence: pg_sys::Oid) -> i64 {
+    let checks_privilege = false;
+    // SAFETY: what the server does for an identity column, whoever inserts. It raises an error where there is no number left.
+    unsafe { call_out(|| nextval_internal(sequence, checks_privilege)) }
 }
 
 /// What the sequence has on its page, if it has not reached this number; `None` if it has. It may have reached the number

@@ -31,6 +31,13 @@ pub fn give(seq: Option<i64>) -> u64 {
     transaction
 }
 
+/// The `seq` and the stamp of a row that is stored with both as they are given. `None` if the owner has dropped the identity.
+pub fn draw(relations: &Relations) -> Option<(i64, u64)> {
+    let seq = sequence::next(sequence::of(relations)?);
+    GIVEN.set(GIVEN.get().wrapping_add(1));
+    Some((seq, xact::current_id()))
+}
+
 /// Raises 55000 unless the stamp is this transaction's id. pglogical, for one, inserts the publisher's stamp. A checkpoint could
 /// cover that id already, and would never count the row.
 pub fn require_own(stamped: u64) {

@@ -54,6 +54,21 @@ pub struct LaterColumns {
     pub reverses: Column<Ledger, Option<TransactionId>>,
 }
 
+/// The column of this name, of those that a client may give a value.
+pub fn named(name: &str, later: &LaterColumns) -> Option<AnyColumn<Ledger>> {
+    let later_columns = [
+        (utf8(CATEGORY), later.category.any()),
+        (utf8(METADATA), later.metadata.any()),
+        (utf8(REVERSES), later.reverses.any()),
+    ];
+    let listed = GIVEN.iter().copied().find(|column| column.name() == name);
+    listed.or_else(|| later_columns.into_iter().find(|(known, _)| *known == name).map(|(_, column)| column))
+}
+
+/// Those of the first columns that a client may give a value.
+const GIVEN: [AnyColumn<Ledger>; 7] =
+    columns![USER_ID, TRANSACTION_TYPE, AMOUNT, SOURCE_ID, DESCRIPTION, BATCH, API_KEY_ID];
+
 /// Columns that a balance is computed from, with `seq` for the latest one.
 pub const BALANCE: [AnyColumn<Ledger>; 5] = columns![USER_ID, TRANSACTION_TYPE, AMOUNT, SEQ, XACT_ID];
 

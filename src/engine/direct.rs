@@ -1,0 +1,215 @@
+//! Rows that are written without a statement, for the functions that record and hold.
+//!
+//! A statement reads and plans the constraints of its table each time, opens it, checks privileges, and queues its trigger. Where
+//! the table is as the extension has made it, the caller may insert any row, and nobody oversees statements, it would do nothing else than
+//! to store the row and have it noted. Everywhere else, and where a row cannot be stored, these functions have done nothing that could be
+//! seen, and a statement does the work or says what is wrong.
+
+use std::rc::Rc;
+
+use ledger::id::UserId;
+use pgrx::pg_sys;
+
+use super::cover::Version;
+use super::{delta, holds};
+use crate::pg::answer::{Answer, RowType};
+use crate::pg::catalog::Relations;
+use crate::pg::column::{AnyColumn, Layout};
+use crate::pg::column_value::ColumnValue;
+use crate::pg::fetch::Tid;
+use crate::pg::insert::Inserter;
+use crate::pg::plain;
+use crate::pg::privilege;
+use crate::pg::random;
+use crate::pg::relation::{Access, Table};
+use crate::pg::replace;
+use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::stamp;
+use crate::pg::tables::columns;
+use crate::pg::tables::holds::{self as held, ALL, Holds};
+use crate::pg::tables::transactions::{self, CREDIT_TRANSACTION, Ledger};
+use crate::pg::text::Text;
+use crate::pg::value::Value;
+use crate::pg::xact;
+
+/// A row that was written: what the function returns of it, and where it is stored.
+pub type Written = (Answer, Tid);
+
+/// A value that a client has given for the column of this name.
+pub type GivenValue<'a> = (&'static str, Option<Value<'a>>);
+
+/// The ledger, open for a row of a transaction.
+struct OpenLedger {
+    inserter: Inserter<Ledger>,
+    key: pg_sys::Oid,
+}
+
+/// Records a transaction that has passed the checks of the ledger, unless its `source_id` is taken. `None` if a statement is to do so.
+pub fn record(relations: &Relations, given: &[GivenValue<'_>], returns: RowType) -> Option<Written> {
+    let columns = given_columns(relations, given)?;
+    let written = open_ledger(relations, &columns)?.record(relations, &columns, returns)?;
+    xact::see_own_changes();
+    Some(written)
+}
+
+/// Makes a hold that has passed the checks, with all its columns given, unless its `source_id` is taken. `None` if a statement is to do so.
+pub fn hold(relations: &Relations, given: &[GivenValue<'_>], returns: RowType) -> Option<Written> {
+    let oid = relations.holds().ok()?;
+    let value = |column: AnyColumn<Holds>| {
+        let (_, value) = given.iter().find(|(name, _)| *name == column.name())?;
+        Some((column, ColumnValue::of(*value)))
+    };
+    let values: Vec<_> = ALL.iter().map(|&column| value(column)).collect::<Option<_>>()?;
+    if privilege::is_overseen() || !may_insert(oid, &ALL) {
+        return None;
+    }
+    let table = Table::open(oid, Access::Write);
+    if !plain::is_plain::<Holds>(&table) {
+        return None;
+    }
+    let key = relations.holds_key()?;
+    let mut inserter = Inserter::new(table);
+    if !inserter.has_no_other_keys(&[Some(key)]) {
+        return None;
+    }
+    let hold = inserter.insert(&values, key)?;
+    holds::note_made(&hold);
+    let written = (hold.composite(returns, &ALL), hold.tid());
+    drop(inserter);
+    xact::see_own_changes();
+    Some(written)
+}
+
+/// A hold that was deleted to be captured.
+pub struct Captured {
+    /// Where it was stored.
+    pub hold: Version,
+    /// Its account.
+    pub user: UserId,
+    /// The usage that was recorded in its place; `None` if its `source_id` is taken in the ledger.
+    pub recorded: Option<Written>,
+}
+
+/// Deletes the hold with this `source_id` and records usage of what it held, or of this amount, which has passed the checks of the ledger.
+/// `None` if a statement is to do so, or to find out that there is no hold.
+pub fn capture(
+    relations: &Relations,
+    source_id: Text,
+    amount: Option<Value<'_>>,
+    returns: RowType,
+) -> Option<Captured> {
+    let oid = relations.holds().ok()?;
+    let later = relations.later_columns().ok()?;
+    // Where all statements see the same, one that meets a `source_id` that it does not see fails.
+    if xact::has_one_snapshot() || !privilege::may_delete_and_return_any(oid) {
+        return None;
+    }
+    let into = columns![
+        transactions::USER_ID,
+        transactions::TRANSACTION_TYPE,
+        transactions::AMOUNT,
+        transactions::SOURCE_ID,
+        transactions::DESCRIPTION,
+        transactions::BATCH,
+        transactions::API_KEY_ID,
+        later.category,
+        later.metadata
+    ];
+    let table = Table::open(oid, Access::Write);
+    if !plain::is_plain::<Holds>(&table) {
+        return None;
+    }
+    let mut ledger = open_ledger(relations, &into.map(|column| (column, ColumnValue::Null)))?;
+    xact::see_own_changes();
+    let snapshot = Rc::new(Snapshot::latest());
+    let mut rows = holds::by_source_id(oid, Access::Write, Sight::AsOf(Rc::clone(&snapshot)));
+    rows.seek(&[held::SOURCE_ID.equal(source_id)]);
+    let hold = rows.next()?;
+    if !replace::delete_unless_changed(&table, hold.tid(), &snapshot) {
+        return None;
+    }
+    holds::note_deleted(&hold);
+    let (version, user) = (hold.version(), hold.get(held::USER_ID));
+    let [user_id, held_amount, source_id, description, batch, api_key, category, metadata] =
+        hold.values(columns![
+            held::USER_ID,
+            held::AMOUNT,
+            held::SOURCE_ID,
+            held::DESCRIPTION,
+            held::BATCH,
+            held::API_KEY_ID,
+            held::CATEGORY,
+            held::METADATA
+        ]);
+    let amount = amount.map_or(held_amount, |amount| ColumnValue::of(Some(amount)));
+    let usage = ColumnValue::Text("usage");
+    let values = [user_id, usage, amount, source_id, description, batch, api_key, category, metadata];
+    let values: Vec<_> = into.into_iter().zip(values).collect();
+    let recorded = ledger.record(relations, &values, returns);
+    xact::see_own_changes();
+    Some(Captured { hold: version, user, recorded })
+}
+
+/// The columns of these names, with their values.
+fn given_columns<'a>(
+    relations: &Relations,
+    given: &[GivenValue<'a>],
+) -> Option<Vec<(AnyColumn<Ledger>, ColumnValue<'a>)>> {
+    let later = relations.later_columns().ok()?;
+    let column = |&(name, value): &GivenValue<'a>| {
+        transactions::named(name, &later).map(|column| (column, ColumnValue::of(value)))
+    };
+    given.iter().map(column).collect()
+}
+
+/// Opens the ledger for a row with values for these columns, if no statement is needed.
+fn open_ledger(
+    relations: &Relations,
+    columns: &[(AnyColumn<Ledger>, ColumnValue<'_>)],
+) -> Option<OpenLedger> {
+    let ledger = relations.ledger;
+    let columns: Vec<_> = columns.iter().map(|&(column, _)| column).collect();
+    if privilege::is_overseen()
+        || !may_insert(ledger, &columns)
+        // An update of the extension may have committed before the lock.
+        || Relations::locked_for_writing() != Some(*relations)
+    {
+        return None;
+    }
+    let table = Table::open_locked(ledger);
+    if !plain::is_plain::<Ledger>(&table) {
+        return None;
+    }
+    let key = relations.source_id_key()?;
+    let inserter = Inserter::new(table);
+    inserter.has_no_other_keys(&[Some(key), relations.seq_index]).then_some(OpenLedger { inserter, key })
+}
+
+/// Whether a statement of the caller's may name the table, insert any row that has these columns, and return it.
+fn may_insert<L: Layout>(table: pg_sys::Oid, columns: &[AnyColumn<L>]) -> bool {
+    privilege::may_name(table) && privilege::may_insert_and_return_any(table, columns)
+}
+
+impl OpenLedger {
+    /// Inserts the row, with those values that the server gives a row, and has it noted.
+    fn record(
+        &mut self,
+        relations: &Relations,
+        given: &[(AnyColumn<Ledger>, ColumnValue<'_>)],
+        returns: RowType,
+    ) -> Option<Written> {
+        let id = random::uuid();
+        let (seq, stamp) = stamp::draw(relations).expect("a plain ledger numbers its rows");
+        let mut values = given.to_vec();
+        values.extend([
+            (transactions::ID.any(), ColumnValue::Uuid(&id)),
+            (transactions::CREATED_AT.any(), ColumnValue::Timestamptz(xact::now())),
+            (transactions::SEQ.any(), ColumnValue::Int8(seq)),
+            (transactions::XACT_ID.any(), ColumnValue::Xid8(stamp)),
+        ]);
+        let row = self.inserter.insert(&values, self.key)?;
+        row.deform_to(delta::furthest_noted(relations));
+        delta::note(&row, relations);
+        Some((row.composite(returns, &CREDIT_TRANSACTION), row.tid()))
+    }
+}
