@@ -289,7 +289,7 @@ lint: ## formatting, clippy, documentation
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps --document-private-items --features pg$(PG) --target-dir $(TARGET)
 
 .PHONY: model
-model: ## settlement, levels and coverage, explored exhaustively with spin
+model: ## settlement, levels, coverage and caps, explored exhaustively with spin
 	@if ! command -v spin >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	  apt-get update -q >/dev/null && apt-get install -qy spin >/dev/null
 	fi
