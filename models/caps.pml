@@ -19,10 +19,11 @@
                  while it had the stripe
    - and no deadlock: every session ends.
 
-   PREPARE lets transactions be prepared that may be; then what the last of them makes of the cap is announced by the next settlement. FOLD lets commits fold what has committed into the daily totals. CLOCK_BACK lets the
-   clock go back by a day, once, perhaps for good; then nothing is claimed to be announced at the end, nor of windows that were over. FORCE lets a settlement decide though the cap is in no doubt. ENFORCED has a
-   cap that is enforced, and holds. All other flags remove or change one part. Each must be found
-   wrong: see the script `check`. */
+   PREPARE lets transactions be prepared that may be; then what the last of them makes of the cap is announced by the next settlement. FOLD
+   lets commits fold what has committed into the daily totals. CLOCK_BACK lets the clock go back by a day, once, perhaps for good; then
+   nothing is claimed to be announced at the end, nor of windows that were over. FORCE lets a settlement decide though the cap is in no
+   doubt. ENFORCED has a cap that is enforced, and holds. All other flags remove or change one part. Each must be found wrong: see the
+   script `check`. */
 
 #ifndef TRANSACTIONS
 #define TRANSACTIONS 2
