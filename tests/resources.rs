@@ -1,6 +1,7 @@
 //! What sessions hold on to: nothing, however much they do and wherever they are stopped. Nothing here measures time.
 //!
 //! - [`long_session`]: very many transactions in one session
+//! - [`spending`]: very many holds, charges and reversals in one session, and in the savepoints of one transaction
 //! - [`many_users`]: very many users in one transaction and in one call; calls that are stopped half way
 
 #[path = "resources/footprint.rs"]
@@ -9,3 +10,5 @@ mod footprint;
 mod long_session;
 #[path = "resources/many_users.rs"]
 mod many_users;
+#[path = "resources/spending.rs"]
+mod spending;

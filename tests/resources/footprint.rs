@@ -1,5 +1,6 @@
 //! What a backend holds, and what it leaves behind.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -40,9 +41,11 @@ pub fn most_memory_during<T>(session: &mut Session, work: impl FnOnce(&mut Sessi
             }
             most
         });
-        let result = work(session);
+        // The scope waits for the watcher, also for one that nobody has told that the work has failed.
+        let result = catch_unwind(AssertUnwindSafe(|| work(session)));
         done.store(true, Ordering::Relaxed);
-        (watcher.join().expect("the backend lives"), result)
+        let most = watcher.join().expect("the backend lives");
+        (most, result.unwrap_or_else(|failure| resume_unwind(failure)))
     })
 }
 
@@ -61,7 +64,8 @@ pub fn assert_nothing_held(db: &Database, session: &Session) {
 #[track_caller]
 pub fn assert_nothing_left(db: &Database) {
     let mut other = db.connect();
-    let tables = ["credits_transactions", "user_balance_checkpoints", "batch_aggregates", "daily_totals"];
+    let tables =
+        ["credits_transactions", "user_balance_checkpoints", "batch_aggregates", "daily_totals", "holds"];
     for table in tables {
         // It waits for whoever has a page pinned, and passes none by.
         other.run("SET statement_timeout = '60s'");

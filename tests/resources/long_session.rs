@@ -8,7 +8,7 @@ use crate::footprint::{Memory, assert_nothing_held, assert_nothing_left, quiet_d
 const USERS: u32 = 6000;
 
 /// `CREDITS_LEDGER_TRANSACTIONS` asks for more.
-fn transactions() -> u32 {
+pub fn transactions() -> u32 {
     std::env::var("CREDITS_LEDGER_TRANSACTIONS")
         .map_or(20_000, |transactions| transactions.parse().expect("CREDITS_LEDGER_TRANSACTIONS is a number"))
 }
