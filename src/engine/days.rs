@@ -21,6 +21,9 @@ use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::tables::days::{self, Days};
 use crate::pg::write::TableWriter;
 
+/// Where a total is stored, and what it is so far.
+type Found = (pg_sys::ItemPointerData, DailyTotal);
+
 /// Adds the totals to the user's rows of `daily_totals`.
 pub fn write(
     relations: &Relations,
@@ -28,20 +31,114 @@ pub fn write(
     user: &UserId,
     totals: &DailyTotals,
 ) -> Result<(), LedgerError> {
-    if totals.is_empty() {
-        return Ok(());
-    }
-    let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 5)?;
-    for (of, added) in totals.iter() {
-        match find(&mut scan, user, of) {
-            Some((tid, mut total)) => {
-                total.add(*added)?;
-                writer.update(tid, values(user, of, &total));
+    let totals: Vec<(&TotalOf, &DailyTotal)> = totals.iter().collect();
+    let mut stored =
+        StoredTotals { relations, snapshot: Rc::new(Snapshot::latest()), of_day: None, of_total: None };
+    for of_day in totals.chunk_by(|(of, _), (other, _)| of.day == other.day) {
+        let found = stored.find(user, of_day)?;
+        for ((of, added), found) in of_day.iter().zip(found) {
+            match found {
+                Some((tid, mut total)) => {
+                    total.add(**added)?;
+                    writer.update(tid, values(user, of, &total));
+                }
+                None => writer.insert(values(user, of, added)),
             }
-            None => writer.insert(values(user, of, added)),
         }
     }
     Ok(())
+}
+
+/// Looks for the rows of totals, as of one moment.
+struct StoredTotals<'a> {
+    relations: &'a Relations,
+    snapshot: Rc<Snapshot>,
+    /// Reads all totals of a day; opened for the first day with more than one.
+    of_day: Option<IndexScan<Days>>,
+    /// Looks for one; opened for the first that is looked for alone.
+    of_total: Option<IndexScan<Days>>,
+}
+
+impl StoredTotals<'_> {
+    /// How many totals of a day are looked for together at most: each row of the day is compared with all of them.
+    const MOST_TOGETHER: usize = 32;
+
+    /// What is stored of each of these totals of one day.
+    fn find(
+        &mut self,
+        user: &UserId,
+        totals: &[(&TotalOf, &DailyTotal)],
+    ) -> Result<Vec<Option<Found>>, LedgerError> {
+        let mut found = vec![None; totals.len()];
+        let has_all = (2..=Self::MOST_TOGETHER).contains(&totals.len())
+            && self.find_together(user, totals, &mut found)?;
+        if !has_all {
+            for ((of, _), found) in totals.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+                *found = self.find_one(user, of)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads the day from its first row on, which costs less than a look-up of each total if the day has not many more than these.
+    /// Returns whether it has come to the end of the day, or has found them all.
+    fn find_together(
+        &mut self,
+        user: &UserId,
+        totals: &[(&TotalOf, &DailyTotal)],
+        found: &mut [Option<Found>],
+    ) -> Result<bool, LedgerError> {
+        let scan = opened(&mut self.of_day, self.relations, &self.snapshot, 2)?;
+        scan.seek(&[days::USER_ID.equal(user), days::DAY.equal(totals[0].0.day)]);
+        let mut missing = totals.len();
+        for _ in 0..2 * totals.len() {
+            let Some(row) = scan.next() else { return Ok(true) };
+            if let Some(place) = totals.iter().position(|(of, _)| is_of(&row, of)) {
+                found[place] = Some(decode(&row));
+                missing -= 1;
+                if missing == 0 {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn find_one(&mut self, user: &UserId, of: &TotalOf) -> Result<Option<Found>, LedgerError> {
+        let scan = opened(&mut self.of_total, self.relations, &self.snapshot, 5)?;
+        scan.seek(&[
+            days::USER_ID.equal(user),
+            days::DAY.equal(of.day),
+            days::TRANSACTION_TYPE.equal(of.transaction_type),
+            days::CATEGORY.same(of.category.as_deref()),
+            days::API_KEY_ID.same(of.api_key_id.as_ref()),
+        ]);
+        Ok(scan.next().map(|row| decode(&row)))
+    }
+}
+
+fn opened<'a>(
+    scan: &'a mut Option<IndexScan<Days>>,
+    relations: &Relations,
+    snapshot: &Rc<Snapshot>,
+    key_columns: usize,
+) -> Result<&'a mut IndexScan<Days>, LedgerError> {
+    match scan {
+        Some(scan) => Ok(scan),
+        None => Ok(scan.insert(scan_of(relations, snapshot, key_columns)?)),
+    }
+}
+
+/// Whether the row is that of the total, which is one of its day.
+fn is_of(row: &Row<'_, Days>, of: &TotalOf) -> bool {
+    row.get(days::API_KEY_ID) == of.api_key_id
+        && row.get(days::CATEGORY).as_deref() == of.category.as_deref()
+        && row.get(days::TRANSACTION_TYPE) == of.transaction_type
+}
+
+fn decode(row: &Row<'_, Days>) -> Found {
+    let (amount, transaction_count) = (row.get(days::TOTAL_AMOUNT), row.get(days::TRANSACTION_COUNT));
+    (row.tid(), DailyTotal { amount, transaction_count })
 }
 
 /// Inserts the totals as they are, whatever the user has in `daily_totals`.
@@ -98,23 +195,4 @@ pub(super) fn scan_of(
     let table = Table::open(relations.days()?, Access::Read);
     let Ok(index) = relations.open_days_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
     Ok(IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns, days::TRANSACTION_COUNT))
-}
-
-/// The folded total, and the tuple id of its row.
-fn find(
-    scan: &mut IndexScan<Days>,
-    user: &UserId,
-    of: &TotalOf,
-) -> Option<(pg_sys::ItemPointerData, DailyTotal)> {
-    scan.seek(&[
-        days::USER_ID.equal(user),
-        days::DAY.equal(of.day),
-        days::TRANSACTION_TYPE.equal(of.transaction_type),
-        days::CATEGORY.same(of.category.as_deref()),
-        days::API_KEY_ID.same(of.api_key_id.as_ref()),
-    ]);
-    scan.next().map(|row| {
-        let (amount, transaction_count) = (row.get(days::TOTAL_AMOUNT), row.get(days::TRANSACTION_COUNT));
-        (row.tid(), DailyTotal { amount, transaction_count })
-    })
 }
