@@ -314,6 +314,8 @@ CREATE TABLE credits.user_balance_checkpoints (
     thresholds_below      smallint,
     thresholds_crossed_at timestamptz[],
     has_days              boolean,
+    cap_ids               uuid[],
+    caps_reached_until    timestamptz[],
 
     CONSTRAINT user_balance_checkpoints_pkey PRIMARY KEY (user_id)
 ) USING heap WITH (
@@ -348,6 +350,10 @@ COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds_crossed_at IS
     'When each of the thresholds was last crossed; NULL before its first crossing, and where there are none.';
 COMMENT ON COLUMN credits.user_balance_checkpoints.has_days IS
     'Whether daily_totals has what the checkpoint covers; NULL in one that an earlier version has made, until fill_daily_totals.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.cap_ids IS
+    'The account''s caps, copied from spend_caps, ascending; NULL where there are none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.caps_reached_until IS
+    'Until when each of the caps was last announced to be reached, infinity for one without a period; NULL where it was not.';
 
 CREATE TABLE credits.batch_aggregates (
     fusillade_batch_id uuid        NOT NULL,
@@ -655,6 +661,142 @@ SET LOCAL search_path = credits, pg_temp;
 -- src/lib.rs
 -- requires:
 --   limits
+
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- A user's table: dumped, and replicated where the users say so. What was announced of a cap is in the account's checkpoint.
+CREATE TABLE credits.spend_caps (
+    id          uuid        NOT NULL DEFAULT gen_random_uuid(),
+    user_id     uuid        NOT NULL,
+    api_key_ids uuid[],
+    period      text,
+    amount      numeric     NOT NULL,
+    since       timestamptz NOT NULL DEFAULT now(),
+    is_enforced boolean     NOT NULL DEFAULT false,
+
+    CONSTRAINT spend_caps_pkey PRIMARY KEY (id),
+    CONSTRAINT api_key_ids_has_keys
+        CHECK (CASE WHEN api_key_ids IS NULL THEN true
+                    WHEN array_ndims(api_key_ids) = 1 THEN array_position(api_key_ids, NULL::uuid) IS NULL
+                    ELSE false END),
+    CONSTRAINT period_is_known
+        CHECK (period IN ('daily', 'weekly', 'monthly')),
+    -- NaN and the infinities are above 10^13; min_scale does not count trailing zeros.
+    CONSTRAINT amount_is_positive_and_exact
+        CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15)
+) USING heap WITH (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 5000
+);
+-- A commit reads the caps of an account that has some.
+CREATE INDEX spend_caps_user_idx ON credits.spend_caps (user_id);
+
+COMMENT ON TABLE credits.spend_caps IS
+    'How much of an account''s usage is to be announced, or refused, in a day, a week, a month or altogether, for clients to write. Applies '
+    'from the commit of the change. At most 16 for an account.';
+COMMENT ON COLUMN credits.spend_caps.id IS 'Identity of the cap, named in notifications; random unless given.';
+COMMENT ON COLUMN credits.spend_caps.user_id IS 'Account.';
+COMMENT ON COLUMN credits.spend_caps.api_key_ids IS
+    'API keys whose usage counts: at least one; NULL: all usage of the account, also without a key.';
+COMMENT ON COLUMN credits.spend_caps.period IS
+    'After what spending begins anew: daily, weekly (from Monday) or monthly, in UTC; NULL: never.';
+COMMENT ON COLUMN credits.spend_caps.amount IS
+    'Spending that reaches it reaches the cap: above 0, at most 13 integer and 15 fractional digits.';
+COMMENT ON COLUMN credits.spend_caps.since IS 'Usage from before does not count. Setting it to now() resets the cap.';
+COMMENT ON COLUMN credits.spend_caps.is_enforced IS 'Whether holds and charges that would exceed it are refused.';
+COMMENT ON CONSTRAINT api_key_ids_has_keys ON credits.spend_caps IS
+    'A list of keys names at least one, in one dimension and without NULL.';
+COMMENT ON CONSTRAINT period_is_known ON credits.spend_caps IS 'The three periods.';
+COMMENT ON CONSTRAINT amount_is_positive_and_exact ON credits.spend_caps IS
+    'An amount is exact or refused, never rounded: above 0, at most 13 integer and 15 fractional digits.';
+COMMENT ON INDEX credits.spend_caps_user_idx IS 'Finds the caps of a user.';
+
+CREATE FUNCTION credits.note_caps() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'note_caps';
+COMMENT ON FUNCTION credits.note_caps() IS
+    'Trigger: notes the accounts whose caps change; when the transaction commits, each is settled with its new ones.';
+
+-- ALWAYS: caps that logical replication brings apply on the server they land in.
+CREATE TRIGGER note_caps
+    AFTER INSERT OR UPDATE OR DELETE ON credits.spend_caps
+    FOR EACH ROW EXECUTE FUNCTION credits.note_caps();
+ALTER TABLE credits.spend_caps ENABLE ALWAYS TRIGGER note_caps;
+COMMENT ON TRIGGER note_caps ON credits.spend_caps IS 'Has accounts settled with the caps that they get.';
+
+CREATE TRIGGER note_all_caps
+    BEFORE TRUNCATE ON credits.spend_caps
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.note_caps();
+ALTER TABLE credits.spend_caps ENABLE ALWAYS TRIGGER note_all_caps;
+COMMENT ON TRIGGER note_all_caps ON credits.spend_caps IS 'Has all accounts settled that TRUNCATE takes their caps from.';
+
+SELECT pg_extension_config_dump('credits.spend_caps', '');
+
+-- The view below sees every row, as its owner does. These two run as the caller, and see what it may see.
+
+CREATE FUNCTION credits.visible_caps()
+    RETURNS TABLE (id uuid, user_id uuid, api_key_ids uuid[], period text, amount numeric, since timestamptz)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT c.id, c.user_id, c.api_key_ids, c.period, c.amount, c.since FROM credits.spend_caps c
+    $$;
+COMMENT ON FUNCTION credits.visible_caps() IS
+    'For the view spend_cap_states under row-level security: the caps that the caller may see.';
+
+CREATE FUNCTION credits.visible_spend(user_id uuid, api_key_ids uuid[], window_start timestamptz, window_end timestamptz)
+    RETURNS numeric
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        -- The first two comparisons are with what the index has, which is rounded.
+        SELECT coalesce(sum(t.amount), 0)
+        FROM credits.credits_transactions t
+        WHERE t.user_id = visible_spend.user_id AND t.transaction_type = 'usage'
+          AND t.created_at::timestamptz(0) >= visible_spend.window_start::timestamptz(0)
+          AND t.created_at::timestamptz(0) <= coalesce(visible_spend.window_end, 'infinity')::timestamptz(0)
+          AND t.created_at >= visible_spend.window_start
+          AND (t.created_at < visible_spend.window_end OR visible_spend.window_end IS NULL)
+          AND (t.api_key_id = ANY (visible_spend.api_key_ids) OR visible_spend.api_key_ids IS NULL)
+    $$;
+COMMENT ON FUNCTION credits.visible_spend(uuid, uuid[], timestamptz, timestamptz) IS
+    'For the view spend_cap_states: what these API keys (NULL: any or none) of an account have spent from window_start up to, not including, '
+    'window_end (NULL: without end), of the rows that the caller may see. Costs a scan of the account''s rows of that time.';
+
+CREATE VIEW credits.spend_cap_states WITH (security_barrier) AS
+    SELECT c.id AS cap_id, c.user_id, c.amount, s.spent, greatest(c.amount - s.spent, 0) AS remaining, s.spent >= c.amount AS is_reached,
+           greatest(c.since, w.period_start) AS window_start, w.resets_at
+    FROM (
+        SELECT p.id, p.user_id, p.api_key_ids, p.period, p.amount, p.since FROM credits.spend_caps p
+        WHERE NOT row_security_active('credits.spend_caps')
+        UNION ALL
+        SELECT v.id, v.user_id, v.api_key_ids, v.period, v.amount, v.since FROM credits.visible_caps() v
+        WHERE row_security_active('credits.spend_caps')
+    ) c
+    CROSS JOIN LATERAL (
+        -- In UTC, whatever the session's zone.
+        SELECT date_trunc(u.unit, statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC',
+               (date_trunc(u.unit, statement_timestamp() AT TIME ZONE 'UTC') + ('1 ' || u.unit)::interval) AT TIME ZONE 'UTC'
+        FROM (SELECT CASE c.period WHEN 'daily' THEN 'day' WHEN 'weekly' THEN 'week' WHEN 'monthly' THEN 'month' END) u (unit)
+    ) w (period_start, resets_at)
+    -- Not computed again for each column.
+    CROSS JOIN LATERAL (
+        SELECT credits.visible_spend(c.user_id, c.api_key_ids, greatest(c.since, w.period_start), w.resets_at) OFFSET 0
+    ) s (spent);
+COMMENT ON VIEW credits.spend_cap_states IS
+    'Every cap as of now: what its keys have spent in the current window, what remains (never below 0), whether it is reached, and when '
+    'spending begins anew (NULL: never). 42501 for who may not read the ledger. For one user: an index lookup, and a scan of its rows of '
+    'the window.';
+
+-- Back to the search_path of CREATE EXTENSION.
+SET LOCAL search_path = credits, pg_temp;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   caps
 
 -- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -1692,6 +1834,20 @@ CREATE FUNCTION credits.verify_ledger()
                 SELECT CASE WHEN l.user_id IS NULL THEN 0 ELSE coalesce(l.overdraft_limit, 'Infinity') END,
                        ARRAY(SELECT t FROM unnest(l.thresholds) t ORDER BY t)
             ) b (overdraft_limit, thresholds)
+        ),
+        -- What a checkpoint has of spend_caps, and what there is.
+        capped AS (
+            SELECT c.user_id, c.cap_ids, n.ids, c.caps_reached_until, n.reached_until,
+                   c.cap_ids IS DISTINCT FROM n.ids
+                   OR cardinality(c.caps_reached_until) IS DISTINCT FROM cardinality(c.cap_ids) AS differs
+            FROM credits.checkpoints c
+            LEFT JOIN (
+                SELECT s.user_id, array_agg(s.cap_id ORDER BY s.cap_id) AS ids,
+                       array_agg(CASE WHEN s.is_reached THEN coalesce(s.resets_at, 'infinity') END ORDER BY s.cap_id) AS reached_until
+                FROM credits.spend_cap_states s
+                GROUP BY s.user_id
+            ) n ON n.user_id = c.user_id
+            WHERE c.cap_ids IS NOT NULL OR n.ids IS NOT NULL
         )
         SELECT 'privileges', NULL::uuid, 'the checkpoints are not shown to a caller that may SELECT columns of the ledger only'
         WHERE NOT has_table_privilege('credits.credits_transactions', 'SELECT')
@@ -1726,13 +1882,26 @@ CREATE FUNCTION credits.verify_ledger()
         FROM bounded b
         WHERE b.is_elsewhere
         UNION ALL
+        SELECT 'checkpoint caps', k.user_id, format('stored %s, spend_caps has %s', k.cap_ids, k.ids)
+        FROM capped k
+        WHERE k.differs
+        UNION ALL
+        SELECT 'checkpoint caps_reached_until', k.user_id,
+               format('of %s, announced %s, reached until %s', k.ids, k.caps_reached_until, k.reached_until)
+        FROM capped k
+        -- An announcement that has expired counts no more.
+        WHERE NOT k.differs
+          AND EXISTS (SELECT FROM unnest(k.caps_reached_until, k.reached_until) AS r(announced, reached)
+                      WHERE nullif(greatest(r.announced, statement_timestamp()), statement_timestamp()) IS DISTINCT FROM r.reached)
+        UNION ALL
         -- Not of a checkpoint that is named above: nothing can be read from one that holds no number of credits.
         SELECT 'balance', s.user_id, format('read as %s, the rows sum to %s', credits.get_user_balance(s.user_id), s.balance)
         FROM summed s
         LEFT JOIN credits.checkpoints c ON c.user_id = s.user_id
         LEFT JOIN recomputed r ON r.user_id = s.user_id
         LEFT JOIN bounded b ON b.user_id = s.user_id
-        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere THEN false
+        LEFT JOIN capped k ON k.user_id = s.user_id
+        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere OR k.differs THEN false
                    ELSE credits.get_user_balance(s.user_id) <> s.balance END
         UNION ALL
         SELECT 'batch', coalesce(b.user_id, r.user_id),
@@ -1787,7 +1956,7 @@ CREATE FUNCTION credits.verify_ledger()
     $$;
 COMMENT ON FUNCTION credits.verify_ledger() IS
     'Recomputes every derived value from the ledger rows and returns what differs; no rows is the good answer. A crossing '
-    'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' or ''thresholds_below'' until '
+    'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'', ''thresholds_below'' or ''caps_reached_until'' until '
     'refresh_checkpoint. Rows that reverse what is not there (a restore in another order, a trigger that was off), or what does not '
     'cover them, show as ''reversal''. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
 /* </end connected objects> */
@@ -2493,6 +2662,22 @@ CREATE FUNCTION credits.verify_installation()
             ('trigger', 'spending_limits', 'note_all_limits', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.note_limits(), always'),
             ('trigger', 'spending_limits', 'note_limits', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_limits(), always'),
             ('trigger', 'spending_limits', 'set_updated_at', 'BEFORE UPDATE FOR EACH ROW EXECUTE FUNCTION credits.set_updated_at(), not in replication'),
+            ('relation', 'spend_caps', '', 'table, dumped'),
+            ('column', 'spend_caps', 'id', 'uuid NOT NULL DEFAULT gen_random_uuid()'),
+            ('column', 'spend_caps', 'user_id', 'uuid NOT NULL'),
+            ('column', 'spend_caps', 'api_key_ids', 'uuid[]'),
+            ('column', 'spend_caps', 'period', 'text'),
+            ('column', 'spend_caps', 'amount', 'numeric NOT NULL'),
+            ('column', 'spend_caps', 'since', 'timestamp with time zone NOT NULL DEFAULT now()'),
+            ('column', 'spend_caps', 'is_enforced', 'boolean NOT NULL DEFAULT false'),
+            ('constraint', 'spend_caps', 'amount_is_positive_and_exact', 'CHECK (((amount > (0)::numeric) AND (amount < (''10000000000000''::bigint)::numeric) AND (min_scale(amount) <= 15)))'),
+            ('constraint', 'spend_caps', 'api_key_ids_has_keys', 'CHECK ( CASE WHEN (api_key_ids IS NULL) THEN true WHEN (array_ndims(api_key_ids) = 1) THEN (array_position(api_key_ids, NULL::uuid) IS NULL) ELSE false END)'),
+            ('constraint', 'spend_caps', 'period_is_known', 'CHECK ((period = ANY (ARRAY[''daily''::text, ''weekly''::text, ''monthly''::text])))'),
+            ('constraint', 'spend_caps', 'spend_caps_pkey', 'PRIMARY KEY (id)'),
+            ('index', 'spend_caps', 'spend_caps_pkey', 'unique btree (id)'),
+            ('index', 'spend_caps', 'spend_caps_user_idx', 'btree (user_id)'),
+            ('trigger', 'spend_caps', 'note_all_caps', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.note_caps(), always'),
+            ('trigger', 'spend_caps', 'note_caps', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_caps(), always'),
             ('relation', 'holds', '', 'table, dumped'),
             ('column', 'holds', 'source_id', 'text NOT NULL'),
             ('column', 'holds', 'user_id', 'uuid NOT NULL'),
@@ -2526,6 +2711,8 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'user_balance_checkpoints', 'thresholds_below', 'smallint'),
             ('column', 'user_balance_checkpoints', 'thresholds_crossed_at', 'timestamp with time zone[]'),
             ('column', 'user_balance_checkpoints', 'has_days', 'boolean'),
+            ('column', 'user_balance_checkpoints', 'cap_ids', 'uuid[]'),
+            ('column', 'user_balance_checkpoints', 'caps_reached_until', 'timestamp with time zone[]'),
             ('constraint', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'PRIMARY KEY (user_id)'),
             ('index', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'unique btree (user_id)'),
             ('trigger', 'user_balance_checkpoints', 'announce_change', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change(), always'),
@@ -2589,6 +2776,7 @@ CREATE FUNCTION credits.verify_installation()
             ('relation', 'uncovered_transactions', '', 'view, security barrier'),
             ('relation', 'balances', '', 'view, security barrier'),
             ('relation', 'thresholds', '', 'view, security barrier'),
+            ('relation', 'spend_cap_states', '', 'view, security barrier'),
             ('relation', 'batches', '', 'view, security barrier'),
             ('relation', 'checkpoint_lag', '', 'view, security barrier'),
             ('relation', 'stragglers', '', 'view, security barrier'),
@@ -2612,8 +2800,8 @@ CREATE FUNCTION credits.verify_installation()
                                                 ELSE format('relation of kind %s', r.relkind) END),
                        (SELECT 'access method ' || a.amname FROM pg_am a WHERE a.oid = r.relam AND a.amname <> 'heap'),
                        -- Row-level security of the tables that are dumped is the users' choice.
-                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds') AND r.relrowsecurity THEN 'row-level security' END,
-                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds') AND r.relforcerowsecurity THEN 'forced' END,
+                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'spend_caps', 'holds') AND r.relrowsecurity THEN 'row-level security' END,
+                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'spend_caps', 'holds') AND r.relforcerowsecurity THEN 'forced' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_barrier=true}' THEN 'security barrier' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_invoker=true}' THEN 'security invoker' END,
                        (SELECT format('%s from %s to %s by %s, cache %s%s', format_type(s.seqtypid, NULL), s.seqmin, s.seqmax, s.seqincrement,
@@ -2670,7 +2858,7 @@ CREATE FUNCTION credits.verify_installation()
             UNION ALL
             SELECT 'policy', r.relname, p.polname, 'for others than the owner'
             FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
-            WHERE r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds')
+            WHERE r.relname NOT IN ('credits_transactions', 'spending_limits', 'spend_caps', 'holds')
             UNION ALL
             SELECT 'event trigger', '', v.evtname,
                    concat(v.evtevent, (SELECT format(' (%s)', array_to_string(v.evttags, ', ')) WHERE v.evttags IS NOT NULL), ' ',
@@ -2686,7 +2874,7 @@ CREATE FUNCTION credits.verify_installation()
             WHERE e.definition IS DISTINCT FROM f.definition
         )
         -- An application's own index, constraint or trigger on a table that is dumped does no harm, but a dump leaves it out.
-        SELECT CASE WHEN d.expected IS NULL AND d.relation IN ('credits_transactions', 'spending_limits', 'holds') AND d.check_name IN ('constraint', 'index', 'trigger')
+        SELECT CASE WHEN d.expected IS NULL AND d.relation IN ('credits_transactions', 'spending_limits', 'spend_caps', 'holds') AND d.check_name IN ('constraint', 'index', 'trigger')
                     THEN 'left out of dumps' ELSE d.check_name END,
                CASE WHEN d.relation = '' THEN d.name ELSE concat_ws('.', 'credits', d.relation, nullif(d.name, '')) END,
                CASE WHEN d.found IS NULL THEN 'is missing; it was: ' || d.expected
@@ -2721,7 +2909,7 @@ CREATE FUNCTION credits.verify_installation()
 COMMENT ON FUNCTION credits.verify_installation() IS
     'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, '
     'and lists what differs, and policies that a restore could not make; no rows is the good answer. ''left out of dumps'' names '
-    'an index, constraint or trigger of an application''s own on the ledger, holds or limits. Not compared: owners, privileges, storage and '
+    'an index, constraint or trigger of an application''s own on the ledger, holds, limits or caps. Not compared: owners, privileges, storage and '
     'statistics settings, tablespaces, bodies of views and functions. Reads catalogs only.';
 
 -- Back to the search_path of CREATE EXTENSION.

@@ -4,7 +4,7 @@
 -- credits_reader   reads
 -- credits_writer   reads and records
 -- credits_charger  reads, records, holds and charges
--- credits_limiter  reads, and sets limits and thresholds. A backend that may do all is a member of both
+-- credits_limiter  reads, and sets limits, thresholds and spend caps. A backend that may do all is a member of both
 --
 -- None of them is a way around row-level security: with a policy on credits.credits_transactions, a member sees what that
 -- lets it see. Views and functions that are not named here are for operators.
@@ -23,16 +23,16 @@ REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM credits_reader, credits_writer, 
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM credits_reader, credits_writer, credits_charger, credits_limiter;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM credits_reader, credits_writer, credits_charger, credits_limiter;
 
--- A reader reads the ledger, balances, batches, holds and limits, by table, view and function, and has them checked. Grouped lists and
+-- A reader reads the ledger, balances, batches, holds, limits and caps, by table, view and function, and has them checked. Grouped lists and
 -- the check read what is folded.
 GRANT USAGE ON SCHEMA credits TO credits_reader;
-GRANT SELECT ON credits.credits_transactions, credits.holds, credits.spending_limits, credits.balances, credits.thresholds,
-    credits.batches, credits.checkpoints, credits.folded_batches, credits.folded_days
+GRANT SELECT ON credits.credits_transactions, credits.holds, credits.spending_limits, credits.spend_caps, credits.balances,
+    credits.thresholds, credits.spend_cap_states, credits.batches, credits.checkpoints, credits.folded_batches, credits.folded_days
     TO credits_reader;
 GRANT EXECUTE ON FUNCTION
     credits.get_user_balance, credits.calculate_balance_with_seq, credits.get_users_balances_bulk,
     credits.get_available_balance, credits.get_available_balances_bulk, credits.visible_held, credits.list_holds,
-    credits.visible_balances, credits.visible_batches,
+    credits.visible_balances, credits.visible_batches, credits.visible_caps, credits.visible_spend,
     credits.get_transaction_by_id, credits.transaction_exists_by_source_id,
     credits.list_user_transactions, credits.list_all_transactions, credits.list_transactions_with_batches,
     credits.list_user_transactions_with_balance, credits.usage_by_day, credits.get_user_balance_at, credits.account_statement,
@@ -61,10 +61,11 @@ GRANT EXECUTE ON FUNCTION
     credits.create_hold, credits.capture_hold, credits.release_hold, credits.extend_hold, credits.charge, credits.release_expired_holds
     TO credits_charger;
 
--- A limiter says how far accounts may be overdrawn, and at which balances a notification is sent. Its own role, so that who charges does
+-- A limiter says how far accounts may be overdrawn, what may be spent in a while, and at which balances a notification is sent. Its own role, so that who charges does
 -- not lift the limit. When a row was changed is for the table to say.
 GRANT credits_reader TO credits_limiter;
 GRANT INSERT (user_id, overdraft_limit, thresholds), UPDATE (overdraft_limit, thresholds), DELETE ON credits.spending_limits
     TO credits_limiter;
+GRANT INSERT, UPDATE, DELETE ON credits.spend_caps TO credits_limiter;
 
 COMMIT;

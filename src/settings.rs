@@ -12,7 +12,7 @@ use crate::pg::{extension, guc};
 static CHECKPOINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(64);
 
 /// `credits_ledger.config_channel`: receives `credits_transactions:{microseconds}` once for each
-/// transaction in which anyone crosses; empty: off.
+/// transaction in which anyone crosses zero, or a spend cap changes its state; empty: off.
 static CONFIG_CHANNEL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"auth_config_changed"));
 
@@ -20,11 +20,15 @@ static CONFIG_CHANNEL: GucSetting<Option<CString>> =
 static CROSSING_CHANNEL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"credits_balance_crossed"));
 
+/// `credits_ledger.cap_channel`: receives as JSON which spend cap was reached or is open again; empty: off.
+static CAP_CHANNEL: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"credits_spend_cap"));
+
 /// `credits_ledger.analytics_table`: where the grouped list finds its labels, if it exists.
 static ANALYTICS_TABLE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"http_analytics"));
 
-/// `credits_ledger.allow_drop`: whether tables that hold transactions, holds or limits may be dropped.
+/// `credits_ledger.allow_drop`: whether tables that hold transactions, holds, limits or caps may be dropped.
 static ALLOW_DROP: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// Defines the settings; called once, when the library is loaded.
@@ -42,13 +46,18 @@ pub fn init() {
     for (name, description, setting) in [
         (
             c"credits_ledger.config_channel",
-            c"Channel notified once by a commit that makes balances cross zero, with credits_transactions:{microseconds}; empty: off.",
+            c"Channel notified once by a commit that makes balances cross zero or reaches spend caps, with credits_transactions:{microseconds}; empty: off.",
             &CONFIG_CHANNEL,
         ),
         (
             c"credits_ledger.crossing_channel",
             c"Channel notified of each crossing of zero, with the user and the direction; empty: off.",
             &CROSSING_CHANNEL,
+        ),
+        (
+            c"credits_ledger.cap_channel",
+            c"Channel notified of each spend cap that is reached, or open again by a change of it; empty: off.",
+            &CAP_CHANNEL,
         ),
     ] {
         guc::define_channel(name, description, setting);
@@ -60,7 +69,7 @@ pub fn init() {
     );
     GucRegistry::define_bool_guc(
         c"credits_ledger.allow_drop",
-        c"Whether tables that hold transactions, holds or limits may be dropped.",
+        c"Whether tables that hold transactions, holds, limits or caps may be dropped.",
         c"",
         &ALLOW_DROP,
         GucContext::Suset,
@@ -82,6 +91,11 @@ pub fn config_channel() -> Option<CString> {
 /// The channel for who crossed in which direction, unless it is off.
 pub fn crossing_channel() -> Option<CString> {
     CROSSING_CHANNEL.get().filter(|channel| !channel.is_empty())
+}
+
+/// The channel for which spend cap was reached or is open again, unless it is off.
+pub fn cap_channel() -> Option<CString> {
+    CAP_CHANNEL.get().filter(|channel| !channel.is_empty())
 }
 
 /// Whether a ledger that holds transactions may be dropped.

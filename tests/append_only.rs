@@ -17,6 +17,7 @@ fn events(table: &str) -> [(&'static str, String); 4] {
         "credits.holds" => {
             "VALUES (gen_random_uuid(), gen_random_uuid(), 1, NULL, NULL, NULL, NULL, NULL, now(), now())"
         }
+        "credits.spend_caps" => "(user_id, amount) VALUES (gen_random_uuid(), 1)",
         _ => "VALUES (gen_random_uuid())",
     };
     let column = if table == "credits.checkpoint_changes" { "xact_id" } else { "user_id" };
@@ -51,6 +52,10 @@ fn refusal(function: &str, table: &str, kind: (&str, &str), event: &str) -> Opti
                 && kind == ("AFTER", "STATEMENT")
         }
         "note_hold" => table == "credits.holds" && kind == ("AFTER", "ROW"),
+        "note_caps" if event == "TRUNCATE" => {
+            table == "credits.spend_caps" && kind == ("BEFORE", "STATEMENT")
+        }
+        "note_caps" => table == "credits.spend_caps" && kind == ("AFTER", "ROW"),
         "note_limits" if event == "TRUNCATE" => {
             table == "credits.spending_limits" && kind == ("BEFORE", "STATEMENT")
         }
@@ -78,6 +83,7 @@ fn trigger_functions_refuse_what_they_are_not_made_for() {
          INSERT INTO credits.daily_totals VALUES (gen_random_uuid(), '2026-01-02', NULL, NULL, 'usage', 1, 1);
          INSERT INTO credits.checkpoint_changes VALUES (pg_current_xact_id(), now());
          INSERT INTO credits.spending_limits VALUES (gen_random_uuid());
+         INSERT INTO credits.spend_caps (user_id, amount) VALUES (gen_random_uuid(), 1);
          INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('h', gen_random_uuid(), 1, now())",
     );
     for function in [
@@ -85,6 +91,7 @@ fn trigger_functions_refuse_what_they_are_not_made_for() {
         "refuse_change",
         "leave_out",
         "announce_change",
+        "note_caps",
         "note_hold",
         "note_limits",
         "refuse_hold_change",
@@ -97,6 +104,7 @@ fn trigger_functions_refuse_what_they_are_not_made_for() {
             "credits.checkpoint_changes",
             "credits.holds",
             "credits.spending_limits",
+            "credits.spend_caps",
             "other",
         ] {
             for (event, statement) in events(table) {

@@ -142,6 +142,7 @@ fn what_users_fill_and_row_security_are_dumped() {
             "credits.credits_transactions_seq_seq",
             "credits.dumped_row_security",
             "credits.holds",
+            "credits.spend_caps",
             "credits.spending_limits"
         ]
     );
@@ -152,7 +153,8 @@ fn triggers_fire_for_replication_too() {
     let db = Database::create();
     let triggers: Vec<String> = db.connect().values(
         "SELECT tgname || ' ' || tgenabled::text FROM pg_trigger
-         WHERE tgrelid IN ('credits.credits_transactions'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass)
+         WHERE tgrelid IN ('credits.credits_transactions'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass,
+                           'credits.spend_caps'::regclass)
            AND NOT tgisinternal
          UNION ALL SELECT evtname || ' ' || evtenabled::text FROM pg_event_trigger ORDER BY 1",
         &[],
@@ -166,7 +168,9 @@ fn triggers_fire_for_replication_too() {
             "credits_ledger_guard_end A",
             "credits_ledger_guard_rewrite A",
             "never_truncated A",
+            "note_all_caps A",
             "note_all_limits A",
+            "note_caps A",
             "note_hold A",
             "note_limits A",
             "note_transaction A",

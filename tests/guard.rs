@@ -149,15 +149,16 @@ fn an_empty_ledger_is_dropped_as_anything_is() {
     assert_eq!(count(&mut session), 1);
 }
 
-/// Holds and limits are nobody else's either.
+/// Holds, limits and caps are nobody else's either.
 #[test]
-fn holds_and_limits_are_not_dropped() {
+fn holds_limits_and_caps_are_not_dropped() {
     let tables = [
         (
             "holds",
             "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('h', gen_random_uuid(), 1, now())",
         ),
         ("spending_limits", "INSERT INTO credits.spending_limits VALUES (gen_random_uuid())"),
+        ("spend_caps", "INSERT INTO credits.spend_caps (user_id, amount) VALUES (gen_random_uuid(), 1)"),
     ];
     for (table, insert) in tables {
         let db = Database::create();

@@ -65,6 +65,7 @@ mod serializable;
 mod settlement_edges;
 mod shapes;
 mod snapshots;
+mod spend_caps;
 mod spending_stress;
 mod sql_reference;
 mod stragglers;

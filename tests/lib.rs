@@ -6,12 +6,15 @@
 //! - [`database`]: a database with the extension for one test, and who is waiting for whom in it
 //! - [`session`]: a connection, with the statements that every test needs
 //! - [`stepping`]: a session in the background, or held in the middle of its commit
+//! - [`clock`]: a server whose clock a test sets
 //! - [`listener`]: the notifications of a database, in order
 //! - [`racing`]: a client among others, some of which are killed
 //! - [`random`]: the seed that repeats a random test
 //! - [`refusal`]: what the SQLSTATE and message of an error must be
 //! - [`soundness`]: what must hold of every ledger at rest
 
+#[path = "harness/clock.rs"]
+pub mod clock;
 #[path = "harness/cluster.rs"]
 pub mod cluster;
 #[path = "harness/contents.rs"]

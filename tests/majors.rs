@@ -122,6 +122,7 @@ fn pg_upgrade_keeps_checkpoints_and_stamps() {
             "credits.credits_transactions_seq_seq",
             "credits.dumped_row_security",
             "credits.holds",
+            "credits.spend_caps",
             "credits.spending_limits"
         ]
     );

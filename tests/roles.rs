@@ -8,7 +8,7 @@ use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 const EVERYBODY: [&str; 3] = ["are_thresholds: EXECUTE", "current_xact_id: EXECUTE", "row_security: EXECUTE"];
 
 /// What a reader may do besides.
-const READER: [&str; 40] = [
+const READER: [&str; 44] = [
     "account_statement: EXECUTE",
     "balances: SELECT",
     "batches: SELECT",
@@ -35,6 +35,8 @@ const READER: [&str; 40] = [
     "list_user_transactions: EXECUTE",
     "list_user_transactions_with_balance: EXECUTE",
     "schema credits: USAGE",
+    "spend_cap_states: SELECT",
+    "spend_caps: SELECT",
     "spending_limits: SELECT",
     "sum_recent_transactions: EXECUTE",
     "sum_recent_transactions_grouped: EXECUTE",
@@ -48,7 +50,9 @@ const READER: [&str; 40] = [
     "verify_ledger: EXECUTE",
     "visible_balances: EXECUTE",
     "visible_batches: EXECUTE",
+    "visible_caps: EXECUTE",
     "visible_held: EXECUTE",
+    "visible_spend: EXECUTE",
 ];
 
 /// What a writer may do besides.
@@ -76,7 +80,14 @@ const CHARGER: [&str; 9] = [
 ];
 
 /// What a limiter may do besides what a reader may.
-const LIMITER: [&str; 3] = ["spending_limits: DELETE", "spending_limits: INSERT", "spending_limits: UPDATE"];
+const LIMITER: [&str; 6] = [
+    "spend_caps: DELETE",
+    "spend_caps: INSERT",
+    "spend_caps: UPDATE",
+    "spending_limits: DELETE",
+    "spending_limits: INSERT",
+    "spending_limits: UPDATE",
+];
 
 /// What a member of pg_monitor may do besides, without any grant: there is no amount or balance in it.
 const MONITOR: [&str; 6] = [
@@ -243,6 +254,9 @@ fn a_charger_and_a_limiter_can_do_their_work() {
     ));
     charger.grant(user(1), dec!(2));
     limiter.run(&format!("{limit}; {limit}"));
+    let cap = format!("INSERT INTO credits.spend_caps (user_id, amount) VALUES ('{}', 5)", user(1));
+    limiter
+        .run(&format!("{cap}; UPDATE credits.spend_caps SET amount = 6, since = now(), is_enforced = true"));
     for (session, refused) in [
         (
             &mut writer,
@@ -251,6 +265,7 @@ fn a_charger_and_a_limiter_can_do_their_work() {
                 "DELETE FROM credits.holds",
                 "UPDATE credits.holds SET expires_at = now()",
                 &limit,
+                &cap,
             ],
         ),
         (
@@ -258,6 +273,7 @@ fn a_charger_and_a_limiter_can_do_their_work() {
             [
                 limit.as_str(),
                 "DELETE FROM credits.spending_limits",
+                "UPDATE credits.spend_caps SET is_enforced = false",
                 "UPDATE credits.holds SET amount = 2",
                 "TRUNCATE credits.holds",
             ],
@@ -268,6 +284,7 @@ fn a_charger_and_a_limiter_can_do_their_work() {
                 hold.as_str(),
                 "UPDATE credits.spending_limits SET updated_at = now()",
                 "TRUNCATE credits.spending_limits",
+                "TRUNCATE credits.spend_caps",
                 "DELETE FROM credits.holds",
             ],
         ),
@@ -278,11 +295,9 @@ fn a_charger_and_a_limiter_can_do_their_work() {
     }
     limiter.insert(user(1), "purchase", dec!(1)).refused("42501");
     for session in [&mut writer, &mut charger, &mut limiter] {
-        let seen: (i64, i64) = (
-            session.value("SELECT count(*) FROM credits.holds", &[]),
-            session.value("SELECT count(*) FROM credits.spending_limits", &[]),
-        );
-        assert_eq!(seen, (1, 1));
+        let seen = ["holds", "spending_limits", "spend_caps", "spend_cap_states"]
+            .map(|relation| session.value::<i64>(&format!("SELECT count(*) FROM credits.{relation}"), &[]));
+        assert_eq!(seen, [1; 4]);
     }
-    limiter.run("DELETE FROM credits.spending_limits");
+    limiter.run("DELETE FROM credits.spending_limits; DELETE FROM credits.spend_caps");
 }

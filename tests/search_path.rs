@@ -15,7 +15,8 @@ const PATH: &str = "SET search_path = hostile, public, credits, pg_catalog";
 fn calls(session: &mut Session) -> Vec<String> {
     session.run(&format!(
         "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('capture_hold 1', '{0}', 1, now() + interval '1 hour');
-         INSERT INTO credits.spending_limits (user_id, overdraft_limit) VALUES ('{0}', NULL)",
+         INSERT INTO credits.spending_limits (user_id, overdraft_limit) VALUES ('{0}', NULL);
+         INSERT INTO credits.spend_caps (user_id, api_key_ids, period, amount) VALUES ('{0}', '{{{0}}}', 'daily', 1)",
         user(1)
     ));
     session.values(

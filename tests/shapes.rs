@@ -93,6 +93,22 @@ const OF_LIMITS: &[(&str, &str)] = &[
     ("CREATE RULE nothing AS ON DELETE TO {table} DO INSTEAD NOTHING", "a rule"),
 ];
 
+/// `{table}`: the name.
+const OF_CAPS: &[(&str, &str)] = &[
+    ("ALTER TABLE {table} ADD COLUMN note text", "a new column note"),
+    ("ALTER TABLE {table} DROP COLUMN is_enforced", "dropping column is_enforced"),
+    ("ALTER TABLE {table} ALTER COLUMN since DROP NOT NULL", "another definition of column since"),
+    (
+        "ALTER TABLE {table} ALTER COLUMN is_enforced DROP NOT NULL",
+        "another definition of column is_enforced",
+    ),
+    ("ALTER TABLE {table} DROP CONSTRAINT period_is_known", "dropping constraint period_is_known"),
+    ("ALTER TABLE {table} DROP CONSTRAINT api_key_ids_has_keys", "dropping constraint api_key_ids_has_keys"),
+    ("ALTER TABLE {table} DROP CONSTRAINT spend_caps_pkey", "dropping key spend_caps_pkey"),
+    ("ALTER TABLE {table} SET SCHEMA public", "another name"),
+    ("CREATE RULE nothing AS ON DELETE TO {table} DO INSTEAD NOTHING", "a rule"),
+];
+
 /// `{derived}`: the name of each.
 const OF_DERIVED_TABLES: &[(&str, &str)] = &[
     ("ALTER TABLE {derived} ADD COLUMN note text", "a new column note"),
@@ -139,6 +155,7 @@ fn all() -> Vec<(String, &'static str, &'static str)> {
         fill(OF_THE_LEDGER, "{ledger}", "credits_transactions"),
         fill(OF_HOLDS, "{table}", "holds"),
         fill(OF_LIMITS, "{table}", "spending_limits"),
+        fill(OF_CAPS, "{table}", "spend_caps"),
         fill(OF_DERIVED_TABLES, "{derived}", "user_balance_checkpoints"),
         fill(OF_DERIVED_TABLES, "{derived}", "batch_aggregates"),
         fill(&OF_DERIVED_TABLES[..1], "{derived}", "dumped_row_security"),
@@ -211,7 +228,8 @@ fn nothing_of_the_ledger_is_forgotten() {
         "SELECT format('ALTER TABLE %s RENAME COLUMN %I TO other', attrelid::regclass, attname)
          FROM pg_attribute JOIN pg_class c ON c.oid = attrelid AND relkind IN ('r', 'c')
          WHERE attrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
-                            'credits.batch_aggregates'::regclass, 'credits.daily_totals'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass)
+                            'credits.batch_aggregates'::regclass, 'credits.daily_totals'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass,
+                            'credits.spend_caps'::regclass)
            AND attnum > 0
          UNION ALL
          SELECT format('ALTER TYPE %s RENAME ATTRIBUTE %I TO other', attrelid::regclass, attname)
@@ -221,7 +239,8 @@ fn nothing_of_the_ledger_is_forgotten() {
          UNION ALL
          SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint
          WHERE conrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
-                            'credits.batch_aggregates'::regclass, 'credits.daily_totals'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass)
+                            'credits.batch_aggregates'::regclass, 'credits.daily_totals'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass,
+                            'credits.spend_caps'::regclass)
            AND contype <> 'n'",
         &[],
     );
@@ -244,6 +263,7 @@ fn what_is_not_the_extensions_own_may_go() {
         "daily_totals",
         "holds",
         "spending_limits",
+        "spend_caps",
     ] {
         session.run(&unguarded(&format!(
             "ALTER TABLE credits.{table} ADD COLUMN note text;
@@ -517,6 +537,7 @@ fn everything_else_goes_on_and_what_dumps_leave_out_is_warned_of() {
         ("batch_aggregates", "updated_at", "leave_out_replicated"),
         ("holds", "created_at", "note_hold"),
         ("spending_limits", "updated_at", "note_limits"),
+        ("spend_caps", "since", "note_caps"),
     ] {
         for (command, left_out) in ALLOWED {
             let command = command
@@ -530,7 +551,7 @@ fn everything_else_goes_on_and_what_dumps_leave_out_is_warned_of() {
     for (command, left_out) in ALLOWED_OF_THE_LEDGER {
         assert_warned(command, "credits_transactions", left_out);
     }
-    for table in ["holds", "spending_limits"] {
+    for table in ["holds", "spending_limits", "spend_caps"] {
         for (command, left_out) in ALLOWED_OF_USERS_TABLES {
             assert_warned(&command.replace("{table}", &format!("credits.{table}")), table, left_out);
         }

@@ -34,7 +34,7 @@ impl Subject {
 
 /// How every function is asked about a subject. What depends on one has an answer for the superuser that differs from
 /// that about nobody.
-const QUESTIONS: [(&str, &str); 37] = [
+const QUESTIONS: [(&str, &str); 39] = [
     ("get_user_balance", "'{user}'"),
     ("calculate_balance_with_seq", "'{user}'"),
     ("get_users_balances_bulk", "ARRAY['{user}'::uuid], 1"),
@@ -64,6 +64,8 @@ const QUESTIONS: [(&str, &str); 37] = [
     ("count_all_transactions", ""),
     ("visible_balances", ""),
     ("visible_batches", ""),
+    ("visible_caps", ""),
+    ("visible_spend", "'{user}', NULL, '-infinity', NULL"),
     ("verify_ledger", ""),
     ("verify_installation", ""),
     ("refresh_checkpoint", "'{user}'"),
@@ -89,7 +91,7 @@ const SILENT: [&str; 9] = [
 
 /// Not asked so: what records and `redact_account` have tests of their own, what holds is asked below, `settlement_statistics` counts without saying
 /// whose, `advance_seq` says nothing, `row_security` says what the catalog says to everybody, the others run behind the scenes.
-const NOT_ASKED: [&str; 30] = [
+const NOT_ASKED: [&str; 31] = [
     "add_up_days",
     "advance_seq",
     "announce_change",
@@ -106,6 +108,7 @@ const NOT_ASKED: [&str; 30] = [
     "import_transactions",
     "leave_out",
     "make_row_security",
+    "note_caps",
     "note_hold",
     "note_limits",
     "note_transaction",
@@ -175,6 +178,11 @@ impl Tenancy {
                 user(number),
                 user(number)
             ));
+            admin.run(&format!(
+                "INSERT INTO credits.spend_caps (user_id, api_key_ids, amount) VALUES ('{}', ARRAY['{}']::uuid[], {amount})",
+                user(number),
+                Uuid::from_u128(number.into())
+            ));
         }
         admin.run(&format!(
             "GRANT USAGE ON SCHEMA credits TO {role};
@@ -183,7 +191,10 @@ impl Tenancy {
              ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY;
              CREATE POLICY own ON credits.credits_transactions TO {role} USING (user_id = '{}');
              ALTER TABLE credits.holds ENABLE ROW LEVEL SECURITY;
-             CREATE POLICY own ON credits.holds TO {role} USING (user_id = '{}')",
+             CREATE POLICY own ON credits.holds TO {role} USING (user_id = '{}');
+             ALTER TABLE credits.spend_caps ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY own ON credits.spend_caps TO {role} USING (user_id = '{}')",
+            user(1),
             user(1),
             user(1)
         ));

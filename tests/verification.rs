@@ -134,6 +134,37 @@ fn every_kind_of_damage_is_found() {
     session.refresh(user);
     session.refresh(other);
     session.assert_sound();
+    // What is copied from spend_caps, and what was announced.
+    session.run(&format!(
+        "INSERT INTO credits.spend_caps (user_id, amount, since) VALUES ('{user}', 0.000000000000001, '2000-01-01'), ('{user}', 1000000000, now())"
+    ));
+    session.charge(user, dec!(0.001));
+    session.assert_sound();
+    for (damage, check) in [
+        ("cap_ids = NULL, caps_reached_until = NULL", "checkpoint caps"),
+        ("cap_ids = cap_ids[1:1], caps_reached_until = caps_reached_until[1:1]", "checkpoint caps"),
+        ("cap_ids = ARRAY[cap_ids[1], gen_random_uuid()]", "checkpoint caps"),
+        ("caps_reached_until = caps_reached_until[1:1]", "checkpoint caps"),
+        ("caps_reached_until = NULL", "checkpoint caps"),
+        ("caps_reached_until = '{NULL,NULL}'", "checkpoint caps_reached_until"),
+        ("caps_reached_until = '{infinity,infinity}'", "checkpoint caps_reached_until"),
+        ("caps_reached_until = '{2020-01-01,2020-01-01}'", "checkpoint caps_reached_until"),
+    ] {
+        session.run(&format!("BEGIN; UPDATE {}", set(&checkpoint, damage)));
+        let found = findings(&mut session);
+        session.run("ROLLBACK");
+        let found: Vec<_> = found.iter().map(|(check, user, _)| (check.as_str(), *user)).collect();
+        assert_eq!(found, [(check, Some(user))], "{damage}");
+        session.run(&format!("UPDATE {}", set(&checkpoint, damage)));
+        session.run(&format!("DELETE FROM {checkpoint}"));
+        session.assert_sound();
+    }
+    session.run("ALTER TABLE credits.spend_caps DISABLE TRIGGER note_caps; DELETE FROM credits.spend_caps");
+    let found: Vec<_> = findings(&mut session).into_iter().map(|(check, user, _)| (check, user)).collect();
+    assert_eq!(found, [("checkpoint caps".to_owned(), Some(user))]);
+    session.run("ALTER TABLE credits.spend_caps ENABLE ALWAYS TRIGGER note_caps");
+    session.refresh(user);
+    session.assert_sound();
     // A checkpoint of a user without transactions.
     session.run("BEGIN");
     session.run(&format!(

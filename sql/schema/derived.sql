@@ -13,6 +13,8 @@ CREATE TABLE credits.user_balance_checkpoints (
     thresholds_below      smallint,
     thresholds_crossed_at timestamptz[],
     has_days              boolean,
+    cap_ids               uuid[],
+    caps_reached_until    timestamptz[],
 
     CONSTRAINT user_balance_checkpoints_pkey PRIMARY KEY (user_id)
 ) USING heap WITH (
@@ -47,6 +49,10 @@ COMMENT ON COLUMN credits.user_balance_checkpoints.thresholds_crossed_at IS
     'When each of the thresholds was last crossed; NULL before its first crossing, and where there are none.';
 COMMENT ON COLUMN credits.user_balance_checkpoints.has_days IS
     'Whether daily_totals has what the checkpoint covers; NULL in one that an earlier version has made, until fill_daily_totals.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.cap_ids IS
+    'The account''s caps, copied from spend_caps, ascending; NULL where there are none.';
+COMMENT ON COLUMN credits.user_balance_checkpoints.caps_reached_until IS
+    'Until when each of the caps was last announced to be reached, infinity for one without a period; NULL where it was not.';
 
 CREATE TABLE credits.batch_aggregates (
     fusillade_batch_id uuid        NOT NULL,

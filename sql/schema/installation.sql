@@ -54,6 +54,22 @@ CREATE FUNCTION credits.verify_installation()
             ('trigger', 'spending_limits', 'note_all_limits', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.note_limits(), always'),
             ('trigger', 'spending_limits', 'note_limits', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_limits(), always'),
             ('trigger', 'spending_limits', 'set_updated_at', 'BEFORE UPDATE FOR EACH ROW EXECUTE FUNCTION credits.set_updated_at(), not in replication'),
+            ('relation', 'spend_caps', '', 'table, dumped'),
+            ('column', 'spend_caps', 'id', 'uuid NOT NULL DEFAULT gen_random_uuid()'),
+            ('column', 'spend_caps', 'user_id', 'uuid NOT NULL'),
+            ('column', 'spend_caps', 'api_key_ids', 'uuid[]'),
+            ('column', 'spend_caps', 'period', 'text'),
+            ('column', 'spend_caps', 'amount', 'numeric NOT NULL'),
+            ('column', 'spend_caps', 'since', 'timestamp with time zone NOT NULL DEFAULT now()'),
+            ('column', 'spend_caps', 'is_enforced', 'boolean NOT NULL DEFAULT false'),
+            ('constraint', 'spend_caps', 'amount_is_positive_and_exact', 'CHECK (((amount > (0)::numeric) AND (amount < (''10000000000000''::bigint)::numeric) AND (min_scale(amount) <= 15)))'),
+            ('constraint', 'spend_caps', 'api_key_ids_has_keys', 'CHECK ( CASE WHEN (api_key_ids IS NULL) THEN true WHEN (array_ndims(api_key_ids) = 1) THEN (array_position(api_key_ids, NULL::uuid) IS NULL) ELSE false END)'),
+            ('constraint', 'spend_caps', 'period_is_known', 'CHECK ((period = ANY (ARRAY[''daily''::text, ''weekly''::text, ''monthly''::text])))'),
+            ('constraint', 'spend_caps', 'spend_caps_pkey', 'PRIMARY KEY (id)'),
+            ('index', 'spend_caps', 'spend_caps_pkey', 'unique btree (id)'),
+            ('index', 'spend_caps', 'spend_caps_user_idx', 'btree (user_id)'),
+            ('trigger', 'spend_caps', 'note_all_caps', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.note_caps(), always'),
+            ('trigger', 'spend_caps', 'note_caps', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_caps(), always'),
             ('relation', 'holds', '', 'table, dumped'),
             ('column', 'holds', 'source_id', 'text NOT NULL'),
             ('column', 'holds', 'user_id', 'uuid NOT NULL'),
@@ -87,6 +103,8 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'user_balance_checkpoints', 'thresholds_below', 'smallint'),
             ('column', 'user_balance_checkpoints', 'thresholds_crossed_at', 'timestamp with time zone[]'),
             ('column', 'user_balance_checkpoints', 'has_days', 'boolean'),
+            ('column', 'user_balance_checkpoints', 'cap_ids', 'uuid[]'),
+            ('column', 'user_balance_checkpoints', 'caps_reached_until', 'timestamp with time zone[]'),
             ('constraint', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'PRIMARY KEY (user_id)'),
             ('index', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey', 'unique btree (user_id)'),
             ('trigger', 'user_balance_checkpoints', 'announce_change', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_change(), always'),
@@ -150,6 +168,7 @@ CREATE FUNCTION credits.verify_installation()
             ('relation', 'uncovered_transactions', '', 'view, security barrier'),
             ('relation', 'balances', '', 'view, security barrier'),
             ('relation', 'thresholds', '', 'view, security barrier'),
+            ('relation', 'spend_cap_states', '', 'view, security barrier'),
             ('relation', 'batches', '', 'view, security barrier'),
             ('relation', 'checkpoint_lag', '', 'view, security barrier'),
             ('relation', 'stragglers', '', 'view, security barrier'),
@@ -173,8 +192,8 @@ CREATE FUNCTION credits.verify_installation()
                                                 ELSE format('relation of kind %s', r.relkind) END),
                        (SELECT 'access method ' || a.amname FROM pg_am a WHERE a.oid = r.relam AND a.amname <> 'heap'),
                        -- Row-level security of the tables that are dumped is the users' choice.
-                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds') AND r.relrowsecurity THEN 'row-level security' END,
-                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds') AND r.relforcerowsecurity THEN 'forced' END,
+                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'spend_caps', 'holds') AND r.relrowsecurity THEN 'row-level security' END,
+                       CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'spend_caps', 'holds') AND r.relforcerowsecurity THEN 'forced' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_barrier=true}' THEN 'security barrier' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_invoker=true}' THEN 'security invoker' END,
                        (SELECT format('%s from %s to %s by %s, cache %s%s', format_type(s.seqtypid, NULL), s.seqmin, s.seqmax, s.seqincrement,
@@ -231,7 +250,7 @@ CREATE FUNCTION credits.verify_installation()
             UNION ALL
             SELECT 'policy', r.relname, p.polname, 'for others than the owner'
             FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
-            WHERE r.relname NOT IN ('credits_transactions', 'spending_limits', 'holds')
+            WHERE r.relname NOT IN ('credits_transactions', 'spending_limits', 'spend_caps', 'holds')
             UNION ALL
             SELECT 'event trigger', '', v.evtname,
                    concat(v.evtevent, (SELECT format(' (%s)', array_to_string(v.evttags, ', ')) WHERE v.evttags IS NOT NULL), ' ',
@@ -247,7 +266,7 @@ CREATE FUNCTION credits.verify_installation()
             WHERE e.definition IS DISTINCT FROM f.definition
         )
         -- An application's own index, constraint or trigger on a table that is dumped does no harm, but a dump leaves it out.
-        SELECT CASE WHEN d.expected IS NULL AND d.relation IN ('credits_transactions', 'spending_limits', 'holds') AND d.check_name IN ('constraint', 'index', 'trigger')
+        SELECT CASE WHEN d.expected IS NULL AND d.relation IN ('credits_transactions', 'spending_limits', 'spend_caps', 'holds') AND d.check_name IN ('constraint', 'index', 'trigger')
                     THEN 'left out of dumps' ELSE d.check_name END,
                CASE WHEN d.relation = '' THEN d.name ELSE concat_ws('.', 'credits', d.relation, nullif(d.name, '')) END,
                CASE WHEN d.found IS NULL THEN 'is missing; it was: ' || d.expected
@@ -282,7 +301,7 @@ CREATE FUNCTION credits.verify_installation()
 COMMENT ON FUNCTION credits.verify_installation() IS
     'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, '
     'and lists what differs, and policies that a restore could not make; no rows is the good answer. ''left out of dumps'' names '
-    'an index, constraint or trigger of an application''s own on the ledger, holds or limits. Not compared: owners, privileges, storage and '
+    'an index, constraint or trigger of an application''s own on the ledger, holds, limits or caps. Not compared: owners, privileges, storage and '
     'statistics settings, tablespaces, bodies of views and functions. Reads catalogs only.';
 
 -- Back to the search_path of CREATE EXTENSION.

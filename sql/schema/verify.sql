@@ -58,6 +58,20 @@ CREATE FUNCTION credits.verify_ledger()
                 SELECT CASE WHEN l.user_id IS NULL THEN 0 ELSE coalesce(l.overdraft_limit, 'Infinity') END,
                        ARRAY(SELECT t FROM unnest(l.thresholds) t ORDER BY t)
             ) b (overdraft_limit, thresholds)
+        ),
+        -- What a checkpoint has of spend_caps, and what there is.
+        capped AS (
+            SELECT c.user_id, c.cap_ids, n.ids, c.caps_reached_until, n.reached_until,
+                   c.cap_ids IS DISTINCT FROM n.ids
+                   OR cardinality(c.caps_reached_until) IS DISTINCT FROM cardinality(c.cap_ids) AS differs
+            FROM credits.checkpoints c
+            LEFT JOIN (
+                SELECT s.user_id, array_agg(s.cap_id ORDER BY s.cap_id) AS ids,
+                       array_agg(CASE WHEN s.is_reached THEN coalesce(s.resets_at, 'infinity') END ORDER BY s.cap_id) AS reached_until
+                FROM credits.spend_cap_states s
+                GROUP BY s.user_id
+            ) n ON n.user_id = c.user_id
+            WHERE c.cap_ids IS NOT NULL OR n.ids IS NOT NULL
         )
         SELECT 'privileges', NULL::uuid, 'the checkpoints are not shown to a caller that may SELECT columns of the ledger only'
         WHERE NOT has_table_privilege('credits.credits_transactions', 'SELECT')
@@ -92,13 +106,26 @@ CREATE FUNCTION credits.verify_ledger()
         FROM bounded b
         WHERE b.is_elsewhere
         UNION ALL
+        SELECT 'checkpoint caps', k.user_id, format('stored %s, spend_caps has %s', k.cap_ids, k.ids)
+        FROM capped k
+        WHERE k.differs
+        UNION ALL
+        SELECT 'checkpoint caps_reached_until', k.user_id,
+               format('of %s, announced %s, reached until %s', k.ids, k.caps_reached_until, k.reached_until)
+        FROM capped k
+        -- An announcement that has expired counts no more.
+        WHERE NOT k.differs
+          AND EXISTS (SELECT FROM unnest(k.caps_reached_until, k.reached_until) AS r(announced, reached)
+                      WHERE nullif(greatest(r.announced, statement_timestamp()), statement_timestamp()) IS DISTINCT FROM r.reached)
+        UNION ALL
         -- Not of a checkpoint that is named above: nothing can be read from one that holds no number of credits.
         SELECT 'balance', s.user_id, format('read as %s, the rows sum to %s', credits.get_user_balance(s.user_id), s.balance)
         FROM summed s
         LEFT JOIN credits.checkpoints c ON c.user_id = s.user_id
         LEFT JOIN recomputed r ON r.user_id = s.user_id
         LEFT JOIN bounded b ON b.user_id = s.user_id
-        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere THEN false
+        LEFT JOIN capped k ON k.user_id = s.user_id
+        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere OR k.differs THEN false
                    ELSE credits.get_user_balance(s.user_id) <> s.balance END
         UNION ALL
         SELECT 'batch', coalesce(b.user_id, r.user_id),
@@ -153,6 +180,6 @@ CREATE FUNCTION credits.verify_ledger()
     $$;
 COMMENT ON FUNCTION credits.verify_ledger() IS
     'Recomputes every derived value from the ledger rows and returns what differs; no rows is the good answer. A crossing '
-    'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'' or ''thresholds_below'' until '
+    'that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'', ''thresholds_below'' or ''caps_reached_until'' until '
     'refresh_checkpoint. Rows that reverse what is not there (a restore in another order, a trigger that was off), or what does not '
     'cover them, show as ''reversal''. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';

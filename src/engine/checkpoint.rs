@@ -6,11 +6,12 @@
 
 use std::rc::Rc;
 
+use ledger::caps::AnnouncedCap;
 use ledger::coverage::Coverage;
 use ledger::credits::Credits;
 use ledger::crossing::{Announced, Threshold};
 use ledger::fold::Fold;
-use ledger::id::UserId;
+use ledger::id::{CapId, UserId};
 use ledger::overdraft::Overdraft;
 use ledger::settlement::Checkpoint;
 use pgrx::pg_sys;
@@ -114,7 +115,20 @@ fn announced(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<Announ
         is_positive: row.get(checkpoints::IS_POSITIVE),
         crossed_at: row.get(checkpoints::CROSSED_AT),
         thresholds,
+        caps: caps(row, relations)?,
     })
+}
+
+/// The spend caps of a checkpoint.
+fn caps(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<Vec<AnnouncedCap>, LedgerError> {
+    let columns = relations.boundary_columns()?;
+    let Some(ids) = row.get(columns.cap_ids) else { return Ok(Vec::new()) };
+    let reached_until = row.get(columns.caps_reached_until).unwrap_or_default();
+    if reached_until.len() != ids.len() || !ids.is_sorted_by(|low, high| low < high) {
+        return Err(LedgerError::MalformedCheckpoint(row.get(checkpoints::USER_ID)));
+    }
+    let caps = ids.into_iter().zip(reached_until);
+    Ok(caps.map(|(id, reached_until)| AnnouncedCap { id, reached_until }).collect())
 }
 
 /// The thresholds of a checkpoint that has some.
@@ -146,11 +160,12 @@ fn thresholds(
 /// Notes what a checkpoint that is being deleted by hand says.
 pub fn note_deleted(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<(), LedgerError> {
     let announced = match announced(row, relations) {
-        // Whoever deletes it repairs it: the sides of its thresholds are those of now.
+        // Whoever deletes it repairs it: the sides of its thresholds are those of now, and its caps are announced if they are reached.
         Err(LedgerError::MalformedCheckpoint(_)) => Announced {
             is_positive: row.get(checkpoints::IS_POSITIVE),
             crossed_at: row.get(checkpoints::CROSSED_AT),
             thresholds: Vec::new(),
+            caps: Vec::new(),
         },
         announced => announced?,
     };
@@ -183,13 +198,16 @@ pub fn write(
     overdraft: Overdraft,
 ) -> Result<(), LedgerError> {
     let columns = relations.boundary_columns()?;
-    // Of an account without thresholds nothing is allocated, and its row has NULLs.
+    // Of an account without thresholds and caps nothing is allocated, and its row has NULLs.
     let thresholds = &announced.thresholds;
     let balances: Vec<Credits> = thresholds.iter().map(|threshold| threshold.balance).collect();
     let crossed_at: Vec<Option<i64>> = thresholds.iter().map(|threshold| threshold.crossed_at).collect();
     let below = thresholds.iter().filter(|threshold| threshold.is_above).count();
     let has_any = !thresholds.is_empty();
     let has_days = stored.is_none_or(|stored| stored.has_days);
+    let cap_ids: Vec<CapId> = announced.caps.iter().map(|cap| cap.id).collect();
+    let reached_until: Vec<Option<i64>> = announced.caps.iter().map(|cap| cap.reached_until).collect();
+    let has_caps = !cap_ids.is_empty();
     let values = [
         checkpoints::USER_ID.set(user),
         checkpoints::CHECKPOINT_SEQ.set(fold.latest_seq),
@@ -205,6 +223,8 @@ pub fn write(
         columns.thresholds_below.set(has_any.then_some(i16::try_from(below).unwrap_or(i16::MAX))),
         columns.thresholds_crossed_at.set(has_any.then_some(&crossed_at)),
         relations.has_days()?.set(has_days.then_some(true)),
+        columns.cap_ids.set(has_caps.then_some(&cap_ids)),
+        columns.caps_reached_until.set(has_caps.then_some(&reached_until)),
     ];
     match stored {
         Some(stored) => writer.update(stored.tid, values),

@@ -6,7 +6,8 @@
 //! 4. `daily_totals`, then its indexes
 //! 5. `holds`, then its indexes, where the transaction has made holds or charges that must be covered, or redacts an account
 //! 6. `spending_limits`, then its indexes
-//! 7. the stripes, ascending
+//! 7. `spend_caps`, then its indexes
+//! 8. the stripes, ascending
 //!
 //! Indexes of a table follow each other by oid, as the server locks them for REINDEX TABLE and for queries. A maintenance
 //! command locks a table before its indexes, and takes no stripe.
@@ -94,14 +95,20 @@ pub fn wait_for_relations(relations: &Relations) {
     if cover::may_be_asked() {
         lock_all(relations.holds(), |oid| relation::lock(oid, Access::Read));
     }
-    lock_all(relations.limits(), |oid| relation::lock(oid, Access::Read));
+    wait_for_boundaries(relations);
 }
 
 /// Waits for these locks, and for those of holds for who writes them.
 pub fn wait_for_relations_and_holds(relations: &Relations) {
     wait_for_derived(relations);
     lock_all(relations.holds(), lock_for_both);
-    lock_all(relations.limits(), |oid| relation::lock(oid, Access::Read));
+    wait_for_boundaries(relations);
+}
+
+fn wait_for_boundaries(relations: &Relations) {
+    for table in [relations.limits(), relations.caps()] {
+        lock_all(table, |oid| relation::lock(oid, Access::Read));
+    }
 }
 
 fn wait_for_derived(relations: &Relations) {

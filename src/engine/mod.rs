@@ -16,6 +16,7 @@
 //! - [`feed`]: the ledger's rows in the order of their stamps
 //! - [`items`]: the newest rows of a user, with each batch as one item
 //! - [`boundaries`]: the boundaries that users have given accounts
+//! - [`caps`]: the spend caps that users have given accounts, and what was spent of them
 //! - [`batches`]: what is folded of batches, and what a delta adds to that
 //! - [`days`]: what is folded of days
 //! - [`days_fill`]: adding up the days of accounts of earlier versions
@@ -34,6 +35,7 @@ pub mod available;
 pub mod balance;
 pub mod batches;
 pub mod boundaries;
+pub mod caps;
 pub mod changes;
 pub mod checkpoint;
 pub mod checkpoint_tids;

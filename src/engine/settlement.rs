@@ -40,15 +40,17 @@
 
 use std::cell::LazyCell;
 
+use ledger::caps::{AnnouncedCap, CapChange, CapState, Clock, MOST_CAPS};
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::Fold;
 use ledger::id::UserId;
 use ledger::segment::headroom::{Counted, Cover};
-use ledger::settlement::{self, Asked, Assessment, Decision, Found, Request};
+use ledger::settlement::{self, Asked, Assessment, Checkpoint, Decision, Found, Request};
 use ledger::statistics::Event;
 use ledger::stripe;
 
 use super::boundaries::LimitsScan;
+use super::caps::CapsScan;
 use super::commit_view::{CommitView, Moment};
 use super::cover::{self, CoverScans};
 use super::lock_order::{self, Writers};
@@ -60,6 +62,7 @@ use super::{checkpoint, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{NotFree, Table};
+use crate::pg::snapshot::{DirtySnapshot, Sight};
 use crate::pg::{lock, xact};
 use crate::settings;
 
@@ -77,7 +80,7 @@ pub fn settle_noted() {
     let mut settlement = Settlement::open(relations);
     loop {
         match settlement.settle(&mut users) {
-            Ok(()) => return,
+            Ok(()) => return settlement.announce_caps(),
             Err(Stop::NotFree) => settlement.wait_for_relations(),
             Err(Stop::Failed(error)) => error.raise(),
         }
@@ -105,6 +108,10 @@ struct Settlement {
     reversals: Option<ReversalScans>,
     /// Opened for the first decision.
     limits: Option<LimitsScan>,
+    /// Opened for the first user that has spend caps, and for the first decision.
+    caps: Option<CapsScan>,
+    /// What caps have become.
+    cap_changes: Vec<(UserId, CapChange)>,
     /// Opened for the first user that may have to be covered.
     cover: Option<CoverScans>,
 }
@@ -145,6 +152,8 @@ impl Settlement {
             writers: None,
             reversals: None,
             limits: None,
+            caps: None,
+            cap_changes: Vec::new(),
             cover: None,
         }
     }
@@ -162,6 +171,7 @@ impl Settlement {
         self.writers = None;
         self.reversals = None;
         self.limits = None;
+        self.caps = None;
         self.cover = None;
         self.sharing.drain(..).for_each(lock::release_shared_stripe);
         if reversals::any_noted() {
@@ -222,6 +232,7 @@ impl Settlement {
             CoverScans::get_or_open(&mut self.cover, &self.relations)?;
         }
         LimitsScan::get_or_open(&mut self.limits, &self.relations)?;
+        CapsScan::get_or_open(&mut self.caps, &self.relations)?;
         Ok(())
     }
 
@@ -256,13 +267,21 @@ impl Settlement {
                 Some((checkpoint, pass)) => Found::Checkpoint(checkpoint, &pass.sums),
                 None => Found::NoCheckpoint { has_rows: view.has_rows(user) },
             };
+            let caps = match &known {
+                Some((Checkpoint { announced, .. }, _)) if !announced.caps.is_empty() => {
+                    let scan = CapsScan::get_or_open(&mut self.caps, &self.relations)?;
+                    let (clock, dirty) = (Clock::From(xact::now()), Sight::Dirty(DirtySnapshot::new()));
+                    scan.spends(user, &announced.caps, &now, clock, dirty, &self.relations)?
+                }
+                _ => Vec::new(),
+            };
             let cover = held.map(|held| Cover {
                 held,
                 released: cover::released(user),
                 charged_since: published.charged_since(user, counted),
             });
             let interval = settings::checkpoint_interval();
-            match settlement::assess(found, *request, written, counted, interval, cover.as_ref())? {
+            match settlement::assess(found, *request, written, counted, interval, cover.as_ref(), &caps)? {
                 Assessment::Nothing => {}
                 Assessment::Doubt => return Ok(Agreement::Doubtful),
                 Assessment::Agrees { headroom, lags } => {
@@ -286,6 +305,7 @@ impl Settlement {
         let view = CommitView::get_or_open(&mut self.view, &relations)?;
         let writers = Writers::get_or_open(&mut self.writers, &relations)?;
         let limits = LimitsScan::get_or_open(&mut self.limits, &relations)?;
+        let caps = CapsScan::get_or_open(&mut self.caps, &relations)?;
         let now = Moment::now_for(published);
         // After the snapshot: a hold that expires in between is left out of what is available at neither moment.
         let clock = xact::now();
@@ -310,14 +330,35 @@ impl Settlement {
                 _ => None,
             };
             let boundaries = (stored.is_none() || request.is_forced()).then(|| limits.find(user, &now));
+            let known_caps: &[AnnouncedCap] = match (checkpoint, deleted) {
+                (Some(checkpoint), _) => &checkpoint.announced.caps,
+                (None, Some(deleted)) => &deleted.caps,
+                (None, None) => &[],
+            };
+            let spends = if boundaries.is_some() || !known_caps.is_empty() {
+                let changes = *request == Request::Rebound;
+                let moment = if changes { Clock::At(clock) } else { Clock::From(clock) };
+                let spends = caps.spends(user, known_caps, &now, moment, now.sight(), &relations)?;
+                if changes && spends.len() > MOST_CAPS {
+                    return Err(Stop::Failed(LedgerError::TooManyCaps { user: *user, count: spends.len() }));
+                }
+                spends
+            } else {
+                Vec::new()
+            };
+            if request.is_forced() && !(spends.is_empty() && known_caps.is_empty()) {
+                // What a cap allows may be less than before, whatever was announced of it.
+                published.void_headroom(user);
+            }
             let asked = Asked {
                 request: *request,
                 deleted: deleted.as_deref(),
                 boundaries: boundaries.as_ref(),
                 held: cover.map(|cover| cover.held),
+                caps: &spends,
             };
             let decision = settlement::decide(checkpoint, &pass.sums, &asked, interval, xact::now())?;
-            let (refreshes, rebounds, announced, overdraft, crossings) = match decision {
+            let (refreshes, rebounds, announced, overdraft, crossings, cap_changes) = match decision {
                 Decision::Nothing => continue,
                 Decision::Refuse { available, limit } => {
                     let asked = cover.map_or(Credits::ZERO, |cover| cover.asked);
@@ -328,8 +369,8 @@ impl Settlement {
                         overdraft_limit: Credits::ZERO.checked_sub(limit)?,
                     }));
                 }
-                Decision::Write { refreshes, rebounds, announced, overdraft, crossings } => {
-                    (refreshes, rebounds, announced, overdraft, crossings)
+                Decision::Write { refreshes, rebounds, announced, overdraft, crossings, cap_changes } => {
+                    (refreshes, rebounds, announced, overdraft, crossings, cap_changes)
                 }
             };
             if rebounds {
@@ -355,8 +396,21 @@ impl Settlement {
                 notification::announce(user, crossing);
                 statistics::count(crossing.direction.into(), 1);
             }
+            self.cap_changes.extend(cap_changes.into_iter().map(|change| (*user, change)));
         }
         Ok(())
+    }
+}
+
+impl Settlement {
+    /// Queues the notifications of what caps have become. First of those that are open: a cap may have been given to another account, of
+    /// which it is reached at once.
+    fn announce_caps(&self) {
+        let is_open = |(_, change): &&(UserId, CapChange)| change.state == CapState::Open;
+        let changes = &self.cap_changes;
+        for (user, change) in changes.iter().filter(is_open).chain(changes.iter().filter(|it| !is_open(it))) {
+            notification::announce_cap(user, change);
+        }
     }
 }
 

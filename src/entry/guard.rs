@@ -23,7 +23,7 @@ use pgrx::prelude::*;
 
 use crate::error::LedgerError;
 use crate::pg::command::{Command, CommandId, LeftOut};
-use crate::pg::definition::{Definition, Role};
+use crate::pg::definition::{self, Definition, Role};
 use crate::pg::entry_point::entry_points;
 use crate::pg::event_trigger::{EventTriggerCall, Rewrite};
 use crate::pg::relation::{Access, Table};
@@ -74,11 +74,11 @@ struct UnderWay {
 }
 
 /// Tables that are not dropped while they have rows.
-type Watched = [Option<(pg_sys::Oid, &'static Definition)>; 3];
+type Watched = [Option<(pg_sys::Oid, &'static Definition)>; definition::ALL.len()];
 
 thread_local! {
     /// The tables that users fill, when the running command began.
-    static WATCHED: Cell<Watched> = const { Cell::new([None; 3]) };
+    static WATCHED: Cell<Watched> = const { Cell::new([None; definition::ALL.len()]) };
     static UNDER_WAY: RefCell<Vec<UnderWay>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -102,7 +102,7 @@ fn begin(command: Command<'_>) {
         return;
     }
     let is_installed = names::find_ledger().is_some();
-    WATCHED.set(if is_installed { watched() } else { [None; 3] });
+    WATCHED.set(if is_installed { watched() } else { [None; definition::ALL.len()] });
     if !is_installed || extension::runs_script() || extension::is_moved_by_pg_upgrade() {
         return;
     }

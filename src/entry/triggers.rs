@@ -1,7 +1,7 @@
-//! The trigger functions of the ledger, of the tables derived from it, and of holds and limits. Each refuses to be the trigger of another table, or to fire
+//! The trigger functions of the ledger, of the tables derived from it, and of holds, limits and caps. Each refuses to be the trigger of another table, or to fire
 //! at another moment, than `sql/schema` makes it for.
 
-use crate::engine::{boundaries, changes, checkpoint, delta, holds as engine_holds};
+use crate::engine::{boundaries, caps, changes, checkpoint, delta, holds as engine_holds};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::definition::Role;
@@ -20,6 +20,7 @@ entry_points! { triggers:
     announce_change => announce_change;
     keep_announced => keep_announced;
     note_limits => note_limits;
+    note_caps => note_caps;
     note_hold => note_hold;
     refuse_hold_change => refuse_hold_change;
 }
@@ -116,6 +117,23 @@ fn note_limits(call: &TriggerCall<'_>) {
         _ => refuse(
             "note_limits() is an AFTER INSERT, UPDATE or DELETE row trigger, and a BEFORE TRUNCATE trigger, of \
              credits.spending_limits only",
+        ),
+    }
+    .unwrap_or_else(|error| error.raise());
+}
+
+/// `credits.note_caps()`: trigger of changes of spend caps, row by row, or before all are gone at once.
+fn note_caps(call: &TriggerCall<'_>) {
+    let relations = Relations::lookup().filter(|found| found.caps().ok() == Some(call.table()));
+    let cap = relations.as_ref().and_then(|relations| call.cap(relations));
+    match (relations, call.moment(), call.event(), cap) {
+        (Some(relations), Moment::AfterRow, Event::Insert | Event::Update | Event::Delete, Some(cap)) => {
+            caps::note_changed(&cap, call.new_cap(&relations).as_ref())
+        }
+        (Some(relations), Moment::BeforeStatement, Event::Truncate, _) => caps::note_truncated(&relations),
+        _ => refuse(
+            "note_caps() is an AFTER INSERT, UPDATE or DELETE row trigger, and a BEFORE TRUNCATE trigger, of \
+             credits.spend_caps only",
         ),
     }
     .unwrap_or_else(|error| error.raise());

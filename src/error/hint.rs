@@ -99,8 +99,12 @@ impl LedgerError {
             Self::PreparedDeletion => {
                 Some("Use COMMIT: it makes the checkpoints anew, with the sides that were announced.")
             }
+            Self::UnknownPeriod(_) => Some("The periods are daily, weekly and monthly."),
+            Self::TooManyCaps { .. } => {
+                Some("Give one cap several keys, or delete caps that are not needed.")
+            }
             Self::PreparedLimits => {
-                Some("Use COMMIT: it copies the boundaries into the accounts' checkpoints.")
+                Some("Use COMMIT: it copies what has changed into the accounts' checkpoints.")
             }
             Self::HoldsTransactions => Some(
                 "They are the only record of everybody's credits. A superuser who wants them gone says \

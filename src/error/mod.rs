@@ -2,6 +2,7 @@
 
 mod hint;
 
+use ledger::caps::MOST_CAPS;
 use ledger::credits::{AmountError, Credits, SumOutOfRange};
 use ledger::id::{TransactionId, UserId};
 use ledger::reversal::Refusal;
@@ -314,8 +315,19 @@ pub enum LedgerError {
     #[error("a transaction that has reversed transactions cannot be prepared")]
     PreparedReversal,
     /// A transaction that has changed boundaries is about to be prepared.
-    #[error("a transaction that has changed rows of spending_limits cannot be prepared")]
+    #[error("a transaction that has changed rows of spending_limits or spend_caps cannot be prepared")]
     PreparedLimits,
+    /// A spend cap has a period that is none, which its owner has let in.
+    #[error("a row of spend_caps has the unknown period \"{0}\"")]
+    UnknownPeriod(String),
+    /// An account gets too many spend caps.
+    #[error("user {user} has {count} spend caps: at most {MOST_CAPS} are allowed")]
+    TooManyCaps {
+        /// The account.
+        user: UserId,
+        /// How many it would have.
+        count: usize,
+    },
     /// A ledger row is about to be changed.
     #[error("credits_transactions is append-only: {0} is refused")]
     AppendOnly(&'static str),
@@ -382,7 +394,9 @@ impl LedgerError {
             | Self::MetadataIsNoObject
             | Self::Reversal { .. }
             | Self::SeqTooHigh(_) => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
-            Self::SourceIdTooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Self::SourceIdTooLong { .. } | Self::TooManyCaps { .. } => {
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED
+            }
             Self::InTransactionBlock(_) => PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::PreparedRedaction | Self::PreparedHold => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::LeftOut(_) | Self::HoldLeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
@@ -414,6 +428,7 @@ impl LedgerError {
             | Self::KeepsItsShape { .. }
             | Self::OtherColumn { .. }
             | Self::NoValue { .. }
+            | Self::UnknownPeriod(_)
             | Self::AppendOnly(_)
             | Self::HoldChanged { .. }
             | Self::HoldsTruncated

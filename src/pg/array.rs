@@ -150,6 +150,19 @@ pub(super) unsafe fn credits(datum: pg_sys::Datum) -> Result<Vec<Credits>, Decod
     credits.into_iter().collect()
 }
 
+/// The elements of a `uuid[]`, without NULLs.
+///
+/// # Safety
+/// `datum` is a `uuid[]`.
+pub(super) unsafe fn uuids(datum: pg_sys::Datum) -> Vec<[u8; 16]> {
+    // SAFETY: the caller's promise: an element is 16 bytes, passed by reference.
+    unsafe {
+        let read =
+            |element: Option<pg_sys::Datum>| element.map(|element| *element.cast_mut_ptr::<[u8; 16]>());
+        elements(datum, &UUID, read).into_iter().flatten().collect()
+    }
+}
+
 /// The elements of a `timestamptz[]`.
 ///
 /// # Safety
@@ -210,6 +223,11 @@ unsafe fn elements<T>(
 /// An `xid8[]` in the current memory context.
 pub(super) fn of_xid8s(ids: &[u64]) -> pg_sys::Datum {
     array_of(&XID8, ids.iter().map(|&id| pg_sys::Datum::from(id))).datum
+}
+
+/// A `uuid[]` in the current memory context.
+pub(super) fn of_uuids<'a>(uuids: impl Iterator<Item = &'a [u8; 16]>) -> pg_sys::Datum {
+    Value::uuids(uuids).datum
 }
 
 /// A `numeric[]` in the current memory context.

@@ -21,6 +21,7 @@ use super::definition::Definition;
 use super::names::{find, find_column, find_index_now, find_needed, missing};
 use super::relation::{self, Access, Index};
 use super::tables::batches::Batches;
+use super::tables::caps::Caps;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::{self, BoundaryColumns, Checkpoints};
 use super::tables::days::{self, Days};
@@ -33,6 +34,7 @@ use crate::error::LedgerError;
 
 const DELTA_INDEX_NAME: &CStr = c"credits_transactions_delta_idx";
 const HOLDS_INDEX_NAME: &CStr = c"holds_user_idx";
+const CAPS_INDEX_NAME: &CStr = c"spend_caps_user_idx";
 const REVERSES_INDEX_NAME: &CStr = c"credits_transactions_reverses_idx";
 
 /// The relations that are read and written directly.
@@ -66,7 +68,7 @@ pub struct Relations {
     source_id_key: Option<pg_sys::Oid>,
     /// `ledger_identity`
     pub identity: Option<pg_sys::Oid>,
-    /// `daily_totals`; `None` if it was dropped, as with the next four: whoever needs one raises an error
+    /// `daily_totals`; `None` if it was dropped, as with the next ones: whoever needs one raises an error
     days: Option<pg_sys::Oid>,
     /// its index on all that totals are kept apart by
     days_index: Option<pg_sys::Oid>,
@@ -78,6 +80,10 @@ pub struct Relations {
     holds_key: Option<pg_sys::Oid>,
     /// `spending_limits`
     limits: Option<pg_sys::Oid>,
+    /// `spend_caps`
+    caps: Option<pg_sys::Oid>,
+    /// its index on `user_id`
+    caps_index: Option<pg_sys::Oid>,
     /// The ledger's columns `category`, `metadata` and `reverses`; `None` if one of them is missing.
     later_columns: Option<LaterColumns>,
     /// The columns of the checkpoints for an account's boundaries; `None` if one of them is missing.
@@ -97,7 +103,7 @@ thread_local! {
     static CACHED: Cell<Option<Relations>> = const { Cell::new(None) };
     /// The tables of the ledger's state that were looked up last. They outlive `CACHED`, which an invalidation of any of the
     /// relations clears.
-    static STATE_TABLES: Cell<[pg_sys::Oid; 5]> = const { Cell::new([pg_sys::InvalidOid; 5]) };
+    static STATE_TABLES: Cell<[pg_sys::Oid; 6]> = const { Cell::new([pg_sys::InvalidOid; 6]) };
     /// Counts invalidations of `STATE_TABLES` and of databases.
     static GENERATION: Cell<u64> = const { Cell::new(0) };
     /// Counts all invalidations of relations: what was looked up while one arrived may be out of date.
@@ -220,6 +226,29 @@ impl Relations {
         open_now(holds, HOLDS_INDEX_NAME, open)
     }
 
+    /// Opens the index of an account's spend caps with `open`. `spend_caps` is locked. Raises 55000 if the index does not have every row.
+    pub fn open_caps_index<E>(
+        &self,
+        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
+    ) -> Result<Index, E> {
+        if let Some(oid) = self.caps_index
+            && let Some(index) = open(oid)?
+            && index.is_valid()
+        {
+            return Ok(index);
+        }
+        let caps = self.caps().unwrap_or_else(|error| error.raise());
+        open_now(caps, CAPS_INDEX_NAME, open)
+    }
+
+    /// Opens the index of an account's rows by date if its lock is free. The ledger is locked. `None` where rows have to be found
+    /// without it: it is not free, it was dropped or replaced, or it does not have every row.
+    pub fn open_created_index_if_free(&self) -> Option<Index> {
+        let index = Index::open_if_free(self.user_created_index?).ok()??;
+        (index.is_valid() && index.has_seconds_of(1, transactions::CREATED_AT.any().attribute_number()))
+            .then_some(index)
+    }
+
     /// Opens the index that keeps the ledger's `source_id`s apart, waiting for its lock. The ledger is locked. Raises 55000 if it does not
     /// have every row.
     pub fn open_source_id_key(&self) -> Index {
@@ -261,6 +290,7 @@ impl Relations {
             (self.days, Days::DEFINITION),
             (self.holds, Holds::DEFINITION),
             (self.limits, Limits::DEFINITION),
+            (self.caps, Caps::DEFINITION),
         ]
         .into_iter()
         .filter_map(|(oid, definition)| Some((oid?, definition)))
@@ -302,6 +332,8 @@ impl Relations {
             holds_index: find(HOLDS_INDEX_NAME),
             holds_key: find(HOLDS_KEY),
             limits: find(Limits::DEFINITION.name),
+            caps: find(Caps::DEFINITION.name),
+            caps_index: find(CAPS_INDEX_NAME),
             later_columns: find_later_columns(ledger),
             boundary_columns: find_boundary_columns(checkpoints),
             has_days: find_column(checkpoints, checkpoints::HAS_DAYS),
@@ -323,6 +355,11 @@ impl Relations {
         self.limits.ok_or_else(|| missing_table(Limits::DEFINITION))
     }
 
+    /// `spend_caps`. An error if it is missing.
+    pub fn caps(&self) -> Result<pg_sys::Oid, LedgerError> {
+        self.caps.ok_or_else(|| missing_table(Caps::DEFINITION))
+    }
+
     /// The ledger's columns `category`, `metadata` and `reverses`. An error if one of them is missing or of another type.
     pub fn later_columns(&self) -> Result<LaterColumns, LedgerError> {
         self.later_columns.ok_or_else(missing_later_column)
@@ -332,8 +369,8 @@ impl Relations {
     pub fn boundary_columns(&self) -> Result<BoundaryColumns, LedgerError> {
         self.boundary_columns.ok_or_else(|| {
             LedgerError::Missing(
-                "column overdraft_limit, thresholds, thresholds_below or thresholds_crossed_at of \
-                 user_balance_checkpoints, or its type"
+                "column overdraft_limit, thresholds, thresholds_below, thresholds_crossed_at, cap_ids or \
+                 caps_reached_until of user_balance_checkpoints, or its type"
                     .to_owned(),
             )
         })
@@ -347,9 +384,11 @@ impl Relations {
     }
 
     /// The tables whose definitions are part of the ledger's state.
-    pub fn tables_of_state(&self) -> [pg_sys::Oid; 5] {
+    pub fn tables_of_state(&self) -> [pg_sys::Oid; 6] {
         let or_none = |table: Option<pg_sys::Oid>| table.unwrap_or(pg_sys::InvalidOid);
-        [self.ledger, self.checkpoints, or_none(self.changes), or_none(self.holds), or_none(self.limits)]
+        let users = [self.changes, self.holds, self.limits, self.caps].map(or_none);
+        let [changes, holds, limits, caps] = users;
+        [self.ledger, self.checkpoints, changes, holds, limits, caps]
     }
 
     fn contains(&self, oid: pg_sys::Oid) -> bool {
@@ -371,6 +410,8 @@ impl Relations {
             self.holds_index,
             self.holds_key,
             self.limits,
+            self.caps,
+            self.caps_index,
         ];
         needed.contains(&oid) || useful.contains(&Some(oid))
     }
@@ -417,6 +458,8 @@ fn find_boundary_columns(checkpoints: pg_sys::Oid) -> Option<BoundaryColumns> {
         thresholds: find_column(checkpoints, checkpoints::THRESHOLDS)?,
         thresholds_below: find_column(checkpoints, checkpoints::THRESHOLDS_BELOW)?,
         thresholds_crossed_at: find_column(checkpoints, checkpoints::THRESHOLDS_CROSSED_AT)?,
+        cap_ids: find_column(checkpoints, checkpoints::CAP_IDS)?,
+        caps_reached_until: find_column(checkpoints, checkpoints::CAPS_REACHED_UNTIL)?,
     })
 }
 

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use ledger::credits::Credits;
 use ledger::day::Day;
-use ledger::id::{BatchId, LedgerId, TransactionId, UserId};
+use ledger::id::{ApiKeyId, BatchId, CapId, LedgerId, TransactionId, UserId};
 use ledger::overdraft::Overdraft;
 use ledger::transaction_type::TransactionType;
 use pgrx::prelude::*;
@@ -87,7 +87,7 @@ macro_rules! uuid {
     };
 }
 
-uuid!([u8; 16], UserId, TransactionId, BatchId, LedgerId);
+uuid!([u8; 16], UserId, TransactionId, BatchId, CapId, LedgerId);
 
 /// A `date`.
 impl StoredType for Day {
@@ -226,6 +226,23 @@ impl StoredType for Vec<Credits> {
     }
 }
 
+/// A `uuid[]` of ids, those that are not NULL.
+macro_rules! uuids {
+    ($($id:ty),*) => {
+        $(impl StoredType for Vec<$id> {
+            const OID: pg_sys::Oid = pg_sys::UUIDARRAYOID;
+            type Value<'row> = Self;
+
+            unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
+                // SAFETY: an array of this type.
+                unsafe { array::uuids(datum) }.into_iter().map(<$id>::from_bytes).collect()
+            }
+        })*
+    };
+}
+
+uuids!(ApiKeyId, CapId);
+
 /// A `smallint`.
 impl StoredType for i16 {
     const OID: pg_sys::Oid = pg_sys::INT2OID;
@@ -339,6 +356,7 @@ written! {
     Text: &'a [u8] = |text| ColumnValue::TextBytes(text);
     TransactionType: Option<Self> = |known| ColumnValue::Text(known.map_or("", Self::name));
     Overdraft: Self = |overdraft| ColumnValue::Overdraft(overdraft);
+    Vec<CapId>: &'a [CapId] = |caps| ColumnValue::Caps(caps);
     Vec<Credits>: &'a [Credits] = |credits| ColumnValue::CreditsArray(credits);
     Vec<Option<Timestamptz>>: &'a [Option<i64>] = |dates| ColumnValue::TimestamptzArray(dates);
     i16: Self = |number| ColumnValue::Int2(number);

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use ledger::credits::Credits;
 use ledger::day::Day;
+use ledger::id::CapId;
 use ledger::overdraft::Overdraft;
 use pgrx::pg_sys;
 
@@ -34,6 +35,8 @@ pub enum ColumnValue<'a> {
     Credits(Credits),
     /// `numeric`
     Overdraft(Overdraft),
+    /// `uuid[]`
+    Caps(&'a [CapId]),
     /// `numeric[]`
     CreditsArray(&'a [Credits]),
     /// `date`
@@ -112,6 +115,7 @@ impl ColumnValue<'_> {
             Self::Int4(_) => oid == pg_sys::INT4OID,
             Self::Int8(_) => oid == pg_sys::INT8OID,
             Self::Text(_) | Self::TextBytes(_) | Self::Message(_) => oid == pg_sys::TEXTOID,
+            Self::Caps(_) => oid == pg_sys::UUIDARRAYOID,
             Self::CreditsArray(_) => oid == pg_sys::NUMERICARRAYOID,
             Self::TimestamptzArray(_) => oid == pg_sys::TIMESTAMPTZARRAYOID,
             Self::Credits(_) | Self::Overdraft(_) => oid == pg_sys::NUMERICOID,
@@ -135,6 +139,7 @@ impl ColumnValue<'_> {
             Self::Date(day) => pg_sys::Datum::from(day.date()),
             Self::Credits(credits) => numeric::into_datum(credits),
             Self::Overdraft(overdraft) => numeric::from_overdraft(overdraft),
+            Self::Caps(caps) => array::of_uuids(caps.iter().map(CapId::as_bytes)),
             Self::CreditsArray(credits) => array::of_credits(credits),
             Self::TimestamptzArray(dates) => array::of_timestamptzs(dates),
             Self::Text(text) => text::datum(text.as_bytes()),

@@ -9,6 +9,7 @@ use pgrx::pg_sys::{
 
 use super::column::Layout;
 use super::tables::batches::Batches;
+use super::tables::caps::Caps;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::Checkpoints;
 use super::tables::days::Days;
@@ -137,10 +138,11 @@ pub static DUMPED_ROW_SECURITY: Definition = Definition {
 };
 
 /// All of them.
-pub static ALL: [&Definition; 15] = [
+pub static ALL: [&Definition; 16] = [
     Ledger::DEFINITION,
     Holds::DEFINITION,
     Limits::DEFINITION,
+    Caps::DEFINITION,
     Checkpoints::DEFINITION,
     Batches::DEFINITION,
     Days::DEFINITION,

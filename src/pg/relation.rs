@@ -247,6 +247,38 @@ impl Index {
         }
     }
 
+    /// Whether it has every row of its table, and its column at this place, from 0, is that column of its table cast to whole seconds:
+    /// `timestamptz(0)`.
+    pub(super) fn has_seconds_of(&self, place: usize, column: pg_sys::AttrNumber) -> bool {
+        // SAFETY: the index is open, and its description has the numbers of as many columns as it says, and its lists of nodes are copies. The first expression is that of the first column without a number. A
+        // node is looked at as what its tag says.
+        unsafe {
+            let index = &*(*self.0).rd_index;
+            let columns =
+                index.indkey.values.as_slice(usize::try_from(index.indnkeyatts).unwrap_or_default());
+            if columns.get(place) != Some(&0) {
+                return false;
+            }
+            let expression = columns[..place].iter().filter(|&&number| number == 0).count();
+            let expressions = PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(self.0));
+            let predicate = PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexPredicate(self.0));
+            let Some(node) = expressions.get_ptr(expression) else { return false };
+            if !predicate.is_empty() || (*node).type_ != pg_sys::NodeTag::T_FuncExpr {
+                return false;
+            }
+            let cast = node.cast::<pg_sys::FuncExpr>();
+            let arguments = PgList::<pg_sys::Node>::from_pg((*cast).args);
+            let [Some(of), Some(digits)] = [arguments.get_ptr(0), arguments.get_ptr(1)] else { return false };
+            let (of, digits) = (of.cast::<pg_sys::Var>(), digits.cast::<pg_sys::Const>());
+            (*cast).funcid.to_u32() == pg_sys::F_TIMESTAMPTZ_TIMESTAMPTZ_INT4
+                && (*of).xpr.type_ == pg_sys::NodeTag::T_Var
+                && (*of).varattno == column
+                && (*digits).xpr.type_ == pg_sys::NodeTag::T_Const
+                && !(*digits).constisnull
+                && (*digits).constvalue.value() == 0
+        }
+    }
+
     /// The collation by which its column at this place, from 0, is ordered; none for a type that has no collations.
     pub(super) fn collation(&self, place: usize) -> pg_sys::Oid {
         // SAFETY: the index is open, and the server has loaded a collation for each of its columns.

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 use super::catalog::Relations;
 use super::column::Layout;
 use super::row::Row;
+use super::tables::caps::Caps;
 use super::tables::checkpoints::Checkpoints;
 use super::tables::holds::Holds;
 use super::tables::limits::Limits;
@@ -113,6 +114,19 @@ impl<'call> TriggerCall<'call> {
     pub fn new_limits_row(&self, relations: &Relations) -> Option<Row<'call, Limits>> {
         // SAFETY: this is the layout of the limits.
         unsafe { self.new_row_of(relations.limits().ok()?) }
+    }
+
+    /// The row of `spend_caps` that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger of another table, or one that
+    /// fires once for a statement.
+    pub fn cap(&self, relations: &Relations) -> Option<Row<'call, Caps>> {
+        // SAFETY: this is the layout of the caps.
+        unsafe { self.row_of(relations.caps().ok()?) }
+    }
+
+    /// What an `UPDATE` makes of the row of `spend_caps`.
+    pub fn new_cap(&self, relations: &Relations) -> Option<Row<'call, Caps>> {
+        // SAFETY: this is the layout of the caps.
+        unsafe { self.new_row_of(relations.caps().ok()?) }
     }
 
     /// # Safety

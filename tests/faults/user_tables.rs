@@ -12,6 +12,8 @@ const POLICIES: &str = "
     CREATE POLICY own ON credits.holds TO tenant USING (user_id::text LIKE '%0');
     CREATE POLICY small ON credits.holds AS RESTRICTIVE FOR INSERT WITH CHECK (amount < 100);
     ALTER TABLE credits.holds ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    CREATE POLICY own ON credits.spend_caps FOR SELECT TO tenant USING (user_id::text LIKE '%0');
+    ALTER TABLE credits.spend_caps ENABLE ROW LEVEL SECURITY;
     CREATE POLICY own ON credits.spending_limits FOR SELECT TO tenant USING (user_id::text LIKE '%1');
     ALTER TABLE credits.spending_limits ENABLE ROW LEVEL SECURITY";
 
@@ -39,7 +41,7 @@ fn every_way_to_restore_brings_holds_and_limits_and_their_policies() {
     session.assert_sound();
     let (contents, rows) = (session.contents(), session.holds_and_limits());
     let (policies_there, held_there) = (policies(&mut session), held(&mut session));
-    assert_eq!((rows.len(), policies_there.len()), (9, 6));
+    assert_eq!((rows.len(), policies_there.len()), (13, 8));
     for (number, way) in Way::ALL.into_iter().enumerate() {
         println!("{way:?}");
         let file = cluster.folder().join(format!("dump_{number}"));
@@ -92,10 +94,12 @@ fn a_copied_database_keeps_holds_and_limits() {
     let (mut here, mut there) = (original.connect(), copy.connect());
     assert_eq!(here.holds_and_limits(), there.holds_and_limits());
     assert_eq!(held(&mut here), held(&mut there));
-    there.run("DELETE FROM credits.holds; DELETE FROM credits.spending_limits");
+    there.run(
+        "DELETE FROM credits.holds; DELETE FROM credits.spending_limits; DELETE FROM credits.spend_caps",
+    );
     here.assert_sound();
     there.assert_sound();
-    assert_eq!(here.holds_and_limits().len(), 9);
+    assert_eq!(here.holds_and_limits().len(), 13);
 }
 
 /// A standby reads what is held as of where it is, and writes none of it.
@@ -112,12 +116,16 @@ fn a_standby_has_holds_and_limits() {
     let mut reader = there.connect();
     assert_eq!(reader.holds_and_limits(), session.holds_and_limits());
     session.run("DELETE FROM credits.holds WHERE source_id = 'open'; UPDATE credits.holds SET expires_at = now() + '1 hour'");
-    session.run("DELETE FROM credits.spending_limits");
+    session.run("DELETE FROM credits.spending_limits; UPDATE credits.spend_caps SET amount = 5");
     standby.catch_up(&primary);
     assert_eq!(reader.holds_and_limits(), session.holds_and_limits());
     assert_eq!(held(&mut reader), held(&mut session));
     reader.assert_sound();
-    for write in ["DELETE FROM credits.holds", "UPDATE credits.spending_limits SET thresholds = '{1}'"] {
+    for write in [
+        "DELETE FROM credits.holds",
+        "UPDATE credits.spending_limits SET thresholds = '{1}'",
+        "DELETE FROM credits.spend_caps",
+    ] {
         reader.try_run(write).refused("25006");
     }
     session.assert_sound();
@@ -136,7 +144,7 @@ fn a_subscriber_follows_holds_and_limits() {
     here.record_holds_and_limits();
     here.run(
         "CREATE PUBLICATION ledger FOR TABLE credits.credits_transactions WITH (publish = 'insert');
-         CREATE PUBLICATION boundaries FOR TABLE credits.holds, credits.spending_limits",
+         CREATE PUBLICATION boundaries FOR TABLE credits.holds, credits.spending_limits, credits.spend_caps",
     );
     there.run(&format!(
         "CREATE SUBSCRIPTION ledger CONNECTION 'host={} user=postgres dbname={}' PUBLICATION ledger, boundaries
@@ -191,6 +199,8 @@ fn a_subscriber_follows_holds_and_limits() {
         &mut here,
         &mut there,
     );
+    assert_same("UPDATE credits.spend_caps SET amount = 7, since = now()", &mut here, &mut there);
+    assert_same("DELETE FROM credits.spend_caps WHERE period = 'daily'", &mut here, &mut there);
     // The subscriber announces a crossing of a threshold that has come from the publisher.
     let mut listener = subscriber.listen();
     let balance = here.balance(user(1));

@@ -93,7 +93,7 @@ impl Cluster {
 
     /// A new cluster with the template of databases, whose server does not run yet: a copy of one that the process makes once,
     /// which takes a fifth of the time.
-    fn as_made() -> Self {
+    pub(crate) fn as_made() -> Self {
         static MADE: LazyLock<Arc<Cluster>> = LazyLock::new(|| {
             let made = Cluster::initialize(&Cluster::programs_under_test(), "").begin();
             made.stop(Shutdown::Fast);

@@ -6,7 +6,8 @@ use uuid::Uuid;
 use crate::{Session, user};
 
 /// Options (`PGOPTIONS`) of a restore that announces nobody's first credit as news.
-pub const SILENT: &str = "-c credits_ledger.config_channel= -c credits_ledger.crossing_channel=";
+pub const SILENT: &str =
+    "-c credits_ledger.config_channel= -c credits_ledger.crossing_channel= -c credits_ledger.cap_channel=";
 
 /// Users that [`Session::record_history`] records something for.
 pub const USERS: u32 = 6;
@@ -103,7 +104,7 @@ impl Session {
         self.run("ROLLBACK");
     }
 
-    /// Gives users of [`Session::record_history`], and one without transactions, boundaries of every kind, and holds that are open and
+    /// Gives users of [`Session::record_history`], and one without transactions, boundaries of every kind, spend caps, and holds that are open and
     /// that have expired.
     pub fn record_holds_and_limits(&mut self) {
         for (number, limit, thresholds) in [
@@ -115,6 +116,18 @@ impl Session {
         ] {
             self.run(&format!(
                 "INSERT INTO credits.spending_limits VALUES ('{}', {limit}, '{thresholds}', '2026-01-01')",
+                user(number)
+            ));
+        }
+        for (number, keys, period, amount) in [
+            (0, "NULL", "NULL", "0.000000000000001"),
+            (0, "ARRAY[gen_random_uuid(), gen_random_uuid()]", "'monthly'", "1"),
+            (1, "NULL", "'daily'", "9999999999999.999999999999999"),
+            (USERS, "NULL", "'weekly'", "3"),
+        ] {
+            self.run(&format!(
+                "INSERT INTO credits.spend_caps (user_id, api_key_ids, period, amount, since, is_enforced)
+                 VALUES ('{}', {keys}, {period}, {amount}, '2020-01-01', {number} = 1)",
                 user(number)
             ));
         }
@@ -132,11 +145,12 @@ impl Session {
         }
     }
 
-    /// All holds and limits, as text.
+    /// All holds, limits and caps, as text.
     #[track_caller]
     pub fn holds_and_limits(&mut self) -> Vec<String> {
         self.values(
-            "SELECT h::text FROM credits.holds h UNION ALL SELECT l::text FROM credits.spending_limits l ORDER BY 1",
+            "SELECT h::text FROM credits.holds h UNION ALL SELECT l::text FROM credits.spending_limits l
+             UNION ALL SELECT c::text FROM credits.spend_caps c ORDER BY 1",
             &[],
         )
     }

@@ -69,6 +69,9 @@ impl Cluster {
             .arg(self.data())
             .arg("--log")
             .arg(self.folder().join("log"));
+        if self.clock().is_file() {
+            start.env("LD_PRELOAD", self.clock_library()).env("SERVER_CLOCK", self.clock());
+        }
         // A server would hold pipes open.
         let started = start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         assert!(started.is_ok_and(|status| status.success()), "the server does not start: {}", self.log());

@@ -13,6 +13,9 @@ pub const CONFIG_CHANNEL: &str = "auth_config_changed";
 /// Channel that names the user and the direction.
 pub const CROSSING_CHANNEL: &str = "credits_balance_crossed";
 
+/// Channel that names the spend cap and what it became.
+pub const CAP_CHANNEL: &str = "credits_spend_cap";
+
 const SENTINEL_CHANNEL: &str = "listener_sentinel";
 
 /// Which way a balance crossed zero.
@@ -41,11 +44,11 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens to both channels of the ledger.
+    /// Listens to the channels of the ledger.
     #[must_use]
     pub fn new(mut session: Session) -> Self {
         session
-            .run(&format!("LISTEN {CONFIG_CHANNEL}; LISTEN {CROSSING_CHANNEL}; LISTEN {SENTINEL_CHANNEL}"));
+            .run(&format!("LISTEN {CONFIG_CHANNEL}; LISTEN {CROSSING_CHANNEL}; LISTEN {CAP_CHANNEL}; LISTEN {SENTINEL_CHANNEL}"));
         Self { session }
     }
 

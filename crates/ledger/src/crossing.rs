@@ -4,6 +4,7 @@
 //! announced last of an account is a level: the side of each boundary.
 
 use crate::boundaries::Boundaries;
+use crate::caps::AnnouncedCap;
 use crate::credits::{Credits, SumOutOfRange};
 
 /// Which way a balance crossed a boundary.
@@ -65,6 +66,8 @@ pub struct Announced {
     pub crossed_at: Option<i64>,
     /// The user's thresholds, ascending.
     pub thresholds: Vec<Threshold>,
+    /// The user's spend caps, in the order of their ids.
+    pub caps: Vec<AnnouncedCap>,
 }
 
 impl Announced {

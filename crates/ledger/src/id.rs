@@ -1,4 +1,4 @@
-//! Ids of accounts, transactions, batches and ledgers. All are uuids, and the compiler keeps them apart.
+//! Ids of accounts, transactions, batches, caps, API keys and ledgers. All are uuids, and the compiler keeps them apart.
 
 use std::fmt;
 
@@ -52,6 +52,16 @@ id! {
 id! {
     /// A batch of usage rows: `fusillade_batch_id` of the ledger and of the batch totals.
     BatchId
+}
+
+id! {
+    /// A spend cap: `id` of `spend_caps`.
+    CapId
+}
+
+id! {
+    /// An API key: `api_key_id` of the ledger and of holds.
+    ApiKeyId
 }
 
 id! {

@@ -13,6 +13,7 @@
 //! | [`Decision::Write`] | `write_row`: its arguments `extend`, `state` and `announces` |
 
 use crate::boundaries::Boundaries;
+use crate::caps::{self, CapChange, CapSpend};
 use crate::credits::{Credits, SumOutOfRange};
 use crate::crossing::{Announced, Crossing};
 use crate::fold::{DeltaPass, Fold};
@@ -82,10 +83,10 @@ pub enum Assessment {
 
 /// Says what a commit does for a user under the shared stripe, given what it `found`. `written` is what the transaction has
 /// inserted, `counted` what had been counted of the user before the pass began, `interval` how many rows a checkpoint may lag
-/// behind, `cover` what was found for a user that must be covered.
+/// behind, `cover` what was found for a user that must be covered, `caps` what was found of its spend caps, rows in flight included.
 ///
 /// # Errors
-/// [`SumOutOfRange`] if the lowest or the highest possible balance is out of range.
+/// [`SumOutOfRange`] if the lowest or the highest possible balance, or what may have been spent, is out of range.
 pub fn assess(
     found: Found<'_>,
     request: Request,
@@ -93,6 +94,7 @@ pub fn assess(
     counted: &Counted,
     interval: i64,
     cover: Option<&Cover>,
+    caps: &[CapSpend],
 ) -> Result<Assessment, SumOutOfRange> {
     let (checkpoint, pass) = match found {
         Found::Checkpoint(checkpoint, pass) => (checkpoint, pass),
@@ -106,7 +108,9 @@ pub fn assess(
     let lags = lags(&checkpoint.fold, pass, request, interval);
     // A checkpoint that lags is refreshed now, by this transaction or by the one that has the right to.
     let rows_behind = if lags { 0 } else { rows_behind(&checkpoint.fold, pass).unsigned_abs() };
-    let mut headroom = Headroom::left_by(outlook, announced, written, counted, rows_behind)?;
+    let Some(left) = caps::left_of(caps, &announced.caps)? else { return Ok(Assessment::Doubt) };
+    let mut headroom =
+        Headroom::left_by(outlook, announced, written, counted, rows_behind)?.capped(left, counted);
     if let Some(cover) = cover {
         let left = match checkpoint.overdraft.lowest_available() {
             None => None,
@@ -131,6 +135,8 @@ pub struct Asked<'a> {
     pub boundaries: Option<&'a Boundaries>,
     /// What is held of the balance, for a user that must be covered: open holds, committed and the transaction's own.
     pub held: Option<Credits>,
+    /// What was spent of the user's spend caps, committed and by the transaction itself.
+    pub caps: &'a [CapSpend],
 }
 
 /// What a commit does for a user while it has the stripe exclusively.
@@ -157,6 +163,8 @@ pub enum Decision {
         overdraft: Overdraft,
         /// The crossings to notify of, in order.
         crossings: Vec<Crossing>,
+        /// What caps became, to notify of.
+        cap_changes: Vec<CapChange>,
     },
 }
 
@@ -188,23 +196,22 @@ pub fn decide(
                 || asked.boundaries.is_some_and(|boundaries| !before.has_thresholds_of(boundaries)),
         ),
         // A checkpoint is made of a user that has rows or boundaries.
-        None if pass.transaction_count() > 0 || asked.boundaries.is_some_and(|new| !new.are_default()) => {
+        None if pass.transaction_count() > 0
+            || !asked.caps.is_empty()
+            || asked.boundaries.is_some_and(|new| !new.are_default()) =>
+        {
             (true, true)
         }
         None => return Ok(Decision::Nothing),
     };
     let announced = announced_before(stored, pass, asked)?;
     let crossings = announced.crossings_to(pass.balance());
-    if !refreshes && !rebounds && crossings.is_empty() {
+    let (caps, cap_changes) = caps::announce(asked.caps, &announced.caps, now);
+    if !refreshes && !rebounds && crossings.is_empty() && caps == announced.caps {
         return Ok(Decision::Nothing);
     }
-    Ok(Decision::Write {
-        refreshes,
-        rebounds,
-        announced: announced.moved_to(pass.balance(), now),
-        overdraft,
-        crossings,
-    })
+    let announced = Announced { caps, ..announced.moved_to(pass.balance(), now) };
+    Ok(Decision::Write { refreshes, rebounds, announced, overdraft, crossings, cap_changes })
 }
 
 /// What counts as announced before a decision, of each boundary that the user has now.
@@ -286,7 +293,7 @@ mod tests {
     }
 
     fn side(is_positive: bool, crossed_at: Option<i64>) -> Announced {
-        Announced { is_positive, crossed_at, thresholds: Vec::new() }
+        Announced { is_positive, crossed_at, ..Announced::default() }
     }
 
     fn boundaries(thresholds: &[i128]) -> Boundaries {
@@ -331,7 +338,7 @@ mod tests {
         cover: Option<&Cover>,
     ) -> Assessment {
         let (written, counted) = (Written::default(), Counted::default());
-        assess(Found::Checkpoint(stored, pass), request, &written, &counted, INTERVAL, cover).unwrap()
+        assess(Found::Checkpoint(stored, pass), request, &written, &counted, INTERVAL, cover, &[]).unwrap()
     }
 
     fn decide_with(stored: Option<&Checkpoint>, pass: &DeltaPass, deleted: Option<&Announced>) -> Decision {
@@ -347,14 +354,15 @@ mod tests {
         deleted: Option<&'a Announced>,
         boundaries: Option<&'a Boundaries>,
     ) -> Asked<'a> {
-        Asked { request, deleted, boundaries, held: None }
+        Asked { request, deleted, boundaries, held: None, caps: &[] }
     }
 
     #[test]
     fn a_user_without_rows_has_nothing_to_decide() {
         let found = |has_rows| Found::NoCheckpoint { has_rows };
         for request in [Request::Settle, Request::RefreshIfFree, Request::Refresh] {
-            let of = |found| assess(found, request, &Written::default(), &Counted::default(), INTERVAL, None);
+            let of =
+                |found| assess(found, request, &Written::default(), &Counted::default(), INTERVAL, None, &[]);
             assert_eq!(of(found(false)), Ok(Assessment::Nothing));
             assert_eq!(of(found(true)), Ok(Assessment::Doubt));
         }
@@ -392,8 +400,16 @@ mod tests {
         let two = pass(&stored.fold, &[(11, -1), (12, -1), (30, -1)], &[-1]);
         let counted = Counted::new(500, 0, 40);
         let assess_counted = |pass, request| {
-            assess(Found::Checkpoint(&stored, pass), request, &Written::default(), &counted, INTERVAL, None)
-                .unwrap()
+            assess(
+                Found::Checkpoint(&stored, pass),
+                request,
+                &Written::default(),
+                &counted,
+                INTERVAL,
+                None,
+                &[],
+            )
+            .unwrap()
         };
         let suffices = |assessment, rows| {
             let Assessment::Agrees { headroom: Some(headroom), .. } = assessment else { return false };
@@ -422,6 +438,7 @@ mod tests {
                 announced: side(false, Some(NOW)),
                 overdraft: Overdraft::default(),
                 crossings: vec![Crossing { boundary: Credits::ZERO, direction: Direction::Down }],
+                cap_changes: Vec::new(),
             }
         );
         let near = pass(&stored.fold, &[(12, -2)], &[]);
@@ -438,6 +455,7 @@ mod tests {
             announced: stored.announced.clone(),
             overdraft: stored.overdraft,
             crossings: Vec::new(),
+            cap_changes: Vec::new(),
         };
         assert_eq!(decide_with(Some(&stored), &three, None), refresh);
         let one = pass(&stored.fold, &[(11, -1)], &[]);
@@ -574,7 +592,8 @@ mod tests {
         assert!(headroom.covers(&Counted::new(u64::MAX - 1, 0, 0)));
         let nobody = Found::NoCheckpoint { has_rows: false };
         let (written, counted) = (Written::default(), Counted::default());
-        let of_nobody = assess(nobody, Request::Settle, &written, &counted, INTERVAL, Some(&cover(0, 0)));
+        let of_nobody =
+            assess(nobody, Request::Settle, &written, &counted, INTERVAL, Some(&cover(0, 0)), &[]);
         assert_eq!(of_nobody, Ok(Assessment::Doubt));
     }
 

@@ -213,7 +213,7 @@ impl User {
             (Some(stored), Some(pass)) => Found::Checkpoint(stored, pass),
             _ => Found::NoCheckpoint { has_rows: !self.rows.is_empty() },
         };
-        let assessment = assess(found, request, &written, &counted, INTERVAL, None).expect("a few rows");
+        let assessment = assess(found, request, &written, &counted, INTERVAL, None, &[]).expect("a few rows");
         self.sessions[session].stage = match assessment {
             Assessment::Nothing => Stage::Shares,
             Assessment::Doubt => Stage::Waits,
@@ -256,9 +256,9 @@ impl User {
         let base = stored.map_or_else(Fold::default, |stored| stored.fold.clone());
         let pass = self.pass(&base, own, false);
         let boundaries = (stored.is_none() || request.is_forced()).then_some(boundaries);
-        let asked = Asked { request, deleted, boundaries, held: None };
+        let asked = Asked { request, deleted, boundaries, held: None, caps: &[] };
         let decision = decide(stored, &pass, &asked, INTERVAL, 0).expect("a few rows");
-        let Decision::Write { refreshes, rebounds, announced, overdraft, crossings } = decision else {
+        let Decision::Write { refreshes, rebounds, announced, overdraft, crossings, .. } = decision else {
             return None;
         };
         if rebounds {

@@ -184,7 +184,8 @@ pub fn weighs_every_outcome(input: &mut Unstructured<'_>) -> Result<()> {
     assert_eq!(pass.advanced().coverage, *now);
     let counted = Counted::new(CHARGED, GRANTED, ROWS);
     let found = Found::Checkpoint(&checkpoint, &pass);
-    let assessment = assess(found, request, &ledger.written, &counted, interval, None).expect("a few rows");
+    let assessment =
+        assess(found, request, &ledger.written, &counted, interval, None, &[]).expect("a few rows");
     let (balance, _) = ledger.balances();
     let mut outcomes = ledger.outcomes(balance);
     let agrees = outcomes.all(|outcome| sides(&announced).all(|(at, is_above)| (outcome > at) == is_above));
@@ -202,7 +203,7 @@ pub fn weighs_every_outcome(input: &mut Unstructured<'_>) -> Result<()> {
 
     let deleted = if input.arbitrary()? { Some(self::announced(input, &bounds)?) } else { None };
     let read = if input.arbitrary()? { bounds } else { boundaries(input)? };
-    let asked = |boundaries| Asked { request, deleted: deleted.as_ref(), boundaries, held: None };
+    let asked = |boundaries| Asked { request, deleted: deleted.as_ref(), boundaries, held: None, caps: &[] };
     let pass = ledger.pass(&base, &[]);
     let boundaries = (request >= Request::Refresh).then_some(&read);
     decides_by_the_balance(&ledger, Some(&checkpoint), &pass, &asked(boundaries), interval);
@@ -229,7 +230,7 @@ fn announced(input: &mut Unstructured<'_>, boundaries: &Boundaries) -> Result<An
         crossed_at,
     });
     let crossed_at = times.last().copied().flatten();
-    Ok(Announced { is_positive: balance > 0, crossed_at, thresholds: thresholds.collect() })
+    Ok(Announced { is_positive: balance > 0, crossed_at, thresholds: thresholds.collect(), caps: Vec::new() })
 }
 
 /// Whatever becomes of the rows in flight and of the own ones, charges and grants for which the headroom suffices leave the balance
@@ -322,7 +323,7 @@ fn decides_by_the_balance(
             read.overdraft != stored.overdraft || !before.eq(read.thresholds().iter().copied())
         })
     });
-    let Decision::Write { refreshes, rebounds, announced, overdraft, crossings } = decision else {
+    let Decision::Write { refreshes, rebounds, announced, overdraft, crossings, .. } = decision else {
         assert_eq!((expected, lags, changes), (Vec::new(), false, false), "{ledger:?} asked {asked:?}");
         return;
     };

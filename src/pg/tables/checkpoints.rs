@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use ledger::credits::Credits;
-use ledger::id::UserId;
+use ledger::id::{CapId, UserId};
 use ledger::overdraft::Overdraft;
 
 use super::{table, utf8};
@@ -23,7 +23,8 @@ table! {
     7 STRAGGLERS "stragglers": Vec<u64>,
     8 IS_POSITIVE "is_positive": bool,
     9 CROSSED_AT "crossed_at": Option<Timestamptz>,
-    later: utf8(OVERDRAFT_LIMIT), utf8(THRESHOLDS), utf8(THRESHOLDS_BELOW), utf8(THRESHOLDS_CROSSED_AT), utf8(HAS_DAYS);
+    later: utf8(OVERDRAFT_LIMIT), utf8(THRESHOLDS), utf8(THRESHOLDS_BELOW), utf8(THRESHOLDS_CROSSED_AT), utf8(HAS_DAYS),
+        utf8(CAP_IDS), utf8(CAPS_REACHED_UNTIL);
 }
 
 /// The name of the column for how far the account may be overdrawn.
@@ -37,6 +38,10 @@ pub const THRESHOLDS_CROSSED_AT: &CStr = c"thresholds_crossed_at";
 /// The name of the column for whether `daily_totals` has what the checkpoint covers: NULL in a checkpoint that was made before there were
 /// daily totals, and whose rows have not been added up yet. An update has added it, as those above.
 pub const HAS_DAYS: &CStr = c"has_days";
+/// The name of the column for the account's spend caps.
+pub const CAP_IDS: &CStr = c"cap_ids";
+/// The name of the column for until when each of them was announced to be reached.
+pub const CAPS_REACHED_UNTIL: &CStr = c"caps_reached_until";
 
 /// The account's boundaries, in columns that an update has added. An owner may have added others before, so their numbers differ from
 /// database to database. All are NULL where the account has none but those of every account.
@@ -50,4 +55,8 @@ pub struct BoundaryColumns {
     pub thresholds_below: Column<Checkpoints, Option<i16>>,
     /// When each was last crossed.
     pub thresholds_crossed_at: Column<Checkpoints, Option<Vec<Option<Timestamptz>>>>,
+    /// The spend caps, ascending.
+    pub cap_ids: Column<Checkpoints, Option<Vec<CapId>>>,
+    /// Until when each was last announced to be reached.
+    pub caps_reached_until: Column<Checkpoints, Option<Vec<Option<Timestamptz>>>>,
 }

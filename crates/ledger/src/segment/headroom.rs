@@ -22,6 +22,7 @@
 //!
 //! `models/levels.pml` explores the first two, `models/holds.pml` the third.
 
+use crate::caps::Left;
 use crate::credits::{Credits, SumOutOfRange, UNITS_PER_CREDIT};
 use crate::crossing::{Announced, Outlook};
 
@@ -125,7 +126,8 @@ impl Cover {
 /// The limits up to which settlements need not look at a user. A limit of 0 says nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headroom {
-    /// The balance is above the next boundary below while the count of charges is below this,
+    /// The balance is above the next boundary below, and no spend cap is reached that was not announced, while the count of charges is below
+    /// this,
     pub(super) charged_until: u64,
     /// and not above the next one above while the count of grants is below this.
     pub(super) granted_until: u64,
@@ -163,6 +165,19 @@ impl Headroom {
             },
             None => Self { rows_folded, ..Self::default() },
         })
+    }
+
+    /// The same, where no more may be charged than is `left` of the user's spend caps, when the settlement had `counted`.
+    #[must_use]
+    pub fn capped(self, left: Left, counted: &Counted) -> Self {
+        let Left::UpTo(left) = left else { return self };
+        match steps_left(left, 0) {
+            Some(steps) => {
+                let charged_until = self.charged_until.min(counted.charged.saturating_add(steps));
+                Self { charged_until, ..self }
+            }
+            None => Self { charged_until: 0, granted_until: 0, ..self },
+        }
     }
 
     /// The same, where a pass over the holds and the delta has found that so much may be `left` to charge before the limit of a user

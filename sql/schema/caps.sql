@@ -1,0 +1,129 @@
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- A user's table: dumped, and replicated where the users say so. What was announced of a cap is in the account's checkpoint.
+CREATE TABLE credits.spend_caps (
+    id          uuid        NOT NULL DEFAULT gen_random_uuid(),
+    user_id     uuid        NOT NULL,
+    api_key_ids uuid[],
+    period      text,
+    amount      numeric     NOT NULL,
+    since       timestamptz NOT NULL DEFAULT now(),
+    is_enforced boolean     NOT NULL DEFAULT false,
+
+    CONSTRAINT spend_caps_pkey PRIMARY KEY (id),
+    CONSTRAINT api_key_ids_has_keys
+        CHECK (CASE WHEN api_key_ids IS NULL THEN true
+                    WHEN array_ndims(api_key_ids) = 1 THEN array_position(api_key_ids, NULL::uuid) IS NULL
+                    ELSE false END),
+    CONSTRAINT period_is_known
+        CHECK (period IN ('daily', 'weekly', 'monthly')),
+    -- NaN and the infinities are above 10^13; min_scale does not count trailing zeros.
+    CONSTRAINT amount_is_positive_and_exact
+        CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15)
+) USING heap WITH (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 5000
+);
+-- A commit reads the caps of an account that has some.
+CREATE INDEX spend_caps_user_idx ON credits.spend_caps (user_id);
+
+COMMENT ON TABLE credits.spend_caps IS
+    'How much of an account''s usage is to be announced, or refused, in a day, a week, a month or altogether, for clients to write. Applies '
+    'from the commit of the change. At most 16 for an account.';
+COMMENT ON COLUMN credits.spend_caps.id IS 'Identity of the cap, named in notifications; random unless given.';
+COMMENT ON COLUMN credits.spend_caps.user_id IS 'Account.';
+COMMENT ON COLUMN credits.spend_caps.api_key_ids IS
+    'API keys whose usage counts: at least one; NULL: all usage of the account, also without a key.';
+COMMENT ON COLUMN credits.spend_caps.period IS
+    'After what spending begins anew: daily, weekly (from Monday) or monthly, in UTC; NULL: never.';
+COMMENT ON COLUMN credits.spend_caps.amount IS
+    'Spending that reaches it reaches the cap: above 0, at most 13 integer and 15 fractional digits.';
+COMMENT ON COLUMN credits.spend_caps.since IS 'Usage from before does not count. Setting it to now() resets the cap.';
+COMMENT ON COLUMN credits.spend_caps.is_enforced IS 'Whether holds and charges that would exceed it are refused.';
+COMMENT ON CONSTRAINT api_key_ids_has_keys ON credits.spend_caps IS
+    'A list of keys names at least one, in one dimension and without NULL.';
+COMMENT ON CONSTRAINT period_is_known ON credits.spend_caps IS 'The three periods.';
+COMMENT ON CONSTRAINT amount_is_positive_and_exact ON credits.spend_caps IS
+    'An amount is exact or refused, never rounded: above 0, at most 13 integer and 15 fractional digits.';
+COMMENT ON INDEX credits.spend_caps_user_idx IS 'Finds the caps of a user.';
+
+CREATE FUNCTION credits.note_caps() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'note_caps';
+COMMENT ON FUNCTION credits.note_caps() IS
+    'Trigger: notes the accounts whose caps change; when the transaction commits, each is settled with its new ones.';
+
+-- ALWAYS: caps that logical replication brings apply on the server they land in.
+CREATE TRIGGER note_caps
+    AFTER INSERT OR UPDATE OR DELETE ON credits.spend_caps
+    FOR EACH ROW EXECUTE FUNCTION credits.note_caps();
+ALTER TABLE credits.spend_caps ENABLE ALWAYS TRIGGER note_caps;
+COMMENT ON TRIGGER note_caps ON credits.spend_caps IS 'Has accounts settled with the caps that they get.';
+
+CREATE TRIGGER note_all_caps
+    BEFORE TRUNCATE ON credits.spend_caps
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.note_caps();
+ALTER TABLE credits.spend_caps ENABLE ALWAYS TRIGGER note_all_caps;
+COMMENT ON TRIGGER note_all_caps ON credits.spend_caps IS 'Has all accounts settled that TRUNCATE takes their caps from.';
+
+SELECT pg_extension_config_dump('credits.spend_caps', '');
+
+-- The view below sees every row, as its owner does. These two run as the caller, and see what it may see.
+
+CREATE FUNCTION credits.visible_caps()
+    RETURNS TABLE (id uuid, user_id uuid, api_key_ids uuid[], period text, amount numeric, since timestamptz)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT c.id, c.user_id, c.api_key_ids, c.period, c.amount, c.since FROM credits.spend_caps c
+    $$;
+COMMENT ON FUNCTION credits.visible_caps() IS
+    'For the view spend_cap_states under row-level security: the caps that the caller may see.';
+
+CREATE FUNCTION credits.visible_spend(user_id uuid, api_key_ids uuid[], window_start timestamptz, window_end timestamptz)
+    RETURNS numeric
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        -- The first two comparisons are with what the index has, which is rounded.
+        SELECT coalesce(sum(t.amount), 0)
+        FROM credits.credits_transactions t
+        WHERE t.user_id = visible_spend.user_id AND t.transaction_type = 'usage'
+          AND t.created_at::timestamptz(0) >= visible_spend.window_start::timestamptz(0)
+          AND t.created_at::timestamptz(0) <= coalesce(visible_spend.window_end, 'infinity')::timestamptz(0)
+          AND t.created_at >= visible_spend.window_start
+          AND (t.created_at < visible_spend.window_end OR visible_spend.window_end IS NULL)
+          AND (t.api_key_id = ANY (visible_spend.api_key_ids) OR visible_spend.api_key_ids IS NULL)
+    $$;
+COMMENT ON FUNCTION credits.visible_spend(uuid, uuid[], timestamptz, timestamptz) IS
+    'For the view spend_cap_states: what these API keys (NULL: any or none) of an account have spent from window_start up to, not including, '
+    'window_end (NULL: without end), of the rows that the caller may see. Costs a scan of the account''s rows of that time.';
+
+CREATE VIEW credits.spend_cap_states WITH (security_barrier) AS
+    SELECT c.id AS cap_id, c.user_id, c.amount, s.spent, greatest(c.amount - s.spent, 0) AS remaining, s.spent >= c.amount AS is_reached,
+           greatest(c.since, w.period_start) AS window_start, w.resets_at
+    FROM (
+        SELECT p.id, p.user_id, p.api_key_ids, p.period, p.amount, p.since FROM credits.spend_caps p
+        WHERE NOT row_security_active('credits.spend_caps')
+        UNION ALL
+        SELECT v.id, v.user_id, v.api_key_ids, v.period, v.amount, v.since FROM credits.visible_caps() v
+        WHERE row_security_active('credits.spend_caps')
+    ) c
+    CROSS JOIN LATERAL (
+        -- In UTC, whatever the session's zone.
+        SELECT date_trunc(u.unit, statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC',
+               (date_trunc(u.unit, statement_timestamp() AT TIME ZONE 'UTC') + ('1 ' || u.unit)::interval) AT TIME ZONE 'UTC'
+        FROM (SELECT CASE c.period WHEN 'daily' THEN 'day' WHEN 'weekly' THEN 'week' WHEN 'monthly' THEN 'month' END) u (unit)
+    ) w (period_start, resets_at)
+    -- Not computed again for each column.
+    CROSS JOIN LATERAL (
+        SELECT credits.visible_spend(c.user_id, c.api_key_ids, greatest(c.since, w.period_start), w.resets_at) OFFSET 0
+    ) s (spent);
+COMMENT ON VIEW credits.spend_cap_states IS
+    'Every cap as of now: what its keys have spent in the current window, what remains (never below 0), whether it is reached, and when '
+    'spending begins anew (NULL: never). 42501 for who may not read the ledger. For one user: an index lookup, and a scan of its rows of '
+    'the window.';
+
+-- Back to the search_path of CREATE EXTENSION.
+SET LOCAL search_path = credits, pg_temp;

@@ -1,0 +1,797 @@
+//! Spend caps: what some keys of an account spend in a window, and what is announced of it.
+
+use std::sync::Arc;
+
+use credits_ledger_tests::cluster::Cluster;
+use credits_ledger_tests::listener::{CAP_CHANNEL, CONFIG_CHANNEL};
+use credits_ledger_tests::{Database, Decimal, Listener, Refused, Session, Uuid, dec, user};
+
+/// The test's cap of this number.
+fn cap(number: u32) -> Uuid {
+    Uuid::from_u128(0x2000_0000_0000_4000_8000_0000_0000_0000 + u128::from(number))
+}
+
+/// The test's API key of this number.
+fn key(number: u32) -> Uuid {
+    Uuid::from_u128(0x3000_0000_0000_4000_8000_0000_0000_0000 + u128::from(number))
+}
+
+/// Keys as SQL has them.
+fn keys(numbers: &[u32]) -> String {
+    let keys: Vec<String> = numbers.iter().map(|&number| key(number).to_string()).collect();
+    format!("'{{{}}}'::uuid[]", keys.join(","))
+}
+
+/// Gives user 1 a cap, with usage from long ago on.
+fn set(session: &mut Session, number: u32, keys: &str, period: &str, amount: Decimal) {
+    session.run(&insertion(number, user(1), keys, period, amount));
+}
+
+fn insertion(number: u32, of: Uuid, keys: &str, period: &str, amount: Decimal) -> String {
+    format!(
+        "INSERT INTO credits.spend_caps (id, user_id, api_key_ids, period, amount, since)
+         VALUES ('{}', '{of}', {keys}, {period}, {amount}, '2000-01-01')",
+        cap(number)
+    )
+}
+
+/// Records usage of user 1 with this key now.
+fn spend(session: &mut Session, key: &str, amount: Decimal) {
+    spend_at(session, key, amount, "clock_timestamp()");
+}
+
+fn spend_at(session: &mut Session, key: &str, amount: Decimal, created_at: &str) {
+    session.run(&usage(key, amount, created_at));
+}
+
+fn usage(key: &str, amount: Decimal, created_at: &str) -> String {
+    format!(
+        "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, api_key_id, created_at)
+         VALUES ('{}', 'usage', {amount}, gen_random_uuid(), {key}, {created_at})",
+        user(1)
+    )
+}
+
+fn quoted(number: u32) -> String {
+    format!("'{}'", key(number))
+}
+
+/// What was heard of caps since the last look: the cap's number and `open`, or when it resets.
+fn heard(listener: &mut Listener) -> Vec<String> {
+    let notifications = listener.drain();
+    let of_caps = notifications.iter().filter(|notification| notification.channel == CAP_CHANNEL);
+    of_caps
+        .map(|notification| {
+            let payload = &notification.payload;
+            let number = (0..100)
+                .find(|&number| payload.starts_with(&format!("{{\"cap_id\":\"{}\",", cap(number))))
+                .unwrap_or_else(|| panic!("{payload}"));
+            let (_, state) = payload.split_once("\"state\":").unwrap_or_else(|| panic!("{payload}"));
+            let state = match state.split_once("\"reached\",\"resets_at\":") {
+                Some(("", resets_at)) => resets_at.strip_suffix('}').expect("an object").replace('"', ""),
+                _ => {
+                    assert_eq!(state, "\"open\"}");
+                    "open".to_owned()
+                }
+            };
+            format!("{number} {state}")
+        })
+        .collect()
+}
+
+/// The view: each cap of user 1 with what was spent, what remains and whether it is reached.
+fn states(session: &mut Session) -> Vec<String> {
+    session.values(
+        "SELECT format('%s of %s, %s left%s', trim_scale(spent), amount, trim_scale(remaining), CASE WHEN is_reached THEN ', reached' END)
+         FROM credits.spend_cap_states WHERE user_id = $1 ORDER BY cap_id",
+        &[&user(1)],
+    )
+}
+
+/// A database where user 1 has plenty, with a listener.
+fn database() -> (Database, Session, Listener) {
+    with_plenty(Database::create_alone())
+}
+
+fn with_plenty(db: Database) -> (Database, Session, Listener) {
+    let mut session = db.connect();
+    session.run("SET lock_timeout = '50s'");
+    session.grant(user(1), dec!(1000000));
+    let listener = db.listen();
+    (db, session, listener)
+}
+
+/// A database whose clock is set to this time.
+fn database_at(time: &str) -> (Arc<Cluster>, Database, Session, Listener) {
+    let cluster = Cluster::start_with_clock("");
+    cluster.set_clock(time);
+    let (db, session, listener) = with_plenty(Database::create_in(&cluster));
+    (cluster, db, session, listener)
+}
+
+#[test]
+fn a_cap_is_complete_and_exact() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let insert = |columns: &str, values: &str| {
+        format!(
+            "INSERT INTO credits.spend_caps (user_id, amount, {columns}) VALUES ('{}', {values})",
+            user(1)
+        )
+    };
+    session.run(&format!("INSERT INTO credits.spend_caps (user_id, amount) VALUES ('{}', 5)", user(1)));
+    let defaults: bool = session.value(
+        "SELECT id IS NOT NULL AND api_key_ids IS NULL AND period IS NULL AND NOT is_enforced
+                AND since BETWEEN now() - interval '1 hour' AND now()
+         FROM credits.spend_caps",
+        &[],
+    );
+    assert!(defaults);
+    for period in ["'daily'", "'weekly'", "'monthly'", "NULL"] {
+        session.run(&insert("period", &format!("0.000000000000001, {period}")));
+    }
+    for period in ["'yearly'", "''", "'Daily'", "'day'"] {
+        session.try_run(&insert("period", &format!("1, {period}"))).refused("23514");
+    }
+    for amount in ["0", "-1", "10000000000000", "0.0000000000000001", "'NaN'", "'Infinity'"] {
+        session.try_run(&insert("period", &format!("{amount}, NULL"))).refused("23514");
+    }
+    for list in ["'{}'", "'{NULL}'", "ARRAY[gen_random_uuid(), NULL]", "ARRAY[ARRAY[gen_random_uuid()]]"] {
+        session.try_run(&insert("api_key_ids", &format!("1, {list}"))).refused("23514");
+    }
+    session.run(&insert("api_key_ids", "1, ARRAY[gen_random_uuid(), gen_random_uuid()]"));
+    session.run(&insert("since", "1, '-infinity'"));
+    session.run(&insert("since", "1, 'infinity'"));
+    for (column, value) in [("since", "NULL"), ("is_enforced", "NULL"), ("id", "NULL")] {
+        session.try_run(&insert(column, &format!("1, {value}"))).refused("23502");
+    }
+}
+
+/// One more than 16 is refused by the commit that would have them, also where two bring them at once.
+#[test]
+fn an_account_has_at_most_16_caps() {
+    let (db, mut session, _listener) = database();
+    for number in 0..15 {
+        set(&mut session, number, "NULL", "NULL", dec!(1000));
+    }
+    let begin = |number| {
+        let mut session = db.connect();
+        session.run("SET lock_timeout = '50s'; BEGIN");
+        set(&mut session, number, "NULL", "NULL", dec!(1000));
+        session
+    };
+    let (mut first, mut second) = (begin(15), begin(16));
+    first.run("COMMIT");
+    let error = second.try_run("COMMIT").refused("54000");
+    assert!(error.message().contains("17 spend caps"), "{error:?}");
+    session.try_run(&insertion(17, user(1), "NULL", "NULL", dec!(1))).refused("54000");
+    // In one transaction, what counts is what there is in the end.
+    session.run(&format!(
+        "BEGIN; {}; DELETE FROM credits.spend_caps WHERE id = '{}'; COMMIT",
+        insertion(17, user(1), "NULL", "NULL", dec!(1)),
+        cap(3)
+    ));
+    session.try_run(&insertion(18, user(1), "NULL", "NULL", dec!(1))).refused("54000");
+    session.run(&insertion(18, user(2), "NULL", "NULL", dec!(1)));
+    // A cap that is given to an account is one of its.
+    let give = format!("UPDATE credits.spend_caps SET user_id = '{}' WHERE id = '{}'", user(1), cap(18));
+    session.try_run(&give).refused("54000");
+    session.run(&format!("DELETE FROM credits.spend_caps WHERE id = '{}'; {give}", cap(4)));
+    session.assert_sound();
+}
+
+#[test]
+fn a_cap_is_announced_when_it_is_reached() {
+    let (_db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(10));
+    spend(&mut session, "NULL", dec!(9.999999999999999));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    assert_eq!(states(&mut session), ["9.999999999999999 of 10, 0.000000000000001 left"]);
+    spend(&mut session, "NULL", dec!(0.000000000000001));
+    let notifications = listener.drain();
+    let payload = format!(
+        "{{\"cap_id\":\"{}\",\"user_id\":\"{}\",\"state\":\"reached\",\"resets_at\":null}}",
+        cap(1),
+        user(1)
+    );
+    let on = |channel: &str| notifications.iter().filter(|n| n.channel == channel).collect::<Vec<_>>();
+    assert_eq!(on(CAP_CHANNEL).iter().map(|n| &n.payload).collect::<Vec<_>>(), [&payload]);
+    assert_eq!(on(CONFIG_CHANNEL).len(), 1);
+    assert!(on(CONFIG_CHANNEL)[0].payload.starts_with("credits_transactions:"));
+    assert_eq!(states(&mut session), ["10 of 10, 0 left, reached"]);
+    spend(&mut session, "NULL", dec!(50));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    session.assert_sound();
+}
+
+/// Usage that nobody needs to look at, far from the cap, is counted all the same.
+#[test]
+fn headroom_ends_at_the_cap() {
+    let (db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(100));
+    let mut other = db.connect();
+    for _ in 0..33 {
+        spend(&mut session, "NULL", dec!(1.5));
+        spend(&mut other, "NULL", dec!(1.5));
+    }
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    spend(&mut other, "NULL", dec!(0.999999999999999));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    spend(&mut session, "NULL", dec!(0.000000000000001));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    session.assert_sound();
+}
+
+#[test]
+fn usage_counts_by_its_key() {
+    let (_db, mut session, mut listener) = database();
+    set(&mut session, 1, &keys(&[1, 2]), "NULL", dec!(10));
+    set(&mut session, 2, "NULL", "NULL", dec!(20));
+    set(&mut session, 3, &keys(&[3]), "NULL", dec!(10));
+    for (key, amount) in [("NULL", dec!(4)), (&*quoted(1), dec!(3)), (&*quoted(4), dec!(2))] {
+        spend(&mut session, key, amount);
+    }
+    assert_eq!(states(&mut session), ["3 of 10, 7 left", "9 of 20, 11 left", "0 of 10, 10 left"]);
+    spend(&mut session, &quoted(2), dec!(7));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    spend(&mut session, "NULL", dec!(4));
+    assert_eq!(heard(&mut listener), ["2 null"]);
+    // Two at once, by one row and by several.
+    session.run("UPDATE credits.spend_caps SET since = now() WHERE amount = 10 OR amount = 20");
+    assert_eq!(heard(&mut listener), ["1 open", "2 open"]);
+    session.run("BEGIN");
+    spend(&mut session, &quoted(3), dec!(12));
+    spend(&mut session, &quoted(1), dec!(8));
+    session.run("COMMIT");
+    assert_eq!(heard(&mut listener), ["2 null", "3 null"]);
+    session.assert_sound();
+}
+
+/// Spending is gross: what is granted or taken back gives nothing back, and what is no usage takes nothing.
+#[test]
+fn only_usage_counts() {
+    let (_db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(10));
+    session.insert(user(1), "admin_removal", dec!(50)).unwrap();
+    session.insert(user(1), "purchase", dec!(50)).unwrap();
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    session.run(&format!("SELECT credits.charge('{}', 9, 'taken back')", user(1)));
+    session.run(
+        "SELECT credits.reverse_transaction((SELECT id FROM credits.credits_transactions WHERE source_id = 'taken back'), 'r')",
+    );
+    assert_eq!(states(&mut session), ["9 of 10, 1 left"]);
+    spend(&mut session, "NULL", dec!(1));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    session.run(
+        "SELECT credits.reverse_transaction(id, id::text) FROM credits.credits_transactions
+         WHERE transaction_type = 'usage' AND source_id <> 'taken back'",
+    );
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    session.run(&format!("SELECT credits.create_hold('{0}', 3, 'h')", user(1)));
+    assert_eq!(states(&mut session), ["10 of 10, 0 left, reached"]);
+    session.run("SELECT credits.capture_hold('h')");
+    assert_eq!(states(&mut session), ["13 of 10, 0 left, reached"]);
+    session.assert_sound();
+}
+
+/// What DML makes of a cap is announced by its commit, and what it leaves as it was is not.
+#[test]
+fn a_change_announces_what_it_does() {
+    let (_db, mut session, mut listener) = database();
+    spend(&mut session, &quoted(1), dec!(7));
+    set(&mut session, 1, "NULL", "NULL", dec!(7));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    set(&mut session, 2, "NULL", "NULL", dec!(8));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    let of_1 = format!("WHERE id = '{}'", cap(1));
+    for (change, expected) in [
+        ("amount = 6.5", &[][..]),
+        ("amount = 7.5", &["1 open"]),
+        ("amount = 9", &[]),
+        ("amount = 7", &["1 null"]),
+        ("is_enforced = true", &[]),
+        ("since = now()", &["1 open"]),
+        ("since = '2000-01-01'", &["1 null"]),
+        ("since = 'infinity'", &["1 open"]),
+        ("since = '-infinity'", &["1 null"]),
+        (&*format!("api_key_ids = {}", keys(&[2])), &["1 open"]),
+        (&*format!("api_key_ids = {}", keys(&[2, 1])), &["1 null"]),
+        (&*format!("user_id = '{}'", user(2)), &["1 open"]),
+        (&*format!("user_id = '{}'", user(1)), &["1 null"]),
+        (&*format!("id = '{}'", cap(3)), &["1 open", "3 null"]),
+    ] {
+        session.run(&format!("UPDATE credits.spend_caps SET {change} {of_1}"));
+        assert_eq!(heard(&mut listener), expected, "{change}");
+        session.assert_sound();
+    }
+    session.run(&format!("DELETE FROM credits.spend_caps WHERE id = '{}'", cap(3)));
+    assert_eq!(heard(&mut listener), ["3 open"]);
+    session.run("BEGIN");
+    set(&mut session, 1, "NULL", "NULL", dec!(1));
+    session.run("DELETE FROM credits.spend_caps WHERE amount = 1; COMMIT");
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    // With usage in the same transaction: what is there in the end.
+    session.run("BEGIN");
+    spend(&mut session, "NULL", dec!(2));
+    session.run("UPDATE credits.spend_caps SET amount = 10; COMMIT");
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    session.run("BEGIN");
+    spend(&mut session, "NULL", dec!(2));
+    session.run("UPDATE credits.spend_caps SET amount = 11; COMMIT");
+    assert_eq!(heard(&mut listener), ["2 null"]);
+    session.run("TRUNCATE credits.spend_caps");
+    assert_eq!(heard(&mut listener), ["2 open"]);
+    spend(&mut session, "NULL", dec!(1000));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    session.assert_sound();
+    let kept: bool = session
+        .value("SELECT bool_and(cap_ids IS NULL AND caps_reached_until IS NULL) FROM credits.user_balance_checkpoints", &[]);
+    assert!(kept, "an account without caps has nothing of them");
+}
+
+/// Both a cap that moves and the usage of two accounts: first what is open.
+#[test]
+fn open_is_announced_before_reached() {
+    for (from, to) in [(1, 2), (2, 1)] {
+        let (_db, mut session, mut listener) = database();
+        session.charge(user(1), dec!(5));
+        session.charge(user(2), dec!(5));
+        session.run(&insertion(1, user(from), "NULL", "NULL", dec!(5)));
+        assert_eq!(heard(&mut listener), ["1 null"]);
+        session.run(&format!("UPDATE credits.spend_caps SET user_id = '{}'", user(to)));
+        assert_eq!(heard(&mut listener), ["1 open", "1 null"]);
+    }
+}
+
+#[test]
+fn caps_roll_back() {
+    let (_db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(10));
+    session.run("BEGIN; UPDATE credits.spend_caps SET amount = 5");
+    spend(&mut session, "NULL", dec!(7));
+    session.run("ROLLBACK; BEGIN; SAVEPOINT s; UPDATE credits.spend_caps SET amount = 1");
+    spend(&mut session, "NULL", dec!(20));
+    session.run("ROLLBACK TO s");
+    spend(&mut session, "NULL", dec!(2));
+    session.run("COMMIT");
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    assert_eq!(states(&mut session), ["2 of 10, 8 left"]);
+    spend(&mut session, "NULL", dec!(8));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    session.assert_sound();
+}
+
+/// A transaction of user 1 that is open.
+fn begin(db: &Database, statement: &str) -> Session {
+    let mut session = db.connect();
+    session.run(&format!("SET lock_timeout = '50s'; BEGIN; {statement}"));
+    session
+}
+
+fn usage_now(amount: Decimal) -> String {
+    usage("NULL", amount, "clock_timestamp()")
+}
+
+/// Neither reaches it alone.
+#[test]
+fn two_that_only_together_reach_a_cap() {
+    let (db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(10));
+    spend(&mut session, "NULL", dec!(1));
+    let (mut first, mut second) = (begin(&db, &usage_now(dec!(5))), begin(&db, &usage_now(dec!(4))));
+    first.run("COMMIT");
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    second.run("COMMIT");
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    second.assert_sound();
+}
+
+/// What is in flight may roll back, and then nothing is announced.
+#[test]
+fn one_that_rolls_back_reaches_nothing() {
+    let (db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(10));
+    let mut first = begin(&db, &usage_now(dec!(6)));
+    spend(&mut session, "NULL", dec!(6));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    first.run("ROLLBACK");
+    spend(&mut session, "NULL", dec!(3));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    spend(&mut session, "NULL", dec!(1));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+}
+
+/// The first has settled and is not visible yet: the second waits for it, and announces.
+#[test]
+fn a_commit_waits_for_one_that_has_settled() {
+    let (db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(10));
+    spend(&mut session, "NULL", dec!(1));
+    let held = db.hold_commit(begin(&db, &usage_now(dec!(5))));
+    let second = begin(&db, &usage_now(dec!(4)));
+    let pid = second.pid();
+    let second = second.background(|session| session.run("COMMIT"));
+    db.until_blocked(pid);
+    held.release();
+    let _ = second.finish();
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    session.assert_sound();
+}
+
+/// Far from the cap nobody waits.
+#[test]
+fn a_commit_far_from_the_cap_waits_for_nobody() {
+    let (db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(100));
+    spend(&mut session, "NULL", dec!(1));
+    let held = db.hold_commit(begin(&db, &usage_now(dec!(5))));
+    spend(&mut session, "NULL", dec!(93));
+    held.release();
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    spend(&mut session, "NULL", dec!(1));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+}
+
+/// The one that changes a cap waits for a commit that has counted under the old one, and decides after it.
+#[test]
+fn a_cap_is_changed_beside_a_commit() {
+    for (amount, expected) in [(dec!(6), &["1 null"][..]), (dec!(7), &[])] {
+        let (db, mut session, mut listener) = database();
+        set(&mut session, 1, "NULL", "NULL", dec!(1000));
+        spend(&mut session, "NULL", dec!(1));
+        let held = db.hold_commit(begin(&db, &usage_now(dec!(5))));
+        let changing = db.connect();
+        let pid = changing.pid();
+        let update = format!("UPDATE credits.spend_caps SET amount = {amount}");
+        let changing = changing.background(move |session| session.run(&update));
+        db.until_blocked(pid);
+        held.release();
+        let _ = changing.finish();
+        assert_eq!(heard(&mut listener), expected);
+        spend(&mut session, "NULL", dec!(1));
+        assert_eq!(heard(&mut listener).len() + expected.len(), 1);
+        session.assert_sound();
+    }
+}
+
+/// It waits for the commit that sets the cap, and then looks again.
+#[test]
+fn a_commit_beside_one_that_sets_a_cap() {
+    let (db, mut session, mut listener) = database();
+    spend(&mut session, "NULL", dec!(1));
+    let charging = begin(&db, &usage_now(dec!(9)));
+    let held = db.hold_commit(begin(&db, &insertion(1, user(1), "NULL", "NULL", dec!(10))));
+    let pid = charging.pid();
+    let charging = charging.background(|session| session.run("COMMIT"));
+    db.until_blocked(pid);
+    held.release();
+    let _ = charging.finish();
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    session.assert_sound();
+}
+
+/// Headroom from before a cap was lowered is used by nobody.
+#[test]
+fn headroom_ends_when_a_cap_is_changed() {
+    let (db, mut session, mut listener) = database();
+    let mut owner = db.connect();
+    set(&mut owner, 1, "NULL", "NULL", dec!(1000));
+    spend(&mut session, "NULL", dec!(1));
+    spend(&mut session, "NULL", dec!(1));
+    owner.run("UPDATE credits.spend_caps SET amount = 10");
+    spend(&mut session, "NULL", dec!(8));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    // Nor from before there was any.
+    spend(&mut session, "NULL", dec!(1));
+    set(&mut owner, 2, "NULL", "NULL", dec!(20));
+    spend(&mut session, "NULL", dec!(9));
+    assert_eq!(heard(&mut listener), ["2 null"]);
+    session.assert_sound();
+}
+
+#[test]
+fn caps_that_are_changed_cannot_be_prepared() {
+    let (_db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(10));
+    for statement in [
+        "UPDATE credits.spend_caps SET amount = 5",
+        "DELETE FROM credits.spend_caps",
+        "TRUNCATE credits.spend_caps",
+        &insertion(2, user(2), "NULL", "NULL", dec!(5)),
+    ] {
+        session.run("BEGIN");
+        session.run(statement);
+        session.try_run("PREPARE TRANSACTION 'caps_changed'").refused("0A000");
+        session.run("ROLLBACK");
+    }
+    spend(&mut session, "NULL", dec!(10));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+}
+
+/// As a crossing is: it is counted when it is prepared, in flight until it ends, and announced by whoever looks next.
+#[test]
+fn usage_that_is_prepared_reaches_a_cap() {
+    let (db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(10));
+    spend(&mut session, "NULL", dec!(1));
+    let gid = format!("'{}'", db.name());
+    let mut preparing = begin(&db, &usage_now(dec!(5)));
+    preparing.run(&format!("PREPARE TRANSACTION {gid}"));
+    spend(&mut session, "NULL", dec!(4));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    preparing.run(&format!("COMMIT PREPARED {gid}"));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    spend(&mut session, "NULL", dec!(0.1));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    // By request, too.
+    session.run("UPDATE credits.spend_caps SET since = now()");
+    assert_eq!(heard(&mut listener), ["1 open"]);
+    let mut preparing = begin(&db, &usage_now(dec!(10)));
+    preparing.run(&format!("PREPARE TRANSACTION {gid}; "));
+    preparing.run(&format!("COMMIT PREPARED {gid}"));
+    session.refresh(user(1));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    session.assert_sound();
+}
+
+/// What was announced of a cap survives its checkpoint, whichever way that goes.
+#[test]
+fn a_deleted_checkpoint_keeps_what_was_announced() {
+    for deletion in [
+        "DELETE FROM credits.user_balance_checkpoints",
+        "TRUNCATE credits.user_balance_checkpoints",
+        "UPDATE credits.user_balance_checkpoints SET user_id = gen_random_uuid(); DELETE FROM credits.user_balance_checkpoints",
+    ] {
+        let (_db, mut session, mut listener) = database();
+        set(&mut session, 1, "NULL", "NULL", dec!(10));
+        set(&mut session, 2, "NULL", "NULL", dec!(20));
+        spend(&mut session, "NULL", dec!(15));
+        assert_eq!(heard(&mut listener), ["1 null"]);
+        session.run(&format!("BEGIN; {deletion}; COMMIT"));
+        assert_eq!(heard(&mut listener), Vec::<String>::new(), "{deletion}");
+        session.run("BEGIN");
+        spend(&mut session, "NULL", dec!(5));
+        session.run(&format!("{deletion}; COMMIT"));
+        assert_eq!(heard(&mut listener), ["2 null"], "{deletion}");
+        session.assert_sound();
+    }
+}
+
+/// An account without rows gets a checkpoint by its cap.
+#[test]
+fn caps_may_come_before_the_first_row() {
+    let db = Database::create_alone();
+    let (mut session, mut listener) = (db.connect(), db.listen());
+    set(&mut session, 1, "NULL", "NULL", dec!(5));
+    session.assert_sound();
+    spend(&mut session, "NULL", dec!(5));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    assert_eq!(session.value::<i64>("SELECT count(*) FROM credits.balances", &[]), 1);
+    session.assert_sound();
+}
+
+/// Rows of before, behind a fold, count as those in the delta do.
+#[test]
+fn what_is_folded_counts() {
+    let (_db, mut session, mut listener) = database();
+    for _ in 0..200 {
+        spend(&mut session, &quoted(1), dec!(0.5));
+    }
+    session.refresh(user(1));
+    set(&mut session, 1, &keys(&[1]), "NULL", dec!(101));
+    spend(&mut session, &quoted(1), dec!(0.5));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    spend(&mut session, &quoted(1), dec!(0.5));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    session.assert_sound();
+}
+
+/// The rows of a window are found without the index by date, too.
+#[test]
+fn a_cap_needs_no_index_by_date() {
+    let (_db, mut session, mut listener) = database();
+    set(&mut session, 1, "NULL", "NULL", dec!(10));
+    for index in [
+        "",
+        "CREATE INDEX credits_transactions_user_created_idx ON credits.credits_transactions (user_id, (created_at::timestamptz(3)))",
+        "CREATE INDEX credits_transactions_user_created_idx ON credits.credits_transactions (user_id, created_at)",
+        "CREATE INDEX credits_transactions_user_created_idx ON credits.credits_transactions (user_id, (created_at::timestamptz(0)))
+            WHERE amount > 100",
+    ] {
+        session.run(&format!("DROP INDEX IF EXISTS credits.credits_transactions_user_created_idx; {index}"));
+        session.run("UPDATE credits.spend_caps SET since = now()");
+        spend(&mut session, "NULL", dec!(9));
+        spend_at(&mut session, "NULL", dec!(9), "'2001-01-01'");
+        heard(&mut listener);
+        spend(&mut session, "NULL", dec!(1));
+        assert_eq!(heard(&mut listener), ["1 null"], "{index}");
+    }
+}
+
+/// Whether it is on or off, and where.
+#[test]
+fn the_channel_is_a_setting() {
+    let (_db, mut session, mut listener) = database();
+    session.run("SET credits_ledger.cap_channel = ''");
+    set(&mut session, 1, "NULL", "NULL", dec!(10));
+    spend(&mut session, "NULL", dec!(10));
+    let channels: Vec<String> =
+        listener.drain().into_iter().map(|notification| notification.channel).collect();
+    assert_eq!(channels, [CONFIG_CHANNEL]);
+    session.run(
+        "SET credits_ledger.cap_channel = auth_config_changed; UPDATE credits.spend_caps SET since = now()",
+    );
+    let channels: Vec<String> =
+        listener.drain().into_iter().map(|notification| notification.channel).collect();
+    assert_eq!(channels, [CONFIG_CHANNEL, CONFIG_CHANNEL]);
+}
+
+/// Each period ends when the calendar says so, in UTC whatever the session's zone, and is announced anew in the next one.
+#[test]
+fn a_window_ends_with_its_period() {
+    let (cluster, db, mut session, mut listener) = database_at("2026-12-30 10:00+00");
+    set(&mut session, 1, "NULL", "'daily'", dec!(10));
+    set(&mut session, 2, "NULL", "'weekly'", dec!(15));
+    set(&mut session, 3, "NULL", "'monthly'", dec!(20));
+    set(&mut session, 4, "NULL", "NULL", dec!(45));
+    let mut elsewhere = db.connect();
+    for (time, zone, amount, expected, spent) in [
+        ("2026-12-30 23:59:00+00", "UTC", 10, &["1 2026-12-31T00:00:00Z"][..], [10, 10, 10, 10]),
+        // Nothing is written at the boundary: the view says so, and the cap is reached anew.
+        ("2026-12-31 00:00:00+00", "Asia/Tokyo", 0, &[], [0, 10, 10, 10]),
+        ("2026-12-31 00:00:01+00", "America/Los_Angeles", 5, &["2 2027-01-04T00:00:00Z"], [5, 15, 15, 15]),
+        (
+            "2026-12-31 23:59:00+00",
+            "Pacific/Kiritimati",
+            5,
+            &["1 2027-01-01T00:00:00Z", "3 2027-01-01T00:00:00Z"],
+            [10, 20, 20, 20],
+        ),
+        // The year ends within a week.
+        ("2027-01-01 00:00:00+00", "Europe/Berlin", 0, &[], [0, 20, 0, 20]),
+        ("2027-01-03 23:59:00+00", "Europe/Berlin", 9, &[], [9, 29, 9, 29]),
+        ("2027-01-04 00:00:00+00", "Europe/Berlin", 0, &[], [0, 0, 9, 29]),
+        (
+            "2027-01-31 23:30:00+00",
+            "Europe/Berlin",
+            16,
+            &["1 2027-02-01T00:00:00Z", "2 2027-02-01T00:00:00Z", "3 2027-02-01T00:00:00Z", "4 null"],
+            [16, 16, 25, 45],
+        ),
+        ("2027-02-01 00:00:00+00", "Europe/Berlin", 0, &[], [0, 0, 0, 45]),
+        // Daylight saving time begins and ends.
+        ("2027-03-27 23:30:00+00", "Europe/Berlin", 10, &["1 2027-03-28T00:00:00Z"], [10, 10, 10, 55]),
+        ("2027-03-28 00:00:00+00", "Europe/Berlin", 1, &[], [1, 11, 11, 56]),
+        ("2027-10-30 23:59:00+00", "Europe/Berlin", 10, &["1 2027-10-31T00:00:00Z"], [10, 10, 10, 66]),
+        (
+            "2027-10-31 23:30:00+00",
+            "Europe/Berlin",
+            10,
+            &["1 2027-11-01T00:00:00Z", "2 2027-11-01T00:00:00Z", "3 2027-11-01T00:00:00Z"],
+            [10, 20, 20, 76],
+        ),
+        ("2028-02-28 23:30:00+00", "UTC", 10, &["1 2028-02-29T00:00:00Z"], [10, 10, 10, 86]),
+        (
+            "2028-02-29 23:30:00+00",
+            "UTC",
+            10,
+            &["1 2028-03-01T00:00:00Z", "2 2028-03-06T00:00:00Z", "3 2028-03-01T00:00:00Z"],
+            [10, 20, 20, 96],
+        ),
+        ("2028-03-01 00:00:00+00", "UTC", 10, &["1 2028-03-02T00:00:00Z"], [10, 30, 10, 106]),
+    ] {
+        cluster.set_clock(time);
+        session.run(&format!("SET timezone = '{zone}'"));
+        elsewhere.run(&format!("SET timezone = '{zone}'"));
+        if amount > 0 {
+            spend(&mut session, "NULL", amount.into());
+        }
+        assert_eq!(heard(&mut listener), expected, "{time}");
+        let found: Vec<i64> = elsewhere.values(
+            "SELECT spent::bigint FROM credits.spend_cap_states WHERE user_id = $1 ORDER BY cap_id",
+            &[&user(1)],
+        );
+        assert_eq!(found, spent, "{time}");
+        session.assert_sound();
+    }
+    let windows: Vec<String> = session.values(
+        "SELECT concat_ws(' ', window_start AT TIME ZONE 'UTC', resets_at AT TIME ZONE 'UTC') FROM credits.spend_cap_states ORDER BY cap_id",
+        &[],
+    );
+    assert_eq!(
+        windows,
+        [
+            "2028-03-01 00:00:00 2028-03-02 00:00:00",
+            "2028-02-28 00:00:00 2028-03-06 00:00:00",
+            "2028-03-01 00:00:00 2028-04-01 00:00:00",
+            "2000-01-01 00:00:00"
+        ]
+    );
+}
+
+/// A row counts in the window that it is dated in, and reaches the cap when that has come.
+#[test]
+fn usage_may_be_dated_otherwise() {
+    let (cluster, _db, mut session, mut listener) = database_at("2026-11-30 12:00+00");
+    set(&mut session, 1, "NULL", "'daily'", dec!(10));
+    spend_at(&mut session, "NULL", dec!(50), "'2026-11-29 23:59:59.999999+00'");
+    spend_at(&mut session, "NULL", dec!(9), "'2026-12-01 00:00+00'");
+    spend_at(&mut session, "NULL", dec!(5), "'2026-11-30 23:59:59.999999+00'");
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    spend_at(&mut session, "NULL", dec!(5), "'2026-11-30 00:00+00'");
+    assert_eq!(heard(&mut listener), ["1 2026-12-01T00:00:00Z"]);
+    // While it is reached, the next day fills up unnoticed.
+    spend_at(&mut session, "NULL", dec!(0.5), "'2026-12-01 20:00+00'");
+    spend(&mut session, "NULL", dec!(3));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    cluster.set_clock("2026-12-01 00:00+00");
+    assert_eq!(states(&mut session), ["9.5 of 10, 0.5 left"]);
+    spend(&mut session, "NULL", dec!(0.4));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    spend(&mut session, "NULL", dec!(0.1));
+    assert_eq!(heard(&mut listener), ["1 2026-12-02T00:00:00Z"]);
+    // The day after is full before it has come: whoever commits then announces it, if only on another key.
+    spend_at(&mut session, "NULL", dec!(10), "'2026-12-02 12:00+00'");
+    spend_at(&mut session, "NULL", dec!(10), "'2026-12-04 12:00+00'");
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    cluster.set_clock("2026-12-02 00:00+00");
+    session.grant(user(1), dec!(1));
+    assert_eq!(heard(&mut listener), ["1 2026-12-03T00:00:00Z"]);
+    cluster.set_clock("2026-12-03 00:00+00");
+    session.grant(user(1), dec!(1));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    cluster.set_clock("2026-12-04 00:00+00");
+    session.grant(user(1), dec!(1));
+    assert_eq!(heard(&mut listener), ["1 2026-12-05T00:00:00Z"]);
+    session.assert_sound();
+}
+
+/// A clock that goes back over a boundary takes nothing back, and what was announced is not announced again.
+#[test]
+fn the_clock_may_go_back() {
+    let (cluster, _db, mut session, mut listener) = database_at("2026-11-29 23:59+00");
+    set(&mut session, 1, "NULL", "'daily'", dec!(10));
+    spend(&mut session, "NULL", dec!(4));
+    cluster.set_clock("2026-11-30 00:00+00");
+    spend(&mut session, "NULL", dec!(10));
+    assert_eq!(heard(&mut listener), ["1 2026-12-01T00:00:00Z"]);
+    cluster.set_clock("2026-11-29 23:59+00");
+    spend(&mut session, "NULL", dec!(1));
+    session.refresh(user(1));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    cluster.set_clock("2026-11-30 00:10+00");
+    spend(&mut session, "NULL", dec!(1));
+    session.refresh(user(1));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+}
+
+/// What was reached in a window that has ended is open. A change of the period begins another window.
+#[test]
+fn a_period_may_be_changed() {
+    let (cluster, _db, mut session, mut listener) = database_at("2026-11-29 12:00+00");
+    set(&mut session, 1, "NULL", "'daily'", dec!(10));
+    spend(&mut session, "NULL", dec!(10));
+    assert_eq!(heard(&mut listener), ["1 2026-11-30T00:00:00Z"]);
+    cluster.set_clock("2026-11-30 12:00+00");
+    let mut change = |period: &str| {
+        session.run(&format!("UPDATE credits.spend_caps SET period = {period}"));
+        heard(&mut listener)
+    };
+    // Open since midnight, so that no change announces it to be.
+    assert_eq!(change("'weekly'"), Vec::<String>::new());
+    assert_eq!(change("'monthly'"), ["1 2026-12-01T00:00:00Z"]);
+    assert_eq!(change("NULL"), ["1 null"]);
+    assert_eq!(change("'daily'"), ["1 open"]);
+    assert_eq!(change("NULL"), ["1 null"]);
+    assert_eq!(change("'monthly'"), ["1 2026-12-01T00:00:00Z"]);
+    session.run("DELETE FROM credits.spend_caps");
+    assert_eq!(heard(&mut listener), ["1 open"]);
+    set(&mut session, 1, "NULL", "'monthly'", dec!(10));
+    assert_eq!(heard(&mut listener), ["1 2026-12-01T00:00:00Z"]);
+    // One that has expired is open already.
+    cluster.set_clock("2026-12-01 12:00+00");
+    session.run("UPDATE credits.spend_caps SET amount = 20");
+    session.run("DELETE FROM credits.spend_caps");
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    session.assert_sound();
+}
