@@ -150,6 +150,9 @@ fn a_balance_is_read_from_the_ledger() {
         "SELECT * FROM credits.calculate_balance_with_seq(U)",
         "SELECT * FROM credits.get_users_balances_bulk(ARRAY[U], 1)",
         "SELECT * FROM credits.list_transactions_with_batches(U)",
+        "SELECT credits.get_user_balance_at(U, '2026-01-01 09:00+00')",
+        "SELECT * FROM credits.account_statement(U, '2026-01-01', now())",
+        "SELECT * FROM credits.usage_by_day(U)",
     ] {
         let mut reader = db.connect();
         reader.run(BEGIN);
@@ -201,6 +204,9 @@ fn write_skew_on_balances_is_found() {
         "SELECT balance FROM credits.calculate_balance_with_seq(U)",
         "SELECT balance FROM credits.get_users_balances_bulk(ARRAY[U])",
         "SELECT coalesce(max(balance), 0) FROM credits.balances WHERE user_id = U",
+        "SELECT credits.get_user_balance_at(U, 'infinity')",
+        "SELECT amount FROM credits.account_statement(U, '-infinity', 'infinity') WHERE line = 'closing'",
+        "SELECT coalesce(sum(total_amount), 0) FROM credits.usage_by_day(U)",
     ];
     for (what, prepare) in prepare {
         for read in reads {

@@ -21,6 +21,20 @@ const AT_THEIR_LIMITS: &str = "SELECT user_id, available, overdraft_limit \
 const TOP_BATCHES: &str = "SELECT fusillade_batch_id, transaction_count, total_amount \
                            FROM credits.batches ORDER BY total_amount DESC LIMIT 5";
 
+const DEAREST_MODELS: &str = "SELECT category AS model, sum(transaction_count) AS requests, sum(total_amount) AS credits \
+                              FROM credits.balances CROSS JOIN LATERAL credits.usage_by_day(user_id) \
+                              WHERE transaction_type = 'usage' GROUP BY category ORDER BY credits DESC LIMIT 5";
+
+const DEAREST_KEYS: &str = "SELECT user_id, api_key_id, sum(transaction_count) AS requests, sum(total_amount) AS credits \
+                            FROM credits.balances CROSS JOIN LATERAL credits.usage_by_day(user_id) \
+                            WHERE transaction_type = 'usage' GROUP BY user_id, api_key_id ORDER BY credits DESC LIMIT 5";
+
+/// Accounts whose statements do not close with their balances.
+const WRONG_STATEMENTS: &str = "
+    SELECT count(*) FROM credits.balances
+    CROSS JOIN LATERAL credits.account_statement(user_id, now() - interval '1 day', 'infinity')
+    WHERE line = 'closing' AND amount <> balance";
+
 const DISCREPANCIES: &str = "SELECT check_name, user_id, detail FROM credits.verify_ledger()";
 
 /// Users whose balance is not the plain sum of their rows.
@@ -57,7 +71,22 @@ impl Report<'_> {
         )?;
         self.query("Closest to their limits", AT_THEIR_LIMITS, &[Align::Left, Align::Right, Align::Right])?;
         self.query("Largest batches", TOP_BATCHES, &[Align::Left, Align::Right, Align::Right])?;
+        self.query("Dearest models", DEAREST_MODELS, &[Align::Left, Align::Right, Align::Right])?;
+        self.query("Dearest keys", DEAREST_KEYS, &[Align::Left, Align::Left, Align::Right, Align::Right])?;
+        let statement = self.statement();
+        self.query(
+            "This month of the busiest account",
+            &statement,
+            &[Align::Left, Align::Right, Align::Right],
+        )?;
         self.checks()
+    }
+
+    fn statement(&self) -> String {
+        format!(
+            "SELECT * FROM credits.account_statement('{}', date_trunc('month', now(), 'UTC'), now())",
+            self.accounts.id(0)
+        )
     }
 
     fn figures(&self, elapsed: Duration) {
@@ -117,6 +146,7 @@ impl Report<'_> {
                 row.get::<_, &str>(2)
             );
         }
+        let wrong_statements: i64 = self.client.query_one(WRONG_STATEMENTS, &[])?.get(0);
         let wrong_sums: i64 = self.client.query_one(WRONG_SUMS, &[])?.get(0);
         let balances = self.balances()?;
         let above_zero = balances.values().filter(|&&balance| balance > Decimal::ZERO).count() as u64;
@@ -142,6 +172,7 @@ impl Report<'_> {
         let checks = [
             ("verify_ledger() finds nothing", discrepancies.is_empty()),
             ("every balance is the plain SQL sum of its rows", wrong_sums == 0),
+            ("every statement closes with the balance", wrong_statements == 0),
             ("every balance is what the clients counted", balances == self.accounts.expected()),
             // All accounts begin at zero, and the two directions alternate.
             (&crossings, up == down + above_zero),

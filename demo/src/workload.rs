@@ -8,13 +8,14 @@
 use std::sync::Mutex;
 use std::sync::mpsc::Sender;
 
+use postgres::types::ToSql;
 use postgres::{Client, Error, Statement};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use crate::accounts::{Accounts, Terms};
 use crate::progress::{Counters, Event};
-use crate::random::{Random, Zipf};
+use crate::random::{Random, Zipf, distinct_uuids};
 use crate::trace::Request;
 
 /// Requests that a writer takes at a time.
@@ -22,6 +23,12 @@ const FLUSH: usize = 100;
 
 /// Requests in a batch.
 const BATCH_SIZE: u32 = 250;
+
+/// The models that are asked, the busiest first.
+const MODELS: [&str; 4] = ["llama-70b", "qwen-32b", "mistral-24b", "gemma-12b"];
+
+/// API keys of an account.
+const KEYS: usize = 2;
 
 /// SQLSTATE of what an account's credits do not cover.
 const INSUFFICIENT_CREDITS: &str = "LC001";
@@ -35,11 +42,15 @@ pub struct Usage {
     pub most: Decimal,
     pub source_id: String,
     pub batch: Option<Uuid>,
+    /// Its category.
+    pub model: &'static str,
+    pub api_key: Uuid,
 }
 
 /// Deals the requests of a trace to `accounts` accounts.
 pub fn deal(trace: &[Request], accounts: usize, random: &mut Random) -> Vec<Usage> {
-    let zipf = Zipf::new(accounts);
+    let [zipf, models, first_keys] = [accounts, MODELS.len(), KEYS].map(Zipf::new);
+    let keys: Vec<Vec<Uuid>> = (0..accounts).map(|_| distinct_uuids(random, KEYS)).collect();
     // Per account: the batch that is being filled, and how much it still takes.
     let mut open_batches = vec![(Uuid::nil(), 0_u32); accounts];
     let mut usages = Vec::with_capacity(trace.len());
@@ -59,6 +70,8 @@ pub fn deal(trace: &[Request], accounts: usize, random: &mut Random) -> Vec<Usag
             most: request.most(),
             source_id: format!("request-{number}"),
             batch,
+            model: MODELS[models.draw(random)],
+            api_key: keys[account][first_keys.draw(random)],
         });
     }
     usages
@@ -97,14 +110,15 @@ impl<'a> Writer<'a> {
     ) -> Result<Self, Error> {
         let hold = client.prepare(
             "SELECT FROM credits.create_hold(user_id => $1, amount => $2, source_id => $3, expires_in => '10 minutes',
-                                             description => 'Request')",
+                                             description => 'Request', api_key_id => $4, category => $5)",
         )?;
         let capture = client.prepare("SELECT FROM credits.capture_hold(source_id => $1, amount => $2)")?;
         let many = client.prepare(
             "INSERT INTO credits.credits_transactions
-                 (user_id, transaction_type, amount, source_id, description, fusillade_batch_id)
-             SELECT user_id, 'usage', amount, source_id, 'Batched request', batch
-               FROM unnest($1::uuid[], $2::numeric[], $3::text[], $4::uuid[]) AS t(user_id, amount, source_id, batch)",
+                 (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, category)
+             SELECT user_id, 'usage', amount, source_id, 'Batched request', batch, api_key, model
+               FROM unnest($1::uuid[], $2::numeric[], $3::text[], $4::uuid[], $5::uuid[], $6::text[])
+                    AS t(user_id, amount, source_id, batch, api_key, model)",
         )?;
         Ok(Self { client, hold, capture, many, accounts, counters, events })
     }
@@ -136,7 +150,9 @@ impl<'a> Writer<'a> {
     /// Whether the account's credits cover what the request can cost.
     fn hold(&mut self, usage: &Usage) -> Result<bool, Error> {
         let user = self.accounts.id(usage.account);
-        match self.client.execute(&self.hold, &[&user, &usage.most, &usage.source_id]) {
+        let parameters: [&(dyn ToSql + Sync); 5] =
+            [&user, &usage.most, &usage.source_id, &usage.api_key, &usage.model];
+        match self.client.execute(&self.hold, &parameters) {
             Ok(_) => {
                 self.counters.transactions.add(1);
                 Ok(true)
@@ -165,7 +181,9 @@ impl<'a> Writer<'a> {
         let amounts: Vec<Decimal> = usages.iter().map(|usage| usage.amount).collect();
         let source_ids: Vec<&str> = usages.iter().map(|usage| usage.source_id.as_str()).collect();
         let batches: Vec<Option<Uuid>> = usages.iter().map(|usage| usage.batch).collect();
-        self.client.execute(&self.many, &[&users, &amounts, &source_ids, &batches])?;
+        let keys: Vec<Uuid> = usages.iter().map(|usage| usage.api_key).collect();
+        let models: Vec<&str> = usages.iter().map(|usage| usage.model).collect();
+        self.client.execute(&self.many, &[&users, &amounts, &source_ids, &batches, &keys, &models])?;
         self.recorded(usages);
         Ok(())
     }

@@ -576,6 +576,59 @@ fn dates_at_the_ends_of_time() {
     assert_eq!(assert_running(&mut session, user(9), ""), 0);
 }
 
+/// Rows are read where there are no daily totals, and both where a checkpoint has them.
+#[test]
+fn answers_do_not_depend_on_what_is_folded() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let insert = |session: &mut Session, from: i32| {
+        session.run(&format!(
+            "INSERT INTO credits.credits_transactions
+                 (user_id, transaction_type, amount, source_id, category, api_key_id, created_at)
+             SELECT '{}', (ARRAY['purchase', 'admin_grant', 'usage', 'admin_removal'])[1 + n % 4], (n + 1) / 8.0, n::text,
+                    (ARRAY['b', 'a', 'B', NULL])[1 + n % 3], CASE WHEN n % 5 > 2 THEN md5((n % 5)::text)::uuid END,
+                    timestamptz '2025-12-29 23:00:00+00' + n * interval '5 hours'
+             FROM generate_series({from}, {from} + 99) n",
+            user(1)
+        ));
+    };
+    for (from, made) in [
+        (0, "SELECT 1"),
+        (100, "SELECT credits.refresh_checkpoint(user_id) FROM credits.balances"),
+        (200, "SELECT 1"),
+        // As a checkpoint of an earlier version.
+        (300, "UPDATE credits.user_balance_checkpoints SET has_days = NULL"),
+        (400, "SELECT credits.refresh_checkpoint(user_id) FROM credits.balances"),
+        (500, "DELETE FROM credits.user_balance_checkpoints"),
+        (600, "SELECT credits.refresh_checkpoint(user_id) FROM credits.balances"),
+    ] {
+        insert(&mut session, from);
+        session.run(made);
+        assert!(assert_usage(&mut session, user(1), None, None) > 30, "{made}");
+        assert_usage(&mut session, user(1), Some("2026-01-02"), Some("2026-01-20"));
+        for at in [
+            "2026-01-01 00:00+00",
+            "2026-01-10 09:00+00",
+            "2026-01-10 21:00+00",
+            "2025-12-31 05:00+00",
+            "infinity",
+        ] {
+            assert_sums_at(&mut session, user(1), at);
+        }
+        assert_statement(&mut session, user(1), "2026-01-01 00:00+00", "2026-02-01 00:00+00");
+        // Both bounds in one day, and across it.
+        for (start, end) in [("02:00", "07:00"), ("02:00", "23:00"), ("20:00", "23:00"), ("20:00", "24:00")] {
+            let bounds = [start, end].map(|time| format!("2026-01-10 {time}+00"));
+            assert_statement(&mut session, user(1), &bounds[0], &bounds[1]);
+        }
+        assert_statement(&mut session, user(1), "2026-01-10 20:00+00", "2026-01-11 04:00+00");
+        assert!(
+            assert_running(&mut session, user(1), ", transaction_types => '{usage}', before_seq => 77") > 10
+        );
+    }
+    session.assert_sound();
+}
+
 /// What filters leave out counts all the same, wherever the page is.
 #[test]
 fn running_balances_count_what_filters_leave_out() {

@@ -2,6 +2,7 @@
 
 mod balance;
 mod copy;
+mod days;
 mod depth;
 mod holds;
 mod insert;
@@ -41,6 +42,7 @@ pub fn all() -> impl Iterator<Item = &'static Line> {
         holds::LINES,
         balance::LINES,
         list::LINES,
+        days::LINES,
         storage::LINES,
         replay::LINES,
         depth::LINES,

@@ -1,13 +1,18 @@
-"""A prepaid account, from its first purchase over holds and a refusal to zero, with psycopg 3.
+"""A prepaid account, from its first purchase over holds and a refusal to zero, with psycopg 3, and a chart of what it spent by day.
 
-PGHOST, PGUSER, PGDATABASE and the like say where. Any surprise ends the program with a status other than 0.
+PGHOST, PGUSER, PGDATABASE and the like say where. The chart goes to the file that is named, or to usage_by_day.svg. Any surprise ends the
+program with a status other than 0.
 """
 
 import json
+import sys
 import uuid
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
+import matplotlib
 import psycopg
+from matplotlib.figure import Figure
 from psycopg.errors import UniqueViolation
 
 INSUFFICIENT_CREDITS = "LC001"
@@ -50,6 +55,29 @@ def hold(db, account, amount, source_id):
 def balance(db, account):
     # numeric arrives as a Decimal: exact.
     return db.execute("SELECT credits.get_user_balance(%s)", [account]).fetchone()[0]
+
+
+def chart(db, account, first, last, path):
+    """Draws what the account spent on each of these days, a colour for each category. The days are those of UTC."""
+    spent = db.execute("""
+        SELECT day, coalesce(category, 'other'), sum(total_amount)
+        FROM credits.usage_by_day(user_id => %s, start_date => %s, end_date => %s)
+        WHERE transaction_type = 'usage' GROUP BY 1, 2 ORDER BY 2, 1""", [account, first, last]).fetchall()
+    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    # A chart may round: only here does a Decimal become a float.
+    below = [0.0] * len(days)
+    for category in dict.fromkeys(category for _day, category, _amount in spent):
+        amounts = {day: float(amount) for day, of, amount in spent if of == category}
+        heights = [amounts.get(day, 0.0) for day in days]
+        axes.bar(days, heights, bottom=below, label=category)
+        below = [low + height for low, height in zip(below, heights)]
+    axes.set_ylim(0, 1.1 * max(below))
+    axes.set_ylabel("credits")
+    axes.legend()
+    figure.savefig(path)
+    return spent
 
 
 RECORD_USAGE = """
@@ -113,3 +141,25 @@ with psycopg.connect("", autocommit=True) as db, psycopg.connect("", autocommit=
     db.execute(RECORD_USAGE, [account, left, f"request-last-{account}", None])
     expect("crossings", crossings(listener, account, 3), ["up at 0", "down at 5", "down at 0"])
     expect("balance", balance(db, account), Decimal(0))
+
+    # The bill: what another account spent last week, on which model, and what a statement of that week says.
+    spender, monday = uuid.uuid4(), date(2026, 1, 5)
+    with db.cursor() as cursor:
+        cursor.executemany("""
+            INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, category, created_at)
+            VALUES (%s, %s, %s, %s, %s, %s)""", [
+            (spender, kind, Decimal(amount), f"week-{n}-{spender}", category,
+             datetime(2026, 1, monday.day + day, 23, 59, 59, tzinfo=timezone.utc))
+            for n, (day, kind, amount, category) in enumerate([
+                (0, "purchase", "20", None), (0, "usage", "1.5", "large"), (0, "usage", "0.25", "small"),
+                (2, "usage", "3.125", "large"), (6, "usage", "0.5", "small"), (7, "usage", "9", "large")])
+        ])
+    path = sys.argv[1] if len(sys.argv) > 1 else "usage_by_day.svg"
+    spent = chart(db, spender, monday, monday + timedelta(days=6), path)
+    expect("spent", [f"{day:%a} {category} {amount}" for day, category, amount in spent],
+           ["Mon large 1.5", "Wed large 3.125", "Mon small 0.25", "Sun small 0.5"])
+    statement = db.execute("SELECT line, amount FROM credits.account_statement(%s, %s, %s)",
+                           [spender, datetime(2026, 1, 5, tzinfo=timezone.utc), datetime(2026, 1, 12, tzinfo=timezone.utc)])
+    expect("statement", [f"{line} {amount}" for line, amount in statement if amount],
+           ["purchase 20", "usage -5.375", "closing 14.625"])
+    print(f"chart: {path}, by matplotlib {matplotlib.__version__}")
