@@ -733,6 +733,17 @@ COMMENT ON TRIGGER note_hold ON credits.holds IS
 
 SELECT pg_extension_config_dump('credits.holds', '');
 
+CREATE VIEW credits.hold_counts WITH (security_barrier) AS
+    SELECT count(*) FILTER (WHERE h.expires_at > statement_timestamp()) AS open,
+           count(*) FILTER (WHERE h.expires_at <= statement_timestamp()) AS expired,
+           min(h.expires_at) FILTER (WHERE h.expires_at <= statement_timestamp()) AS first_expired_at
+    FROM credits.holds h
+    HAVING NOT row_security_active('credits.holds') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW credits.hold_counts IS
+    'How many holds are open, and how many have expired and were neither captured nor deleted; first_expired_at, when the first of '
+    'those did. Cost: a scan of holds. No amount and no user: for operators and members of pg_monitor.';
+GRANT SELECT ON credits.hold_counts TO pg_monitor;
+
 REVOKE ALL ON TYPE credits.credit_hold FROM PUBLIC;
 REVOKE ALL ON credits.holds FROM PUBLIC;
 REVOKE ALL ON FUNCTION credits.refuse_hold_change(), credits.note_hold() FROM PUBLIC;
@@ -1608,6 +1619,7 @@ CREATE FUNCTION credits.verify_installation()
             ('relation', 'spend_cap_states', '', 'view, security barrier'),
             ('relation', 'batches', '', 'view, security barrier'),
             ('relation', 'checkpoint_lag', '', 'view, security barrier'),
+            ('relation', 'hold_counts', '', 'view, security barrier'),
             ('relation', 'stragglers', '', 'view, security barrier'),
             ('event trigger', '', 'credits_ledger_guard', 'ddl_command_start credits.guard_ledger(), always'),
             ('event trigger', '', 'credits_ledger_guard_end', 'ddl_command_end credits.guard_ledger(), always'),

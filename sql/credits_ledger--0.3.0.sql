@@ -1602,6 +1602,16 @@ COMMENT ON VIEW credits.checkpoint_lag IS
     'alone; for one user index lookups. Users without a checkpoint are in users_without_checkpoint. Names users: for operators and '
     'members of pg_monitor.';
 
+CREATE VIEW credits.hold_counts WITH (security_barrier) AS
+    SELECT count(*) FILTER (WHERE h.expires_at > statement_timestamp()) AS open,
+           count(*) FILTER (WHERE h.expires_at <= statement_timestamp()) AS expired,
+           min(h.expires_at) FILTER (WHERE h.expires_at <= statement_timestamp()) AS first_expired_at
+    FROM credits.holds h
+    HAVING NOT row_security_active('credits.holds') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW credits.hold_counts IS
+    'How many holds are open, and how many have expired and were neither captured nor deleted; first_expired_at, when the first of '
+    'those did. Cost: a scan of holds. No amount and no user: for operators and members of pg_monitor.';
+
 CREATE VIEW credits.stragglers WITH (security_barrier) AS
     WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot),
     open AS MATERIALIZED (
@@ -2779,6 +2789,7 @@ CREATE FUNCTION credits.verify_installation()
             ('relation', 'spend_cap_states', '', 'view, security barrier'),
             ('relation', 'batches', '', 'view, security barrier'),
             ('relation', 'checkpoint_lag', '', 'view, security barrier'),
+            ('relation', 'hold_counts', '', 'view, security barrier'),
             ('relation', 'stragglers', '', 'view, security barrier'),
             ('event trigger', '', 'credits_ledger_guard', 'ddl_command_start credits.guard_ledger(), always'),
             ('event trigger', '', 'credits_ledger_guard_end', 'ddl_command_end credits.guard_ledger(), always'),
@@ -2930,9 +2941,9 @@ REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint), credits.are_thresholds(numeric[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;
 
--- Who watches the cluster watches the ledger: how far checkpoints are behind and what settlement has done, and no amount.
+-- Who watches the cluster watches the ledger: how far checkpoints are behind, how many holds there are and what settlement has done, and no amount.
 GRANT USAGE ON SCHEMA credits TO pg_monitor;
-GRANT SELECT ON credits.checkpoint_lag, credits.stragglers, credits.users_without_checkpoint TO pg_monitor;
+GRANT SELECT ON credits.checkpoint_lag, credits.hold_counts, credits.stragglers, credits.users_without_checkpoint TO pg_monitor;
 GRANT EXECUTE ON FUNCTION credits.settlement_statistics(), credits.verify_installation() TO pg_monitor;
 /* </end connected objects> */
 

@@ -357,6 +357,13 @@ fn a_member_of_pg_monitor_watches_the_whole_ledger() {
         admin.charge(user(1), dec!(0.01));
     }
 
+    admin.run(&format!(
+        "INSERT INTO credits.holds (source_id, user_id, amount, expires_at)
+         VALUES ('open', '{0}', 1, 'infinity'), ('expired', '{0}', 1, now()), ('always', '{0}', 1, '-infinity')",
+        user(1)
+    ));
+    let first: String = admin.value("SELECT first_expired_at::text FROM credits.hold_counts", &[]);
+    assert_eq!(first, "-infinity");
     let mut monitor = db.connect_as(&role);
     for row_security in ["DISABLE", "ENABLE"] {
         admin.run(&format!("ALTER TABLE credits.credits_transactions {row_security} ROW LEVEL SECURITY"));
@@ -374,10 +381,14 @@ fn a_member_of_pg_monitor_watches_the_whole_ledger() {
         let left_out: Vec<Uuid> = monitor.values("SELECT user_id FROM credits.users_without_checkpoint", &[]);
         assert_eq!(left_out, [user(3)], "{row_security}");
         assert_eq!(statistics(&mut monitor)[1], 2, "{row_security}");
+        admin.run(&format!("ALTER TABLE credits.holds {row_security} ROW LEVEL SECURITY"));
+        let holds: String = monitor.value("SELECT concat_ws(' ', open, expired) FROM credits.hold_counts", &[]);
+        assert_eq!(holds, "1 2", "{row_security}");
         monitor.assert_as_made();
         for closed in [
             "FROM credits.credits_transactions",
             "FROM credits.balances",
+            "FROM credits.holds",
             "FROM credits.batches",
             "FROM credits.checkpoints",
             "FROM credits.folded_batches",

@@ -90,8 +90,9 @@ const LIMITER: [&str; 6] = [
 ];
 
 /// What a member of pg_monitor may do besides, without any grant: there is no amount or balance in it.
-const MONITOR: [&str; 6] = [
+const MONITOR: [&str; 7] = [
     "checkpoint_lag: SELECT",
+    "hold_counts: SELECT",
     "schema credits: USAGE",
     "settlement_statistics: EXECUTE",
     "stragglers: SELECT",

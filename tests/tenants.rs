@@ -287,6 +287,7 @@ fn relations_show_the_own_part() {
         ("uncovered_transactions", 0),
         ("users_without_checkpoint", 0),
         ("checkpoint_lag", 0),
+        ("hold_counts", 0),
         ("stragglers", 0),
     ] {
         let count = format!("SELECT count(*) FROM credits.{relation}");

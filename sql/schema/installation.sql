@@ -171,6 +171,7 @@ CREATE FUNCTION credits.verify_installation()
             ('relation', 'spend_cap_states', '', 'view, security barrier'),
             ('relation', 'batches', '', 'view, security barrier'),
             ('relation', 'checkpoint_lag', '', 'view, security barrier'),
+            ('relation', 'hold_counts', '', 'view, security barrier'),
             ('relation', 'stragglers', '', 'view, security barrier'),
             ('event trigger', '', 'credits_ledger_guard', 'ddl_command_start credits.guard_ledger(), always'),
             ('event trigger', '', 'credits_ledger_guard_end', 'ddl_command_end credits.guard_ledger(), always'),

@@ -27,6 +27,16 @@ COMMENT ON VIEW credits.checkpoint_lag IS
     'alone; for one user index lookups. Users without a checkpoint are in users_without_checkpoint. Names users: for operators and '
     'members of pg_monitor.';
 
+CREATE VIEW credits.hold_counts WITH (security_barrier) AS
+    SELECT count(*) FILTER (WHERE h.expires_at > statement_timestamp()) AS open,
+           count(*) FILTER (WHERE h.expires_at <= statement_timestamp()) AS expired,
+           min(h.expires_at) FILTER (WHERE h.expires_at <= statement_timestamp()) AS first_expired_at
+    FROM credits.holds h
+    HAVING NOT row_security_active('credits.holds') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW credits.hold_counts IS
+    'How many holds are open, and how many have expired and were neither captured nor deleted; first_expired_at, when the first of '
+    'those did. Cost: a scan of holds. No amount and no user: for operators and members of pg_monitor.';
+
 CREATE VIEW credits.stragglers WITH (security_barrier) AS
     WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot),
     open AS MATERIALIZED (

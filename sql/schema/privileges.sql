@@ -9,7 +9,7 @@ REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint), credits.are_thresholds(numeric[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;
 
--- Who watches the cluster watches the ledger: how far checkpoints are behind and what settlement has done, and no amount.
+-- Who watches the cluster watches the ledger: how far checkpoints are behind, how many holds there are and what settlement has done, and no amount.
 GRANT USAGE ON SCHEMA credits TO pg_monitor;
-GRANT SELECT ON credits.checkpoint_lag, credits.stragglers, credits.users_without_checkpoint TO pg_monitor;
+GRANT SELECT ON credits.checkpoint_lag, credits.hold_counts, credits.stragglers, credits.users_without_checkpoint TO pg_monitor;
 GRANT EXECUTE ON FUNCTION credits.settlement_statistics(), credits.verify_installation() TO pg_monitor;
