@@ -382,7 +382,8 @@ fn a_member_of_pg_monitor_watches_the_whole_ledger() {
         assert_eq!(left_out, [user(3)], "{row_security}");
         assert_eq!(statistics(&mut monitor)[1], 2, "{row_security}");
         admin.run(&format!("ALTER TABLE credits.holds {row_security} ROW LEVEL SECURITY"));
-        let holds: String = monitor.value("SELECT concat_ws(' ', open, expired) FROM credits.hold_counts", &[]);
+        let holds: String =
+            monitor.value("SELECT concat_ws(' ', open, expired) FROM credits.hold_counts", &[]);
         assert_eq!(holds, "1 2", "{row_security}");
         monitor.assert_as_made();
         for closed in [
