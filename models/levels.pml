@@ -13,8 +13,9 @@
                  in the checkpoint, and so it is whatever commits that takes neither count to its word
    - and no deadlock: every session ends.
 
-   PREPARE lets transactions be prepared, FORCE lets them ask for a refresh, which reads spending_limits anew, NEW has an account without
-   a checkpoint, of which nothing is claimed until something has committed. All other flags remove or change one part of the protocol. Each must be found wrong: see the script `check`. */
+   PREPARE lets transactions be prepared, LOST_COUNTS lets sessions be unable to count, FORCE lets them ask for a refresh, which reads
+   spending_limits anew, NEW has an account without a checkpoint, of which nothing is claimed until something has committed. All other flags
+   remove or change one part of the protocol. Each must be found wrong: see the script `check`. */
 
 #ifndef TRANSACTIONS
 #define TRANSACTIONS 2
@@ -109,6 +110,13 @@ byte  was;                              /* the levels that the balance has been 
 
 /* Shared memory: what has been charged and granted, and until when headroom lasts. */
 short charged, granted, charged_until, granted_until;
+#ifdef LOST_COUNTS
+/* How many counts were lost, and the name that the words were published under: how many were lost by then. */
+byte  lost, name;
+#define IS_NAMED (name == lost)
+#else
+#define IS_NAMED true
+#endif
 
 bool  missed, doubled, lost_flip, unreal, unsound;
 byte  ended;
@@ -139,8 +147,20 @@ inline unlock() {
 
 /* The own charges and grants, one count after the other. */
 inline count() {
+#ifdef LOST_COUNTS
+  seen_lost = lost;
+#endif
   if
+#ifdef LOST_COUNTS
+  :: detached ->
+#ifndef NO_RECORD_OF_LOST
+     if :: CHARGED(me) != 0 || GRANTED(me) != 0 -> lost++ :: else fi
+#endif
+     skip
+  :: !detached && CHARGED(me) != 0 && GRANTED(me) != 0 ->
+#else
   :: CHARGED(me) != 0 && GRANTED(me) != 0 ->
+#endif
      charged = charged + CHARGED(me); seen_charged = charged;
 #ifdef GRANTS_NOT_COUNTED
      seen_granted = granted
@@ -159,10 +179,19 @@ inline count() {
 }
 
 /* Headroom::suffices. */
-#ifdef ONE_SIDED
-#define SUFFICES (charged_until > 0 && (CHARGED(me) == 0 || seen_charged < charged_until) && (GRANTED(me) == 0 || seen_granted < granted_until))
+#ifdef LOST_COUNTS
+#ifdef NO_NAME_BY_LOST
+#define MAY_USE (!detached)
 #else
-#define SUFFICES (seen_charged < charged_until && seen_granted < granted_until)
+#define MAY_USE (!detached && name == seen_lost)
+#endif
+#else
+#define MAY_USE true
+#endif
+#ifdef ONE_SIDED
+#define SUFFICES (MAY_USE && charged_until > 0 && (CHARGED(me) == 0 || seen_charged < charged_until) && (GRANTED(me) == 0 || seen_granted < granted_until))
+#else
+#define SUFFICES (MAY_USE && seen_charged < charged_until && seen_granted < granted_until)
 #endif
 
 inline read_checkpoint() { d_step { seen_boundaries = boundaries; seen_sides = sides; seen_exists = exists } }
@@ -208,7 +237,17 @@ inline measure(own_boundaries, own_sides) {
 inline publish() {
   d_step {
     if
+#ifdef LOST_COUNTS
+    :: detached
+    :: !detached && down > 0 && up > 0 ->
+#ifdef NAME_AFTER_PASS
+       name = lost;
+#else
+       name = seen_lost;
+#endif
+#else
     :: down > 0 && up > 0 ->
+#endif
 #ifdef MERGED
        if :: seen_charged + down > charged_until -> charged_until = seen_charged + down :: else fi;
        if :: seen_granted + up > granted_until -> granted_until = seen_granted + up :: else fi
@@ -222,7 +261,7 @@ inline publish() {
 /* While neither count has reached its word, the balance is on the level in the checkpoint, with all that may be charged and granted yet. */
 inline check_words() {
   if
-  :: charged < charged_until && granted < granted_until ->
+  :: IS_NAMED && charged < charged_until && granted < granted_until ->
      unsound = (SIDES(balance - (charged_until - charged - 1)) & boundaries) != sides ||
                (SIDES(balance + (granted_until - granted - 1)) & boundaries) != sides;
      assert(!unsound)
@@ -304,7 +343,17 @@ inline decide() {
 #endif
     writes = !exists || crossings != 0 || next_boundaries != boundaries;
 #if !defined(NO_VOID) && !defined(VOID_LATE)
+#ifdef LOST_COUNTS
+    if
+    :: (!exists || next_boundaries != boundaries) && !detached -> charged_until = 0; granted_until = 0
+#ifndef NO_RECORD_BY_CHANGER
+    :: (!exists || next_boundaries != boundaries) && detached -> lost++
+#endif
+    :: else
+    fi;
+#else
     if :: !exists || next_boundaries != boundaries -> charged_until = 0; granted_until = 0 :: else fi;
+#endif
 #endif
     before = 0
   };
@@ -353,18 +402,31 @@ proctype Transaction(byte me; short base) {
   byte  mode, v, seen_boundaries, seen_sides, next_boundaries, now_above, crossings, silent, seen_limits;
   short seen_charged, seen_granted, settled, lowest, highest, before, down, up;
   bool  seen_exists, agrees, writes, forced, late;
+#ifdef LOST_COUNTS
+  byte  seen_lost;
+  bool  detached;
+#endif
 
   /* The calls. Who changes the row of spending_limits waits for whoever has. */
   if :: amount[me] != 0 -> inserted = inserted | BIT(me) :: else fi;
   if :: CHANGES(me) -> atomic { changer == NOBODY -> changer = me } :: else fi;
   if :: amount[me] == 0 && !CHANGES(me) -> committed = committed | BIT(me); goto released :: else fi;
+#ifdef LOST_COUNTS
+  if :: detached = true :: skip fi;
+#endif
   if
   :: roll_back(); goto released
 #ifdef PREPARE
   :: !CHANGES(me) ->
 #ifndef PREPARED_NOT_COUNTED
      count();
-     seen_charged = 0; seen_granted = 0;
+     d_step {
+       seen_charged = 0; seen_granted = 0;
+#ifdef LOST_COUNTS
+       seen_lost = 0;
+#endif
+       skip
+     };
 #endif
      goto prepared
 #endif
@@ -412,7 +474,11 @@ released:
   d_step {
     v = 0; seen_boundaries = 0; seen_sides = 0; next_boundaries = 0; now_above = 0; crossings = 0; silent = 0; seen_limits = 0;
     seen_charged = 0; seen_granted = 0; settled = 0; lowest = 0; highest = 0; before = 0; down = 0; up = 0;
-    seen_exists = false; agrees = false; writes = false; forced = false; late = false; ended++
+    seen_exists = false; agrees = false; writes = false; forced = false; late = false;
+#ifdef LOST_COUNTS
+    seen_lost = 0; detached = false;
+#endif
+    ended++
   }
 }
 
