@@ -5,6 +5,7 @@
 //! heard. The bytes
 //! come from a generator of random numbers in this crate's tests, and from a fuzzer in the folder `fuzz`.
 
+pub mod caps;
 pub mod commits;
 pub mod coverage;
 pub mod crossing;
@@ -20,7 +21,7 @@ use arbitrary::Unstructured;
 pub type Property = fn(&mut Unstructured<'_>) -> arbitrary::Result<()>;
 
 /// Every property with its name, that of its fuzz target.
-pub const ALL: [(&str, Property); 9] = [
+pub const ALL: [(&str, Property); 11] = [
     ("decode", numeric::decodes_what_it_should),
     ("encode", numeric::encodes_what_it_decodes),
     ("coverage", coverage::covers_what_has_ended),
@@ -29,5 +30,7 @@ pub const ALL: [(&str, Property); 9] = [
     ("period", period::periods_are_those_of_the_calendar),
     ("reversal", reversal::take_back_what_there_was),
     ("settlement", settlement::weighs_every_outcome),
+    ("windows", caps::windows_are_sums_over_rows),
+    ("caps", caps::listeners_know_what_is_reached),
     ("commits", commits::announce_every_crossing),
 ];
