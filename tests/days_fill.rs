@@ -91,18 +91,21 @@ fn accounts_are_added_up_once() {
     assert_eq!(before, after, "nothing was left to do");
 }
 
-/// The checkpoint that the fill has added up covers more by the time that it has the stripe.
+/// The checkpoint that the fill has added up covers more by the time that it has the stripe, to itself or shared.
 #[test]
 fn a_refresh_in_between() {
-    let (db, mut session) = database();
-    record(&mut session, 150);
-    session.run("BEGIN");
-    session.refresh(user(1));
-    let held = db.hold_commit(session);
-    let fill = blocked_fill(&db);
-    held.release();
-    fill.finish().1.unwrap();
-    assert_filled(&db);
+    for refresh in ["refresh_checkpoint($1)", "get_users_balances_bulk(ARRAY[$1], 1)"] {
+        let (db, mut session) = database();
+        record(&mut session, 50);
+        session.run("BEGIN");
+        session.run(&format!("SELECT credits.{}", refresh.replace("$1", &format!("'{}'::uuid", user(1)))));
+        let held = db.hold_commit(session);
+        let fill = blocked_fill(&db);
+        assert_eq!(db.has_a_stripe(fill.pid(), "ShareLock"), refresh.starts_with("get"));
+        held.release();
+        fill.finish().1.unwrap();
+        assert_filled(&db);
+    }
 }
 
 /// Somebody deletes the checkpoint by hand, and the commit makes it anew, with days.
@@ -256,4 +259,20 @@ fn fills_beside_everything() {
     assert!(stored(&mut session) > 20);
     assert_exact(&mut session);
     session.assert_sound();
+}
+
+/// Its checkpoint covers less than what was added up: somebody has set it back by hand.
+#[test]
+fn a_checkpoint_set_back_in_between() {
+    let (db, mut session) = database();
+    session.run("BEGIN; LOCK TABLE credits.user_balance_checkpoints IN SHARE ROW EXCLUSIVE MODE");
+    let fill = blocked_fill(&db);
+    session.run(
+        "UPDATE credits.user_balance_checkpoints SET watermark = '3', balance = 0, transaction_count = 0, checkpoint_seq = 0; COMMIT",
+    );
+    fill.finish().1.unwrap();
+    assert_eq!((stored(&mut session), unfilled(&mut session)), (0, 1));
+    session.refresh(user(1));
+    session.run(FILL);
+    assert_filled(&db);
 }
