@@ -12,7 +12,7 @@ use crate::days::assert_exact;
 const FILL: &str = "CALL credits.fill_daily_totals()";
 
 /// Makes it so as if an earlier version had made all checkpoints.
-const FORGET: &str = "
+pub const FORGET: &str = "
     BEGIN;
     LOCK TABLE credits.user_balance_checkpoints IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM credits.daily_totals;

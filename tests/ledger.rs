@@ -18,6 +18,7 @@ mod altered_relations;
 mod append_only;
 mod balances;
 mod bulk;
+mod caps_by_day;
 mod catalog;
 mod checkpoints;
 mod commit_waits;

@@ -4,29 +4,39 @@
 //! that changes them. Who shares the stripe sees the rows of `spend_caps` that were copied last. An account without caps has none in its
 //! checkpoint, and nobody looks for any.
 //!
-//! What was spent is added up from the ledger by the index on user and date, from the start of the earliest window on. What is in flight is
-//! met as it is in the delta: whoever has counted before has its rows there.
+//! What was spent is added up from three parts, by one checkpoint: whole days from the daily totals, the day on which a window begins in the
+//! middle from the ledger by the index on user and date, and what the checkpoint does not cover from the delta. Totals and checkpoint are
+//! those of one snapshot, or rows of a refresh in between would be lost or counted twice. What is in flight is met in the delta: whoever has
+//! counted before has its rows there. Where there are no daily totals, or their locks are not free, all rows from the start of the earliest
+//! window on are read by that index.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ledger::caps::{AnnouncedCap, Cap, CapSpend, Clock};
+use ledger::coverage::Coverage;
+use ledger::credits::SumOutOfRange;
+use ledger::day::Day;
 use ledger::id::{ApiKeyId, UserId};
 use ledger::period::Period;
 use ledger::settlement::Request;
 use ledger::transaction_type::TransactionType;
 use pgrx::pg_sys;
 
+use super::checkpoint::CheckpointScan;
 use super::commit_view::Moment;
+use super::delta::DeltaScan;
 use super::noted;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Index, NotFree, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
-use crate::pg::scan_key::ToTheSecond;
+use crate::pg::scan_key::{Key, ToTheSecond};
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::tables::caps::{self, Caps};
-use crate::pg::tables::transactions;
+use crate::pg::tables::days::{self, Days};
+use crate::pg::tables::transactions::{self, Ledger};
 use crate::pg::xact;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
@@ -106,10 +116,153 @@ impl CapsScan {
         };
         let mut spends: Vec<CapSpend> = self.find(user, now).into_iter().map(spend).collect();
         if let Some(from) = spends.iter().map(|spend| spend.window().start).min() {
-            add_usage(&mut spends, user, from, sight, relations)?;
+            match Folded::find_if_free(user, &spends, now, relations)? {
+                Some(folded) => folded.add_usage(&mut spends, user, now, sight, relations)?,
+                None => add_usage(&mut spends, user, from, sight, relations)?,
+            }
         }
         Ok(spends)
     }
+}
+
+/// What a user's checkpoint covers, by day.
+struct Folded {
+    coverage: Coverage,
+    totals: IndexScan<Days>,
+    /// The days on which a window begins after midnight, and when the first of them does. With the index by date, if there are any.
+    begun: Option<(BTreeMap<Day, i64>, Index)>,
+}
+
+impl Folded {
+    /// `None` if the checkpoint has no daily totals, or something that is needed is not there or not free.
+    fn find_if_free(
+        user: &UserId,
+        spends: &[CapSpend],
+        now: &Moment,
+        relations: &Relations,
+    ) -> Result<Option<Self>, LedgerError> {
+        let (Ok(mut checkpoints), Ok(days)) = (CheckpointScan::open_if_free(relations), relations.days())
+        else {
+            return Ok(None);
+        };
+        let Some(stored) = checkpoints.find(user, now.snapshot())?.filter(|stored| stored.has_days) else {
+            return Ok(None);
+        };
+        let mut begun: BTreeMap<Day, i64> = BTreeMap::new();
+        for spend in spends {
+            if let Some(day) = day_begun(spend) {
+                let start = begun.entry(day).or_insert(i64::MAX);
+                *start = spend.window().start.min(*start);
+            }
+        }
+        let begun = if begun.is_empty() {
+            None
+        } else {
+            let Some(index) = relations.open_created_index_if_free() else { return Ok(None) };
+            Some((begun, index))
+        };
+        let (Ok(table), Some(index)) =
+            (Table::open_if_free(days, Access::Read), relations.open_days_index_if_free())
+        else {
+            return Ok(None);
+        };
+        let totals = IndexScan::new(table, index, now.sight(), 2, days::TOTAL_AMOUNT);
+        Ok(Some(Self { coverage: stored.checkpoint.fold.coverage, totals, begun }))
+    }
+
+    /// Adds the user's usage: what is covered as the moment has it, and what is not as `sight` meets it.
+    fn add_usage(
+        self,
+        spends: &mut [CapSpend],
+        user: &UserId,
+        now: &Moment,
+        sight: Sight,
+        relations: &Relations,
+    ) -> Result<(), LedgerError> {
+        let Self { coverage, mut totals, begun } = self;
+        let first = spends.iter().map(|spend| Day::of(spend.window().start)).min();
+        let first = first.unwrap_or(Day::NEVER_ENDING);
+        totals.seek(&[days::USER_ID.equal(user), days::DAY.at_least(first)]);
+        while let Some(total) = totals.next() {
+            xact::check_for_interrupts();
+            if total.get(days::TRANSACTION_TYPE) != Some(TransactionType::Usage) {
+                continue;
+            }
+            let key = total.get(days::API_KEY_ID).map(ApiKeyId::from_bytes);
+            // A window ends at midnight: a day that is not begun by then lies in one window.
+            let (start, amount) = (total.get(days::DAY).start(), total.get(days::TOTAL_AMOUNT));
+            for spend in &mut *spends {
+                spend.add_settled(key, start, amount)?;
+            }
+        }
+        if let Some((begun, index)) = begun {
+            let ledger = Table::open_locked(relations.ledger);
+            let mut rows = IndexScan::new(ledger, index, now.sight(), 2, transactions::XACT_ID);
+            for (day, from) in begun {
+                add_rest_of_day(&mut rows, spends, user, day, from, &coverage)?;
+            }
+        }
+        // The settlement has that index open, so its lock is not waited for.
+        Ok(DeltaScan::open(relations, sight).each(user, &coverage, |row| add_row(spends, row))?)
+    }
+}
+
+/// The day on which the current window begins, if it begins after midnight.
+fn day_begun(spend: &CapSpend) -> Option<Day> {
+    let start = spend.window().start;
+    let day = Day::of(start);
+    (day.start() < start).then_some(day)
+}
+
+/// Adds the rows of a day that are covered and dated `from` then on, for the caps whose window begins on it after midnight.
+fn add_rest_of_day(
+    rows: &mut IndexScan<Ledger>,
+    spends: &mut [CapSpend],
+    user: &UserId,
+    day: Day,
+    from: i64,
+    coverage: &Coverage,
+) -> Result<(), LedgerError> {
+    let end = day.end().unwrap_or(i64::MAX);
+    rows.seek(&[transactions::USER_ID.equal(user), at_least(from)]);
+    while let Some(row) = rows.next() {
+        xact::check_for_interrupts();
+        let created_at = row.get(transactions::CREATED_AT);
+        // Whichever way the index has rounded it.
+        if created_at >= end.saturating_add(MICROS_PER_SECOND) {
+            break;
+        }
+        if created_at < end && coverage.covers(row.get(transactions::XACT_ID)) {
+            for spend in &mut *spends {
+                if day_begun(spend) == Some(day) {
+                    add_row(std::slice::from_mut(spend), &row)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The rows that may be dated this or later, whichever way the index has rounded it.
+fn at_least(from: i64) -> Key<Ledger> {
+    ToTheSecond.at_least(from.saturating_sub(MICROS_PER_SECOND))
+}
+
+/// Adds a row, if it is usage.
+fn add_row(spends: &mut [CapSpend], row: &Row<'_, Ledger>) -> Result<(), SumOutOfRange> {
+    if row.get(transactions::TRANSACTION_TYPE) != Some(TransactionType::Usage) {
+        return Ok(());
+    }
+    let key = row.get(transactions::API_KEY_ID).map(ApiKeyId::from_bytes);
+    let (created_at, amount) = (row.get(transactions::CREATED_AT), row.get(transactions::AMOUNT));
+    for spend in spends {
+        if row.in_flight() {
+            spend.add_in_flight(key, created_at, amount)?;
+        } else {
+            spend.add_settled(key, created_at, amount)?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds the user's usage that is dated `from` then on. The delta index is open: where the index by date is not free, or is not there, every
@@ -126,8 +279,7 @@ fn add_usage(
     let mut rows = match relations.open_created_index_if_free() {
         Some(index) => {
             let mut rows = IndexScan::new(ledger, index, sight, 2, transactions::CREATED_AT);
-            // Whichever way the index has rounded it.
-            rows.seek(&[of_user, ToTheSecond.at_least(from.saturating_sub(MICROS_PER_SECOND))]);
+            rows.seek(&[of_user, at_least(from)]);
             rows
         }
         None => {
@@ -140,18 +292,7 @@ fn add_usage(
     };
     while let Some(row) = rows.next() {
         xact::check_for_interrupts();
-        if row.get(transactions::TRANSACTION_TYPE) != Some(TransactionType::Usage) {
-            continue;
-        }
-        let key = row.get(transactions::API_KEY_ID).map(ApiKeyId::from_bytes);
-        let (created_at, amount) = (row.get(transactions::CREATED_AT), row.get(transactions::AMOUNT));
-        for spend in &mut *spends {
-            if row.in_flight() {
-                spend.add_in_flight(key, created_at, amount)?;
-            } else {
-                spend.add_settled(key, created_at, amount)?;
-            }
-        }
+        add_row(spends, &row)?;
     }
     Ok(())
 }

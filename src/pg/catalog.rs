@@ -211,6 +211,12 @@ impl Relations {
         open_now(days, days::INDEX, open)
     }
 
+    /// Opens the index of daily totals if its lock is free. `daily_totals` is locked. `None` where it is not, or the index does not have
+    /// every row.
+    pub fn open_days_index_if_free(&self) -> Option<Index> {
+        Index::open_if_free(self.days_index?).ok()?.filter(Index::is_valid)
+    }
+
     /// Opens the index of an account's holds with `open`. `holds` is locked. Raises 55000 if the index does not have every row.
     pub fn open_holds_index<E>(
         &self,
