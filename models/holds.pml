@@ -32,7 +32,7 @@
 #define KINDS :: kind[i] = MAKE :: kind[i] = CHARGE
 #endif
 #ifndef PREPARED_KINDS          /* RESTARTED: of the one that was prepared */
-#define PREPARED_KINDS :: kind[i] = CAPTURE :: kind[i] = RELEASE :: kind[i] = USE :: kind[i] = GRANT :: kind[i] = PUT
+#define PREPARED_KINDS :: kind[i] = CAPTURE :: kind[i] = RELEASE :: kind[i] = USE :: kind[i] = GRANT :: kind[i] = PUT :: kind[i] = MOVE
 #endif
 #ifndef AMOUNTS                 /* what a transaction holds, charges, uses, grants; captures */
 #define AMOUNTS :: amount[i] = 5
@@ -57,9 +57,11 @@
 #define GRANT 10                /* inserts a grant */
 #define MAKE_AND_RELEASE 11     /* makes a hold and releases it, or rolls back to a savepoint before it */
 #define PUT 12                  /* inserts a hold by hand */
+#define MOVE 13                 /* extends the hold that is there by hand, expired or not */
 
-#define TOUCHES(k) ((k) == CAPTURE || (k) == EXTEND || (k) == RELEASE || (k) == RELEASE_AND_MAKE)
-#define MAKES_HOLD(k) ((k) == MAKE || (k) == EXTEND || (k) == RELEASE_AND_MAKE || (k) == PUT)
+#define EXTENDS(k) ((k) == EXTEND || (k) == MOVE)
+#define TOUCHES(k) ((k) == CAPTURE || EXTENDS(k) || (k) == RELEASE || (k) == RELEASE_AND_MAKE)
+#define MAKES_HOLD(k) ((k) == MAKE || EXTENDS(k) || (k) == RELEASE_AND_MAKE || (k) == PUT)
 #define USES(k) ((k) == CHARGE || (k) == MAKE_AND_CAPTURE || (k) == GRANT_AND_CHARGE || (k) == CAPTURE || (k) == USE)
 #define MUST_BE_COVERED(k) ((k) <= GRANT_AND_CHARGE)
 #ifdef PREPARE_EXTENSION
@@ -69,8 +71,7 @@
 #endif
 #define USAGE(t) (USES(kind[t]) -> amount[t] : 0)
 #define GRANTED(t) (kind[t] == GRANT_AND_CHARGE -> 2 * amount[t] : (kind[t] == GRANT -> amount[t] : 0))
-#define HELD(t) (kind[t] == EXTEND -> HOLD : amount[t])
-#define IS_PLAIN(k) ((k) == USE || (k) == PUT || (k) == GRANT)
+#define HELD(t) (EXTENDS(kind[t]) -> HOLD : amount[t])
 
 byte  kind[TRANSACTIONS];
 short amount[TRANSACTIONS];
@@ -178,7 +179,7 @@ inline unlock() {
 #ifdef EXTENSION_NOT_COUNTED
 #define EXTENDED(k) 0
 #else
-#define EXTENDED(k) ((k) == EXTEND)
+#define EXTENDED(k) EXTENDS(k)
 #endif
 #define CHARGED (USAGE(me) + (MADE(kind[me]) -> amount[me] : 0) + (EXTENDED(kind[me]) -> HOLD : 0))
 
@@ -192,7 +193,7 @@ inline unlock() {
 #define OWN_DELETIONS 0
 #else
 #define OWN_DELETIONS \
-  ((TOUCHES(kind[me]) && kind[me] != EXTEND -> HOLD : 0) + \
+  ((TOUCHES(kind[me]) && !EXTENDS(kind[me]) -> HOLD : 0) + \
    (kind[me] == MAKE_AND_CAPTURE || kind[me] == MAKE_AND_RELEASE -> amount[me] : 0))
 #endif
 
@@ -425,6 +426,7 @@ inline claim() {
         if
         :: kind[v] == USE || kind[v] == PUT -> settled = settled + amount[v]
         :: kind[v] == CAPTURE -> settled = settled + (captures_first[v] && expired -> amount[v] : amount[v] - HOLD)
+        :: kind[v] == MOVE -> settled = settled + (captures_first[v] && expired -> HOLD : 0)
         :: else
         fi
      :: else
@@ -438,8 +440,8 @@ inline commit() {
   d_step {
     committed = committed | BIT(me);
     if
-    :: TOUCHES(kind[me]) && kind[me] != EXTEND -> gone = true
-    :: kind[me] == EXTEND -> current = me + 1
+    :: TOUCHES(kind[me]) && !EXTENDS(kind[me]) -> gone = true
+    :: EXTENDS(kind[me]) -> current = me + 1
     :: else
     fi;
     if :: MUST_BE_COVERED(kind[me]) || guarded || !plain -> claim() :: else fi;
@@ -489,13 +491,13 @@ proctype Transaction(byte me) {
        :: gone -> aborted = aborted | BIT(me); goto released
        :: else ->
           touched = current; deleter[touched] = me;
-          if :: kind[me] == EXTEND -> versions = versions | BIT(me + 1) :: else fi;
+          if :: EXTENDS(kind[me]) -> versions = versions | BIT(me + 1) :: else fi;
           captures_first[me] = (touched == 0)
        fi
      }
   :: else
   fi;
-  if :: MAKES_HOLD(kind[me]) && kind[me] != EXTEND -> versions = versions | BIT(me + 1) :: else fi;
+  if :: MAKES_HOLD(kind[me]) && !EXTENDS(kind[me]) -> versions = versions | BIT(me + 1) :: else fi;
   if :: USAGE(me) != 0 || GRANTED(me) != 0 -> inserted = inserted | BIT(me) :: else fi;
 #ifdef LOST_COUNTS
   if :: detached = true :: skip fi;
@@ -667,7 +669,7 @@ init {
   i = 0;
   d_step {
     if :: TOUCHES(kind[0]) -> deleter[0] = 0; captures_first[0] = true :: else fi;
-    if :: kind[0] == PUT -> versions = versions | BIT(1) :: else fi;
+    if :: kind[0] == PUT || kind[0] == MOVE -> versions = versions | BIT(1) :: else fi;
     if :: USAGE(0) != 0 || GRANTED(0) != 0 -> inserted = BIT(0) :: else fi
   };
 #ifdef KEPT_HEADROOM
@@ -683,7 +685,7 @@ init {
     :: i < TRANSACTIONS ->
        plain = plain || kind[i] == USE || kind[i] == PUT || (kind[i] == CAPTURE && amount[i] > HOLD);
 #ifdef EXPIRES
-       plain = plain || kind[i] == CAPTURE;
+       plain = plain || kind[i] == CAPTURE || kind[i] == MOVE;
 #endif
        i++
     :: else -> break
