@@ -70,7 +70,9 @@ fn very_many_holds_leave_nothing_behind() {
     let end = Memory::of(&mut session);
     println!("{middle:?}, and {end:?} after {half} more holds");
     assert!(end.contexts - middle.contexts < 256 * KILOBYTE, "{middle:?} became {end:?}");
-    assert!(end.process - middle.process < MEGABYTE, "{middle:?} became {end:?}");
+    // What a hold leaves behind would be more than 50 bytes; the C library keeps a megabyte or so, now and then.
+    let most = 2 * MEGABYTE + 50 * i64::from(half);
+    assert!(end.process - middle.process < most, "{middle:?} became {end:?}");
     assert_nothing_held(&db, &session);
     assert_nothing_left(&db);
     let held: i64 = session.value("SELECT count(*) FROM credits.holds", &[]);
