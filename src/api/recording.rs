@@ -203,9 +203,14 @@ fn record_returning(
 fn insert(relations: &Relations, recording: &Recording<'_, '_>, tid: &str) -> Inserted {
     if let Some(returns) = recording.directly
         && fits(recording.source_id)
-        && let Some((transaction, tid)) = direct::record(relations, &given_values(recording.columns), returns)
+        && let Some(recorded) = direct::record(relations, &given_values(recording.columns), returns)
     {
-        return Inserted::Recorded(Recorded { transaction, tid: Some(tid) });
+        return match recorded {
+            direct::Recorded::Written((transaction, tid)) => {
+                Inserted::Recorded(Recorded { transaction, tid: Some(tid) })
+            }
+            direct::Recorded::Taken => Inserted::Taken,
+        };
     }
     let mut insert = Statement::of_caller();
     let (names, values) = (columns(recording.columns), parameters(recording.columns, &mut insert));

@@ -44,12 +44,26 @@ struct OpenLedger {
     key: pg_sys::Oid,
 }
 
+/// A transaction that no statement has to record.
+pub enum Recorded {
+    /// It is there.
+    Written(Written),
+    /// Its `source_id` is taken. A number was drawn for it, as a statement would have.
+    Taken,
+}
+
 /// Records a transaction that has passed the checks of the ledger, unless its `source_id` is taken. `None` if a statement is to do so.
-pub fn record(relations: &Relations, given: &[GivenValue<'_>], returns: RowType) -> Option<Written> {
+pub fn record(relations: &Relations, given: &[GivenValue<'_>], returns: RowType) -> Option<Recorded> {
     let columns = given_columns(relations, given)?;
-    let written = open_ledger(relations, &columns)?.record(relations, &columns, returns)?;
-    xact::see_own_changes();
-    Some(written)
+    match open_ledger(relations, &columns)?.record(relations, &columns, returns) {
+        Some(written) => {
+            xact::see_own_changes();
+            Some(Recorded::Written(written))
+        }
+        // A statement says whether the row that has it came after the snapshot.
+        None if xact::has_one_snapshot() => None,
+        None => Some(Recorded::Taken),
+    }
 }
 
 /// Makes a hold that has passed the checks, with all its columns given, unless its `source_id` is taken. `None` if a statement is to do so.
