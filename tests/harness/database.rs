@@ -63,7 +63,17 @@ impl Database {
     /// A database of the test's own in this encoding.
     #[must_use]
     pub fn create_encoded(encoding: &str) -> Self {
-        let db = Self::from_template(&Cluster::shared(), &format!("template0 ENCODING '{encoding}'"), true);
+        Self::create_from_template0(&format!("ENCODING '{encoding}'"))
+    }
+
+    /// A database of the test's own in UTF-8, whose texts are ordered by this locale of the machine's.
+    #[must_use]
+    pub fn create_ordered_by(locale: &str) -> Self {
+        Self::create_from_template0(&format!("ENCODING 'UTF8' LOCALE '{locale}'"))
+    }
+
+    fn create_from_template0(options: &str) -> Self {
+        let db = Self::from_template(&Cluster::shared(), &format!("template0 {options}"), true);
         db.observe(|observer| observer.run("CREATE EXTENSION credits_ledger"));
         db
     }

@@ -2,6 +2,7 @@
 //! sessions with every combination of arguments, and on a walk over the ends of days, months and years in several time zones.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use credits_ledger_tests::{Database, Decimal, Refused, Session, Uuid, dec, seed, user};
 use postgres::Row;
@@ -627,6 +628,37 @@ fn answers_do_not_depend_on_what_is_folded() {
         );
     }
     session.assert_sound();
+}
+
+/// Texts are sorted as the database sorts them, not as its index of daily totals does. A machine that has no locale besides `C` cannot tell.
+#[test]
+fn categories_are_in_the_order_of_the_database() {
+    let locales = Command::new("locale").arg("-a").output().expect("locale -a").stdout;
+    let locales = String::from_utf8_lossy(&locales).into_owned();
+    let is_other = |name: &&str| name.to_lowercase().ends_with(".utf8") && !name.starts_with("C.");
+    let Some(locale) = locales.lines().find(is_other) else { return };
+    let db = Database::create_ordered_by(locale);
+    let mut session = db.connect();
+    for folded in [false, true] {
+        for (number, category) in ["a", "B", "b", "A", "é", "f", "E", "a-b", "ab", ""].iter().enumerate() {
+            session.run(&format!(
+                "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, category)
+                 VALUES ('{}', 'usage', 1, '{folded} {number}', '{category}')",
+                user(1)
+            ));
+        }
+        if folded {
+            session.refresh(user(1));
+        }
+        let bytewise: Vec<String> = session
+            .values("SELECT category COLLATE \"C\" FROM credits.usage_by_day($1) ORDER BY 1", &[&user(1)]);
+        let sorted: Vec<String> =
+            session.values("SELECT category FROM credits.usage_by_day($1) ORDER BY category", &[&user(1)]);
+        let answered: Vec<String> =
+            session.values("SELECT category FROM credits.usage_by_day($1)", &[&user(1)]);
+        assert_eq!(answered, sorted, "{locale}");
+        assert_ne!(answered, bytewise, "{locale}");
+    }
 }
 
 /// What filters leave out counts all the same, wherever the page is.
