@@ -1,6 +1,7 @@
 //! The lines of the benchmark, and what they share: a database of their own, and sides that take turns.
 
 mod balance;
+mod caps;
 mod copy;
 mod days;
 mod depth;
@@ -39,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static Line> {
         insert::LINES,
         copy::LINES,
         limits::LINES,
+        caps::LINES,
         holds::LINES,
         balance::LINES,
         list::LINES,
