@@ -24,6 +24,7 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let credits: Credits = recording::exact_amount(credits)?.into();
     recording::require_source_id(source_id)?;
     let [description, batch, api_key, category, metadata] = details(call, 3)?;
+    let key = call.api_key(Argument(5, "api_key_id"));
     xact::refuse_if_read_only(c"charge()");
     let relations = Relations::locked_for_writing().ok_or(LedgerError::NotInstalled)?;
     let columns = [
@@ -40,7 +41,7 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     // Before anything is written, where nothing but this could refuse it. A retry is not refused.
     let looks_first = may_insert_and_return_any(&relations)?;
     let refusal =
-        if looks_first { cover::refuse_early(&relations, &user, credits, false).err() } else { None };
+        if looks_first { cover::refuse_early(&relations, &user, credits, key, false).err() } else { None };
     let refusal = match refusal {
         Some(refusal) if !holds::is_recorded(&relations, source_id) => {
             return Err(refuse_held(&relations, source_id).err().unwrap_or(refusal));
@@ -58,7 +59,7 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     refuse_held(&relations, source_id)?;
     cover::guard_charge(user, credits, (tid, xact::current_subtransaction()));
     if !looks_first {
-        cover::refuse_early(&relations, &user, credits, true)?;
+        cover::refuse_early(&relations, &user, credits, key, true)?;
     }
     Ok(transaction)
 }

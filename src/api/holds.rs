@@ -5,7 +5,7 @@
 //! deleted while the statement waited for it.
 
 use ledger::credits::{Amount, Credits};
-use ledger::id::UserId;
+use ledger::id::{ApiKeyId, UserId};
 use pgrx::Uuid;
 
 use super::arguments::details;
@@ -45,12 +45,13 @@ pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let returns = call.row_type();
     let new =
         NewHold { user, user_id, credits, amount, source_id, span, details: details(call, 4)?, returns };
+    let key = call.api_key(Argument(6, "api_key_id"));
     xact::refuse_if_read_only(c"create_hold()");
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
     // Before anything is written, where nothing but this could refuse it. A retry is not refused.
     let looks_first = privilege::may_insert_and_return_any(relations.holds()?, &ALL);
     let refusal =
-        if looks_first { cover::refuse_early(&relations, &user, credits, false).err() } else { None };
+        if looks_first { cover::refuse_early(&relations, &user, credits, key, false).err() } else { None };
     let is_taken = || {
         Ok::<_, LedgerError>(
             holds::exists(&relations, source_id)? || holds::is_recorded(&relations, source_id),
@@ -71,7 +72,7 @@ pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     }
     cover::guard_hold(user, credits, (tid, xact::current_subtransaction()));
     if !looks_first {
-        cover::refuse_early(&relations, &user, credits, true)?;
+        cover::refuse_early(&relations, &user, credits, key, true)?;
     }
     Ok(hold)
 }
@@ -132,7 +133,7 @@ pub fn extend_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
         return Ok(extended.hold);
     }
     // It had expired: it is held anew.
-    cover::refuse_early(&relations, &extended.user, extended.amount, true)?;
+    cover::refuse_early(&relations, &extended.user, extended.amount, extended.key, true)?;
     holds::make_anew(&relations, source_id, now)?;
     let mut read = Statement::of_caller();
     let key = read.bind(Value::text(source_id));
@@ -182,6 +183,7 @@ struct Extended {
     tid: Tid,
     user: UserId,
     amount: Credits,
+    key: Option<ApiKeyId>,
 }
 
 /// Has the hold expire after this span of time from now on. `None` if there is no hold to be seen.
@@ -192,7 +194,7 @@ fn extended(source_id: Text, span: i64) -> Option<Extended> {
         &format!(
             "UPDATE credits.holds SET expires_at = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) {span} \
              WHERE source_id OPERATOR(pg_catalog.=) {key} \
-             RETURNING ROW({})::credits.credit_hold, ctid, user_id, amount",
+             RETURNING ROW({})::credits.credit_hold, ctid, user_id, amount, api_key_id",
             *CREDIT_HOLD_NAMES
         ),
         |row| Extended {
@@ -200,6 +202,7 @@ fn extended(source_id: Text, span: i64) -> Option<Extended> {
             tid: row.value(2).unwrap_or_default(),
             user: user(row.value(3)),
             amount: row.value(4).map_or(Credits::ZERO, |Numeric(amount)| amount),
+            key: row.value(5).map(|key: Uuid| ApiKeyId::from_bytes(*key.as_bytes())),
         },
     )
 }

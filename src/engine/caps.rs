@@ -72,8 +72,8 @@ impl CapsScan {
         Ok(Self { caps, index, scan: None, _table: table })
     }
 
-    /// The user's caps, in the order of their ids. Raises 55000 for a period that is none.
-    pub fn find(&mut self, user: &UserId, now: &Moment) -> Vec<Cap> {
+    /// The user's caps, in the order of their ids. 55000 for a period that is none.
+    pub fn find(&mut self, user: &UserId, now: &Moment) -> Result<Vec<Cap>, LedgerError> {
         let Self { caps, index, scan, .. } = self;
         let scan = match scan {
             Some(scan) => {
@@ -94,10 +94,10 @@ impl CapsScan {
         scan.seek(&[caps::USER_ID.equal(user)]);
         let mut found = Vec::new();
         while let Some(row) = scan.next() {
-            found.push(decode(&row));
+            found.push(decode(&row)?);
         }
         found.sort_unstable_by_key(|cap| cap.id);
-        found
+        Ok(found)
     }
 
     /// What was spent of the user's caps, as far as `sight` meets it. The caps are those of the moment.
@@ -114,7 +114,7 @@ impl CapsScan {
             let known = announced.iter().find(|announced| announced.id == cap.id);
             CapSpend::new(cap, known, clock)
         };
-        let mut spends: Vec<CapSpend> = self.find(user, now).into_iter().map(spend).collect();
+        let mut spends: Vec<CapSpend> = self.find(user, now)?.into_iter().map(spend).collect();
         if let Some(from) = spends.iter().map(|spend| spend.window().start).min() {
             match Folded::find_if_free(user, &spends, now, relations)? {
                 Some(folded) => folded.add_usage(&mut spends, user, now, sight, relations)?,
@@ -297,20 +297,19 @@ fn add_usage(
     Ok(())
 }
 
-fn decode(row: &Row<'_, Caps>) -> Cap {
+fn decode(row: &Row<'_, Caps>) -> Result<Cap, LedgerError> {
     let period = row.get(caps::PERIOD).map(|name| {
-        Period::parse(&name).unwrap_or_else(|| {
-            LedgerError::UnknownPeriod(String::from_utf8_lossy(&name).into_owned()).raise()
-        })
+        let unknown = || LedgerError::UnknownPeriod(String::from_utf8_lossy(&name).into_owned());
+        Period::parse(&name).ok_or_else(unknown)
     });
-    Cap {
+    Ok(Cap {
         id: row.get(caps::ID),
         keys: row.get(caps::API_KEY_IDS),
-        period,
+        period: period.transpose()?,
         amount: row.get(caps::AMOUNT),
         since: row.get(caps::SINCE),
         is_enforced: row.get(caps::IS_ENFORCED),
-    }
+    })
 }
 
 /// Notes that the transaction changes a spend cap of the user of this row, and of the user that an UPDATE gives it to.

@@ -9,12 +9,14 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use ledger::caps::{Asked, CapSpend, Clock};
 use ledger::credits::{Credits, SumOutOfRange};
-use ledger::id::UserId;
+use ledger::id::{ApiKeyId, UserId};
 use ledger::overdraft::Overdraft;
 use ledger::segment::headroom::steps;
 
 use super::boundaries::LimitsScan;
+use super::caps::CapsScan;
 use super::commit_view::Moment;
 use super::holds::HoldScan;
 use super::published::Published;
@@ -24,6 +26,7 @@ use crate::pg::catalog::Relations;
 use crate::pg::column::Layout;
 use crate::pg::fetch::{self, Address, RowFetch, Tid};
 use crate::pg::relation::{Access, NotFree, Table};
+use crate::pg::row::Row;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::tables::holds::{self, Holds};
 use crate::pg::tables::transactions::{self, Ledger};
@@ -207,20 +210,60 @@ pub fn refuse_to_prepare() -> Result<(), LedgerError> {
     let mut standing = Standing::with(&relations, Table::open(relations.holds()?, Access::Read));
     let now = Snapshot::latest();
     for user in &users {
-        if standing.asked(user, &now, i64::MAX)?.is_some() {
+        if !standing.asked(user, &now, i64::MAX).is_empty() {
             return Err(LedgerError::PreparedHold);
         }
     }
     Ok(())
 }
 
+/// What is held, by the API keys that it is held for: in runs of holds with the same one.
+type HeldByKey = Vec<(Option<ApiKeyId>, Credits)>;
+
 /// What an account must have covered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Covered {
-    /// What the rows that are there ask for, in sum.
-    pub asked: Credits,
+    /// What the rows that are there ask for, each.
+    asked: Vec<Asked>,
     /// What is held of the account's balance, those rows included.
     pub held: Credits,
+    /// The same by key.
+    held_by_key: HeldByKey,
+}
+
+impl Covered {
+    /// What the rows that are there ask for, in sum.
+    pub fn asked(&self) -> Result<Credits, SumOutOfRange> {
+        self.asked.iter().try_fold(Credits::ZERO, |sum, asked| sum.checked_add(asked.amount))
+    }
+
+    /// Adds what is asked for and what is held to what was spent of spend caps.
+    pub fn add_to(&self, spends: &mut [CapSpend]) -> Result<(), SumOutOfRange> {
+        for spend in spends {
+            for asked in &self.asked {
+                spend.add_asked(asked)?;
+            }
+            for &(key, amount) in &self.held_by_key {
+                spend.add_held(key, amount)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the account holds as the scan sees it, in all and by key.
+fn held_by_key(
+    holds: &mut HoldScan,
+    user: &UserId,
+    clock: i64,
+) -> Result<(Credits, HeldByKey), SumOutOfRange> {
+    let mut runs = HeldByKey::new();
+    let held = holds.held_by_key(user, clock, |key, amount| match runs.last_mut() {
+        // The sum of all is checked, and this one is no more.
+        Some((last, sum)) if *last == key => *sum = sum.checked_add(amount).unwrap_or(amount),
+        _ => runs.push((key, amount)),
+    })?;
+    Ok((held, runs))
 }
 
 /// Looks at the rows that may ask for cover, and at holds.
@@ -247,20 +290,21 @@ impl CoverScans {
         }
     }
 
-    /// What the account's rows that are there ask to be covered, in sum; `None` if none asks. The moment's snapshot sees what the
-    /// transaction has done. `clock` tells which holds would have expired: the caller has the stripe, and has counted what it wrote.
-    pub fn asked(
+    /// What the account must have covered, with the most that it can come to hold of the holds that there are, whatever commits and
+    /// whatever rolls back; `None` if no row asks. The moment's snapshot sees what the transaction has done. `clock` tells which holds
+    /// would have expired: the caller has the stripe, and has counted what it wrote.
+    pub fn cover_at_most(
         &mut self,
         user: &UserId,
         now: &Moment,
         clock: i64,
-    ) -> Result<Option<Credits>, SumOutOfRange> {
-        self.standing.asked(user, now.snapshot(), clock)
-    }
-
-    /// The most that the account can come to hold of the holds that there are, whatever commits and whatever rolls back.
-    pub fn held_at_most(&mut self, user: &UserId, clock: i64) -> Result<Credits, SumOutOfRange> {
-        self.dirty.held(user, clock)
+    ) -> Result<Option<Covered>, SumOutOfRange> {
+        let asked = self.standing.asked(user, now.snapshot(), clock);
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        let (held, held_by_key) = held_by_key(&mut self.dirty, user, clock)?;
+        Ok(Some(Covered { asked, held, held_by_key }))
     }
 
     /// What the account must have covered at a moment; `None` if no row asks.
@@ -271,9 +315,12 @@ impl CoverScans {
         clock: i64,
         relations: &Relations,
     ) -> Result<Option<Covered>, SumOutOfRange> {
-        let Some(asked) = self.asked(user, now, clock)? else { return Ok(None) };
-        let held = self.dirty.again(relations, now.sight()).held(user, clock)?;
-        Ok(Some(Covered { asked, held }))
+        let asked = self.standing.asked(user, now.snapshot(), clock);
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        let (held, held_by_key) = held_by_key(&mut self.dirty.again(relations, now.sight()), user, clock)?;
+        Ok(Some(Covered { asked, held, held_by_key }))
     }
 }
 
@@ -292,53 +339,54 @@ impl Standing {
         }
     }
 
-    fn asked(
-        &mut self,
-        user: &UserId,
-        snapshot: &Snapshot,
-        clock: i64,
-    ) -> Result<Option<Credits>, SumOutOfRange> {
+    /// What the account's rows that are there ask to be covered, each.
+    fn asked(&mut self, user: &UserId, snapshot: &Snapshot, clock: i64) -> Vec<Asked> {
         CLAIMS.with_borrow(|claims| {
-            let Some(guarded) = claims.guarded.get(user) else { return Ok(None) };
-            let holds = asked_by(&mut self.holds, &claims.holds, &guarded.holds, snapshot, clock)?;
-            let charges = asked_by(&mut self.charges, &claims.charges, &guarded.charges, snapshot, clock)?;
-            match (holds, charges) {
-                (Some(holds), Some(charges)) => holds.checked_add(charges).map(Some),
-                (either, None) | (None, either) => Ok(either),
-            }
+            let mut asked = Vec::new();
+            let Some(guarded) = claims.guarded.get(user) else { return asked };
+            let Self { holds, charges } = self;
+            each_standing(holds, &claims.holds, &guarded.holds, snapshot, clock, |hold, amount| {
+                let key = hold.get(holds::API_KEY_ID).map(ApiKeyId::from_bytes);
+                asked.push(Asked { key, amount, created_at: None });
+            });
+            each_standing(charges, &claims.charges, &guarded.charges, snapshot, clock, |charge, amount| {
+                let key = charge.get(transactions::API_KEY_ID).map(ApiKeyId::from_bytes);
+                asked.push(Asked { key, amount, created_at: Some(charge.get(transactions::CREATED_AT)) });
+            });
+            asked
         })
     }
 }
 
-/// What these rows ask, in sum, as far as the snapshot sees them; `None` if none asks.
-fn asked_by<L: Layout>(
+/// Calls `visit` with each of these rows that asks, as far as the snapshot sees them, and with the amount that it asks for.
+fn each_standing<L: Layout>(
     rows: &mut RowFetch<L>,
     claims: &HashMap<Key, Claim>,
     guarded: &[Key],
     snapshot: &Snapshot,
     clock: i64,
-) -> Result<Option<Credits>, SumOutOfRange> {
-    let mut asked = None;
+    mut visit: impl FnMut(&Row<'_, L>, Credits),
+) {
     for key @ &(address, stored_by) in guarded {
         let Some(claim) = claims.get(key) else { continue };
         if claim.open_until.is_some_and(|until| until > clock) {
             continue;
         }
         let row = rows.version_at(fetch::tid(address), snapshot);
-        if row.is_some_and(|row| row.stored_by().into_inner() == stored_by) {
-            asked = Some(asked.unwrap_or(Credits::ZERO).checked_add(claim.amount)?);
+        if let Some(row) = row.filter(|row| row.stored_by().into_inner() == stored_by) {
+            visit(&row, claim.amount);
         }
     }
-    Ok(asked)
 }
 
 /// Refuses what is not covered as of now: by what has committed and the transaction's own rows, which the amount is one of if it
-/// `is_written`. Whatever the caller's snapshot sees; it is not taken to have read anything. Where that takes a lock that is not free,
-/// the commit alone decides.
+/// `is_written`, and what exceeds an enforced spend cap of this API key. Whatever the caller's snapshot sees; it is not taken to have read
+/// anything. Where that takes a lock that is not free, the commit alone decides.
 pub fn refuse_early(
     relations: &Relations,
     user: &UserId,
     amount: Credits,
+    key: Option<ApiKeyId>,
     is_written: bool,
 ) -> Result<(), LedgerError> {
     let published = Published::open(relations, &Table::open_locked(relations.ledger));
@@ -349,19 +397,43 @@ pub fn refuse_early(
     xact::see_own_changes();
     let now = Moment::now();
     let Ok(mut limits) = LimitsScan::open_if_free(relations) else { return Ok(()) };
-    let Overdraft::UpTo(limit) = limits.find(user, &now).overdraft else { return Ok(()) };
+    let overdraft = limits.find(user, &now).overdraft;
+    let Ok(mut caps) = CapsScan::open_if_free(relations) else { return Ok(()) };
+    let is_capped = caps.find(user, &now)?.iter().any(|cap| cap.is_enforced && cap.has_key(key));
+    if overdraft == Overdraft::Unlimited && !is_capped {
+        return Ok(());
+    }
     let Ok(mut holds) = HoldScan::open_if_free(relations, now.sight()) else { return Ok(()) };
     let balance = balance::as_of(relations, user, now.snapshot())?;
     // Later than the snapshot: what has expired by then is not held any more, whatever the snapshot sees of it.
-    let left = balance.checked_sub(holds.held(user, xact::now())?)?;
-    let available = if is_written { left.checked_add(amount)? } else { left };
-    if available.checked_sub(amount)?.checked_add(limit)? < Credits::ZERO {
-        return Err(LedgerError::InsufficientCredits {
-            user: *user,
-            asked: amount,
-            available,
-            overdraft_limit: limit,
-        });
+    let clock = xact::now();
+    let (held, held_by_key) = held_by_key(&mut holds, user, clock)?;
+    if let Overdraft::UpTo(limit) = overdraft {
+        let left = balance.checked_sub(held)?;
+        let available = if is_written { left.checked_add(amount)? } else { left };
+        if available.checked_sub(amount)?.checked_add(limit)? < Credits::ZERO {
+            return Err(LedgerError::InsufficientCredits {
+                user: *user,
+                asked: amount,
+                available,
+                overdraft_limit: limit,
+            });
+        }
+    }
+    if !is_capped {
+        return Ok(());
+    }
+    let asked = Asked { key, amount, created_at: None };
+    let covered = Covered { asked: vec![asked], held, held_by_key };
+    let mut spends = caps.spends(user, &[], &now, Clock::At(clock), now.sight(), relations)?;
+    covered.add_to(&mut spends)?;
+    for spend in &mut spends {
+        if !is_written {
+            spend.add_held(key, amount)?;
+        }
+        if let Some(refusal) = spend.refusal()? {
+            return Err(LedgerError::SpendCapReached { user: *user, refusal });
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use ledger::credits::{Credits, SumOutOfRange};
-use ledger::id::UserId;
+use ledger::id::{ApiKeyId, UserId};
 use pgrx::pg_sys;
 
 use super::{cover, delta, noted};
@@ -59,10 +59,22 @@ impl HoldScan {
     /// What the account holds of the rows that the scan sees: the sum of those that expire after this time. With a dirty snapshot,
     /// other transactions' holds in flight count, and so do those whose deletion is.
     pub fn held(&mut self, user: &UserId, now: i64) -> Result<Credits, SumOutOfRange> {
+        self.held_by_key(user, now, |_, _| ())
+    }
+
+    /// The same. Calls `visit` with the key and the amount of each hold.
+    pub fn held_by_key(
+        &mut self,
+        user: &UserId,
+        now: i64,
+        mut visit: impl FnMut(Option<ApiKeyId>, Credits),
+    ) -> Result<Credits, SumOutOfRange> {
         self.0.seek(&[holds::USER_ID.equal(user), holds::EXPIRES_AT.after(now)]);
         let mut held = Credits::ZERO;
         while let Some(hold) = self.0.next() {
-            held = held.checked_add(hold.get(holds::AMOUNT))?;
+            let amount = hold.get(holds::AMOUNT);
+            held = held.checked_add(amount)?;
+            visit(hold.get(holds::API_KEY_ID).map(ApiKeyId::from_bytes), amount);
             xact::check_for_interrupts();
         }
         Ok(held)

@@ -250,14 +250,13 @@ impl Settlement {
             xact::check_for_interrupts();
             let view = CommitView::get_or_open(&mut self.view, &self.relations)?;
             // Holds before the delta: a hold that is captured meanwhile is met in both, or has been counted.
-            let held = if may_ask {
+            let covered = if may_ask {
                 let scans = CoverScans::get_or_open(&mut self.cover, &self.relations)?;
                 // After the count: whoever takes another hold for expired has counted it, or sees an extension that it must cover.
                 let clock = xact::now();
-                match scans.asked(user, &now, clock)? {
-                    Some(_) => Some(scans.held_at_most(user, clock)?),
+                match scans.cover_at_most(user, &now, clock)? {
                     None if has_headroom => continue,
-                    None => None,
+                    covered => covered,
                 }
             } else {
                 None
@@ -267,7 +266,7 @@ impl Settlement {
                 Some((checkpoint, pass)) => Found::Checkpoint(checkpoint, &pass.sums),
                 None => Found::NoCheckpoint { has_rows: view.has_rows(user) },
             };
-            let caps = match &known {
+            let mut caps = match &known {
                 Some((Checkpoint { announced, .. }, _)) if !announced.caps.is_empty() => {
                     let scan = CapsScan::get_or_open(&mut self.caps, &self.relations)?;
                     let (clock, dirty) = (Clock::From(xact::now()), Sight::Dirty(DirtySnapshot::new()));
@@ -275,8 +274,11 @@ impl Settlement {
                 }
                 _ => Vec::new(),
             };
-            let cover = held.map(|held| Cover {
-                held,
+            if let Some(covered) = &covered {
+                covered.add_to(&mut caps)?;
+            }
+            let cover = covered.map(|covered| Cover {
+                held: covered.held,
                 released: cover::released(user),
                 charged_since: published.charged_since(user, counted),
             });
@@ -335,7 +337,7 @@ impl Settlement {
                 (None, Some(deleted)) => &deleted.caps,
                 (None, None) => &[],
             };
-            let spends = if boundaries.is_some() || !known_caps.is_empty() {
+            let mut spends = if boundaries.is_some() || !known_caps.is_empty() {
                 let changes = *request == Request::Rebound;
                 let moment = if changes { Clock::At(clock) } else { Clock::From(clock) };
                 let spends = caps.spends(user, known_caps, &now, moment, now.sight(), &relations)?;
@@ -346,6 +348,9 @@ impl Settlement {
             } else {
                 Vec::new()
             };
+            if let Some(cover) = &cover {
+                cover.add_to(&mut spends)?;
+            }
             if request.is_forced() && !(spends.is_empty() && known_caps.is_empty()) {
                 // What a cap allows may be less than before, whatever was announced of it.
                 published.void_headroom(user);
@@ -354,20 +359,23 @@ impl Settlement {
                 request: *request,
                 deleted: deleted.as_deref(),
                 boundaries: boundaries.as_ref(),
-                held: cover.map(|cover| cover.held),
+                held: cover.as_ref().map(|cover| cover.held),
                 caps: &spends,
             };
             let decision = settlement::decide(checkpoint, &pass.sums, &asked, interval, xact::now())?;
             let (refreshes, rebounds, announced, overdraft, crossings, cap_changes) = match decision {
                 Decision::Nothing => continue,
                 Decision::Refuse { available, limit } => {
-                    let asked = cover.map_or(Credits::ZERO, |cover| cover.asked);
+                    let asked = cover.map_or(Ok(Credits::ZERO), |cover| cover.asked())?;
                     return Err(Stop::Failed(LedgerError::InsufficientCredits {
                         user: *user,
                         asked,
                         available: available.checked_add(asked)?,
                         overdraft_limit: Credits::ZERO.checked_sub(limit)?,
                     }));
+                }
+                Decision::Exceed(refusal) => {
+                    return Err(Stop::Failed(LedgerError::SpendCapReached { user: *user, refusal }));
                 }
                 Decision::Write { refreshes, rebounds, announced, overdraft, crossings, cap_changes } => {
                     (refreshes, rebounds, announced, overdraft, crossings, cap_changes)

@@ -39,6 +39,9 @@ impl LedgerError {
             Self::InsufficientCredits { .. } => Some(
                 "Grant or buy credits, release holds that are not needed, or raise overdraft_limit in credits.spending_limits.",
             ),
+            Self::SpendCapReached { .. } => Some(
+                "Wait until it resets, release holds that are not needed, or change the cap in credits.spend_caps.",
+            ),
             Self::HoldConflict { .. } => {
                 Some("A retry must repeat user_id and amount; a new hold needs its own source_id.")
             }

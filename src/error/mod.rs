@@ -2,7 +2,7 @@
 
 mod hint;
 
-use ledger::caps::MOST_CAPS;
+use ledger::caps::{CapRefusal, MOST_CAPS};
 use ledger::credits::{AmountError, Credits, SumOutOfRange};
 use ledger::id::{TransactionId, UserId};
 use ledger::reversal::Refusal;
@@ -17,6 +17,8 @@ use crate::pg::shape::Change;
 
 /// Of the class of our own: what an account has does not cover what was asked for.
 const INSUFFICIENT_CREDITS: [u8; 5] = *b"LC001";
+/// Of the same class: what was asked for would exceed an enforced spend cap.
+const SPEND_CAP_REACHED: [u8; 5] = *b"LC002";
 
 /// What can be wrong with a call. Every message names the offending argument or value.
 #[derive(Debug, Error)]
@@ -136,6 +138,14 @@ pub enum LedgerError {
         available: Credits,
         /// How far below zero the account may go.
         overdraft_limit: Credits,
+    },
+    /// An enforced spend cap does not allow what was to be held or charged.
+    #[error("user {user} would exceed spend cap {}: {} asked for, {} remaining", .refusal.id, .refusal.asked, .refusal.remaining)]
+    SpendCapReached {
+        /// The account.
+        user: UserId,
+        /// The cap, and what is left of it.
+        refusal: CapRefusal,
     },
     /// The source_id of a hold is taken by another hold.
     #[error(
@@ -353,8 +363,13 @@ pub enum LedgerError {
 impl LedgerError {
     /// Raises it, where there is no caller to return it to.
     pub fn raise(self) -> ! {
-        if let Self::InsufficientCredits { .. } = self {
-            raised::raise(INSUFFICIENT_CREDITS, &self.to_string(), self.detail().as_deref(), self.hint());
+        let own_sqlstate = match self {
+            Self::InsufficientCredits { .. } => Some(INSUFFICIENT_CREDITS),
+            Self::SpendCapReached { .. } => Some(SPEND_CAP_REACHED),
+            _ => None,
+        };
+        if let Some(sqlstate) = own_sqlstate {
+            raised::raise(sqlstate, &self.to_string(), self.detail().as_deref(), self.hint());
         }
         ErrorReport::from(self).report(PgLogLevel::ERROR);
         unreachable!("an error report does not return")
@@ -365,6 +380,9 @@ impl LedgerError {
         match self {
             Self::InsufficientCredits { user, asked, available, overdraft_limit } => Some(format!(
                 "{{\"user_id\":\"{user}\",\"asked\":\"{asked}\",\"available\":\"{available}\",\"overdraft_limit\":\"{overdraft_limit}\"}}"
+            )),
+            Self::SpendCapReached { user, refusal: CapRefusal { id, asked, remaining } } => Some(format!(
+                "{{\"cap_id\":\"{id}\",\"user_id\":\"{user}\",\"asked\":\"{asked}\",\"remaining\":\"{remaining}\"}}"
             )),
             _ => None,
         }
@@ -409,7 +427,9 @@ impl LedgerError {
             Self::NoHold(_) => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
             Self::HoldOfLater(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             // Raised with an SQLSTATE of our own wherever the server lets us.
-            Self::InsufficientCredits { .. } => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
+            Self::InsufficientCredits { .. } | Self::SpendCapReached { .. } => {
+                PgSqlErrorCode::ERRCODE_CHECK_VIOLATION
+            }
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,

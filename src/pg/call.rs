@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 use ledger::credits::Credits;
 use ledger::day::Day;
-use ledger::id::{TransactionId, UserId};
+use ledger::id::{ApiKeyId, TransactionId, UserId};
 use ledger::numeric::DecodeError;
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
@@ -82,6 +82,12 @@ impl<'call> Call<'call> {
     pub fn user_id(&self, argument: Argument) -> Result<&'call UserId, LedgerError> {
         // SAFETY: a uuid is 16 bytes, passed by reference, and a `UserId` is laid out as they are; arguments outlive the call.
         self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
+    }
+
+    /// The API key of an argument, if given.
+    pub fn api_key(&self, argument: Argument) -> Option<ApiKeyId> {
+        // SAFETY: a uuid is 16 bytes, passed by reference.
+        self.uuid_if_given(argument).map(|value| ApiKeyId::from_bytes(unsafe { *value.datum.cast_mut_ptr() }))
     }
 
     /// A `text`, if given.

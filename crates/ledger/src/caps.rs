@@ -155,6 +155,12 @@ pub struct CapSpend {
     in_flight: Credits,
     /// What is dated in later windows, in flight included, by their ends.
     later: BTreeMap<i64, Credits>,
+    /// What is held for these keys.
+    held: Credits,
+    /// What a transaction asks for with these keys, if it does.
+    asked: Option<Credits>,
+    /// What of that is usage with a date outside of the current window, where it counts all the same.
+    asked_elsewhere: Credits,
 }
 
 impl CapSpend {
@@ -174,6 +180,9 @@ impl CapSpend {
             settled: Credits::ZERO,
             in_flight: Credits::ZERO,
             later: BTreeMap::new(),
+            held: Credits::ZERO,
+            asked: None,
+            asked_elsewhere: Credits::ZERO,
         }
     }
 
@@ -237,6 +246,60 @@ impl CapSpend {
         }
     }
 
+    /// Adds an open hold of this amount with this key.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`].
+    pub fn add_held(&mut self, key: Option<ApiKeyId>, amount: Credits) -> Result<(), SumOutOfRange> {
+        if self.cap.has_key(key) {
+            self.held = self.held.checked_add(amount)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what a transaction asks for with this key: a hold, which is among those held, or usage with this date, which is among what
+    /// was settled.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`].
+    pub fn add_asked(&mut self, asked: &Asked) -> Result<(), SumOutOfRange> {
+        if !self.cap.has_key(asked.key) {
+            return Ok(());
+        }
+        self.asked = Some(self.asked.unwrap_or(Credits::ZERO).checked_add(asked.amount)?);
+        let is_elsewhere = |created_at| {
+            created_at < self.window.start || self.window.end.is_some_and(|end| created_at >= end)
+        };
+        if asked.created_at.is_some_and(is_elsewhere) {
+            self.asked_elsewhere = self.asked_elsewhere.checked_add(asked.amount)?;
+        }
+        Ok(())
+    }
+
+    /// What an enforced cap refuses a transaction that asks for something, if it does. Nothing is in flight.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`].
+    pub fn refusal(&self) -> Result<Option<CapRefusal>, SumOutOfRange> {
+        let Some(asked) = self.asked.filter(|_| self.cap.is_enforced) else { return Ok(None) };
+        let left = self.left_of(self.settled)?;
+        if left >= Credits::ZERO {
+            return Ok(None);
+        }
+        let remaining = left.checked_add(asked)?.max(Credits::ZERO);
+        Ok(Some(CapRefusal { id: self.cap.id, asked, remaining }))
+    }
+
+    /// What is left of the cap where so much was spent, and what is held and asked for is taken away.
+    fn left_of(&self, spent: Credits) -> Result<Credits, SumOutOfRange> {
+        self.cap.amount.checked_sub(spent)?.checked_sub(self.held)?.checked_sub(self.asked_elsewhere)
+    }
+
+    /// What is dated in the fullest of the later windows.
+    fn fullest_later(&self) -> Credits {
+        self.later.values().copied().max().unwrap_or(Credits::ZERO)
+    }
+
     /// What was spent in the current window, in flight left out.
     #[must_use]
     pub const fn spent(&self) -> Credits {
@@ -257,7 +320,7 @@ impl CapSpend {
     /// # Errors
     /// [`SumOutOfRange`].
     pub fn left(&self) -> Result<Option<Left>, SumOutOfRange> {
-        let fullest = self.later.values().copied().max().unwrap_or(Credits::ZERO);
+        let fullest = self.fullest_later();
         let fullest = match self.announced {
             // Its only window, or one that ends with the announcement.
             Some(_) if self.cap.period.is_none() => return Ok(Some(Left::Everything)),
@@ -272,6 +335,28 @@ impl CapSpend {
         };
         Ok(Some(Left::UpTo(self.cap.amount.checked_sub(fullest)?)))
     }
+}
+
+/// What a transaction asks for: one of its holds, or of its charges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// With which key.
+    pub key: Option<ApiKeyId>,
+    /// How much.
+    pub amount: Credits,
+    /// What a charge is dated; `None` of a hold.
+    pub created_at: Option<i64>,
+}
+
+/// Why an enforced cap refuses a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapRefusal {
+    /// The cap.
+    pub id: CapId,
+    /// What the transaction asks for with its keys.
+    pub asked: Credits,
+    /// What is there for it, never below 0.
+    pub remaining: Credits,
 }
 
 /// How much more may be spent until a cap can be reached.
@@ -314,6 +399,26 @@ pub fn left_of(spends: &[CapSpend], announced: &[AnnouncedCap]) -> Result<Option
     Ok(Some(left))
 }
 
+/// How much more an account may be charged before one of its enforced caps can be exceeded, in whatever window. `None` where the transaction
+/// may exceed one that it asks something of, unless `suffices` says that so much is left.
+///
+/// # Errors
+/// [`SumOutOfRange`].
+pub fn covered(
+    spends: &[CapSpend],
+    suffices: impl Fn(Credits) -> bool,
+) -> Result<Option<Left>, SumOutOfRange> {
+    let mut covered = Left::Everything;
+    for spend in spends.iter().filter(|spend| spend.cap.is_enforced) {
+        let highest = spend.highest()?;
+        if spend.asked.is_some() && !suffices(spend.left_of(highest)?) {
+            return Ok(None);
+        }
+        covered = covered.or_less(Left::UpTo(spend.left_of(highest.max(spend.fullest_later()))?));
+    }
+    Ok(Some(covered))
+}
+
 /// What is announced of an account's caps from now on, and the changes from what was. `spends` are of all the account's caps, in the order of
 /// their ids, without usage in flight; `before` is what was announced, also of caps that are gone.
 #[must_use]
@@ -346,4 +451,198 @@ pub fn announce(
         AnnouncedCap { id, reached_until }
     });
     (after.collect(), changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A microsecond of this day and hour of November 2026.
+    fn at(day: i64, hour: i64) -> i64 {
+        (9_800 + day) * 86_400_000_000 + hour * 3_600_000_000
+    }
+
+    fn credits(units: i128) -> Credits {
+        Credits::from_units(units)
+    }
+
+    fn key(number: u8) -> ApiKeyId {
+        ApiKeyId::from_bytes([number; 16])
+    }
+
+    fn cap(period: Option<Period>, amount: i128) -> Cap {
+        Cap {
+            id: CapId::from_bytes([1; 16]),
+            keys: None,
+            period,
+            amount: credits(amount),
+            since: i64::MIN,
+            is_enforced: true,
+        }
+    }
+
+    fn spend(cap: &Cap, reached_until: Option<i64>, clock: Clock) -> CapSpend {
+        CapSpend::new(cap.clone(), Some(&AnnouncedCap { id: cap.id, reached_until }), clock)
+    }
+
+    fn reached(until: i64) -> CapState {
+        CapState::Reached { resets_at: Some(until) }
+    }
+
+    fn changes(spend: &CapSpend, reached_until: Option<i64>, now: i64) -> (Option<i64>, Vec<CapState>) {
+        let before = AnnouncedCap { id: spend.cap.id, reached_until };
+        let (after, changes) = announce(std::slice::from_ref(spend), &[before], now);
+        (after[0].reached_until, changes.iter().map(|change| change.state).collect())
+    }
+
+    #[test]
+    fn the_days_are_those_of_november() {
+        assert_eq!(iso_midnight(at(1, 0)), "2026-11-01T00:00:00Z");
+        assert_eq!(iso_midnight(at(31, 0)), "2026-12-01T00:00:00Z");
+        assert_eq!(cap(Some(Period::Weekly), 1).window_at(at(29, 5)).start, at(23, 0));
+    }
+
+    #[test]
+    fn usage_counts_in_its_window_and_with_its_key() {
+        let cap = Cap { keys: Some(vec![key(1), key(2)]), since: at(29, 6), ..cap(Some(Period::Daily), 10) };
+        let mut spend = spend(&cap, None, Clock::From(at(29, 12)));
+        for (of, created_at, amount) in [
+            (Some(key(1)), at(29, 6) - 1, 100),
+            (Some(key(1)), at(29, 6), 1),
+            (Some(key(2)), at(30, 0) - 1, 2),
+            (Some(key(3)), at(29, 12), 100),
+            (None, at(29, 12), 100),
+            (Some(key(1)), at(30, 0), 5),
+            (Some(key(1)), at(31, 0), 4),
+            (Some(key(1)), at(31, 0) - 1, 2),
+            (Some(key(1)), i64::MAX, 1000),
+        ] {
+            spend.add_settled(of, created_at, credits(amount)).unwrap();
+        }
+        assert_eq!(spend.spent(), credits(3));
+        assert_eq!(spend.left(), Ok(Some(Left::UpTo(credits(3)))), "of the day after, 7 are spent");
+        spend.add_in_flight(Some(key(1)), at(29, 23), credits(6)).unwrap();
+        assert_eq!(spend.left(), Ok(Some(Left::UpTo(credits(1)))));
+        spend.add_in_flight(Some(key(1)), at(29, 23), credits(1)).unwrap();
+        assert_eq!(spend.left(), Ok(None));
+        assert_eq!(spend.spent(), credits(3));
+    }
+
+    #[test]
+    fn without_a_period_all_from_since_on_counts() {
+        let cap = Cap { since: at(2, 0), ..cap(None, 10) };
+        let mut spend = spend(&cap, None, Clock::From(at(29, 12)));
+        for created_at in [at(2, 0) - 1, at(2, 0), at(29, 12), at(400, 0), i64::MAX] {
+            spend.add_settled(None, created_at, credits(2)).unwrap();
+        }
+        assert_eq!(spend.spent(), credits(8));
+        assert_eq!(spend.window(), Window { start: at(2, 0), end: None });
+    }
+
+    #[test]
+    fn a_reached_cap_leaves_what_later_windows_do() {
+        let until = at(30, 0);
+        let mut today = spend(&cap(Some(Period::Daily), 10), Some(until), Clock::From(at(29, 1)));
+        today.add_settled(None, at(29, 0), credits(50)).unwrap();
+        today.add_in_flight(None, at(30, 0), credits(4)).unwrap();
+        assert_eq!(today.left(), Ok(Some(Left::UpTo(credits(6)))));
+        today.add_settled(None, at(30, 0), credits(7)).unwrap();
+        assert_eq!(today.left(), Ok(Some(Left::UpTo(credits(-1)))));
+        let mut endless = spend(&cap(None, 10), Some(i64::MAX), Clock::From(at(29, 1)));
+        endless.add_settled(None, at(29, 0), credits(50)).unwrap();
+        assert_eq!(endless.left(), Ok(Some(Left::Everything)));
+        // The announcement has expired.
+        let tomorrow = spend(&cap(Some(Period::Daily), 10), Some(until), Clock::From(until));
+        assert_eq!(tomorrow.left(), Ok(Some(Left::UpTo(credits(10)))));
+    }
+
+    #[test]
+    fn reaching_is_announced_once_in_a_window() {
+        let (now, until) = (at(29, 12), at(30, 0));
+        let cap = cap(Some(Period::Daily), 10);
+        let with = |known, clock, amount| {
+            let mut spend = spend(&cap, known, clock);
+            spend.add_settled(None, spend.window.start, credits(amount)).unwrap();
+            spend
+        };
+        let today = |known, amount| changes(&with(known, Clock::From(now), amount), known, now);
+        assert_eq!(today(None, 9), (None, vec![]));
+        assert_eq!(today(None, 10), (Some(until), vec![reached(until)]));
+        assert_eq!(today(Some(until), 11), (Some(until), vec![]));
+        assert_eq!(today(Some(until), 9), (None, vec![CapState::Open]));
+        // Yesterday's announcement.
+        assert_eq!(today(Some(at(29, 0)), 9), (Some(at(29, 0)), vec![]));
+        assert_eq!(today(Some(at(29, 0)), 10), (Some(until), vec![reached(until)]));
+        // The clock has gone back over midnight, where what was announced is still the current window.
+        let before = at(28, 23);
+        assert_eq!(
+            changes(&with(Some(until), Clock::From(before), 10), Some(until), before),
+            (Some(until), vec![])
+        );
+        // Another window, since the period was changed.
+        let month = at(31, 0);
+        let changed = with(Some(month), Clock::At(now), 10);
+        assert_eq!(changes(&changed, Some(month), now), (Some(until), vec![reached(until)]));
+        let gone = AnnouncedCap { id: cap.id, reached_until: Some(until) };
+        assert_eq!(announce(&[], &[gone], now).1, [CapChange { id: cap.id, state: CapState::Open }]);
+        assert_eq!(announce(&[], &[gone], until).1, []);
+    }
+
+    #[test]
+    fn other_caps_than_those_announced_need_a_decision() {
+        let cap = cap(None, 10);
+        let spends = [spend(&cap, None, Clock::From(0))];
+        let announced = |id| AnnouncedCap { id, reached_until: None };
+        assert_eq!(left_of(&spends, &[announced(cap.id)]), Ok(Some(Left::UpTo(credits(10)))));
+        assert_eq!(left_of(&spends, &[]), Ok(None));
+        assert_eq!(left_of(&[], &[announced(cap.id)]), Ok(None));
+        assert_eq!(left_of(&spends, &[announced(CapId::from_bytes([2; 16]))]), Ok(None));
+        assert_eq!(left_of(&[], &[]), Ok(Some(Left::Everything)));
+    }
+
+    #[test]
+    fn an_enforced_cap_refuses_what_exceeds_it() {
+        let asked = |amount, created_at| Asked { key: None, amount: credits(amount), created_at };
+        let with = |cap: &Cap, asked: &[Asked]| {
+            let mut spend = spend(cap, None, Clock::From(at(29, 12)));
+            spend.add_settled(None, at(29, 1), credits(3)).unwrap();
+            spend.add_held(None, credits(4)).unwrap();
+            asked.iter().for_each(|asked| spend.add_asked(asked).unwrap());
+            spend
+        };
+        let (of_7, of_6) = (cap(Some(Period::Daily), 7), cap(Some(Period::Daily), 6));
+        assert_eq!(with(&of_7, &[asked(4, None)]).refusal(), Ok(None));
+        let refusal = CapRefusal { id: of_6.id, asked: credits(4), remaining: credits(3) };
+        assert_eq!(with(&of_6, &[asked(4, None)]).refusal(), Ok(Some(refusal)));
+        assert_eq!(with(&of_6, &[]).refusal(), Ok(None), "of nobody who asks");
+        assert_eq!(with(&Cap { is_enforced: false, ..of_6.clone() }, &[asked(4, None)]).refusal(), Ok(None));
+        // Dated in the window it is among what was spent, otherwise it is added.
+        assert_eq!(with(&of_7, &[asked(3, Some(at(29, 1)))]).refusal(), Ok(None));
+        for elsewhere in [at(29, 0) - 1, at(30, 0)] {
+            let refusal = CapRefusal { id: of_7.id, asked: credits(1), remaining: credits(0) };
+            assert_eq!(with(&of_7, &[asked(1, Some(elsewhere))]).refusal(), Ok(Some(refusal)));
+        }
+        let other = Asked { key: Some(key(9)), ..asked(1, None) };
+        let of_key = Cap { keys: Some(vec![key(1)]), ..of_6 };
+        assert_eq!(with(&of_key, &[other]).refusal(), Ok(None));
+    }
+
+    #[test]
+    fn cover_lasts_in_every_window() {
+        let cap = cap(Some(Period::Daily), 20);
+        let mut spend = spend(&cap, None, Clock::From(at(29, 12)));
+        spend.add_settled(None, at(29, 1), credits(3)).unwrap();
+        spend.add_in_flight(None, at(29, 1), credits(2)).unwrap();
+        spend.add_held(None, credits(4)).unwrap();
+        let all = |spend: &CapSpend| covered(std::slice::from_ref(spend), |left| left >= credits(11));
+        assert_eq!(all(&spend), Ok(Some(Left::UpTo(credits(11)))));
+        spend.add_settled(None, at(30, 1), credits(9)).unwrap();
+        assert_eq!(all(&spend), Ok(Some(Left::UpTo(credits(7)))), "tomorrow is fuller");
+        spend.add_asked(&Asked { key: None, amount: credits(1), created_at: None }).unwrap();
+        assert_eq!(all(&spend), Ok(Some(Left::UpTo(credits(7)))), "and does not matter today");
+        spend.add_in_flight(None, at(29, 1), credits(1)).unwrap();
+        assert_eq!(all(&spend), Ok(None));
+        let unenforced = CapSpend { cap: Cap { is_enforced: false, ..cap }, ..spend };
+        assert_eq!(all(&unenforced), Ok(Some(Left::Everything)));
+    }
 }

@@ -13,7 +13,7 @@
 //! | [`Decision::Write`] | `write_row`: its arguments `extend`, `state` and `announces` |
 
 use crate::boundaries::Boundaries;
-use crate::caps::{self, CapChange, CapSpend};
+use crate::caps::{self, CapChange, CapRefusal, CapSpend, Left};
 use crate::credits::{Credits, SumOutOfRange};
 use crate::crossing::{Announced, Crossing};
 use crate::fold::{DeltaPass, Fold};
@@ -119,6 +119,11 @@ pub fn assess(
                 left => left,
             },
         };
+        let left = match caps::covered(caps, |left| cover.allows(left))? {
+            None => return Ok(Assessment::Doubt),
+            Some(Left::Everything) => left,
+            Some(Left::UpTo(of_caps)) => Some(left.map_or(of_caps, |left| left.min(of_caps))),
+        };
         headroom = headroom.covering(left, written, counted, cover);
     }
     Ok(Assessment::Agrees { headroom: headroom.says_something().then_some(headroom), lags })
@@ -135,7 +140,8 @@ pub struct Asked<'a> {
     pub boundaries: Option<&'a Boundaries>,
     /// What is held of the balance, for a user that must be covered: open holds, committed and the transaction's own.
     pub held: Option<Credits>,
-    /// What was spent of the user's spend caps, committed and by the transaction itself.
+    /// What was spent of the user's spend caps, committed and by the transaction itself; for a user that must be covered with what is held and
+    /// what the transaction asks for.
     pub caps: &'a [CapSpend],
 }
 
@@ -151,6 +157,8 @@ pub enum Decision {
         /// The least that may be.
         limit: Credits,
     },
+    /// Roll back: it would exceed an enforced spend cap.
+    Exceed(CapRefusal),
     /// Write the checkpoint.
     Write {
         /// Whether the checkpoint gets a new fold; otherwise it keeps the stored one.
@@ -187,6 +195,11 @@ pub fn decide(
         let available = pass.balance().checked_sub(held)?;
         if available < limit {
             return Ok(Decision::Refuse { available, limit });
+        }
+    }
+    for spend in asked.caps {
+        if let Some(refusal) = spend.refusal()? {
+            return Ok(Decision::Exceed(refusal));
         }
     }
     let (refreshes, rebounds) = match stored {

@@ -117,9 +117,14 @@ impl Cover {
     /// [`SumOutOfRange`].
     pub fn left(&self, lowest_balance: Credits, limit: Credits) -> Result<Option<Credits>, SumOutOfRange> {
         let left = lowest_balance.checked_sub(self.held)?.checked_sub(limit)?;
+        Ok(self.allows(left).then_some(left))
+    }
+
+    /// Whether so much is left when all that was charged since the settlement had counted is taken away.
+    #[must_use]
+    pub fn allows(&self, left: Credits) -> bool {
         let is_known = self.charged_since < u64::MAX;
-        let suffices = i128::from(self.charged_since) <= left.units().div_euclid(UNITS_PER_STEP);
-        Ok((is_known && suffices).then_some(left))
+        is_known && i128::from(self.charged_since) <= left.units().div_euclid(UNITS_PER_STEP)
     }
 }
 
