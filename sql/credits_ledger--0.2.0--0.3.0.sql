@@ -2189,7 +2189,7 @@ CREATE FUNCTION credits.add_up_days(user_ids uuid[]) RETURNS bigint
 COMMENT ON FUNCTION credits.add_up_days(uuid[]) IS
     'For fill_daily_totals: adds up the daily totals of these users as far as their checkpoints have none, and returns of how many. '
     'Shares the stripes of these users until the transaction ends, and keeps others from refreshing their checkpoints. EXECUTE suffices, which nobody but '
-    'the owner has at first. Errors: 22004 for NULL, 25001 in a transaction block, 25006 in a read-only transaction.';
+    'the owner has at first. Errors: 22004 for NULL or a NULL in the array, 25001 in a transaction block, 25006 in a read-only transaction.';
 
 -- A procedure that commits cannot have its search_path pinned: each of its transactions begins by doing so. A chunk is chosen in one
 -- transaction and added up in another, which takes its locks in the order of all others: the ledger first.

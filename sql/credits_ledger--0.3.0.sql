@@ -1458,7 +1458,7 @@ COMMENT ON FUNCTION credits.list_user_transactions_with_balance(
 -- src/api/operations.rs
 -- credits_ledger::api::operations::add_up_days
 CREATE  FUNCTION "add_up_days"(
-	"user_ids" uuid[] /* :: std :: option :: Option < Vec < Uuid > > */
+	"user_ids" uuid[] /* :: std :: option :: Option < Vec < Option < Uuid > > > */
 ) RETURNS bigint /* Result < i64, ErrorReport > */
 VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
@@ -1712,7 +1712,7 @@ COMMENT ON FUNCTION credits.redact_account(uuid) IS
 COMMENT ON FUNCTION credits.add_up_days(uuid[]) IS
     'For fill_daily_totals: adds up the daily totals of these users as far as their checkpoints have none, and returns of how many. '
     'Shares the stripes of these users until the transaction ends, and keeps others from refreshing their checkpoints. EXECUTE suffices, which nobody but '
-    'the owner has at first. Errors: 22004 for NULL, 25001 in a transaction block, 25006 in a read-only transaction.';
+    'the owner has at first. Errors: 22004 for NULL or a NULL in the array, 25001 in a transaction block, 25006 in a read-only transaction.';
 
 -- A procedure that commits cannot have its search_path pinned: each of its transactions begins by doing so. A chunk is chosen in one
 -- transaction and added up in another, which takes its locks in the order of all others: the ledger first.

@@ -98,13 +98,15 @@ fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: Optio
 
 /// `credits.add_up_days`
 #[pg_extern(volatile, parallel_unsafe)]
-fn add_up_days(user_ids: Option<Vec<Uuid>>) -> Result<i64, ErrorReport> {
+fn add_up_days(user_ids: Option<Vec<Option<Uuid>>>) -> Result<i64, ErrorReport> {
     let users = required("user_ids", user_ids)?;
+    let users: Option<Vec<UserId>> =
+        users.iter().map(|user| user.map(|user| UserId::from_bytes(*user.as_bytes()))).collect();
+    let users = users.ok_or(LedgerError::NullElement("user_ids"))?;
     xact::refuse_if_read_only(c"add_up_days()");
     if xact::is_in_block() {
         return Err(LedgerError::InTransactionBlock("add_up_days()").into());
     }
-    let users: Vec<UserId> = users.iter().map(|user| UserId::from_bytes(*user.as_bytes())).collect();
     Ok(days_fill::fill(&users)?)
 }
 

@@ -20,7 +20,7 @@
 //! A third word is for users that must be covered: what they may be charged until what is available could fall below the limit. A
 //! crossing changes nothing about it, and so it stays while the other two are replaced. It is the highest that was published.
 //!
-//! `models/levels.pml` explores the first two, `models/holds.pml` the third.
+//! `models/levels.pml` explores the first two, `models/holds.pml` the third, `models/caps.pml` what spend caps leave of each.
 
 use crate::caps::Left;
 use crate::credits::{Credits, SumOutOfRange, UNITS_PER_CREDIT};
