@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arbitrary::{Result, Unstructured};
-use ledger::caps::{AnnouncedCap, Cap, CapSpend, CapState, Clock, Left, announce, left_of};
+use ledger::caps::{AnnouncedCap, Asked, Cap, CapSpend, CapState, Clock, Left, announce, covered, left_of};
 use ledger::credits::Credits;
 use ledger::id::{ApiKeyId, CapId};
 use ledger::period::Period;
@@ -192,6 +192,80 @@ fn finite(at: i64) -> i64 {
 /// A moment that a server's clock can have.
 fn finite_moment(input: &mut Unstructured<'_>) -> Result<i64> {
     Ok(input.int_in_range(-50_000..=50_000)? * DAY + input.int_in_range(0..=DAY - 1)?)
+}
+
+/// An enforced cap refuses whoever asks something of it if what was spent in the current window, what is held, and what is asked for exceed
+/// it. What covers an account is true of the windows to come, too.
+///
+/// # Errors
+/// If there are too few bytes.
+pub fn enforced_caps_are_not_exceeded(input: &mut Unstructured<'_>) -> Result<()> {
+    let now = finite_moment(input)?;
+    let caps = caps(input, now)?;
+    let rows: Result<Vec<Usage>> = (0..input.int_in_range(0..=10)?).map(|_| usage(input, now)).collect();
+    let mut rows = rows?;
+    let mut holds: Vec<(Option<ApiKeyId>, i128)> = Vec::new();
+    for _ in 0..input.int_in_range(0..=4)? {
+        let row = usage(input, now)?;
+        holds.push((row.key, row.units));
+    }
+    let mut asked = Vec::new();
+    for _ in 0..input.int_in_range(0..=3)? {
+        let row = Usage { is_in_flight: false, ..usage(input, now)? };
+        let created_at = if input.arbitrary()? {
+            rows.push(row);
+            Some(row.created_at)
+        } else {
+            holds.push((row.key, row.units));
+            None
+        };
+        asked.push(Asked { key: row.key, amount: Credits::from_units(row.units), created_at });
+    }
+    let mut spends = spends_of(&caps, &rows, &[], Clock::From(now));
+    for spend in &mut spends {
+        for &(key, units) in &holds {
+            spend.add_held(key, Credits::from_units(units)).expect("few and small");
+        }
+        for asked in &asked {
+            spend.add_asked(asked).expect("few and small");
+        }
+    }
+    let charged_since: i128 = input.int_in_range(0..=5)?;
+    let mut expected = Some(Left::Everything);
+    for (cap, spend) in caps.iter().zip(&spends) {
+        let has_key = |key: &Option<ApiKeyId>| {
+            cap.keys.as_ref().is_none_or(|keys| key.is_some_and(|key| keys.contains(&key)))
+        };
+        let window = period_of(cap, now).expect("a finite moment");
+        let counts = |at: i64| at >= window.0 && at >= cap.since && window.1.is_none_or(|end| at < end);
+        let held: i128 = holds.iter().filter(|(key, _)| has_key(key)).map(|(_, units)| units).sum();
+        let asked_of: Vec<&Asked> = asked.iter().filter(|asked| has_key(&asked.key)).collect();
+        let elsewhere = asked_of.iter().filter(|asked| asked.created_at.is_some_and(|at| !counts(at)));
+        let taken = held + elsewhere.map(|asked| asked.amount.units()).sum::<i128>();
+        let amount = cap.amount.units();
+        let left = amount - spent(cap, &rows, window, false) - taken;
+        let refusal = spend.refusal().expect("small");
+        let is_refused = cap.is_enforced && !asked_of.is_empty() && left < 0;
+        assert_eq!(refusal.is_some(), is_refused, "{cap:?} at {now} of {rows:?}, {holds:?}, asked {asked:?}");
+        if let Some(refusal) = refusal {
+            let sum: i128 = asked_of.iter().map(|asked| asked.amount.units()).sum();
+            assert_eq!((refusal.id, refusal.asked.units()), (cap.id, sum));
+            assert_eq!(refusal.remaining.units(), (left + sum).max(0));
+        }
+        if !cap.is_enforced {
+            continue;
+        }
+        let highest = spent(cap, &rows, window, true);
+        if !asked_of.is_empty() && amount - highest - taken < charged_since {
+            expected = None;
+        }
+        let fullest = window.1.map_or(0, |end| fullest_from(cap, &rows, end)).max(highest);
+        let of_one = Left::UpTo(Credits::from_units(amount - fullest - taken));
+        expected = expected.map(|least| least.or_less(of_one));
+    }
+    let found = covered(&spends, |left| left.units() >= charged_since).expect("small");
+    assert_eq!(found, expected, "{caps:?} at {now} of {rows:?}, {holds:?}, asked {asked:?}");
+    Ok(())
 }
 
 /// An account whose commits settle one after the other, and somebody who listens.

@@ -21,7 +21,7 @@ use arbitrary::Unstructured;
 pub type Property = fn(&mut Unstructured<'_>) -> arbitrary::Result<()>;
 
 /// Every property with its name, that of its fuzz target.
-pub const ALL: [(&str, Property); 11] = [
+pub const ALL: [(&str, Property); 12] = [
     ("decode", numeric::decodes_what_it_should),
     ("encode", numeric::encodes_what_it_decodes),
     ("coverage", coverage::covers_what_has_ended),
@@ -32,5 +32,6 @@ pub const ALL: [(&str, Property); 11] = [
     ("settlement", settlement::weighs_every_outcome),
     ("windows", caps::windows_are_sums_over_rows),
     ("caps", caps::listeners_know_what_is_reached),
+    ("enforced_caps", caps::enforced_caps_are_not_exceeded),
     ("commits", commits::announce_every_crossing),
 ];
