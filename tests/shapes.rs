@@ -58,7 +58,7 @@ const OF_THE_LEDGER: &[(&str, &str)] = &[
 const OF_HOLDS: &[(&str, &str)] = &[
     ("ALTER TABLE {table} ADD COLUMN note text", "a new column note"),
     ("ALTER TABLE {table} RENAME COLUMN metadata TO note", "another name for column metadata"),
-    ("ALTER TABLE {table} ALTER COLUMN expires_at TYPE timestamp", "another definition of column expires_at"),
+    ("ALTER TABLE {table} ALTER COLUMN created_at TYPE timestamp", "another definition of column created_at"),
     ("ALTER TABLE {table} ALTER COLUMN user_id DROP NOT NULL", "another definition of column user_id"),
     (
         "ALTER TABLE {table} DROP CONSTRAINT amount_is_positive_and_exact",
