@@ -31,7 +31,7 @@ fn date(random: &mut StdRng) -> String {
         "2027-01-01 00:00:00+00",
     ];
     let micros = ["0", "0", "1", "-1", "500000", "-500000", "3600000000"].choose(random).unwrap();
-    format!("timestamptz '{}' + interval '{micros} microseconds'", dates.choose(random).unwrap())
+    format!("timestamptz '{}' + {micros} * interval '1 microsecond'", dates.choose(random).unwrap())
 }
 
 fn key(random: &mut StdRng) -> String {
