@@ -18,6 +18,19 @@ pub const LINES: &[Line] = &[
         },
     },
     Line {
+        name: "insert-labelled",
+        what: "The same, rows of three keys and five categories a user, and rows of one key without a category",
+        needs: &["usage_by_day"],
+        run: |bench| {
+            let measured = labelled(bench)?;
+            Ok(measured.ratio("ledger, labelled", "bare, labelled", AtLeast(0.89)).ratio(
+                "ledger",
+                "bare",
+                AtLeast(0.90),
+            ))
+        },
+    },
+    Line {
         name: "insert-hot",
         what: "Single-row usage inserts, one hot user far from zero, 16 clients",
         needs: &[],
@@ -82,6 +95,36 @@ fn single_rows(
             (side, Box::new(move || bench.per_second(database, &script, clients, options)))
         };
         bench.alternate("inserts/s", sides.iter().map(contender).collect())
+    })
+}
+
+/// Daily totals have a row for each user, day, key and category.
+fn labelled(bench: &Bench) -> Result<Measured> {
+    bench.with_database(|database, client| {
+        grant(client, 1000)?;
+        let contender = |(side, schema, is_labelled): (&'static str, &str, bool)| -> Contender {
+            let insert = if is_labelled {
+                format!(
+                    "INSERT INTO {schema}.credits_transactions \
+                     (user_id, transaction_type, amount, source_id, description, api_key_id, category) \
+                     VALUES ({}, 'usage', 0.000734, gen_random_uuid()::text, 'chat completion', \
+                             md5('key' || :k)::uuid, 'model-' || :c)",
+                    user(":u")
+                )
+            } else {
+                insert_usage(schema, "1", &user(":u"))
+            };
+            let script =
+                format!("\\set u random(1, 1000)\n\\set k random(1, 3)\n\\set c random(1, 5)\n{insert};\n");
+            (side, Box::new(move || bench.per_second(database, &script, 8, "")))
+        };
+        let sides = [
+            ("bare", "bare", false),
+            ("ledger", "credits", false),
+            ("bare, labelled", "bare", true),
+            ("ledger, labelled", "credits", true),
+        ];
+        bench.alternate("inserts/s", sides.map(contender).into())
     })
 }
 
