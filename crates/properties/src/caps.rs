@@ -332,6 +332,8 @@ impl Account {
             };
         }
         self.announced = announced;
+        // What a cap was that is gone concerns nobody, also where the clock goes back to when it was reached.
+        self.heard.retain(|id, _| self.caps.iter().any(|cap| cap.id == *id));
         // Nothing is announced a second time.
         let again = spends_of(&self.caps, &self.rows, &self.announced, Clock::From(self.now));
         let (still, changes) = announce(&again, &self.announced, self.now);
