@@ -11,6 +11,8 @@
 //! window on are read by that index.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ops::Bound;
 use std::rc::Rc;
 
 use ledger::caps::{AnnouncedCap, Cap, CapSpend, Clock};
@@ -23,8 +25,10 @@ use ledger::settlement::Request;
 use ledger::transaction_type::TransactionType;
 use pgrx::pg_sys;
 
+use super::by_date::RowsByDate;
 use super::checkpoint::CheckpointScan;
 use super::commit_view::Moment;
+use super::days as folded;
 use super::delta::DeltaScan;
 use super::noted;
 use crate::error::LedgerError;
@@ -32,14 +36,11 @@ use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Index, NotFree, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
-use crate::pg::scan_key::{Key, ToTheSecond};
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::tables::caps::{self, Caps};
 use crate::pg::tables::days::{self, Days};
 use crate::pg::tables::transactions::{self, Ledger};
 use crate::pg::xact;
-
-const MICROS_PER_SECOND: i64 = 1_000_000;
 
 /// Reads the caps of one user after the other.
 pub struct CapsScan {
@@ -117,7 +118,7 @@ impl CapsScan {
         let mut spends: Vec<CapSpend> = self.find(user, now)?.into_iter().map(spend).collect();
         if let Some(from) = spends.iter().map(|spend| spend.window().start).min() {
             match Folded::find_if_free(user, &spends, now, relations)? {
-                Some(folded) => folded.add_usage(&mut spends, user, now, sight, relations)?,
+                Some(folded) => folded.add_usage(&mut spends, user, sight, relations)?,
                 None => add_usage(&mut spends, user, from, sight, relations)?,
             }
         }
@@ -130,7 +131,7 @@ struct Folded {
     coverage: Coverage,
     totals: IndexScan<Days>,
     /// The days on which a window begins after midnight, and when the first of them does. With the index by date, if there are any.
-    begun: Option<(BTreeMap<Day, i64>, Index)>,
+    begun: Option<(BTreeMap<Day, i64>, RowsByDate)>,
 }
 
 impl Folded {
@@ -158,8 +159,8 @@ impl Folded {
         let begun = if begun.is_empty() {
             None
         } else {
-            let Some(index) = relations.open_created_index_if_free() else { return Ok(None) };
-            Some((begun, index))
+            let Ok(Some(index)) = relations.open_created_index(Index::open_if_free) else { return Ok(None) };
+            Some((begun, RowsByDate::new(relations, index, now.sight(), transactions::XACT_ID)))
         };
         let (Ok(table), Some(index)) =
             (Table::open_if_free(days, Access::Read), relations.open_days_index_if_free())
@@ -175,31 +176,29 @@ impl Folded {
         self,
         spends: &mut [CapSpend],
         user: &UserId,
-        now: &Moment,
         sight: Sight,
         relations: &Relations,
     ) -> Result<(), LedgerError> {
         let Self { coverage, mut totals, begun } = self;
         let first = spends.iter().map(|spend| Day::of(spend.window().start)).min();
-        let first = first.unwrap_or(Day::NEVER_ENDING);
-        totals.seek(&[days::USER_ID.equal(user), days::DAY.at_least(first)]);
-        while let Some(total) = totals.next() {
-            xact::check_for_interrupts();
+        let first = Bound::Included(first.unwrap_or(Day::NEVER_ENDING));
+        folded::each(&mut totals, user, first, Bound::Unbounded, |day, total| {
             if total.get(days::TRANSACTION_TYPE) != Some(TransactionType::Usage) {
-                continue;
+                return Ok(());
             }
             let key = total.get(days::API_KEY_ID).map(ApiKeyId::from_bytes);
+            let amount = total.get(days::TOTAL_AMOUNT);
             // A window ends at midnight: a day that is not begun by then lies in one window.
-            let (start, amount) = (total.get(days::DAY).start(), total.get(days::TOTAL_AMOUNT));
-            for spend in &mut *spends {
-                spend.add_settled(key, start, amount)?;
-            }
-        }
-        if let Some((begun, index)) = begun {
-            let ledger = Table::open_locked(relations.ledger);
-            let mut rows = IndexScan::new(ledger, index, now.sight(), 2, transactions::XACT_ID);
+            spends.iter_mut().try_for_each(|spend| spend.add_settled(key, day.start(), amount))
+        })?;
+        if let Some((begun, mut rows)) = begun {
             for (day, from) in begun {
-                add_rest_of_day(&mut rows, spends, user, day, from, &coverage)?;
+                rows.each(user, from, day.end(), |row| {
+                    let is_covered = coverage.covers(row.get(transactions::XACT_ID));
+                    let mut begun =
+                        spends.iter_mut().filter(|spend| is_covered && day_begun(spend) == Some(day));
+                    begun.try_for_each(|spend| add_row(std::slice::from_mut(spend), row))
+                })?;
             }
         }
         // The settlement has that index open, so its lock is not waited for.
@@ -212,40 +211,6 @@ fn day_begun(spend: &CapSpend) -> Option<Day> {
     let start = spend.window().start;
     let day = Day::of(start);
     (day.start() < start).then_some(day)
-}
-
-/// Adds the rows of a day that are covered and dated `from` then on, for the caps whose window begins on it after midnight.
-fn add_rest_of_day(
-    rows: &mut IndexScan<Ledger>,
-    spends: &mut [CapSpend],
-    user: &UserId,
-    day: Day,
-    from: i64,
-    coverage: &Coverage,
-) -> Result<(), LedgerError> {
-    let end = day.end().unwrap_or(i64::MAX);
-    rows.seek(&[transactions::USER_ID.equal(user), at_least(from)]);
-    while let Some(row) = rows.next() {
-        xact::check_for_interrupts();
-        let created_at = row.get(transactions::CREATED_AT);
-        // Whichever way the index has rounded it.
-        if created_at >= end.saturating_add(MICROS_PER_SECOND) {
-            break;
-        }
-        if created_at < end && coverage.covers(row.get(transactions::XACT_ID)) {
-            for spend in &mut *spends {
-                if day_begun(spend) == Some(day) {
-                    add_row(std::slice::from_mut(spend), &row)?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The rows that may be dated this or later, whichever way the index has rounded it.
-fn at_least(from: i64) -> Key<Ledger> {
-    ToTheSecond.at_least(from.saturating_sub(MICROS_PER_SECOND))
 }
 
 /// Adds a row, if it is usage.
@@ -274,22 +239,14 @@ fn add_usage(
     sight: Sight,
     relations: &Relations,
 ) -> Result<(), LedgerError> {
+    if let Ok(Some(index)) = relations.open_created_index(Index::open_if_free) {
+        let mut rows = RowsByDate::new(relations, index, sight, transactions::CREATED_AT);
+        return Ok(rows.each(user, from, None, |row| add_row(spends, row))?);
+    }
+    let Ok(index) = relations.open_delta_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
     let ledger = Table::open_locked(relations.ledger);
-    let of_user = transactions::USER_ID.equal(user);
-    let mut rows = match relations.open_created_index_if_free() {
-        Some(index) => {
-            let mut rows = IndexScan::new(ledger, index, sight, 2, transactions::CREATED_AT);
-            rows.seek(&[of_user, at_least(from)]);
-            rows
-        }
-        None => {
-            let Ok(index) =
-                relations.open_delta_index(|oid| Ok::<_, std::convert::Infallible>(Index::open(oid)));
-            let mut rows = IndexScan::new(ledger, index, sight, 1, transactions::CREATED_AT);
-            rows.seek(&[of_user]);
-            rows
-        }
-    };
+    let mut rows = IndexScan::new(ledger, index, sight, 1, transactions::CREATED_AT);
+    rows.seek(&[transactions::USER_ID.equal(user)]);
     while let Some(row) = rows.next() {
         xact::check_for_interrupts();
         add_row(spends, &row)?;

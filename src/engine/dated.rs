@@ -7,6 +7,7 @@
 //! fewer.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::{Bound, RangeBounds};
 use std::rc::Rc;
 
@@ -18,16 +19,16 @@ use ledger::fold::Fold;
 use ledger::id::UserId;
 use ledger::sums::{Sum, SumsByType};
 
+use super::by_date::RowsByDate;
 use super::checkpoint::CheckpointScan;
 use super::days as folded;
 use super::delta::{self, DeltaScan};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege;
-use crate::pg::relation::{Index, Table};
+use crate::pg::relation::Index;
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
-use crate::pg::scan_key::ToTheSecond;
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::tables::days::{self, Days};
 use crate::pg::tables::transactions::{self, Ledger};
@@ -102,7 +103,7 @@ pub fn totals(
     })?;
     let mut totals = runs.totals()?;
     let mut scan = folded::scan_of(&relations, &snapshot, 2)?;
-    each_day(&mut scan, user, first, last, |day, row| {
+    folded::each(&mut scan, user, first, last, |day, row| {
         let (amount, transaction_count) = (row.get(days::TOTAL_AMOUNT), row.get(days::TRANSACTION_COUNT));
         let of = TotalOf {
             day,
@@ -140,7 +141,7 @@ struct Dated<'user> {
     /// Of what the fold covers.
     totals: IndexScan<Days>,
     /// All rows, by the seconds of their dates.
-    rows: IndexScan<Ledger>,
+    rows: RowsByDate,
 }
 
 impl<'user> Dated<'user> {
@@ -149,15 +150,17 @@ impl<'user> Dated<'user> {
         let Some(relations) = readable()? else { return Ok(None) };
         let snapshot = Rc::new(Snapshot::active());
         let sight = || Sight::AsOf(Rc::clone(&snapshot));
-        let Some(by_date) = relations.user_created_index else { return Ok(None) };
+        let Some(oid) = relations.user_created_index else { return Ok(None) };
+        let by_date = || {
+            let Ok(index) = relations.open_created_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
+            index.filter(Index::is_complete)
+        };
         // In the order of locks: indexes of a table by oid, and the checkpoints after those of the ledger.
-        let is_first = by_date.to_u32() < relations.delta_index.to_u32();
-        let first = is_first.then(|| Index::open(by_date)).flatten();
+        let is_first = oid.to_u32() < relations.delta_index.to_u32();
+        let first = is_first.then(by_date).flatten();
         let mut delta_rows = DeltaScan::open(&relations, sight());
-        let by_date = if is_first { first } else { Index::open(by_date) };
-        let Some(by_date) = by_date.filter(Index::is_complete) else { return Ok(None) };
-        let ledger = Table::open_locked(relations.ledger);
-        let rows = IndexScan::new(ledger, by_date, sight(), 2, transactions::CREATED_AT);
+        let Some(by_date) = (if is_first { first } else { by_date() }) else { return Ok(None) };
+        let rows = RowsByDate::new(&relations, by_date, sight(), transactions::CREATED_AT);
         let Some(fold) = fold_with_days(&relations, user, &snapshot)? else { return Ok(None) };
         let totals = folded::scan_of(&relations, &snapshot, 2)?;
         let mut delta: BTreeMap<Day, SumsByType> = BTreeMap::new();
@@ -170,22 +173,9 @@ impl<'user> Dated<'user> {
 
     /// The sums of the rows of the part of a day: of those that are to be taken away, with other signs.
     fn part(&mut self, before: &Before) -> Result<SumsByType, SumOutOfRange> {
-        const SECOND: i64 = 1_000_000;
         let mut sums = SumsByType::default();
         let Some(Part { times, is_added }) = &before.part else { return Ok(sums) };
-        // The index has dates rounded to the second: no row of the part comes before its first second, nor after a later row than this.
-        let first_second = times.start - times.start.rem_euclid(SECOND);
-        let beyond = times.end.saturating_add(SECOND);
-        self.rows.seek(&[transactions::USER_ID.equal(self.user), ToTheSecond.at_least(first_second)]);
-        while let Some(row) = self.rows.next() {
-            xact::check_for_interrupts();
-            let time = row.get(transactions::CREATED_AT);
-            if times.contains(&time) {
-                add_row(&mut sums, &row)?;
-            } else if time > beyond {
-                break;
-            }
-        }
+        self.rows.each(self.user, times.start, Some(times.end), |row| add_row(&mut sums, row))?;
         if *is_added { Ok(sums) } else { SumsByType::default().without(&sums) }
     }
 
@@ -220,37 +210,12 @@ impl<'user> Dated<'user> {
     /// The sums of the rows of these days.
     fn days(&mut self, first: Bound<Day>, last: Bound<Day>) -> Result<SumsByType, SumOutOfRange> {
         let mut sums = SumsByType::default();
-        each_day(&mut self.totals, self.user, first, last, |_, row| {
+        folded::each(&mut self.totals, self.user, first, last, |_, row| {
             let (amount, transaction_count) = (row.get(days::TOTAL_AMOUNT), row.get(days::TRANSACTION_COUNT));
             sums.add(row.get(days::TRANSACTION_TYPE), amount, transaction_count)
         })?;
         self.delta.range((first, last)).try_fold(sums, |sums, (_, day)| sums.with(day))
     }
-}
-
-/// Calls `visit` with each total of the user's days from the first of these to the last, in the order of days.
-fn each_day(
-    totals: &mut IndexScan<Days>,
-    user: &UserId,
-    first: Bound<Day>,
-    last: Bound<Day>,
-    mut visit: impl FnMut(Day, &Row<'_, Days>) -> Result<(), SumOutOfRange>,
-) -> Result<(), SumOutOfRange> {
-    let from = match first {
-        Bound::Included(day) | Bound::Excluded(day) => day,
-        Bound::Unbounded => Day::NEVER_BEGUN,
-    };
-    totals.seek(&[days::USER_ID.equal(user), days::DAY.at_least(from)]);
-    while let Some(row) = totals.next() {
-        xact::check_for_interrupts();
-        let day = row.get(days::DAY);
-        if (first, last).contains(&day) {
-            visit(day, &row)?;
-        } else if day > from {
-            break;
-        }
-    }
-    Ok(())
 }
 
 fn add_row(sums: &mut SumsByType, row: &Row<'_, Ledger>) -> Result<(), SumOutOfRange> {

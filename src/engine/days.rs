@@ -5,9 +5,12 @@
 //! are added up by [`days_fill`](super::days_fill).
 
 use std::convert::Infallible;
+use std::ops::{Bound, RangeBounds};
 use std::rc::Rc;
 
+use ledger::credits::SumOutOfRange;
 use ledger::daily::{DailyTotal, DailyTotals, TotalOf};
+use ledger::day::Day;
 use ledger::id::UserId;
 use pgrx::pg_sys;
 
@@ -20,6 +23,7 @@ use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::tables::days::{self, Days};
 use crate::pg::write::TableWriter;
+use crate::pg::xact;
 
 /// Where a total is stored, and what it is so far.
 type Found = (pg_sys::ItemPointerData, DailyTotal);
@@ -195,4 +199,29 @@ pub(super) fn scan_of(
     let table = Table::open(relations.days()?, Access::Read);
     let Ok(index) = relations.open_days_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
     Ok(IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns, days::TRANSACTION_COUNT))
+}
+
+/// Calls `visit` with each total of the user's days from the first of these to the last, in the order of days.
+pub fn each(
+    totals: &mut IndexScan<Days>,
+    user: &UserId,
+    first: Bound<Day>,
+    last: Bound<Day>,
+    mut visit: impl FnMut(Day, &Row<'_, Days>) -> Result<(), SumOutOfRange>,
+) -> Result<(), SumOutOfRange> {
+    let from = match first {
+        Bound::Included(day) | Bound::Excluded(day) => day,
+        Bound::Unbounded => Day::NEVER_BEGUN,
+    };
+    totals.seek(&[days::USER_ID.equal(user), days::DAY.at_least(from)]);
+    while let Some(row) = totals.next() {
+        xact::check_for_interrupts();
+        let day = row.get(days::DAY);
+        if (first, last).contains(&day) {
+            visit(day, &row)?;
+        } else if day > from {
+            break;
+        }
+    }
+    Ok(())
 }

@@ -15,6 +15,7 @@
 //! - [`running`]: the balance that each row of a user has left
 //! - [`feed`]: the ledger's rows in the order of their stamps
 //! - [`items`]: the newest rows of a user, with each batch as one item
+//! - [`by_date`]: the rows of a user by their dates
 //! - [`boundaries`]: the boundaries that users have given accounts
 //! - [`caps`]: the spend caps that users have given accounts, and what was spent of them
 //! - [`batches`]: what is folded of batches, and what a delta adds to that
@@ -35,6 +36,7 @@ pub mod available;
 pub mod balance;
 pub mod batches;
 pub mod boundaries;
+pub mod by_date;
 pub mod caps;
 pub mod changes;
 pub mod checkpoint;

@@ -247,12 +247,16 @@ impl Relations {
         open_now(caps, CAPS_INDEX_NAME, open)
     }
 
-    /// Opens the index of an account's rows by date if its lock is free. The ledger is locked. `None` where rows have to be found
-    /// without it: it is not free, it was dropped or replaced, or it does not have every row.
-    pub fn open_created_index_if_free(&self) -> Option<Index> {
-        let index = Index::open_if_free(self.user_created_index?).ok()??;
-        (index.is_valid() && index.has_seconds_of(1, transactions::CREATED_AT.any().attribute_number()))
-            .then_some(index)
+    /// Opens the index of an account's rows by date with `open`. The ledger is locked. `None` where rows have to be found without it: it
+    /// was dropped or replaced, or does not have every row.
+    pub fn open_created_index<E>(
+        &self,
+        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
+    ) -> Result<Option<Index>, E> {
+        let Some(oid) = self.user_created_index else { return Ok(None) };
+        let created_at = transactions::CREATED_AT.any().attribute_number();
+        let is_by_date = |index: &Index| index.is_valid() && index.has_seconds_of(1, created_at);
+        Ok(open(oid)?.filter(is_by_date))
     }
 
     /// Opens the index that keeps the ledger's `source_id`s apart, waiting for its lock. The ledger is locked. Raises 55000 if it does not

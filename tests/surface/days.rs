@@ -577,6 +577,31 @@ fn dates_at_the_ends_of_time() {
     assert_eq!(assert_running(&mut session, user(9), ""), 0);
 }
 
+/// An index with the name of that by date may have been made for something else.
+#[test]
+fn the_index_by_date_is_used_as_it_was_made_alone() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run(&format!(
+        "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, created_at)
+         SELECT '{}', 'purchase', n, n::text, timestamptz '2026-01-01 00:00+00' + n * interval '1 hour' FROM generate_series(1, 100) n;
+         SELECT credits.refresh_checkpoint(user_id) FROM credits.balances",
+        user(1)
+    ));
+    for columns in [
+        "(user_id, (created_at::timestamptz(3)))",
+        "(user_id, created_at)",
+        "(user_id, (created_at::timestamptz(0))) WHERE amount > 50",
+    ] {
+        session.run(&format!(
+            "DROP INDEX credits.credits_transactions_user_created_idx;
+             CREATE INDEX credits_transactions_user_created_idx ON credits.credits_transactions {columns}"
+        ));
+        assert_sums_at(&mut session, user(1), "2026-01-02 05:00+00");
+        assert_statement(&mut session, user(1), "2026-01-02 05:00+00", "2026-01-03 07:00+00");
+    }
+}
+
 /// Rows are read where there are no daily totals, and both where a checkpoint has them.
 #[test]
 fn answers_do_not_depend_on_what_is_folded() {
