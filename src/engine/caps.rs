@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Bound;
-use std::rc::Rc;
 
 use ledger::caps::{AnnouncedCap, Cap, CapSpend, Clock};
 use ledger::coverage::Coverage;
@@ -21,80 +20,44 @@ use ledger::credits::SumOutOfRange;
 use ledger::day::Day;
 use ledger::id::{ApiKeyId, UserId};
 use ledger::period::Period;
-use ledger::settlement::Request;
 use ledger::transaction_type::TransactionType;
-use pgrx::pg_sys;
 
 use super::by_date::RowsByDate;
 use super::checkpoint::CheckpointScan;
 use super::commit_view::Moment;
 use super::days as folded;
 use super::delta::DeltaScan;
+use super::lock_order::OpenIfFree;
 use super::noted;
+use super::user_rows::{self, UserRows};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Index, NotFree, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
-use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::snapshot::Sight;
 use crate::pg::tables::caps::{self, Caps};
 use crate::pg::tables::days::{self, Days};
 use crate::pg::tables::transactions::{self, Ledger};
 use crate::pg::xact;
 
 /// Reads the caps of one user after the other.
-pub struct CapsScan {
-    caps: pg_sys::Oid,
-    /// The index on `user_id`, until the scan of it is begun.
-    index: Option<Index>,
-    /// Begun for the first user.
-    scan: Option<IndexScan<Caps>>,
-    /// Holds the lock of the table, so it is closed last.
-    _table: Table,
+pub struct CapsScan(UserRows<Caps>);
+
+impl OpenIfFree for CapsScan {
+    fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        let caps = relations.caps().unwrap_or_else(|error| error.raise());
+        let table = Table::open_if_free(caps, Access::Read)?;
+        Ok(Self(UserRows::new(table, relations.open_caps_index(Index::open_if_free)?)))
+    }
 }
 
 impl CapsScan {
-    /// The scan in `opened`. If there is none, opens the table if the locks of it and of its index are free.
-    pub fn get_or_open<'a>(
-        opened: &'a mut Option<Self>,
-        relations: &Relations,
-    ) -> Result<&'a mut Self, NotFree> {
-        match opened {
-            Some(scan) => Ok(scan),
-            None => Ok(opened.insert(Self::open_if_free(relations)?)),
-        }
-    }
-
-    /// Opens the table if the locks of it and of its index are free.
-    pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
-        let caps = relations.caps().unwrap_or_else(|error| error.raise());
-        let table = Table::open_if_free(caps, Access::Read)?;
-        let index = Some(relations.open_caps_index(Index::open_if_free)?);
-        Ok(Self { caps, index, scan: None, _table: table })
-    }
-
     /// The user's caps, in the order of their ids. 55000 for a period that is none.
     pub fn find(&mut self, user: &UserId, now: &Moment) -> Result<Vec<Cap>, LedgerError> {
-        let Self { caps, index, scan, .. } = self;
-        let scan = match scan {
-            Some(scan) => {
-                scan.see_with(now.sight());
-                scan
-            }
-            None => {
-                let index = index.take().expect("begun once");
-                scan.insert(IndexScan::new(
-                    Table::open_locked(*caps),
-                    index,
-                    now.sight(),
-                    1,
-                    caps::IS_ENFORCED,
-                ))
-            }
-        };
-        scan.seek(&[caps::USER_ID.equal(user)]);
+        let rows = self.0.seek(caps::USER_ID.equal(user), now, caps::IS_ENFORCED);
         let mut found = Vec::new();
-        while let Some(row) = scan.next() {
+        while let Some(row) = rows.next() {
             found.push(decode(&row)?);
         }
         found.sort_unstable_by_key(|cap| cap.id);
@@ -271,21 +234,10 @@ fn decode(row: &Row<'_, Caps>) -> Result<Cap, LedgerError> {
 
 /// Notes that the transaction changes a spend cap of the user of this row, and of the user that an UPDATE gives it to.
 pub fn note_changed(cap: &Row<'_, Caps>, new: Option<&Row<'_, Caps>>) -> Result<(), LedgerError> {
-    noted::refuse_once_taken();
-    let users = [Some(cap), new].map(|cap| cap.map(|cap| cap.get(caps::USER_ID)));
-    noted::request(users.iter().flatten(), Request::Rebound)
+    noted::note_rebound([Some(cap), new].map(|cap| cap.map(|cap| cap.get(caps::USER_ID))))
 }
 
 /// Notes that the transaction takes all spend caps away.
 pub fn note_truncated(relations: &Relations) -> Result<(), LedgerError> {
-    let table = Table::open(relations.caps()?, Access::Read);
-    let key = Index::primary_key_of(&table);
-    let now = Rc::new(Snapshot::latest());
-    let mut scan = IndexScan::new(table, key, Sight::without_siread(&now), 0, caps::USER_ID);
-    scan.seek(&[]);
-    while let Some(cap) = scan.next() {
-        note_changed(&cap, None)?;
-        xact::check_for_interrupts();
-    }
-    Ok(())
+    user_rows::each(relations.caps()?, caps::USER_ID, |cap| note_changed(cap, None))
 }

@@ -16,7 +16,7 @@ use ledger::overdraft::Overdraft;
 use ledger::settlement::Checkpoint;
 use pgrx::pg_sys;
 
-use super::{checkpoint_tids, noted};
+use super::{checkpoint_tids, noted, user_rows};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::fetch::RowFetch;
@@ -175,16 +175,7 @@ pub fn note_deleted(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result
 
 /// Notes what all checkpoints say before they are truncated.
 pub fn note_truncated(relations: &Relations) -> Result<(), LedgerError> {
-    let table = Table::open(relations.checkpoints, Access::Read);
-    let index = Index::primary_key_of(&table);
-    let now = Rc::new(Snapshot::latest());
-    let mut scan = IndexScan::new(table, index, Sight::without_siread(&now), 0, checkpoints::CROSSED_AT);
-    scan.seek(&[]);
-    while let Some(row) = scan.next() {
-        note_deleted(&row, relations)?;
-        xact::check_for_interrupts();
-    }
-    Ok(())
+    user_rows::each(relations.checkpoints, checkpoints::CROSSED_AT, |row| note_deleted(row, relations))
 }
 
 /// Writes the user's checkpoint, in place of the one stored if there is one. Where there is none, its days have been written.

@@ -19,6 +19,7 @@ use super::boundaries::LimitsScan;
 use super::caps::CapsScan;
 use super::commit_view::Moment;
 use super::holds::HoldScan;
+use super::lock_order::OpenIfFree;
 use super::published::Published;
 use super::{balance, noted};
 use crate::error::LedgerError;
@@ -273,23 +274,16 @@ pub struct CoverScans {
     dirty: HoldScan,
 }
 
-impl CoverScans {
-    /// The scans in `opened`. If there are none, opens them if their locks are free.
-    pub fn get_or_open<'a>(
-        opened: &'a mut Option<Self>,
-        relations: &Relations,
-    ) -> Result<&'a mut Self, NotFree> {
-        match opened {
-            Some(scans) => Ok(scans),
-            None => {
-                let holds = relations.holds().unwrap_or_else(|error| error.raise());
-                let standing = Standing::with(relations, Table::open_if_free(holds, Access::Read)?);
-                let dirty = HoldScan::open_if_free(relations, Sight::Dirty(DirtySnapshot::new()))?;
-                Ok(opened.insert(Self { standing, dirty }))
-            }
-        }
+impl OpenIfFree for CoverScans {
+    fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        let holds = relations.holds().unwrap_or_else(|error| error.raise());
+        let standing = Standing::with(relations, Table::open_if_free(holds, Access::Read)?);
+        let dirty = HoldScan::open_if_free(relations, Sight::Dirty(DirtySnapshot::new()))?;
+        Ok(Self { standing, dirty })
     }
+}
 
+impl CoverScans {
     /// What the account must have covered, with the most that it can come to hold of the holds that there are, whatever commits and
     /// whatever rolls back; `None` if no row asks. The moment's snapshot sees what the transaction has done. `clock` tells which holds
     /// would have expired: the caller has the stripe, and has counted what it wrote.

@@ -35,6 +35,20 @@ use crate::pg::tables::checkpoints::Checkpoints;
 use crate::pg::tables::days::Days;
 use crate::pg::write::TableWriter;
 
+/// What a settlement opens when it needs it first, if the locks of all its relations are free.
+pub trait OpenIfFree: Sized {
+    /// Opens it.
+    fn open_if_free(relations: &Relations) -> Result<Self, NotFree>;
+
+    /// What is in `opened`; opens it if there is nothing.
+    fn get_or_open<'a>(opened: &'a mut Option<Self>, relations: &Relations) -> Result<&'a mut Self, NotFree> {
+        match opened {
+            Some(opened) => Ok(opened),
+            None => Ok(opened.insert(Self::open_if_free(relations)?)),
+        }
+    }
+}
+
 /// The derived tables, open for writing.
 pub struct Writers {
     /// `user_balance_checkpoints`
@@ -46,14 +60,6 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// The tables, which are opened if they are not open and their locks are free.
-    pub fn get_or_open<'a>(opened: &'a mut Option<Self>, relations: &Relations) -> Result<&'a Self, NotFree> {
-        match opened {
-            Some(writers) => Ok(writers),
-            None => Ok(opened.insert(Self::open_if_free(relations)?)),
-        }
-    }
-
     /// Opens them, waiting for their locks.
     pub fn open(relations: &Relations) -> Result<Self, LedgerError> {
         Ok(Self {
@@ -63,7 +69,15 @@ impl Writers {
         })
     }
 
-    /// Opens them if their locks are free.
+    /// Raises 55000 if a table has an index that cannot be maintained.
+    pub fn require_plain_indexes(&self) {
+        self.checkpoints.require_plain_indexes();
+        self.batches.require_plain_indexes();
+        self.days.require_plain_indexes();
+    }
+}
+
+impl OpenIfFree for Writers {
     fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
         let days = relations.days().unwrap_or_else(|error| error.raise());
         Ok(Self {
@@ -71,13 +85,6 @@ impl Writers {
             batches: TableWriter::open_if_free(relations.batches)?,
             days: TableWriter::open_if_free(days)?,
         })
-    }
-
-    /// Raises 55000 if a table has an index that cannot be maintained.
-    pub fn require_plain_indexes(&self) {
-        self.checkpoints.require_plain_indexes();
-        self.batches.require_plain_indexes();
-        self.days.require_plain_indexes();
     }
 }
 

@@ -18,6 +18,7 @@
 //! - [`by_date`]: the rows of a user by their dates
 //! - [`boundaries`]: the boundaries that users have given accounts
 //! - [`caps`]: the spend caps that users have given accounts, and what was spent of them
+//! - [`user_rows`]: rows of the tables in which users bound accounts
 //! - [`batches`]: what is folded of batches, and what a delta adds to that
 //! - [`days`]: what is folded of days
 //! - [`days_fill`]: adding up the days of accounts of earlier versions
@@ -63,3 +64,4 @@ pub mod reversals;
 pub mod running;
 pub mod settlement;
 pub mod statistics;
+pub mod user_rows;

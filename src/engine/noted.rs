@@ -49,6 +49,13 @@ pub fn request<'a>(users: impl IntoIterator<Item = &'a UserId>, request: Request
     Ok(())
 }
 
+/// Notes that the transaction changes what bounds these users: the commit reads their limits and caps again. Raises 25000 once
+/// settlement has taken the noted users, and 55000 where their deltas cannot be read.
+pub fn note_rebound(users: [Option<UserId>; 2]) -> Result<(), LedgerError> {
+    refuse_once_taken();
+    request(users.iter().flatten(), Request::Rebound)
+}
+
 /// Notes a row with its signed amount. Raises 25000 for a row that is inserted after settlement has taken the noted users, as a
 /// deferred trigger may do.
 pub fn note_row(user: UserId, amount: Credits) {

@@ -14,7 +14,7 @@ use ledger::statistics::Event;
 
 use super::checkpoint::{self, Stored};
 use super::commit_view::{CommitView, Gained, Moment, Refreshed};
-use super::lock_order::Writers;
+use super::lock_order::{OpenIfFree, Writers};
 use super::{batches, days, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;

@@ -17,6 +17,7 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::id::{TransactionId, UserId};
 use ledger::reversal::{Original, Reversals};
 
+use super::lock_order::OpenIfFree;
 use super::noted;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -94,7 +95,7 @@ pub fn refuse_to_prepare() -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// The scans of a settlement that checks reversals.
+/// The scans of a settlement that checks reversals. The ledger is locked when they are opened.
 pub struct ReversalScans {
     later: LaterColumns,
     /// Of the primary key.
@@ -102,18 +103,7 @@ pub struct ReversalScans {
     reversals: ReversalScan,
 }
 
-impl ReversalScans {
-    /// The scans in `opened`; opens them if they are not open and the locks of their indexes are free. The ledger is locked.
-    pub fn get_or_open<'a>(
-        opened: &'a mut Option<Self>,
-        relations: &Relations,
-    ) -> Result<&'a mut Self, NotFree> {
-        match opened {
-            Some(scans) => Ok(scans),
-            None => Ok(opened.insert(Self::open_if_free(relations)?)),
-        }
-    }
-
+impl OpenIfFree for ReversalScans {
     fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
         let ledger = || Table::open_locked(relations.ledger);
         let later = relations.later_columns().unwrap_or_else(|error| error.raise());
@@ -127,7 +117,9 @@ impl ReversalScans {
         let originals = IndexScan::new(ledger(), key, nothing_yet(), 1, later.reverses);
         Ok(Self { later, originals, reversals: ReversalScan::new(ledger(), index, later, nothing_yet()) })
     }
+}
 
+impl ReversalScans {
     /// Raises 23514 if rows of the transaction in this account take back what they may not. `sight` makes the snapshot of the decision:
     /// committed rows and the transaction's own. The caller has the stripe of the account exclusively.
     pub fn check(&mut self, account: &UserId, sight: impl Fn() -> Sight) -> Result<(), LedgerError> {

@@ -53,7 +53,7 @@ use super::boundaries::LimitsScan;
 use super::caps::CapsScan;
 use super::commit_view::{CommitView, Moment};
 use super::cover::{self, CoverScans};
-use super::lock_order::{self, Writers};
+use super::lock_order::{self, OpenIfFree, Writers};
 use super::noted::{self, NotedUser};
 use super::published::Published;
 use super::refresh::{self, Lagging};
