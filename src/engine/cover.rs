@@ -259,10 +259,12 @@ fn held_by_key(
     clock: i64,
 ) -> Result<(Credits, HeldByKey), SumOutOfRange> {
     let mut runs = HeldByKey::new();
-    let held = holds.held_by_key(user, clock, |key, amount| match runs.last_mut() {
-        // The sum of all is checked, and this one is no more.
-        Some((last, sum)) if *last == key => *sum = sum.checked_add(amount).unwrap_or(amount),
-        _ => runs.push((key, amount)),
+    let held = holds.held_by_key(user, clock, |key, amount| {
+        match runs.last_mut() {
+            Some((last, sum)) if *last == key => *sum = sum.checked_add(amount)?,
+            _ => runs.push((key, amount)),
+        }
+        Ok(())
     })?;
     Ok((held, runs))
 }

@@ -140,6 +140,8 @@ struct Dated<'user> {
     delta: BTreeMap<Day, SumsByType>,
     /// Of what the fold covers.
     totals: IndexScan<Days>,
+    /// The first day of which there is a total, if there is one; looked for once.
+    first: Option<Option<Day>>,
     /// All rows, by the seconds of their dates.
     rows: RowsByDate,
 }
@@ -168,7 +170,7 @@ impl<'user> Dated<'user> {
             let day = Day::of(row.get(transactions::CREATED_AT));
             add_row(delta.entry(day).or_default(), row)
         })?;
-        Ok(Some(Self { user, fold, delta, totals, rows }))
+        Ok(Some(Self { user, fold, delta, totals, first: None, rows }))
     }
 
     /// The sums of the rows of the part of a day: of those that are to be taken away, with other signs.
@@ -197,14 +199,12 @@ impl<'user> Dated<'user> {
 
     /// Whether fewer days lie between the user's first row and this day than between this day and today.
     fn is_nearer_to_the_first(&mut self, day: Day) -> bool {
-        let today = Day::of(xact::now());
         let days_from = |from: Day, to: Day| i64::from(to.date()) - i64::from(from.date());
-        let mut first = None;
-        self.totals.seek(&[days::USER_ID.equal(self.user), days::DAY.at_least(Day::NEVER_BEGUN)]);
-        if let Some(row) = self.totals.next() {
-            first = Some(row.get(days::DAY));
-        }
-        first.is_none_or(|first| days_from(first, day) <= days_from(day, today))
+        let first = *self.first.get_or_insert_with(|| {
+            self.totals.seek(&[days::USER_ID.equal(self.user), days::DAY.at_least(Day::NEVER_BEGUN)]);
+            self.totals.next().map(|row| row.get(days::DAY))
+        });
+        first.is_none_or(|first| days_from(first, day) <= days_from(day, Day::of(xact::now())))
     }
 
     /// The sums of the rows of these days.

@@ -59,7 +59,7 @@ impl HoldScan {
     /// What the account holds of the rows that the scan sees: the sum of those that expire after this time. With a dirty snapshot,
     /// other transactions' holds in flight count, and so do those whose deletion is.
     pub fn held(&mut self, user: &UserId, now: i64) -> Result<Credits, SumOutOfRange> {
-        self.held_by_key(user, now, |_, _| ())
+        self.held_by_key(user, now, |_, _| Ok(()))
     }
 
     /// The same. Calls `visit` with the key and the amount of each hold.
@@ -67,14 +67,14 @@ impl HoldScan {
         &mut self,
         user: &UserId,
         now: i64,
-        mut visit: impl FnMut(Option<ApiKeyId>, Credits),
+        mut visit: impl FnMut(Option<ApiKeyId>, Credits) -> Result<(), SumOutOfRange>,
     ) -> Result<Credits, SumOutOfRange> {
         self.0.seek(&[holds::USER_ID.equal(user), holds::EXPIRES_AT.after(now)]);
         let mut held = Credits::ZERO;
         while let Some(hold) = self.0.next() {
             let amount = hold.get(holds::AMOUNT);
             held = held.checked_add(amount)?;
-            visit(hold.get(holds::API_KEY_ID).map(ApiKeyId::from_bytes), amount);
+            visit(hold.get(holds::API_KEY_ID).map(ApiKeyId::from_bytes), amount)?;
             xact::check_for_interrupts();
         }
         Ok(held)

@@ -174,12 +174,7 @@ impl Relations {
         &self,
         open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
     ) -> Result<Index, E> {
-        if let Some(index) = open(self.delta_index)?
-            && index.is_valid()
-        {
-            return Ok(index);
-        }
-        open_now(self.ledger, DELTA_INDEX_NAME, open)
+        open_valid(Some(self.delta_index), self.ledger, DELTA_INDEX_NAME, open)
     }
 
     /// Opens the index of reversals with `open`. The ledger is locked. `None` if there is no index that has every row.
@@ -201,14 +196,8 @@ impl Relations {
         &self,
         open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
     ) -> Result<Index, E> {
-        if let Some(oid) = self.days_index
-            && let Some(index) = open(oid)?
-            && index.is_valid()
-        {
-            return Ok(index);
-        }
         let days = self.days().unwrap_or_else(|error| error.raise());
-        open_now(days, days::INDEX, open)
+        open_valid(self.days_index, days, days::INDEX, open)
     }
 
     /// Opens the index of daily totals if its lock is free. `daily_totals` is locked. `None` where it is not, or the index does not have
@@ -222,14 +211,8 @@ impl Relations {
         &self,
         open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
     ) -> Result<Index, E> {
-        if let Some(oid) = self.holds_index
-            && let Some(index) = open(oid)?
-            && index.is_valid()
-        {
-            return Ok(index);
-        }
         let holds = self.holds().unwrap_or_else(|error| error.raise());
-        open_now(holds, HOLDS_INDEX_NAME, open)
+        open_valid(self.holds_index, holds, HOLDS_INDEX_NAME, open)
     }
 
     /// Opens the index of an account's spend caps with `open`. `spend_caps` is locked. Raises 55000 if the index does not have every row.
@@ -237,14 +220,8 @@ impl Relations {
         &self,
         open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
     ) -> Result<Index, E> {
-        if let Some(oid) = self.caps_index
-            && let Some(index) = open(oid)?
-            && index.is_valid()
-        {
-            return Ok(index);
-        }
         let caps = self.caps().unwrap_or_else(|error| error.raise());
-        open_now(caps, CAPS_INDEX_NAME, open)
+        open_valid(self.caps_index, caps, CAPS_INDEX_NAME, open)
     }
 
     /// Opens the index of an account's rows by date with `open`. The ledger is locked. `None` where rows have to be found without it: it
@@ -263,13 +240,7 @@ impl Relations {
     /// have every row.
     pub fn open_source_id_key(&self) -> Index {
         let open = |oid| Ok::<_, Infallible>(Index::open(oid));
-        if let Some(oid) = self.source_id_key
-            && let Some(index) = Index::open(oid)
-            && index.is_valid()
-        {
-            return index;
-        }
-        let Ok(index) = open_now(self.ledger, transactions::SOURCE_ID_KEY, open);
+        let Ok(index) = open_valid(self.source_id_key, self.ledger, transactions::SOURCE_ID_KEY, open);
         index
     }
 
@@ -427,13 +398,20 @@ impl Relations {
     }
 }
 
-/// Opens the index of this name with `open`, where the one that was looked up is gone or does not have every row. Its table is locked.
-/// Raises 55000 if there is no other that has.
-fn open_now<E>(
+/// Opens an index with `open`: the one that was looked up, or, where that is gone or does not have every row, the one of this name. Its table
+/// is locked. Raises 55000 if there is none that has.
+fn open_valid<E>(
+    known: Option<pg_sys::Oid>,
     table: pg_sys::Oid,
     name: &'static CStr,
     open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
 ) -> Result<Index, E> {
+    if let Some(oid) = known
+        && let Some(index) = open(oid)?
+        && index.is_valid()
+    {
+        return Ok(index);
+    }
     match find_now(table, name, open)? {
         Ok(index) => Ok(index),
         Err(Unusable::Invalid) => LedgerError::InvalidIndex(name.to_str().unwrap_or_default()).raise(),
