@@ -179,7 +179,7 @@ fn infinite_dates_are_days_of_their_own() {
 /// What a deleted checkpoint has left is not added to what is made anew.
 #[test]
 fn a_checkpoint_made_anew_has_its_days_anew() {
-    let db = Database::create();
+    let db = Database::create_alone();
     let mut session = db.connect();
     for _ in 0..3 {
         session.grant(user(1), dec!(2));
