@@ -14,12 +14,13 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Bound;
 
-use ledger::caps::{AnnouncedCap, Cap, CapSpend, Clock};
+use ledger::caps::{AnnouncedCap, Cap, CapSpend, Clock, MOST_CAPS};
 use ledger::coverage::Coverage;
 use ledger::credits::SumOutOfRange;
 use ledger::day::Day;
 use ledger::id::{ApiKeyId, UserId};
 use ledger::period::Period;
+use ledger::settlement::Request;
 use ledger::transaction_type::TransactionType;
 
 use super::by_date::RowsByDate;
@@ -62,6 +63,26 @@ impl CapsScan {
         }
         found.sort_unstable_by_key(|cap| cap.id);
         Ok(found)
+    }
+
+    /// What was spent of the user's caps, committed and by the transaction itself, for a decision at this time. 54000 if the transaction
+    /// has changed them and there are too many.
+    pub fn spends_to_decide(
+        &mut self,
+        user: &UserId,
+        announced: &[AnnouncedCap],
+        request: Request,
+        now: &Moment,
+        clock: i64,
+        relations: &Relations,
+    ) -> Result<Vec<CapSpend>, LedgerError> {
+        let changes = request == Request::Rebound;
+        let moment = if changes { Clock::At(clock) } else { Clock::From(clock) };
+        let spends = self.spends(user, announced, now, moment, now.sight(), relations)?;
+        if changes && spends.len() > MOST_CAPS {
+            return Err(LedgerError::TooManyCaps { user: *user, count: spends.len() });
+        }
+        Ok(spends)
     }
 
     /// What was spent of the user's caps, as far as `sight` meets it. The caps are those of the moment.

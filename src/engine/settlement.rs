@@ -1,8 +1,8 @@
 //! Settlement: what happens at commit to the users whose balance a transaction changes.
 //!
-//! What follows from the rows that are read here is computed by [`ledger::settlement`]. Three models have every schedule explored:
+//! What follows from the rows that are read here is computed by [`ledger::settlement`]. Four models have every schedule explored:
 //! `models/settlement.pml` for users whose only boundary is zero, `models/levels.pml` for one with thresholds, `models/holds.pml` for
-//! what must be covered. The last column names the lines of the first that do the same, and which flag removes the step.
+//! what must be covered, `models/caps.pml` for spend caps. The last column names the lines of the first that do the same, and which flag removes the step.
 //!
 //! | step | done by | in the model |
 //! |---|---|---|
@@ -40,7 +40,7 @@
 
 use std::cell::LazyCell;
 
-use ledger::caps::{AnnouncedCap, CapChange, CapState, Clock, MOST_CAPS};
+use ledger::caps::{AnnouncedCap, CapChange, CapState, Clock};
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::Fold;
 use ledger::id::UserId;
@@ -338,13 +338,7 @@ impl Settlement {
                 (None, None) => &[],
             };
             let mut spends = if boundaries.is_some() || !known_caps.is_empty() {
-                let changes = *request == Request::Rebound;
-                let moment = if changes { Clock::At(clock) } else { Clock::From(clock) };
-                let spends = caps.spends(user, known_caps, &now, moment, now.sight(), &relations)?;
-                if changes && spends.len() > MOST_CAPS {
-                    return Err(Stop::Failed(LedgerError::TooManyCaps { user: *user, count: spends.len() }));
-                }
-                spends
+                caps.spends_to_decide(user, known_caps, *request, &now, clock, &relations)?
             } else {
                 Vec::new()
             };
@@ -362,7 +356,7 @@ impl Settlement {
                 held: cover.as_ref().map(|cover| cover.held),
                 caps: &spends,
             };
-            let decision = settlement::decide(checkpoint, &pass.sums, &asked, interval, xact::now())?;
+            let decision = settlement::decide(checkpoint, &pass.sums, &asked, interval, clock)?;
             let (refreshes, rebounds, announced, overdraft, crossings, cap_changes) = match decision {
                 Decision::Nothing => continue,
                 Decision::Refuse { available, limit } => {
@@ -408,9 +402,7 @@ impl Settlement {
         }
         Ok(())
     }
-}
 
-impl Settlement {
     /// Queues the notifications of what caps have become. First of those that are open: a cap may have been given to another account, of
     /// which it is reached at once.
     fn announce_caps(&self) {
