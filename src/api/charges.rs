@@ -9,8 +9,6 @@ use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
-use crate::pg::tables::columns;
-use crate::pg::tables::transactions::{self, LaterColumns};
 use crate::pg::text::Text;
 use crate::pg::value::Value;
 use crate::pg::{privilege, xact};
@@ -74,17 +72,6 @@ fn refuse_held(relations: &Relations, source_id: Text) -> Result<(), LedgerError
 
 /// Whether no privilege or policy could refuse a row: then what is available may be looked at before the row is written.
 fn may_insert_and_return_any(relations: &Relations) -> Result<bool, LedgerError> {
-    let LaterColumns { category, metadata, .. } = relations.later_columns()?;
-    let columns = columns![
-        transactions::USER_ID,
-        transactions::TRANSACTION_TYPE,
-        transactions::AMOUNT,
-        transactions::SOURCE_ID,
-        transactions::DESCRIPTION,
-        transactions::BATCH,
-        transactions::API_KEY_ID,
-        category,
-        metadata
-    ];
+    let columns = relations.later_columns()?.of_usage();
     Ok(privilege::may_insert_and_return_any(relations.ledger, &columns))
 }

@@ -118,17 +118,7 @@ pub fn capture(
     if xact::has_one_snapshot() || !privilege::may_delete_and_return_any(oid) {
         return None;
     }
-    let into = columns![
-        transactions::USER_ID,
-        transactions::TRANSACTION_TYPE,
-        transactions::AMOUNT,
-        transactions::SOURCE_ID,
-        transactions::DESCRIPTION,
-        transactions::BATCH,
-        transactions::API_KEY_ID,
-        later.category,
-        later.metadata
-    ];
+    let into = later.of_usage();
     let table = Table::open(oid, Access::Write);
     if !plain::is_plain::<Holds>(&table) {
         return None;

@@ -6,15 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use time::Date;
-
 use crate::credits::{Credits, SumOutOfRange};
 use crate::day::Day;
 use crate::id::{ApiKeyId, CapId};
 use crate::period::Period;
-
-/// The Julian day of 2000-01-01, from which days are counted here.
-const JULIAN_DAY_OF_2000: i32 = 2_451_545;
 
 /// The most caps that an account may have.
 pub const MOST_CAPS: usize = 16;
@@ -119,8 +114,7 @@ impl CapState {
 /// A midnight, as notifications have it: `2026-12-01T00:00:00Z`.
 #[must_use]
 pub fn iso_midnight(at: i64) -> String {
-    let date = Day::of(at).date().checked_add(JULIAN_DAY_OF_2000).map(Date::from_julian_day);
-    date.and_then(Result::ok).map_or_else(String::new, |date| {
+    Day::of(at).calendar().map_or_else(String::new, |date| {
         format!("{:04}-{:02}-{:02}T00:00:00Z", date.year(), u8::from(date.month()), date.day())
     })
 }

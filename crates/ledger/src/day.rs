@@ -1,5 +1,10 @@
 //! Days of the UTC calendar, by which rows are added up.
 
+use time::Date;
+
+/// The Julian day of 2000-01-01, from which days are counted here.
+const JULIAN_DAY_OF_2000: i32 = 2_451_545;
+
 /// Microseconds of a day. A leap second has no place in a `timestamptz`.
 const LENGTH: i64 = 86_400_000_000;
 
@@ -38,6 +43,12 @@ impl Day {
     #[must_use]
     pub const fn date(self) -> i32 {
         self.0
+    }
+
+    /// Its year, month and day of the month; `None` of the infinities, and where the calendar ends before: it has years of six digits, as
+    /// `timestamptz`s have.
+    pub(crate) fn calendar(self) -> Option<Date> {
+        self.0.checked_add(JULIAN_DAY_OF_2000).and_then(|day| Date::from_julian_day(day).ok())
     }
 
     /// The earliest time of the day, in microseconds since 2000-01-01. For a day after the last one that a `timestamptz` can lie on:

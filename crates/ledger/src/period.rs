@@ -1,11 +1,6 @@
 //! Days, weeks and months of the UTC calendar, after each of which a spend cap begins anew.
 
-use time::Date;
-
 use crate::day::Day;
-
-/// The Julian day of 2000-01-01, from which days are counted here.
-const JULIAN_DAY_OF_2000: i32 = 2_451_545;
 
 /// The Monday after 2000-01-01, a Saturday.
 const A_MONDAY: i32 = 2;
@@ -68,8 +63,8 @@ impl Period {
                 (monday, monday + 7)
             }
             Self::Monthly => {
-                // Any moment lies in a year of at most six digits, which is what the calendar has.
-                let date = Date::from_julian_day(day + JULIAN_DAY_OF_2000).ok()?;
+                // The calendar has the day of any moment.
+                let date = Day::of(at).calendar()?;
                 let first = day - i32::from(date.day()) + 1;
                 (first, first + i32::from(date.month().length(date.year())))
             }
@@ -79,7 +74,7 @@ impl Period {
 
 #[cfg(test)]
 mod tests {
-    use time::{Month, Time};
+    use time::{Date, Month, Time};
 
     use super::*;
 

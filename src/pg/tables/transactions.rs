@@ -54,6 +54,15 @@ pub struct LaterColumns {
     pub reverses: Column<Ledger, Option<TransactionId>>,
 }
 
+impl LaterColumns {
+    /// The columns that `charge` and `capture_hold` give a value.
+    pub fn of_usage(&self) -> [AnyColumn<Ledger>; 9] {
+        let [user, kind, amount, source_id, description, batch, api_key] = GIVEN;
+        let (category, metadata) = (self.category.any(), self.metadata.any());
+        [user, kind, amount, source_id, description, batch, api_key, category, metadata]
+    }
+}
+
 /// The column of this name, of those that a client may give a value.
 pub fn named(name: &str, later: &LaterColumns) -> Option<AnyColumn<Ledger>> {
     let later_columns = [
