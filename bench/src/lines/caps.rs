@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 
-use super::{Bench, Contender, Line};
+use super::limits::inserts_after;
+use super::{Bench, Line};
 use crate::report::Bound::AtLeast;
 use crate::report::Measured;
-use crate::sides::{grant, insert_usage, user};
+use crate::sides::{grant, user};
 
 pub const LINES: &[Line] = &[
     Line {
@@ -27,20 +28,12 @@ pub const LINES: &[Line] = &[
 fn far(bench: &Bench) -> Result<Measured> {
     const WITHOUT: &str = "without_caps";
     bench.shared_database(WITHOUT, |client| grant(client, 1000))?;
-    bench.with_copy(WITHOUT, |with, client| {
-        client.batch_execute(&format!(
-            "INSERT INTO credits.spend_caps (user_id, period, amount, since) \
-             SELECT {}, 'monthly', 1000000, '2000-01-01' FROM generate_series(1, 1000) AS i",
-            user("i")
-        ))?;
-        let script = format!("\\set u random(1, 1000)\n{};\n", insert_usage("credits", "1", &user(":u")));
-        let contender = |(side, database)| -> Contender {
-            let script = &script;
-            (side, Box::new(move || bench.per_second(database, script, 8, "")))
-        };
-        let sides = [("ledger, none", WITHOUT), ("ledger, capped", with)];
-        bench.alternate("inserts/s", sides.map(contender).into())
-    })
+    let set = format!(
+        "INSERT INTO credits.spend_caps (user_id, period, amount, since) \
+         SELECT {}, 'monthly', 1000000, '2000-01-01' FROM generate_series(1, 1000) AS i",
+        user("i")
+    );
+    inserts_after(bench, WITHOUT, "ledger, capped", &set, "random(1, 1000)", 8)
 }
 
 /// The cap is on a key that nobody uses, with next to nothing left: any charge of the account may be one of that key.
@@ -59,18 +52,10 @@ fn idle(bench: &Bench) -> Result<Measured> {
         client.batch_execute("VACUUM ANALYZE credits.credits_transactions")?;
         Ok(())
     })?;
-    bench.with_copy(WITHOUT, |with, client| {
-        client.batch_execute(&format!(
-            "INSERT INTO credits.spend_caps (user_id, api_key_ids, amount, since) \
-             VALUES ({}, ARRAY[md5('idle')::uuid], 0.000000000000001, now() - interval '365 days')",
-            user("1")
-        ))?;
-        let script = format!("\\set u 1\n{};\n", insert_usage("credits", "1", &user(":u")));
-        let contender = |(side, database)| -> Contender {
-            let script = &script;
-            (side, Box::new(move || bench.per_second(database, script, 16, "")))
-        };
-        let sides = [("ledger, none", WITHOUT), ("ledger, capped", with)];
-        bench.alternate("inserts/s", sides.map(contender).into())
-    })
+    let set = format!(
+        "INSERT INTO credits.spend_caps (user_id, api_key_ids, amount, since) \
+         VALUES ({}, ARRAY[md5('idle')::uuid], 0.000000000000001, now() - interval '365 days')",
+        user("1")
+    );
+    inserts_after(bench, WITHOUT, "ledger, capped", &set, "1", 16)
 }

@@ -102,19 +102,31 @@ fn below_zero(bench: &Bench) -> Result<Measured> {
 fn thresholds(bench: &Bench) -> Result<Measured> {
     const WITHOUT: &str = "without_thresholds";
     bench.shared_database(WITHOUT, |client| grant(client, 1000))?;
-    bench.with_copy(WITHOUT, |with, client| {
-        client.batch_execute(&format!(
-            "INSERT INTO credits.spending_limits (user_id, thresholds) \
-             SELECT {}, '{{5, 50, 500, 5000}}' FROM generate_series(1, 1000) AS i",
-            user("i")
-        ))?;
-        let script = format!("\\set u random(1, 1000)\n{};\n", insert_usage("credits", "1", &user(":u")));
+    let set = format!(
+        "INSERT INTO credits.spending_limits (user_id, thresholds) \
+         SELECT {}, '{{5, 50, 500, 5000}}' FROM generate_series(1, 1000) AS i",
+        user("i")
+    );
+    inserts_after(bench, WITHOUT, "ledger, thresholds", &set, "random(1, 1000)", 8)
+}
+
+/// Single-row inserts of usage in this database, and in a copy of it in which `set` was run, which is this side.
+pub(super) fn inserts_after(
+    bench: &Bench,
+    without: &'static str,
+    side: &'static str,
+    set: &str,
+    user_number: &str,
+    clients: u32,
+) -> Result<Measured> {
+    bench.with_copy(without, |with, client| {
+        client.batch_execute(set)?;
+        let script = format!("\\set u {user_number}\n{};\n", insert_usage("credits", "1", &user(":u")));
         let contender = |(side, database)| -> Contender {
             let script = &script;
-            (side, Box::new(move || bench.per_second(database, script, 8, "")))
+            (side, Box::new(move || bench.per_second(database, script, clients, "")))
         };
-        let sides = [("ledger, none", WITHOUT), ("ledger, thresholds", with)];
-        bench.alternate("inserts/s", sides.map(contender).into())
+        bench.alternate("inserts/s", [("ledger, none", without), (side, with)].map(contender).into())
     })
 }
 
