@@ -323,6 +323,70 @@ fn only_the_owner_says_what_is_restored() {
     ));
 }
 
+/// A restore with several jobs fills the tables while their policies are made. A commit has one of them and comes to need
+/// another, whichever: it goes on, and the policies wait until then.
+#[test]
+fn policies_are_made_beside_sessions_that_fill_the_tables() {
+    const TABLES: [&str; 4] = ["credits_transactions", "holds", "spend_caps", "spending_limits"];
+    let db = Database::create();
+    for filled in [
+        format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES ('{}', 'purchase', 1, gen_random_uuid())",
+            user(1)
+        ),
+        format!(
+            "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES (gen_random_uuid(), '{}', 0.1, now() + '1 hour')",
+            user(1)
+        ),
+        format!("INSERT INTO credits.spend_caps (user_id, amount) VALUES ('{}', 1000)", user(1)),
+        format!("INSERT INTO credits.spending_limits (user_id) VALUES ('{}')", user(2)),
+    ] {
+        for first in TABLES {
+            let (mut filling, mut admin) = (db.connect(), db.connect());
+            filling.run("BEGIN");
+            filling.run(&filled);
+            let others = TABLES.into_iter().filter(|&table| table != first);
+            let rows = std::iter::once(first).chain(others).map(|table| format!("('{table}', 'enable', '')"));
+            let made = format!(
+                "INSERT INTO credits.dumped_row_security VALUES {}",
+                rows.collect::<Vec<_>>().join(", ")
+            );
+            admin.run("BEGIN");
+            let making = admin.background(move |admin| admin.try_run(&made));
+            db.until_blocked(making.pid());
+            filling.run("COMMIT");
+            let (mut admin, outcome) = making.finish();
+            outcome.unwrap();
+            admin.run("ROLLBACK");
+            filling.run("DELETE FROM credits.holds; DELETE FROM credits.spend_caps; DELETE FROM credits.spending_limits");
+        }
+    }
+    db.connect().assert_sound();
+}
+
+/// A session that does not want to wait is told so, and has no lock of them left.
+#[test]
+fn policies_do_not_wait_for_longer_than_the_session_allows() {
+    let db = Database::create();
+    let (mut filling, mut admin) = (db.connect(), db.connect());
+    filling.run("BEGIN");
+    filling.grant(user(1), dec!(1));
+    admin.run("SET lock_timeout = '20ms'; BEGIN; SAVEPOINT before");
+    for table in ["credits_transactions", "holds"] {
+        admin
+            .try_run(&format!("INSERT INTO credits.dumped_row_security VALUES ('{table}', 'enable', '')"))
+            .refused("55P03");
+        admin.run("ROLLBACK TO before");
+    }
+    let kept: i64 = admin.value(
+        "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND mode = 'AccessExclusiveLock'",
+        &[],
+    );
+    assert_eq!(kept, 0);
+    filling.run("COMMIT");
+    admin.run("COMMIT");
+}
+
 /// The trigger function makes nothing of rows of other tables.
 #[test]
 fn another_table_restores_nothing() {

@@ -128,6 +128,12 @@ DECLARE
     known_roles text[];
     grantees text;
     statement text;
+    lockable CONSTANT regclass[] := ARRAY(
+        SELECT c.oid FROM pg_extension e JOIN pg_class c ON c.oid = ANY (e.extconfig)
+        WHERE e.extname = 'credits_ledger' AND c.relkind = 'r' AND c.oid <> TG_RELID AND pg_has_role(current_user, c.relowner, 'USAGE')
+        ORDER BY c.oid);
+    contested regclass := lockable[1];
+    is_waiting boolean;
 BEGIN
     IF TG_RELID <> 'credits.dumped_row_security'::regclass OR TG_OP <> 'INSERT' OR TG_WHEN <> 'BEFORE' OR TG_LEVEL <> 'ROW' THEN
         RAISE EXCEPTION 'make_row_security was not called by the trigger that it is made for'
@@ -137,6 +143,28 @@ BEGIN
     IF EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() AND a.backend_type LIKE 'logical replication%') THEN
         RETURN NULL;
     END IF;
+
+    -- The rows of one COPY can concern several tables, each locked to the end. Other jobs of the restore fill these tables meanwhile: a commit
+    -- of theirs that has one of them can need any other. So all are locked before the first is changed, and without having one while it waits
+    -- for another: as std::lock of C++ does, it waits for one, tries the rest, and lets all go if one of them is not free.
+    LOOP
+        EXIT WHEN contested IS NULL;
+        BEGIN
+            is_waiting := true;
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', contested);
+            is_waiting := false;
+            FOREACH contested IN ARRAY lockable LOOP
+                EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', contested);
+            END LOOP;
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            -- lock_timeout has the same SQLSTATE.
+            IF is_waiting THEN
+                RAISE;
+            END IF;
+        END;
+    END LOOP;
+
     DELETE FROM credits.dumped_row_security d
     WHERE (d.table_name, d.kind, d.policy) = (NEW.table_name, NEW.kind, NEW.policy);
     SELECT s.* INTO here FROM credits.row_security() s
@@ -200,7 +228,8 @@ COMMENT ON FUNCTION credits.make_row_security() IS
     'Trigger: makes the policy, ENABLE or FORCE of an inserted row, unless it is there already, and keeps the row only if that '
     'fails. A policy for a role that does not exist is made for its other roles. One that cannot be made is left out if it is '
     'permissive, and denies everything if it is restrictive. Each with a warning. A policy of that name with another definition '
-    'stays as it is.';
+    'stays as it is. Locks the ledger, holds, spending_limits and spend_caps until the transaction ends. Errors: 55P03 if '
+    'lock_timeout is set and passes, 39P01 if it is not the trigger of that table.';
 
 -- ALWAYS: whatever session_replication_role a restore has set.
 CREATE TRIGGER make_row_security
