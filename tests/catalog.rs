@@ -4,8 +4,12 @@ use credits_ledger_tests::{Database, Decimal, Refused, dec, user};
 use ledger::transaction_type::TransactionType;
 
 /// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts, and pg_dump for whoever dumps.
-const PUBLIC: [&str; 3] =
-    ["credits.are_thresholds(numeric[])", "credits.current_xact_id(bigint)", "credits.row_security()"];
+const PUBLIC: [&str; 4] = [
+    "credits.are_thresholds(numeric[])",
+    "credits.current_xact_id(bigint)",
+    "credits.row_security()",
+    "credits.uuid_v7()",
+];
 
 /// A procedure that commits cannot have a setting of its own: it pins the search_path at the start of each transaction, which
 /// `import::a_hostile_search_path_is_not_followed` tests.

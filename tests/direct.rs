@@ -55,7 +55,7 @@ fn no_statement_is_planned() {
     // The values that the server gives a row.
     let as_given: bool = session.value(
         "SELECT count(DISTINCT id) = 4 AND count(DISTINCT seq) = 4 AND count(DISTINCT xact_id) = 4
-            AND bool_and(substr(id::text, 15, 1) = '4' AND substr(id::text, 20, 1) ~ '[89ab]' OR source_id NOT LIKE 'plain%')
+            AND bool_and(substr(id::text, 15, 1) = '7' AND substr(id::text, 20, 1) ~ '[89ab]' OR source_id NOT LIKE 'plain%')
             AND bool_and(created_at BETWEEN now() - interval '1 hour' AND clock_timestamp())
             AND max(seq) = (SELECT last_value FROM credits.credits_transactions_seq_seq)
          FROM credits.credits_transactions",
@@ -168,6 +168,11 @@ fn constraints_defaults_and_rules_of_the_owner_hold() {
             undone_by: "ALTER TABLE LEDGER DROP CONSTRAINT batch_is_usage, ADD CONSTRAINT batch_is_usage
                         CHECK (fusillade_batch_id IS NULL OR transaction_type = 'usage')",
             outcome: Err("23514"),
+        },
+        Change {
+            made_by: "ALTER TABLE LEDGER ALTER id SET DEFAULT gen_random_uuid()",
+            undone_by: "ALTER TABLE LEDGER ALTER id SET DEFAULT credits.uuid_v7()",
+            outcome: Ok(WRITTEN),
         },
         Change {
             made_by: "ALTER TABLE LEDGER ALTER created_at SET DEFAULT 'epoch'",

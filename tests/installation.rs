@@ -77,6 +77,8 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
       ALTER TABLE credits.dumped_row_security ENABLE ALWAYS TRIGGER make_row_security; ALTER TABLE credits.dumped_row_security ENABLE ALWAYS TRIGGER owner_only", "row security", "credits_transactions", "was not tried"),
     ("CREATE TABLE credits.own (id uuid); ALTER EXTENSION credits_ledger ADD TABLE credits.own", "relation", "own", "not of the extension: table"),
     // An application's own.
+    ("ALTER TABLE credits.credits_transactions ALTER COLUMN id SET DEFAULT gen_random_uuid()", "left out of dumps", "credits_transactions.id", "is: uuid NOT NULL DEFAULT gen_random_uuid(); was: "),
+    ("ALTER TABLE credits.credits_transactions ALTER COLUMN id SET DEFAULT md5('fixed')::uuid", "left out of dumps", "credits_transactions.id", "DEFAULT (md5"),
     ("CREATE INDEX own ON credits.credits_transactions (amount)", "left out of dumps", "credits_transactions.own", "index, is not of the extension: btree (amount)"),
     ("ALTER TABLE credits.credits_transactions ADD CHECK (amount < 100)", "left out of dumps", "credits_transactions.credits_transactions_amount_check", "constraint, "),
     ("CREATE TRIGGER own AFTER INSERT ON credits.credits_transactions EXECUTE FUNCTION app.nothing()", "left out of dumps", "credits_transactions.own", "trigger, "),

@@ -40,6 +40,7 @@ mod headroom;
 mod held_back;
 mod holds;
 mod idempotency;
+mod ids;
 mod import;
 mod installation;
 mod interleavings;

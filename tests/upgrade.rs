@@ -265,6 +265,45 @@ fn a_ledger_keeps_its_money_through_an_update() {
     session.assert_sound();
 }
 
+/// The update changes the default of ids alone, and one that somebody has set not even that.
+#[test]
+fn ids_are_made_anew_after_an_update_unless_the_owner_says_how() {
+    for (own, default) in [
+        (None, "credits.uuid_v7()"),
+        (Some("SET DEFAULT md5(random()::text)::uuid"), "(md5((random())::text))::uuid"),
+        (Some("DROP DEFAULT"), ""),
+    ] {
+        let db = Database::create_empty();
+        let mut session = db.connect();
+        fill(&mut session);
+        if let Some(own) = own {
+            session.run(&format!("ALTER TABLE credits.credits_transactions ALTER COLUMN id {own}"));
+        }
+        let stored = "SELECT format('%s %s', pg_relation_filenode('credits.credits_transactions'),
+                                    (SELECT string_agg(id::text, ',' ORDER BY seq) FROM credits.credits_transactions))";
+        let before: String = session.value(stored, &[]);
+        session.run("ALTER EXTENSION credits_ledger UPDATE");
+        assert_eq!(session.value::<String>(stored, &[]), before);
+        let found: String = session.value(
+            "SELECT coalesce((SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef
+                              WHERE adrelid = 'credits.credits_transactions'::regclass AND adnum = 1), '')",
+            &[],
+        );
+        assert_eq!(found, default);
+        let checks: Vec<String> = session.values("SELECT check_name FROM credits.verify_installation()", &[]);
+        let expected: &[&str] = match own {
+            None => &[],
+            Some("DROP DEFAULT") => &["column"],
+            Some(_) => &["left out of dumps"],
+        };
+        assert_eq!(checks, expected, "{own:?}");
+        if !default.is_empty() {
+            session.grant(user(1), dec!(1));
+            session.assert_sound();
+        }
+    }
+}
+
 /// Some reads would count a child's rows, and others not: nothing is attached from the update on.
 #[test]
 fn an_attached_ledger_is_not_updated() {

@@ -24,8 +24,8 @@ fn calls(session: &mut Session) -> Vec<String> {
          FROM pg_proc
          WHERE pronamespace = 'credits'::regnamespace AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'c')
            AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype)
-           -- Neither looks at anything of the extension's.
-           AND proname NOT IN ('current_xact_id', 'settlement_statistics') ORDER BY 1",
+           -- None of these looks at anything of the extension's.
+           AND proname NOT IN ('current_xact_id', 'settlement_statistics', 'uuid_v7') ORDER BY 1",
         &[],
     );
     assert!(calls.len() >= 20, "{calls:#?}");

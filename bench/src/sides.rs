@@ -1,7 +1,8 @@
 //! What the extension is compared with, all in one database.
 //!
 //! - `credits`, the extension
-//! - `bare`, a copy of its ledger with the same columns, constraints and indexes, but no triggers: what the table costs by itself
+//! - `bare`, a copy of its ledger with the same columns, constraints and indexes, but no triggers, and with random ids, as an application
+//!   has them: what the table costs by itself
 //! - `fold`, the bare table, and one balance per user that each insert updates in the same statement
 //! - `account`, the bare tables, and one row per user with its balance and what is held of it, which a charge or a hold
 //!   updates only if enough is left: how credits are refused without the extension
@@ -14,11 +15,12 @@ use postgres::Client;
 /// The database that every line copies.
 pub const PRISTINE: &str = "pristine";
 
-/// `LIKE` follows the extension's own definition, so that the bare table cannot fall behind it.
+/// `LIKE` follows the extension's own definition, so that the bare table cannot fall behind it. Ids of version 7 are the extension's doing.
 const BARE: &str = "
 CREATE SCHEMA bare;
 CREATE TABLE bare.credits_transactions (LIKE credits.credits_transactions INCLUDING ALL EXCLUDING GENERATED);
-ALTER TABLE bare.credits_transactions ALTER xact_id SET DEFAULT pg_current_xact_id();
+ALTER TABLE bare.credits_transactions
+    ALTER xact_id SET DEFAULT pg_current_xact_id(), ALTER id SET DEFAULT gen_random_uuid();
 CREATE TABLE bare.holds (LIKE credits.holds INCLUDING ALL);
 ";
 

@@ -9,7 +9,7 @@ CREATE FUNCTION credits.verify_installation()
     AS $$
         WITH expected (check_name, relation, name, definition) AS (VALUES
             ('relation', 'credits_transactions', '', 'table, dumped'),
-            ('column', 'credits_transactions', 'id', 'uuid NOT NULL DEFAULT gen_random_uuid()'),
+            ('column', 'credits_transactions', 'id', 'uuid NOT NULL DEFAULT credits.uuid_v7()'),
             ('column', 'credits_transactions', 'user_id', 'uuid NOT NULL'),
             ('column', 'credits_transactions', 'transaction_type', 'text NOT NULL'),
             ('column', 'credits_transactions', 'amount', 'numeric NOT NULL'),
@@ -266,8 +266,9 @@ CREATE FUNCTION credits.verify_installation()
             FROM expected e FULL JOIN found f USING (check_name, relation, name)
             WHERE e.definition IS DISTINCT FROM f.definition
         )
-        -- An application's own index, constraint or trigger on a table that is dumped does no harm, but a dump leaves it out.
+        -- An application's own index, constraint or trigger on a table that is dumped does no harm, nor do ids of its own, but a dump leaves it out.
         SELECT CASE WHEN d.expected IS NULL AND d.relation IN ('credits_transactions', 'spending_limits', 'spend_caps', 'holds') AND d.check_name IN ('constraint', 'index', 'trigger')
+                      OR d.check_name = 'column' AND d.relation = 'credits_transactions' AND d.name = 'id' AND starts_with(d.found, 'uuid NOT NULL DEFAULT ')
                     THEN 'left out of dumps' ELSE d.check_name END,
                CASE WHEN d.relation = '' THEN d.name ELSE concat_ws('.', 'credits', d.relation, nullif(d.name, '')) END,
                CASE WHEN d.found IS NULL THEN 'is missing; it was: ' || d.expected
@@ -302,7 +303,7 @@ CREATE FUNCTION credits.verify_installation()
 COMMENT ON FUNCTION credits.verify_installation() IS
     'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, '
     'and lists what differs, and policies that a restore could not make; no rows is the good answer. ''left out of dumps'' names '
-    'an index, constraint or trigger of an application''s own on the ledger, holds, limits or caps. Not compared: owners, privileges, storage and '
+    'an index, constraint or trigger of an application''s own on the ledger, holds, limits or caps, and a default of its own for the ledger''s ids. Not compared: owners, privileges, storage and '
     'statistics settings, tablespaces, bodies of views and functions. Reads catalogs only.';
 
 -- Back to the search_path of CREATE EXTENSION.

@@ -16,8 +16,17 @@ COMMENT ON FUNCTION credits.current_xact_id(bigint) IS
     'Id of the current top-level transaction, for the generated column credits_transactions.xact_id only. Moves the sequence on '
     'to seq, if the row brings one and the caller may insert it.';
 
+-- Rows that are written together have ids that lie together, in the last pages of the primary key: these stay in memory, and are logged
+-- whole once after a checkpoint, not once for each row. The server has a function for it since 18.
+CREATE FUNCTION credits.uuid_v7() RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'uuid_v7';
+COMMENT ON FUNCTION credits.uuid_v7() IS
+    'A new uuid of version 7 (RFC 9562): ordered by the time at which it was made, ascending within a session whatever the clock does. '
+    'The default of credits_transactions.id. Anybody may call it.';
+
 CREATE TABLE credits.credits_transactions (
-    id                 uuid        NOT NULL DEFAULT gen_random_uuid(),
+    id                 uuid        NOT NULL DEFAULT credits.uuid_v7(),
     user_id            uuid        NOT NULL,
     transaction_type   text        NOT NULL,
     amount             numeric     NOT NULL,
@@ -91,7 +100,7 @@ CREATE INDEX credits_transactions_reverses_idx ON credits.credits_transactions (
 
 COMMENT ON TABLE credits.credits_transactions IS
     'The ledger: append-only, and the only source of truth. Balances, checkpoints and batch totals are derived from it.';
-COMMENT ON COLUMN credits.credits_transactions.id IS 'Identity of the transaction; random unless given.';
+COMMENT ON COLUMN credits.credits_transactions.id IS 'Identity of the transaction; a uuid of version 7 unless given.';
 COMMENT ON COLUMN credits.credits_transactions.user_id IS 'Account that the credits belong to.';
 COMMENT ON COLUMN credits.credits_transactions.transaction_type IS
     'purchase and admin_grant add to the balance, admin_removal and usage take from it.';

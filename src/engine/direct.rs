@@ -20,7 +20,6 @@ use crate::pg::fetch::Tid;
 use crate::pg::insert::Inserter;
 use crate::pg::plain;
 use crate::pg::privilege;
-use crate::pg::random;
 use crate::pg::relation::{Access, Table};
 use crate::pg::replace;
 use crate::pg::snapshot::{Sight, Snapshot};
@@ -29,6 +28,7 @@ use crate::pg::tables::columns;
 use crate::pg::tables::holds::{self as held, ALL, Holds};
 use crate::pg::tables::transactions::{self, CREDIT_TRANSACTION, Ledger};
 use crate::pg::text::Text;
+use crate::pg::uuid_v7;
 use crate::pg::value::Value;
 use crate::pg::xact;
 
@@ -202,7 +202,7 @@ impl OpenLedger {
         given: &[(AnyColumn<Ledger>, ColumnValue<'_>)],
         returns: RowType,
     ) -> Option<Written> {
-        let id = random::uuid();
+        let id = uuid_v7::next();
         let (seq, stamp) = stamp::draw(relations).expect("a plain ledger numbers its rows");
         let mut values = given.to_vec();
         values.extend([

@@ -6,7 +6,7 @@ use crate::api::{
     transactions,
 };
 use crate::pg::entry_point::entry_points;
-use crate::pg::stamp;
+use crate::pg::{stamp, uuid_v7};
 
 // By the names that pgrx gave them, which databases of 0.2.0 have them under.
 entry_points! { functions:
@@ -56,6 +56,11 @@ entry_points! { reading_functions:
 // `credits.current_xact_id(bigint)`, which stamps a ledger row with this `seq`: called for every row.
 entry_points! { from_bigint_to_xid8:
     current_xact_id => stamp::give;
+}
+
+// `credits.uuid_v7()`, the default of the ledger's column `id`.
+entry_points! { returning_uuid:
+    uuid_v7 => uuid_v7::next;
 }
 
 // `credits.current_xact_id_support(internal)` of 0.1.0, for databases that are not updated yet: a planner support function, whose

@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 /// - `triggers`: `Fn(&TriggerCall)`
 /// - `event_triggers`: `Fn(&EventTriggerCall)`
 /// - `from_bigint_to_xid8`: `Fn(Option<i64>) -> u64`
+/// - `returning_uuid`: `Fn() -> [u8; 16]`
 /// - `returning_null`: `Fn()`
 macro_rules! entry_points {
     (functions: $($rest:tt)*) => { $crate::pg::entry_point::entry_points! { @ $crate::pg::call::answer, $($rest)* } };
@@ -22,6 +23,9 @@ macro_rules! entry_points {
     };
     (from_bigint_to_xid8: $($rest:tt)*) => {
         $crate::pg::entry_point::entry_points! { @ $crate::pg::entry_point::from_bigint_to_xid8, $($rest)* }
+    };
+    (returning_uuid: $($rest:tt)*) => {
+        $crate::pg::entry_point::entry_points! { @ $crate::pg::entry_point::returning_uuid, $($rest)* }
     };
     (returning_null: $($rest:tt)*) => {
         $crate::pg::entry_point::entry_points! { @ $crate::pg::entry_point::returning_null, $($rest)* }
@@ -60,6 +64,25 @@ pub unsafe fn from_bigint_to_xid8(
             let argument = &(*call).args.as_slice(1)[0];
             let number = (!argument.isnull).then(|| argument.value.value().cast_signed() as i64);
             pg_sys::Datum::from(body(number))
+        })
+    }
+}
+
+/// Runs `body`. The function takes no argument and returns a `uuid`.
+///
+/// # Safety
+/// Called by an `extern "C-unwind"` function that the server has called and that does nothing else.
+pub unsafe fn returning_uuid(
+    _call: pg_sys::FunctionCallInfo,
+    body: impl FnOnce() -> [u8; 16],
+) -> pg_sys::Datum {
+    // SAFETY: the caller's promise; the memory has the size of a uuid, and is freed by the server with its context.
+    unsafe {
+        pg_sys::panic::pgrx_extern_c_guard(|| {
+            let uuid = body();
+            let result = pg_sys::palloc(size_of_val(&uuid)).cast::<[u8; 16]>();
+            result.write(uuid);
+            pg_sys::Datum::from(result)
         })
     }
 }

@@ -52,6 +52,7 @@ pub mod system_catalog;
 pub mod tables;
 pub mod text;
 pub mod trigger;
+pub mod uuid_v7;
 pub mod value;
 pub mod write;
 pub mod xact;

@@ -51,7 +51,7 @@ impl Plain for Ledger {
         &["id", "user_id", "transaction_type", "amount", "source_id", "created_at", "seq", "xact_id"];
     const NUMBERED: Option<&'static str> = Some("seq");
     const DEFAULTS: &'static [(&'static str, &'static CStr)] = &[
-        ("id", c"gen_random_uuid()"),
+        ("id", c"credits.uuid_v7()"),
         ("created_at", c"clock_timestamp()"),
         ("xact_id", c"credits.current_xact_id(seq)"),
     ];

@@ -5,31 +5,34 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// How many random uuids are drawn at once: that costs little more than to draw one.
+/// How many words are drawn at once. To draw so many takes little more than to draw one: each time OpenSSL is first asked for its state.
 const DRAWN: usize = 64;
 
 thread_local! {
-    /// The uuids that are drawn and not given out, and how many those are.
-    static UUIDS: Cell<([[u8; 16]; DRAWN], usize)> = const { Cell::new(([[0; 16]; DRAWN], 0)) };
+    /// The words that are drawn, and how many of them are not given out. A process of the server draws its own: no SQL runs in the one that it was forked
+    /// from.
+    static WORDS: ([Cell<u64>; DRAWN], Cell<usize>) = const { ([const { Cell::new(0) }; DRAWN], Cell::new(0)) };
 }
 
-/// A random uuid, as the SQL function `gen_random_uuid()` makes it.
-pub fn uuid() -> [u8; 16] {
-    let (mut uuids, mut left) = UUIDS.get();
-    if left == 0 {
-        // SAFETY: fills so many bytes.
-        if !unsafe { pg_sys::pg_strong_random(uuids.as_mut_ptr().cast(), size_of_val(&uuids)) } {
-            ereport!(ERROR, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "could not generate random values");
+/// 64 bits that nobody can foresee, from the server's source of them. None is given out twice.
+pub fn bits() -> u64 {
+    WORDS.with(|(words, left)| {
+        if left.get() == 0 {
+            draw(words);
+            left.set(DRAWN);
         }
-        left = DRAWN;
+        let place = left.get() - 1;
+        left.set(place);
+        words[place].take()
+    })
+}
+
+fn draw(words: &[Cell<u64>; DRAWN]) {
+    // SAFETY: fills so many bytes, and a cell may be written to through a shared reference.
+    let is_drawn = unsafe { pg_sys::pg_strong_random(words.as_ptr().cast_mut().cast(), size_of_val(words)) };
+    if !is_drawn {
+        ereport!(ERROR, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "could not generate random values");
     }
-    left -= 1;
-    let mut uuid = uuids[left];
-    UUIDS.set((uuids, left));
-    // Version 4, and the variant of RFC 4122.
-    uuid[6] = uuid[6] & 0x0f | 0x40;
-    uuid[8] = uuid[8] & 0x3f | 0x80;
-    uuid
 }
 
 /// `true` once in `n` calls on average. Draws as the SQL function `random()` does.

@@ -116,7 +116,7 @@ impl Answers for Session {
             "SELECT DISTINCT proname::text FROM pg_proc
              WHERE pronamespace = 'credits'::regnamespace AND prokind = 'f'
                AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
-               AND proname NOT IN ('current_xact_id', 'settlement_statistics')",
+               AND proname NOT IN ('current_xact_id', 'settlement_statistics', 'uuid_v7')",
             &[],
         );
         let is_asked = |function: &String| {

@@ -21,6 +21,7 @@
 //! - [`stripe`]: the locks that order settlements, and the order they are taken in
 //! - [`sums`]: signed sums of rows, by type
 //! - [`transaction_type`]: the types of transactions, and which of them add to the balance
+//! - [`uuid_v7`]: uuids that are ordered by time
 
 #![forbid(unsafe_code)]
 
@@ -45,3 +46,4 @@ pub mod statistics;
 pub mod stripe;
 pub mod sums;
 pub mod transaction_type;
+pub mod uuid_v7;

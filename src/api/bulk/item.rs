@@ -46,10 +46,7 @@ pub(super) const KEYS: [Key; 11] = [
     key("description", Type::Text, |_| transactions::DESCRIPTION.any()),
     key("fusillade_batch_id", Type::Uuid, |_| transactions::BATCH.any()),
     key("api_key_id", Type::Uuid, |_| transactions::API_KEY_ID.any()),
-    Key {
-        default: Some("pg_catalog.gen_random_uuid()"),
-        ..key("id", Type::Uuid, |_| transactions::ID.any())
-    },
+    Key { default: Some("credits.uuid_v7()"), ..key("id", Type::Uuid, |_| transactions::ID.any()) },
     Key {
         default: Some("pg_catalog.clock_timestamp()"),
         ..key("created_at", Type::Timestamptz, |_| transactions::CREATED_AT.any())
