@@ -148,7 +148,7 @@ impl Session {
     pub fn write_many(&mut self, user: Uuid) {
         let statement = "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
                          SELECT $1, CASE n % 2 WHEN 0 THEN 'usage' ELSE 'purchase' END, 1, gen_random_uuid()::text
-                         FROM generate_series(1, 20000) n";
+                         FROM generate_series(1, 60000) n";
         self.client.execute(statement, &[&user]).unwrap_or_else(|e| panic!("write many of {user}: {e:?}"));
     }
 
