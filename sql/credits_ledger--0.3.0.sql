@@ -2657,6 +2657,73 @@ SET LOCAL search_path = credits, pg_temp;
 -- Names without a schema are not looked up in the schema credits: views.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- What a ledger needs to be one of many behind a router.
+
+-- Bound when it is created: no search_path can change it. The remainder of a hash partition is that of the extended hash with this seed, to
+-- which the server adds 0x49a0f4dd15e5a8e3; modulo 1024 that adds 227.
+CREATE FUNCTION credits.bucket_of(user_id uuid) RETURNS int
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((uuid_hash_extended(user_id, 8816678312871386365) & 1023) + 227)::int & 1023;
+COMMENT ON FUNCTION credits.bucket_of(uuid) IS
+    'The bucket of an account, 0 to 1023: the remainder of a hash partition by user_id with modulus 1024. NULL for NULL.';
+
+-- postgres_fdw does not send the bounds of a partition, so each of a router's partitions has a view that is no larger. The role that reads or
+-- writes it is asked for its own privileges, and row-level security is its own.
+CREATE FUNCTION credits.make_class_views(modulus int, remainder int) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    name text;
+BEGIN
+    IF modulus IS NULL OR remainder IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument modulus or remainder must not be NULL';
+    ELSIF modulus NOT BETWEEN 1 AND 1024 OR modulus & (modulus - 1) <> 0 OR remainder NOT BETWEEN 0 AND modulus - 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('there is no class of buckets with modulus %s and remainder %s', modulus, remainder),
+            HINT = 'A modulus is a power of two, at most 1024; a remainder is below it.';
+    ELSIF current_setting('server_version_num')::int < 150000 THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a node behind a router needs Postgres 15 or later',
+            DETAIL = 'Before, a view reads with its owner''s privileges.';
+    END IF;
+    -- Two routers may ask at once.
+    PERFORM pg_advisory_xact_lock(hashtextextended('credits.make_class_views', 0));
+    -- Without a notice that it is there, of which PL/Proxy makes a warning.
+    IF to_regnamespace('credits_classes') IS NULL THEN
+        CREATE SCHEMA credits_classes;
+        GRANT USAGE ON SCHEMA credits_classes TO PUBLIC;
+    END IF;
+    -- Another owner could put something else in the place of a view.
+    IF (SELECT n.nspowner <> r.oid FROM pg_namespace n, pg_roles r WHERE n.nspname = 'credits_classes' AND r.rolname = current_user) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'the schema credits_classes is another role''s',
+            HINT = 'Call this as that role, or have it owned by yours.';
+    END IF;
+    FOREACH name IN ARRAY ARRAY['balances', 'batches', 'credits_transactions', 'holds', 'spend_cap_states', 'spend_caps', 'spending_limits', 'thresholds'] LOOP
+        -- ctid, by which postgres_fdw finds the rows that it updates: a view may have a column of that name.
+        EXECUTE format('CREATE OR REPLACE VIEW credits_classes.%I WITH (security_invoker = true) AS SELECT %st.* FROM credits.%I t'
+                       ' WHERE credits.bucket_of(t.user_id) & %s = %s',
+                       format('%s_%s_%s', name, modulus, remainder),
+                       (SELECT 't.ctid, ' FROM pg_class c WHERE c.oid = ('credits.' || name)::regclass AND c.relkind = 'r'),
+                       name, modulus - 1, remainder);
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON credits_classes.%I TO PUBLIC', format('%s_%s_%s', name, modulus, remainder));
+    END LOOP;
+END
+    $$;
+COMMENT ON FUNCTION credits.make_class_views(int, int) IS
+    'For a router: makes views in the schema credits_classes of the tables and views that have accounts, each of those whose bucket leaves this remainder. Who '
+    'uses them needs the privileges on what they are of. Again to have columns of a later version. 22004, 22023, 55000 if that schema is another role''s, 0A000 before Postgres 15. For the owner '
+    'of the ledger.';
+
+-- Back to the search_path of CREATE EXTENSION.
+SET LOCAL search_path = credits, pg_temp;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   nodes
+
+-- Names without a schema are not looked up in the schema credits: views.sql says why.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Whether tables, indexes, triggers and what guards them are as this version made them. What is expected is written out, for people
 -- to read and to compare with the other files; a definition is in the words of the server's own functions, the same on all majors.
 CREATE FUNCTION credits.verify_installation()
@@ -2947,8 +3014,8 @@ CREATE FUNCTION credits.verify_installation()
         JOIN pg_extension x ON d.refclassid = 'pg_extension'::regclass AND x.oid = d.refobjid AND x.extname = 'credits_ledger'
         WHERE n.nspname = 'credits'
           AND (f.prosecdef
-               -- A procedure that commits cannot have a setting of its own.
-               OR l.lanname <> 'c' AND f.prokind <> 'p' AND NOT coalesce(f.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false))
+               -- A procedure that commits cannot have a setting of its own; a body that was bound when it was created needs none.
+               OR l.lanname <> 'c' AND f.prokind <> 'p' AND f.prosqlbody IS NULL AND NOT coalesce(f.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false))
         UNION ALL
         SELECT 'row security', concat_ws('.', 'credits', u.table_name, nullif(u.policy, '')), 'a restore has brought it and could not make it: ' || u.problem
         -- Without SELECT on the table, the function would raise an error.
@@ -2969,8 +3036,8 @@ SET LOCAL search_path = credits, pg_temp;
 /* <begin connected objects> */
 -- src/lib.rs
 -- finalize
--- PUBLIC may execute four functions: those that stamp a row, make its id and check thresholds, which run as the role that writes, and the one that
--- pg_dump calls, as the role that dumps.
+-- PUBLIC may execute five functions: those that stamp a row, make its id and check thresholds, which run as the role that writes, the one that
+-- pg_dump calls, as the role that dumps, and the one that names an account's bucket, as the role that reads or writes through a router.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
@@ -2978,7 +3045,7 @@ REVOKE ALL ON SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance,
     credits.credit_hold, credits.recorded_transaction, credits.feed_item FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint), credits.uuid_v7(), credits.are_thresholds(numeric[]) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION credits.row_security() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION credits.row_security(), credits.bucket_of(uuid) TO PUBLIC;
 
 -- Who watches the cluster watches the ledger: how far checkpoints are behind, how many holds there are and what settlement has done, and no amount.
 GRANT USAGE ON SCHEMA credits TO pg_monitor;

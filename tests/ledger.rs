@@ -17,6 +17,7 @@
 mod altered_relations;
 mod append_only;
 mod balances;
+mod buckets;
 mod bulk;
 mod cap_history;
 mod caps_by_day;

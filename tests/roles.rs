@@ -5,8 +5,13 @@ use std::fs;
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
 /// Whoever has no grant at all; without USAGE on the schema it cannot even name these.
-const EVERYBODY: [&str; 4] =
-    ["are_thresholds: EXECUTE", "current_xact_id: EXECUTE", "row_security: EXECUTE", "uuid_v7: EXECUTE"];
+const EVERYBODY: [&str; 5] = [
+    "are_thresholds: EXECUTE",
+    "bucket_of: EXECUTE",
+    "current_xact_id: EXECUTE",
+    "row_security: EXECUTE",
+    "uuid_v7: EXECUTE",
+];
 
 /// What a reader may do besides.
 const READER: [&str; 44] = [

@@ -291,8 +291,8 @@ CREATE FUNCTION credits.verify_installation()
         JOIN pg_extension x ON d.refclassid = 'pg_extension'::regclass AND x.oid = d.refobjid AND x.extname = 'credits_ledger'
         WHERE n.nspname = 'credits'
           AND (f.prosecdef
-               -- A procedure that commits cannot have a setting of its own.
-               OR l.lanname <> 'c' AND f.prokind <> 'p' AND NOT coalesce(f.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false))
+               -- A procedure that commits cannot have a setting of its own; a body that was bound when it was created needs none.
+               OR l.lanname <> 'c' AND f.prokind <> 'p' AND f.prosqlbody IS NULL AND NOT coalesce(f.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false))
         UNION ALL
         SELECT 'row security', concat_ws('.', 'credits', u.table_name, nullif(u.policy, '')), 'a restore has brought it and could not make it: ' || u.problem
         -- Without SELECT on the table, the function would raise an error.

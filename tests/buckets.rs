@@ -1,0 +1,137 @@
+//! What a router needs of a node: accounts fall into buckets as rows fall into hash partitions, and a class of buckets is a view.
+
+use credits_ledger_tests::{Database, Refused, Session, dec, user};
+
+fn has_views_of_invokers(session: &mut Session) -> bool {
+    session.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) >= 150_000
+}
+
+#[test]
+fn a_bucket_is_the_remainder_of_a_hash_partition() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run("CREATE TABLE routed (user_id uuid) PARTITION BY HASH (user_id)");
+    let (wrong, buckets): (i64, i64) = {
+        let row = session
+            .query_one(
+                "SELECT count(*) FILTER (WHERE NOT satisfies_hash_partition('routed'::regclass, 1024, credits.bucket_of(u), u)
+                                            OR NOT satisfies_hash_partition('routed'::regclass, 4, credits.bucket_of(u) & 3, u)),
+                        count(DISTINCT credits.bucket_of(u))
+                 FROM (SELECT gen_random_uuid() AS u FROM generate_series(1, 1000000)) drawn",
+                &[],
+            )
+            .expect("compare");
+        (row.get(0), row.get(1))
+    };
+    assert_eq!((wrong, buckets), (0, 1024));
+    assert!(session.value::<bool>("SELECT credits.bucket_of(NULL) IS NULL", &[]));
+}
+
+#[test]
+fn the_views_of_all_classes_have_every_account_once() {
+    let db = Database::create();
+    let mut admin = db.connect();
+    if !has_views_of_invokers(&mut admin) {
+        admin.try_run("SELECT credits.make_class_views(1, 0)").refused("0A000");
+        return;
+    }
+    for number in 0..40 {
+        admin.grant(user(number), dec!(1));
+    }
+    // Classes of different sizes, and no account in two.
+    let classes = [(2, 0), (4, 1), (8, 3), (8, 7)];
+    for (modulus, remainder) in classes {
+        admin.run(&format!("SELECT credits.make_class_views({modulus}, {remainder})"));
+    }
+    for table in ["credits_transactions", "balances", "thresholds"] {
+        let parts = classes.map(|(modulus, remainder)| {
+            format!("SELECT user_id FROM credits_classes.{table}_{modulus}_{remainder}")
+        });
+        let differing: i64 = admin.value(
+            &format!(
+                "SELECT count(*) FROM (SELECT user_id FROM credits.{table}) a
+                 FULL JOIN ({}) b USING (user_id) WHERE a IS NULL OR b IS NULL",
+                parts.join(" UNION ALL ")
+            ),
+            &[],
+        );
+        let rows: i64 = admin.value(&format!("SELECT count(*) FROM ({}) b", parts.join(" UNION ALL ")), &[]);
+        assert_eq!((differing, rows), (0, 40), "{table}");
+    }
+    admin.run("SELECT credits.make_class_views(8, 7)");
+    admin.assert_as_made();
+}
+
+#[test]
+fn a_class_view_is_written_and_read_with_the_callers_own_privileges() {
+    let db = Database::create();
+    let mut admin = db.connect();
+    if !has_views_of_invokers(&mut admin) {
+        return;
+    }
+    admin.grant(user(1), dec!(1));
+    admin.grant(user(2), dec!(2));
+    admin.run("SELECT credits.make_class_views(1, 0)");
+    let name = db.create_role("clerk");
+    let mut clerk = db.connect_as(&name);
+    let insert = format!(
+        "INSERT INTO credits_classes.credits_transactions_1_0 (user_id, transaction_type, amount, source_id, seq, xact_id)
+         VALUES ('{}', 'usage', 1, 'through the view', DEFAULT, DEFAULT)",
+        user(1)
+    );
+    admin.run(&format!("GRANT USAGE ON SCHEMA credits TO {name}"));
+    clerk.try_run("SELECT FROM credits_classes.credits_transactions_1_0").refused("42501");
+    clerk.try_run(&insert).refused("42501");
+    clerk.try_run("SELECT credits.make_class_views(2, 0)").refused("42501");
+
+    admin.run(&format!(
+        "GRANT SELECT, INSERT ON credits.credits_transactions TO {name};
+         GRANT SELECT, INSERT, UPDATE ON credits.spend_caps TO {name};
+         ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY one ON credits.credits_transactions TO {name} USING (user_id = '{}')",
+        user(1)
+    ));
+    clerk.run(&insert);
+    let seen: Vec<String> = clerk.values(
+        "SELECT source_id FROM credits_classes.credits_transactions_1_0 WHERE amount = 1 ORDER BY seq",
+        &[],
+    );
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[1], "through the view");
+    assert_eq!(clerk.value::<i64>("SELECT count(*) FROM credits_classes.credits_transactions_1_0", &[]), 2);
+
+    // As postgres_fdw updates rows that it has read.
+    clerk.run(&format!(
+        "INSERT INTO credits_classes.spend_caps_1_0 (id, user_id, amount, since, is_enforced)
+         VALUES (gen_random_uuid(), '{}', 5, now(), false);
+         UPDATE credits_classes.spend_caps_1_0 SET amount = 6
+         WHERE ctid = (SELECT ctid FROM credits_classes.spend_caps_1_0)",
+        user(1)
+    ));
+    assert_eq!(admin.value::<i32>("SELECT amount::int FROM credits.spend_caps", &[]), 6);
+    assert_eq!(admin.balance(user(1)), dec!(0));
+    admin.run("DELETE FROM credits.spend_caps");
+    admin.assert_sound();
+}
+
+#[test]
+fn what_is_no_class_is_refused() {
+    let db = Database::create();
+    let mut admin = db.connect();
+    for (class, sqlstate) in [
+        ("NULL, 0", "22004"),
+        ("1, NULL", "22004"),
+        ("3, 0", "22023"),
+        ("0, 0", "22023"),
+        ("2048, 0", "22023"),
+        ("4, 4", "22023"),
+        ("4, -1", "22023"),
+    ] {
+        admin.try_run(&format!("SELECT credits.make_class_views({class})")).refused(sqlstate);
+    }
+    if has_views_of_invokers(&mut admin) {
+        let name = db.create_role("stranger");
+        admin.run(&format!("CREATE SCHEMA credits_classes AUTHORIZATION {name}"));
+        admin.try_run("SELECT credits.make_class_views(1, 0)").refused("55000");
+    }
+}
