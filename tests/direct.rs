@@ -13,13 +13,16 @@ fn planned(session: &mut Session) -> i64 {
     )
 }
 
-/// Records a transaction, charges, holds and captures, each under a key that begins with `prefix`.
+/// Records a transaction, charges, holds and captures, and records an array, each under a key that begins with `prefix`.
 fn write(session: &mut Session, prefix: &str) -> Result<(), Error> {
     for call in [
         "create_transaction('USER', 'usage', 1, 'PREFIX recorded')",
         "charge('USER', 2, 'PREFIX charged')",
         "create_hold('USER', 3, 'PREFIX held')",
         "capture_hold('PREFIX held', 2.5)",
+        r#"record_transactions('[
+            {"user_id": "USER", "transaction_type": "usage", "amount": 4, "source_id": "PREFIX item"},
+            {"user_id": "USER", "transaction_type": "usage", "amount": 0.5, "source_id": "PREFIX item more"}]')"#,
     ] {
         let call = call.replace("USER", &user(1).to_string()).replace("PREFIX", prefix);
         session.try_run(&format!("SELECT credits.{call}"))?;
@@ -36,7 +39,13 @@ fn written(session: &mut Session, prefix: &str) -> Vec<String> {
     )
 }
 
-const WRITTEN: [&str; 3] = ["recorded usage 1 f", "charged usage 2 f", "held usage 2.5 f"];
+const WRITTEN: [&str; 5] = [
+    "recorded usage 1 f",
+    "charged usage 2 f",
+    "held usage 2.5 f",
+    "item usage 4 f",
+    "item more usage 0.5 f",
+];
 
 fn database() -> (Database, Session) {
     let db = Database::create();
@@ -54,7 +63,7 @@ fn no_statement_is_planned() {
     assert_eq!(written(&mut fresh, "plain"), WRITTEN);
     // The values that the server gives a row.
     let as_given: bool = session.value(
-        "SELECT count(DISTINCT id) = 4 AND count(DISTINCT seq) = 4 AND count(DISTINCT xact_id) = 4
+        "SELECT count(DISTINCT id) = 6 AND count(DISTINCT seq) = 6 AND count(DISTINCT xact_id) = 5
             AND bool_and(substr(id::text, 15, 1) = '7' AND substr(id::text, 20, 1) ~ '[89ab]' OR source_id NOT LIKE 'plain%')
             AND bool_and(created_at BETWEEN now() - interval '1 hour' AND clock_timestamp())
             AND max(seq) = (SELECT last_value FROM credits.credits_transactions_seq_seq)
@@ -70,10 +79,10 @@ fn no_statement_is_planned() {
             ),
             &[&user(1)],
         );
-        assert_eq!(found, 4, "{index}");
+        assert_eq!(found, 6, "{index}");
     }
     assert_eq!(session.value::<i64>("SELECT count(*) FROM credits.holds", &[]), 0);
-    assert_eq!(session.balance(user(1)), dec!(994.5));
+    assert_eq!(session.balance(user(1)), dec!(990));
     session.assert_sound();
 }
 
@@ -137,7 +146,7 @@ struct Change {
     made_by: &'static str,
     undone_by: &'static str,
     /// An SQLSTATE, or what is left out of `WRITTEN` and written in its place.
-    outcome: Result<[&'static str; 3], &'static str>,
+    outcome: Result<[&'static str; 5], &'static str>,
 }
 
 const LOG: &str = "
@@ -154,8 +163,20 @@ fn constraints_defaults_and_rules_of_the_owner_hold() {
     let (db, mut admin) = database();
     admin.run(LOG);
     let ledger = "credits.credits_transactions";
-    let seen = ["recorded usage 1 seen f", "charged usage 2 seen f", "held usage 2.5 seen f"];
-    let epoch = ["recorded usage 1 t", "charged usage 2 t", "held usage 2.5 t"];
+    let seen = [
+        "recorded usage 1 seen f",
+        "charged usage 2 seen f",
+        "held usage 2.5 seen f",
+        "item usage 4 seen f",
+        "item more usage 0.5 seen f",
+    ];
+    let epoch = [
+        "recorded usage 1 t",
+        "charged usage 2 t",
+        "held usage 2.5 t",
+        "item usage 4 t",
+        "item more usage 0.5 t",
+    ];
     let changes = [
         Change {
             made_by: "ALTER TABLE LEDGER ADD CONSTRAINT small CHECK (amount < 2) NOT VALID",

@@ -7,7 +7,7 @@ use ledger::transaction_type::effect_sql;
 
 use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, page_of_rows};
-use crate::engine::newest::RowsBySeq;
+use crate::engine::newest::{self, RowsBySeq};
 use crate::engine::running::{self, RunningBalances};
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
@@ -57,7 +57,7 @@ fn list<'call>(
     filters: &Filters<'call>,
 ) -> Answer {
     if filters.admit_all()
-        && let Some(rows) = RowsBySeq::newest(user, page.before_seq)
+        && let Some(rows) = RowsBySeq::newest(user, page.before_seq, &CREDIT_TRANSACTION)
     {
         return list_unfiltered(call, rows, page);
     }
@@ -179,11 +179,17 @@ fn count_rows<'call>(mut statement: Statement<'call>, scope: Scope, filters: &Fi
 
 /// `sum_recent_transactions(user_id, count, start_date, end_date)`
 pub fn sum_recent_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let mut statement = Statement::new();
-    let scope = Scope::User(statement.bind(call.uuid(USER_ID)?));
-    let page = Page::newest(count(call, Argument(1, "count"))?);
+    let (user, count) = (call.user_id(USER_ID)?, count(call, Argument(1, "count"))?);
     let filters = Filters::in_period(Period::read(call, 2));
+    if filters.admit_all()
+        && let Some(sum) = newest::sum(user, count)?
+    {
+        return Ok(Answer::credits(sum));
+    }
+    let mut statement = Statement::new();
+    let scope = Scope::User(statement.bind(Value::uuid(user.as_bytes())));
+    let page = Page::newest(count);
     let columns = |kind: &str| format!("{} AS effect, seq", effect_sql(kind));
     let rows = page_of_rows(&mut statement, columns, scope, &filters, &page);
-    Ok(statement.answer_value(&format!("SELECT coalesce(sum(effect), 0) FROM ({rows}) newest")))
+    Ok(statement.answer_value(&format!("SELECT trim_scale(coalesce(sum(effect), 0)) FROM ({rows}) newest")))
 }

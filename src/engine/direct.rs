@@ -22,6 +22,7 @@ use crate::pg::plain;
 use crate::pg::privilege;
 use crate::pg::relation::{Access, Table};
 use crate::pg::replace;
+use crate::pg::row::Row;
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::stamp;
 use crate::pg::tables::columns;
@@ -34,6 +35,9 @@ use crate::pg::xact;
 
 /// A row that was written: what the function returns of it, and where it is stored.
 pub type Written = (Answer, Tid);
+
+/// A row to store: values for some of its columns.
+pub type NewRow<'a> = Vec<(AnyColumn<Ledger>, ColumnValue<'a>)>;
 
 /// A value that a client has given for the column of this name.
 pub type GivenValue<'a> = (&'static str, Option<Value<'a>>);
@@ -54,8 +58,9 @@ pub enum Recorded {
 
 /// Records a transaction that has passed the checks of the ledger, unless its `source_id` is taken. `None` if a statement is to do so.
 pub fn record(relations: &Relations, given: &[GivenValue<'_>], returns: RowType) -> Option<Recorded> {
-    let columns = given_columns(relations, given)?;
-    match open_ledger(relations, &columns)?.record(relations, &columns, returns) {
+    let values = given_values(relations, given)?;
+    let columns: Vec<_> = values.iter().map(|&(column, _)| column).collect();
+    match open_ledger(relations, &columns)?.record(relations, values, returns) {
         Some(written) => {
             xact::see_own_changes();
             Some(Recorded::Written(written))
@@ -64,6 +69,36 @@ pub fn record(relations: &Relations, given: &[GivenValue<'_>], returns: RowType)
         None if xact::has_one_snapshot() => None,
         None => Some(Recorded::Taken),
     }
+}
+
+/// Where and under which id a transaction is stored.
+pub struct Stored {
+    /// Its `id`.
+    pub id: [u8; 16],
+    /// Its `seq`.
+    pub seq: i64,
+}
+
+/// Records transactions that have passed the checks of the ledger, one after the other, as rows with values for these columns, without ids. Returns what was stored of each,
+/// `None` where its `source_id` is taken. `None` for all if a statement is to record them: nothing was done then.
+pub fn record_all<'a>(
+    relations: &Relations,
+    columns: &[AnyColumn<Ledger>],
+    rows: impl ExactSizeIterator<Item = NewRow<'a>>,
+) -> Option<Vec<Option<Stored>>> {
+    // A statement says whether the row that has a `source_id` came after the snapshot.
+    if xact::has_one_snapshot() {
+        return None;
+    }
+    let mut ledger = open_ledger(relations, columns)?;
+    let mut stored = Vec::with_capacity(rows.len());
+    for row in rows {
+        xact::check_for_interrupts();
+        stored.push(ledger.store(relations, row).map(|(_, stored)| stored));
+    }
+    drop(ledger);
+    xact::see_own_changes();
+    Some(stored)
 }
 
 /// Makes a hold that has passed the checks, with all its columns given, unless its `source_id` is taken. `None` if a statement is to do so.
@@ -123,7 +158,7 @@ pub fn capture(
     if !plain::is_plain::<Holds>(&table) {
         return None;
     }
-    let mut ledger = open_ledger(relations, &into.map(|column| (column, ColumnValue::Null)))?;
+    let mut ledger = open_ledger(relations, &into)?;
     xact::see_own_changes();
     let snapshot = Rc::new(Snapshot::latest());
     let mut rows = holds::by_source_id(oid, Access::Write, Sight::AsOf(Rc::clone(&snapshot)));
@@ -148,17 +183,13 @@ pub fn capture(
     let amount = amount.map_or(held_amount, |amount| ColumnValue::of(Some(amount)));
     let usage = ColumnValue::Text("usage");
     let values = [user_id, usage, amount, source_id, description, batch, api_key, category, metadata];
-    let values: Vec<_> = into.into_iter().zip(values).collect();
-    let recorded = ledger.record(relations, &values, returns);
+    let recorded = ledger.record(relations, into.into_iter().zip(values).collect(), returns);
     xact::see_own_changes();
     Some(Captured { hold: version, user, recorded })
 }
 
 /// The columns of these names, with their values.
-fn given_columns<'a>(
-    relations: &Relations,
-    given: &[GivenValue<'a>],
-) -> Option<Vec<(AnyColumn<Ledger>, ColumnValue<'a>)>> {
+fn given_values<'a>(relations: &Relations, given: &[GivenValue<'a>]) -> Option<NewRow<'a>> {
     let later = relations.later_columns().ok()?;
     let column = |&(name, value): &GivenValue<'a>| {
         transactions::named(name, &later).map(|column| (column, ColumnValue::of(value)))
@@ -166,15 +197,11 @@ fn given_columns<'a>(
     given.iter().map(column).collect()
 }
 
-/// Opens the ledger for a row with values for these columns, if no statement is needed.
-fn open_ledger(
-    relations: &Relations,
-    columns: &[(AnyColumn<Ledger>, ColumnValue<'_>)],
-) -> Option<OpenLedger> {
+/// Opens the ledger for rows with values for these columns, if no statement is needed.
+fn open_ledger(relations: &Relations, columns: &[AnyColumn<Ledger>]) -> Option<OpenLedger> {
     let ledger = relations.ledger;
-    let columns: Vec<_> = columns.iter().map(|&(column, _)| column).collect();
     if privilege::is_overseen()
-        || !may_insert(ledger, &columns)
+        || !may_insert(ledger, columns)
         // An update of the extension may have committed before the lock.
         || Relations::locked_for_writing() != Some(*relations)
     {
@@ -195,25 +222,28 @@ fn may_insert<L: Layout>(table: pg_sys::Oid, columns: &[AnyColumn<L>]) -> bool {
 }
 
 impl OpenLedger {
-    /// Inserts the row, with those values that the server gives a row, and has it noted.
-    fn record(
-        &mut self,
-        relations: &Relations,
-        given: &[(AnyColumn<Ledger>, ColumnValue<'_>)],
-        returns: RowType,
-    ) -> Option<Written> {
+    /// Inserts the row, and returns it as a function does.
+    fn record(&mut self, relations: &Relations, given: NewRow<'_>, returns: RowType) -> Option<Written> {
+        let (row, _) = self.store(relations, given)?;
+        Some((row.composite(returns, &CREDIT_TRANSACTION), row.tid()))
+    }
+
+    /// Inserts the row, with those values that the server gives a row, and has it noted. `None` if its `source_id` is taken.
+    fn store(&mut self, relations: &Relations, given: NewRow<'_>) -> Option<(Row<'_, Ledger>, Stored)> {
         let id = uuid_v7::next();
         let (seq, stamp) = stamp::draw(relations).expect("a plain ledger numbers its rows");
-        let mut values = given.to_vec();
+        let mut values = given;
+        if !values.iter().any(|(column, _)| column.number() == transactions::CREATED_AT.any().number()) {
+            values.push((transactions::CREATED_AT.any(), ColumnValue::Timestamptz(xact::now())));
+        }
         values.extend([
             (transactions::ID.any(), ColumnValue::Uuid(&id)),
-            (transactions::CREATED_AT.any(), ColumnValue::Timestamptz(xact::now())),
             (transactions::SEQ.any(), ColumnValue::Int8(seq)),
             (transactions::XACT_ID.any(), ColumnValue::Xid8(stamp)),
         ]);
         let row = self.inserter.insert(&values, self.key)?;
         row.deform_to(delta::furthest_noted(relations));
         delta::note(&row, relations);
-        Some((row.composite(returns, &CREDIT_TRANSACTION), row.tid()))
+        Some((row, Stored { id, seq }))
     }
 }

@@ -4,11 +4,14 @@
 
 use std::rc::Rc;
 
+use ledger::credits::Credits;
 use ledger::id::UserId;
 use pgrx::pg_sys;
 
+use super::delta;
+use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::column::{Column, Layout};
+use crate::pg::column::{AnyColumn, Column, Layout};
 use crate::pg::column_type::ColumnType;
 use crate::pg::privilege::{self, View};
 use crate::pg::relation::{Index, Table};
@@ -37,20 +40,29 @@ enum From {
 
 impl RowsBySeq {
     /// The rows of `user`, or of all users, with a `seq` below `before_seq`, the highest first. `None` if a query must read them: row-level
-    /// security filters the ledger for the caller, or an index is missing. Raises 42501 if the caller may not SELECT the columns that are
-    /// listed.
-    pub fn newest(user: Option<&UserId>, before_seq: Option<i64>) -> Option<Self> {
-        Self::open(user, before_seq, From::Newest)
+    /// security filters the ledger for the caller, or an index is missing. Raises 42501 if the caller may not SELECT these columns, which
+    /// are read.
+    pub fn newest(
+        user: Option<&UserId>,
+        before_seq: Option<i64>,
+        columns: &[AnyColumn<Ledger>],
+    ) -> Option<Self> {
+        Self::open(user, before_seq, columns, From::Newest)
     }
 
     /// The rows of `user`, the lowest `seq` first; `None` as for [`newest`](Self::newest).
     pub fn oldest(user: &UserId) -> Option<Self> {
-        Self::open(Some(user), None, From::Oldest)
+        Self::open(Some(user), None, &transactions::CREDIT_TRANSACTION, From::Oldest)
     }
 
-    fn open(user: Option<&UserId>, before_seq: Option<i64>, from: From) -> Option<Self> {
+    fn open(
+        user: Option<&UserId>,
+        before_seq: Option<i64>,
+        columns: &[AnyColumn<Ledger>],
+        from: From,
+    ) -> Option<Self> {
         let relations = Relations::locked()?;
-        privilege::require_select(&relations, &transactions::CREDIT_TRANSACTION);
+        privilege::require_select(&relations, columns);
         if privilege::view(&relations) == View::Filtered {
             return None;
         }
@@ -87,6 +99,17 @@ impl RowsBySeq {
         self.last = next.map(|(_, place)| place);
         self.scans[self.last?].current()
     }
+}
+
+/// The signed sum of so many rows of `user`, the newest; `None` as for [`RowsBySeq::newest`].
+pub fn sum(user: &UserId, count: i64) -> Result<Option<Credits>, LedgerError> {
+    let Some(mut rows) = RowsBySeq::newest(Some(user), None, &transactions::SUMMED) else { return Ok(None) };
+    let mut sum = Credits::ZERO;
+    for _ in 0..count {
+        let Some(row) = rows.next() else { break };
+        sum = sum.checked_add(delta::signed_amount(&row))?;
+    }
+    Ok(Some(sum))
 }
 
 /// A backward scan for these keys, at its first row, with rows deformed to this column. `None` if the index has been dropped or

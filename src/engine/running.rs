@@ -35,7 +35,7 @@ impl RunningBalances {
             None => Some(balance),
             Some(before) => sum_below(user, before, balance)?,
         };
-        let rows = RowsBySeq::newest(Some(user), before_seq);
+        let rows = RowsBySeq::newest(Some(user), before_seq, &transactions::CREDIT_TRANSACTION);
         Ok(rows.zip(balance).map(|(rows, balance)| Self { rows, balance }))
     }
 
@@ -50,7 +50,8 @@ impl RunningBalances {
 
 /// The signed sum of the user's rows with a `seq` below this; `balance` is that of all. `None` if an index is missing.
 fn sum_below(user: &UserId, before: i64, balance: Credits) -> Result<Option<Credits>, LedgerError> {
-    let (Some(mut newest), Some(mut oldest)) = (RowsBySeq::newest(Some(user), None), RowsBySeq::oldest(user))
+    let (Some(mut newest), Some(mut oldest)) =
+        (RowsBySeq::newest(Some(user), None, &transactions::CREDIT_TRANSACTION), RowsBySeq::oldest(user))
     else {
         return Ok(None);
     };

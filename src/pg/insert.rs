@@ -59,6 +59,8 @@ unsafe extern "C-unwind" {
     fn SpeculativeInsertionLockAcquire(transaction: pg_sys::TransactionId) -> u32;
     fn SpeculativeInsertionLockRelease(transaction: pg_sys::TransactionId);
     fn lappend_oid(list: *mut pg_sys::List, oid: pg_sys::Oid) -> *mut pg_sys::List;
+    fn list_free(list: *mut pg_sys::List);
+    fn MemoryContextReset(context: pg_sys::MemoryContext);
     fn palloc0(size: usize) -> *mut std::ffi::c_void;
 }
 
@@ -121,13 +123,17 @@ impl<L: Layout> Inserter<L> {
         // writing; so are its indexes. An error of the server jumps over frames without destructors only.
         let is_stored = unsafe {
             call_out(|| {
+                // What the indexes of the row before were computed with.
+                if let Some(expressions) = (*state).es_per_tuple_exprcontext.as_ref() {
+                    MemoryContextReset(expressions.ecxt_per_tuple_memory);
+                }
                 let arbiters = lappend_oid(std::ptr::null_mut(), key);
                 let methods = &*(*relation).rd_tableam;
                 let insert = methods.tuple_insert_speculative.expect("every table has one");
                 let complete = methods.tuple_complete_speculative.expect("every table has one");
                 ExecStoreVirtualTuple(slot);
                 (*slot).tts_tableOid = (*relation).rd_id;
-                loop {
+                let is_stored = loop {
                     let mut none = pg_sys::ItemPointerData::default();
                     (none.ip_blkid.bi_hi, none.ip_blkid.bi_lo, none.ip_posid) = (u16::MAX, u16::MAX, 0);
                     let mut conflicting = none;
@@ -141,7 +147,7 @@ impl<L: Layout> Inserter<L> {
                         arbiters,
                     );
                     if !is_free {
-                        return false;
+                        break false;
                     }
                     let transaction = GetCurrentTransactionId();
                     let token = SpeculativeInsertionLockAcquire(transaction);
@@ -162,9 +168,11 @@ impl<L: Layout> Inserter<L> {
                     complete(relation, slot, token, !has_conflict);
                     SpeculativeInsertionLockRelease(transaction);
                     if !has_conflict {
-                        return true;
+                        break true;
                     }
-                }
+                };
+                list_free(arbiters);
+                is_stored
             })
         };
         // SAFETY: the slot holds the row that was stored, of a table that has been compared with the layout; the row borrows it until the

@@ -1,8 +1,8 @@
 //! Recording many transactions with one call.
 //!
-//! One statement inserts all items that look right, in the order of their source_ids, so that two calls with the same items do not
-//! deadlock. It skips items that are stored already (`ON CONFLICT DO NOTHING`), and these are looked up afterwards. If the statement
-//! raises an error, each half of the items is inserted by itself, down to the single item that cannot be. An item that looks wrong is
+//! All items that look right are inserted in the order of their source_ids, so that two calls with the same items do not
+//! deadlock: without a statement where that comes to the same, or else by one. Items that are stored already are skipped (`ON CONFLICT DO NOTHING`),
+//! and these are looked up afterwards. If that raises an error, each half of the items is inserted by itself, down to the single item that cannot be. An item that looks wrong is
 //! inserted alone, and the server says what is wrong with it.
 //!
 //! Of items with the same source_id, the first is inserted. If it is stored then, the others are compared with it, all by one
@@ -148,6 +148,12 @@ fn refusal(error: Box<CaughtError>) -> String {
 
 /// Inserts those that are not stored yet. `None` if triggers have made it unclear which of them they are.
 fn insert_unless_stored(items: &mut [&mut Item<'_>], recorder: &Recorder) -> Option<()> {
+    if let Some(stored) = recorder.insert_directly(items) {
+        for (item, stored) in items.iter_mut().zip(stored) {
+            item.outcome = stored.map(Outcome::Recorded);
+        }
+        return Some(());
+    }
     let rows = recorder.insert(items, " ON CONFLICT DO NOTHING");
     let some_are_stored = rows.len() < items.len();
     let mut places = items.iter_mut();

@@ -1,18 +1,23 @@
-//! The statements of a call: one inserts items, one looks up what is stored under their keys. They run as statements of the caller's, so
+//! The statements of a call: one inserts items, where a statement has to, and one looks up what is stored under their keys. They run as statements of the caller's, so
 //! that triggers find its search_path, and everything is named with its schema; `unnest` of several arrays is the server's by its syntax.
+
+use pgrx::Uuid;
 
 use super::item::{
     AMOUNT, FIRST_OPTIONAL, ID, Item, KEYS, Key, SOURCE_ID, Stored, TRANSACTION_TYPE, USER_ID,
 };
+use crate::api::recording;
+use crate::engine::direct::{self, NewRow};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::column::AnyColumn;
+use crate::pg::column_value::ColumnValue;
 use crate::pg::statement::{ResultRow, Statement};
-use crate::pg::tables::transactions::Ledger;
+use crate::pg::tables::transactions::{self, Ledger};
 use crate::pg::text;
 use crate::pg::value::Value;
 
-/// Inserts items into the ledger, by statements that all name the same columns.
+/// Inserts items into the ledger, all with the same columns.
 pub(super) struct Recorder {
     pub(super) relations: Relations,
     /// The places of the keys whose columns the statements name: those that any of the items has, and all that are not optional.
@@ -26,7 +31,29 @@ impl Recorder {
         Self { relations, places }
     }
 
-    /// The columns that the statements name.
+    /// Inserts the items in this order without a statement: those that look right, have no id and a `source_id` that fits into its index for certain. Returns what was
+    /// stored of each, `None` where its `source_id` is taken. `None` if a statement is to insert them. The server's errors are raised.
+    pub(super) fn insert_directly<'call>(&self, items: &[&mut Item<'call>]) -> Option<Vec<Option<Stored>>> {
+        let is_fit = |item: &&mut Item<'_>| item.source_id().is_some_and(recording::fits);
+        if self.places.contains(&ID) || !items.iter().all(is_fit) {
+            return None;
+        }
+        let columns = self.columns().ok()?;
+        let row = |item: &&mut Item<'call>| -> NewRow<'call> {
+            let values = self.places.iter().map(|&place| item.values[place]);
+            // Without a value, the server gives it one.
+            let is_given = |&(column, value): &(AnyColumn<Ledger>, Option<Value<'_>>)| {
+                value.is_some() || column.number() != transactions::CREATED_AT.any().number()
+            };
+            let given = columns.iter().copied().zip(values).filter(is_given);
+            given.map(|(column, value)| (column, ColumnValue::of(value))).collect()
+        };
+        let stored = direct::record_all(&self.relations, &columns, items.iter().map(row))?;
+        let of_item = |stored: direct::Stored| Stored { id: Uuid::from_bytes(stored.id), seq: stored.seq };
+        Some(stored.into_iter().map(|stored| stored.map(of_item)).collect())
+    }
+
+    /// The columns that rows are given values for.
     pub(super) fn columns(&self) -> Result<Vec<AnyColumn<Ledger>>, LedgerError> {
         let later = self.relations.later_columns()?;
         Ok(self.places.iter().map(|&place| (KEYS[place].column)(&later)).collect())

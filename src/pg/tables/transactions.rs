@@ -81,6 +81,9 @@ const GIVEN: [AnyColumn<Ledger>; 7] =
 /// Columns that a balance is computed from, with `seq` for the latest one.
 pub const BALANCE: [AnyColumn<Ledger>; 5] = columns![USER_ID, TRANSACTION_TYPE, AMOUNT, SEQ, XACT_ID];
 
+/// Columns that sums of the newest rows are computed from.
+pub const SUMMED: [AnyColumn<Ledger>; 5] = columns![USER_ID, TRANSACTION_TYPE, AMOUNT, BATCH, SEQ];
+
 /// The columns of the type `credit_transaction`, in its order.
 pub const CREDIT_TRANSACTION: [AnyColumn<Ledger>; 10] = columns![
     ID,
