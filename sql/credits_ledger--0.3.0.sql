@@ -744,60 +744,6 @@ COMMENT ON TRIGGER note_all_caps ON credits.spend_caps IS 'Has all accounts sett
 
 SELECT pg_extension_config_dump('credits.spend_caps', '');
 
--- The view below sees every row, as its owner does. These two run as the caller, and see what it may see.
-
-CREATE FUNCTION credits.visible_caps()
-    RETURNS TABLE (id uuid, user_id uuid, api_key_ids uuid[], period text, amount numeric, since timestamptz)
-    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
-    AS $$
-        SELECT c.id, c.user_id, c.api_key_ids, c.period, c.amount, c.since FROM credits.spend_caps c
-    $$;
-COMMENT ON FUNCTION credits.visible_caps() IS
-    'For the view spend_cap_states under row-level security: the caps that the caller may see.';
-
-CREATE FUNCTION credits.visible_spend(user_id uuid, api_key_ids uuid[], window_start timestamptz, window_end timestamptz)
-    RETURNS numeric
-    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
-    AS $$
-        -- The first two comparisons are with what the index has, which is rounded.
-        SELECT coalesce(sum(t.amount), 0)
-        FROM credits.credits_transactions t
-        WHERE t.user_id = visible_spend.user_id AND t.transaction_type = 'usage'
-          AND t.created_at::timestamptz(0) >= visible_spend.window_start::timestamptz(0)
-          AND t.created_at::timestamptz(0) <= coalesce(visible_spend.window_end, 'infinity')::timestamptz(0)
-          AND t.created_at >= visible_spend.window_start
-          AND (t.created_at < visible_spend.window_end OR visible_spend.window_end IS NULL)
-          AND (t.api_key_id = ANY (visible_spend.api_key_ids) OR visible_spend.api_key_ids IS NULL)
-    $$;
-COMMENT ON FUNCTION credits.visible_spend(uuid, uuid[], timestamptz, timestamptz) IS
-    'For the view spend_cap_states: what these API keys (NULL: any or none) of an account have spent from window_start up to, not including, '
-    'window_end (NULL: without end), of the rows that the caller may see. Costs a scan of the account''s rows of that time.';
-
-CREATE VIEW credits.spend_cap_states WITH (security_barrier) AS
-    SELECT c.id AS cap_id, c.user_id, c.amount, s.spent, greatest(c.amount - s.spent, 0) AS remaining, s.spent >= c.amount AS is_reached,
-           greatest(c.since, w.period_start) AS window_start, w.resets_at
-    FROM (
-        SELECT p.id, p.user_id, p.api_key_ids, p.period, p.amount, p.since FROM credits.spend_caps p
-        WHERE NOT row_security_active('credits.spend_caps')
-        UNION ALL
-        SELECT v.id, v.user_id, v.api_key_ids, v.period, v.amount, v.since FROM credits.visible_caps() v
-        WHERE row_security_active('credits.spend_caps')
-    ) c
-    CROSS JOIN LATERAL (
-        -- In UTC, whatever the session's zone.
-        SELECT date_trunc(u.unit, statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC',
-               (date_trunc(u.unit, statement_timestamp() AT TIME ZONE 'UTC') + ('1 ' || u.unit)::interval) AT TIME ZONE 'UTC'
-        FROM (SELECT CASE c.period WHEN 'daily' THEN 'day' WHEN 'weekly' THEN 'week' WHEN 'monthly' THEN 'month' END) u (unit)
-    ) w (period_start, resets_at)
-    -- Not computed again for each column.
-    CROSS JOIN LATERAL (
-        SELECT credits.visible_spend(c.user_id, c.api_key_ids, greatest(c.since, w.period_start), w.resets_at) OFFSET 0
-    ) s (spent);
-COMMENT ON VIEW credits.spend_cap_states IS
-    'Every cap as of now: what its keys have spent in the current window, what remains (never below 0), whether it is reached, and when '
-    'spending begins anew (NULL: never). 42501 for who may not read the ledger. For one user: an index lookup, and a scan of its rows of '
-    'the window.';
-
 -- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;
 /* </end connected objects> */
@@ -1464,6 +1410,83 @@ COMMENT ON FUNCTION credits.list_user_transactions_with_balance(
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   days
+
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- The view below sees every row, as its owner does. These two run as the caller, and see what it may see.
+
+CREATE FUNCTION credits.visible_caps()
+    RETURNS TABLE (id uuid, user_id uuid, api_key_ids uuid[], period text, amount numeric, since timestamptz)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT c.id, c.user_id, c.api_key_ids, c.period, c.amount, c.since FROM credits.spend_caps c
+    $$;
+COMMENT ON FUNCTION credits.visible_caps() IS
+    'For the view spend_cap_states under row-level security: the caps that the caller may see.';
+
+CREATE FUNCTION credits.visible_spend(user_id uuid, api_key_ids uuid[], window_start timestamptz, window_end timestamptz)
+    RETURNS numeric
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        -- The days that lie in the window from their first moment to their last.
+        SELECT (SELECT coalesce(sum(d.total_amount), 0)
+                FROM credits.usage_by_day(visible_spend.user_id, w.first_day, w.day_of_end - 1) d
+                WHERE d.transaction_type = 'usage' AND (d.day < w.day_of_end OR w.day_of_end IS NULL)
+                  AND (d.api_key_id = ANY (visible_spend.api_key_ids) OR visible_spend.api_key_ids IS NULL))
+             -- Of the days on which it begins and ends, the rows. Periods end at midnight.
+             + (SELECT coalesce(sum(t.amount), 0)
+                FROM (VALUES (visible_spend.window_start, least(w.first_midnight, visible_spend.window_end)),
+                             (greatest(w.first_midnight, w.day_of_end::timestamp AT TIME ZONE 'UTC'), visible_spend.window_end)) p (start, until)
+                -- The first two comparisons are with what the index has, which is rounded.
+                JOIN credits.credits_transactions t
+                  ON t.user_id = visible_spend.user_id AND t.created_at::timestamptz(0) >= p.start::timestamptz(0)
+                 AND t.created_at::timestamptz(0) <= p.until::timestamptz(0) AND t.created_at >= p.start AND t.created_at < p.until
+                WHERE p.start < p.until AND t.transaction_type = 'usage'
+                  AND (t.api_key_id = ANY (visible_spend.api_key_ids) OR visible_spend.api_key_ids IS NULL))
+        FROM (SELECT b.first_day, b.first_day::timestamp AT TIME ZONE 'UTC' AS first_midnight,
+                     (visible_spend.window_end AT TIME ZONE 'UTC')::date AS day_of_end
+              FROM (SELECT CASE WHEN s.start = s.start::date THEN s.start::date ELSE s.start::date + 1 END AS first_day
+                    FROM (SELECT visible_spend.window_start AT TIME ZONE 'UTC' AS start) s) b) w
+    $$;
+COMMENT ON FUNCTION credits.visible_spend(uuid, uuid[], timestamptz, timestamptz) IS
+    'For the view spend_cap_states: what these API keys (NULL: any or none) of an account have spent from window_start up to, not including, '
+    'window_end (NULL: without end), of the rows that the caller may see. Cost: as usage_by_day of whole days, and the rows of the days on '
+    'which the window begins and ends.';
+
+CREATE VIEW credits.spend_cap_states WITH (security_barrier) AS
+    SELECT c.id AS cap_id, c.user_id, c.amount, s.spent, greatest(c.amount - s.spent, 0) AS remaining, s.spent >= c.amount AS is_reached,
+           greatest(c.since, w.period_start) AS window_start, w.resets_at
+    FROM (
+        SELECT p.id, p.user_id, p.api_key_ids, p.period, p.amount, p.since FROM credits.spend_caps p
+        WHERE NOT row_security_active('credits.spend_caps')
+        UNION ALL
+        SELECT v.id, v.user_id, v.api_key_ids, v.period, v.amount, v.since FROM credits.visible_caps() v
+        WHERE row_security_active('credits.spend_caps')
+    ) c
+    CROSS JOIN LATERAL (
+        -- In UTC, whatever the session's zone.
+        SELECT date_trunc(u.unit, statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC',
+               (date_trunc(u.unit, statement_timestamp() AT TIME ZONE 'UTC') + ('1 ' || u.unit)::interval) AT TIME ZONE 'UTC'
+        FROM (SELECT CASE c.period WHEN 'daily' THEN 'day' WHEN 'weekly' THEN 'week' WHEN 'monthly' THEN 'month' END) u (unit)
+    ) w (period_start, resets_at)
+    -- Not computed again for each column.
+    CROSS JOIN LATERAL (
+        SELECT credits.visible_spend(c.user_id, c.api_key_ids, greatest(c.since, w.period_start), w.resets_at) OFFSET 0
+    ) s (spent);
+COMMENT ON VIEW credits.spend_cap_states IS
+    'Every cap as of now: what its keys have spent in the current window, what remains (never below 0), whether it is reached, and when '
+    'spending begins anew (NULL: never). 42501 for who may not read the ledger. For one user: an index lookup, the daily totals of the '
+    'window, and the rows of the day on which it begins. Without daily totals or under row-level security, its rows of the window.';
+
+-- Back to the search_path of CREATE EXTENSION.
+SET LOCAL search_path = credits, pg_temp;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/api/operations.rs
 -- credits_ledger::api::operations::add_up_days
 CREATE  FUNCTION "add_up_days"(
@@ -1574,7 +1597,7 @@ AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
 /* <begin connected objects> */
 -- src/lib.rs
 -- requires:
---   days
+--   cap_states
 --   api::open_holds::release_expired_holds
 --   api::operations::add_up_days
 --   api::operations::advance_seq
@@ -1862,8 +1885,18 @@ CREATE FUNCTION credits.verify_ledger()
             FROM credits.checkpoints c
             LEFT JOIN (
                 SELECT s.user_id, array_agg(s.cap_id ORDER BY s.cap_id) AS ids,
-                       array_agg(CASE WHEN s.is_reached THEN coalesce(s.resets_at, 'infinity') END ORDER BY s.cap_id) AS reached_until
+                       array_agg(CASE WHEN r.spent >= s.amount THEN coalesce(s.resets_at, 'infinity') END ORDER BY s.cap_id) AS reached_until
                 FROM credits.spend_cap_states s
+                JOIN credits.spend_caps p ON p.id = s.cap_id
+                -- Of the rows: what the view says that was spent is derived.
+                CROSS JOIN LATERAL (
+                    SELECT coalesce(sum(t.amount), 0)
+                    FROM credits.credits_transactions t
+                    WHERE t.user_id = s.user_id AND t.transaction_type = 'usage'
+                      AND t.created_at::timestamptz(0) >= s.window_start::timestamptz(0) AND t.created_at >= s.window_start
+                      AND (t.created_at < s.resets_at OR s.resets_at IS NULL)
+                      AND (t.api_key_id = ANY (p.api_key_ids) OR p.api_key_ids IS NULL)
+                ) r (spent)
                 GROUP BY s.user_id
             ) n ON n.user_id = c.user_id
             WHERE c.cap_ids IS NOT NULL OR n.ids IS NOT NULL
@@ -1897,11 +1930,12 @@ CREATE FUNCTION credits.verify_ledger()
         WHERE b.differs
         UNION ALL
         SELECT 'checkpoint thresholds_below', b.user_id,
-               format('announced above %s of %s, the balance is %s', b.thresholds_below, b.stored_thresholds, b.balance)
+               format('announced above %s of %s, the balance is %s',
+                      coalesce(b.thresholds_below::text, 'none'), b.stored_thresholds, b.balance)
         FROM bounded b
         WHERE b.is_elsewhere
         UNION ALL
-        SELECT 'checkpoint caps', k.user_id, format('stored %s, spend_caps has %s', k.cap_ids, k.ids)
+        SELECT 'checkpoint caps', k.user_id, format('stored %s, spend_caps has %s', coalesce(k.cap_ids::text, 'none'), coalesce(k.ids::text, 'none'))
         FROM capped k
         WHERE k.differs
         UNION ALL
@@ -1924,20 +1958,21 @@ CREATE FUNCTION credits.verify_ledger()
                    ELSE credits.get_user_balance(s.user_id) <> s.balance END
         UNION ALL
         SELECT 'batch', coalesce(b.user_id, r.user_id),
-               format('batch %s: stored %s in %s rows up to seq %s since %s, the covered rows make %s in %s rows up to seq %s since %s',
-                      coalesce(b.fusillade_batch_id, r.fusillade_batch_id),
-                      b.total_amount, b.transaction_count, b.max_seq, b.created_at,
-                      r.total_amount, r.transaction_count, r.max_seq, r.created_at)
+               format('batch %s: stored %s, the covered rows make %s', coalesce(b.fusillade_batch_id, r.fusillade_batch_id),
+                      coalesce(b.total_amount || ' in ' || b.transaction_count || ' rows up to seq ' || b.max_seq || ' since ' || b.created_at,
+                               'nothing'),
+                      coalesce(r.total_amount || ' in ' || r.transaction_count || ' rows up to seq ' || r.max_seq || ' since ' || r.created_at,
+                               'nothing'))
         FROM credits.folded_batches b
         FULL JOIN recomputed_batches r ON r.user_id = b.user_id AND r.fusillade_batch_id = b.fusillade_batch_id
         WHERE (b.total_amount, b.transaction_count, b.max_seq, b.created_at)
               IS DISTINCT FROM (r.total_amount, r.transaction_count, r.max_seq, r.created_at)
         UNION ALL
         SELECT 'daily total', d.user_id,
-               format('%s on %s, category %s, key %s: stored %s in %s rows, the covered rows make %s in %s rows',
+               format('%s on %s, category %s, key %s: stored %s, the covered rows make %s',
                       d.transaction_type, d.day, coalesce(quote_literal(d.category), 'none'), coalesce(d.api_key_id::text, 'none'),
-                      string_agg(d.stored_amount::text, ' and '), string_agg(d.stored_count::text, ' and '),
-                      max(d.amount), max(d.transaction_count))
+                      coalesce(string_agg(d.stored_amount || ' in ' || d.stored_count || ' rows', ' and '), 'nothing'),
+                      coalesce(max(d.amount) || ' in ' || max(d.transaction_count) || ' rows', 'nothing'))
         FROM daily d
         GROUP BY d.user_id, d.day, d.transaction_type, d.category, d.api_key_id
         HAVING (count(d.stored_amount), max(d.stored_amount), max(d.stored_count))
@@ -2280,12 +2315,13 @@ BEGIN
             PERFORM credits.get_user_balance('00000000-0000-0000-0000-000000000000');
             BEGIN
                 PERFORM set_config('credits_ledger.config_channel', '', true),
-                        set_config('credits_ledger.crossing_channel', '', true);
+                        set_config('credits_ledger.crossing_channel', '', true),
+                        set_config('credits_ledger.cap_channel', '', true);
             EXCEPTION WHEN insufficient_privilege THEN
                 RAISE EXCEPTION '%', SQLERRM
                     USING ERRCODE = 'insufficient_privilege',
-                          HINT = 'Only who may set the channels can import in silence. With announce => true, crossings are '
-                                 'announced as the chunks make them.';
+                          HINT = 'Only who may set the channels can import in silence. With announce => true, crossings and spend '
+                                 'caps are announced as the chunks make them.';
             END;
         END IF;
         EXECUTE format($query$
@@ -2376,8 +2412,8 @@ COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
     '(unimportable_transactions), then commits chunk_size rows at a time with a NOTICE each, and in the end compares each user''s '
     'rows and balance with the source. Called again, it goes on where it stopped. A row whose source_id is in the ledger with the '
     'same user, type and amount is skipped; with others it stops the import: 23505, and its chunk is rolled back. Announces no '
-    'crossing unless announce is true. Runs as the caller, who needs SELECT on the source, SELECT and INSERT on the ledger, '
-    'EXECUTE on the functions of the schema and, unless announce is true, the right to set both channels. Errors '
+    'crossing and no spend cap unless announce is true. Runs as the caller, who needs SELECT on the source, SELECT and INSERT on the ledger, '
+    'EXECUTE on the functions of the schema and, unless announce is true, the right to set the channels. Errors '
     'besides: 23514 for rows that cannot be kept exactly, 42703 and 42804 for columns that do not fit, 55000 if a user differs in '
     'the end, 2D000 inside a transaction block, 22004, 22023, 42501.';
 /* </end connected objects> */

@@ -42,12 +42,13 @@ pgrx::extension_sql_file!("../sql/schema/recording.sql", name = "recording", req
 pgrx::extension_sql_file!("../sql/schema/spending.sql", name = "spending", requires = ["recording"]);
 pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["spending"]);
 pgrx::extension_sql_file!("../sql/schema/days.sql", name = "days", requires = ["reads"]);
+pgrx::extension_sql_file!("../sql/schema/cap_states.sql", name = "cap_states", requires = ["days"]);
 pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = ["verify"]);
 pgrx::extension_sql_file!(
     "../sql/schema/operations.sql",
     name = "operations",
     requires = [
-        "days",
+        "cap_states",
         api::open_holds::release_expired_holds,
         api::operations::add_up_days,
         api::operations::advance_seq,

@@ -255,7 +255,8 @@ fn settings_are_the_superusers() {
         "GRANT USAGE ON SCHEMA credits TO {role}; GRANT INSERT ON credits.credits_transactions TO {role}"
     ));
     let mut listener = db.listen();
-    let settings = ["checkpoint_interval", "config_channel", "crossing_channel", "analytics_table"];
+    let settings =
+        ["checkpoint_interval", "config_channel", "crossing_channel", "cap_channel", "analytics_table"];
     let mut client = db.connect_as(&role);
     // The library is not loaded yet: the server knows nothing of these settings.
     client.run("SET credits_ledger.config_channel = ''; SET credits_ledger.crossing_channel = 'elsewhere'");

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use credits_ledger_tests::listener::{CAP_CHANNEL, CROSSING_CHANNEL, crossing};
 use credits_ledger_tests::{Database, Direction, Refused, Session, Uuid, dec, user};
 use postgres::error::DbError;
 
@@ -69,12 +70,18 @@ fn with_notices(db: &Database) -> (Session, Arc<Mutex<Vec<String>>>) {
     (Session::connect(&config), notices)
 }
 
+/// Gives each account of the source a cap that its usage reaches.
+const CAPS: &str = "INSERT INTO credits.spend_caps (user_id, amount, since)
+    SELECT DISTINCT user_id, 0.000000000000001, timestamptz '2000-01-01' FROM public.credits_transactions
+    WHERE transaction_type = 'usage'";
+
 /// Nothing but the ledger's own is added to what the source has, and nothing is lost.
 #[test]
 fn every_row_is_taken_over_as_it_is() {
     let db = Database::create();
     let (mut session, notices) = with_notices(&db);
     fill(&mut session, 250);
+    session.run(CAPS);
     let mut listener = db.listen();
     import(&mut session, 100).unwrap();
     let source: String = session.value(&format!("{ROWS} public.credits_transactions"), &[]);
@@ -113,9 +120,14 @@ fn crossings_are_announced_if_asked() {
     let db = Database::create();
     let mut session = db.connect();
     fill(&mut session, 50);
+    session.run(CAPS);
     let mut listener = db.listen();
     session.run("CALL credits.import_transactions('public.credits_transactions', announce => true)");
-    let mut up: Vec<Uuid> = listener.crossings().into_iter().map(|(user, _)| user).collect();
+    let heard = listener.drain();
+    let on = |channel: &'static str| heard.iter().filter(move |heard| heard.channel == channel);
+    let caps: i64 = session.value("SELECT count(*) FROM credits.spend_caps", &[]);
+    assert!(caps > 0 && on(CAP_CHANNEL).count() == usize::try_from(caps).unwrap(), "{caps}: {heard:?}");
+    let mut up: Vec<Uuid> = on(CROSSING_CHANNEL).map(|heard| crossing(&heard.payload).0).collect();
     up.sort_unstable();
     assert_eq!(
         up,

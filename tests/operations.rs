@@ -52,7 +52,7 @@ fn committed_settlements_are_counted() {
     assert_eq!(added(&mut session, &mut seen), [1, 1, 0, 1, 0, 0], "a new user's first credit");
     session.charge(user(1), dec!(1));
     assert_eq!(added(&mut session, &mut seen), [0; 6], "far from zero");
-    session.run("SET credits_ledger.config_channel = ''; SET credits_ledger.crossing_channel = ''");
+    session.run("SET credits_ledger.config_channel = ''; SET credits_ledger.crossing_channel = ''; SET credits_ledger.cap_channel = ''");
     session.charge(user(1), dec!(9));
     assert_eq!(added(&mut session, &mut seen), [1, 0, 1, 0, 0, 0], "with the channels off");
 

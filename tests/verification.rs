@@ -22,7 +22,13 @@ fn folded_ledger(db: &Database) -> Session {
 
 fn findings(session: &mut Session) -> Vec<(String, Option<Uuid>, String)> {
     let rows = session.query("SELECT * FROM credits.verify_ledger()", &[]).unwrap();
-    rows.iter().map(|row| (row.get("check_name"), row.get("user_id"), row.get("detail"))).collect()
+    let finding = |row: &postgres::Row| -> (String, Option<Uuid>, String) {
+        let detail: String = row.get("detail");
+        // What is missing has a word, or there is a gap in the sentence.
+        assert!(!detail.contains("  ") && !detail.contains(" ,") && !detail.ends_with(' '), "{detail}");
+        (row.get("check_name"), row.get("user_id"), detail)
+    };
+    rows.iter().map(finding).collect()
 }
 
 #[test]

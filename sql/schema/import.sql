@@ -259,12 +259,13 @@ BEGIN
             PERFORM credits.get_user_balance('00000000-0000-0000-0000-000000000000');
             BEGIN
                 PERFORM set_config('credits_ledger.config_channel', '', true),
-                        set_config('credits_ledger.crossing_channel', '', true);
+                        set_config('credits_ledger.crossing_channel', '', true),
+                        set_config('credits_ledger.cap_channel', '', true);
             EXCEPTION WHEN insufficient_privilege THEN
                 RAISE EXCEPTION '%', SQLERRM
                     USING ERRCODE = 'insufficient_privilege',
-                          HINT = 'Only who may set the channels can import in silence. With announce => true, crossings are '
-                                 'announced as the chunks make them.';
+                          HINT = 'Only who may set the channels can import in silence. With announce => true, crossings and spend '
+                                 'caps are announced as the chunks make them.';
             END;
         END IF;
         EXECUTE format($query$
@@ -355,7 +356,7 @@ COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
     '(unimportable_transactions), then commits chunk_size rows at a time with a NOTICE each, and in the end compares each user''s '
     'rows and balance with the source. Called again, it goes on where it stopped. A row whose source_id is in the ledger with the '
     'same user, type and amount is skipped; with others it stops the import: 23505, and its chunk is rolled back. Announces no '
-    'crossing unless announce is true. Runs as the caller, who needs SELECT on the source, SELECT and INSERT on the ledger, '
-    'EXECUTE on the functions of the schema and, unless announce is true, the right to set both channels. Errors '
+    'crossing and no spend cap unless announce is true. Runs as the caller, who needs SELECT on the source, SELECT and INSERT on the ledger, '
+    'EXECUTE on the functions of the schema and, unless announce is true, the right to set the channels. Errors '
     'besides: 23514 for rows that cannot be kept exactly, 42703 and 42804 for columns that do not fit, 55000 if a user differs in '
     'the end, 2D000 inside a transaction block, 22004, 22023, 42501.';

@@ -67,8 +67,18 @@ CREATE FUNCTION credits.verify_ledger()
             FROM credits.checkpoints c
             LEFT JOIN (
                 SELECT s.user_id, array_agg(s.cap_id ORDER BY s.cap_id) AS ids,
-                       array_agg(CASE WHEN s.is_reached THEN coalesce(s.resets_at, 'infinity') END ORDER BY s.cap_id) AS reached_until
+                       array_agg(CASE WHEN r.spent >= s.amount THEN coalesce(s.resets_at, 'infinity') END ORDER BY s.cap_id) AS reached_until
                 FROM credits.spend_cap_states s
+                JOIN credits.spend_caps p ON p.id = s.cap_id
+                -- Of the rows: what the view says that was spent is derived.
+                CROSS JOIN LATERAL (
+                    SELECT coalesce(sum(t.amount), 0)
+                    FROM credits.credits_transactions t
+                    WHERE t.user_id = s.user_id AND t.transaction_type = 'usage'
+                      AND t.created_at::timestamptz(0) >= s.window_start::timestamptz(0) AND t.created_at >= s.window_start
+                      AND (t.created_at < s.resets_at OR s.resets_at IS NULL)
+                      AND (t.api_key_id = ANY (p.api_key_ids) OR p.api_key_ids IS NULL)
+                ) r (spent)
                 GROUP BY s.user_id
             ) n ON n.user_id = c.user_id
             WHERE c.cap_ids IS NOT NULL OR n.ids IS NOT NULL
@@ -102,11 +112,12 @@ CREATE FUNCTION credits.verify_ledger()
         WHERE b.differs
         UNION ALL
         SELECT 'checkpoint thresholds_below', b.user_id,
-               format('announced above %s of %s, the balance is %s', b.thresholds_below, b.stored_thresholds, b.balance)
+               format('announced above %s of %s, the balance is %s',
+                      coalesce(b.thresholds_below::text, 'none'), b.stored_thresholds, b.balance)
         FROM bounded b
         WHERE b.is_elsewhere
         UNION ALL
-        SELECT 'checkpoint caps', k.user_id, format('stored %s, spend_caps has %s', k.cap_ids, k.ids)
+        SELECT 'checkpoint caps', k.user_id, format('stored %s, spend_caps has %s', coalesce(k.cap_ids::text, 'none'), coalesce(k.ids::text, 'none'))
         FROM capped k
         WHERE k.differs
         UNION ALL
@@ -129,20 +140,21 @@ CREATE FUNCTION credits.verify_ledger()
                    ELSE credits.get_user_balance(s.user_id) <> s.balance END
         UNION ALL
         SELECT 'batch', coalesce(b.user_id, r.user_id),
-               format('batch %s: stored %s in %s rows up to seq %s since %s, the covered rows make %s in %s rows up to seq %s since %s',
-                      coalesce(b.fusillade_batch_id, r.fusillade_batch_id),
-                      b.total_amount, b.transaction_count, b.max_seq, b.created_at,
-                      r.total_amount, r.transaction_count, r.max_seq, r.created_at)
+               format('batch %s: stored %s, the covered rows make %s', coalesce(b.fusillade_batch_id, r.fusillade_batch_id),
+                      coalesce(b.total_amount || ' in ' || b.transaction_count || ' rows up to seq ' || b.max_seq || ' since ' || b.created_at,
+                               'nothing'),
+                      coalesce(r.total_amount || ' in ' || r.transaction_count || ' rows up to seq ' || r.max_seq || ' since ' || r.created_at,
+                               'nothing'))
         FROM credits.folded_batches b
         FULL JOIN recomputed_batches r ON r.user_id = b.user_id AND r.fusillade_batch_id = b.fusillade_batch_id
         WHERE (b.total_amount, b.transaction_count, b.max_seq, b.created_at)
               IS DISTINCT FROM (r.total_amount, r.transaction_count, r.max_seq, r.created_at)
         UNION ALL
         SELECT 'daily total', d.user_id,
-               format('%s on %s, category %s, key %s: stored %s in %s rows, the covered rows make %s in %s rows',
+               format('%s on %s, category %s, key %s: stored %s, the covered rows make %s',
                       d.transaction_type, d.day, coalesce(quote_literal(d.category), 'none'), coalesce(d.api_key_id::text, 'none'),
-                      string_agg(d.stored_amount::text, ' and '), string_agg(d.stored_count::text, ' and '),
-                      max(d.amount), max(d.transaction_count))
+                      coalesce(string_agg(d.stored_amount || ' in ' || d.stored_count || ' rows', ' and '), 'nothing'),
+                      coalesce(max(d.amount) || ' in ' || max(d.transaction_count) || ' rows', 'nothing'))
         FROM daily d
         GROUP BY d.user_id, d.day, d.transaction_type, d.category, d.api_key_id
         HAVING (count(d.stored_amount), max(d.stored_amount), max(d.stored_count))

@@ -36,7 +36,7 @@ pub type Tolerated = &'static [&'static str];
 pub fn change(session: &mut Session, random: &mut StdRng, tolerated: &mut Tolerated) {
     let long = "n".repeat(63);
     let too_long = "é".repeat(32);
-    let (name, good, bad): (_, Vec<(&str, Tolerated)>, &[&str]) = match random.random_range(0..4) {
+    let (name, good, bad): (_, Vec<(&str, Tolerated)>, &[&str]) = match random.random_range(0..5) {
         0 => (
             "analytics_table",
             vec![
@@ -70,6 +70,7 @@ pub fn change(session: &mut Session, random: &mut StdRng, tolerated: &mut Tolera
         ),
         1 => ("config_channel", channels(&long), &[&too_long]),
         2 => ("crossing_channel", channels(&long), &[&too_long]),
+        3 => ("cap_channel", channels(&long), &[&too_long]),
         _ => (
             "checkpoint_interval",
             vec![("1", &[]), ("7", &[]), ("1000000", &[])],
