@@ -45,6 +45,8 @@ read -r _ || true
 pub struct Server {
     folder: PathBuf,
     programs: PathBuf,
+    /// Whose processes the server's are.
+    owner: (u32, u32),
     _owner: Child,
 }
 
@@ -84,13 +86,14 @@ impl Server {
         let programs = PathBuf::from(variable("CREDITS_LEDGER_BIN")?);
         let user = variable("CREDITS_LEDGER_SERVER_USER")?;
         // Its own process group: the owner must survive Ctrl-C to clean up.
+        let (user, group) = (id("-u", &user)?, id("-g", &user)?);
         let mut owner = Command::new("sh")
             .args(["-c", OWNER, "sh"])
             .arg(&programs)
             .arg(SETTINGS)
             .current_dir("/")
-            .uid(id("-u", &user)?)
-            .gid(id("-g", &user)?)
+            .uid(user)
+            .gid(group)
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -99,7 +102,7 @@ impl Server {
         BufReader::new(owner.stdout.take().expect("is piped")).read_line(&mut folder)?;
         let folder = PathBuf::from(folder.trim_end());
         ensure!(folder.is_dir(), "the server did not start");
-        Ok(Self { folder, programs, _owner: owner })
+        Ok(Self { folder, programs, owner: (user, group), _owner: owner })
     }
 
     /// A session.
@@ -131,6 +134,34 @@ impl Server {
     /// A file that the server may write and read.
     pub fn file(&self, name: &str) -> String {
         self.folder.join(name).display().to_string()
+    }
+
+    /// Does the work on the server with another value of a setting that takes a restart.
+    pub fn with_setting<T>(&self, name: &str, value: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.restart(&format!("ALTER SYSTEM SET {name} = '{value}'"))?;
+        let result = work();
+        self.restart(&format!("ALTER SYSTEM RESET {name}"))?;
+        result
+    }
+
+    fn restart(&self, change: &str) -> Result<()> {
+        self.connect("postgres")?.batch_execute(change)?;
+        let (user, group) = self.owner;
+        let status = Command::new(self.programs.join("pg_ctl"))
+            .args(["restart", "--wait", "--mode=fast", "--pgdata"])
+            .arg(self.folder.join("data"))
+            .arg("--log")
+            .arg(self.folder.join("log"))
+            .current_dir("/")
+            .uid(user)
+            .gid(group)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()?;
+        ensure!(status.success(), "the server did not restart");
+        Ok(())
     }
 
     /// The server's version.

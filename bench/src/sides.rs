@@ -122,15 +122,25 @@ pub fn insert_usage(schema: &str, rows: &str, user_of_row: &str) -> String {
     )
 }
 
+/// Gives users 1 to `users` of these sides so much that they stay far from zero.
+pub fn grant_in(client: &mut Client, sides: &[&str], users: i64) -> Result<()> {
+    /// Users of one transaction.
+    const CHUNK: usize = 20_000;
+    for schema in sides {
+        for first in (1..=users).step_by(CHUNK) {
+            client.batch_execute(&format!(
+                "INSERT INTO {schema}.credits_transactions (user_id, transaction_type, amount, source_id) \
+                 SELECT {}, 'purchase', 1000000, 'grant_' || i FROM generate_series({first}, least({users}, {first} + {CHUNK} - 1)) AS i",
+                user("i")
+            ))?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives users 1 to `users` of each side so much that they stay far from zero.
 pub fn grant(client: &mut Client, users: i64) -> Result<()> {
-    for schema in ["credits", "bare", "fold", "account", "reference"] {
-        client.batch_execute(&format!(
-            "INSERT INTO {schema}.credits_transactions (user_id, transaction_type, amount, source_id) \
-             SELECT {}, 'purchase', 1000000, 'grant_' || i FROM generate_series(1, {users}) AS i",
-            user("i")
-        ))?;
-    }
+    grant_in(client, &["credits", "bare", "fold", "account", "reference"], users)?;
     client.batch_execute(&format!(
         "INSERT INTO fold.balances SELECT {0}, 1000000 FROM generate_series(1, {users}) AS i; \
          INSERT INTO account.accounts SELECT {0}, 1000000 FROM generate_series(1, {users}) AS i; \

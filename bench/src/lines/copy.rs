@@ -11,7 +11,7 @@ pub const LINES: &[Line] = &[Line {
     name: "copy",
     what: "COPY of 300,000 usage rows of 1,000 users",
     needs: &[],
-    run: |bench| Ok(copy(bench)?.ratio("ledger", "bare", AtLeast(0.85))),
+    run: |bench| Ok(copy(bench)?.ratio("ledger", "bare", AtLeast(0.95))),
 }];
 
 fn copy(bench: &Bench) -> Result<Measured> {

@@ -1,7 +1,9 @@
 //! The lines of the benchmark, and what they share: a database of their own, and sides that take turns.
 
+mod accounts;
 mod balance;
 mod caps;
+mod cold;
 mod copy;
 mod days;
 mod depth;
@@ -9,6 +11,8 @@ mod holds;
 mod insert;
 mod limits;
 mod list;
+mod memory;
+mod record;
 mod replay;
 mod storage;
 
@@ -38,6 +42,8 @@ pub struct Line {
 pub fn all() -> impl Iterator<Item = &'static Line> {
     [
         insert::LINES,
+        accounts::LINES,
+        record::LINES,
         copy::LINES,
         limits::LINES,
         caps::LINES,
@@ -48,6 +54,8 @@ pub fn all() -> impl Iterator<Item = &'static Line> {
         storage::LINES,
         replay::LINES,
         depth::LINES,
+        cold::LINES,
+        memory::LINES,
     ]
     .into_iter()
     .flatten()

@@ -14,7 +14,16 @@ pub const LINES: &[Line] = &[
         name: "size",
         what: "Bytes per transaction, heap and indexes, half of the rows in batches",
         needs: &[],
-        run: |bench| Ok(size(bench)?.ratio("ledger", "reference", AtMost(0.9))),
+        run: |bench| Ok(size(bench)?.ratio("ledger", "reference", AtMost(0.80))),
+    },
+    Line {
+        name: "size-days",
+        what: "Bytes per transaction with daily totals, three keys and five categories, against those of the ledger alone",
+        needs: &["usage_by_day"],
+        run: |bench| {
+            let measured = size_with_days(bench)?;
+            Ok(measured.ratio("with daily totals", "without", AtMost(1.03)))
+        },
     },
     Line {
         name: "wal",
@@ -71,6 +80,35 @@ fn bytes_per_row(client: &mut Client, schema: &str) -> Result<f64> {
     Ok(client.query_one(&query, &[])?.get(0))
 }
 
+/// Rows of 100 accounts, all of one day.
+fn size_with_days(bench: &Bench) -> Result<Measured> {
+    const ACCOUNTS: i64 = 100;
+    bench.with_database(|_, client| {
+        grant(client, ACCOUNTS)?;
+        for _ in 0..bench.scale(300, 30) {
+            client.batch_execute(&format!(
+                "INSERT INTO credits.credits_transactions \
+                 (user_id, transaction_type, amount, source_id, description, api_key_id, category) \
+                 SELECT {}, 'usage', 0.000734, gen_random_uuid()::text, 'chat completion', \
+                        md5('key' || i % 3)::uuid, 'model-' || i % 5 \
+                 FROM generate_series(1, 1000) AS i",
+                user(&format!("(1 + i % {ACCOUNTS})"))
+            ))?;
+        }
+        client.batch_execute("VACUUM")?;
+        let without = bytes_per_row(client, "credits")?;
+        let of_days: f64 = client
+            .query_one(
+                "SELECT pg_total_relation_size('credits.daily_totals')::float8 / count(*) FROM credits.credits_transactions",
+                &[],
+            )?
+            .get(0);
+        let sides: [(&str, f64); 2] = [("without", without), ("with daily totals", without + of_days)];
+        let contender = |(side, bytes): (&'static str, f64)| -> Contender { (side, Box::new(move || Ok(bytes))) };
+        bench.once("bytes", sides.map(contender).into())
+    })
+}
+
 fn wal(bench: &Bench) -> Result<Measured> {
     let transactions: u32 = bench.scale(20_000, 5_000);
     bench.with_database(|database, client| {
@@ -93,6 +131,6 @@ fn wal(bench: &Bench) -> Result<Measured> {
 }
 
 /// Bytes written to the log since the cluster was made.
-fn written(client: &mut Client) -> Result<f64> {
+pub(super) fn written(client: &mut Client) -> Result<f64> {
     Ok(client.query_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::float8", &[])?.get(0))
 }
