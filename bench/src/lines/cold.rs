@@ -12,30 +12,33 @@ use crate::sides::{grant, insert_usage, user};
 pub const LINES: &[Line] = &[
     Line {
         name: "wal-cold",
-        what: "Bytes of write-ahead log per single-row insert after a checkpoint, 10 M rows of 10,000 random users",
+        what: "Bytes of write-ahead log per single-row insert after a checkpoint, 10 M rows, 1,000 random users",
         needs: &[],
         run: |bench| Ok(log_after_checkpoint(bench)?.ratio("ledger", "reference", AtMost(0.60))),
     },
     Line {
         name: "insert-cold",
-        what: "Single-row inserts into the same, 8 clients, shared buffers an eighth of the ledger",
+        what: "Single-row inserts into the same, 8 clients, shared buffers an eighth of the ledger, commits asynchronous",
         needs: &[],
         run: |bench| Ok(few_buffers(bench)?.ratio("ledger", "reference", AtLeast(1.3))),
     },
 ];
 
 const LARGE: &str = "large";
-const USERS: u32 = 10_000;
 /// Rows that are loaded in one statement.
 const CHUNK: u32 = 50_000;
 
 const SIDES: [(&str, &str); 2] = [("reference", "reference"), ("ledger", "credits")];
 
+fn users(bench: &Bench) -> u32 {
+    bench.scale(1_000, 100)
+}
+
 fn fill(bench: &Bench) -> Result<()> {
     bench.shared_database(LARGE, |client| {
-        grant(client, USERS.into())?;
-        let random_user = user(&format!("(1 + floor(random() * {USERS}))::int"));
-        for _ in 0..bench.scale(10_000_000, 300_000) / CHUNK {
+        grant(client, users(bench).into())?;
+        let random_user = user(&format!("(1 + floor(random() * {}))::int", users(bench)));
+        for _ in 0..bench.scale(10_000_000, 200_000) / CHUNK {
             for (_, schema) in SIDES {
                 client.batch_execute(&insert_usage(schema, &CHUNK.to_string(), &random_user))?;
             }
@@ -44,16 +47,16 @@ fn fill(bench: &Bench) -> Result<()> {
     })
 }
 
-fn script(schema: &str) -> String {
-    format!("\\set u random(1, {USERS})\n{};\n", insert_usage(schema, "1", &user(":u")))
+fn script(bench: &Bench, schema: &str) -> String {
+    format!("\\set u random(1, {})\n{};\n", users(bench), insert_usage(schema, "1", &user(":u")))
 }
 
 /// The first change of a page after a checkpoint is logged with the whole page.
 fn log_after_checkpoint(bench: &Bench) -> Result<Measured> {
     fill(bench)?;
-    let inserts: u32 = bench.scale(2_000, 200);
+    let inserts: u32 = bench.scale(20_000, 2_000);
     let contender = |(side, schema): (&'static str, &'static str)| -> Contender {
-        let script = script(schema);
+        let script = script(bench, schema);
         let sample = move || {
             let mut client = bench.server.connect(LARGE)?;
             client.batch_execute("CHECKPOINT")?;
@@ -77,8 +80,8 @@ fn few_buffers(bench: &Bench) -> Result<Measured> {
         .get(0);
     bench.server.with_setting("shared_buffers", &format!("{megabytes}MB"), || {
         let contender = |(side, schema): (&'static str, &'static str)| -> Contender {
-            let script = script(schema);
-            (side, Box::new(move || bench.per_second(LARGE, &script, 8, "")))
+            let script = script(bench, schema);
+            (side, Box::new(move || bench.per_second(LARGE, &script, 8, "-c synchronous_commit=off")))
         };
         bench.alternate("inserts/s", SIDES.map(contender).into())
     })

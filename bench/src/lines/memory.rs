@@ -14,8 +14,8 @@ pub const LINES: &[Line] = &[Line {
     run: |bench| Ok(session(bench)?.ratio("ledger", "bare", AtMost(SESSION))),
 }];
 
-/// What it was before there were many accounts to remember.
-const SESSION: f64 = 1.5;
+/// What it was when this line was made, rounded up: 372 kB beside the 2,836 kB of a session on the bare table.
+const SESSION: f64 = 1.15;
 
 fn session(bench: &Bench) -> Result<Measured> {
     bench.with_database(|database, client| {
@@ -23,6 +23,7 @@ fn session(bench: &Bench) -> Result<Measured> {
         let contender = |(side, schema): (&'static str, &'static str)| -> Contender {
             let sample = move || {
                 let mut client = bench.server.connect(database)?;
+                client.batch_execute("SET synchronous_commit = off")?;
                 for number in 1..=1000 {
                     client.batch_execute(&insert_usage(schema, "1", &user(&number.to_string())))?;
                 }
