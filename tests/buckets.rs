@@ -1,5 +1,7 @@
 //! What a router needs of a node: accounts fall into buckets as rows fall into hash partitions, and a class of buckets is a view.
 
+use std::io::Write;
+
 use credits_ledger_tests::{Database, Refused, Session, dec, user};
 
 fn has_views_of_invokers(session: &mut Session) -> bool {
@@ -134,4 +136,106 @@ fn what_is_no_class_is_refused() {
         admin.run(&format!("CREATE SCHEMA credits_classes AUTHORIZATION {name}"));
         admin.try_run("SELECT credits.make_class_views(1, 0)").refused("55000");
     }
+}
+
+/// How each way of inserting numbers a row: what `seq` leaves when it is divided by 1,024, and whether it is above what was there.
+fn draw(session: &mut Session, admin: &mut Session, way: &str) -> i64 {
+    let last: i64 = admin.value("SELECT coalesce(max(seq), 0) FROM credits.credits_transactions", &[]);
+    match way {
+        "a call" => {
+            session.grant(user(1), dec!(1));
+        }
+        "a statement" => session.run(&format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+             VALUES ('{}', 'usage', 1, gen_random_uuid()::text)",
+            user(1)
+        )),
+        _ => {
+            let mut copy = session
+                .copy_in("COPY credits.credits_transactions (user_id, transaction_type, amount, source_id) FROM STDIN")
+                .unwrap();
+            writeln!(copy, "{}\tusage\t1\tcopied {last}", user(2)).unwrap();
+            copy.finish().unwrap();
+        }
+    }
+    let drawn: i64 = admin.value("SELECT max(seq) FROM credits.credits_transactions", &[]);
+    assert!(drawn > last, "{way}: {drawn} behind {last}");
+    drawn % 1024
+}
+
+const WAYS: [&str; 3] = ["a call", "a statement", "COPY"];
+
+#[test]
+fn a_node_numbers_rows_by_its_residue() {
+    let db = Database::create();
+    let (mut admin, mut session) = (db.connect(), db.connect());
+    assert_eq!(admin.value::<Option<i32>>("SELECT credits.get_node_number()", &[]), None);
+    session.grant(user(1), dec!(100));
+    for number in [5, 3, 1023, 0] {
+        admin.run(&format!("SELECT credits.set_node_number({number})"));
+        for way in WAYS.into_iter().chain(WAYS) {
+            assert_eq!(draw(&mut session, &mut admin, way), i64::from(number), "{way}");
+        }
+        // A row from another node moves the numbers on, not to its residue.
+        let other: i64 = admin.value(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, seq) OVERRIDING SYSTEM VALUE
+             SELECT $1, 'usage', 1, 'moved ' || max(seq), max(seq) + 5000 FROM credits.credits_transactions RETURNING seq",
+            &[&user(3)],
+        );
+        assert_ne!(other % 1024, i64::from(number));
+        for way in WAYS {
+            assert_eq!(
+                draw(&mut session, &mut admin, way),
+                i64::from(number),
+                "{way} behind a row of another node"
+            );
+        }
+        // Once more: nothing changes, and nobody is waited for.
+        session.run("BEGIN");
+        session.grant(user(1), dec!(1));
+        admin.run(&format!(
+            "SET lock_timeout = '100ms'; SELECT credits.set_node_number({number}); RESET lock_timeout"
+        ));
+        session.run("COMMIT");
+        assert_eq!(admin.value::<Option<i32>>("SELECT credits.get_node_number()", &[]), Some(number));
+        admin.assert_as_made();
+    }
+    admin.run("ALTER SEQUENCE credits.credits_transactions_seq_seq INCREMENT 1");
+    assert_eq!(admin.value::<Option<i32>>("SELECT credits.get_node_number()", &[]), None);
+    admin.run("SELECT credits.set_node_number(0)");
+    assert_eq!(draw(&mut session, &mut admin, "a call"), 0);
+    admin.assert_sound();
+}
+
+/// Whoever has drawn a number of the earlier series is waited for, and draws none of the later one in the same transaction before that.
+#[test]
+fn a_node_gets_its_number_between_transactions() {
+    let db = Database::create();
+    let (mut admin, mut session) = (db.connect(), db.connect());
+    session.run("BEGIN");
+    session.grant(user(1), dec!(1));
+    admin.try_run("SET lock_timeout = '1s'; SELECT credits.set_node_number(7)").refused("55P03");
+    session.grant(user(1), dec!(1));
+    session.run("COMMIT");
+    admin.run("BEGIN; SELECT credits.set_node_number(7); ROLLBACK");
+    assert_eq!(admin.value::<Option<i32>>("SELECT credits.get_node_number()", &[]), None);
+    // What was rolled back gives out no number twice.
+    draw(&mut session, &mut admin, "a call");
+    admin.run("SELECT credits.set_node_number(7)");
+    assert_eq!(draw(&mut session, &mut admin, "a call"), 7);
+    // It reads forward as before.
+    let items: i64 = admin.value("SELECT count(*) FROM credits.transactions_after(\"limit\" => NULL)", &[]);
+    assert_eq!(items, 4);
+}
+
+#[test]
+fn only_the_owner_gives_a_number_that_there_is() {
+    let db = Database::create();
+    let mut admin = db.connect();
+    for (number, sqlstate) in [("NULL", "22004"), ("-1", "22023"), ("1024", "22023")] {
+        admin.try_run(&format!("SELECT credits.set_node_number({number})")).refused(sqlstate);
+    }
+    let name = db.create_role("stranger");
+    admin.run(&format!("GRANT USAGE ON SCHEMA credits TO {name}; GRANT EXECUTE ON FUNCTION credits.set_node_number(int) TO {name}"));
+    db.connect_as(&name).try_run("SELECT credits.set_node_number(1)").refused("42501");
 }

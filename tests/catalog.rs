@@ -148,6 +148,7 @@ fn what_users_fill_and_row_security_are_dumped() {
             "credits.credits_transactions_seq_seq",
             "credits.dumped_row_security",
             "credits.holds",
+            "credits.node",
             "credits.spend_caps",
             "credits.spending_limits"
         ]

@@ -145,6 +145,15 @@ CREATE FUNCTION credits.verify_installation()
             ('constraint', 'ledger_identity', 'there_is_one', 'CHECK (is_only)'),
             ('index', 'ledger_identity', 'ledger_identity_pkey', 'unique btree (is_only)'),
             ('trigger', 'ledger_identity', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
+            ('relation', 'node', '', 'table, dumped'),
+            ('column', 'node', 'is_only', 'boolean NOT NULL DEFAULT true'),
+            ('column', 'node', 'node_number', 'integer NOT NULL'),
+            ('constraint', 'node', 'node_pkey', 'PRIMARY KEY (is_only)'),
+            ('constraint', 'node', 'number_is_residue', 'CHECK (((node_number >= 0) AND (node_number <= 1023)))'),
+            ('constraint', 'node', 'there_is_one', 'CHECK (is_only)'),
+            ('index', 'node', 'node_pkey', 'unique btree (is_only)'),
+            ('trigger', 'node', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
+            ('trigger', 'node', 'number_by_node', 'AFTER INSERT OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.number_by_node(), not in replication'),
             ('relation', 'dumped_row_security', '', 'table, dumped WHERE false UNION ALL SELECT * FROM credits.row_security()'),
             ('column', 'dumped_row_security', 'table_name', 'text NOT NULL'),
             ('column', 'dumped_row_security', 'kind', 'text NOT NULL'),
@@ -197,7 +206,9 @@ CREATE FUNCTION credits.verify_installation()
                        CASE WHEN r.relname NOT IN ('credits_transactions', 'spending_limits', 'spend_caps', 'holds') AND r.relforcerowsecurity THEN 'forced' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_barrier=true}' THEN 'security barrier' END,
                        CASE WHEN r.relkind = 'v' AND r.reloptions @> '{security_invoker=true}' THEN 'security invoker' END,
-                       (SELECT format('%s from %s to %s by %s, cache %s%s', format_type(s.seqtypid, NULL), s.seqmin, s.seqmax, s.seqincrement,
+                       (SELECT format('%s from %s to %s by %s, cache %s%s', format_type(s.seqtypid, NULL), s.seqmin, s.seqmax,
+                                      -- One of many nodes counts by 1,024: set_node_number.
+                                      CASE WHEN s.seqincrement = 1024 THEN 1 ELSE s.seqincrement END,
                                       s.seqcache, CASE WHEN s.seqcycle THEN ', cycle' END)
                         FROM pg_sequence s WHERE s.seqrelid = r.oid),
                        (SELECT 'owned by ' || pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)

@@ -56,5 +56,86 @@ COMMENT ON FUNCTION credits.make_class_views(int, int) IS
     'uses them needs the privileges on what they are of. Again to have columns of a later version. 22004, 22023, 55000 if that schema is another role''s, 0A000 before Postgres 15. For the owner '
     'of the ledger.';
 
+-- Nodes give out numbers of one series, of which each has its residue: rows keep theirs when their account moves. The series of the column is no
+-- part of a dump; this row is, and has the restored ledger follow it.
+CREATE TABLE credits.node (
+    is_only     boolean NOT NULL DEFAULT true,
+    node_number int     NOT NULL,
+
+    CONSTRAINT node_pkey PRIMARY KEY (is_only),
+    CONSTRAINT there_is_one CHECK (is_only),
+    CONSTRAINT number_is_residue CHECK (node_number BETWEEN 0 AND 1023)
+) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
+COMMENT ON TABLE credits.node IS
+    'The number of this ledger among the nodes behind a router, in its only row; empty without a router. Written by set_node_number.';
+COMMENT ON COLUMN credits.node.is_only IS 'Always true: it keeps the table at one row.';
+COMMENT ON COLUMN credits.node.node_number IS 'seq of the rows that this ledger numbers leaves it when divided by 1,024.';
+COMMENT ON CONSTRAINT there_is_one ON credits.node IS 'A ledger has one number.';
+COMMENT ON CONSTRAINT number_is_residue ON credits.node IS 'There are 1,024 numbers.';
+
+CREATE FUNCTION credits.number_by_node() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    numbers regclass := pg_get_serial_sequence('credits.credits_transactions', 'seq');
+    last bigint;
+BEGIN
+    IF TG_RELID <> 'credits.node'::regclass THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'number_by_node() is a trigger of credits.node only';
+    END IF;
+    EXECUTE format('SELECT last_value FROM %s', numbers) INTO last;
+    IF (SELECT s.seqincrement FROM pg_sequence s WHERE s.seqrelid = numbers) = 1024 AND last & 1023 = NEW.node_number THEN
+        RETURN NULL;
+    END IF;
+    -- Waits for whoever has drawn a number, and lets nobody draw one until this commits.
+    EXECUTE format('ALTER SEQUENCE %s INCREMENT 1024', numbers);
+    EXECUTE format('SELECT last_value FROM %s', numbers) INTO last;
+    PERFORM setval(numbers, last + 1 + ((NEW.node_number - last - 1) & 1023), false);
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits.number_by_node() IS
+    'Trigger: has seq go on with the residue of the node''s number, above all that was given out.';
+
+CREATE TRIGGER number_by_node
+    AFTER INSERT OR UPDATE ON credits.node
+    FOR EACH ROW EXECUTE FUNCTION credits.number_by_node();
+COMMENT ON TRIGGER number_by_node ON credits.node IS 'Has the rows of this ledger numbered by its number.';
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.node
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.node ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.node IS 'Skips the number of another ledger, which replication brings.';
+
+SELECT pg_extension_config_dump('credits.node', '');
+
+CREATE FUNCTION credits.set_node_number(node_number int) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF node_number IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument node_number must not be NULL';
+    ELSIF node_number NOT BETWEEN 0 AND 1023 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('node_number must be 0 to 1023, not %s', node_number);
+    END IF;
+    INSERT INTO credits.node AS n (node_number) VALUES (set_node_number.node_number)
+    ON CONFLICT (is_only) DO UPDATE SET node_number = excluded.node_number;
+END
+    $$;
+COMMENT ON FUNCTION credits.set_node_number(int) IS
+    'Gives this ledger a number among the nodes behind a router, 0 to 1023, which no other node may have: from now on seq leaves it when divided by 1,024, above '
+    'all given out so far. Waits for transactions that have drawn a number, where the number is another one than before. 22004, 22023, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.get_node_number() RETURNS int
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT n.node_number FROM credits.node n
+        WHERE (SELECT s.seqincrement FROM pg_sequence s
+               WHERE s.seqrelid = pg_get_serial_sequence('credits.credits_transactions', 'seq')::regclass) = 1024
+    $$;
+COMMENT ON FUNCTION credits.get_node_number() IS
+    'The number that set_node_number has given; NULL if there is none, or if the sequence of the ledger was changed since and does not go by it.';
+
 -- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;

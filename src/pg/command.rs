@@ -125,9 +125,15 @@ impl<'call> Command<'call> {
                 return one(table.map_or(pg_sys::InvalidOid, |table| resolve(table)), "statistics object");
             }
             if let Some(alter) = self.as_node::<pg_sys::AlterSeqStmt>(NodeTag::T_AlterSeqStmt) {
-                let defines_it_anew = PgList::<pg_sys::DefElem>::from_pg(alter.options)
-                    .iter_ptr()
-                    .any(|option| CStr::from_ptr((*option).defname) != c"restart");
+                let defines_it_anew =
+                    PgList::<pg_sys::DefElem>::from_pg(alter.options).iter_ptr().any(|option| {
+                        match CStr::from_ptr((*option).defname).to_bytes() {
+                            b"restart" => false,
+                            // The step of nodes: the number that `set_node_number` gives one is in the dump, and brings it.
+                            b"increment" => pg_sys::defGetInt64(option) != 1024,
+                            _ => true,
+                        }
+                    });
                 return if defines_it_anew {
                     one(numbered_by(resolve(alter.sequence)), SEQ)
                 } else {

@@ -137,8 +137,18 @@ pub static DUMPED_ROW_SECURITY: Definition = Definition {
     checks: &[],
 };
 
+/// `node`, which says how the ledger numbers its rows
+pub static NODE: Definition = Definition {
+    name: c"node",
+    role: Role::Derived,
+    columns: &[BOOLOID, INT4OID],
+    names: &["is_only", "node_number"],
+    keys: &[c"node_pkey"],
+    checks: &[],
+};
+
 /// All of them.
-pub static ALL: [&Definition; 16] = [
+pub static ALL: [&Definition; 17] = [
     Ledger::DEFINITION,
     Holds::DEFINITION,
     Limits::DEFINITION,
@@ -155,6 +165,7 @@ pub static ALL: [&Definition; 16] = [
     &FEED_ITEM,
     Identity::DEFINITION,
     &DUMPED_ROW_SECURITY,
+    &NODE,
 ];
 
 /// The triggers that keep the ledger append-only and have every insert noted: `append_only` and `append_only_applied` refuse all

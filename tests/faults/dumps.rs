@@ -167,6 +167,29 @@ fn every_way_to_restore_gives_the_same_ledger() {
     }
 }
 
+/// Whichever comes first of its number, its rows and where its sequence was.
+#[test]
+fn a_restored_node_numbers_its_rows_as_it_did() {
+    let cluster = Cluster::start();
+    let node = Database::create_in(&cluster);
+    node.connect().run("SELECT credits.set_node_number(5)");
+    node.connect().record_history();
+    for (number, way) in Way::ALL.into_iter().enumerate() {
+        println!("{way:?}");
+        let file = cluster.folder().join(format!("node_{number}"));
+        dump(&node, way, &file);
+        let restored = new_database(&cluster, &format!("node_{number}"), way.template());
+        restore(&file, way, &restored, SILENT);
+        let mut session = restored.connect();
+        let last: i64 = session.value("SELECT max(seq) FROM credits.credits_transactions", &[]);
+        session.grant(user(0), 1.into());
+        let drawn: i64 = session.value("SELECT max(seq) FROM credits.credits_transactions", &[]);
+        assert!(drawn > last);
+        assert_eq!((drawn % 1024, session.value("SELECT credits.get_node_number()", &[])), (5, Some(5)));
+        session.assert_as_made();
+    }
+}
+
 /// Without the options, each user above zero crosses once, as new users do.
 #[test]
 fn a_restore_announces_each_first_credit_once() {
