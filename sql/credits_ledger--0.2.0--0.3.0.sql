@@ -634,7 +634,9 @@ CREATE FUNCTION credits.visible_spend(user_id uuid, api_key_ids uuid[], window_s
                  AND t.created_at::timestamptz(0) <= p.until::timestamptz(0) AND t.created_at >= p.start AND t.created_at < p.until
                 WHERE p.start < p.until AND t.transaction_type = 'usage'
                   AND (t.api_key_id = ANY (visible_spend.api_key_ids) OR visible_spend.api_key_ids IS NULL))
-        FROM (SELECT b.first_day, b.first_day::timestamp AT TIME ZONE 'UTC' AS first_midnight,
+        FROM (SELECT b.first_day,
+                     -- There is no timestamp behind that day.
+                     CASE WHEN b.first_day > '294276-12-31' THEN 'infinity' ELSE b.first_day::timestamp AT TIME ZONE 'UTC' END AS first_midnight,
                      (visible_spend.window_end AT TIME ZONE 'UTC')::date AS day_of_end
               FROM (SELECT CASE WHEN s.start = s.start::date THEN s.start::date ELSE s.start::date + 1 END AS first_day
                     FROM (SELECT visible_spend.window_start AT TIME ZONE 'UTC' AS start) s) b) w

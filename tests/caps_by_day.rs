@@ -117,7 +117,7 @@ fn differing(session: &mut Session, from: &str, until: &str) -> Vec<String> {
              UNION ALL
              SELECT format('%s from %s until %s: %s, %s', c, w.start, w.until, f.spent, p.spent)
              FROM credits.spend_caps c
-             CROSS JOIN (VALUES ({from}, {until}), ({until}, NULL), ('-infinity', {from})) w (start, until)
+             CROSS JOIN (VALUES ({from}, {until}), ({until}, NULL), ('-infinity', {from}), ('294276-12-31 12:00+00', 'infinity')) w (start, until)
              CROSS JOIN LATERAL (SELECT credits.visible_spend(c.user_id, c.api_key_ids, w.start, w.until)) f (spent)
              CROSS JOIN LATERAL ({of_window}) p (spent)
              WHERE f.spent <> p.spent"

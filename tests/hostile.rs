@@ -3,6 +3,7 @@
 //!
 //! - [`values`], [`amounts`]: good and bad values of every type, with what a bad one is refused for
 //! - [`credit`]: bad holds, charges and limits, one by one
+//! - [`caps`]: bad spend caps, and odd ones
 //! - [`functions`]: calls of all functions that the catalog has, with such values
 //! - [`rows`]: rows to record, whole or spoilt, by every way to record them
 //! - [`settings`]: good and bad settings, and tables that labels cannot come from
@@ -11,6 +12,8 @@
 
 #[path = "hostile/amounts.rs"]
 mod amounts;
+#[path = "hostile/caps.rs"]
+mod caps;
 #[path = "hostile/credit.rs"]
 mod credit;
 #[path = "hostile/functions.rs"]

@@ -3,7 +3,7 @@
 use credits_ledger_tests::{Database, Refused, Session, dec, user};
 
 /// Amounts that are none.
-const NO_AMOUNTS: [&str; 9] = [
+pub const NO_AMOUNTS: [&str; 9] = [
     "'NaN'",
     "'Infinity'",
     "'-Infinity'",
@@ -51,7 +51,7 @@ const NO_THRESHOLDS: [&str; 14] = [
 ];
 
 /// A database with credits of user 1, a hold `held` and limits.
-fn database() -> (Database, Session) {
+pub fn database() -> (Database, Session) {
     let db = Database::create();
     let mut session = db.connect();
     session.grant(user(1), dec!(100));
@@ -69,6 +69,7 @@ fn everything(session: &mut Session) -> String {
         "credits_transactions",
         "holds",
         "spending_limits",
+        "spend_caps",
         "user_balance_checkpoints",
         "batch_aggregates",
         "daily_totals",
@@ -81,7 +82,7 @@ fn everything(session: &mut Session) -> String {
 }
 
 /// Runs each of these for user 1 and expects this SQLSTATE, at once or in a savepoint of a transaction that goes on and commits.
-fn refuse(session: &mut Session, statements: &[(String, &str)]) {
+pub fn refuse(session: &mut Session, statements: &[(String, &str)]) {
     let before = everything(session);
     for (statement, sqlstate) in statements {
         let statement = statement.replace("USER", &format!("'{}'", user(1)));

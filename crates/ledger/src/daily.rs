@@ -98,33 +98,38 @@ impl DailyTotals {
     pub fn add(&mut self, of: TotalOf, total: DailyTotal) -> Result<(), SumOutOfRange> {
         self.0.entry(of).or_default().add(total)
     }
-
-    fn merge(&mut self, run: Option<(TotalOf, DailyTotal)>) -> Result<(), SumOutOfRange> {
-        run.map_or(Ok(()), |(of, total)| self.add(of, total))
-    }
 }
 
-/// Adds rows up to totals. Most rows belong to the total of the row before, and need no look-up of it.
+/// Adds rows up to totals. Most rows belong to one of a few totals, which are found without a look-up that needs a key of its own.
 #[derive(Debug, Default)]
 pub struct DailyRuns {
-    run: Option<(TotalOf, DailyTotal)>,
+    /// The totals that rows were added to last, in no order.
+    recent: Vec<(TotalOf, DailyTotal)>,
     totals: DailyTotals,
 }
 
 impl DailyRuns {
+    /// How many totals are compared with a row.
+    const MOST_RECENT: usize = 32;
+
     /// Adds a row.
     ///
     /// # Errors
     /// [`SumOutOfRange`].
     pub fn add(&mut self, row: DatedRow<'_>) -> Result<(), SumOutOfRange> {
         let (day, one) = (Day::of(row.created_at), DailyTotal { amount: row.amount, transaction_count: 1 });
-        match &mut self.run {
-            Some((of, total)) if of.has(day, &row) => total.add(one),
-            _ => {
-                let before = self.run.replace((TotalOf::of(day, row), one));
-                self.totals.merge(before)
-            }
+        if let Some((_, total)) = self.recent.iter_mut().find(|(of, _)| of.has(day, &row)) {
+            return total.add(one);
         }
+        if self.recent.len() == Self::MOST_RECENT {
+            self.merge_recent()?;
+        }
+        self.recent.push((TotalOf::of(day, row), one));
+        Ok(())
+    }
+
+    fn merge_recent(&mut self) -> Result<(), SumOutOfRange> {
+        self.recent.drain(..).try_for_each(|(of, total)| self.totals.add(of, total))
     }
 
     /// The totals of all rows.
@@ -132,7 +137,7 @@ impl DailyRuns {
     /// # Errors
     /// [`SumOutOfRange`].
     pub fn totals(mut self) -> Result<DailyTotals, SumOutOfRange> {
-        self.totals.merge(self.run)?;
+        self.merge_recent()?;
         Ok(self.totals)
     }
 }
@@ -222,11 +227,23 @@ mod tests {
         let mut runs = DailyRuns::default();
         runs.add(row(0, None, None, i128::MAX)).unwrap();
         assert_eq!(runs.add(row(0, None, None, 1)), Err(SumOutOfRange));
-        // Also where the rows do not follow each other.
+        // Also where there are more totals in between than are compared with a row.
         let mut runs = DailyRuns::default();
-        for (day, units) in [(0, i128::MAX), (DAY, 1), (0, 1)] {
+        let days = (0..40).map(|day| (day * DAY, if day == 0 { i128::MAX } else { 1 }));
+        for (day, units) in days.chain([(0, 1)]) {
             runs.add(row(day, None, None, units)).unwrap();
         }
         assert!(runs.totals().is_err());
+    }
+
+    #[test]
+    fn many_totals_are_kept_apart() {
+        let mut runs = DailyRuns::default();
+        for number in 0..1000 {
+            runs.add(row(number % 70 * DAY, None, None, 1)).unwrap();
+        }
+        let totals = runs.totals().unwrap();
+        let counts: Vec<i64> = totals.iter().map(|(_, total)| total.transaction_count).collect();
+        assert_eq!(counts, (0..70).map(|day| if day < 20 { 15 } else { 14 }).collect::<Vec<_>>());
     }
 }
