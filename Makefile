@@ -1,4 +1,4 @@
-# make build-release | install | package | image | deb | dist | installcheck | demo | demo-stop | examples | monitoring | report | check-report | test | test-majors | fuzz | model | bench | lint | schema | check-schema
+# make build-release | install | package | image | deb | dist | installcheck | demo | demo-stop | examples | monitoring | report | check-report | install-router | check-router | router-schema | test | test-majors | fuzz | model | bench | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make build-release` builds against it, `make install` installs into it, and
@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 
-ifneq ($(filter all build-release built install uninstall package image installcheck,$(MAKECMDGOALS)),)
+ifneq ($(filter all build-release built install uninstall package image installcheck install-router uninstall-router check-router,$(MAKECMDGOALS)),)
 PG_CONFIG ?= $(shell command -v pg_config)
 endif
 ifdef PG_CONFIG
@@ -235,6 +235,41 @@ report: ## writes report.html about a ledger: DATABASE="host=... dbname=..." as 
 check-report: build ## has a report made of a throwaway server, and a browser draw it
 	$(call throwaway_server,report)
 	report/check
+
+ROUTER := router/credits_ledger_router--$(VERSION).sql
+
+# $(call install_router_into,PG_CONFIG): the router, which has no library
+define install_router_into
+	extension=$$($(1) --sharedir)/extension
+	install -m 644 router/credits_ledger_router--*.sql "$(DESTDIR)$$extension/"
+	sed 's/@CARGO_VERSION@/$(VERSION)/' router/credits_ledger_router.control > "$(DESTDIR)$$extension/credits_ledger_router.control"
+endef
+
+.PHONY: install-router
+install-router: ## installs the router of a ledger over many servers into the server of PG_CONFIG: docs/scale-out.md
+	@test -n "$(PG_CONFIG)" || { echo "make install-router: give PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
+	mkdir -p "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
+	$(call install_router_into,$(PG_CONFIG))
+	echo "Create it in a database of the router's own as a superuser: CREATE EXTENSION credits_ledger_router CASCADE;"
+
+.PHONY: uninstall-router
+uninstall-router: ## removes what `make install-router` has put into the server of PG_CONFIG
+	@test -n "$(PG_CONFIG)" || { echo "make uninstall-router: give PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
+	rm -f "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"/credits_ledger_router{.control,--*.sql}
+
+.PHONY: router-schema
+router-schema: build ## writes the install script of the router, with a route for each function of the ledger
+	$(call throwaway_server,router-schema)
+	"$$CREDITS_LEDGER_BIN/psql" -XqU postgres router-schema -c 'CREATE EXTENSION credits_ledger'
+	router/generate router-schema > $(ROUTER).new
+	mv $(ROUTER).new $(ROUTER)
+
+.PHONY: check-router
+check-router: built ## three nodes and a router on the server of PG_CONFIG, which has PL/Proxy
+	$(private_server)
+	$(call install_into,$$server,$(BUILT)/credits_ledger.so)
+	$(call install_router_into,$$server)
+	router/check
 
 .PHONY: schema
 schema: ## writes the install script of this version from the built library

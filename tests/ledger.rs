@@ -64,6 +64,7 @@ mod reversal_stress;
 mod reversals;
 mod roles;
 mod rooms;
+mod router;
 mod row_security;
 mod search_path;
 mod serializable;

@@ -16,6 +16,9 @@ prepare() {
   apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
     debhelper lintian postgresql postgresql-server-dev-all
+  # For the router, where there is one for this major.
+  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "postgresql-$(majors | sort -n | tail -n 1)-plproxy" ||
+    echo "skipped: no PL/Proxy for this server"
 }
 
 newest_pg_config() {

@@ -1,0 +1,2281 @@
+/* router/generate has written this: change router/schema or it, and say `make router-schema`. */
+
+\echo Use "CREATE EXTENSION credits_ledger_router" to load this file. \quit
+
+-- The schema credits may have been made by somebody else, with operators in it: names without a schema are the server's own.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- What carries the routes. Clients have no business in it; a role that may call a function of the schema credits needs the one of the
+-- same name in here, too.
+CREATE SCHEMA credits_routes;
+COMMENT ON SCHEMA credits_routes IS 'Parts of credits_ledger_router: routes to the nodes, and the foreign tables that lead there.';
+
+CREATE TABLE credits.nodes (
+    node        text  NOT NULL,
+    host        text  NOT NULL,
+    port        int   NOT NULL DEFAULT 5432,
+    dbname      text  NOT NULL,
+    options     jsonb NOT NULL DEFAULT '{}',
+    seq_residue int   NOT NULL,
+
+    CONSTRAINT nodes_pkey PRIMARY KEY (node),
+    CONSTRAINT nodes_seq_residue_key UNIQUE (seq_residue),
+    CONSTRAINT node_is_a_short_name CHECK (node ~ '^[a-z][a-z0-9_]{0,39}$'),
+    CONSTRAINT port_is_one CHECK (port BETWEEN 1 AND 65535),
+    CONSTRAINT seq_residue_is_one CHECK (seq_residue BETWEEN 0 AND 1023),
+    -- A password belongs in a user mapping or in the password file of the server's user.
+    CONSTRAINT options_are_without_users
+        CHECK (jsonb_typeof(options) = 'object' AND NOT options ?| ARRAY['user', 'password', 'host', 'port', 'dbname'])
+);
+COMMENT ON TABLE credits.nodes IS 'The servers that have the accounts. A change applies at its commit, to connections that are open as well.';
+COMMENT ON COLUMN credits.nodes.node IS 'Name of the node: a letter, then letters, digits and underscores, at most 40.';
+COMMENT ON COLUMN credits.nodes.host IS 'Where it is: a name, an address, or the folder of a socket.';
+COMMENT ON COLUMN credits.nodes.port IS 'Where it listens.';
+COMMENT ON COLUMN credits.nodes.dbname IS 'The database that has credits_ledger.';
+COMMENT ON COLUMN credits.nodes.options IS 'Further options of libpq, as {"sslmode": "verify-full", "connect_timeout": "3"}; no user and no password.';
+COMMENT ON COLUMN credits.nodes.seq_residue IS 'What is left of each seq of the node when it is divided by 1024: no two nodes draw the same.';
+
+CREATE TABLE credits.buckets (
+    bucket int  NOT NULL,
+    node   text NOT NULL,
+
+    CONSTRAINT buckets_pkey PRIMARY KEY (bucket),
+    CONSTRAINT buckets_node_fkey FOREIGN KEY (node) REFERENCES credits.nodes (node),
+    CONSTRAINT bucket_is_one CHECK (bucket BETWEEN 0 AND 1023)
+);
+CREATE INDEX buckets_node_idx ON credits.buckets (node, bucket);
+COMMENT ON TABLE credits.buckets IS
+    'The map: which node has the accounts of a bucket. All 1,024 are there, or none. A change applies at its commit, to functions and tables alike.';
+COMMENT ON COLUMN credits.buckets.bucket IS 'Number of the bucket, 0 to 1023: bucket_of() of its accounts.';
+COMMENT ON COLUMN credits.buckets.node IS 'The node that has them.';
+
+SELECT pg_extension_config_dump('credits.nodes', '');
+SELECT pg_extension_config_dump('credits.buckets', '');
+
+-- Bound when it is created: no search_path can change it. The server makes a hash partition of the extended hash with this seed, to which it
+-- adds 0x49a0f4dd15e5a8e3; of the sum only the remainder counts, so of the addend only 0xe3.
+CREATE FUNCTION credits.bucket_of(user_id uuid) RETURNS int
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((uuid_hash_extended(user_id, 8816678312871386365) & 1023) + 227)::int & 1023;
+COMMENT ON FUNCTION credits.bucket_of(uuid) IS
+    'The bucket of an account, 0 to 1023: the remainder of a hash partition by user_id with modulus 1024. NULL for NULL.';
+
+CREATE FUNCTION credits.node_of(user_id uuid) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT b.node FROM credits.buckets b WHERE b.bucket = credits.bucket_of(node_of.user_id);
+    END;
+COMMENT ON FUNCTION credits.node_of(uuid) IS 'The node of an account by the map. NULL for NULL.';
+
+CREATE FUNCTION credits.spread_buckets(nodes text[]) RETURNS TABLE (bucket int, node text)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        -- A node gets whole residue classes of 64, neighbours in the order of their bits reversed: they make few partitions.
+        SELECT b, nodes[1 + (reversed.place * cardinality(nodes)) / 64]
+        FROM generate_series(0, 1023) b
+        CROSS JOIN LATERAL (SELECT sum((b >> bit & 1) << (5 - bit))::int AS place FROM generate_series(0, 5) bit) reversed
+        WHERE cardinality(nodes) BETWEEN 1 AND 64
+        ORDER BY b
+    $$;
+COMMENT ON FUNCTION credits.spread_buckets(text[]) IS
+    'All buckets in equal shares (of 16) for these nodes, 64 at most: INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(...).';
+
+-- For rows that come by INSERT and COPY; functions have it from their node.
+CREATE FUNCTION credits.uuid_v7() RETURNS uuid
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+    RETURN encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+                                          PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1),
+                                  52, 1), 53, 1), 'hex')::uuid;
+COMMENT ON FUNCTION credits.uuid_v7() IS 'A uuid of version 7: in the order of time, to the millisecond.';
+
+COMMENT ON SCHEMA credits IS 'Prepaid-credit ledgers, kept by the extension credits_ledger.';
+
+CREATE TYPE credits.credit_transaction AS (
+    id                 uuid,
+    user_id            uuid,
+    transaction_type   text,
+    amount             numeric,
+    source_id          text,
+    description        text,
+    created_at         timestamptz,
+    seq                bigint,
+    fusillade_batch_id uuid,
+    api_key_id         uuid
+);
+COMMENT ON TYPE credits.credit_transaction IS
+    'One ledger row as the functions return it. amount is positive; the sign follows from transaction_type.';
+
+CREATE TYPE credits.transaction_with_category AS (
+    id               uuid,
+    user_id          uuid,
+    transaction_type text,
+    amount           numeric,
+    source_id        text,
+    description      text,
+    created_at       timestamptz,
+    seq              bigint,
+    batch_id         uuid,
+    request_origin   text,
+    batch_sla        text,
+    batch_count      int
+);
+COMMENT ON TYPE credits.transaction_with_category IS
+    'An item of a grouped list: one ledger row, or one batch with its total, its number of rows (batch_count) and its '
+    'highest seq. For a batch, id and batch_id are the batch''s id and description is ''Batch''.';
+
+CREATE TYPE credits.transaction_with_balance AS (
+    id                 uuid,
+    user_id            uuid,
+    transaction_type   text,
+    amount             numeric,
+    source_id          text,
+    description        text,
+    created_at         timestamptz,
+    seq                bigint,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    balance_after      numeric
+);
+COMMENT ON TYPE credits.transaction_with_balance IS
+    'A credit_transaction and balance_after: the signed sum of its account''s transactions up to and including its seq.';
+
+CREATE TYPE credits.credit_hold AS (
+    source_id          text,
+    user_id            uuid,
+    amount             numeric,
+    description        text,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    category           text,
+    metadata           jsonb,
+    created_at         timestamptz,
+    expires_at         timestamptz
+);
+COMMENT ON TYPE credits.credit_hold IS 'One row of holds as the functions return it.';
+
+CREATE TYPE credits.recorded_transaction AS (
+    item           int,
+    source_id      text,
+    outcome        text,
+    transaction_id uuid,
+    seq            bigint,
+    detail         text
+);
+COMMENT ON TYPE credits.recorded_transaction IS
+    'Result of an item of record_transactions. item: its place in the array, from 1. outcome: recorded; exists, if it was stored '
+    'before with the same user, type and amount; conflict, if another transaction has its source_id or id; refused. '
+    'transaction_id and seq are those of the stored row, for recorded and exists; detail says why, for conflict and refused.';
+
+CREATE TYPE credits.feed_item AS (
+    feed_position      text,
+    id                 uuid,
+    user_id            uuid,
+    transaction_type   text,
+    amount             numeric,
+    source_id          text,
+    description        text,
+    created_at         timestamptz,
+    seq                bigint,
+    fusillade_batch_id uuid,
+    api_key_id         uuid,
+    category           text,
+    metadata           jsonb,
+    reverses           uuid
+);
+COMMENT ON TYPE credits.feed_item IS 'One ledger row of transactions_after. Pass its feed_position to read the rows behind it.';
+
+CREATE TABLE credits.balances (
+    user_id uuid,
+    balance numeric,
+    is_positive boolean,
+    crossed_at timestamp with time zone,
+    held numeric,
+    available numeric
+) PARTITION BY HASH (user_id);
+COMMENT ON TABLE credits.balances IS 'Routed to the nodes by user_id. Every user with a transaction: the balance, exact now; is_positive, the side of zero last announced; crossed_at, when that last changed; held, the sum of the open holds, and available, the balance less that: 42501 for who may not read holds, if they are asked for. For one user: index lookups, and before Postgres 16 a scan of the user''s rows for one without a checkpoint.';
+
+CREATE TABLE credits.batches (
+    fusillade_batch_id uuid,
+    user_id uuid,
+    total_amount numeric,
+    transaction_count bigint,
+    max_seq bigint,
+    created_at timestamp with time zone
+) PARTITION BY HASH (user_id);
+COMMENT ON TABLE credits.batches IS 'Routed to the nodes by user_id. Every batch of every user: total, number of rows, highest seq and first created_at, exact now.';
+
+CREATE TABLE credits.credits_transactions (
+    id uuid DEFAULT credits.uuid_v7() NOT NULL,
+    user_id uuid NOT NULL,
+    transaction_type text NOT NULL,
+    amount numeric NOT NULL,
+    source_id text NOT NULL,
+    description text,
+    fusillade_batch_id uuid,
+    api_key_id uuid,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    seq bigint GENERATED ALWAYS AS (NULL::bigint) STORED,
+    xact_id xid8 GENERATED ALWAYS AS (NULL::xid8) STORED,
+    category text,
+    metadata jsonb,
+    reverses uuid
+) PARTITION BY HASH (user_id);
+COMMENT ON TABLE credits.credits_transactions IS 'Routed to the nodes by user_id. The ledger: append-only, and the only source of truth. Balances, checkpoints and batch totals are derived from it.';
+
+CREATE TABLE credits.holds (
+    source_id text NOT NULL,
+    user_id uuid NOT NULL,
+    amount numeric NOT NULL,
+    description text,
+    fusillade_batch_id uuid,
+    api_key_id uuid,
+    category text,
+    metadata jsonb,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+) PARTITION BY HASH (user_id);
+COMMENT ON TABLE credits.holds IS 'Routed to the nodes by user_id. Credits that are held for usage to come. A hold is open until expires_at; capture_hold and release_hold delete it. What is available to an account is its balance less its open holds.';
+
+CREATE TABLE credits.spend_cap_states (
+    cap_id uuid,
+    user_id uuid,
+    amount numeric,
+    spent numeric,
+    remaining numeric,
+    is_reached boolean,
+    window_start timestamp with time zone,
+    resets_at timestamp with time zone
+) PARTITION BY HASH (user_id);
+COMMENT ON TABLE credits.spend_cap_states IS 'Routed to the nodes by user_id. Every cap as of now: what its keys have spent in the current window, what remains (never below 0), whether it is reached, and when spending begins anew (NULL: never). 42501 for who may not read the ledger. For one user: an index lookup, the daily totals of the window, and the rows of the day on which it begins. Without daily totals or under row-level security, its rows of the window.';
+
+CREATE TABLE credits.spend_caps (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid NOT NULL,
+    api_key_ids uuid[],
+    period text,
+    amount numeric NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL,
+    is_enforced boolean DEFAULT false NOT NULL
+) PARTITION BY HASH (user_id);
+COMMENT ON TABLE credits.spend_caps IS 'Routed to the nodes by user_id. How much of an account''s usage is to be announced, or refused, in a day, a week, a month or altogether, for clients to write. Applies from the commit of the change. At most 16 for an account.';
+
+CREATE TABLE credits.spending_limits (
+    user_id uuid NOT NULL,
+    overdraft_limit numeric DEFAULT 0,
+    thresholds numeric[] DEFAULT '{}'::numeric[] NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+) PARTITION BY HASH (user_id);
+COMMENT ON TABLE credits.spending_limits IS 'Routed to the nodes by user_id. Boundaries of accounts, for clients to write: how far holds and charges may overdraw one, and at which balances besides zero a notification is sent. Applies from the commit of the change. An account without a row has the defaults.';
+
+CREATE TABLE credits.thresholds (
+    user_id uuid,
+    threshold numeric,
+    is_above boolean,
+    crossed_at timestamp with time zone
+) PARTITION BY HASH (user_id);
+COMMENT ON TABLE credits.thresholds IS 'Routed to the nodes by user_id. Of every user with a transaction, zero and the thresholds from spending_limits: is_above, the side of each last announced; crossed_at, when that last changed. For one user: index lookups.';
+
+-- The map is two tables. What leads to the nodes is made of them by triggers, in the transaction that changes them: a server of
+-- postgres_fdw for each node, a cluster of PL/Proxy with a partition for each bucket, and for each routed table partitions whose bounds
+-- are residue classes of buckets. Each step compares what is there with what the map says, so it can be repeated.
+
+CREATE FUNCTION credits_routes.server_of(node text) RETURNS name
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT ('credits_node_' || node)::name $$;
+COMMENT ON FUNCTION credits_routes.server_of(text) IS 'Name of the foreign server of a node.';
+
+CREATE FUNCTION credits_routes.connection_options(n credits.nodes) RETURNS TABLE (name text, value text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT o.name, o.value
+        FROM (SELECT 1, 'host', n.host UNION ALL SELECT 2, 'port', n.port::text UNION ALL SELECT 3, 'dbname', n.dbname
+              UNION ALL SELECT 4, key, value FROM jsonb_each_text(n.options)) o (place, name, value)
+        ORDER BY o.place, o.name
+    $$;
+COMMENT ON FUNCTION credits_routes.connection_options(credits.nodes) IS 'How libpq reaches a node, without a user.';
+
+-- PL/Proxy shares a connection among equal strings.
+CREATE FUNCTION credits_routes.connection_string(n credits.nodes) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT string_agg(format('%s=''%s''', o.name, replace(replace(o.value, '\', '\\'), '''', '\''')), ' ')
+        FROM credits_routes.connection_options(n) o
+    $$;
+COMMENT ON FUNCTION credits_routes.connection_string(credits.nodes) IS 'The same as a string.';
+
+-- Writes CREATE SERVER or ALTER SERVER so that the server has these options and no others; only what differs.
+CREATE FUNCTION credits_routes.set_server_options(server name, wrapper name, wanted jsonb) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    present jsonb;
+    changes text;
+BEGIN
+    SELECT coalesce(jsonb_object_agg(o.option_name, o.option_value) FILTER (WHERE o.option_name IS NOT NULL), '{}')
+    INTO present
+    FROM pg_foreign_server s LEFT JOIN LATERAL pg_options_to_table(s.srvoptions) o ON true
+    WHERE s.srvname = server GROUP BY s.oid;
+    IF present IS NULL THEN
+        SELECT string_agg(format('%I %L', w.key, w.value), ', ') INTO changes FROM jsonb_each_text(wanted) w;
+        EXECUTE format('CREATE SERVER %I FOREIGN DATA WRAPPER %I OPTIONS (%s)', server, wrapper, changes);
+        RETURN;
+    END IF;
+    SELECT string_agg(c.change, ', ') INTO changes
+    FROM (
+        SELECT format('%s %I %L', CASE WHEN present ? w.key THEN 'SET' ELSE 'ADD' END, w.key, w.value)
+        FROM jsonb_each_text(wanted) w WHERE present ->> w.key IS DISTINCT FROM w.value
+        UNION ALL
+        SELECT format('DROP %I', p.key) FROM jsonb_each_text(present) p WHERE NOT wanted ? p.key
+    ) c (change);
+    IF changes IS NOT NULL THEN
+        EXECUTE format('ALTER SERVER %I OPTIONS (%s)', server, changes);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.set_server_options(name, name, jsonb) IS 'Makes a foreign server, or changes its options to these.';
+
+-- The nodes' servers and the cluster have the same user mappings.
+CREATE FUNCTION credits_routes.servers() RETURNS TABLE (server oid, name name)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT s.oid, s.srvname FROM pg_foreign_server s
+        WHERE s.srvname = 'credits_nodes' OR s.srvname IN (SELECT credits_routes.server_of(n.node) FROM credits.nodes n)
+        ORDER BY s.srvname
+    $$;
+COMMENT ON FUNCTION credits_routes.servers() IS 'The cluster and the nodes'' servers, as far as they are there.';
+
+CREATE FUNCTION credits_routes.map_user(who text, server name, node_role text, password text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    EXECUTE format('CREATE USER MAPPING FOR %s SERVER %I OPTIONS (user %L%s%s)', who, server, node_role,
+                   CASE WHEN password IS NOT NULL THEN format(', password %L', password) END,
+                   -- postgres_fdw wants a password of who is no superuser, unless a superuser says that none is needed.
+                   CASE WHEN password IS NULL AND server <> 'credits_nodes' THEN ', password_required ''false''' END);
+    IF server = 'credits_nodes' THEN
+        EXECUTE format('GRANT USAGE ON FOREIGN SERVER %I TO %s', server, who);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.map_user(text, name, text, text) IS 'Lets a role in to one server.';
+
+-- Whoever has been let in is let in to a server that comes later.
+CREATE FUNCTION credits_routes.copy_user_mappings() RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT credits_routes.map_user(CASE m.umuser WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(m.umuser)) END, s.name,
+                                       o.options ->> 'user', o.options ->> 'password')
+        FROM (SELECT DISTINCT ON (m.umuser) m.umuser, m.umoptions
+              FROM pg_user_mapping m JOIN credits_routes.servers() s ON s.server = m.umserver ORDER BY m.umuser, s.name) m
+        CROSS JOIN LATERAL (SELECT jsonb_object_agg(o.option_name, o.option_value) FROM pg_options_to_table(m.umoptions) o) o (options)
+        CROSS JOIN credits_routes.servers() s
+        WHERE NOT EXISTS (SELECT FROM pg_user_mapping x WHERE x.umserver = s.server AND x.umuser = m.umuser)
+    $$;
+COMMENT ON FUNCTION credits_routes.copy_user_mappings() IS 'Gives each server the user mappings that it lacks and another has.';
+
+CREATE FUNCTION credits_routes.apply_cluster() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM credits.buckets) THEN
+        PERFORM credits_routes.set_server_options('credits_nodes', 'plproxy', jsonb_object_agg('p' || b.bucket, c.string))
+        FROM credits.buckets b
+        JOIN (SELECT n.node, credits_routes.connection_string(n) AS string FROM credits.nodes n) c USING (node);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.apply_cluster() IS 'Has the cluster of PL/Proxy lead each bucket to its node.';
+
+CREATE FUNCTION credits_routes.apply_nodes() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    gone name;
+BEGIN
+    FOR gone IN
+        SELECT s.srvname FROM pg_foreign_server s
+        WHERE starts_with(s.srvname, 'credits_node_')
+          AND NOT EXISTS (SELECT FROM credits.nodes n WHERE credits_routes.server_of(n.node) = s.srvname)
+    LOOP
+        EXECUTE format('DROP SERVER %I CASCADE', gone);
+    END LOOP;
+    PERFORM credits_routes.set_server_options(
+        credits_routes.server_of(n.node), 'postgres_fdw',
+        (SELECT jsonb_object_agg(o.name, o.value) FROM credits_routes.connection_options(n) o)
+        || jsonb_build_object('async_capable', 'true', 'batch_size', '100', 'fetch_size', '1000', 'parallel_commit', 'true'))
+    FROM credits.nodes n;
+    PERFORM credits_routes.apply_cluster();
+    PERFORM credits_routes.copy_user_mappings();
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.apply_nodes() IS 'Trigger: applies a change of nodes.';
+
+-- The fewest residue classes such that each is on one node: (1, 0) if one node has everything, 1,024 of them at worst.
+CREATE FUNCTION credits_routes.classes() RETURNS TABLE (modulus int, remainder int, node text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH class AS (
+            SELECT m.modulus, b.bucket % m.modulus AS remainder, min(b.node) AS node, min(b.node) = max(b.node) AS is_whole
+            FROM credits.buckets b CROSS JOIN (SELECT 1 << bits FROM generate_series(0, 10) bits) m (modulus)
+            GROUP BY 1, 2
+        )
+        SELECT c.modulus, c.remainder, c.node
+        FROM class c
+        LEFT JOIN class larger ON larger.modulus = c.modulus / 2 AND larger.remainder = c.remainder % larger.modulus
+        WHERE c.is_whole AND larger.is_whole IS NOT TRUE
+    $$;
+COMMENT ON FUNCTION credits_routes.classes() IS 'The partitions of a routed table, by the map.';
+
+-- postgres_fdw does not send the bounds of a partition: each has a view on its node that is no larger.
+CREATE FUNCTION credits_routes.make_class_views(home int, class_modulus int, class_remainder int, residue int) RETURNS void
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        RUN ON home;
+        SELECT n.done FROM (SELECT credits.set_node_number(residue::int) AS done, credits.make_class_views(class_modulus::int, class_remainder::int)) n;
+    $$;
+COMMENT ON FUNCTION credits_routes.make_class_views(int, int, int, int) IS 'Has the node of a bucket make the views of a class, and take its number.';
+
+CREATE FUNCTION credits_routes.apply_partitions() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    routed regclass;
+    change record;
+BEGIN
+    -- Before anything is locked here. A class that has been on its node before has its views.
+    PERFORM credits_routes.make_class_views(c.remainder, c.modulus, c.remainder, n.seq_residue)
+    FROM credits_routes.classes() c JOIN credits.nodes n USING (node)
+    WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
+                      WHERE s.srvname = credits_routes.server_of(c.node)
+                        AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)));
+    FOR routed IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' ORDER BY c.relname LOOP
+        FOR change IN
+            WITH wanted AS (
+                SELECT format('%s_%s_%s', t.relname, c.modulus, c.remainder) AS partition, c.modulus, c.remainder,
+                       credits_routes.server_of(c.node) AS server
+                FROM credits_routes.classes() c CROSS JOIN pg_class t WHERE t.oid = routed
+            ), present AS (
+                SELECT p.relname AS partition, s.srvname AS server
+                FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid
+                JOIN pg_foreign_table f ON f.ftrelid = p.oid JOIN pg_foreign_server s ON s.oid = f.ftserver
+                WHERE i.inhparent = routed
+            )
+            SELECT w.partition, p.partition AS old_partition, w.modulus, w.remainder, w.server
+            FROM wanted w FULL JOIN present p USING (partition, server)
+            WHERE w.partition IS NULL OR p.partition IS NULL
+            -- The old ones make room first.
+            ORDER BY p.partition IS NULL, w.modulus, w.remainder
+        LOOP
+            IF change.old_partition IS NOT NULL THEN
+                EXECUTE format('DROP FOREIGN TABLE credits_routes.%I', change.old_partition);
+            ELSE
+                EXECUTE format('CREATE FOREIGN TABLE credits_routes.%I PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s)'
+                               ' SERVER %I OPTIONS (schema_name ''credits_classes'')',
+                               change.partition, routed, change.modulus, change.remainder, change.server);
+            END IF;
+        END LOOP;
+    END LOOP;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.apply_partitions() IS 'Has the partitions of each routed table lead to the nodes of the map.';
+
+CREATE FUNCTION credits_routes.apply_buckets() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF TG_OP IN ('DELETE', 'TRUNCATE') OR (SELECT count(*) FROM credits.buckets) <> 1024 THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'every bucket has a node: all 1,024 are inserted by one statement, and none is deleted',
+            HINT = 'INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(ARRAY[...]); UPDATE moves them.';
+    END IF;
+    PERFORM credits_routes.apply_cluster();
+    PERFORM credits_routes.copy_user_mappings();
+    PERFORM credits_routes.apply_partitions();
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.apply_buckets() IS 'Trigger: applies a change of the map.';
+
+CREATE TRIGGER apply_nodes AFTER INSERT OR UPDATE OR DELETE ON credits.nodes FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.apply_nodes();
+COMMENT ON TRIGGER apply_nodes ON credits.nodes IS 'Makes and changes the foreign servers.';
+CREATE TRIGGER apply_buckets AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.buckets
+    FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.apply_buckets();
+COMMENT ON TRIGGER apply_buckets ON credits.buckets IS 'Has functions and tables follow the map.';
+
+CREATE FUNCTION credits.let_in(role name, node_role name DEFAULT NULL, password text DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    is_public constant boolean := role = 'public';
+    who constant text := CASE WHEN is_public THEN 'PUBLIC' ELSE quote_ident(role) END;
+    server name;
+BEGIN
+    IF role IS NULL OR (is_public AND node_role IS NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'a role, and for PUBLIC the role of the nodes, must be named';
+    END IF;
+    IF NOT EXISTS (SELECT FROM credits.nodes) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'there is no node to be let in to',
+            HINT = 'Fill credits.nodes first.';
+    END IF;
+    FOR server IN SELECT s.name FROM credits_routes.servers() s LOOP
+        IF EXISTS (SELECT FROM pg_user_mappings m WHERE m.srvname = server AND m.usename = role) THEN
+            EXECUTE format('DROP USER MAPPING FOR %s SERVER %I', who, server);
+        END IF;
+        PERFORM credits_routes.map_user(who, server, coalesce(node_role, role), password);
+    END LOOP;
+END
+    $$;
+COMMENT ON FUNCTION credits.let_in(name, name, text) IS
+    'Lets a role of the router (public: any other) reach the nodes as this role of theirs, NULL: of the same name, with this password, NULL: as '
+    'the password file of the server''s user or the node says. Again to change it. For superusers. 55000 before there are nodes.';
+
+CREATE FUNCTION credits_routes.bucket(user_id uuid) RETURNS int
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    -- A node knows what to say about an account that is NULL: any of them.
+    RETURN coalesce(credits.bucket_of(user_id), 0);
+COMMENT ON FUNCTION credits_routes.bucket(uuid) IS 'The bucket of an account; 0 for NULL.';
+
+-- As their owner: callers need not read the map.
+CREATE FUNCTION credits_routes.nodes() RETURNS text[]
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT array_agg(DISTINCT b.node ORDER BY b.node) FROM credits.buckets b $$;
+COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes that have accounts.';
+
+CREATE FUNCTION credits_routes.bucket_of_node(node text) RETURNS int
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT min(b.bucket) FROM credits.buckets b WHERE b.node = bucket_of_node.node $$;
+COMMENT ON FUNCTION credits_routes.bucket_of_node(text) IS 'Any bucket of a node, for calls to nodes by name.';
+
+-- A session hears of changes of the catalog when it locks a table that it has not locked before, and a call of a function locks none. The lock
+-- goes with the try that took it.
+CREATE TABLE credits_routes.unused ();
+COMMENT ON TABLE credits_routes.unused IS 'Locked by read_the_map_again, and by nothing else.';
+
+CREATE FUNCTION credits_routes.read_the_map_again() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ BEGIN PERFORM FROM credits_routes.unused; END $$;
+COMMENT ON FUNCTION credits_routes.read_the_map_again() IS 'Has PL/Proxy notice that the map has turned since the statement began.';
+
+-- PL/Proxy names itself in what a node says; a client looks for the node's own words.
+CREATE FUNCTION credits_routes.try_again(tried int, state text, message text, detail text, hint text) RETURNS int
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    said constant text := regexp_replace(message, '^\S+\(\d+\): \[[^]]*\] REMOTE [^:]+: ', '');
+    more constant text := regexp_replace(detail, '^Remote detail: ', '');
+    advice constant text := regexp_replace(hint, '^Remote hint: ', '');
+BEGIN
+    -- The account is not on this node any more, or not yet; nothing of the call has been kept.
+    IF state = 'LC003' AND tried < 100 THEN
+        PERFORM pg_sleep(least(0.002 * (tried + 1), 0.1));
+        RETURN tried + 1;
+    END IF;
+    IF state = 'XX000' AND message ~ '^PL/Proxy function .*: \[[^]]*\] PQ' THEN
+        RAISE EXCEPTION USING ERRCODE = CASE WHEN message ~ 'PQconnect' THEN '08001' ELSE '08006' END,
+            MESSAGE = regexp_replace(message, '^PL/Proxy function \S+: \[([^]]*)\] PQ\w+: ', 'node of database \1: '),
+            HINT = 'Accounts of other nodes are served. What the call was to write may have been written.';
+    ELSIF more = '' AND advice = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said;
+    ELSIF advice = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, DETAIL = more;
+    ELSIF more = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, HINT = advice;
+    ELSE
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, DETAIL = more, HINT = advice;
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.try_again(int, text, text, text, text) IS
+    'Waits a little if the account is being moved (LC003), for about 8 s in 100 tries, and returns the count of tries; raises any other error '
+    'in the node''s own words.';
+
+-- Routes that are not made by rule. Whatever is sent to the nodes as it stands is text to PL/Proxy, which replaces the names of arguments in
+-- it: they differ from those of columns.
+
+-- Where an account is not named. Asked of all nodes: those that an account has moved away from may have it, too, and the same answer.
+CREATE FUNCTION credits_routes.accounts_by_source(source text) RETURNS TABLE (account uuid, is_hold boolean)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        RUN ON ALL;
+        SELECT h.user_id AS account, true AS is_hold FROM credits.holds h WHERE h.source_id = source::text
+        UNION ALL
+        SELECT t.user_id, false FROM credits.credits_transactions t WHERE t.source_id = source::text;
+    $$;
+COMMENT ON FUNCTION credits_routes.accounts_by_source(text) IS 'The accounts of holds and transactions with a source_id, of all nodes.';
+
+CREATE FUNCTION credits_routes.accounts_by_transaction(transaction uuid) RETURNS TABLE (account uuid)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        RUN ON ALL;
+        SELECT t.user_id AS account FROM credits.credits_transactions t WHERE t.id = transaction::uuid;
+    $$;
+COMMENT ON FUNCTION credits_routes.accounts_by_transaction(uuid) IS 'The account of a transaction, of all nodes.';
+
+CREATE FUNCTION credits_routes.hinted_account() RETURNS uuid
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT nullif(current_setting('credits_ledger_router.account', true), '')::uuid $$;
+COMMENT ON FUNCTION credits_routes.hinted_account() IS 'The account that the setting credits_ledger_router.account names; NULL without.';
+
+CREATE FUNCTION credits_routes.bucket_by_source(source text) RETURNS int
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    account uuid := credits_routes.hinted_account();
+BEGIN
+    IF account IS NULL AND source IS NOT NULL THEN
+        -- A hold before a transaction: it is what is captured, released or extended.
+        SELECT a.account INTO account FROM credits_routes.accounts_by_source(source) a ORDER BY a.is_hold DESC, a.account LIMIT 1;
+    END IF;
+    -- Nobody has it: any node says so.
+    RETURN credits_routes.bucket(account);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.bucket_by_source(text) IS 'The bucket of a source_id, by the hint or by asking all nodes.';
+
+CREATE FUNCTION credits_routes.bucket_by_transaction(transaction uuid) RETURNS int
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    account uuid := credits_routes.hinted_account();
+BEGIN
+    IF account IS NULL AND transaction IS NOT NULL THEN
+        SELECT a.account INTO account FROM credits_routes.accounts_by_transaction(transaction) a ORDER BY a.account LIMIT 1;
+    END IF;
+    RETURN credits_routes.bucket(account);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.bucket_by_transaction(uuid) IS 'The bucket of a transaction, by the hint or by asking all nodes.';
+
+-- Each node gets its items as an array of its own, and where each stands in the caller's.
+CREATE FUNCTION credits_routes.record_transactions(items jsonb[], places int[], homes int[]) RETURNS SETOF credits.recorded_transaction
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        SPLIT items, places, homes;
+        RUN ON homes;
+        SELECT (places::int[])[r.item] AS item, r.source_id, r.outcome, r.transaction_id, r.seq, r.detail
+        FROM credits.record_transactions(to_jsonb(items::jsonb[])) r;
+    $$;
+COMMENT ON FUNCTION credits_routes.record_transactions(jsonb[], int[], int[]) IS 'Items for the nodes of these buckets.';
+
+CREATE FUNCTION credits_routes.record_whole(whole jsonb) RETURNS SETOF credits.recorded_transaction
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        RUN ON 0;
+        TARGET credits.record_transactions;
+    $$;
+COMMENT ON FUNCTION credits_routes.record_whole(jsonb) IS 'What is no array of items, for a node to refuse.';
+
+-- Of an item that names no account, a node says so.
+CREATE FUNCTION credits_routes.bucket_of_item(item jsonb) RETURNS int
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE WHEN jsonb_typeof(item -> 'user_id') = 'string'
+                     AND item ->> 'user_id' ~* '^\{?([0-9a-f]{4}-?){7}[0-9a-f]{4}\}?$'
+                    THEN credits_routes.bucket((item ->> 'user_id')::uuid) ELSE 0 END
+    $$;
+COMMENT ON FUNCTION credits_routes.bucket_of_item(jsonb) IS 'The bucket of an item of record_transactions; 0 if it names no account.';
+
+CREATE FUNCTION credits_routes.record_split(transactions jsonb) RETURNS SETOF credits.recorded_transaction
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    items jsonb[];
+    places int[];
+    homes int[];
+BEGIN
+    IF jsonb_typeof(transactions) = 'array' AND jsonb_array_length(transactions) BETWEEN 1 AND 10000 THEN
+        SELECT array_agg(i.item ORDER BY i.place), array_agg(i.place::int ORDER BY i.place),
+               array_agg(credits_routes.bucket_of_item(i.item) ORDER BY i.place)
+        INTO items, places, homes
+        FROM jsonb_array_elements(transactions) WITH ORDINALITY i (item, place);
+        RETURN QUERY SELECT * FROM credits_routes.record_transactions(items, places, homes) r ORDER BY r.item;
+    ELSE
+        RETURN QUERY SELECT * FROM credits_routes.record_whole(transactions);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.record_split(jsonb) IS 'record_transactions over all nodes.';
+
+-- The ledgers read forward. A position is where each node was left.
+CREATE FUNCTION credits_routes.feed(nodes text[], positions text[], most bigint)
+    RETURNS TABLE (node text, feed_position text, id uuid, user_id uuid, transaction_type text, amount numeric, source_id text,
+                   description text, created_at timestamptz, seq bigint, fusillade_batch_id uuid, api_key_id uuid, category text,
+                   metadata jsonb, reverses uuid)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        SPLIT nodes, positions;
+        RUN ON credits_routes.bucket_of_node(nodes);
+        SELECT (nodes::text[])[1] AS node, f.feed_position, f.id, f.user_id, f.transaction_type, f.amount, f.source_id, f.description,
+               f.created_at, f.seq, f.fusillade_batch_id, f.api_key_id, f.category, f.metadata, f.reverses
+        FROM credits.transactions_after((positions::text[])[1], most::bigint) f;
+    $$;
+COMMENT ON FUNCTION credits_routes.feed(text[], text[], bigint) IS 'At most so many rows of each node after its position.';
+
+CREATE FUNCTION credits_routes.merge_feeds(feed_position text, "limit" bigint) RETURNS SETOF credits.feed_item
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    nodes constant text[] := credits_routes.nodes();
+    left_at jsonb := '{}';
+    next_row record;
+BEGIN
+    IF feed_position IS NOT NULL THEN
+        BEGIN
+            left_at := feed_position::jsonb;
+            IF jsonb_typeof(left_at) <> 'object' THEN
+                RAISE invalid_text_representation;
+            END IF;
+        EXCEPTION WHEN invalid_text_representation THEN
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is not a position of this router''s feed', feed_position);
+        END;
+    END IF;
+    FOR next_row IN
+        -- By turns, so that a busy node does not keep the others from being read.
+        SELECT f.*
+        FROM (
+            SELECT f.*, row_number() OVER (PARTITION BY f.node) AS turn
+            FROM credits_routes.feed(nodes, ARRAY(SELECT left_at ->> n.node FROM unnest(nodes) WITH ORDINALITY n (node, place) ORDER BY n.place), "limit") f
+        ) f
+        ORDER BY f.turn, f.node LIMIT "limit"
+    LOOP
+        left_at := jsonb_set(left_at, ARRAY[next_row.node], to_jsonb(next_row.feed_position));
+        RETURN NEXT (left_at::text, next_row.id, next_row.user_id, next_row.transaction_type, next_row.amount, next_row.source_id,
+                     next_row.description, next_row.created_at, next_row.seq, next_row.fusillade_batch_id, next_row.api_key_id,
+                     next_row.category, next_row.metadata, next_row.reverses)::credits.feed_item;
+    END LOOP;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.merge_feeds(text, bigint) IS 'transactions_after over all nodes.';
+
+CREATE FUNCTION credits_routes.account_statement(user_id uuid, period_start timestamp with time zone, period_end timestamp with time zone) RETURNS TABLE(line text, amount numeric, transaction_count bigint)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.account_statement;
+$$;
+CREATE FUNCTION credits.account_statement(user_id uuid, period_start timestamp with time zone, period_end timestamp with time zone) RETURNS TABLE(line text, amount numeric, transaction_count bigint)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.account_statement($1, $2, $3); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.account_statement(user_id uuid, period_start timestamp with time zone, period_end timestamp with time zone) IS 'A user''s statement for the time from period_start up to, not including, period_end, in six lines: opening (the rows before period_start), purchase, admin_grant, usage, admin_removal (the rows of the period), closing (the rows before period_end), each with its signed sum and the number of its rows. Opening and the lines of the types add up to closing. 22004 for NULL, 22023 unless period_end is after period_start. Cost: the daily totals of the period, and of the days before or after it; of the days in which it begins and ends, the rows before or after that; and the rows that are not folded yet. Without daily totals or under row-level security, the user''s rows before period_end.';
+
+CREATE FUNCTION credits.advance_seq(past bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have advance_seq',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.advance_seq(past bigint) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits_routes.aggregate_user_batches(user_id uuid) RETURNS void
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.aggregate_user_batches;
+$$;
+CREATE FUNCTION credits.aggregate_user_batches(user_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            PERFORM credits_routes.aggregate_user_batches($1); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.aggregate_user_batches(user_id uuid) IS 'Another name for refresh_checkpoint, for applications that call it: batches are folded with the checkpoint.';
+
+CREATE FUNCTION credits_routes.calculate_balance_with_seq(user_id uuid) RETURNS TABLE(balance numeric, latest_seq bigint)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.calculate_balance_with_seq;
+$$;
+CREATE FUNCTION credits.calculate_balance_with_seq(user_id uuid) RETURNS TABLE(balance numeric, latest_seq bigint)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.calculate_balance_with_seq($1); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.calculate_balance_with_seq(user_id uuid) IS 'Balance of a user and the highest seq among its rows; 0 and NULL for an unknown user. Costs and errors as get_user_balance.';
+
+CREATE FUNCTION credits_routes.capture_hold(found int, source_id text, amount numeric) RETURNS credits.credit_transaction
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON found;
+    SELECT * FROM credits.capture_hold(source_id::text, amount::numeric);
+$$;
+CREATE FUNCTION credits.capture_hold(source_id text, amount numeric DEFAULT NULL::numeric) RETURNS credits.credit_transaction
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.capture_hold(credits_routes.bucket_by_source($1), $1, $2);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.capture_hold(source_id text, amount numeric) IS 'Deletes a hold and records usage with its source_id, batch, key, category, metadata and description: of its whole amount, or of this one, which may be more. Never refused for lack of credits, and works after the hold has expired. If the ledger has usage of this account with this source_id and amount already, that row is returned. Errors: P0002 neither a hold nor such usage, 23505 source_id taken by another transaction, 23514 amount, 22004 NULL source_id, 40001 the hold has changed since the transaction''s snapshot, 09000 a trigger left a row out.';
+
+CREATE FUNCTION credits_routes.charge(user_id uuid, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) RETURNS credits.credit_transaction
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.charge;
+$$;
+CREATE FUNCTION credits.charge(user_id uuid, amount numeric, source_id text, description text DEFAULT NULL::text, fusillade_batch_id uuid DEFAULT NULL::uuid, api_key_id uuid DEFAULT NULL::uuid, category text DEFAULT NULL::text, metadata jsonb DEFAULT NULL::jsonb) RETURNS credits.credit_transaction
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.charge($1, $2, $3, $4, $5, $6, $7, $8);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.charge(user_id uuid, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) IS 'Records usage, if what is available covers it, and returns its row. If source_id is taken by usage of the same user and amount, that row is returned: a retry is safe. Errors: LC001 not covered, also from COMMIT; 23505 source_id taken by another transaction or by an open hold, and those of create_transaction.';
+
+CREATE FUNCTION credits_routes.count_all_transactions(search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS SETOF bigint
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON ALL;
+    TARGET credits.count_all_transactions;
+$$;
+CREATE FUNCTION credits.count_all_transactions(search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN (SELECT pg_catalog.sum(n)::bigint FROM credits_routes.count_all_transactions($1, $2, $3, $4) n);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.count_all_transactions(search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of transactions of all users; filters and errors as list_all_transactions. Cost: a scan of the ledger, parallel if large.';
+
+CREATE FUNCTION credits_routes.count_transactions_with_batches(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS bigint
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.count_transactions_with_batches;
+$$;
+CREATE FUNCTION credits.count_transactions_with_batches(user_id uuid, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.count_transactions_with_batches($1, $2, $3, $4, $5);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.count_transactions_with_batches(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of items in a user''s grouped history; filters and errors as list_transactions_with_batches. Cost: the user''s batches, single rows and rows that are not folded yet.';
+
+CREATE FUNCTION credits_routes.count_user_transactions(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS bigint
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.count_user_transactions;
+$$;
+CREATE FUNCTION credits.count_user_transactions(user_id uuid, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.count_user_transactions($1, $2, $3, $4, $5);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.count_user_transactions(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of a user''s transactions; filters and errors as list_user_transactions. Cost: an index scan of the user''s rows, or of the period''s.';
+
+CREATE FUNCTION credits_routes.create_hold(user_id uuid, amount numeric, source_id text, expires_in interval, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) RETURNS credits.credit_hold
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.create_hold;
+$$;
+CREATE FUNCTION credits.create_hold(user_id uuid, amount numeric, source_id text, expires_in interval DEFAULT '01:00:00'::interval, description text DEFAULT NULL::text, fusillade_batch_id uuid DEFAULT NULL::uuid, api_key_id uuid DEFAULT NULL::uuid, category text DEFAULT NULL::text, metadata jsonb DEFAULT NULL::jsonb) RETURNS credits.credit_hold
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.create_hold($1, $2, $3, $4, $5, $6, $7, $8, $9);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.create_hold(user_id uuid, amount numeric, source_id text, expires_in interval, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) IS 'Holds credits for usage to come, if what is available covers them, and returns the hold. If source_id is that of an open hold of the same user and amount, that one is returned: a retry is safe. One of the same user that has expired gives way. Errors: LC001 not covered, also from COMMIT; 23505 source_id taken by another hold or by a transaction, 23514 amount not above 0 or of more than 13 integer or 15 fractional digits, a blank source_id, a category of more than 200 characters or metadata that is no object, 22023 expires_in not above 0 or of more than 30 days, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the row out.';
+
+CREATE FUNCTION credits_routes.create_transaction(user_id uuid, transaction_type text, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid) RETURNS credits.credit_transaction
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.create_transaction;
+$$;
+CREATE FUNCTION credits.create_transaction(user_id uuid, transaction_type text, amount numeric, source_id text, description text DEFAULT NULL::text, fusillade_batch_id uuid DEFAULT NULL::uuid, api_key_id uuid DEFAULT NULL::uuid) RETURNS credits.credit_transaction
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.create_transaction($1, $2, $3, $4, $5, $6, $7);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.create_transaction(user_id uuid, transaction_type text, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid) IS 'Records a transaction and returns its row, exactly as an INSERT does. If source_id is taken by a transaction of the same user, type and amount, that row is returned: a retry is safe. Errors: 23505 source_id taken by another transaction, 23514 amount not above 0 or of more than 13 integer or 15 fractional digits, a batch on a row that is not usage, or a blank source_id, 22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the row out; an error of a trigger comes as the trigger raised it.';
+
+CREATE FUNCTION credits_routes.extend_hold(found int, source_id text, expires_in interval) RETURNS credits.credit_hold
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON found;
+    SELECT * FROM credits.extend_hold(source_id::text, expires_in::interval);
+$$;
+CREATE FUNCTION credits.extend_hold(source_id text, expires_in interval) RETURNS credits.credit_hold
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.extend_hold(credits_routes.bucket_by_source($1), $1, $2);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.extend_hold(source_id text, expires_in interval) IS 'Has a hold expire so long after now, and returns it. An open one is never refused; one that has expired is held anew. Errors: P0002 no such hold, LC001 it has expired and is not covered, also from COMMIT; 22023 expires_in not above 0 or of more than 30 days, 22004 NULL, 40001 the hold has changed since the transaction''s snapshot, 09000 a trigger left it as it was.';
+
+CREATE PROCEDURE credits.fill_daily_totals(IN chunk_size bigint DEFAULT 500000)
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have fill_daily_totals',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON PROCEDURE credits.fill_daily_totals(IN chunk_size bigint) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits_routes.get_available_balance(user_id uuid) RETURNS numeric
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.get_available_balance;
+$$;
+CREATE FUNCTION credits.get_available_balance(user_id uuid) RETURNS numeric
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.get_available_balance($1);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.get_available_balance(user_id uuid) IS 'What is available to a user: the balance less the holds that are open when the statement begins; 0 for an unknown user. Costs what get_user_balance does, and a scan of the open holds. Errors: 22004 for NULL, 42501 without SELECT on the ledger and on holds.';
+
+CREATE FUNCTION credits_routes.get_available_balances_bulk(user_ids uuid[]) RETURNS TABLE(user_id uuid, balance numeric, held numeric, available numeric)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT user_ids;
+    RUN ON credits_routes.bucket(user_ids);
+    TARGET credits.get_available_balances_bulk;
+$$;
+CREATE FUNCTION credits.get_available_balances_bulk(user_ids uuid[]) RETURNS TABLE(user_id uuid, balance numeric, held numeric, available numeric)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            IF $1 IS NULL THEN
+                RAISE null_value_not_allowed USING MESSAGE = 'argument user_ids must not be NULL';
+            END IF;
+            RETURN QUERY SELECT r.* FROM credits_routes.get_available_balances_bulk(ARRAY(SELECT pg_catalog.unnest($1))) r
+                LEFT JOIN (SELECT a.account, pg_catalog.min(a.place) AS place FROM pg_catalog.unnest($1) WITH ORDINALITY a (account, place)
+                           GROUP BY a.account) a ON a.account OPERATOR(pg_catalog.=) r.user_id
+                ORDER BY a.place;
+            RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.get_available_balances_bulk(user_ids uuid[]) IS 'Balances of several users, what open holds hold of them and what is available, each distinct id once, unknown ones with 0. Errors: 22004 for NULL or a NULL in the array, 42501 without SELECT on the ledger and on holds.';
+
+CREATE FUNCTION credits_routes.get_monthly_auto_topup_spend(user_id uuid) RETURNS numeric
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.get_monthly_auto_topup_spend;
+$$;
+CREATE FUNCTION credits.get_monthly_auto_topup_spend(user_id uuid) RETURNS numeric
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.get_monthly_auto_topup_spend($1);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend(user_id uuid) IS 'Sum of the amounts, not signed, of a user''s transactions of this month (UTC) whose source_id begins with auto_topup_, of any type, exact; 0 if none. 22004 for NULL. Cost: these rows.';
+
+CREATE FUNCTION credits_routes.get_monthly_auto_topup_spend_bulk(user_ids uuid[]) RETURNS TABLE(user_id uuid, total numeric)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT user_ids;
+    RUN ON credits_routes.bucket(user_ids);
+    TARGET credits.get_monthly_auto_topup_spend_bulk;
+$$;
+CREATE FUNCTION credits.get_monthly_auto_topup_spend_bulk(user_ids uuid[]) RETURNS TABLE(user_id uuid, total numeric)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            IF $1 IS NULL THEN
+                RAISE null_value_not_allowed USING MESSAGE = 'argument user_ids must not be NULL';
+            END IF;
+            RETURN QUERY SELECT r.* FROM credits_routes.get_monthly_auto_topup_spend_bulk(ARRAY(SELECT pg_catalog.unnest($1))) r
+                LEFT JOIN (SELECT a.account, pg_catalog.min(a.place) AS place FROM pg_catalog.unnest($1) WITH ORDINALITY a (account, place)
+                           GROUP BY a.account) a ON a.account OPERATOR(pg_catalog.=) r.user_id
+                ORDER BY a.place;
+            RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.get_monthly_auto_topup_spend_bulk(user_ids uuid[]) IS 'Sum of the amounts, not signed, of this month''s (UTC) transactions whose source_id begins with auto_topup_, of any type, exact, for each of the users that has any, once. 22004 for NULL, also in the array. Cost: these rows and one index lookup per user.';
+
+CREATE FUNCTION credits.get_node_number() RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have get_node_number',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.get_node_number() IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits_routes.get_transaction_by_id(found int, transaction_id uuid) RETURNS SETOF credits.credit_transaction
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON found;
+    SELECT * FROM credits.get_transaction_by_id(transaction_id::uuid);
+$$;
+CREATE FUNCTION credits.get_transaction_by_id(transaction_id uuid) RETURNS SETOF credits.credit_transaction
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.get_transaction_by_id(credits_routes.bucket_by_transaction($1), $1); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.get_transaction_by_id(transaction_id uuid) IS 'The transaction with this id, or no row. 22004 for NULL. Cost: one lookup by primary key.';
+
+CREATE FUNCTION credits_routes.get_user_balance(user_id uuid) RETURNS numeric
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.get_user_balance;
+$$;
+CREATE FUNCTION credits.get_user_balance(user_id uuid) RETURNS numeric
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.get_user_balance($1);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.get_user_balance(user_id uuid) IS 'Balance of a user in credits: the signed sum of the rows that the caller''s snapshot sees; 0 for an unknown user. Costs an index lookup plus the rows since the last checkpoint. Errors: 22004 for NULL, 42501 without SELECT on the ledger.';
+
+CREATE FUNCTION credits_routes.get_user_balance_at(user_id uuid, at timestamp with time zone) RETURNS numeric
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.get_user_balance_at;
+$$;
+CREATE FUNCTION credits.get_user_balance_at(user_id uuid, at timestamp with time zone) RETURNS numeric
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.get_user_balance_at($1, $2);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.get_user_balance_at(user_id uuid, at timestamp with time zone) IS 'Signed sum of a user''s transactions with created_at <= at, exact; 0 if there are none. 22004 for NULL. Cost: the daily totals before or after at, whichever days are fewer; of the day of at, the rows before or after it; and the rows that are not folded yet. Without daily totals or under row-level security, the rows up to at.';
+
+CREATE FUNCTION credits_routes.get_users_balances_bulk(user_ids uuid[], checkpoint_refresh_probability integer) RETURNS TABLE(user_id uuid, balance numeric)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT user_ids;
+    RUN ON credits_routes.bucket(user_ids);
+    TARGET credits.get_users_balances_bulk;
+$$;
+CREATE FUNCTION credits.get_users_balances_bulk(user_ids uuid[], checkpoint_refresh_probability integer DEFAULT NULL::integer) RETURNS TABLE(user_id uuid, balance numeric)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            IF $1 IS NULL THEN
+                RAISE null_value_not_allowed USING MESSAGE = 'argument user_ids must not be NULL';
+            END IF;
+            RETURN QUERY SELECT r.* FROM credits_routes.get_users_balances_bulk(ARRAY(SELECT pg_catalog.unnest($1)), $2) r
+                LEFT JOIN (SELECT a.account, pg_catalog.min(a.place) AS place FROM pg_catalog.unnest($1) WITH ORDINALITY a (account, place)
+                           GROUP BY a.account) a ON a.account OPERATOR(pg_catalog.=) r.user_id
+                ORDER BY a.place;
+            RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.get_users_balances_bulk(user_ids uuid[], checkpoint_refresh_probability integer) IS 'Balances of several users, each distinct id once, unknown ones with 0. checkpoint_refresh_probability N asks for a refresh of each user''s checkpoint at commit with chance 1 in N; NULL and 0: never; ignored where the transaction cannot write. Errors: 22004 for NULL or a NULL in the array, 22023 for a negative probability, 42501 without SELECT on the ledger.';
+
+CREATE PROCEDURE credits.import_transactions(IN source regclass, IN chunk_size bigint DEFAULT 50000, IN announce boolean DEFAULT false)
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have import_transactions',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON PROCEDURE credits.import_transactions(IN source regclass, IN chunk_size bigint, IN announce boolean) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits_routes.list_all_transactions(nodes text[], rows_wanted bigint, words text, types text[], from_date timestamptz, to_date timestamptz) RETURNS TABLE (node text, id uuid, user_id uuid, transaction_type text, amount numeric, source_id text, description text, created_at timestamp with time zone, seq bigint, fusillade_batch_id uuid, api_key_id uuid)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT nodes;
+    RUN ON credits_routes.bucket_of_node(nodes);
+    SELECT (nodes::text[])[1] AS node, t.* FROM credits.list_all_transactions(0, rows_wanted::bigint, words::text, types::text[], from_date::timestamptz, to_date::timestamptz) t;
+$$;
+CREATE FUNCTION credits_routes.list_all_of_one(leaving_out bigint, rows_wanted bigint) RETURNS SETOF credits.credit_transaction
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON 0;
+    TARGET credits.list_all_transactions;
+$$;
+CREATE FUNCTION credits.list_all_transactions(skip bigint DEFAULT 0, "limit" bigint DEFAULT 50, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone, before_seq bigint DEFAULT NULL::bigint) RETURNS SETOF credits.credit_transaction
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            IF $7 IS NOT NULL THEN
+                RAISE feature_not_supported USING MESSAGE = 'a router cannot list all transactions before a seq',
+                    DETAIL = 'Each node draws its own.', HINT = 'Page with skip, or with end_date.';
+            END IF;
+            IF $1 IS NULL OR $1 OPERATOR(pg_catalog.<) 0 OR $2 OPERATOR(pg_catalog.<) 0 THEN
+                RETURN QUERY SELECT * FROM credits_routes.list_all_of_one($1, $2); RETURN;
+            END IF;
+            RETURN QUERY SELECT t.id, t.user_id, t.transaction_type, t.amount, t.source_id, t.description, t.created_at, t.seq, t.fusillade_batch_id, t.api_key_id
+                FROM (SELECT t.*, pg_catalog.min(t.created_at) OVER (PARTITION BY t.node ORDER BY t.seq DESC) AS head
+                      FROM credits_routes.list_all_transactions(credits_routes.nodes(), $1 OPERATOR(pg_catalog.+) $2, $3, $4, $5, $6) t) t
+                ORDER BY t.head DESC, t.node, t.seq DESC OFFSET $1 LIMIT $2;
+            RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.list_all_transactions(skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) IS 'The transactions of all users, by descending seq; arguments and errors as list_user_transactions. Cost: the page and what is skipped or filtered out.';
+
+CREATE FUNCTION credits_routes.list_holds(user_id uuid, skip bigint, "limit" bigint) RETURNS SETOF credits.credit_hold
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.list_holds;
+$$;
+CREATE FUNCTION credits.list_holds(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50) RETURNS SETOF credits.credit_hold
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.list_holds($1, $2, $3); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.list_holds(user_id uuid, skip bigint, "limit" bigint) IS 'A user''s holds that are open when the statement begins, by ascending expires_at and source_id. "limit" => NULL is all. 22004 for a NULL user_id or skip; 22023 for a negative skip or limit; 42501 without SELECT on holds. Cost: the page and what is skipped.';
+
+CREATE FUNCTION credits_routes.list_transactions_with_batches(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.transaction_with_category
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.list_transactions_with_batches;
+$$;
+CREATE FUNCTION credits.list_transactions_with_batches(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone, before_seq bigint DEFAULT NULL::bigint) RETURNS SETOF credits.transaction_with_category
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.list_transactions_with_batches($1, $2, $3, $4, $5, $6, $7, $8); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.list_transactions_with_batches(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) IS 'A user''s history with each batch as one item, by descending seq (of a batch: its highest). A batch''s description is ''Batch'', its type ''usage'', its date its first row''s. request_origin and batch_sla come from the table that credits_ledger.analytics_table names, if it exists. Arguments and errors as list_user_transactions; 42501 if that table may not be read. Cost: the page, what is skipped or filtered out, and the rows that are not folded yet.';
+
+CREATE FUNCTION credits_routes.list_user_transactions(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.credit_transaction
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.list_user_transactions;
+$$;
+CREATE FUNCTION credits.list_user_transactions(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone, before_seq bigint DEFAULT NULL::bigint) RETURNS SETOF credits.credit_transaction
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.list_user_transactions($1, $2, $3, $4, $5, $6, $7, $8); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.list_user_transactions(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) IS 'A user''s transactions, by descending seq. search is literal text, found anywhere in the description whatever its case; dates are inclusive; "limit" => NULL is all; before_seq keeps smaller seqs, before skip counts. 22004 for a NULL user_id or skip, or NULL in transaction_types; 22023 for a negative skip or limit or an unknown type. Cost: the page and what is skipped or filtered out.';
+
+CREATE FUNCTION credits_routes.list_user_transactions_with_balance(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.transaction_with_balance
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.list_user_transactions_with_balance;
+$$;
+CREATE FUNCTION credits.list_user_transactions_with_balance(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone, before_seq bigint DEFAULT NULL::bigint) RETURNS SETOF credits.transaction_with_balance
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.list_user_transactions_with_balance($1, $2, $3, $4, $5, $6, $7, $8); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.list_user_transactions_with_balance(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) IS 'A user''s transactions as list_user_transactions lists them, each with balance_after: the signed sum of the user''s transactions up to and including this seq, also of those that filters leave out. Arguments and errors as list_user_transactions. Cost: as list_user_transactions; the rows between those of the page; and, for a page that is not the newest one, twice the rows on the shorter way to it: from the newest row, or from the first. Where row-level security filters, the rows up to the page''s newest.';
+
+CREATE FUNCTION credits.make_class_views(modulus integer, remainder integer) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have make_class_views',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.make_class_views(modulus integer, remainder integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.record_transactions(transactions jsonb) RETURNS SETOF credits.recorded_transaction
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.record_split($1); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.record_transactions(transactions jsonb) IS 'Records the items of an array of at most 10,000 objects, each as an INSERT does, and returns the result of each, in the order of the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, created_at, category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. An item that is refused does not affect the others. Rows get their seqs in the order of their source_ids. Errors: 22004 for NULL, 22023 for what is no array or has too many items, 25006 in a read-only transaction, 42501 without INSERT on the columns that are given and SELECT on the ledger, and what ends a transaction: 40001, 40P01, a cancel.';
+
+CREATE FUNCTION credits_routes.redact_account(user_id uuid) RETURNS bigint
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.redact_account;
+$$;
+CREATE FUNCTION credits.redact_account(user_id uuid) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.redact_account($1);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.redact_account(user_id uuid) IS 'For erasure requests: clears description and metadata of the rows and holds of a user that are committed or the transaction''s own, and changes nothing else; returns how many rows, holds among them, it has cleared. Waits for transactions that extend, capture or release a hold of the user, then takes the stripe of the user exclusively, so commits of its users wait until this transaction ends. Fires no trigger. EXECUTE suffices, which nobody but the owner has at first; row-level security hides no row from it. Vacuum removes the old versions of the rows. Errors: 22004 for NULL, 25006 in a read-only transaction, 0A000 if the transaction is prepared.';
+
+CREATE FUNCTION credits_routes.refresh_checkpoint(user_id uuid) RETURNS void
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.refresh_checkpoint;
+$$;
+CREATE FUNCTION credits.refresh_checkpoint(user_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            PERFORM credits_routes.refresh_checkpoint($1); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.refresh_checkpoint(user_id uuid) IS 'When the transaction commits: folds the user''s delta into its checkpoint and batches, and announces a crossing that is not announced yet. Nothing happens for an unknown user. Errors: 22004 for NULL, 25006 in a read-only transaction.';
+
+CREATE FUNCTION credits_routes.refresh_checkpoints_bulk(user_ids uuid[]) RETURNS TABLE(user_id uuid, balance numeric)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT user_ids;
+    RUN ON credits_routes.bucket(user_ids);
+    TARGET credits.refresh_checkpoints_bulk;
+$$;
+CREATE FUNCTION credits.refresh_checkpoints_bulk(user_ids uuid[]) RETURNS TABLE(user_id uuid, balance numeric)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            IF $1 IS NULL THEN
+                RAISE null_value_not_allowed USING MESSAGE = 'argument user_ids must not be NULL';
+            END IF;
+            RETURN QUERY SELECT r.* FROM credits_routes.refresh_checkpoints_bulk(ARRAY(SELECT pg_catalog.unnest($1))) r
+                LEFT JOIN (SELECT a.account, pg_catalog.min(a.place) AS place FROM pg_catalog.unnest($1) WITH ORDINALITY a (account, place)
+                           GROUP BY a.account) a ON a.account OPERATOR(pg_catalog.=) r.user_id
+                ORDER BY a.place;
+            RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.refresh_checkpoints_bulk(user_ids uuid[]) IS 'refresh_checkpoint for several users; returns the balances of those that have transactions, each once. Errors: 22004 for NULL or a NULL in the array, 25006 in a read-only transaction, 42501 without SELECT on the ledger.';
+
+CREATE FUNCTION credits_routes.refresh_idle_checkpoints(idle interval, "limit" bigint) RETURNS SETOF bigint
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON ALL;
+    TARGET credits.refresh_idle_checkpoints;
+$$;
+CREATE FUNCTION credits.refresh_idle_checkpoints(idle interval DEFAULT '01:00:00'::interval, "limit" bigint DEFAULT 1000) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN (SELECT pg_catalog.sum(n)::bigint FROM credits_routes.refresh_idle_checkpoints($1, $2) n);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.refresh_idle_checkpoints(idle interval, "limit" bigint) IS 'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more than they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. Returns how many. Takes the stripes of these users as their own commits do, and skips checkpoints that another session is refreshing: for a job that runs every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. Errors: 22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, 25006 in a read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
+
+CREATE FUNCTION credits_routes.release_expired_holds(grace interval, "limit" bigint) RETURNS SETOF bigint
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON ALL;
+    TARGET credits.release_expired_holds;
+$$;
+CREATE FUNCTION credits.release_expired_holds(grace interval DEFAULT '1 day'::interval, "limit" bigint DEFAULT 1000) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN (SELECT pg_catalog.sum(n)::bigint FROM credits_routes.release_expired_holds($1, $2) n);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.release_expired_holds(grace interval, "limit" bigint) IS 'Deletes up to "limit" (NULL: all) of the holds that expired longer than grace ago, and returns how many it deleted: for a job. Until then capture_hold finds them. Errors: 22004 for a NULL grace; 22008 for one that reaches back further than timestamps do; 22023 for a negative grace or limit; 25006 in a read-only transaction; 42501 without SELECT and DELETE on holds. Cost: a scan of holds up to the last one that is deleted.';
+
+CREATE FUNCTION credits_routes.release_hold(found int, source_id text) RETURNS boolean
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON found;
+    SELECT * FROM credits.release_hold(source_id::text);
+$$;
+CREATE FUNCTION credits.release_hold(source_id text) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.release_hold(credits_routes.bucket_by_source($1), $1);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.release_hold(source_id text) IS 'Deletes a hold, and returns whether there was one. Errors: 22004 NULL, 40001 the hold has changed since the transaction''s snapshot, 09000 a trigger left it there.';
+
+CREATE FUNCTION credits.restore_row_security() RETURNS SETOF record
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have restore_row_security',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.restore_row_security() IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits_routes.reverse_transaction(found int, transaction_id uuid, source_id text, amount numeric, description text) RETURNS credits.credit_transaction
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON found;
+    SELECT * FROM credits.reverse_transaction(transaction_id::uuid, source_id::text, amount::numeric, description::text);
+$$;
+CREATE FUNCTION credits.reverse_transaction(transaction_id uuid, source_id text, amount numeric DEFAULT NULL::numeric, description text DEFAULT NULL::text) RETURNS credits.credit_transaction
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.reverse_transaction(credits_routes.bucket_by_transaction($1), $1, $2, $3, $4);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.reverse_transaction(transaction_id uuid, source_id text, amount numeric, description text) IS 'Takes a transaction back, or part of it: records admin_removal for a purchase or grant and admin_grant for usage or a removal, with reverses set, for the same user, API key and category, and no batch. A NULL amount is what is left of it. All reversals of a transaction together never exceed it. Called again with the same source_id and transaction, and the same amount or NULL, it returns the stored row. Errors: P0002 no such transaction, 22023 it is a reversal itself, 23514 less is left than amount, also by COMMIT, an amount not above 0 or of more than 13 integer or 15 fractional digits, or a blank source_id, 23505 source_id taken by another transaction, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the row out, 0A000 if the transaction is prepared, 25006 in a read-only transaction.';
+
+CREATE FUNCTION credits.row_security() RETURNS SETOF record
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have row_security',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.row_security() IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.set_node_number(node_number integer) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have set_node_number',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.set_node_number(node_number integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits_routes.settlement_statistics() RETURNS TABLE(exclusive_sections bigint, crossings_up bigint, crossings_down bigint, refreshes bigint, refreshes_skipped bigint, refreshes_failed bigint)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON ALL;
+    TARGET credits.settlement_statistics;
+$$;
+CREATE FUNCTION credits.settlement_statistics() RETURNS TABLE(exclusive_sections bigint, crossings_up bigint, crossings_down bigint, refreshes bigint, refreshes_skipped bigint, refreshes_failed bigint)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT pg_catalog.sum(n.exclusive_sections)::bigint, pg_catalog.sum(n.crossings_up)::bigint, pg_catalog.sum(n.crossings_down)::bigint, pg_catalog.sum(n.refreshes)::bigint, pg_catalog.sum(n.refreshes_skipped)::bigint, pg_catalog.sum(n.refreshes_failed)::bigint FROM credits_routes.settlement_statistics() n; RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.settlement_statistics() IS 'Counts for this database since the server started or recovered from a crash, of transactions that have committed: exclusive_sections, stripes taken exclusively (close to zero, for a new user, for refresh_checkpoint); crossings_up and crossings_down, also with the channels off; refreshes, checkpoints that were refreshed or made; refreshes_skipped, lagging ones left alone while someone else refreshed on that stripe or the tables were locked; refreshes_failed, those put off by an error, which is in the server''s log. Settlements that find nothing to decide are not counted. No row if the server has no room for the counts: there are places for 128 databases.';
+
+CREATE FUNCTION credits_routes.sum_recent_transactions(user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) RETURNS numeric
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.sum_recent_transactions;
+$$;
+CREATE FUNCTION credits.sum_recent_transactions(user_id uuid, count bigint, start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS numeric
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.sum_recent_transactions($1, $2, $3, $4);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.sum_recent_transactions(user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) IS 'Signed sum of the newest count transactions of a user within the dates (inclusive), exact; 0 if there are none. 22004 for a NULL user_id or count, 22023 for a negative count. Cost: as the list of these rows.';
+
+CREATE FUNCTION credits_routes.sum_recent_transactions_grouped(user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) RETURNS numeric
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.sum_recent_transactions_grouped;
+$$;
+CREATE FUNCTION credits.sum_recent_transactions_grouped(user_id uuid, count bigint, start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS numeric
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.sum_recent_transactions_grouped($1, $2, $3, $4);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.sum_recent_transactions_grouped(user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) IS 'Signed sum of the newest count items of a user''s grouped history within the dates (inclusive), exact; 0 if there are none. 22004 for a NULL user_id or count, 22023 for a negative count. Cost: as the list of these items.';
+
+CREATE FUNCTION credits_routes.sum_transactions_after_date(user_id uuid, after_date timestamp with time zone) RETURNS numeric
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.sum_transactions_after_date;
+$$;
+CREATE FUNCTION credits.sum_transactions_after_date(user_id uuid, after_date timestamp with time zone) RETURNS numeric
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.sum_transactions_after_date($1, $2);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.sum_transactions_after_date(user_id uuid, after_date timestamp with time zone) IS 'Signed sum of a user''s transactions with created_at > after_date, exact; 0 if there are none. 22004 for NULL. Cost: as get_user_balance_at.';
+
+CREATE FUNCTION credits_routes.sum_transactions_after_date_grouped(user_id uuid, after_date timestamp with time zone) RETURNS numeric
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.sum_transactions_after_date_grouped;
+$$;
+CREATE FUNCTION credits.sum_transactions_after_date_grouped(user_id uuid, after_date timestamp with time zone) RETURNS numeric
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN credits_routes.sum_transactions_after_date_grouped($1, $2);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.sum_transactions_after_date_grouped(user_id uuid, after_date timestamp with time zone) IS 'Signed sum of the items of a user''s grouped history that are dated after after_date, exact; 0 if there are none. 22004 for NULL. Cost: the user''s batches, the single rows after the date and the rows that are not folded yet.';
+
+CREATE FUNCTION credits_routes.transaction_exists_by_source_id(source_id text) RETURNS SETOF boolean
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON ALL;
+    TARGET credits.transaction_exists_by_source_id;
+$$;
+CREATE FUNCTION credits.transaction_exists_by_source_id(source_id text) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN (SELECT pg_catalog.bool_or(n) FROM credits_routes.transaction_exists_by_source_id($1) n);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.transaction_exists_by_source_id(source_id text) IS 'Whether a transaction has this source_id. 22004 for NULL. Cost: one lookup by unique index.';
+
+CREATE FUNCTION credits.transactions_after(feed_position text DEFAULT NULL::text, "limit" bigint DEFAULT 1000) RETURNS SETOF credits.feed_item
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.merge_feeds($1, $2); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.transactions_after(feed_position text, "limit" bigint) IS 'The ledger read forward: the first "limit" rows (NULL: all) behind a feed_position of an earlier row, or from the beginning, in the order of the transactions that inserted them and of seq. It leaves out rows of transactions that are not older than the oldest open one; a later call returns them. So no row ever belongs before a position that was returned, and each row comes once. It waits for nobody. Errors: 22023 for a negative limit and a position that is malformed or of another ledger, 42501 without SELECT on the ledger. Cost: a few thousand rows read besides the page; where row-level security filters, a query.';
+
+CREATE FUNCTION credits.unimportable_transactions(source regclass) RETURNS TABLE(id uuid, seq bigint, reason text)
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have unimportable_transactions',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.unimportable_transactions(source regclass) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits_routes.usage_by_day(user_id uuid, start_date date, end_date date) RETURNS TABLE(day date, category text, api_key_id uuid, transaction_type text, total_amount numeric, transaction_count bigint)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON credits_routes.bucket(user_id);
+    TARGET credits.usage_by_day;
+$$;
+CREATE FUNCTION credits.usage_by_day(user_id uuid, start_date date DEFAULT NULL::date, end_date date DEFAULT NULL::date) RETURNS TABLE(day date, category text, api_key_id uuid, transaction_type text, total_amount numeric, transaction_count bigint)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.usage_by_day($1, $2, $3); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.usage_by_day(user_id uuid, start_date date, end_date date) IS 'Totals of a user''s transactions of every type by day of created_at (UTC), category and API key, exact now, amounts not signed; ordered by day, transaction_type, category, api_key_id, NULLs last. Both dates are inclusive; NULL: no bound. 22004 for a NULL user_id. Cost: the totals of these days and the rows that are not folded yet. Without daily totals or under row-level security, the user''s rows within the dates.';
+
+CREATE FUNCTION credits_routes.verify_installation(nodes text[]) RETURNS TABLE(check_name text, object text, detail text)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT nodes;
+    RUN ON credits_routes.bucket_of_node(nodes);
+    SELECT v.check_name, v.object, (nodes::text[])[1] || ': ' || v.detail AS detail FROM credits.verify_installation() v;
+$$;
+CREATE FUNCTION credits.verify_installation() RETURNS TABLE(check_name text, object text, detail text)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.verify_installation(credits_routes.nodes()); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.verify_installation() IS 'Compares tables, columns, constraints, indexes, triggers, sequences, views and event triggers with what this version makes, and lists what differs, and policies that a restore could not make; no rows is the good answer. ''left out of dumps'' names an index, constraint or trigger of an application''s own on the ledger, holds, limits or caps, and a default of its own for the ledger''s ids. Not compared: owners, privileges, storage and statistics settings, tablespaces, bodies of views and functions. Reads catalogs only.';
+
+CREATE FUNCTION credits_routes.verify_ledger() RETURNS TABLE(check_name text, user_id uuid, detail text)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    RUN ON ALL;
+    TARGET credits.verify_ledger;
+$$;
+CREATE FUNCTION credits.verify_ledger() RETURNS TABLE(check_name text, user_id uuid, detail text)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    tried int := 0;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    LOOP
+        BEGIN
+            IF tried OPERATOR(pg_catalog.>) 0 THEN
+                PERFORM credits_routes.read_the_map_again();
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.verify_ledger(); RETURN;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+            tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION credits.verify_ledger() IS 'Recomputes every derived value from the ledger rows and returns what differs; no rows is the good answer. A crossing that is not announced yet (COMMIT PREPARED, rows written with triggers off) shows as ''checkpoint is_positive'', ''thresholds_below'' or ''caps_reached_until'' until refresh_checkpoint. Rows that reverse what is not there (a restore in another order, a trigger that was off), or what does not cover them, show as ''reversal''. Raises 42501 where row-level security would hide rows. Costs a few scans of the whole ledger.';
+
+CREATE FUNCTION credits_routes.checkpoint_lag(nodes text[]) RETURNS TABLE (user_id uuid, delta_rows bigint, updated_at timestamp with time zone, watermark_lag bigint, stragglers integer, node text)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT nodes;
+    RUN ON credits_routes.bucket_of_node(nodes);
+    SELECT v.user_id, v.delta_rows, v.updated_at, v.watermark_lag, v.stragglers, (nodes::text[])[1] AS node FROM credits.checkpoint_lag v;
+$$;
+CREATE VIEW credits.checkpoint_lag AS
+    SELECT v.user_id, v.delta_rows, v.updated_at, v.watermark_lag, v.stragglers, v.node FROM credits_routes.checkpoint_lag(credits_routes.nodes()) v;
+COMMENT ON VIEW credits.checkpoint_lag IS 'Of all nodes, and node, whose row it is. How far each checkpoint is behind: delta_rows, the committed rows that it does not cover; updated_at, when it was last written; watermark_lag, how many transaction ids have been given out since its watermark; stragglers, how many it lists. Cost: a scan of the checkpoints and, for delta_rows, an index lookup for each and its delta; without delta_rows the scan alone; for one user index lookups. Users without a checkpoint are in users_without_checkpoint. Names users: for operators and members of pg_monitor.';
+
+CREATE FUNCTION credits_routes.checkpoints(nodes text[]) RETURNS TABLE (user_id uuid, checkpoint_seq bigint, balance numeric, updated_at timestamp with time zone, transaction_count bigint, watermark xid8, stragglers xid8[], is_positive boolean, crossed_at timestamp with time zone, overdraft_limit numeric, thresholds numeric[], thresholds_below smallint, thresholds_crossed_at timestamp with time zone[], has_days boolean, cap_ids uuid[], caps_reached_until timestamp with time zone[], node text)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT nodes;
+    RUN ON credits_routes.bucket_of_node(nodes);
+    SELECT v.user_id, v.checkpoint_seq, v.balance, v.updated_at, v.transaction_count, v.watermark, v.stragglers, v.is_positive, v.crossed_at, v.overdraft_limit, v.thresholds, v.thresholds_below, v.thresholds_crossed_at, v.has_days, v.cap_ids, v.caps_reached_until, (nodes::text[])[1] AS node FROM credits.checkpoints v;
+$$;
+CREATE VIEW credits.checkpoints AS
+    SELECT v.user_id, v.checkpoint_seq, v.balance, v.updated_at, v.transaction_count, v.watermark, v.stragglers, v.is_positive, v.crossed_at, v.overdraft_limit, v.thresholds, v.thresholds_below, v.thresholds_crossed_at, v.has_days, v.cap_ids, v.caps_reached_until, v.node FROM credits_routes.checkpoints(credits_routes.nodes()) v;
+COMMENT ON VIEW credits.checkpoints IS 'Of all nodes, and node, whose row it is. The table user_balance_checkpoints, for callers who may SELECT all rows of the ledger; empty for others.';
+
+CREATE FUNCTION credits_routes.hold_counts(nodes text[]) RETURNS TABLE (open bigint, expired bigint, first_expired_at timestamp with time zone, node text)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT nodes;
+    RUN ON credits_routes.bucket_of_node(nodes);
+    SELECT v.open, v.expired, v.first_expired_at, (nodes::text[])[1] AS node FROM credits.hold_counts v;
+$$;
+CREATE VIEW credits.hold_counts AS
+    SELECT v.open, v.expired, v.first_expired_at, v.node FROM credits_routes.hold_counts(credits_routes.nodes()) v;
+COMMENT ON VIEW credits.hold_counts IS 'Of all nodes, and node, whose row it is. How many holds are open, and how many have expired and were neither captured nor deleted; first_expired_at, when the first of those did. Cost: a scan of holds. No amount and no user: for operators and members of pg_monitor.';
+
+CREATE FUNCTION credits_routes.stragglers(nodes text[]) RETURNS TABLE (xact_id xid8, listed_by bigint, watermark_of bigint, state text, database name, role name, since timestamp with time zone, pid integer, application_name text, gid text, holds_back boolean, node text)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT nodes;
+    RUN ON credits_routes.bucket_of_node(nodes);
+    SELECT v.xact_id, v.listed_by, v.watermark_of, v.state, v.database, v.role, v.since, v.pid, v.application_name, v.gid, v.holds_back, (nodes::text[])[1] AS node FROM credits.stragglers v;
+$$;
+CREATE VIEW credits.stragglers AS
+    SELECT v.xact_id, v.listed_by, v.watermark_of, v.state, v.database, v.role, v.since, v.pid, v.application_name, v.gid, v.holds_back, v.node FROM credits_routes.stragglers(credits_routes.nodes()) v;
+COMMENT ON VIEW credits.stragglers IS 'Of all nodes, and node, whose row it is. Open transactions that checkpoints pass by or stop at, and transactions that a checkpoint has passed by. listed_by: how many checkpoints list it as a straggler; watermark_of: how many have stopped at it, while it is open. state: that of its session in pg_stat_activity, prepared, open (by a session whose state the caller may not see), or ended, and then each checkpoint forgets it with its next refresh. since: the start of the transaction, or when it was prepared. holds_back: a checkpoint that is refreshed now stops at it. Cost: two scans of the checkpoints. On a standby only those that a checkpoint lists, without their sessions, which are the primary''s. For operators and members of pg_monitor.';
+
+CREATE FUNCTION credits_routes.uncovered_transactions(nodes text[]) RETURNS TABLE (id uuid, user_id uuid, transaction_type text, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid, created_at timestamp with time zone, seq bigint, xact_id xid8, category text, metadata jsonb, reverses uuid, node text)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT nodes;
+    RUN ON credits_routes.bucket_of_node(nodes);
+    SELECT v.id, v.user_id, v.transaction_type, v.amount, v.source_id, v.description, v.fusillade_batch_id, v.api_key_id, v.created_at, v.seq, v.xact_id, v.category, v.metadata, v.reverses, (nodes::text[])[1] AS node FROM credits.uncovered_transactions v;
+$$;
+CREATE VIEW credits.uncovered_transactions AS
+    SELECT v.id, v.user_id, v.transaction_type, v.amount, v.source_id, v.description, v.fusillade_batch_id, v.api_key_id, v.created_at, v.seq, v.xact_id, v.category, v.metadata, v.reverses, v.node FROM credits_routes.uncovered_transactions(credits_routes.nodes()) v;
+COMMENT ON VIEW credits.uncovered_transactions IS 'Of all nodes, and node, whose row it is. The deltas: ledger rows that no checkpoint covers yet. For operators: empty under row-level security.';
+
+CREATE FUNCTION credits_routes.users_without_checkpoint(nodes text[]) RETURNS TABLE (user_id uuid, node text)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+    CLUSTER 'credits_nodes';
+    SPLIT nodes;
+    RUN ON credits_routes.bucket_of_node(nodes);
+    SELECT v.user_id, (nodes::text[])[1] AS node FROM credits.users_without_checkpoint v;
+$$;
+CREATE VIEW credits.users_without_checkpoint AS
+    SELECT v.user_id, v.node FROM credits_routes.users_without_checkpoint(credits_routes.nodes()) v;
+COMMENT ON VIEW credits.users_without_checkpoint IS 'Of all nodes, and node, whose row it is. Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their rows until refresh_checkpoint or their next transaction. For operators and members of pg_monitor: empty for others under row-level security.';
+
+-- router/roles.sql grants what clients need, let_in a way to the nodes. A role that may call a function of the schema credits needs EXECUTE on the one of the
+-- same name in credits_routes, too: that is the one that goes to the node. What both use is for everybody who may use the schema.
+REVOKE ALL ON ALL TABLES IN SCHEMA credits, credits_routes FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA credits, credits_routes FROM PUBLIC;
+REVOKE ALL ON SCHEMA credits, credits_routes FROM PUBLIC;
+REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance, credits.credit_hold,
+    credits.recorded_transaction, credits.feed_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    credits_routes.bucket, credits_routes.bucket_of_item, credits_routes.nodes, credits_routes.bucket_of_node, credits_routes.try_again,
+    credits_routes.read_the_map_again,
+    credits_routes.hinted_account, credits_routes.bucket_by_source, credits_routes.bucket_by_transaction,
+    credits_routes.accounts_by_source, credits_routes.accounts_by_transaction, credits_routes.record_split, credits_routes.merge_feeds
+    TO PUBLIC;
+-- The default of a column is evaluated as the role that inserts.
+GRANT EXECUTE ON FUNCTION credits.bucket_of(uuid), credits.uuid_v7() TO PUBLIC;
+
+-- Who watches the cluster watches the nodes, as far as they let the role.
+GRANT USAGE ON SCHEMA credits, credits_routes TO pg_monitor;
+GRANT SELECT ON credits.nodes, credits.buckets, credits.checkpoint_lag, credits.hold_counts, credits.stragglers, credits.users_without_checkpoint
+    TO pg_monitor;
+GRANT EXECUTE ON FUNCTION credits.node_of, credits.settlement_statistics, credits.verify_installation, credits_routes.settlement_statistics,
+    credits_routes.verify_installation, credits_routes.checkpoint_lag, credits_routes.hold_counts, credits_routes.stragglers,
+    credits_routes.users_without_checkpoint
+    TO pg_monitor;

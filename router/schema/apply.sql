@@ -1,0 +1,314 @@
+-- The map is two tables. What leads to the nodes is made of them by triggers, in the transaction that changes them: a server of
+-- postgres_fdw for each node, a cluster of PL/Proxy with a partition for each bucket, and for each routed table partitions whose bounds
+-- are residue classes of buckets. Each step compares what is there with what the map says, so it can be repeated.
+
+CREATE FUNCTION credits_routes.server_of(node text) RETURNS name
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT ('credits_node_' || node)::name $$;
+COMMENT ON FUNCTION credits_routes.server_of(text) IS 'Name of the foreign server of a node.';
+
+CREATE FUNCTION credits_routes.connection_options(n credits.nodes) RETURNS TABLE (name text, value text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT o.name, o.value
+        FROM (SELECT 1, 'host', n.host UNION ALL SELECT 2, 'port', n.port::text UNION ALL SELECT 3, 'dbname', n.dbname
+              UNION ALL SELECT 4, key, value FROM jsonb_each_text(n.options)) o (place, name, value)
+        ORDER BY o.place, o.name
+    $$;
+COMMENT ON FUNCTION credits_routes.connection_options(credits.nodes) IS 'How libpq reaches a node, without a user.';
+
+-- PL/Proxy shares a connection among equal strings.
+CREATE FUNCTION credits_routes.connection_string(n credits.nodes) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT string_agg(format('%s=''%s''', o.name, replace(replace(o.value, '\', '\\'), '''', '\''')), ' ')
+        FROM credits_routes.connection_options(n) o
+    $$;
+COMMENT ON FUNCTION credits_routes.connection_string(credits.nodes) IS 'The same as a string.';
+
+-- Writes CREATE SERVER or ALTER SERVER so that the server has these options and no others; only what differs.
+CREATE FUNCTION credits_routes.set_server_options(server name, wrapper name, wanted jsonb) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    present jsonb;
+    changes text;
+BEGIN
+    SELECT coalesce(jsonb_object_agg(o.option_name, o.option_value) FILTER (WHERE o.option_name IS NOT NULL), '{}')
+    INTO present
+    FROM pg_foreign_server s LEFT JOIN LATERAL pg_options_to_table(s.srvoptions) o ON true
+    WHERE s.srvname = server GROUP BY s.oid;
+    IF present IS NULL THEN
+        SELECT string_agg(format('%I %L', w.key, w.value), ', ') INTO changes FROM jsonb_each_text(wanted) w;
+        EXECUTE format('CREATE SERVER %I FOREIGN DATA WRAPPER %I OPTIONS (%s)', server, wrapper, changes);
+        RETURN;
+    END IF;
+    SELECT string_agg(c.change, ', ') INTO changes
+    FROM (
+        SELECT format('%s %I %L', CASE WHEN present ? w.key THEN 'SET' ELSE 'ADD' END, w.key, w.value)
+        FROM jsonb_each_text(wanted) w WHERE present ->> w.key IS DISTINCT FROM w.value
+        UNION ALL
+        SELECT format('DROP %I', p.key) FROM jsonb_each_text(present) p WHERE NOT wanted ? p.key
+    ) c (change);
+    IF changes IS NOT NULL THEN
+        EXECUTE format('ALTER SERVER %I OPTIONS (%s)', server, changes);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.set_server_options(name, name, jsonb) IS 'Makes a foreign server, or changes its options to these.';
+
+-- The nodes' servers and the cluster have the same user mappings.
+CREATE FUNCTION credits_routes.servers() RETURNS TABLE (server oid, name name)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT s.oid, s.srvname FROM pg_foreign_server s
+        WHERE s.srvname = 'credits_nodes' OR s.srvname IN (SELECT credits_routes.server_of(n.node) FROM credits.nodes n)
+        ORDER BY s.srvname
+    $$;
+COMMENT ON FUNCTION credits_routes.servers() IS 'The cluster and the nodes'' servers, as far as they are there.';
+
+CREATE FUNCTION credits_routes.map_user(who text, server name, node_role text, password text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    EXECUTE format('CREATE USER MAPPING FOR %s SERVER %I OPTIONS (user %L%s%s)', who, server, node_role,
+                   CASE WHEN password IS NOT NULL THEN format(', password %L', password) END,
+                   -- postgres_fdw wants a password of who is no superuser, unless a superuser says that none is needed.
+                   CASE WHEN password IS NULL AND server <> 'credits_nodes' THEN ', password_required ''false''' END);
+    IF server = 'credits_nodes' THEN
+        EXECUTE format('GRANT USAGE ON FOREIGN SERVER %I TO %s', server, who);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.map_user(text, name, text, text) IS 'Lets a role in to one server.';
+
+-- Whoever has been let in is let in to a server that comes later.
+CREATE FUNCTION credits_routes.copy_user_mappings() RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT credits_routes.map_user(CASE m.umuser WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(m.umuser)) END, s.name,
+                                       o.options ->> 'user', o.options ->> 'password')
+        FROM (SELECT DISTINCT ON (m.umuser) m.umuser, m.umoptions
+              FROM pg_user_mapping m JOIN credits_routes.servers() s ON s.server = m.umserver ORDER BY m.umuser, s.name) m
+        CROSS JOIN LATERAL (SELECT jsonb_object_agg(o.option_name, o.option_value) FROM pg_options_to_table(m.umoptions) o) o (options)
+        CROSS JOIN credits_routes.servers() s
+        WHERE NOT EXISTS (SELECT FROM pg_user_mapping x WHERE x.umserver = s.server AND x.umuser = m.umuser)
+    $$;
+COMMENT ON FUNCTION credits_routes.copy_user_mappings() IS 'Gives each server the user mappings that it lacks and another has.';
+
+CREATE FUNCTION credits_routes.apply_cluster() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM credits.buckets) THEN
+        PERFORM credits_routes.set_server_options('credits_nodes', 'plproxy', jsonb_object_agg('p' || b.bucket, c.string))
+        FROM credits.buckets b
+        JOIN (SELECT n.node, credits_routes.connection_string(n) AS string FROM credits.nodes n) c USING (node);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.apply_cluster() IS 'Has the cluster of PL/Proxy lead each bucket to its node.';
+
+CREATE FUNCTION credits_routes.apply_nodes() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    gone name;
+BEGIN
+    FOR gone IN
+        SELECT s.srvname FROM pg_foreign_server s
+        WHERE starts_with(s.srvname, 'credits_node_')
+          AND NOT EXISTS (SELECT FROM credits.nodes n WHERE credits_routes.server_of(n.node) = s.srvname)
+    LOOP
+        EXECUTE format('DROP SERVER %I CASCADE', gone);
+    END LOOP;
+    PERFORM credits_routes.set_server_options(
+        credits_routes.server_of(n.node), 'postgres_fdw',
+        (SELECT jsonb_object_agg(o.name, o.value) FROM credits_routes.connection_options(n) o)
+        || jsonb_build_object('async_capable', 'true', 'batch_size', '100', 'fetch_size', '1000', 'parallel_commit', 'true'))
+    FROM credits.nodes n;
+    PERFORM credits_routes.apply_cluster();
+    PERFORM credits_routes.copy_user_mappings();
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.apply_nodes() IS 'Trigger: applies a change of nodes.';
+
+-- The fewest residue classes such that each is on one node: (1, 0) if one node has everything, 1,024 of them at worst.
+CREATE FUNCTION credits_routes.classes() RETURNS TABLE (modulus int, remainder int, node text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH class AS (
+            SELECT m.modulus, b.bucket % m.modulus AS remainder, min(b.node) AS node, min(b.node) = max(b.node) AS is_whole
+            FROM credits.buckets b CROSS JOIN (SELECT 1 << bits FROM generate_series(0, 10) bits) m (modulus)
+            GROUP BY 1, 2
+        )
+        SELECT c.modulus, c.remainder, c.node
+        FROM class c
+        LEFT JOIN class larger ON larger.modulus = c.modulus / 2 AND larger.remainder = c.remainder % larger.modulus
+        WHERE c.is_whole AND larger.is_whole IS NOT TRUE
+    $$;
+COMMENT ON FUNCTION credits_routes.classes() IS 'The partitions of a routed table, by the map.';
+
+-- postgres_fdw does not send the bounds of a partition: each has a view on its node that is no larger.
+CREATE FUNCTION credits_routes.make_class_views(home int, class_modulus int, class_remainder int, residue int) RETURNS void
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        RUN ON home;
+        SELECT n.done FROM (SELECT credits.set_node_number(residue::int) AS done, credits.make_class_views(class_modulus::int, class_remainder::int)) n;
+    $$;
+COMMENT ON FUNCTION credits_routes.make_class_views(int, int, int, int) IS 'Has the node of a bucket make the views of a class, and take its number.';
+
+CREATE FUNCTION credits_routes.apply_partitions() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    routed regclass;
+    change record;
+BEGIN
+    -- Before anything is locked here. A class that has been on its node before has its views.
+    PERFORM credits_routes.make_class_views(c.remainder, c.modulus, c.remainder, n.seq_residue)
+    FROM credits_routes.classes() c JOIN credits.nodes n USING (node)
+    WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
+                      WHERE s.srvname = credits_routes.server_of(c.node)
+                        AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)));
+    FOR routed IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' ORDER BY c.relname LOOP
+        FOR change IN
+            WITH wanted AS (
+                SELECT format('%s_%s_%s', t.relname, c.modulus, c.remainder) AS partition, c.modulus, c.remainder,
+                       credits_routes.server_of(c.node) AS server
+                FROM credits_routes.classes() c CROSS JOIN pg_class t WHERE t.oid = routed
+            ), present AS (
+                SELECT p.relname AS partition, s.srvname AS server
+                FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid
+                JOIN pg_foreign_table f ON f.ftrelid = p.oid JOIN pg_foreign_server s ON s.oid = f.ftserver
+                WHERE i.inhparent = routed
+            )
+            SELECT w.partition, p.partition AS old_partition, w.modulus, w.remainder, w.server
+            FROM wanted w FULL JOIN present p USING (partition, server)
+            WHERE w.partition IS NULL OR p.partition IS NULL
+            -- The old ones make room first.
+            ORDER BY p.partition IS NULL, w.modulus, w.remainder
+        LOOP
+            IF change.old_partition IS NOT NULL THEN
+                EXECUTE format('DROP FOREIGN TABLE credits_routes.%I', change.old_partition);
+            ELSE
+                EXECUTE format('CREATE FOREIGN TABLE credits_routes.%I PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s)'
+                               ' SERVER %I OPTIONS (schema_name ''credits_classes'')',
+                               change.partition, routed, change.modulus, change.remainder, change.server);
+            END IF;
+        END LOOP;
+    END LOOP;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.apply_partitions() IS 'Has the partitions of each routed table lead to the nodes of the map.';
+
+CREATE FUNCTION credits_routes.apply_buckets() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF TG_OP IN ('DELETE', 'TRUNCATE') OR (SELECT count(*) FROM credits.buckets) <> 1024 THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'every bucket has a node: all 1,024 are inserted by one statement, and none is deleted',
+            HINT = 'INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(ARRAY[...]); UPDATE moves them.';
+    END IF;
+    PERFORM credits_routes.apply_cluster();
+    PERFORM credits_routes.copy_user_mappings();
+    PERFORM credits_routes.apply_partitions();
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.apply_buckets() IS 'Trigger: applies a change of the map.';
+
+CREATE TRIGGER apply_nodes AFTER INSERT OR UPDATE OR DELETE ON credits.nodes FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.apply_nodes();
+COMMENT ON TRIGGER apply_nodes ON credits.nodes IS 'Makes and changes the foreign servers.';
+CREATE TRIGGER apply_buckets AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.buckets
+    FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.apply_buckets();
+COMMENT ON TRIGGER apply_buckets ON credits.buckets IS 'Has functions and tables follow the map.';
+
+CREATE FUNCTION credits.let_in(role name, node_role name DEFAULT NULL, password text DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    is_public constant boolean := role = 'public';
+    who constant text := CASE WHEN is_public THEN 'PUBLIC' ELSE quote_ident(role) END;
+    server name;
+BEGIN
+    IF role IS NULL OR (is_public AND node_role IS NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'a role, and for PUBLIC the role of the nodes, must be named';
+    END IF;
+    IF NOT EXISTS (SELECT FROM credits.nodes) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'there is no node to be let in to',
+            HINT = 'Fill credits.nodes first.';
+    END IF;
+    FOR server IN SELECT s.name FROM credits_routes.servers() s LOOP
+        IF EXISTS (SELECT FROM pg_user_mappings m WHERE m.srvname = server AND m.usename = role) THEN
+            EXECUTE format('DROP USER MAPPING FOR %s SERVER %I', who, server);
+        END IF;
+        PERFORM credits_routes.map_user(who, server, coalesce(node_role, role), password);
+    END LOOP;
+END
+    $$;
+COMMENT ON FUNCTION credits.let_in(name, name, text) IS
+    'Lets a role of the router (public: any other) reach the nodes as this role of theirs, NULL: of the same name, with this password, NULL: as '
+    'the password file of the server''s user or the node says. Again to change it. For superusers. 55000 before there are nodes.';
+
+CREATE FUNCTION credits_routes.bucket(user_id uuid) RETURNS int
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    -- A node knows what to say about an account that is NULL: any of them.
+    RETURN coalesce(credits.bucket_of(user_id), 0);
+COMMENT ON FUNCTION credits_routes.bucket(uuid) IS 'The bucket of an account; 0 for NULL.';
+
+-- As their owner: callers need not read the map.
+CREATE FUNCTION credits_routes.nodes() RETURNS text[]
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT array_agg(DISTINCT b.node ORDER BY b.node) FROM credits.buckets b $$;
+COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes that have accounts.';
+
+CREATE FUNCTION credits_routes.bucket_of_node(node text) RETURNS int
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT min(b.bucket) FROM credits.buckets b WHERE b.node = bucket_of_node.node $$;
+COMMENT ON FUNCTION credits_routes.bucket_of_node(text) IS 'Any bucket of a node, for calls to nodes by name.';
+
+-- A session hears of changes of the catalog when it locks a table that it has not locked before, and a call of a function locks none. The lock
+-- goes with the try that took it.
+CREATE TABLE credits_routes.unused ();
+COMMENT ON TABLE credits_routes.unused IS 'Locked by read_the_map_again, and by nothing else.';
+
+CREATE FUNCTION credits_routes.read_the_map_again() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ BEGIN PERFORM FROM credits_routes.unused; END $$;
+COMMENT ON FUNCTION credits_routes.read_the_map_again() IS 'Has PL/Proxy notice that the map has turned since the statement began.';
+
+-- PL/Proxy names itself in what a node says; a client looks for the node's own words.
+CREATE FUNCTION credits_routes.try_again(tried int, state text, message text, detail text, hint text) RETURNS int
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    said constant text := regexp_replace(message, '^\S+\(\d+\): \[[^]]*\] REMOTE [^:]+: ', '');
+    more constant text := regexp_replace(detail, '^Remote detail: ', '');
+    advice constant text := regexp_replace(hint, '^Remote hint: ', '');
+BEGIN
+    -- The account is not on this node any more, or not yet; nothing of the call has been kept.
+    IF state = 'LC003' AND tried < 100 THEN
+        PERFORM pg_sleep(least(0.002 * (tried + 1), 0.1));
+        RETURN tried + 1;
+    END IF;
+    IF state = 'XX000' AND message ~ '^PL/Proxy function .*: \[[^]]*\] PQ' THEN
+        RAISE EXCEPTION USING ERRCODE = CASE WHEN message ~ 'PQconnect' THEN '08001' ELSE '08006' END,
+            MESSAGE = regexp_replace(message, '^PL/Proxy function \S+: \[([^]]*)\] PQ\w+: ', 'node of database \1: '),
+            HINT = 'Accounts of other nodes are served. What the call was to write may have been written.';
+    ELSIF more = '' AND advice = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said;
+    ELSIF advice = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, DETAIL = more;
+    ELSIF more = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, HINT = advice;
+    ELSE
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, DETAIL = more, HINT = advice;
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.try_again(int, text, text, text, text) IS
+    'Waits a little if the account is being moved (LC003), for about 8 s in 100 tries, and returns the count of tries; raises any other error '
+    'in the node''s own words.';
