@@ -19,6 +19,7 @@ use pgrx::pg_sys;
 use super::{checkpoint_tids, noted, user_rows};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
+use crate::pg::column::AnyColumn;
 use crate::pg::fetch::RowFetch;
 use crate::pg::relation::{Access, Index, NotFree, Table};
 use crate::pg::row::Row;
@@ -26,13 +27,15 @@ use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::tables::checkpoints::{self, Checkpoints};
 use crate::pg::write::TableWriter;
-use crate::pg::xact;
+use crate::pg::xact::{self, SubtransactionId};
 
 /// A stored checkpoint.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// Where it is stored.
     pub tid: pg_sys::ItemPointerData,
+    /// Who has stored this version of it.
+    pub stored_by: SubtransactionId,
     /// What it says.
     pub checkpoint: Checkpoint,
     /// Whether `daily_totals` has what it covers.
@@ -42,45 +45,88 @@ pub struct Stored {
 /// Reads stored checkpoints, one user after the other.
 pub struct CheckpointScan {
     relations: Relations,
-    /// Opened for the first checkpoint that is not at its cached tuple id.
+    /// Opened for the first checkpoint of which a tuple id is cached.
+    fetch: Option<RowFetch<Checkpoints>>,
+    /// Opened for the first one that is not found so.
     index: Option<IndexScan<Checkpoints>>,
     /// The primary key, if it was opened before the scan of it.
     key: Option<Index>,
     /// Holds the lock of the table, so it is closed last.
-    fetch: RowFetch<Checkpoints>,
+    table: Rc<Table>,
 }
 
 impl CheckpointScan {
     /// Opens the checkpoints.
     pub fn open(relations: &Relations) -> Self {
-        Self::with(relations, Table::open(relations.checkpoints, Access::Read), None)
+        Self::with(relations, Table::open(relations.checkpoints, Access::Read))
     }
 
     /// Opens the checkpoints if the locks of the table and of its primary key are free.
     pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
-        let table = Table::open_if_free(relations.checkpoints, Access::Read)?;
-        let key = Index::primary_key_if_free(&table)?;
-        Ok(Self::with(relations, table, Some(key)))
+        let mut scan = Self::without_key_if_free(relations)?;
+        scan.open_key_if_free()?;
+        Ok(scan)
     }
 
-    fn with(relations: &Relations, table: Table, key: Option<Index>) -> Self {
-        Self { relations: *relations, index: None, key, fetch: RowFetch::new(table, checkpoints::CROSSED_AT) }
+    /// Opens the checkpoints if the lock of the table is free.
+    pub fn without_key_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        Ok(Self::with(relations, Table::open_if_free(relations.checkpoints, Access::Read)?))
+    }
+
+    /// Opens their primary key if its lock is free, and if it is not open already: whatever is read after that waits for no lock.
+    pub fn open_key_if_free(&mut self) -> Result<(), NotFree> {
+        if self.index.is_none() && self.key.is_none() {
+            self.key = Some(Index::primary_key_if_free(&self.table)?);
+        }
+        Ok(())
+    }
+
+    fn with(relations: &Relations, table: Table) -> Self {
+        Self { relations: *relations, fetch: None, index: None, key: None, table: Rc::new(table) }
     }
 
     /// The user's checkpoint as the snapshot sees it.
     pub fn find(&mut self, user: &UserId, snapshot: &Rc<Snapshot>) -> Result<Option<Stored>, LedgerError> {
-        let sight = Sight::without_siread(snapshot);
-        // Nearly every new version of the row is a HOT update, by which the tuple id in the index stays the same.
-        let again = checkpoint_tids::get(user).and_then(|tid| self.fetch.at(tid, &sight));
-        if let Some(row) = again.filter(|row| row.get(checkpoints::USER_ID) == *user) {
-            return decode(user, &row, &self.relations).map(Some);
+        match self.find_again(user, snapshot)? {
+            None => self.find_by_key(user, snapshot),
+            found => Ok(found),
         }
-        let scan = self.index.get_or_insert_with(|| {
-            let table = Table::open_locked(self.relations.checkpoints);
-            let index = self.key.take().unwrap_or_else(|| Index::primary_key_of(&table));
-            IndexScan::new(table, index, Sight::without_siread(snapshot), 1, checkpoints::CROSSED_AT)
-        });
-        scan.see_with(sight);
+    }
+
+    /// The user's checkpoint, if it is where it was found last. Nearly every new version of the row is a HOT update, by which the tuple
+    /// id in the index stays the same.
+    pub fn find_again(
+        &mut self,
+        user: &UserId,
+        snapshot: &Rc<Snapshot>,
+    ) -> Result<Option<Stored>, LedgerError> {
+        let Some(tid) = checkpoint_tids::get(user) else { return Ok(None) };
+        let furthest = furthest(&self.relations);
+        let fetch = self.fetch.get_or_insert_with(|| RowFetch::new(Rc::clone(&self.table), furthest));
+        let found = fetch.at(tid, &Sight::without_siread(snapshot));
+        let found = found.filter(|row| row.get(checkpoints::USER_ID) == *user);
+        found.map(|row| decode(user, &row, &self.relations)).transpose()
+    }
+
+    /// The user's checkpoint by the primary key.
+    pub fn find_by_key(
+        &mut self,
+        user: &UserId,
+        snapshot: &Rc<Snapshot>,
+    ) -> Result<Option<Stored>, LedgerError> {
+        let sight = Sight::without_siread(snapshot);
+        let scan = match &mut self.index {
+            Some(scan) => {
+                scan.see_with(sight);
+                scan
+            }
+            None => {
+                let key = self.key.take().unwrap_or_else(|| Index::primary_key_of(&self.table));
+                let scan =
+                    IndexScan::new(Rc::clone(&self.table), key, sight, 1, furthest(&self.relations));
+                self.index.insert(scan)
+            }
+        };
         scan.seek(&[checkpoints::USER_ID.equal(user)]);
         let Some(stored) = scan.next().map(|row| decode(user, &row, &self.relations)) else {
             return Ok(None);
@@ -88,6 +134,13 @@ impl CheckpointScan {
         checkpoint_tids::keep(user, scan.index_tid());
         stored.map(Some)
     }
+}
+
+/// The furthest column that is read of a checkpoint.
+fn furthest(relations: &Relations) -> AnyColumn<Checkpoints> {
+    let furthest =
+        relations.boundary_columns().map_or(checkpoints::CROSSED_AT.any(), |columns| columns.furthest());
+    relations.has_days().map_or(furthest, |has_days| furthest.or_further(has_days.any()))
 }
 
 fn decode(user: &UserId, row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<Stored, LedgerError> {
@@ -103,7 +156,8 @@ fn decode(user: &UserId, row: &Row<'_, Checkpoints>, relations: &Relations) -> R
     let announced = announced(row, relations)?;
     let overdraft = row.get(relations.boundary_columns()?.overdraft_limit).unwrap_or_default();
     let has_days = row.get(relations.has_days()?).unwrap_or_default();
-    Ok(Stored { tid: row.tid(), checkpoint: Checkpoint { fold, announced, overdraft }, has_days })
+    let (tid, stored_by) = row.version();
+    Ok(Stored { tid, stored_by, checkpoint: Checkpoint { fold, announced, overdraft }, has_days })
 }
 
 fn announced(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<Announced, LedgerError> {

@@ -19,7 +19,7 @@ use super::delta::{self, DeltaScan};
 use super::published::Published;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::relation::NotFree;
+use crate::pg::relation::{NotFree, Table};
 use crate::pg::row::Row;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::tables::transactions::Ledger;
@@ -73,38 +73,59 @@ impl CommitView {
     pub fn get_or_open<'a>(
         opened: &'a mut Option<Self>,
         relations: &Relations,
+        ledger: &Rc<Table>,
     ) -> Result<&'a mut Self, NotFree> {
         match opened {
             Some(view) => Ok(view),
             None => {
                 // What the last statement of the transaction did is not visible to its snapshots yet.
                 xact::see_own_changes();
-                Ok(opened.insert(Self::open_if_free(relations)?))
+                Ok(opened.insert(Self::open_if_free(relations, ledger)?))
             }
         }
     }
 
-    /// Opens the scans if the locks of their relations are free.
-    pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
-        let dirty = DeltaScan::open_if_free(relations, Sight::Dirty(DirtySnapshot::new()))?;
-        Ok(Self { checkpoints: CheckpointScan::open_if_free(relations)?, dirty })
+    /// Opens the scans if the locks of their relations are free. The lock of the checkpoints' primary key is not looked at:
+    /// [`open_key_if_free`](Self::open_key_if_free).
+    pub fn open_if_free(relations: &Relations, ledger: &Rc<Table>) -> Result<Self, NotFree> {
+        let dirty = DeltaScan::open_if_free(relations, ledger, Sight::Dirty(DirtySnapshot::new()))?;
+        Ok(Self { checkpoints: CheckpointScan::without_key_if_free(relations)?, dirty })
     }
 
-    /// The user's stored checkpoint.
+    /// Opens the primary key of the checkpoints if its lock is free: whatever is read after that waits for no lock.
+    pub fn open_key_if_free(&mut self) -> Result<(), NotFree> {
+        self.checkpoints.open_key_if_free()
+    }
+
+    /// The user's stored checkpoint. Waits for the lock of the primary key, unless that is open.
     pub fn stored(&mut self, user: &UserId, now: &Moment) -> Result<Option<Stored>, LedgerError> {
         self.checkpoints.find(user, &now.snapshot)
     }
 
-    /// The user's stored checkpoint, and a pass over its delta that meets rows in flight.
-    pub fn look(
+    /// The user's stored checkpoint, and a pass over its delta that meets rows in flight. What batches and days gain by a refresh is
+    /// added up if that `is_due`. If the snapshot sees other recorded changes of checkpoints than `published` does, that is not used from
+    /// here on.
+    pub fn look<E: From<NotFree> + From<LedgerError> + From<SumOutOfRange>>(
         &mut self,
         user: &UserId,
         now: &Moment,
         published: &Published,
-    ) -> Result<Option<(Checkpoint, Pass)>, LedgerError> {
-        let Some(Stored { checkpoint, .. }) = self.stored(user, now)? else { return Ok(None) };
+        is_due: bool,
+    ) -> Result<Option<(Checkpoint, Pass)>, E> {
+        let stored = match self.checkpoints.find_again(user, &now.snapshot)? {
+            None => {
+                self.open_key_if_free()?;
+                self.checkpoints.find_by_key(user, &now.snapshot)?
+            }
+            found => found,
+        };
+        let Some(Stored { checkpoint, stored_by, .. }) = stored else {
+            published.check_against(&now.snapshot);
+            return Ok(None);
+        };
+        published.check_version(stored_by, &now.snapshot);
         let further = further_fold(published, user, &checkpoint.fold);
-        let pass = pass(&mut self.dirty, published, user, &checkpoint.fold, further, now)?;
+        let pass = pass(&mut self.dirty, published, user, &checkpoint.fold, further, now, is_due)?;
         Ok(Some((checkpoint, pass)))
     }
 
@@ -146,7 +167,7 @@ impl DeltasAt<'_> {
         // A published fold may cover rows that came after the snapshot, and has not all rows that did.
         let further =
             further_fold(published, user, stored).filter(|fold| fold.coverage.serves(&self.now.open));
-        pass(&mut self.scan, published, user, stored, further, self.now)
+        pass(&mut self.scan, published, user, stored, further, self.now, true)
     }
 
     /// What the stored fold becomes by a refresh, after this pass.
@@ -167,8 +188,8 @@ impl DeltasAt<'_> {
 pub struct Pass {
     /// The sums of what it has met.
     pub sums: DeltaPass,
-    /// What a refresh of the stored checkpoint adds to batches and days; `None` if the pass began with a published fold that had more
-    /// rows than the stored one.
+    /// What a refresh of the stored checkpoint adds to batches and days; `None` if that was not added up, or if the pass began with a
+    /// published fold that had more rows than the stored one.
     gained: Option<Gained>,
 }
 
@@ -203,7 +224,8 @@ fn further_fold(published: &Published, user: &UserId, stored: &Fold) -> Option<F
     fold.coverage.contains(&stored.coverage).then_some(fold)
 }
 
-/// One pass over the user's delta, from the stored fold on or from one that is further. Publishes the fold that it advances.
+/// One pass over the user's delta, from the stored fold on or from one that is further. Publishes the fold that it advances. Adds up what
+/// batches and days gain if a refresh `is_due`: that costs as much again as the sums, and most passes are followed by none.
 fn pass(
     delta: &mut DeltaScan,
     published: &Published,
@@ -211,9 +233,10 @@ fn pass(
     stored: &Fold,
     further: Option<Fold>,
     now: &Moment,
+    is_due: bool,
 ) -> Result<Pass, SumOutOfRange> {
     let base = further.unwrap_or_else(|| stored.clone());
-    let (sums, gained) = if base.gained_nothing_since(stored) {
+    let (sums, gained) = if is_due && base.gained_nothing_since(stored) {
         let (sums, gained) = fold_delta(delta, user, base, now)?;
         (sums, Some(gained))
     } else {

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
+use std::rc::Rc;
 
 use ledger::coverage::{Coverage, OpenTransactions};
 use ledger::credits::{Credits, SumOutOfRange};
@@ -54,22 +55,21 @@ impl DeltaScan {
     /// is not valid.
     pub fn open(relations: &Relations, sight: Sight) -> Self {
         let Ok(index) = relations.open_delta_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
-        Self::with(relations, index, sight)
+        Self::with(relations, Table::open_locked(relations.ledger).into(), index, sight)
     }
 
-    /// Opens the index if its lock is free. The caller has locked the ledger. Raises 55000 if the index is not valid.
-    pub fn open_if_free(relations: &Relations, sight: Sight) -> Result<Self, NotFree> {
+    /// Opens the index of the ledger if its lock is free. Raises 55000 if the index is not valid.
+    pub fn open_if_free(relations: &Relations, ledger: &Rc<Table>, sight: Sight) -> Result<Self, NotFree> {
         let index = relations.open_delta_index(Index::open_if_free)?;
-        Ok(Self::with(relations, index, sight))
+        Ok(Self::with(relations, Rc::clone(ledger), index, sight))
     }
 
     /// Another scan of the same index, with another snapshot. It waits for no lock.
     pub fn again(&self, relations: &Relations, sight: Sight) -> Self {
-        Self::with(relations, self.scan.index().again(), sight)
+        Self::with(relations, Rc::clone(self.scan.table()), self.scan.index().again(), sight)
     }
 
-    fn with(relations: &Relations, index: Index, sight: Sight) -> Self {
-        let ledger = Table::open_locked(relations.ledger);
+    fn with(relations: &Relations, ledger: Rc<Table>, index: Index, sight: Sight) -> Self {
         let scan = IndexScan::new(ledger, index, sight, 2, transactions::XACT_ID);
         let category = relations.later_columns().ok().map(|later| later.category);
         Self { scan, unseen: OnceCell::new(), category }

@@ -29,7 +29,7 @@ use crate::pg::relation::{NotFree, Table};
 use crate::pg::shared_memory::Directory;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::state::State;
-use crate::pg::xact;
+use crate::pg::xact::{self, SubtransactionId};
 use crate::settings;
 
 thread_local! {
@@ -56,6 +56,8 @@ struct LastState {
     generation: u64,
     /// `None` if nothing may be published.
     state: Option<State>,
+    /// Every transaction below this one had ended for a snapshot that saw no other changes of checkpoints than the state has.
+    agrees_below: u64,
 }
 
 /// The segment as one reader or one settlement uses it, under the state that the ledger was in when it began.
@@ -94,8 +96,27 @@ impl Published {
     /// Uses and publishes nothing from here on if the snapshot sees other changes of checkpoints than the state has: a change
     /// is visible some microseconds before its invalidation message arrives.
     pub fn check_against(&self, snapshot: &Rc<Snapshot>) {
-        if self.state.is_some_and(|state| !state.agrees_with(snapshot, &self.relations)) {
+        let Some(state) = self.state else { return };
+        if state.agrees_with(snapshot, &self.relations) {
+            self.agree_below(snapshot.oldest_open());
+        } else {
             self.may_see_another_state.set(true);
+        }
+    }
+
+    /// The same, for who uses and publishes nothing but what is of the user of this version of a checkpoint, which the snapshot sees: that
+    /// is the version that the state has if all that its transaction did was seen by a snapshot that agreed with the state.
+    pub fn check_version(&self, stored_by: SubtransactionId, snapshot: &Rc<Snapshot>) {
+        let agrees_below = LAST_STATE.get().filter(|last| last.state == self.state).map(|last| last.agrees_below);
+        if agrees_below.is_none_or(|below| xact::full_id(stored_by) >= below) {
+            self.check_against(snapshot);
+        }
+    }
+
+    fn agree_below(&self, transaction: u64) {
+        if let Some(last) = LAST_STATE.get().filter(|last| last.state == self.state) {
+            let agrees_below = last.agrees_below.max(transaction);
+            LAST_STATE.set(Some(LastState { agrees_below, ..last }));
         }
     }
 
@@ -167,6 +188,13 @@ impl Published {
         published.is_some_and(|headroom| {
             headroom.suffices(counted, settings::checkpoint_interval().unsigned_abs())
         }) && self.has_lost_no_count()
+    }
+
+    /// Whether published headroom says that the user's checkpoint lags by the interval or more.
+    pub fn lags(&self, user: &UserId, counted: &Counted) -> bool {
+        let published = self.in_state().and_then(|(segment, state)| segment.headroom.get(&state, user));
+        let interval = settings::checkpoint_interval().unsigned_abs();
+        published.is_some_and(|headroom| headroom.lags(counted, interval))
     }
 
     /// Publishes headroom of the user.
@@ -276,6 +304,6 @@ fn determine_state(relations: &Relations, generation: u64) -> Result<(), NotFree
     let snapshot = Rc::new(Snapshot::latest());
     let state = State::seen_by(&snapshot, relations)?;
     OPEN_IN_LAST_STATE.set(snapshot.open_transactions());
-    LAST_STATE.set(Some(LastState { generation, state }));
+    LAST_STATE.set(Some(LastState { generation, state, agrees_below: snapshot.oldest_open() }));
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! stripe. It reads each of them again: the transaction that had the lock before it has committed by now.
 
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 
 use ledger::crossing::Announced;
 use ledger::fold::Fold;
@@ -18,6 +19,7 @@ use super::lock_order::{OpenIfFree, Writers};
 use super::{batches, days, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
+use crate::pg::relation::Table;
 use crate::pg::{lock, xact};
 
 /// A checkpoint that lags.
@@ -54,7 +56,11 @@ pub fn refresh_if_free(
 /// Returns what came of it.
 fn refresh(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Result<Event, LedgerError> {
     writers.require_plain_indexes();
-    let Ok(mut view) = CommitView::open_if_free(relations) else { return Ok(Event::RefreshSkipped) };
+    let ledger = Rc::new(Table::open_locked(relations.ledger));
+    let Ok(mut view) = CommitView::open_if_free(relations, &ledger) else { return Ok(Event::RefreshSkipped) };
+    if view.open_key_if_free().is_err() {
+        return Ok(Event::RefreshSkipped);
+    }
     let now = Moment::now();
     for Lagging { user, stored: assessed, refreshed } in lagging {
         let Some(stored) = view.stored(user, &now)? else { continue };

@@ -39,6 +39,7 @@
 //! It has written nothing by then. What it has counted is counted a second time, which makes headroom smaller than it is.
 
 use std::cell::LazyCell;
+use std::rc::Rc;
 
 use ledger::caps::{AnnouncedCap, CapChange, CapState, Clock};
 use ledger::credits::{Credits, SumOutOfRange};
@@ -97,7 +98,7 @@ struct Settled {
 /// The settlement of a transaction.
 struct Settlement {
     relations: Relations,
-    ledger: Table,
+    ledger: Rc<Table>,
     /// The stripes that are shared.
     sharing: Vec<u8>,
     /// Opened for the first user that is read.
@@ -143,7 +144,7 @@ impl From<SumOutOfRange> for Stop {
 
 impl Settlement {
     fn open(relations: Relations) -> Self {
-        let ledger = Table::open_locked(relations.ledger);
+        let ledger = Rc::new(Table::open_locked(relations.ledger));
         Self {
             relations,
             ledger,
@@ -223,7 +224,7 @@ impl Settlement {
 
     /// Opens everything that a decision can need. From here on the settlement waits for no relation.
     fn prepare_to_decide(&mut self) -> Result<(), NotFree> {
-        CommitView::get_or_open(&mut self.view, &self.relations)?;
+        CommitView::get_or_open(&mut self.view, &self.relations, &self.ledger)?.open_key_if_free()?;
         Writers::get_or_open(&mut self.writers, &self.relations)?.require_plain_indexes();
         if reversals::any_noted() {
             ReversalScans::get_or_open(&mut self.reversals, &self.relations)?;
@@ -238,7 +239,7 @@ impl Settlement {
 
     /// Reads users of a shared stripe, except those whose headroom suffices, until one is in doubt.
     fn assess(&mut self, published: &Published, users: &[Settled]) -> Result<Agreement, Stop> {
-        let now = LazyCell::new(|| Moment::now_for(published));
+        let now = LazyCell::new(Moment::now);
         let mut lagging = Vec::new();
         for Settled { user, noted: NotedUser { request, written, .. }, counted } in users {
             let has_headroom = *request == Request::Settle && published.has_headroom(user, counted);
@@ -248,7 +249,7 @@ impl Settlement {
                 continue;
             }
             xact::check_for_interrupts();
-            let view = CommitView::get_or_open(&mut self.view, &self.relations)?;
+            let view = CommitView::get_or_open(&mut self.view, &self.relations, &self.ledger)?;
             // Holds before the delta: a hold that is captured meanwhile is met in both, or has been counted.
             let covered = if may_ask {
                 let scans = CoverScans::get_or_open(&mut self.cover, &self.relations)?;
@@ -261,7 +262,8 @@ impl Settlement {
             } else {
                 None
             };
-            let known = view.look(user, &now, published)?;
+            let is_due = *request != Request::Settle || published.lags(user, counted);
+            let known = view.look::<Stop>(user, &now, published, is_due)?;
             let found = match &known {
                 Some((checkpoint, pass)) => Found::Checkpoint(checkpoint, &pass.sums),
                 None => Found::NoCheckpoint { has_rows: view.has_rows(user) },
@@ -304,7 +306,7 @@ impl Settlement {
     fn decide(&mut self, published: &Published, users: &[Settled]) -> Result<(), Stop> {
         statistics::count(Event::ExclusiveSection, 1);
         let relations = self.relations;
-        let view = CommitView::get_or_open(&mut self.view, &relations)?;
+        let view = CommitView::get_or_open(&mut self.view, &relations, &self.ledger)?;
         let writers = Writers::get_or_open(&mut self.writers, &relations)?;
         let limits = LimitsScan::get_or_open(&mut self.limits, &relations)?;
         let caps = CapsScan::get_or_open(&mut self.caps, &relations)?;

@@ -62,6 +62,12 @@ impl<L: Layout, T: ColumnType> Column<L, T> {
     }
 }
 
+impl<L: Layout, T: ColumnType> From<Column<L, T>> for AnyColumn<L> {
+    fn from(column: Column<L, T>) -> Self {
+        column.any()
+    }
+}
+
 impl<L: Layout, T: ColumnType + WrittenType> Column<L, T> {
     /// This value in the column, for a row that is written.
     pub fn set(self, value: T::Given<'_>) -> NewValue<'_, L> {

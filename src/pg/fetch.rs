@@ -1,12 +1,12 @@
 //! Fetches rows again at the tuple id that an index once gave for them, without descending the index.
 
 use std::marker::PhantomData;
+use std::rc::Rc;
 use std::thread::panicking;
 
 use pgrx::pg_sys;
 
-use super::column::{self, Column, Layout};
-use super::column_type::ColumnType;
+use super::column::{self, AnyColumn, Layout};
 use super::relation::Table;
 use super::row::Row;
 use super::snapshot::{Sight, Snapshot};
@@ -35,7 +35,7 @@ pub struct RowFetch<L> {
     slot: *mut pg_sys::TupleTableSlot,
     /// How many blocks the table had when it was opened: VACUUM does not truncate it while it is locked.
     blocks: pg_sys::BlockNumber,
-    table: Table,
+    table: Rc<Table>,
     /// The column that rows are deformed to.
     furthest: usize,
     layout: PhantomData<L>,
@@ -44,7 +44,8 @@ pub struct RowFetch<L> {
 impl<L: Layout> RowFetch<L> {
     /// Fetches rows of the table, deformed up to this column. Raises 55000 unless the table has the layout.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
-    pub fn new<T: ColumnType>(table: Table, furthest: Column<L, T>) -> Self {
+    pub fn new(table: impl Into<Rc<Table>>, furthest: impl Into<AnyColumn<L>>) -> Self {
+        let table = table.into();
         column::require::<L>(&table);
         let relation = table.as_raw();
         // SAFETY: the table is open. It stays open as long as this value, which owns it.
@@ -56,7 +57,7 @@ impl<L: Layout> RowFetch<L> {
                 pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM),
             )
         };
-        Self { fetch, slot, blocks, table, furthest: furthest.number(), layout: PhantomData }
+        Self { fetch, slot, blocks, table, furthest: furthest.into().number(), layout: PhantomData }
     }
 
     /// The row that the snapshot sees at the tuple id, or in the HOT chain that begins there. The tuple id may have been reused for

@@ -1,12 +1,12 @@
 //! Index scans that fetch heap rows, without a query.
 
 use std::marker::PhantomData;
+use std::rc::Rc;
 use std::thread::panicking;
 
 use pgrx::pg_sys;
 
-use super::column::{self, Column, Layout};
-use super::column_type::ColumnType;
+use super::column::{self, AnyColumn, Layout};
 use super::fetch::Tid;
 use super::relation::{Index, Table};
 use super::row::Row;
@@ -40,7 +40,7 @@ pub struct IndexScan<L> {
     found: bool,
     index: Index,
     /// Closed last: dropping this value releases scan and slot first.
-    table: Table,
+    table: Rc<Table>,
     /// The column that rows are deformed to.
     furthest: usize,
     layout: PhantomData<L>,
@@ -58,13 +58,14 @@ unsafe extern "C-unwind" {
 impl<L: Layout> IndexScan<L> {
     /// A scan with keys for so many columns of the index, which is one of the table's. Rows are deformed up to the column that is
     /// the furthest to be read. Raises 55000 unless the table has the layout.
-    pub fn new<T: ColumnType>(
-        table: Table,
+    pub fn new(
+        table: impl Into<Rc<Table>>,
         index: Index,
         sight: Sight,
         key_columns: usize,
-        furthest: Column<L, T>,
+        furthest: impl Into<AnyColumn<L>>,
     ) -> Self {
+        let table = table.into();
         column::require::<L>(&table);
         assert!(index.is_on(&table), "an index of the table");
         assert!(key_columns <= MAX_KEYS, "a scan has at most {MAX_KEYS} keys");
@@ -96,7 +97,7 @@ impl<L: Layout> IndexScan<L> {
         let uuids = Box::new([[0; 16]; MAX_KEYS]);
         let index_tid = Tid::default();
         let direction = pg_sys::ScanDirection::ForwardScanDirection;
-        let furthest = furthest.number();
+        let furthest = furthest.into().number();
         Self {
             scan,
             direction,
@@ -130,6 +131,11 @@ impl<L: Layout> IndexScan<L> {
     /// The index that it scans.
     pub const fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// The table.
+    pub const fn table(&self) -> &Rc<Table> {
+        &self.table
     }
 
     /// Its snapshot.

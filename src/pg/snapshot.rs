@@ -27,11 +27,11 @@ impl Snapshot {
 
     /// The transactions that have not ended for this snapshot, the reader's own among them.
     pub fn open_transactions(&self) -> OpenTransactions {
+        let latest = xact::latest_possible_id();
+        let widen = |id: pg_sys::TransactionId| ledger::coverage::widen(id.into_inner(), latest);
         // SAFETY: a registered snapshot's arrays hold as many ids as its counts say.
         let (xmax, mut listed) = unsafe {
             let snapshot = &*self.0;
-            let next = pg_sys::ReadNextFullTransactionId().value;
-            let widen = |id: pg_sys::TransactionId| ledger::coverage::widen(id.into_inner(), next);
             let mut listed: Vec<u64> =
                 ids(snapshot.xip, snapshot.xcnt as usize).iter().map(|&id| widen(id)).collect();
             if snapshot.takenDuringRecovery {
@@ -48,10 +48,7 @@ impl Snapshot {
     /// Every transaction below this one had ended, also of those that are prepared or of other databases.
     pub fn oldest_open(&self) -> u64 {
         // SAFETY: the snapshot is registered.
-        unsafe {
-            let next = pg_sys::ReadNextFullTransactionId().value;
-            ledger::coverage::widen((*self.0).xmin.into_inner(), next)
-        }
+        xact::full_id(unsafe { (*self.0).xmin })
     }
 
     pub(super) const fn as_raw(&self) -> pg_sys::Snapshot {

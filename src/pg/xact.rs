@@ -83,6 +83,19 @@ pub fn current_id_if_any() -> Option<u64> {
     (id != 0).then_some(id)
 }
 
+/// The full id of a transaction or of one of its subtransactions, which must not be one of those that the server has special ids for.
+pub fn full_id(id: SubtransactionId) -> u64 {
+    ledger::coverage::widen(id.into_inner(), latest_possible_id())
+}
+
+/// No id in use is later. To know the id that is assigned next takes a lock that every session wants, so that is asked for only where
+/// the transaction has no id of its own: ids in use never span more than half of the circle.
+pub(super) fn latest_possible_id() -> u64 {
+    const HALF: u64 = (1 << 31) - 1;
+    // SAFETY: reads shared memory under a lock.
+    current_id_if_any().map_or_else(|| unsafe { pg_sys::ReadNextFullTransactionId() }.value, |own| own + HALF)
+}
+
 /// Whether the transaction has written anything.
 pub fn has_written() -> bool {
     current_id_if_any().is_some()

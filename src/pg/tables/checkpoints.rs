@@ -7,7 +7,7 @@ use ledger::id::{CapId, UserId};
 use ledger::overdraft::Overdraft;
 
 use super::{table, utf8};
-use crate::pg::column::Column;
+use crate::pg::column::{AnyColumn, Column};
 use crate::pg::column_type::Timestamptz;
 use crate::pg::definition::Role;
 
@@ -59,4 +59,18 @@ pub struct BoundaryColumns {
     pub cap_ids: Column<Checkpoints, Option<Vec<CapId>>>,
     /// Until when each was last announced to be reached.
     pub caps_reached_until: Column<Checkpoints, Option<Vec<Option<Timestamptz>>>>,
+}
+
+impl BoundaryColumns {
+    /// The furthest of them, and of those that every checkpoint has.
+    pub const fn furthest(&self) -> AnyColumn<Checkpoints> {
+        CROSSED_AT
+            .any()
+            .or_further(self.overdraft_limit.any())
+            .or_further(self.thresholds.any())
+            .or_further(self.thresholds_below.any())
+            .or_further(self.thresholds_crossed_at.any())
+            .or_further(self.cap_ids.any())
+            .or_further(self.caps_reached_until.any())
+    }
 }

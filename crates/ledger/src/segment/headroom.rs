@@ -213,7 +213,13 @@ impl Headroom {
     pub const fn suffices(&self, counted: &Counted, interval: u64) -> bool {
         counted.charged < self.charged_until
             && counted.granted < self.granted_until
-            && counted.rows_before.saturating_sub(self.rows_folded) < interval
+            && !self.lags(counted, interval)
+    }
+
+    /// Whether `interval` rows or more have come since the checkpoint covered every row.
+    #[must_use]
+    pub const fn lags(&self, counted: &Counted, interval: u64) -> bool {
+        counted.rows_before.saturating_sub(self.rows_folded) >= interval
     }
 
     /// Whether a user with these counts is covered.
