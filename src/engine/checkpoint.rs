@@ -81,6 +81,15 @@ impl CheckpointScan {
         Ok(())
     }
 
+    /// Keeps the locks of the relations that are open to the end of the transaction.
+    pub fn keep_locks(&self) {
+        self.table.keep_lock();
+        let key = self.index.as_ref().map(IndexScan::index).or(self.key.as_ref());
+        if let Some(key) = key {
+            key.keep_lock();
+        }
+    }
+
     fn with(relations: &Relations, table: Table) -> Self {
         Self { relations: *relations, fetch: None, index: None, key: None, table: Rc::new(table) }
     }
@@ -122,8 +131,7 @@ impl CheckpointScan {
             }
             None => {
                 let key = self.key.take().unwrap_or_else(|| Index::primary_key_of(&self.table));
-                let scan =
-                    IndexScan::new(Rc::clone(&self.table), key, sight, 1, furthest(&self.relations));
+                let scan = IndexScan::new(Rc::clone(&self.table), key, sight, 1, furthest(&self.relations));
                 self.index.insert(scan)
             }
         };

@@ -97,6 +97,13 @@ impl CommitView {
         self.checkpoints.open_key_if_free()
     }
 
+    /// Keeps the locks that it has opened its relations with to the end of the transaction, which is near: releasing them one by one costs
+    /// more.
+    pub fn keep_locks(&self) {
+        self.dirty.keep_lock();
+        self.checkpoints.keep_locks();
+    }
+
     /// The user's stored checkpoint. Waits for the lock of the primary key, unless that is open.
     pub fn stored(&mut self, user: &UserId, now: &Moment) -> Result<Option<Stored>, LedgerError> {
         self.checkpoints.find(user, &now.snapshot)

@@ -75,6 +75,11 @@ impl DeltaScan {
         Self { scan, unseen: OnceCell::new(), category }
     }
 
+    /// Keeps the lock of the index to the end of the transaction.
+    pub fn keep_lock(&self) {
+        self.scan.index().keep_lock();
+    }
+
     /// The ledger's column `category`. Raises 55000 if it is missing.
     pub fn category(&self) -> Column<Ledger, Option<Text>> {
         self.category.unwrap_or_else(|| catalog::missing_later_column().raise())

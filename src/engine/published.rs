@@ -107,7 +107,8 @@ impl Published {
     /// The same, for who uses and publishes nothing but what is of the user of this version of a checkpoint, which the snapshot sees: that
     /// is the version that the state has if all that its transaction did was seen by a snapshot that agreed with the state.
     pub fn check_version(&self, stored_by: SubtransactionId, snapshot: &Rc<Snapshot>) {
-        let agrees_below = LAST_STATE.get().filter(|last| last.state == self.state).map(|last| last.agrees_below);
+        let agrees_below =
+            LAST_STATE.get().filter(|last| last.state == self.state).map(|last| last.agrees_below);
         if agrees_below.is_none_or(|below| xact::full_id(stored_by) >= below) {
             self.check_against(snapshot);
         }

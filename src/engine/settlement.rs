@@ -81,7 +81,7 @@ pub fn settle_noted() {
     let mut settlement = Settlement::open(relations);
     loop {
         match settlement.settle(&mut users) {
-            Ok(()) => return settlement.announce_caps(),
+            Ok(()) => return settlement.finish(),
             Err(Stop::NotFree) => settlement.wait_for_relations(),
             Err(Stop::Failed(error)) => error.raise(),
         }
@@ -403,6 +403,14 @@ impl Settlement {
             self.cap_changes.extend(cap_changes.into_iter().map(|change| (*user, change)));
         }
         Ok(())
+    }
+
+    /// The commit follows, and waits for no relation any more.
+    fn finish(self) {
+        if let Some(view) = &self.view {
+            view.keep_locks();
+        }
+        self.announce_caps();
     }
 
     /// Queues the notifications of what caps have become. First of those that are open: a cap may have been given to another account, of

@@ -5,7 +5,9 @@ use std::slice;
 use ledger::credits::Credits;
 use ledger::numeric::DecodeError;
 use pgrx::pg_sys;
+use pgrx::varlena::varlena_to_byte_slice;
 
+use super::column_type::is_toasted;
 use super::numeric;
 use super::value::{Type, Value};
 
@@ -183,7 +185,13 @@ unsafe fn elements<T>(
     elements: &Elements,
     read: impl Fn(Option<pg_sys::Datum>) -> T,
 ) -> Vec<T> {
-    let stored = datum.cast_mut_ptr();
+    let stored: *mut pg_sys::varlena = datum.cast_mut_ptr();
+    // SAFETY: the caller's promise. Behind its length, which may be a short one, an array has the number of its dimensions.
+    unsafe {
+        if !is_toasted(stored) && varlena_to_byte_slice(stored).starts_with(&[0; 4]) {
+            return Vec::new();
+        }
+    }
     let (mut datums, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
     // SAFETY: the caller's promise. The server's lists have as many elements as it says; they, and a detoasted copy of the array, are freed
     // when the elements have been read.

@@ -140,7 +140,7 @@ impl StoredType for Text {
 ///
 /// # Safety
 /// A varlena.
-unsafe fn is_toasted(stored: *mut pg_sys::varlena) -> bool {
+pub(super) unsafe fn is_toasted(stored: *mut pg_sys::varlena) -> bool {
     // SAFETY: the caller's promise.
     unsafe { varlena::varatt_is_4b_c(stored) || varlena::varatt_is_1b_e(stored) }
 }

@@ -1,10 +1,11 @@
 //! Open tables and indexes, and their locks.
 //!
-//! Closing a relation that was opened for reading releases its lock. A relation that was opened for writing, or locked without
-//! being opened, stays locked to the end of the transaction. A long transaction of a reader must not keep the lock of a derived
+//! Closing a relation that was opened for reading releases its lock, unless it is to be kept. A relation that was opened for writing, or
+//! locked without being opened, stays locked to the end of the transaction. A long transaction of a reader must not keep the lock of a derived
 //! table's index: REINDEX of that index would wait for it, holding a lock on the table that the reader's own commit may need.
 //! While an error unwinds, nothing is closed: the server's abort releases what the resource owner holds.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::CStr;
 use std::thread::panicking;
@@ -68,10 +69,21 @@ pub fn is_locked(oid: pg_sys::Oid, access: Access) -> bool {
     unsafe { pg_sys::CheckRelationOidLockedByMe(oid, access.lock_mode(), false) }
 }
 
+// From storage/lmgr.h, access/relation.h and access/table.h, without the guard that pgrx puts around each call: one stands around all of
+// them.
+unsafe extern "C-unwind" {
+    fn LockRelationOid(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE);
+    fn ConditionalLockRelationOid(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> bool;
+    fn UnlockRelationOid(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE);
+    fn table_open(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
+    fn try_relation_open(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
+}
+
 /// An open table.
 pub struct Table {
     relation: pg_sys::Relation,
-    released: pg_sys::LOCKMODE,
+    /// What is released when it is closed.
+    released: Cell<pg_sys::LOCKMODE>,
 }
 
 impl Table {
@@ -79,21 +91,30 @@ impl Table {
     pub fn open(oid: pg_sys::Oid, access: Access) -> Self {
         // SAFETY: raises an error if there is no such table.
         let relation = unsafe { pg_sys::table_open(oid, access.lock_mode()) };
-        Self { relation, released: access.released() }
+        Self { relation, released: Cell::new(access.released()) }
     }
 
     /// Opens the table if its lock is free.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
     pub fn open_if_free(oid: pg_sys::Oid, access: Access) -> Result<Self, NotFree> {
-        lock_if_free(oid, access)?;
         // SAFETY: raises an error if there is no such table; the lock is held.
-        let relation = unsafe { pg_sys::table_open(oid, NO_LOCK) };
-        Ok(Self { relation, released: access.released() })
+        let relation = unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                ConditionalLockRelationOid(oid, access.lock_mode()).then(|| table_open(oid, NO_LOCK))
+            })
+        };
+        Ok(Self { relation: relation.ok_or(NotFree)?, released: Cell::new(access.released()) })
     }
 
     /// Opens a table that the transaction has locked.
     pub fn open_locked(oid: pg_sys::Oid) -> Self {
         // SAFETY: raises an error if there is no such table; the caller holds a lock on it.
-        Self { relation: unsafe { pg_sys::table_open(oid, NO_LOCK) }, released: NO_LOCK }
+        Self { relation: unsafe { pg_sys::table_open(oid, NO_LOCK) }, released: Cell::new(NO_LOCK) }
+    }
+
+    /// Keeps the lock of the table to the end of the transaction when it is closed. Releasing it costs as much as locking it did.
+    pub fn keep_lock(&self) {
+        self.released.set(NO_LOCK);
     }
 
     /// The indexes of the table that writers maintain, in the order in which the server locks them.
@@ -133,38 +154,63 @@ impl Drop for Table {
     fn drop(&mut self) {
         if !panicking() {
             // SAFETY: opened by a constructor, closed once, by the same resource owner.
-            unsafe { pg_sys::table_close(self.relation, self.released) }
+            unsafe { pg_sys::table_close(self.relation, self.released.get()) }
         }
     }
 }
 
 /// An index that is open for reading.
-pub struct Index(pg_sys::Relation);
+pub struct Index {
+    relation: pg_sys::Relation,
+    /// What is released when it is closed.
+    released: Cell<pg_sys::LOCKMODE>,
+}
 
 impl Index {
     /// Opens the index, waiting for its lock; `None` if it has been dropped.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
     pub fn open(oid: pg_sys::Oid) -> Option<Self> {
-        lock(oid, Access::Read);
-        Self::take_over(oid)
+        // SAFETY: any oid can be locked, and the lock is taken before the index is opened.
+        unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                LockRelationOid(oid, Access::Read.lock_mode());
+                Self::take_over(oid)
+            })
+        }
     }
 
     /// Opens the index if its lock is free.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
     pub fn open_if_free(oid: pg_sys::Oid) -> Result<Option<Self>, NotFree> {
-        lock_if_free(oid, Access::Read)?;
-        Ok(Self::take_over(oid))
+        // SAFETY: any oid can be locked, and the lock is taken before the index is opened.
+        unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                ConditionalLockRelationOid(oid, Access::Read.lock_mode()).then(|| Self::take_over(oid))
+            })
+        }
+        .ok_or(NotFree)
     }
 
     /// Opens an index whose lock has just been taken.
-    fn take_over(oid: pg_sys::Oid) -> Option<Self> {
+    ///
+    /// # Safety
+    /// The caller has a guard around the call.
+    #[expect(ffi_unwind_calls, reason = "the caller puts the guard around it")]
+    unsafe fn take_over(oid: pg_sys::Oid) -> Option<Self> {
         // SAFETY: null if there is no such relation; then its lock is released.
         unsafe {
-            let relation = pg_sys::try_relation_open(oid, NO_LOCK);
+            let relation = try_relation_open(oid, NO_LOCK);
             if relation.is_null() {
-                pg_sys::UnlockRelationOid(oid, Access::Read.lock_mode());
+                UnlockRelationOid(oid, Access::Read.lock_mode());
                 return None;
             }
-            Some(Self(relation))
+            Some(Self { relation, released: Cell::new(Access::Read.released()) })
         }
+    }
+
+    /// Keeps the lock of the index to the end of the transaction when it is closed.
+    pub fn keep_lock(&self) {
+        self.released.set(NO_LOCK);
     }
 
     /// Opens the primary key of a table. The table's lock keeps the index complete, even while REINDEX CONCURRENTLY replaces it. On a
@@ -207,43 +253,44 @@ impl Index {
     /// Opens the index once more.
     pub fn again(&self) -> Self {
         // SAFETY: it is there, being open, and the lock is held.
-        Self(unsafe { pg_sys::index_open(self.oid(), Access::Read.lock_mode()) })
+        let relation = unsafe { pg_sys::index_open(self.oid(), Access::Read.lock_mode()) };
+        Self { relation, released: Cell::new(Access::Read.released()) }
     }
 
     /// The oid of the index.
     pub fn oid(&self) -> pg_sys::Oid {
         // SAFETY: the index is open.
-        unsafe { (*self.0).rd_id }
+        unsafe { (*self.relation).rd_id }
     }
 
     /// Whether it can be relied on to hold every row: not while CREATE INDEX CONCURRENTLY builds it, nor
     /// after that has failed, nor once DROP or REINDEX INDEX CONCURRENTLY has begun to drop it.
     pub fn is_valid(&self) -> bool {
         // SAFETY: the index is open.
-        unsafe { (*(*self.0).rd_index).indisvalid }
+        unsafe { (*(*self.relation).rd_index).indisvalid }
     }
 
     /// Whether every snapshot, however old, finds every row by it (`indcheckxmin` is not set).
     pub fn is_complete(&self) -> bool {
         // SAFETY: the index is open.
-        self.is_valid() && unsafe { !(*(*self.0).rd_index).indcheckxmin }
+        self.is_valid() && unsafe { !(*(*self.relation).rd_index).indcheckxmin }
     }
 
     /// Whether it is an index of this table.
     pub(super) fn is_on(&self, table: &Table) -> bool {
         // SAFETY: index and table are open.
-        unsafe { (*(*self.0).rd_index).indrelid == (*table.relation).rd_id }
+        unsafe { (*(*self.relation).rd_index).indrelid == (*table.relation).rd_id }
     }
 
     /// Whether its column at this place, from 0, is that column of its table, or an expression of its type.
     pub(super) fn has_column<L: Layout>(&self, place: usize, column: AnyColumn<L>) -> bool {
         // SAFETY: the index is open, and its description has the numbers and types of as many columns as it says.
         unsafe {
-            let index = &*(*self.0).rd_index;
+            let index = &*(*self.relation).rd_index;
             let columns =
                 index.indkey.values.as_slice(usize::try_from(index.indnkeyatts).unwrap_or_default());
             columns.get(place) == Some(&column.attribute_number())
-                && description::column((*self.0).rd_att, place).atttypid == column.oid()
+                && description::column((*self.relation).rd_att, place).atttypid == column.oid()
         }
     }
 
@@ -253,15 +300,16 @@ impl Index {
         // SAFETY: the index is open, and its description has the numbers of as many columns as it says, and its lists of nodes are copies. The first expression is that of the first column without a number. A
         // node is looked at as what its tag says.
         unsafe {
-            let index = &*(*self.0).rd_index;
+            let index = &*(*self.relation).rd_index;
             let columns =
                 index.indkey.values.as_slice(usize::try_from(index.indnkeyatts).unwrap_or_default());
             if columns.get(place) != Some(&0) {
                 return false;
             }
             let expression = columns[..place].iter().filter(|&&number| number == 0).count();
-            let expressions = PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(self.0));
-            let predicate = PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexPredicate(self.0));
+            let expressions =
+                PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(self.relation));
+            let predicate = PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexPredicate(self.relation));
             let Some(node) = expressions.get_ptr(expression) else { return false };
             if !predicate.is_empty() || (*node).type_ != pg_sys::NodeTag::T_FuncExpr {
                 return false;
@@ -283,15 +331,15 @@ impl Index {
     pub(super) fn collation(&self, place: usize) -> pg_sys::Oid {
         // SAFETY: the index is open, and the server has loaded a collation for each of its columns.
         unsafe {
-            let columns = usize::try_from((*(*self.0).rd_index).indnkeyatts).unwrap_or_default();
-            let collations = std::slice::from_raw_parts((*self.0).rd_indcollation, columns);
+            let columns = usize::try_from((*(*self.relation).rd_index).indnkeyatts).unwrap_or_default();
+            let collations = std::slice::from_raw_parts((*self.relation).rd_indcollation, columns);
             collations.get(place).copied().unwrap_or(pg_sys::InvalidOid)
         }
     }
 
     /// For the modules of this folder.
     pub(super) const fn as_raw(&self) -> pg_sys::Relation {
-        self.0
+        self.relation
     }
 }
 
@@ -299,7 +347,7 @@ impl Drop for Index {
     fn drop(&mut self) {
         if !panicking() {
             // SAFETY: opened by a constructor, closed once, by the same resource owner.
-            unsafe { pg_sys::index_close(self.0, Access::Read.lock_mode()) }
+            unsafe { pg_sys::index_close(self.relation, self.released.get()) }
         }
     }
 }

@@ -46,8 +46,46 @@ pub struct IndexScan<L> {
     layout: PhantomData<L>,
 }
 
-// From access/genam.h, without the guard that pgrx puts around each call: `find_next` puts one around all of them.
+// From access/genam.h, access/tableam.h, access/skey.h and executor/tuptable.h, without the guard that pgrx puts around each call: one
+// stands around several of them.
 unsafe extern "C-unwind" {
+    #[cfg(not(feature = "pg18"))]
+    fn index_beginscan(
+        table: pg_sys::Relation,
+        index: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        keys: i32,
+        order_bys: i32,
+    ) -> pg_sys::IndexScanDesc;
+    #[cfg(feature = "pg18")]
+    fn index_beginscan(
+        table: pg_sys::Relation,
+        index: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        instrument: *mut pg_sys::IndexScanInstrumentation,
+        keys: i32,
+        order_bys: i32,
+    ) -> pg_sys::IndexScanDesc;
+    fn table_slot_create(
+        table: pg_sys::Relation,
+        registered: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::TupleTableSlot;
+    fn index_rescan(
+        scan: pg_sys::IndexScanDesc,
+        keys: *mut pg_sys::ScanKeyData,
+        key_count: i32,
+        order_bys: *mut pg_sys::ScanKeyData,
+        order_by_count: i32,
+    );
+    fn index_endscan(scan: pg_sys::IndexScanDesc);
+    fn ExecDropSingleTupleTableSlot(slot: *mut pg_sys::TupleTableSlot);
+    fn ScanKeyInit(
+        key: *mut pg_sys::ScanKeyData,
+        column: pg_sys::AttrNumber,
+        strategy: pg_sys::StrategyNumber,
+        procedure: pg_sys::RegProcedure,
+        argument: pg_sys::Datum,
+    );
     fn index_getnext_tid(
         scan: pg_sys::IndexScanDesc,
         direction: pg_sys::ScanDirection::Type,
@@ -58,6 +96,7 @@ unsafe extern "C-unwind" {
 impl<L: Layout> IndexScan<L> {
     /// A scan with keys for so many columns of the index, which is one of the table's. Rows are deformed up to the column that is
     /// the furthest to be read. Raises 55000 unless the table has the layout.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
     pub fn new(
         table: impl Into<Rc<Table>>,
         index: Index,
@@ -69,28 +108,20 @@ impl<L: Layout> IndexScan<L> {
         column::require::<L>(&table);
         assert!(index.is_on(&table), "an index of the table");
         assert!(key_columns <= MAX_KEYS, "a scan has at most {MAX_KEYS} keys");
-        // SAFETY: table and index are open. They stay open as long as the scan, which owns them and the snapshot.
+        let (opened, by, snapshot) = (table.as_raw(), index.as_raw(), sight.as_raw());
+        let keys = i32::try_from(key_columns).unwrap_or_default();
+        // SAFETY: table and index are open. They stay open as long as the scan, which owns them and the snapshot. An error of the server
+        // jumps over frames without destructors only.
         let (scan, slot) = unsafe {
-            (
-                #[cfg(not(feature = "pg18"))]
-                pg_sys::index_beginscan(
-                    table.as_raw(),
-                    index.as_raw(),
-                    sight.as_raw(),
-                    i32::try_from(key_columns).unwrap_or_default(),
-                    0,
-                ),
-                #[cfg(feature = "pg18")]
-                pg_sys::index_beginscan(
-                    table.as_raw(),
-                    index.as_raw(),
-                    sight.as_raw(),
-                    std::ptr::null_mut(),
-                    i32::try_from(key_columns).unwrap_or_default(),
-                    0,
-                ),
-                pg_sys::table_slot_create(table.as_raw(), std::ptr::null_mut()),
-            )
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                (
+                    #[cfg(not(feature = "pg18"))]
+                    index_beginscan(opened, by, snapshot, keys, 0),
+                    #[cfg(feature = "pg18")]
+                    index_beginscan(opened, by, snapshot, std::ptr::null_mut(), keys, 0),
+                    table_slot_create(opened, std::ptr::null_mut()),
+                )
+            })
         };
         // SAFETY: reads a global of the server; there is always a current memory context.
         let memory = unsafe { pg_sys::CurrentMemoryContext };
@@ -145,6 +176,7 @@ impl<L: Layout> IndexScan<L> {
 
     /// Starts over, before the first row that meets the keys. Panics unless there are as many keys as the scan was made for, one
     /// for each column of the index from the first on.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
     pub fn seek(&mut self, keys: &[Key<L>]) {
         // SAFETY: the scan descriptor is valid until the scan is dropped.
         let expected = unsafe { (*self.scan).numberOfKeys };
@@ -152,10 +184,10 @@ impl<L: Layout> IndexScan<L> {
             usize::try_from(expected) == Ok(keys.len()),
             "a scan is sought with as many keys as it was made for"
         );
-        let mut scan_keys = [pg_sys::ScanKeyData::default(); MAX_KEYS];
+        let mut arguments = [pg_sys::Datum::null(); MAX_KEYS];
         for (index, key) in keys.iter().enumerate() {
             assert!(self.index.has_column(index, key.column), "a key for another column");
-            let argument = match &key.argument {
+            arguments[index] = match &key.argument {
                 Argument::Value(datum) => *datum,
                 Argument::Uuid(uuid) => {
                     self.uuids[index] = *uuid;
@@ -164,38 +196,31 @@ impl<L: Layout> IndexScan<L> {
                 Argument::Text(text) => self.texts[index].set(text),
                 Argument::Null => pg_sys::Datum::null(),
             };
-            let column = i16::try_from(index + 1).unwrap_or_default();
-            let strategy = u16::try_from(key.strategy).unwrap_or_default();
-            if matches!(key.argument, Argument::Null) {
-                scan_keys[index].sk_flags = (pg_sys::SK_ISNULL | pg_sys::SK_SEARCHNULL).cast_signed();
-                scan_keys[index].sk_attno = column;
-                continue;
-            }
-            // SAFETY: initializes a key on the stack. The procedure compares the type of the column, which is the index column's.
-            unsafe {
-                pg_sys::ScanKeyInit(
-                    &raw mut scan_keys[index],
-                    column,
-                    strategy,
-                    key.procedure.into(),
-                    argument,
-                );
-            }
-            scan_keys[index].sk_collation = self.index.collation(index);
         }
         self.found = false;
+        let (scan, memory, index) = (self.scan, self.memory, &self.index);
         // SAFETY: the server copies the keys. What they point to is in boxes and vectors, which stay where they are until the scan is
-        // sought again.
+        // sought again. A procedure compares the type of its column, which is the index column's. An error of the server jumps over
+        // frames without destructors only.
         unsafe {
-            let current = pg_sys::MemoryContextSwitchTo(self.memory);
-            pg_sys::index_rescan(
-                self.scan,
-                scan_keys.as_mut_ptr(),
-                i32::try_from(keys.len()).unwrap_or_default(),
-                std::ptr::null_mut(),
-                0,
-            );
-            pg_sys::MemoryContextSwitchTo(current);
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                let mut scan_keys = [pg_sys::ScanKeyData::default(); MAX_KEYS];
+                for ((place, key), scan_key) in keys.iter().enumerate().zip(&mut scan_keys) {
+                    let column = i16::try_from(place + 1).unwrap_or_default();
+                    if matches!(key.argument, Argument::Null) {
+                        scan_key.sk_flags = (pg_sys::SK_ISNULL | pg_sys::SK_SEARCHNULL).cast_signed();
+                        scan_key.sk_attno = column;
+                        continue;
+                    }
+                    let strategy = u16::try_from(key.strategy).unwrap_or_default();
+                    ScanKeyInit(scan_key, column, strategy, key.procedure.into(), arguments[place]);
+                    scan_key.sk_collation = index.collation(place);
+                }
+                let current = pg_sys::MemoryContextSwitchTo(memory);
+                let count = i32::try_from(keys.len()).unwrap_or_default();
+                index_rescan(scan, scan_keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
+                pg_sys::MemoryContextSwitchTo(current);
+            });
         }
     }
 
@@ -266,12 +291,16 @@ impl<L: Layout> IndexScan<L> {
 }
 
 impl<L> Drop for IndexScan<L> {
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
     fn drop(&mut self) {
         if !panicking() {
+            let (scan, slot) = (self.scan, self.slot);
             // SAFETY: `new` has made both. They are released once, while table and index are open.
             unsafe {
-                pg_sys::index_endscan(self.scan);
-                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+                pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                    index_endscan(scan);
+                    ExecDropSingleTupleTableSlot(slot);
+                });
             }
         }
     }

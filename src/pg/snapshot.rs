@@ -9,14 +9,21 @@ use pgrx::pg_sys;
 
 use super::xact;
 
+// From utils/snapmgr.h, without the guard that pgrx puts around each call: one stands around both of them.
+unsafe extern "C-unwind" {
+    fn GetLatestSnapshot() -> pg_sys::Snapshot;
+    fn RegisterSnapshot(snapshot: pg_sys::Snapshot) -> pg_sys::Snapshot;
+}
+
 /// An MVCC snapshot, registered for as long as it is held.
 pub struct Snapshot(pg_sys::Snapshot);
 
 impl Snapshot {
     /// As of now, whatever the isolation level.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
     pub fn latest() -> Self {
         // SAFETY: runs inside a transaction; registering keeps the snapshot's rows from being vacuumed.
-        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+        Self(unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| RegisterSnapshot(GetLatestSnapshot())) })
     }
 
     /// The one that the running query reads with.
