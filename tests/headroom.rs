@@ -327,6 +327,33 @@ fn a_prepared_charge_that_cannot_be_counted_is_looked_at() {
     first.assert_sound();
 }
 
+/// A commit that has to read an account's rows, since nothing of them is published, leaves fewer of them to the next one.
+#[test]
+fn a_checkpoint_is_refreshed_earlier_where_nothing_is_published() {
+    let db = Database::create_alone();
+    let [mut session] = sessions(&db);
+    session.run("SET credits_ledger.checkpoint_interval = 20");
+    tell(&mut session);
+    session.refresh(user(1));
+    let folded = "SELECT transaction_count FROM credits.user_balance_checkpoints WHERE user_id = $1";
+    let mut folded_since = |session: &mut Session| session.value::<i64>(folded, &[&user(1)]) - 3;
+    // Somebody's change of a checkpoint ends all that was published.
+    let forget = "UPDATE credits.user_balance_checkpoints SET balance = balance";
+    for charges in 1..=5 {
+        session.run(forget);
+        session.charge(user(1), dec!(1));
+        assert_eq!(folded_since(&mut session), 0, "{charges} charges");
+    }
+    for _ in 0..5 {
+        session.charge(user(1), dec!(1));
+        assert_eq!(folded_since(&mut session), 0, "the sum of the rows is published");
+    }
+    session.run(forget);
+    session.charge(user(1), dec!(1));
+    assert_eq!(folded_since(&mut session), 10);
+    session.assert_sound();
+}
+
 /// Rows are counted as those of the delta are: with the interval's last one the checkpoint is refreshed.
 #[test]
 fn a_checkpoint_is_refreshed_when_it_lags_by_the_interval() {

@@ -31,6 +31,11 @@ impl OpenIfFree for LimitsScan {
 }
 
 impl LimitsScan {
+    /// Keeps the locks of its relations to the end of the transaction.
+    pub fn keep_locks(&self) {
+        self.0.keep_locks();
+    }
+
     /// The user's boundaries, those of every account where it has none of its own.
     pub fn find(&mut self, user: &UserId, now: &Moment) -> Boundaries {
         let rows = self.0.seek(limits::USER_ID.equal(user), now, limits::THRESHOLDS);

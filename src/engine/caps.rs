@@ -54,6 +54,11 @@ impl OpenIfFree for CapsScan {
 }
 
 impl CapsScan {
+    /// Keeps the locks of its relations to the end of the transaction.
+    pub fn keep_locks(&self) {
+        self.0.keep_locks();
+    }
+
     /// The user's caps, in the order of their ids. 55000 for a period that is none.
     pub fn find(&mut self, user: &UserId, now: &Moment) -> Result<Vec<Cap>, LedgerError> {
         let rows = self.0.seek(caps::USER_ID.equal(user), now, caps::IS_ENFORCED);

@@ -51,13 +51,6 @@ impl Moment {
     pub fn sight(&self) -> Sight {
         Sight::without_siread(&self.snapshot)
     }
-
-    /// As of now. If the snapshot sees other recorded changes of checkpoints than `published` does, that is not used from here on.
-    pub fn now_for(published: &Published) -> Self {
-        let now = Self::now();
-        published.check_against(&now.snapshot);
-        now
-    }
 }
 
 /// The scans of a committing transaction.
@@ -198,13 +191,24 @@ pub struct Pass {
     /// What a refresh of the stored checkpoint adds to batches and days; `None` if that was not added up, or if the pass began with a
     /// published fold that had more rows than the stored one.
     gained: Option<Gained>,
+    /// Whether it began with the stored fold, since no other one was at hand.
+    is_from_stored: bool,
 }
 
+/// By how much earlier a checkpoint is refreshed of which no published fold is at hand.
+const EARLIER: i64 = 4;
+
 impl Pass {
+    /// How many rows the stored checkpoint may lag behind before it is refreshed: as many as the setting says, and fewer where no published
+    /// fold was at hand. Of an account that is met seldom that is so every time, and every look reads the rows again.
+    pub const fn interval(&self, setting: i64) -> i64 {
+        if self.is_from_stored { (setting + EARLIER - 1) / EARLIER } else { setting }
+    }
+
     /// What the stored checkpoint becomes by a refresh; `None` if that has to be read: the pass has not met every row that the
     /// stored checkpoint gains.
     pub fn into_refreshed(self) -> Option<Refreshed> {
-        let Self { sums, gained } = self;
+        let Self { sums, gained, .. } = self;
         gained.map(|gained| Refreshed { fold: sums.into_advanced(), gained })
     }
 }
@@ -242,6 +246,7 @@ fn pass(
     now: &Moment,
     is_due: bool,
 ) -> Result<Pass, SumOutOfRange> {
+    let is_from_stored = further.is_none();
     let base = further.unwrap_or_else(|| stored.clone());
     let (sums, gained) = if is_due && base.gained_nothing_since(stored) {
         let (sums, gained) = fold_delta(delta, user, base, now)?;
@@ -250,7 +255,7 @@ fn pass(
         (sum_delta(delta, user, base, now, |_| Ok(()))?, None)
     };
     published.publish_fold(user, sums.advanced());
-    Ok(Pass { sums, gained })
+    Ok(Pass { sums, gained, is_from_stored })
 }
 
 fn refreshed(

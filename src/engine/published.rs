@@ -70,6 +70,8 @@ pub struct Published {
     lost_counts: u64,
     /// This transaction may see the ledger in another state: it neither uses nor publishes anything.
     may_see_another_state: Cell<bool>,
+    /// Whether the state has been compared with what the snapshot of the settlement sees.
+    is_checked: Cell<bool>,
 }
 
 impl Published {
@@ -80,7 +82,8 @@ impl Published {
         let lost_counts = segment.and_then(|_| directory()).map_or(0, Directory::lost_counts);
         let state = segment.and_then(|_| current_state(relations));
         let may_see_another_state = Cell::new(!ledger.has_triggers_for_all_sessions(&KEEPING_TRIGGERS));
-        Self { segment, relations: *relations, state, lost_counts, may_see_another_state }
+        let is_checked = Cell::new(false);
+        Self { segment, relations: *relations, state, lost_counts, may_see_another_state, is_checked }
     }
 
     /// For a reader whose snapshot has these transactions open. A snapshot that is older than the current state may see the
@@ -94,9 +97,9 @@ impl Published {
     }
 
     /// Uses and publishes nothing from here on if the snapshot sees other changes of checkpoints than the state has: a change
-    /// is visible some microseconds before its invalidation message arrives.
+    /// is visible some microseconds before its invalidation message arrives. The settlement reads with one snapshot, which is looked at once.
     pub fn check_against(&self, snapshot: &Rc<Snapshot>) {
-        let Some(state) = self.state else { return };
+        let Some(state) = self.state.filter(|_| !self.is_checked.replace(true)) else { return };
         if state.agrees_with(snapshot, &self.relations) {
             self.agree_below(snapshot.oldest_open());
         } else {

@@ -285,6 +285,7 @@ impl Settlement {
                 charged_since: published.charged_since(user, counted),
             });
             let interval = settings::checkpoint_interval();
+            let interval = known.as_ref().map_or(interval, |(_, pass)| pass.interval(interval));
             match settlement::assess(found, *request, written, counted, interval, cover.as_ref(), &caps)? {
                 Assessment::Nothing => {}
                 Assessment::Doubt => return Ok(Agreement::Doubtful),
@@ -310,7 +311,7 @@ impl Settlement {
         let writers = Writers::get_or_open(&mut self.writers, &relations)?;
         let limits = LimitsScan::get_or_open(&mut self.limits, &relations)?;
         let caps = CapsScan::get_or_open(&mut self.caps, &relations)?;
-        let now = Moment::now_for(published);
+        let now = Moment::now();
         // After the snapshot: a hold that expires in between is left out of what is available at neither moment.
         let clock = xact::now();
         let mut deltas = view.deltas_at(&now, &relations);
@@ -322,8 +323,12 @@ impl Settlement {
                 scans.check(user, || now.sight())?;
             }
             let stored = view.stored(user, &now)?;
-            if stored.is_none() {
-                published.invalidate(user);
+            match &stored {
+                Some(stored) => published.check_version(stored.stored_by, now.snapshot()),
+                None => {
+                    published.check_against(now.snapshot());
+                    published.invalidate(user);
+                }
             }
             let checkpoint = stored.as_ref().map(|stored| &stored.checkpoint);
             let fold = checkpoint.map_or(&nothing, |checkpoint| &checkpoint.fold);
@@ -409,6 +414,12 @@ impl Settlement {
     fn finish(self) {
         if let Some(view) = &self.view {
             view.keep_locks();
+        }
+        if let Some(limits) = &self.limits {
+            limits.keep_locks();
+        }
+        if let Some(caps) = &self.caps {
+            caps.keep_locks();
         }
         self.announce_caps();
     }

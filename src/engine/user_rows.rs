@@ -28,6 +28,16 @@ impl<L: Layout> UserRows<L> {
         Self { opened: Some((table, index)), scan: None }
     }
 
+    /// Keeps the locks of table and index to the end of the transaction.
+    pub fn keep_locks(&self) {
+        let opened = self.opened.as_ref().map(|(table, index)| (table, index));
+        let scanned = self.scan.as_ref().map(|scan| (scan.table().as_ref(), scan.index()));
+        if let Some((table, index)) = opened.or(scanned) {
+            table.keep_lock();
+            index.keep_lock();
+        }
+    }
+
     /// The rows with this key, as the moment has them. `furthest` is the last column that is looked at.
     pub fn seek<T: ColumnType>(
         &mut self,

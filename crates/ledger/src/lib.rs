@@ -12,6 +12,7 @@
 //! - [`day`]: days of the UTC calendar
 //! - [`fold`]: rows folded into a balance, and the result of one pass over a delta
 //! - [`overdraft`]: how far an account may be overdrawn
+//! - [`places`]: a small cache of what is known of users
 //! - [`period`]: days, weeks and months of the UTC calendar, after which a spend cap begins anew
 //! - [`reversal`]: what may take back a transaction, and how much of it
 //! - [`segment`]: what backends publish to each other in dynamic shared memory
@@ -38,6 +39,7 @@ pub mod id;
 pub mod numeric;
 pub mod overdraft;
 pub mod period;
+pub mod places;
 pub mod reversal;
 pub mod segment;
 pub mod sequence;
