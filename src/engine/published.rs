@@ -9,7 +9,7 @@
 //! the name of a [`State`] of the ledger. A change by hand replaces the state by another one in the moment in which it commits,
 //! and what was published under the old name is not found any more. A backend determines the state again when an invalidation
 //! message arrives, some microseconds after that commit: a reader in between returns the balance of before. A settlement must
-//! not store one: it compares the state with what its own snapshot sees ([`Published::check_against`]).
+//! not store one: it compares the state with what its own snapshot sees ([`Published::check_against`], [`Published::check_version`]).
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
