@@ -7,8 +7,8 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use crate::pg::{extension, guc};
 
-/// `credits_ledger.checkpoint_interval`: rows that a checkpoint may lag behind before a commit refreshes it. Fewer make
-/// the first read of a new session cheaper, more make commits cheaper.
+/// `credits_ledger.checkpoint_interval`: rows that a checkpoint may lag behind before a commit refreshes it, and a quarter of them
+/// where the commit had to read all of them. Fewer make the first read of a new session cheaper, more make commits cheaper.
 static CHECKPOINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(64);
 
 /// `credits_ledger.config_channel`: receives `credits_transactions:{microseconds}` once for each

@@ -336,7 +336,7 @@ fn a_checkpoint_is_refreshed_earlier_where_nothing_is_published() {
     tell(&mut session);
     session.refresh(user(1));
     let folded = "SELECT transaction_count FROM credits.user_balance_checkpoints WHERE user_id = $1";
-    let mut folded_since = |session: &mut Session| session.value::<i64>(folded, &[&user(1)]) - 3;
+    let folded_since = |session: &mut Session| session.value::<i64>(folded, &[&user(1)]) - 3;
     // Somebody's change of a checkpoint ends all that was published.
     let forget = "UPDATE credits.user_balance_checkpoints SET balance = balance";
     for charges in 1..=5 {
