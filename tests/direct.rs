@@ -141,6 +141,34 @@ fn the_stored_rows_are_returned() {
     session.assert_sound();
 }
 
+/// Of an array, each item keeps what it brings, and is given what it does not.
+#[test]
+fn items_of_an_array_keep_their_values() {
+    let (_db, mut session) = database();
+    let item = |source_id: &str, more: &str| {
+        format!(
+            r#"{{"user_id": "{}", "transaction_type": "usage", "amount": "1.50", "source_id": "{source_id}"{more}}}"#,
+            user(1)
+        )
+    };
+    let more = r#", "created_at": "2026-01-02 03:04:05Z", "category": "model", "metadata": {"n": [1, 2]}, "description": "chat""#;
+    let items = [item("b", more), item("a", ""), item("c", r#", "created_at": null, "category": "other""#)];
+    let outcomes: Vec<String> = session.values(
+        &format!("SELECT outcome FROM credits.record_transactions('[{}]') ORDER BY item", items.join(",")),
+        &[],
+    );
+    assert_eq!(outcomes, ["recorded"; 3]);
+    let stored: Vec<String> = session.values(
+        "SELECT concat_ws(' ', source_id, amount, description, category, metadata,
+                          CASE WHEN created_at < now() - interval '1 hour' THEN created_at AT TIME ZONE 'UTC' END)
+         FROM credits.credits_transactions WHERE transaction_type = 'usage' ORDER BY seq",
+        &[],
+    );
+    assert_eq!(stored, ["a 1.50", r#"b 1.50 chat model {"n": [1, 2]} 2026-01-02 03:04:05"#, "c 1.50 other"]);
+    assert_eq!(planned(&mut session), 0);
+    session.assert_sound();
+}
+
 /// What an owner may do to the tables, how it is undone, and what comes of a write then.
 struct Change {
     made_by: &'static str,

@@ -288,7 +288,7 @@ impl NewHold<'_> {
             Given::new("created_at", Value::time(now)),
             Given::new("expires_at", Value::time(now.saturating_add(self.span))),
         ];
-        if recording::fits(self.source_id.as_bytes())
+        if recording::fits(self.source_id)
             && let Some(written) = direct::hold(relations, &recording::given_values(&columns), self.returns)
         {
             return Some(written);

@@ -202,7 +202,7 @@ fn record_returning(
 /// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
 fn insert(relations: &Relations, recording: &Recording<'_, '_>, tid: &str) -> Inserted {
     if let Some(returns) = recording.directly
-        && fits(recording.source_id.as_bytes())
+        && fits(recording.source_id)
         && let Some(recorded) = direct::record(relations, &given_values(recording.columns), returns)
     {
         return match recorded {
@@ -236,8 +236,8 @@ fn insert(relations: &Relations, recording: &Recording<'_, '_>, tid: &str) -> In
 }
 
 /// Whether the `source_id` fits into its index for certain.
-pub(super) fn fits(source_id: &[u8]) -> bool {
-    source_id.len() <= LONGEST_SOURCE_ID
+pub(super) fn fits(source_id: Text) -> bool {
+    source_id.as_bytes().len() <= LONGEST_SOURCE_ID
 }
 
 /// Runs `work`; `None` if it fails since this `source_id` does not fit into the index of this constraint. The caller must then
@@ -245,7 +245,7 @@ pub(super) fn fits(source_id: &[u8]) -> bool {
 pub(super) fn unless_too_long<T>(source_id: Text, key: &CStr, work: impl FnOnce() -> T) -> Option<T> {
     let is_too_long = |error: &Raised| {
         error.sqlstate() == PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED as i32
-            && !fits(source_id.as_bytes())
+            && !fits(source_id)
             // One that is longer than a page fails before its index is named.
             && error.constraint().is_none_or(|index| index.as_bytes() == key.to_bytes())
     };

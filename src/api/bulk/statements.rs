@@ -6,7 +6,6 @@ use pgrx::Uuid;
 use super::item::{
     AMOUNT, FIRST_OPTIONAL, ID, Item, KEYS, Key, SOURCE_ID, Stored, TRANSACTION_TYPE, USER_ID,
 };
-use crate::api::recording;
 use crate::engine::direct::{self, NewRow};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -31,11 +30,10 @@ impl Recorder {
         Self { relations, places }
     }
 
-    /// Inserts the items in this order without a statement: those that look right, have no id and a `source_id` that fits into its index for certain. Returns what was
-    /// stored of each, `None` where its `source_id` is taken. `None` if a statement is to insert them. The server's errors are raised.
+    /// Inserts the items in this order without a statement: those that look right, where none has an id. Returns what was stored of each,
+    /// `None` where its `source_id` is taken. `None` if a statement is to insert them. The server's errors are raised.
     pub(super) fn insert_directly<'call>(&self, items: &[&mut Item<'call>]) -> Option<Vec<Option<Stored>>> {
-        let is_fit = |item: &&mut Item<'_>| item.source_id().is_some_and(recording::fits);
-        if self.places.contains(&ID) || !items.iter().all(is_fit) {
+        if self.places.contains(&ID) {
             return None;
         }
         let columns = self.columns().ok()?;
