@@ -437,12 +437,28 @@ CREATE FUNCTION credits_routes.make_class_views(home int, class_modulus int, cla
     $$;
 COMMENT ON FUNCTION credits_routes.make_class_views(int, int, int, int) IS 'Has the node of a bucket make the views of a class, and take its number.';
 
+-- All at once, or not at all: a client that has one and waits for another would end in a deadlock, of which either may be the victim. So this gives up
+-- before the server looks for deadlocks (deadlock_timeout, 1 s), and nobody queues behind it for long.
+CREATE FUNCTION credits_routes.lock_tables() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF current_setting('lock_timeout') = '0' THEN
+        PERFORM set_config('lock_timeout', '500ms', true);
+    END IF;
+    EXECUTE (SELECT format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname))
+             FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p');
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.lock_tables() IS 'Waits until nobody uses the routed tables: as long as lock_timeout says, or half a second without one.';
+
 CREATE FUNCTION credits_routes.apply_partitions() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     routed regclass;
     change record;
+    are_locked boolean := false;
 BEGIN
     -- Before anything is locked here. A class that has been on its node before has its views.
     PERFORM credits_routes.make_class_views(c.remainder, c.modulus, c.remainder, n.seq_residue)
@@ -468,6 +484,10 @@ BEGIN
             -- The old ones make room first.
             ORDER BY p.partition IS NULL, w.modulus, w.remainder
         LOOP
+            IF NOT are_locked THEN
+                PERFORM credits_routes.lock_tables();
+                are_locked := true;
+            END IF;
             IF change.old_partition IS NOT NULL THEN
                 EXECUTE format('DROP FOREIGN TABLE credits_routes.%I', change.old_partition);
             ELSE
