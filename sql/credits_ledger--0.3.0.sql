@@ -2712,6 +2712,7 @@ CREATE FUNCTION credits.make_class_views(modulus int, remainder int) RETURNS voi
     AS $$
 DECLARE
     name text;
+    is_table boolean;
 BEGIN
     IF modulus IS NULL OR remainder IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument modulus or remainder must not be NULL';
@@ -2735,12 +2736,13 @@ BEGIN
             HINT = 'Call this as that role, or have it owned by yours.';
     END IF;
     FOREACH name IN ARRAY ARRAY['balances', 'batches', 'credits_transactions', 'holds', 'spend_cap_states', 'spend_caps', 'spending_limits', 'thresholds'] LOOP
-        -- ctid, by which postgres_fdw finds the rows that it updates: a view may have a column of that name.
+        -- ctid, by which postgres_fdw finds the rows that it updates: a view may have a column of that name. The check option refuses a row of
+        -- another class, which an UPDATE of user_id would make: postgres_fdw sends it as it stands.
+        SELECT c.relkind = 'r' INTO is_table FROM pg_class c WHERE c.oid = ('credits.' || name)::regclass;
         EXECUTE format('CREATE OR REPLACE VIEW credits_classes.%I WITH (security_invoker = true) AS SELECT %st.* FROM credits.%I t'
-                       ' WHERE credits.bucket_of(t.user_id) & %s = %s',
-                       format('%s_%s_%s', name, modulus, remainder),
-                       (SELECT 't.ctid, ' FROM pg_class c WHERE c.oid = ('credits.' || name)::regclass AND c.relkind = 'r'),
-                       name, modulus - 1, remainder);
+                       ' WHERE credits.bucket_of(t.user_id) & %s = %s%s',
+                       format('%s_%s_%s', name, modulus, remainder), CASE WHEN is_table THEN 't.ctid, ' END, name, modulus - 1, remainder,
+                       CASE WHEN is_table THEN ' WITH LOCAL CHECK OPTION' END);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON credits_classes.%I TO PUBLIC', format('%s_%s_%s', name, modulus, remainder));
     END LOOP;
 END

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use credits_ledger_tests::{Database, Refused, Session, dec, user};
+use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
 fn has_views_of_invokers(session: &mut Session) -> bool {
     session.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) >= 150_000
@@ -111,6 +111,16 @@ fn a_class_view_is_written_and_read_with_the_callers_own_privileges() {
         user(1)
     ));
     assert_eq!(admin.value::<i32>("SELECT amount::int FROM credits.spend_caps", &[]), 6);
+    // A row stays in its class.
+    admin.run("SELECT credits.make_class_views(2, 0); SELECT credits.make_class_views(2, 1)");
+    let class: i32 = admin.value("SELECT credits.bucket_of(user_id) & 1 FROM credits.spend_caps", &[]);
+    let elsewhere: Uuid = admin.value(
+        "SELECT u FROM (SELECT gen_random_uuid() u FROM generate_series(1, 100)) drawn WHERE credits.bucket_of(u) & 1 <> $1 LIMIT 1",
+        &[&class],
+    );
+    clerk
+        .try_run(&format!("UPDATE credits_classes.spend_caps_2_{class} SET user_id = '{elsewhere}'"))
+        .refused("44000");
     assert_eq!(admin.balance(user(1)), dec!(0));
     admin.run("DELETE FROM credits.spend_caps");
     admin.assert_sound();
