@@ -11,7 +11,8 @@
    - unsound:    when all have ended and the count is below covered_until, so much could be charged yet and the limit be kept
    - and no deadlock: every session ends.
 
-   PREPARE lets transactions be prepared that may be, RESTARTED has one that was prepared before the server restarted. LOST_COUNTS lets
+   PREPARE lets transactions be prepared that may be, RESTARTED has one that was prepared before the server restarted. GROWTH has
+   shared memory grow, by which everything is counted elsewhere. LOST_COUNTS lets
    sessions be unable to count. EXPIRES lets the hold expire at any moment. LIMIT_AFTER has a session that changes the limit, REDACTION
    one that redacts the account. DOUBT lets a settlement find another user of the stripe in doubt, BEGIN_ANEW the lock of a relation
    taken. All other flags remove or change one part. Each must be found wrong: see the script `check`. */
@@ -97,7 +98,27 @@ byte  sharers;
 bool  exclusive;
 
 /* Shared memory: what has been charged, the headroom, the lost counts, and the name that the headroom was published under. */
+#ifdef GROWTH
+/* It grows once: from then on, everything is counted and published at another place. */
+bool  grown;
+short charged_at[2], covered_until_at[2];
+#define charged charged_at[place]
+#ifdef NO_NAME_BY_GROWTH
+#define covered_until covered_until_at[0]
+#else
+#define covered_until covered_until_at[place]
+#endif
+#define TAKE_PLACE place = grown
+#ifdef NO_REREAD_OF_GROWTH
+#define IN_PLACE true
+#else
+#define IN_PLACE (grown == place)
+#endif
+#else
 short charged, covered_until;
+#define TAKE_PLACE skip
+#define IN_PLACE true
+#endif
 byte  lost, name;
 
 /* For the claims. */
@@ -365,7 +386,7 @@ inline assess() {
 #ifdef BY_INTERVAL_ALONE
        covered = lowest + seen_limit >= 0;
 #else
-       covered = charged - seen_charged <= lowest + seen_limit;
+       covered = charged - seen_charged <= lowest + seen_limit && IN_PLACE;
 #ifdef LOST_COUNTS
 #ifdef NO_REREAD_OF_LOST
        covered = covered && !detached;
@@ -470,10 +491,19 @@ inline roll_back() {
 #endif
 #endif
 
+#ifdef GROWTH
+#define PLACE , place
+#else
+#define PLACE
+#endif
+
 proctype Transaction(byte me) {
   byte mode, v, page, touched, decided, seen_lost;
   short seen_charged, lowest, settled, margin, seen_limit;
-  bool guarded, covered, has_expired, detached, late, begun_anew;
+  bool guarded, covered, has_expired, detached, late, begun_anew PLACE;
+#ifdef PLACE_BEFORE_ROWS
+  TAKE_PLACE;
+#endif
 
   /* The calls, READ COMMITTED: who deletes or extends waits for whoever does, and then finds the newest version. */
   touched = NOBODY;
@@ -517,9 +547,15 @@ anew:
 #ifdef COUNT_BEFORE_LOCK
   count();
 #endif
+#ifdef PLACE_BEFORE_LOCK
+  TAKE_PLACE;
+#endif
   lock_share();
 #ifdef LOST_COUNTS
   seen_lost = lost;
+#endif
+#if !defined(PLACE_BEFORE_ROWS) && !defined(PLACE_BEFORE_LOCK)
+  TAKE_PLACE;
 #endif
   JUDGE_BEFORE_COUNT;
 #ifdef COUNT_AFTER_CHECK
@@ -572,6 +608,7 @@ prepared:
 #ifdef LOST_COUNTS
   seen_lost = lost;
 #endif
+  TAKE_PLACE;
 #ifndef NO_COUNT_OF_PREPARED
   count();
 #endif
@@ -588,14 +625,26 @@ released:
 #endif
   d_step {
     v = 0; page = 0; touched = 0; decided = 0; seen_lost = 0; seen_charged = 0; lowest = 0; settled = 0; margin = 0; seen_limit = 0;
-    guarded = false; covered = false; has_expired = false; detached = false; late = false; begun_anew = false; ended++
+    guarded = false; covered = false; has_expired = false; detached = false; late = false; begun_anew = false;
+#ifdef GROWTH
+    place = false;
+#endif
+    ended++
   }
 }
+
+#ifdef GROWTH
+/* A session that makes shared memory larger. */
+proctype Grower() { grown = true }
+#endif
 
 #ifdef LIMIT_AFTER
 /* Changes the limit: settles the account under EXCLUSIVE, and voids the headroom before it commits. */
 proctype Changer(byte me) {
-  byte mode; bool detached;
+  byte mode; bool detached PLACE;
+#ifdef PLACE_BEFORE_LOCK_OF_CHANGE
+  TAKE_PLACE;
+#endif
 #ifdef LOST_COUNTS
   if :: detached = true :: skip fi;
 #endif
@@ -603,6 +652,9 @@ proctype Changer(byte me) {
   atomic { !exclusive -> sharers++; mode = SHARE };
 #else
   atomic { sharers == 0 && !exclusive -> exclusive = true; mode = EXCLUSIVE };
+#endif
+#ifndef PLACE_BEFORE_LOCK_OF_CHANGE
+  TAKE_PLACE;
 #endif
 #if !defined(NO_VOID) && !defined(VOID_LATE)
   if
@@ -652,6 +704,9 @@ proctype Clock() { expired = true }
 init {
   byte i, v;
   short sum;
+#ifdef GROWTH
+  bool place;
+#endif
   d_step {
     do :: i < VERSIONS -> deleter[i] = NOBODY; i++ :: else -> i = 0; break od
   };
@@ -710,10 +765,14 @@ init {
 #ifdef EXPIRES
     run Clock();
 #endif
+#ifdef GROWTH
+    run Grower();
+#endif
   };
   ended == TRANSACTIONS + CHANGERS + REDACTORS;
   d_step {
     sum_available(sum, committed, expired);
+    TAKE_PLACE;
     unsound = name == lost && charged < covered_until && sum - (covered_until - charged - 1) < -overdraft_limit;
     assert(!unsound)
   }

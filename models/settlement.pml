@@ -16,7 +16,7 @@
 
    HEADROOM adds the headroom that src/engine/published.rs publishes. PREPARE lets any transaction be prepared, RESTARTED has one that
    was prepared before the server restarted. BEGIN_ANEW lets a settlement release its stripes and begin anew, LOST_COUNTS lets a session
-   be unable to count. All other flags remove or change one part of the protocol. Each must be found wrong: see the script `check`. */
+   be unable to count, GROWTH has shared memory grow, by which everything is counted elsewhere. All other flags remove or change one part of the protocol. Each must be found wrong: see the script `check`. */
 
 #ifndef TRANSACTIONS
 #define TRANSACTIONS 2
@@ -100,7 +100,22 @@ bool  named;                            /* whether a notification has named user
 
 #ifdef HEADROOM
 /* Shared memory: the count of the user's charges, and the headroom: while the count is below it, the balance is above zero. */
+#ifdef GROWTH
+/* Shared memory grows once: from then on, settlements count and publish at other places. */
+bool  grown;
+short charged[2 * USERS], charged_until[2 * USERS];
+#define AT(user, place) ((place) * USERS + (user))
+#define COUNT_OF(user) AT(user, seen_grown)
+#ifdef NO_NAME_BY_GROWTH
+#define UNTIL_OF(user, place) (user)
+#else
+#define UNTIL_OF(user, place) AT(user, place)
+#endif
+#else
 short charged[USERS], charged_until[USERS];
+#define COUNT_OF(user) (user)
+#define UNTIL_OF(user, place) (user)
+#endif
 #endif
 
 #ifdef LOST_COUNTS
@@ -315,12 +330,15 @@ inline write_row(user, extend, side, announces) {
 #else
 #define IN_STATE(user) true
 #endif
-#define SUFFICES(user) (IN_STATE(user) && seen_charged[user] < charged_until[user] && !counted)
+#define SUFFICES(user) (IN_STATE(user) && seen_charged[user] < charged_until[UNTIL_OF(user, seen_grown)] && !counted)
 
 /* Counts the own charges of the stripe's users. */
 inline count_charges(s) {
 #ifdef LOST_COUNTS
   seen_lost = lost;
+#endif
+#if defined(GROWTH) && !defined(PLACE_BEFORE_ROWS) && !defined(PLACE_BEFORE_LOCK)
+  seen_grown = grown;
 #endif
   user = 0;
   do
@@ -335,9 +353,9 @@ inline count_charges(s) {
 #else
        :: TOUCHED(user, s) ->
 #endif
-          seen_charged[user] = charged[user] + DEBIT(user);
+          seen_charged[user] = charged[COUNT_OF(user)] + DEBIT(user);
 #ifndef COUNT_AFTER_CHECK
-          charged[user] = seen_charged[user]
+          charged[COUNT_OF(user)] = seen_charged[user]
 #endif
        :: else
        fi
@@ -346,6 +364,12 @@ inline count_charges(s) {
   :: else -> user = 0; break
   od
 }
+
+#ifdef PLACE_AFTER_SCAN
+#define PUBLISHED_AT(user) UNTIL_OF(user, grown)
+#else
+#define PUBLISHED_AT(user) UNTIL_OF(user, seen_grown)
+#endif
 
 /* The headroom that the pass leaves; own grants may still be rolled back. */
 inline publish(user) {
@@ -356,7 +380,7 @@ inline publish(user) {
     margin = lowest - CREDIT(user);
 #endif
 #ifdef COUNT_AFTER_SCAN
-    margin = margin + charged[user];
+    margin = margin + charged[COUNT_OF(user)];
 #else
     margin = margin + seen_charged[user];
 #endif
@@ -364,13 +388,16 @@ inline publish(user) {
     if
     :: detached -> skip
 #ifdef NAME_AFTER_SCAN
-    :: !detached && seen_positive[user] && name[user] != lost -> charged_until[user] = margin; name[user] = lost
+    :: !detached && seen_positive[user] && name[user] != lost -> charged_until[UNTIL_OF(user, seen_grown)] = margin; name[user] = lost
 #else
-    :: !detached && seen_positive[user] && name[user] != seen_lost -> charged_until[user] = margin; name[user] = seen_lost
+    :: !detached && seen_positive[user] && name[user] != seen_lost -> charged_until[UNTIL_OF(user, seen_grown)] = margin; name[user] = seen_lost
 #endif
     :: else ->
 #endif
-    if :: seen_positive[user] && margin > charged_until[user] -> charged_until[user] = margin :: else fi;
+    if
+    :: seen_positive[user] && margin > charged_until[PUBLISHED_AT(user)] -> charged_until[PUBLISHED_AT(user)] = margin
+    :: else
+    fi;
 #ifdef LOST_COUNTS
     fi;
 #endif
@@ -406,7 +433,7 @@ inline assess(user) {
 #ifdef HEADROOM
   :: SUFFICES(user) ->
 #ifdef COUNT_AFTER_CHECK
-     charged[user] = charged[user] + DEBIT(user)
+     charged[COUNT_OF(user)] = charged[COUNT_OF(user)] + DEBIT(user)
 #else
      skip
 #endif
@@ -420,7 +447,7 @@ inline assess(user) {
 #ifdef HEADROOM
      ;
 #ifdef COUNT_AFTER_CHECK
-     charged[user] = charged[user] + DEBIT(user);
+     charged[COUNT_OF(user)] = charged[COUNT_OF(user)] + DEBIT(user);
 #endif
      if :: !straddles -> publish(user) :: else fi
 #endif
@@ -480,6 +507,9 @@ inline begin_anew() {
 #endif
 
 inline settle_stripe(s) {
+#ifdef PLACE_BEFORE_LOCK
+  seen_grown = grown;
+#endif
 #ifdef COUNT_BEFORE_LOCK
   count_charges(s);
 #endif
@@ -625,6 +655,8 @@ inline release() {
 #ifdef HEADROOM
 #ifdef LOST_COUNTS
 #define HEADROOM_LOCALS ; short seen_charged[USERS], margin; byte seen_lost; bool detached
+#elif defined(GROWTH)
+#define HEADROOM_LOCALS ; short seen_charged[USERS], margin; bool seen_grown
 #else
 #define HEADROOM_LOCALS ; short seen_charged[USERS], margin
 #endif
@@ -647,6 +679,9 @@ proctype Transaction(byte me) {
   LOCALS;
   bool descending;
 
+#ifdef PLACE_BEFORE_ROWS
+  seen_grown = grown;
+#endif
   do
   :: user < USERS ->
      atomic { if :: AMOUNT(me, user) != 0 -> inserted[me] = inserted[me] | BIT(user) :: else fi; user++ }
@@ -706,6 +741,9 @@ released:
 #ifdef LOST_COUNTS
   detached = false; seen_lost = 0;
 #endif
+#ifdef GROWTH
+  seen_grown = false;
+#endif
 #ifdef BEGIN_ANEW
   begun_anew = false; has_all_relations = false;
 #endif
@@ -743,6 +781,11 @@ proctype Operator(byte me) {
 released:
   release()
 }
+#endif
+
+#ifdef GROWTH
+/* A session that makes shared memory larger. */
+proctype Grower() { grown = true }
 #endif
 
 /* Refreshes a user's checkpoint without rows of its own, as the settlement of a requested refresh does. */
@@ -812,6 +855,9 @@ init {
 #endif
     :: else -> break
     od
+#ifdef GROWTH
+    ; run Grower()
+#endif
   };
   ended == SESSIONS;
   d_step {
@@ -838,7 +884,12 @@ init {
 #ifdef LOST_COUNTS
        unsound = (name[u] == lost && charged[u] < charged_until[u] && (!POSITIVE(sum) || !positive[u])); assert(!unsound);
 #else
+#ifdef GROWTH
+       t = AT(u, grown);
+       unsound = (charged[t] < charged_until[UNTIL_OF(u, grown)] && (!POSITIVE(sum) || !positive[u])); assert(!unsound);
+#else
        unsound = (charged[u] < charged_until[u] && (!POSITIVE(sum) || !positive[u])); assert(!unsound);
+#endif
 #endif
 #endif
        inexact = (exists[u] && balance[u] != sum_covered); assert(!inexact);

@@ -31,6 +31,9 @@ static ANALYTICS_TABLE: GucSetting<Option<CString>> =
 /// `credits_ledger.allow_drop`: whether tables that hold transactions, holds, limits or caps may be dropped.
 static ALLOW_DROP: GucSetting<bool> = GucSetting::<bool>::new(false);
 
+/// `credits_ledger.shared_memory_size`: the most that sessions share of what they know about accounts, in kB.
+static SHARED_MEMORY_SIZE: GucSetting<i32> = GucSetting::<i32>::new(12 << 10);
+
 /// Defines the settings; called once, when the library is loaded.
 pub fn init() {
     GucRegistry::define_int_guc(
@@ -42,6 +45,16 @@ pub fn init() {
         1_000_000,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"credits_ledger.shared_memory_size",
+        c"Most memory that sessions share what they know about accounts in.",
+        c"It begins small and grows with the accounts that are met. What has been taken stays until the server restarts.",
+        &SHARED_MEMORY_SIZE,
+        2 << 10,
+        64 << 20,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
     );
     for (name, description, setting) in [
         (
@@ -81,6 +94,11 @@ pub fn init() {
 /// Rows that a checkpoint may lag behind.
 pub fn checkpoint_interval() -> i64 {
     CHECKPOINT_INTERVAL.get().into()
+}
+
+/// The most bytes of shared memory that sessions share what they know about accounts in.
+pub fn shared_memory_size() -> usize {
+    usize::try_from(SHARED_MEMORY_SIZE.get()).unwrap_or_default() << 10
 }
 
 /// The channel for `credits_transactions:{microseconds}`, unless it is off.

@@ -70,6 +70,7 @@ mod search_path;
 mod serializable;
 mod settlement_edges;
 mod shapes;
+mod shared_memory;
 mod snapshots;
 mod spend_caps;
 mod spending_stress;

@@ -1,4 +1,4 @@
-//! What this backend reads from the shared segment and publishes there: folds, headroom, and counts.
+//! What this backend reads from shared memory and publishes there: folds, headroom, and counts.
 //!
 //! What a coverage covers never changes, so a fold that was computed once stays true for good, stored or not, and even if
 //! the transaction that computed it rolls back. A published fold saves a backend the rows that another has read before.
@@ -26,7 +26,7 @@ use crate::pg::catalog::{self, Relations};
 use crate::pg::database;
 use crate::pg::definition::KEEPING_TRIGGERS;
 use crate::pg::relation::{NotFree, Table};
-use crate::pg::shared_memory::Directory;
+use crate::pg::shared_memory::{Directory, Epoch};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::state::State;
 use crate::pg::xact::{self, SubtransactionId};
@@ -35,7 +35,9 @@ use crate::settings;
 thread_local! {
     /// Looked up once; `None` if the server has no room for it.
     static DIRECTORY: OnceCell<Option<&'static Directory>> = const { OnceCell::new() };
-    static ATTACHMENT: Cell<Attachment> = const { Cell::new(Attachment { segment: None, calls: 0 }) };
+    static ATTACHMENT: Cell<Attachment> = const { Cell::new(Attachment { memory: None, calls: 0 }) };
+    /// Whether accounts give way for want of room, as this backend has noticed.
+    static SHOULD_GROW: Cell<bool> = const { Cell::new(false) };
     /// The state that this backend has determined last.
     static LAST_STATE: Cell<Option<LastState>> = const { Cell::new(None) };
     /// The transactions that were open for the snapshot that saw it.
@@ -44,9 +46,9 @@ thread_local! {
 
 #[derive(Clone, Copy)]
 struct Attachment {
-    /// `None` while this backend is not attached.
-    segment: Option<&'static Segment>,
-    /// How often [`attached_segment`] was called without it.
+    /// What this backend has attached to, and the epoch in which that was all.
+    memory: Option<(Epoch, Segment<'static>)>,
+    /// How often [`attached_memory`] has not attached to all of it since.
     calls: u32,
 }
 
@@ -60,14 +62,15 @@ struct LastState {
     agrees_below: u64,
 }
 
-/// The segment as one reader or one settlement uses it, under the state that the ledger was in when it began.
+/// Shared memory as one reader or one settlement uses it, under the state that the ledger was in when it began.
 pub struct Published {
     /// `None` if this backend is not attached.
-    segment: Option<&'static Segment>,
+    segment: Option<Segment<'static>>,
     relations: Relations,
     state: Option<State>,
-    /// [`Directory::lost_counts`] before the reader or settlement looked at anything.
-    lost_counts: u64,
+    /// As the reader or settlement has found it before it looked at anything. No other memory than that of this epoch is used, nor what
+    /// was published in another one.
+    epoch: Epoch,
     /// This transaction may see the ledger in another state: it neither uses nor publishes anything.
     may_see_another_state: Cell<bool>,
     /// Whether the state has been compared with what the snapshot of the settlement sees.
@@ -78,17 +81,23 @@ impl Published {
     /// For a transaction that sees the ledger as it is now. One that has itself changed the ledger's definition or its
     /// checkpoints uses and publishes nothing, since it may roll back.
     pub fn open(relations: &Relations, ledger: &Table) -> Self {
-        let segment = attached_segment();
-        let lost_counts = segment.and_then(|_| directory()).map_or(0, Directory::lost_counts);
+        let (epoch, segment) = attached_memory().unzip();
         let state = segment.and_then(|_| current_state(relations));
         let may_see_another_state = Cell::new(!ledger.has_triggers_for_all_sessions(&KEEPING_TRIGGERS));
-        let is_checked = Cell::new(false);
-        Self { segment, relations: *relations, state, lost_counts, may_see_another_state, is_checked }
+        Self {
+            segment,
+            relations: *relations,
+            state,
+            epoch: epoch.unwrap_or_default(),
+            may_see_another_state,
+            is_checked: Cell::new(false),
+        }
     }
 
     /// For a reader whose snapshot has these transactions open. A snapshot that is older than the current state may see the
     /// ledger in the state before: what the reader computes is not true of the current one, nor the other way round.
     pub fn open_for_reader(relations: &Relations, ledger: &Table, open: &OpenTransactions) -> Self {
+        grow_if_full();
         let published = Self::open(relations, ledger);
         if !OPEN_IN_LAST_STATE.with_borrow(|then| open.is_as_late_as(then)) {
             published.may_see_another_state.set(true);
@@ -125,13 +134,14 @@ impl Published {
     }
 
     /// The segment and the name under which this transaction reads and publishes; `None` if it may do neither.
-    fn in_state(&self) -> Option<(&'static Segment, StateName)> {
+    fn in_state(&self) -> Option<(Segment<'static>, StateName)> {
         if self.may_see_another_state.get() {
             return None;
         }
         let (segment, state) = self.segment.zip(self.state)?;
-        // A count that was lost makes untrue what was published before: from then on it has another name.
-        let digest = state.digest.wrapping_add(self.lost_counts);
+        // A count that was lost makes untrue what was published before, and so does one that is made in more sets: from then on it
+        // has another name.
+        let digest = state.digest.wrapping_add(self.epoch.number());
         Some((
             segment,
             StateName { database: database::oid(), ledger: self.relations.ledger.to_u32(), digest },
@@ -146,26 +156,26 @@ impl Published {
     /// The published fold of the user.
     pub fn fold(&self, user: &UserId) -> Option<PublishedFold> {
         let (segment, state) = self.in_state()?;
-        segment.folds.get(&state, user)
+        segment.account(state.database, user).fold(&state)
     }
 
     /// How many rows of the user have been counted.
     pub fn counted_rows(&self, user: &UserId) -> Option<u64> {
         let (segment, state) = self.in_state()?;
-        Some(segment.headroom.counted_rows(state.database, user))
+        Some(segment.account(state.database, user).counted_rows())
     }
 
     /// Publishes the fold.
     pub fn publish_fold(&self, user: &UserId, fold: &Fold) {
         if let Some((segment, state)) = self.in_state() {
-            segment.folds.publish(&state, user, fold);
+            note_displaced(segment.account(state.database, user).publish_fold(&state, fold), segment);
         }
     }
 
     /// Publishes that the fold has every row of the user as long as `rows` is the count of its rows.
     pub fn mark_fold_complete(&self, user: &UserId, fold: &Fold, rows: u64) {
         if let Some((segment, state)) = self.in_state() {
-            segment.folds.mark_complete(&state, user, fold, rows);
+            segment.account(state.database, user).mark_fold_complete(&state, fold, rows);
         }
     }
 
@@ -173,7 +183,7 @@ impl Published {
     /// that is not attached cannot: it records a lost count, by which everything published before becomes invalid.
     pub fn count(&self, user: &UserId, written: &Written) -> Counted {
         match self.segment {
-            Some(segment) => segment.headroom.count(database::oid(), user, written),
+            Some(segment) => segment.account(database::oid(), user).count(written),
             None => {
                 if !written.is_empty()
                     && let Some(directory) = directory()
@@ -185,13 +195,17 @@ impl Published {
         }
     }
 
-    /// Whether published headroom says that with these counts the user stays on its level, and that its checkpoint lags by less
-    /// than the interval.
-    pub fn has_headroom(&self, user: &UserId, counted: &Counted) -> bool {
-        let published = self.in_state().and_then(|(segment, state)| segment.headroom.get(&state, user));
-        published.is_some_and(|headroom| {
-            headroom.suffices(counted, settings::checkpoint_interval().unsigned_abs())
-        }) && self.has_lost_no_count()
+    /// The same, and then whether published headroom says that with these counts the user stays on its level, and that its checkpoint
+    /// lags by less than the interval.
+    pub fn count_and_ask(&self, user: &UserId, written: &Written) -> (Counted, bool) {
+        let Some(segment) = self.segment else { return (self.count(user, written), false) };
+        let account = segment.account(database::oid(), user);
+        let counted = account.count(written);
+        let published = self.in_state().and_then(|(_, state)| account.headroom(&state));
+        let has_headroom = published.is_some_and(|headroom| {
+            headroom.suffices(&counted, settings::checkpoint_interval().unsigned_abs())
+        });
+        (counted, has_headroom && self.is_in_epoch())
     }
 
     /// Whether published headroom says that the user's checkpoint lags by the interval or more.
@@ -204,23 +218,24 @@ impl Published {
     /// Publishes headroom of the user.
     pub fn publish_headroom(&self, user: &UserId, headroom: &Headroom) {
         if let Some((segment, state)) = self.in_state() {
-            segment.headroom.publish(&state, user, headroom);
+            note_displaced(segment.account(state.database, user).publish_headroom(&state, headroom), segment);
         }
     }
 
     /// Whether published headroom says that with these counts the user is covered.
     pub fn covers(&self, user: &UserId, counted: &Counted) -> bool {
-        let published =
-            self.in_state().and_then(|(segment, state)| segment.headroom.get_with_cover(&state, user));
+        let published = self
+            .in_state()
+            .and_then(|(segment, state)| segment.account(state.database, user).headroom(&state));
         published.is_some_and(|headroom| headroom.covers(counted))
             && self.counts_holds()
-            && self.has_lost_no_count()
+            && self.is_in_epoch()
     }
 
     /// Whether published headroom says that the user is covered if so much more is charged, in steps, than has been counted.
     pub fn covers_as_much_more(&self, user: &UserId, more: u64) -> bool {
-        let counted = |segment: &Segment| {
-            let charged = segment.headroom.counted_charges(database::oid(), user);
+        let counted = |segment: Segment<'_>| {
+            let charged = segment.account(database::oid(), user).counted_charges();
             Counted::new(charged.saturating_add(more), 0, 0)
         };
         self.segment.is_some_and(|segment| self.covers(user, &counted(segment)))
@@ -229,8 +244,8 @@ impl Published {
     /// What has been charged to the user since the settlement had counted, in steps; without end if that is not known.
     pub fn charged_since(&self, user: &UserId, counted: &Counted) -> u64 {
         match self.segment {
-            Some(segment) if self.counts_holds() && self.has_lost_no_count() => {
-                counted.charged_since(segment.headroom.counted_charges(database::oid(), user))
+            Some(segment) if self.counts_holds() && self.is_in_epoch() => {
+                counted.charged_since(segment.account(database::oid(), user).counted_charges())
             }
             _ => u64::MAX,
         }
@@ -239,15 +254,16 @@ impl Published {
     /// Has nobody use what was published of the user's headroom, in whichever state: its boundaries will be others when the
     /// transaction commits. The transaction has the stripe exclusively, so nobody publishes anything of the user until then.
     pub fn void_headroom(&self, user: &UserId) {
-        let is_void = self.segment.is_some_and(|segment| segment.headroom.void(database::oid(), user));
+        let is_void = self.segment.is_some_and(|it| it.account(database::oid(), user).void_headroom());
         if !is_void && let Some(directory) = directory() {
             // By that, nobody uses anything that was published before.
             directory.record_lost_count();
         }
     }
 
-    fn has_lost_no_count(&self) -> bool {
-        directory().is_some_and(|directory| directory.lost_counts() == self.lost_counts)
+    /// Whether no count has been lost since, and everybody still counts in the same memory.
+    fn is_in_epoch(&self) -> bool {
+        directory().is_some_and(|directory| directory.epoch() == self.epoch)
     }
 
     /// For a user whose stored checkpoint is gone, perhaps because it was wrong. What was published from it is not used from
@@ -270,18 +286,44 @@ fn directory() -> Option<&'static Directory> {
     DIRECTORY.with(|directory| *directory.get_or_init(Directory::find))
 }
 
-/// The segment, which this backend attaches to at the first call and stays attached to. If it cannot, it tries again at the
-/// second call, the fourth, the eighth and so on.
-fn attached_segment() -> Option<&'static Segment> {
-    let Attachment { segment, calls } = ATTACHMENT.get();
+/// Shared memory as of now. A backend attaches to each part of it once and stays attached; where it cannot, it tries again at the second
+/// call, the fourth, the eighth and so on.
+fn attached_memory() -> Option<(Epoch, Segment<'static>)> {
+    let Attachment { memory, calls } = ATTACHMENT.get();
+    if let Some((epoch, segment)) = memory {
+        let now = directory()?.epoch();
+        if now.has_parts_of(epoch) {
+            return Some((now, segment));
+        }
+    }
     // Attaching runs a subtransaction, which a parallel query has no place for.
-    if segment.is_some() || xact::is_parallel() {
-        return segment;
+    if xact::is_parallel() {
+        return None;
     }
     let calls = calls.saturating_add(1);
-    let segment = if calls.is_power_of_two() { directory().and_then(Directory::attach) } else { None };
-    ATTACHMENT.set(Attachment { segment, calls });
-    segment
+    let attached = if calls.is_power_of_two() { directory().and_then(Directory::attach) } else { None };
+    // Another time it may be able to attach to the parts that came since.
+    let calls = if attached.is_some() { 0 } else { calls };
+    ATTACHMENT.set(Attachment { memory: attached.or(memory), calls });
+    attached
+}
+
+/// Has shared memory grow at the next [`grow_if_full`] if too many accounts have given way to others, of which this is one if it
+/// `is_displaced`.
+fn note_displaced(is_displaced: bool, segment: Segment<'_>) {
+    if is_displaced && directory().is_some_and(|directory| directory.note_displaced(segment.sets())) {
+        SHOULD_GROW.set(true);
+    }
+}
+
+/// Has shared memory grow if this backend has found it full. The transaction has no stripe: it may take some milliseconds.
+pub fn grow_if_full() {
+    if SHOULD_GROW.get() && !xact::is_parallel() {
+        SHOULD_GROW.set(false);
+        if let Some(directory) = directory() {
+            directory.grow(settings::shared_memory_size());
+        }
+    }
 }
 
 /// The state of the ledger as of now; `None` if nothing may be published. It is determined again after each invalidation, which

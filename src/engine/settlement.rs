@@ -9,7 +9,7 @@
 //! | 1. Sort the users by stripe. Settle one stripe after the other, ascending, so that no two commits wait for each other. | [`settle_noted`] | `Transaction`: the loop over `STRIPES`; `NO_ORDER` |
 //! | 2. Share the stripe. Other commits may read its users at the same time; none decides meanwhile. | [`Settlement::settle_stripe`] | `lock_share`; `NO_SHARED_LOCK` |
 //! | 3. Count the rows and charges of each user, before anything of it is read. | [`Settlement::count`] | `count_charges`; `COUNT_BEFORE_LOCK`, `COUNT_AFTER_CHECK` |
-//! | 4. A user whose headroom suffices for all that is counted is settled. | [`Published::has_headroom`] | `assess`: `SUFFICES`; `NO_NAME_BY_LOST` |
+//! | 4. A user whose headroom suffices for all that is counted is settled. | [`Published::count_and_ask`] | `assess`: `SUFFICES`; `NO_NAME_BY_LOST` |
 //! | 5. Read each other user's checkpoint, and pass over its delta with the rows in flight. If all outcomes lie on the announced level, publish what they leave as headroom. | [`Settlement::assess`] | `assess`: `scan_dirty`, `publish`; `NO_DIRTY_SCAN`, `COUNT_AFTER_SCAN`, `COUNT_OWN_GRANTS` |
 //! | 6. If that is so of all users of the stripe, refresh the checkpoints that lag. The stripe is settled. | [`refresh::refresh_if_free`] | `refresh`; `NO_TRY_LOCK`, `REFRESH_BEFORE_DECISION` |
 //! | 7. Otherwise release the stripe and take it exclusively. That waits for every commit that shares it to end. | [`Settlement::settle_stripe`] | `straddles`: `unlock`, `lock_exclusive`; `NO_EXCLUSIVE_LOCK` |
@@ -56,7 +56,7 @@ use super::commit_view::{CommitView, Moment};
 use super::cover::{self, CoverScans};
 use super::lock_order::{self, OpenIfFree, Writers};
 use super::noted::{self, NotedUser};
-use super::published::Published;
+use super::published::{self, Published};
 use super::refresh::{self, Lagging};
 use super::reversals::{self, ReversalScans};
 use super::{checkpoint, notification, statistics};
@@ -75,9 +75,10 @@ pub fn settle_noted() {
     }
     // Gone if the transaction dropped the extension, or if another one did and this one has no rows.
     let Some(relations) = Relations::locked_at_commit() else { return };
-    let settled = |(user, noted)| Settled { user, noted, counted: Counted::default() };
+    let settled = |(user, noted)| Settled { user, noted, counted: Counted::default(), has_headroom: false };
     let mut users: Vec<Settled> = noted.into_iter().map(settled).collect();
     stripe::sort_for_settlement(&mut users, |settled| settled.user);
+    published::grow_if_full();
     let mut settlement = Settlement::open(relations);
     loop {
         match settlement.settle(&mut users) {
@@ -93,6 +94,8 @@ struct Settled {
     user: UserId,
     noted: NotedUser,
     counted: Counted,
+    /// Whether headroom that was published sufficed for what has been counted.
+    has_headroom: bool,
 }
 
 /// The settlement of a transaction.
@@ -213,11 +216,12 @@ impl Settlement {
         Published::open(&self.relations, &self.ledger)
     }
 
-    /// Counts what the transaction has written of the users of a stripe that it has.
+    /// Counts what the transaction has written of the users of a stripe that it has, and asks for headroom.
     fn count(&self, users: &mut [Settled]) -> Published {
         let published = self.published();
         for settled in users {
-            settled.counted = published.count(&settled.user, &settled.noted.written);
+            (settled.counted, settled.has_headroom) =
+                published.count_and_ask(&settled.user, &settled.noted.written);
         }
         published
     }
@@ -241,8 +245,8 @@ impl Settlement {
     fn assess(&mut self, published: &Published, users: &[Settled]) -> Result<Agreement, Stop> {
         let now = LazyCell::new(Moment::now);
         let mut lagging = Vec::new();
-        for Settled { user, noted: NotedUser { request, written, .. }, counted } in users {
-            let has_headroom = *request == Request::Settle && published.has_headroom(user, counted);
+        for Settled { user, noted: NotedUser { request, written, .. }, counted, has_headroom } in users {
+            let has_headroom = *request == Request::Settle && *has_headroom;
             // What is published of the cover stays true while a crossing or a checkpoint that lags has the balance read.
             let may_ask = cover::may_be_asked_of(user) && !published.covers(user, counted);
             if has_headroom && !may_ask {

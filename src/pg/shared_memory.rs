@@ -1,11 +1,13 @@
-//! Memory that all backends of the server share: the statistics and the directory in the main segment, and the dynamic segment
-//! that the directory leads to.
+//! Memory that all backends of the server share: the statistics and the directory in the main segment, and the parts of dynamic
+//! shared memory that the directory leads to.
 
 use std::ffi::CStr;
 use std::mem::offset_of;
+use std::slice;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use ledger::segment::Segment;
+use ledger::segment::memory::{self, BASE_SETS, MOST_PARTS};
+use ledger::segment::{Base, Parts, Segment, Set};
 use ledger::statistics::Statistics;
 use pgrx::pg_sys;
 
@@ -14,10 +16,7 @@ use super::xact;
 /// Names carry the version of the layout: what a library has made stays until the server restarts, and an updated library
 /// with another layout must not take it for its own.
 const STATISTICS: &CStr = c"credits_ledger statistics 3";
-const DIRECTORY: &CStr = c"credits_ledger directory 5";
-
-/// `DSM_HANDLE_INVALID`, a macro of the server's: no segment has been made yet.
-const NO_SEGMENT: pg_sys::dsm_handle = 0;
+const DIRECTORY: &CStr = c"credits_ledger directory 6";
 
 /// The statistics of this server, made by the first backend that asks; `None` if there is no room for them.
 ///
@@ -32,19 +31,61 @@ pub fn statistics() -> Option<&'static Statistics> {
     })
 }
 
-/// Leads all backends to the one dynamic segment that they publish in.
+/// Leads all backends to the parts of dynamic shared memory that they publish in.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Directory {
-    /// The handle of the segment, or [`NO_SEGMENT`].
+    /// See [`Epoch`].
+    epoch: AtomicU64,
+    /// How many accounts have given way to others since the last part was made.
+    displaced: AtomicU64,
+    parts: [Part; MOST_PARTS],
+}
+
+/// What leads to a part. The first so many have been made as the epoch says.
+#[derive(Debug)]
+#[repr(C)]
+struct Part {
     handle: AtomicU32,
-    lost_counts: AtomicU64,
+    /// How many sets it has.
+    sets: AtomicU32,
 }
 
 const _: () = assert!(
-    offset_of!(Directory, lost_counts) == 8 && size_of::<Directory>() == 16,
+    offset_of!(Directory, displaced) == 8
+        && offset_of!(Directory, parts) == 16
+        && size_of::<Directory>() == 16 + 8 * 32,
     "a change of the layout needs a name with the next version"
 );
+
+/// How many parts there are, and how many counts have been lost, of all backends and databases: in one word, so that both are
+/// of one moment. What is published in one epoch is not used in another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    const PART: u64 = 1;
+    const LOST_COUNT: u64 = 1 << 8;
+
+    /// How many parts there are.
+    fn parts(self) -> usize {
+        let [parts, ..] = self.0.to_le_bytes();
+        parts.into()
+    }
+
+    /// Whether there are as many parts as in the other one.
+    pub fn has_parts_of(self, other: Self) -> bool {
+        self.parts() == other.parts()
+    }
+
+    /// A number that no other epoch has.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// The parts that this backend is attached to.
+static PARTS: Parts<'static> = Parts::new();
 
 impl Directory {
     /// The directory of this server, made by the first backend that asks; `None` if there is no room for it. Then no backend
@@ -52,48 +93,131 @@ impl Directory {
     /// the directory. Runs a subtransaction: not for parallel workers, nor for the end of a transaction.
     pub fn find() -> Option<&'static Self> {
         xact::attempt_if_room("sharing folds", || {
-            let empty = Self { handle: AtomicU32::new(NO_SEGMENT), lost_counts: AtomicU64::new(0) };
+            let empty = Self {
+                epoch: AtomicU64::new(0),
+                displaced: AtomicU64::new(0),
+                parts: [const { Part { handle: AtomicU32::new(0), sets: AtomicU32::new(0) } }; MOST_PARTS],
+            };
             // SAFETY: a directory is atomics, so backends may use it at once; the closure writes a whole value.
             unsafe { in_main_segment(DIRECTORY, |place: *mut Self| place.write(empty)) }
         })
     }
 
-    /// Attaches this backend to the segment until it exits. The first backend makes the segment, which stays until the server
-    /// stops. `None` if that fails. Runs a subtransaction: not for parallel workers, nor for the end of a transaction.
-    pub fn attach(&self) -> Option<&'static Segment> {
+    /// The epoch as of now.
+    #[inline]
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::SeqCst))
+    }
+
+    /// Attaches this backend to all parts until it exits, and returns the memory of the epoch; `None` if that fails. The first backend
+    /// makes the first part; parts stay until the server stops. Runs a subtransaction: not for parallel workers, nor for the end of a
+    /// transaction.
+    pub fn attach(&self) -> Option<(Epoch, Segment<'static>)> {
         xact::attempt("sharing folds", || {
-            // SAFETY: the lock is released with the subtransaction if something fails. The segment is as large as asked for,
-            // aligned to a cache line, mapped as long as this backend lives, and zeroed before its handle is stored for others.
-            // Zeros are a valid value of each of its atomics.
-            unsafe {
-                let lock = init_lock();
-                pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-                let handle = self.handle.load(Ordering::Relaxed);
-                let segment = if handle == NO_SEGMENT {
-                    let segment = pg_sys::dsm_create(size_of::<Segment>(), 0);
-                    pg_sys::dsm_segment_address(segment).cast::<Segment>().write_bytes(0, 1);
-                    pg_sys::dsm_pin_segment(segment);
-                    self.handle.store(pg_sys::dsm_segment_handle(segment), Ordering::Relaxed);
-                    segment
-                } else {
-                    pg_sys::dsm_attach(handle)
-                };
-                pg_sys::LWLockRelease(lock);
-                assert!(!segment.is_null(), "the segment of the handle is gone");
-                pg_sys::dsm_pin_mapping(segment);
-                &*pg_sys::dsm_segment_address(segment).cast::<Segment>()
-            }
+            locked(|| {
+                if self.epoch().parts() == 0 {
+                    // SAFETY: it is made, and recorded, under the lock.
+                    unsafe { self.make_part(size_of::<Base>(), BASE_SETS) };
+                }
+                let epoch = self.epoch();
+                for number in PARTS.count()..epoch.parts() {
+                    // SAFETY: this backend is not attached to that part.
+                    unsafe { self.attach_to_part(number) };
+                }
+                epoch
+            })
         })
+        .and_then(|epoch| Some((epoch, PARTS.first(epoch.parts())?)))
     }
 
-    /// Records that this backend, not being attached, has written rows that are not counted in the segment.
+    /// Notes that an account has given way to another, in memory of so many sets. Whether so many have that it should grow.
+    pub fn note_displaced(&self, sets: usize) -> bool {
+        is_full(self.displaced.fetch_add(1, Ordering::Relaxed) + 1, sets)
+    }
+
+    /// Makes another part, if it is still to grow, and if all parts together then have no more than so many bytes. From then on nothing
+    /// is used that was published before. Where it cannot grow, nobody is asked again before as many accounts have given way again.
+    /// Runs a subtransaction: not for parallel workers, nor for the end of a transaction.
+    pub fn grow(&self, most_bytes: usize) {
+        _ = xact::attempt("growing shared memory", || {
+            locked(|| {
+                let parts = self.epoch().parts();
+                let sets = self.parts[..parts].iter().map(|part| part.sets.load(Ordering::Relaxed) as usize);
+                let sets: usize = sets.sum();
+                // Another backend may have been asked at the same time.
+                if !is_full(self.displaced.load(Ordering::Relaxed), sets) {
+                    return;
+                }
+                self.displaced.store(0, Ordering::Relaxed);
+                if let Some(more) = memory::next_part(sets, parts, most_bytes) {
+                    // SAFETY: it is made, and recorded, under the lock.
+                    unsafe { self.make_part(more * size_of::<Set>(), more) };
+                }
+            });
+        });
+    }
+
+    /// Makes the next part, and begins an epoch that has it.
+    ///
+    /// # Safety
+    /// The caller has the lock, and there are fewer than [`MOST_PARTS`].
+    unsafe fn make_part(&self, bytes: usize, sets: usize) {
+        let part = &self.parts[self.epoch().parts()];
+        // SAFETY: the segment is as large as asked for, aligned to a cache line, and zeroed before its handle is stored for others:
+        // zeros are a valid value of each of its atomics. The mapping goes with the resource owner, the segment stays.
+        unsafe {
+            let segment = pg_sys::dsm_create(bytes, 0);
+            pg_sys::dsm_segment_address(segment).cast::<u8>().write_bytes(0, bytes);
+            pg_sys::dsm_pin_segment(segment);
+            part.handle.store(pg_sys::dsm_segment_handle(segment), Ordering::Relaxed);
+            pg_sys::dsm_detach(segment);
+        }
+        part.sets.store(u32::try_from(sets).unwrap_or_default(), Ordering::Relaxed);
+        self.epoch.fetch_add(Epoch::PART, Ordering::SeqCst);
+    }
+
+    /// Attaches this backend to the part of this number until it exits.
+    ///
+    /// # Safety
+    /// It is made, and this backend is attached to all before it, and not to it.
+    unsafe fn attach_to_part(&self, number: usize) {
+        let part = &self.parts[number];
+        // SAFETY: the segment is pinned, has so many sets, and stays mapped as long as this backend lives. Its address is aligned to a
+        // cache line, and backends use its atomics at once.
+        unsafe {
+            let segment = pg_sys::dsm_attach(part.handle.load(Ordering::Relaxed));
+            assert!(!segment.is_null(), "the segment of the handle is gone");
+            pg_sys::dsm_pin_mapping(segment);
+            let address = pg_sys::dsm_segment_address(segment);
+            if number == 0 {
+                PARTS.add_base(&*address.cast::<Base>());
+            } else {
+                let sets = part.sets.load(Ordering::Relaxed) as usize;
+                PARTS.add(slice::from_raw_parts(address.cast::<Set>(), sets));
+            }
+        }
+    }
+
+    /// Records that this backend, not being attached, has written rows that are not counted in shared memory.
     pub fn record_lost_count(&self) {
-        self.lost_counts.fetch_add(1, Ordering::SeqCst);
+        self.epoch.fetch_add(Epoch::LOST_COUNT, Ordering::SeqCst);
     }
+}
 
-    /// How many counts have been lost, of all backends and databases.
-    pub fn lost_counts(&self) -> u64 {
-        self.lost_counts.load(Ordering::SeqCst)
+/// Whether memory of so many sets should grow when so many accounts have given way: one for each set, which has room for a few.
+fn is_full(displaced: u64, sets: usize) -> bool {
+    displaced >= sets as u64
+}
+
+/// Does something while no other backend makes parts, or attaches to them.
+fn locked<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: the lock is released with the subtransaction if the work fails.
+    unsafe {
+        let lock = init_lock();
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let result = work();
+        pg_sys::LWLockRelease(lock);
+        result
     }
 }
 

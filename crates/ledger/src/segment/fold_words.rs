@@ -2,7 +2,7 @@
 
 use super::StateName;
 use super::folds::PublishedFold;
-use super::slots::{self, KEY_WORDS, halves};
+use super::place::{self, KEY_WORDS, halves};
 use super::straggler_sets::StragglerSets;
 use crate::coverage::Coverage;
 use crate::credits::Credits;
@@ -12,7 +12,7 @@ use crate::id::UserId;
 /// How many words come before the stragglers: the key, and seven that every fold has.
 pub const FIXED_WORDS: usize = KEY_WORDS + 7;
 /// How many stragglers a slot has room for. Where a fold has more, the first word in their place is the id of their set.
-pub const INLINE_STRAGGLERS: usize = 20;
+pub const INLINE_STRAGGLERS: usize = 5;
 /// How many words a slot has.
 pub const WORDS: usize = FIXED_WORDS + INLINE_STRAGGLERS;
 /// Which word is the number of stragglers.
@@ -34,15 +34,14 @@ pub fn encode(
     user: &UserId,
     sets: &StragglerSets,
 ) -> Option<Words> {
-    let [ledger, digest, user_high, user_low] = slots::key(state, user);
+    let [user_high, user_low, state] = place::key(state, user);
     let [balance_high, balance_low] = halves(fold.balance.units().cast_unsigned());
     let stragglers = fold.coverage.stragglers();
     let mut words = [0; WORDS];
     words[..FIXED_WORDS].copy_from_slice(&[
-        ledger,
-        digest,
         user_high,
         user_low,
+        state,
         fold.coverage.watermark(),
         stragglers.len() as u64,
         balance_high,
@@ -68,7 +67,7 @@ pub fn decode(
 ) -> Option<PublishedFold> {
     let (fixed, stragglers) = words.split_at(FIXED_WORDS);
     let (key, fold) = fixed.split_at(KEY_WORDS);
-    if key != slots::key(state, user) {
+    if key != place::key(state, user) {
         return None;
     }
     let &[watermark, straggler_count, balance_high, balance_low, rows, seq, complete_at] = fold else {

@@ -1,134 +1,163 @@
 //! Where backends count what they write of users, and publish [`headroom`](super::headroom).
 //!
-//! The counts of a slot are those of all users that share it. That makes them too high, never too low.
+//! Counts are those of all users that share them. That makes them too high, never too low. Headroom is of one user. If two sessions
+//! publish some of the same user at once, each of them may find a place of its own for it: both are true, and both are voided.
 
-use std::hint;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::StateName;
 use super::headroom::{Counted, Headroom, Written};
+use super::place::{self, KEY_WORDS};
 use super::seqlock::SeqLock;
-use super::slots::{self, KEY_WORDS, SLOTS};
+use super::{Account, StateName};
 use crate::id::UserId;
 
-/// The counts and the headroom of all users.
+/// How many users' headroom a set has room for.
+pub const HEADROOMS: usize = 8;
+
+/// The counts of all users who share them.
 #[derive(Debug)]
 #[repr(C)]
-pub struct HeadroomSlots([HeadroomSlot; SLOTS]);
-
-#[derive(Debug)]
-#[repr(C, align(64))]
-struct HeadroomSlot {
-    /// The count of charges of all users on the slot, in steps.
+pub struct Counts {
+    /// Charges, in steps.
     charged: AtomicU64,
-    /// The count of grants of all users on the slot, in steps.
+    /// Grants, in steps.
     granted: AtomicU64,
-    /// The count of rows of all users on the slot.
     rows: AtomicU64,
-    /// The headroom of one user.
-    headroom: SeqLock<WORDS>,
 }
 
-/// The key and the words of [`Headroom`].
-const WORDS: usize = KEY_WORDS + 4;
+/// Room for the headroom of a user.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct HeadroomSlot(SeqLock<WORDS>);
 
-/// The last word is for users that must be covered: others do not read it.
-const WORDS_OF_ALL: usize = WORDS - 1;
+/// The key and the words of [`Headroom`].
+const WORDS: usize = KEY_WORDS + LIMITS;
+const LIMITS: usize = 4;
+type Words = [u64; WORDS];
 
 /// How often a slot is tried to be cleared while others are writing it.
 const MOST_TRIES: usize = 1000;
 
 const _: () = {
-    assert!(
-        offset_of!(HeadroomSlot, granted) == 8
-            && offset_of!(HeadroomSlot, rows) == 16
-            && offset_of!(HeadroomSlot, headroom) == 24,
-        "counts come first"
-    );
-    assert!(
-        size_of::<SeqLock<WORDS>>() == 72,
-        "96 bytes of a slot are used: counts and key of the first cache line"
-    );
-    assert!(size_of::<HeadroomSlot>() == 128, "a slot takes two cache lines");
-    assert!(size_of::<HeadroomSlots>() == 4 << 20, "the slots take 4 MB");
+    assert!(offset_of!(Counts, granted) == 8 && offset_of!(Counts, rows) == 16, "charges, grants, rows");
+    assert!(size_of::<Counts>() == 24, "three words");
+    assert!(size_of::<HeadroomSlot>() == 64, "a slot takes a cache line");
+    assert!(size_of::<SeqLock<WORDS>>() == 64, "and leaves no byte of it unused");
 };
 
-impl HeadroomSlots {
+impl Counts {
+    #[cfg(test)]
+    pub(super) const fn empty() -> Self {
+        Self { charged: AtomicU64::new(0), granted: AtomicU64::new(0), rows: AtomicU64::new(0) }
+    }
+}
+
+impl HeadroomSlot {
+    #[cfg(test)]
+    pub(super) const fn empty() -> Self {
+        Self(SeqLock::new())
+    }
+
+    #[inline]
+    fn read(&self) -> Option<(u64, Words)> {
+        self.0.read(WORDS, |_| 0)
+    }
+
+    /// Clears the slot if it is the user's, of whom nobody publishes meanwhile: what is being written is of another one. False if
+    /// others did not leave off writing it.
+    fn void(&self, user: &UserId) -> bool {
+        (0..MOST_TRIES).any(|_| match self.0.read(KEY_WORDS, |_| 0) {
+            None => self.0.is_being_written(),
+            Some((_, words)) if !place::is_of(&words, user) => true,
+            Some((version, _)) => self.0.write(version, &[0; WORDS]).is_some(),
+        })
+    }
+}
+
+impl Account<'_> {
     /// Adds what a transaction has written of the user to the counts, which are the same in every state, and returns them.
     #[must_use]
-    pub fn count(&self, database: u32, user: &UserId, written: &Written) -> Counted {
-        let slot = self.slot(database, user);
-        let rows_before = slot.rows.fetch_add(written.rows, Ordering::SeqCst);
-        let charged = add(&slot.charged, written.charged);
-        let granted = add(&slot.granted, written.granted);
+    pub fn count(&self, written: &Written) -> Counted {
+        let counts = self.counts();
+        let rows_before = counts.rows.fetch_add(written.rows, Ordering::SeqCst);
+        let charged = add(&counts.charged, written.charged);
+        let granted = add(&counts.granted, written.granted);
         Counted::new(charged, granted, rows_before)
     }
 
     /// The count of the user's rows.
     #[must_use]
-    pub fn counted_rows(&self, database: u32, user: &UserId) -> u64 {
-        self.slot(database, user).rows.load(Ordering::SeqCst)
+    pub fn counted_rows(&self) -> u64 {
+        self.counts().rows.load(Ordering::SeqCst)
     }
 
     /// The count of the user's charges, in steps.
     #[must_use]
-    pub fn counted_charges(&self, database: u32, user: &UserId) -> u64 {
-        self.slot(database, user).charged.load(Ordering::SeqCst)
-    }
-
-    /// The headroom of the user that was published last, if it has not been displaced, without what is for users that must be covered.
-    #[must_use]
-    pub fn get(&self, state: &StateName, user: &UserId) -> Option<Headroom> {
-        self.read(state, user, WORDS_OF_ALL)
+    pub fn counted_charges(&self) -> u64 {
+        self.counts().charged.load(Ordering::SeqCst)
     }
 
     /// The headroom of the user that was published last, if it has not been displaced.
-    #[must_use]
-    pub fn get_with_cover(&self, state: &StateName, user: &UserId) -> Option<Headroom> {
-        self.read(state, user, WORDS)
-    }
-
     #[inline]
-    fn read(&self, state: &StateName, user: &UserId, count: usize) -> Option<Headroom> {
-        let (_, words) = self.slot(state.database, user).headroom.read(count, |_| 0)?;
-        decode(&words, state, user)
+    #[must_use]
+    pub fn headroom(&self, state: &StateName) -> Option<Headroom> {
+        let key = place::key(state, self.user);
+        let (ways, slots) = self.set.headrooms();
+        for way in ways.tagged(self.place.tag) {
+            if let Some(limits) = slots[way].0.read_of(&key) {
+                ways.use_again(way);
+                return Some(headroom(limits));
+            }
+        }
+        None
     }
 
     /// Publishes headroom of the user. The limits of its level replace those that were published before in the same state, which may
     /// be of another level; where they say nothing, those stay, true as ever. The highest of the others stays. Gives up if another
-    /// backend is writing the slot.
-    pub fn publish(&self, state: &StateName, user: &UserId, headroom: &Headroom) {
-        let slot = self.slot(state.database, user);
-        let Some((version, words)) = slot.headroom.read(WORDS, |_| 0) else { return };
-        let published = decode(&words, state, user).unwrap_or_default();
+    /// backend is writing the slot. Returns whether another user's headroom of the same ledger has given way.
+    pub fn publish_headroom(&self, state: &StateName, headroom: &Headroom) -> bool {
+        let key = place::key(state, self.user);
+        let (ways, slots) = self.set.headrooms();
+        let own = ways.tagged(self.place.tag).find_map(|way| {
+            let (version, words) = slots[way].read()?;
+            place::is_of(&words, self.user).then_some((way, version, words))
+        });
+        let found = own.or_else(|| {
+            let way = ways.make_room(HEADROOMS);
+            slots[way].read().map(|(version, words)| (way, version, words))
+        });
+        let Some((way, version, before)) = found else { return false };
+        let published = match before {
+            [high, low, state, limits @ ..] if [high, low, state] == key => self::headroom(limits),
+            _ => Headroom::default(),
+        };
         let level = if headroom.charged_until > 0 { headroom } else { &published };
         let rows_folded = headroom.rows_folded.max(published.rows_folded);
         let covered_until = headroom.covered_until.max(published.covered_until);
         let Headroom { charged_until, granted_until, .. } = *level;
         let mut words = [0; WORDS];
-        words[..KEY_WORDS].copy_from_slice(&slots::key(state, user));
+        words[..KEY_WORDS].copy_from_slice(&key);
         words[KEY_WORDS..].copy_from_slice(&[charged_until, granted_until, rows_folded, covered_until]);
-        _ = slot.headroom.write(version, &words);
+        if slots[way].0.write(version, &words).is_none() || own.is_some() {
+            return false;
+        }
+        ways.take(way, self.place.tag);
+        place::is_of_state(&before, state)
     }
 
-    /// Clears what is published of the user in any state of the database. The caller has its stripe exclusively, so nobody publishes of
-    /// it meanwhile; others write the slot for users of other databases. False if they did not leave off.
+    /// Clears what is published of the user in any state. The caller has its stripe exclusively, so nobody publishes of it meanwhile;
+    /// others write the slots for other users. False if they did not leave off.
     #[must_use]
-    pub fn void(&self, database: u32, user: &UserId) -> bool {
-        let slot = self.slot(database, user);
-        (0..MOST_TRIES).any(|_| match slot.headroom.read(KEY_WORDS, |_| 0) {
-            None => {
-                hint::spin_loop();
-                false
-            }
-            Some((_, words)) if !slots::is_of(&words, database, user) => true,
-            Some((version, _)) => slot.headroom.write(version, &[0; WORDS]).is_some(),
-        })
+    pub fn void_headroom(&self) -> bool {
+        // All slots: a session that has displaced something may have changed a tag late.
+        let (_, slots) = self.set.headrooms();
+        slots.iter().all(|slot| slot.void(self.user))
     }
 
-    fn slot(&self, database: u32, user: &UserId) -> &HeadroomSlot {
-        &self.0[slots::slot_of(database, user)]
+    #[inline]
+    fn counts(&self) -> &Counts {
+        self.set.counts(self.place.counts)
     }
 }
 
@@ -143,17 +172,11 @@ fn add(count: &AtomicU64, steps: u64) -> u64 {
     before.saturating_add(steps)
 }
 
-/// The headroom that the words are; `None` if they are another user's or of another state.
-fn decode(words: &[u64; WORDS], state: &StateName, user: &UserId) -> Option<Headroom> {
-    let (key, &[charged_until, granted_until, rows_folded, covered_until]) = words.split_at(KEY_WORDS) else {
-        return None;
-    };
-    (key == slots::key(state, user)).then_some(Headroom {
-        charged_until,
-        granted_until,
-        covered_until,
-        rows_folded,
-    })
+/// The headroom that the words after a key are.
+#[inline]
+const fn headroom(limits: [u64; LIMITS]) -> Headroom {
+    let [charged_until, granted_until, rows_folded, covered_until] = limits;
+    Headroom { charged_until, granted_until, covered_until, rows_folded }
 }
 
 #[cfg(test)]
@@ -161,6 +184,9 @@ mod tests {
     use std::thread;
 
     use super::super::headroom::tests::{announced, left_by, written};
+    use super::super::place::Place;
+    use super::super::set::Set;
+    use super::super::straggler_sets::StragglerSets;
     use super::*;
     use crate::credits::Credits;
     use crate::crossing::Outlook;
@@ -169,35 +195,28 @@ mod tests {
     const USER: UserId = UserId::from_bytes([7; 16]);
     const INTERVAL: u64 = 64;
 
-    impl HeadroomSlots {
-        const fn empty() -> Self {
-            Self(
-                [const {
-                    HeadroomSlot {
-                        charged: AtomicU64::new(0),
-                        granted: AtomicU64::new(0),
-                        rows: AtomicU64::new(0),
-                        headroom: SeqLock::new(),
-                    }
-                }; SLOTS],
-            )
-        }
+    /// The account of the user in this set.
+    fn account<'a>(set: &'a Set, user: &'a UserId) -> Account<'a> {
+        static STRAGGLER_SETS: StragglerSets = StragglerSets::empty();
+        let place = Place::of(STATE.database, user, 1);
+        Account { set, place, user, straggler_sets: &STRAGGLER_SETS }
     }
 
     /// Counts these amounts, and whether the headroom that is published suffices for them.
-    fn suffices(slots: &HeadroomSlots, amounts: &[i128]) -> bool {
-        let counted = slots.count(STATE.database, &USER, &written(amounts));
-        slots.get(&STATE, &USER).is_some_and(|headroom| headroom.suffices(&counted, INTERVAL))
+    fn suffices(account: &Account<'_>, amounts: &[i128]) -> bool {
+        let counted = account.count(&written(amounts));
+        account.headroom(&STATE).is_some_and(|headroom| headroom.suffices(&counted, INTERVAL))
     }
 
     /// Above zero only charges reach a limit, and they do so one step before zero.
     #[test]
     fn suffices_until_the_balance_could_be_zero() {
-        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
+        static SET: Set = Set::empty();
+        let account = account(&SET, &USER);
         let first = written(&[-1]);
-        let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &first);
-        SLOTS_OF_TEST.publish(&STATE, &USER, &left_by(10, &first, &counted));
-        let suffices = |amounts: &[i128]| suffices(&SLOTS_OF_TEST, amounts);
+        let counted = account.count(&first);
+        account.publish_headroom(&STATE, &left_by(10, &first, &counted));
+        let suffices = |amounts: &[i128]| suffices(&account, amounts);
         assert!(suffices(&[-5]) && suffices(&[20]) && suffices(&[-3, -1]));
         assert!(!suffices(&[-1]));
         assert!(!suffices(&[20]), "a grant adds no headroom before a settlement looks");
@@ -206,11 +225,12 @@ mod tests {
     /// Below zero only grants do.
     #[test]
     fn suffices_until_the_balance_could_be_above_zero() {
-        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
+        static SET: Set = Set::empty();
+        let account = account(&SET, &USER);
         let first = written(&[2]);
-        let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &first);
-        SLOTS_OF_TEST.publish(&STATE, &USER, &left_by(-10, &first, &counted));
-        let suffices = |amounts: &[i128]| suffices(&SLOTS_OF_TEST, amounts);
+        let counted = account.count(&first);
+        account.publish_headroom(&STATE, &left_by(-10, &first, &counted));
+        let suffices = |amounts: &[i128]| suffices(&account, amounts);
         assert!(suffices(&[5]) && suffices(&[-20]) && suffices(&[3, 1]));
         assert!(!suffices(&[1]));
         assert!(!suffices(&[-20]), "a charge adds no headroom before a settlement looks");
@@ -218,14 +238,15 @@ mod tests {
 
     #[test]
     fn suffices_until_the_checkpoint_lags() {
-        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
+        static SET: Set = Set::empty();
+        let account = account(&SET, &USER);
         let one = written(&[-1]);
-        let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &one);
+        let counted = account.count(&one);
         let headroom = left_by(1000, &one, &counted);
-        SLOTS_OF_TEST.publish(&STATE, &USER, &headroom);
+        account.publish_headroom(&STATE, &headroom);
         // The row that this settlement counts, and the rows of the next settlements.
         for row in 1..=INTERVAL {
-            let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &one);
+            let counted = account.count(&one);
             assert_eq!(headroom.suffices(&counted, INTERVAL), row < INTERVAL, "row {row}");
         }
     }
@@ -233,14 +254,15 @@ mod tests {
     /// A threshold at 50 was crossed upwards: a farther limit that was published below it is not true any more.
     #[test]
     fn the_limits_of_a_level_replace_each_other() {
-        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
+        static SET: Set = Set::empty();
+        let account = account(&SET, &USER);
         let publish = |charged_until, granted_until, covered_until, rows_folded| {
             let headroom = Headroom { charged_until, granted_until, covered_until, rows_folded };
-            SLOTS_OF_TEST.publish(&STATE, &USER, &headroom);
+            account.publish_headroom(&STATE, &headroom);
         };
         let published = || {
             let Headroom { charged_until, granted_until, covered_until, rows_folded } =
-                SLOTS_OF_TEST.get_with_cover(&STATE, &USER).unwrap();
+                account.headroom(&STATE).unwrap();
             (charged_until, granted_until, covered_until, rows_folded)
         };
         publish(9, 90, 0, 1);
@@ -252,55 +274,153 @@ mod tests {
         publish(0, 0, 6, 1);
         publish(10, 70, 0, 1);
         assert_eq!(published(), (10, 70, 7, 3));
-        assert_eq!(SLOTS_OF_TEST.get(&STATE, &USER).unwrap().covered_until, 0, "not read for all");
 
         let later = StateName { digest: 1, ..STATE };
-        assert_eq!(SLOTS_OF_TEST.get(&later, &USER), None);
+        assert_eq!(account.headroom(&later), None);
         let near = Headroom { charged_until: 5, granted_until: 1, covered_until: 2, rows_folded: 3 };
-        SLOTS_OF_TEST.publish(&later, &USER, &near);
-        assert_eq!(SLOTS_OF_TEST.get_with_cover(&later, &USER), Some(near));
-        assert_eq!(SLOTS_OF_TEST.get(&STATE, &USER), None);
+        account.publish_headroom(&later, &near);
+        assert_eq!(account.headroom(&later), Some(near));
+        assert_eq!(account.headroom(&STATE), None);
     }
 
     #[test]
     fn what_is_void_is_void_in_every_state() {
-        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
+        static SET: Set = Set::empty();
+        let account = account(&SET, &USER);
         let later = StateName { digest: 1, ..STATE };
         let far = Headroom { charged_until: 9, granted_until: 9, covered_until: 9, rows_folded: 1 };
         for state in [STATE, later] {
-            SLOTS_OF_TEST.publish(&state, &USER, &far);
-            assert!(SLOTS_OF_TEST.void(STATE.database, &USER));
-            assert_eq!(SLOTS_OF_TEST.get(&state, &USER), None);
-            assert!(SLOTS_OF_TEST.void(STATE.database, &USER));
+            account.publish_headroom(&state, &far);
+            assert!(account.void_headroom());
+            assert_eq!(account.headroom(&state), None);
+            assert!(account.void_headroom());
         }
-        SLOTS_OF_TEST.publish(
+        account.publish_headroom(
             &STATE,
-            &USER,
             &Headroom { charged_until: 1, granted_until: 1, ..Headroom::default() },
         );
-        let published = SLOTS_OF_TEST.get_with_cover(&STATE, &USER).unwrap();
+        let published = account.headroom(&STATE).unwrap();
         assert_eq!((published.covered_until, published.rows_folded), (0, 0), "of before nothing is left");
-        // Those of another database stay, whose user is on the same slot.
-        let other = StateName { database: STATE.database + u32::try_from(SLOTS).unwrap(), ..STATE };
-        SLOTS_OF_TEST.publish(&other, &USER, &far);
-        assert!(SLOTS_OF_TEST.void(STATE.database, &USER));
-        assert_eq!(SLOTS_OF_TEST.get_with_cover(&other, &USER), Some(far));
+    }
+
+    /// A tag may be another one's by the moment that it is changed: the slot is not found, and the user gets another one.
+    #[test]
+    fn what_is_published_twice_is_void_twice() {
+        static SET: Set = Set::empty();
+        let account = account(&SET, &USER);
+        let far = Headroom { charged_until: 9, granted_until: 9, covered_until: 9, rows_folded: 1 };
+        account.publish_headroom(&STATE, &far);
+        SET.headrooms().0.take(0, account.place.tag ^ 0x70);
+        assert_eq!(account.headroom(&STATE), None);
+        account.publish_headroom(&STATE, &far);
+        assert_eq!(account.headroom(&STATE), Some(far));
+        assert!(account.void_headroom());
+        SET.headrooms().0.take(0, account.place.tag);
+        assert_eq!(account.headroom(&STATE), None);
+    }
+
+    /// More users than there is room for.
+    #[test]
+    fn headroom_gives_way_and_counts_do_not() {
+        static SET: Set = Set::empty();
+        let users: Vec<UserId> =
+            (0..50_u128).map(|number| UserId::from_bytes(number.to_be_bytes())).collect();
+        let of = |number: usize| Headroom {
+            charged_until: number as u64 + 1,
+            granted_until: 1,
+            ..Headroom::default()
+        };
+        let mut displaced = 0;
+        let mut counts = [0; 4];
+        for (number, user) in users.iter().enumerate() {
+            let account = account(&SET, user);
+            let before = &mut counts[account.place.counts];
+            let counted = account.count(&written(&[-1]));
+            assert_eq!(counted.charged_since(*before), 0, "what others have counted stays");
+            *before += 1;
+            assert_eq!(account.counted_charges(), *before);
+            displaced += usize::from(account.publish_headroom(&STATE, &of(number)));
+            assert_eq!(account.headroom(&STATE), Some(of(number)));
+            assert!(!account.publish_headroom(&STATE, &of(number)), "of the user itself");
+        }
+        assert_eq!(displaced, users.len() - HEADROOMS);
+        let found = |state: &StateName| {
+            let found = users.iter().enumerate().filter(|&(number, user)| {
+                account(&SET, user).headroom(state).inspect(|found| assert_eq!(*found, of(number))).is_some()
+            });
+            found.count()
+        };
+        assert_eq!(found(&STATE), HEADROOMS);
+        // What is of another state gives way without being missed.
+        let later = StateName { digest: 1, ..STATE };
+        assert!(
+            users.iter().take(HEADROOMS).all(|user| !account(&SET, user).publish_headroom(&later, &of(0)))
+        );
+        assert!(account(&SET, &users[20]).publish_headroom(&later, &of(20)));
+    }
+
+    /// The users of a set publish, displace each other, and are voided: whoever reads finds what is the user's own, or nothing.
+    #[test]
+    fn headroom_is_never_taken_for_another_ones() {
+        static SET: Set = Set::empty();
+        let users: Vec<UserId> =
+            (0..12_u128).map(|number| UserId::from_bytes(number.to_be_bytes())).collect();
+        let found: usize = thread::scope(|scope| {
+            let users = &users;
+            let sessions: Vec<_> = (0..4)
+                .map(|session| {
+                    scope.spawn(move || {
+                        let mut found = 0;
+                        for round in 0..20_000_u64 {
+                            let number =
+                                usize::try_from(round * 7 + session).unwrap_or_default() % users.len();
+                            let account = account(&SET, &users[number]);
+                            let word = number as u64 + 1;
+                            let own = Headroom {
+                                charged_until: word,
+                                granted_until: word,
+                                covered_until: word,
+                                rows_folded: word,
+                            };
+                            if let Some(headroom) = account.headroom(&STATE) {
+                                assert_eq!(headroom, own);
+                                found += 1;
+                            } else {
+                                account.publish_headroom(&STATE, &own);
+                            }
+                            if round % 16 == session {
+                                assert!(account.void_headroom());
+                            }
+                        }
+                        found
+                    })
+                })
+                .collect();
+            sessions.into_iter().map(|session| session.join().unwrap()).sum()
+        });
+        assert!(found > 0);
+        // While nobody publishes, nothing is left of a user that is voided.
+        for user in &users {
+            assert!(account(&SET, user).void_headroom());
+            assert_eq!(account(&SET, user).headroom(&STATE), None);
+        }
     }
 
     #[test]
     fn what_is_too_much_to_count_never_suffices() {
-        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
+        static SET: Set = Set::empty();
+        let account = account(&SET, &USER);
         for (endless, balance) in [(i128::MIN, i128::MAX), (i128::MAX, -i128::MAX)] {
             let mut written = Written::default();
             written.add(Credits::from_units(endless));
-            let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &written);
+            let counted = account.count(&written);
             let balance = Credits::from_units(balance);
             let announced = announced(balance, &[]);
             let limit =
                 Headroom::left_by(&Outlook::new(balance), &announced, &Written::default(), &counted, 0)
                     .unwrap();
             assert!(!limit.suffices(&counted, INTERVAL));
-            let next = SLOTS_OF_TEST.count(STATE.database, &USER, &self::written(&[-1, 1]));
+            let next = account.count(&self::written(&[-1, 1]));
             assert!(!limit.suffices(&next, INTERVAL));
         }
     }
@@ -308,17 +428,18 @@ mod tests {
     /// Of charges that several sessions make at once, headroom suffices for no more than the limit allows, whatever they grant.
     #[test]
     fn charges_at_once_do_not_pass_the_limit() {
-        static SLOTS_OF_TEST: HeadroomSlots = HeadroomSlots::empty();
+        static SET: Set = Set::empty();
+        let account = account(&SET, &USER);
         let limits =
             Headroom { charged_until: 10_000, granted_until: u64::MAX, covered_until: 0, rows_folded: 0 };
-        SLOTS_OF_TEST.publish(&STATE, &USER, &limits);
+        account.publish_headroom(&STATE, &limits);
         let passed: usize = thread::scope(|scope| {
             let sessions: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
                         let charges = (0..10_000).filter(|_| {
-                            let counted = SLOTS_OF_TEST.count(STATE.database, &USER, &written(&[-1, 2]));
-                            SLOTS_OF_TEST.get(&STATE, &USER).unwrap().suffices(&counted, u64::MAX)
+                            let counted = account.count(&written(&[-1, 2]));
+                            account.headroom(&STATE).unwrap().suffices(&counted, u64::MAX)
                         });
                         charges.count()
                     })

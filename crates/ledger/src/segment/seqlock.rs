@@ -2,6 +2,7 @@
 //!
 //! Neither side waits. A reader gets the words whole or not at all, and a writer that comes while another one writes gives up.
 
+use std::array;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -43,6 +44,26 @@ impl<const WORDS: usize> SeqLock<WORDS> {
         fence(Ordering::Acquire);
         let whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
         whole.then_some((version, words))
+    }
+
+    /// Reads the words after a key, if they begin with it; `None` also if another backend was writing. A key and what follows it must be
+    /// all words.
+    #[inline]
+    pub fn read_of<const KEY: usize, const REST: usize>(&self, key: &[u64; KEY]) -> Option<[u64; REST]> {
+        const { assert!(KEY + REST == WORDS) };
+        let version = self.version.load(Ordering::Acquire);
+        if !self.words.iter().zip(key).all(|(shared, word)| shared.load(Ordering::Relaxed) == *word) {
+            return None;
+        }
+        let rest = array::from_fn(|word| self.words[KEY + word].load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        let whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
+        whole.then_some(rest)
+    }
+
+    /// Whether somebody is writing the words at this moment.
+    pub fn is_being_written(&self) -> bool {
+        !self.version.load(Ordering::Acquire).is_multiple_of(2)
     }
 
     fn copy(&self, words: &mut [u64], from: usize) {

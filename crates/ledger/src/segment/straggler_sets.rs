@@ -18,10 +18,10 @@ struct SetSlot(SeqLock<WORDS>);
 
 // The set of the most stragglers takes 1,616 of the bytes.
 const _: () =
-    assert!(size_of::<SetSlot>() == 1664 && size_of::<StragglerSets>() == 104 << 10, "the sets take 104 kB");
+    assert!(size_of::<SetSlot>() == 1664 && size_of::<StragglerSets>() == 208 << 10, "the sets take 208 kB");
 
 const SETS: usize = 1 << SET_BITS;
-const SET_BITS: u32 = 6;
+const SET_BITS: u32 = 7;
 /// The number of stragglers, and their transaction ids.
 const WORDS: usize = 1 + MAX_STRAGGLERS;
 
