@@ -210,9 +210,8 @@ impl Published {
 
     /// Whether published headroom says that the user's checkpoint lags by the interval or more.
     pub fn lags(&self, user: &UserId, counted: &Counted) -> bool {
-        let published = self.in_state().and_then(|(segment, state)| segment.headroom.get(&state, user));
         let interval = settings::checkpoint_interval().unsigned_abs();
-        published.is_some_and(|headroom| headroom.lags(counted, interval))
+        self.headroom(user).is_some_and(|headroom| headroom.lags(counted, interval))
     }
 
     /// Publishes headroom of the user.
@@ -224,12 +223,14 @@ impl Published {
 
     /// Whether published headroom says that with these counts the user is covered.
     pub fn covers(&self, user: &UserId, counted: &Counted) -> bool {
-        let published = self
-            .in_state()
-            .and_then(|(segment, state)| segment.account(state.database, user).headroom(&state));
-        published.is_some_and(|headroom| headroom.covers(counted))
+        self.headroom(user).is_some_and(|headroom| headroom.covers(counted))
             && self.counts_holds()
             && self.is_in_epoch()
+    }
+
+    fn headroom(&self, user: &UserId) -> Option<Headroom> {
+        let (segment, state) = self.in_state()?;
+        segment.account(state.database, user).headroom(&state)
     }
 
     /// Whether published headroom says that the user is covered if so much more is charged, in steps, than has been counted.

@@ -88,23 +88,34 @@ fn found_of_a_thousand(accounts: &Accounts, most_bytes: usize, transactions: u64
 
 const DEFAULT: usize = 12 << 20;
 
-/// What is asserted is what was seen, less a percent.
+/// How many are asserted to be found: a little less than what was seen.
 #[test]
 fn hot_accounts_stay() {
-    let transactions = if cfg!(debug_assertions) { 300_000 } else { 3_000_000 };
-    let million = 160 << 20;
-    for (name, accounts, most_bytes, least) in [
-        ("uniform 50,000", Accounts::Uniform(50_000), DEFAULT, 0),
-        ("uniform 100,000", Accounts::Uniform(100_000), DEFAULT, 0),
-        ("uniform 1,000,000", Accounts::Uniform(1_000_000), DEFAULT, 0),
-        ("uniform 1,000,000, 160 MB", Accounts::Uniform(1_000_000), million, 0),
-        ("zipf 100,000", Accounts::zipf(100_000), DEFAULT, 0),
-        ("zipf 1,000,000", Accounts::zipf(1_000_000), DEFAULT, 0),
-        ("zipf 1,000,000, 160 MB", Accounts::zipf(1_000_000), million, 0),
+    for (name, accounts, least) in [
+        ("each of 50,000 as often", Accounts::Uniform(50_000), 960),
+        ("each of 100,000 as often", Accounts::Uniform(100_000), 805),
+        ("100,000, by rank", Accounts::zipf(100_000), 890),
+        ("1,000,000, by rank", Accounts::zipf(1_000_000), 740),
     ] {
-        let (found, direct) = found_of_a_thousand(&accounts, most_bytes, transactions);
-        println!("{name}: {found}, direct {direct}");
+        let (found, direct) = found_of_a_thousand(&accounts, DEFAULT, 200_000);
         assert!(found >= least, "{name}: {found} of a thousand");
-        assert!(found > direct, "{name}: {found} and {direct}");
+        assert!(found > direct + 100, "{name}: {found}, and {direct} with one slot for each");
+    }
+}
+
+/// The table in docs/operations.md. With `--release -- --ignored --nocapture` it takes half a minute.
+#[test]
+#[ignore = "takes half a minute with optimizations, and prints figures"]
+fn hit_rates() {
+    for (name, accounts) in [
+        ("100,000, each as often", Accounts::Uniform(100_000)),
+        ("1,000,000, each as often", Accounts::Uniform(1_000_000)),
+        ("100,000, by rank", Accounts::zipf(100_000)),
+        ("1,000,000, by rank", Accounts::zipf(1_000_000)),
+    ] {
+        for most_bytes in [DEFAULT, 160 << 20] {
+            let (found, direct) = found_of_a_thousand(&accounts, most_bytes, 3_000_000);
+            println!("{name}, {} MB: {found}; with one slot for each {direct}", most_bytes >> 20);
+        }
     }
 }
