@@ -121,12 +121,12 @@ fn sessions_that_were_there_before_count_where_the_others_do() {
     let (cluster, db) = start();
     let mut listener = db.listen();
     let [mut first, mut second, mut third] = connect(&db);
-    for _ in 0..3 {
+    for _ in 0..2 {
         tell(&mut first);
         tell(&mut second);
         let before = size(&cluster);
         while size(&cluster) == before {
-            meet(&mut third, 3 * MANY);
+            meet(&mut third, 2 * MANY);
         }
         tell(&mut first);
         tell(&mut second);
@@ -154,7 +154,7 @@ fn memory_grows_between_the_rows_of_a_transaction_and_its_end() {
             first.run("PREPARE TRANSACTION 'prepared'");
         }
         while size(&cluster) == before {
-            meet(&mut third, 3 * MANY);
+            meet(&mut third, 2 * MANY);
         }
         listener.drain();
         second.charge(user(1), dec!(1));

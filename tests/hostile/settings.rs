@@ -71,6 +71,11 @@ pub fn change(session: &mut Session, random: &mut StdRng, tolerated: &mut Tolera
         1 => ("config_channel", channels(&long), &[&too_long]),
         2 => ("crossing_channel", channels(&long), &[&too_long]),
         3 => ("cap_channel", channels(&long), &[&too_long]),
+        3 => (
+            "shared_memory_size",
+            vec![("2MB", &[]), ("12288", &[]), ("64GB", &[])],
+            &["0", "-1", "2047", "65GB", "9223372036854775807", "much", "", "1MB"],
+        ),
         _ => (
             "checkpoint_interval",
             vec![("1", &[]), ("7", &[]), ("1000000", &[])],
