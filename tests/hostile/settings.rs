@@ -36,7 +36,7 @@ pub type Tolerated = &'static [&'static str];
 pub fn change(session: &mut Session, random: &mut StdRng, tolerated: &mut Tolerated) {
     let long = "n".repeat(63);
     let too_long = "é".repeat(32);
-    let (name, good, bad): (_, Vec<(&str, Tolerated)>, &[&str]) = match random.random_range(0..5) {
+    let (name, good, bad): (_, Vec<(&str, Tolerated)>, &[&str]) = match random.random_range(0..6) {
         0 => (
             "analytics_table",
             vec![
@@ -71,7 +71,7 @@ pub fn change(session: &mut Session, random: &mut StdRng, tolerated: &mut Tolera
         1 => ("config_channel", channels(&long), &[&too_long]),
         2 => ("crossing_channel", channels(&long), &[&too_long]),
         3 => ("cap_channel", channels(&long), &[&too_long]),
-        3 => (
+        4 => (
             "shared_memory_size",
             vec![("2MB", &[]), ("12288", &[]), ("64GB", &[])],
             &["0", "-1", "2047", "65GB", "9223372036854775807", "much", "", "1MB"],
