@@ -11,7 +11,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 /// Hours since 2026-11-01 00:00 UTC, a Sunday.
-type Hour = i64;
+pub type Hour = i64;
 
 /// The days on which months begin, from November 2026 on.
 const MONTHS: [i64; 8] = [0, 30, 61, 92, 120, 151, 181, 212];
@@ -19,23 +19,23 @@ const MONTHS: [i64; 8] = [0, 30, 61, 92, 120, 151, 181, 212];
 const PERIODS: [Option<&str>; 4] = [None, Some("daily"), Some("weekly"), Some("monthly")];
 
 #[derive(Clone, Debug)]
-struct Usage {
-    key: Option<u32>,
-    dated: Hour,
-    amount: i64,
+pub struct Usage {
+    pub key: Option<u32>,
+    pub dated: Hour,
+    pub amount: i64,
 }
 
 #[derive(Clone, Debug)]
-struct Cap {
-    keys: Option<BTreeSet<u32>>,
+pub struct Cap {
+    pub keys: Option<BTreeSet<u32>>,
     period: Option<&'static str>,
-    amount: i64,
+    pub amount: i64,
     since: Hour,
 }
 
 impl Cap {
     /// The window that an hour lies in: its first, and the first after it.
-    fn window(&self, hour: Hour) -> (Hour, Option<Hour>) {
+    pub fn window(&self, hour: Hour) -> (Hour, Option<Hour>) {
         let day = hour.div_euclid(24);
         let (start, end) = match self.period {
             None => return (self.since, None),
@@ -52,12 +52,15 @@ impl Cap {
         (self.since.max(start * 24), Some(end * 24))
     }
 
-    fn spent(&self, usage: &[Usage], now: Hour) -> i64 {
+    /// Whether usage with this key counts.
+    pub fn has(&self, key: Option<u32>) -> bool {
+        self.keys.as_ref().is_none_or(|keys| key.is_some_and(|key| keys.contains(&key)))
+    }
+
+    pub fn spent(&self, usage: &[Usage], now: Hour) -> i64 {
         let (start, end) = self.window(now);
         let counts = |usage: &&Usage| {
-            usage.dated >= start
-                && end.is_none_or(|end| usage.dated < end)
-                && self.keys.as_ref().is_none_or(|keys| usage.key.is_some_and(|key| keys.contains(&key)))
+            usage.dated >= start && end.is_none_or(|end| usage.dated < end) && self.has(usage.key)
         };
         usage.iter().filter(counts).map(|usage| usage.amount).sum()
     }
@@ -100,11 +103,11 @@ impl Model {
     }
 }
 
-fn cap_id(number: u32) -> Uuid {
+pub fn cap_id(number: u32) -> Uuid {
     Uuid::from_u128(0x2000_0000_0000_4000_8000_0000_0000_0000 + u128::from(number))
 }
 
-fn key(number: u32) -> Uuid {
+pub fn key(number: u32) -> Uuid {
     Uuid::from_u128(0x3000_0000_0000_4000_8000_0000_0000_0000 + u128::from(number))
 }
 
@@ -115,7 +118,7 @@ fn sql_keys(keys: Option<&BTreeSet<u32>>) -> String {
     })
 }
 
-fn at(hour: Hour) -> String {
+pub fn at(hour: Hour) -> String {
     format!("timestamptz '2026-11-01 00:00+00' + interval '{hour} hours'")
 }
 
@@ -164,7 +167,7 @@ fn random_keys(random: &mut StdRng) -> Option<BTreeSet<u32>> {
 }
 
 /// Statements that change caps, which are done to `caps`, too.
-fn change(random: &mut StdRng, caps: &mut BTreeMap<u32, Cap>, now: Hour) -> String {
+pub fn change(random: &mut StdRng, caps: &mut BTreeMap<u32, Cap>, now: Hour) -> String {
     let id = random.random_range(0..5);
     let Some(cap) = caps.get_mut(&id) else {
         let cap = Cap {
@@ -210,24 +213,25 @@ fn change(random: &mut StdRng, caps: &mut BTreeMap<u32, Cap>, now: Hour) -> Stri
     format!("UPDATE credits.spend_caps SET {set} WHERE id = '{}'", cap_id(id))
 }
 
+/// Half past the hour, so that no boundary comes while a test runs.
+pub fn set_clock(cluster: &Cluster, now: Hour) {
+    let day = now.div_euclid(24);
+    let month = MONTHS.iter().rposition(|&first| first <= day).expect("it is November or later");
+    let (year, number) = if month < 2 { (2026, month + 11) } else { (2027, month - 1) };
+    cluster.set_clock(&format!(
+        "{year}-{number:02}-{:02} {:02}:30+00",
+        day - MONTHS[month] + 1,
+        now.rem_euclid(24)
+    ));
+}
+
 #[test]
 fn what_is_announced_is_what_happened() {
     let seed = seed();
     let random = &mut StdRng::seed_from_u64(seed);
     let cluster = Cluster::start_with_clock("");
     let mut now: Hour = 10;
-    let set = |now: Hour| {
-        // Half past, so that no boundary comes while the test runs.
-        let day = now.div_euclid(24);
-        let month = MONTHS.iter().rposition(|&first| first <= day).expect("it is November or later");
-        let (year, number) = if month < 2 { (2026, month + 11) } else { (2027, month - 1) };
-        cluster.set_clock(&format!(
-            "{year}-{number:02}-{:02} {:02}:30+00",
-            day - MONTHS[month] + 1,
-            now.rem_euclid(24)
-        ));
-    };
-    set(now);
+    set_clock(&cluster, now);
     let db = Database::create_in(&cluster);
     let mut listener = db.listen();
     let mut observer = db.connect();
@@ -287,7 +291,7 @@ fn what_is_announced_is_what_happened() {
             }
             _ => {
                 now = (now + random.random_range(1..40)).min(24 * 200);
-                set(now);
+                set_clock(&cluster, now);
             }
         }
         let expected = if commits { model.announced(now) } else { Default::default() };

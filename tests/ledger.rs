@@ -33,6 +33,7 @@ mod differential;
 mod direct;
 mod encodings;
 mod enforced_caps;
+mod enforced_history;
 mod feed;
 mod folds;
 mod foreign;

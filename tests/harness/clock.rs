@@ -1,5 +1,7 @@
 //! A server whose clock a test sets. It runs on from there, as clocks do.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
@@ -45,9 +47,10 @@ impl Cluster {
             .value(&format!("SELECT (extract(epoch FROM timestamptz '{time}') * 1000000)::bigint"), &[]);
         let real = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_micros();
         let ahead = micros - i64::try_from(real).expect("it is before 292277");
-        assert!(self.clock().is_file(), "the cluster has no clock of its own");
-        // In place, since the server has mapped the file.
-        std::fs::write(self.clock(), ahead.to_ne_bytes()).expect("write the clock");
+        // In place: the server has mapped the file, and dies of a signal if it reads the clock where the file has no end yet.
+        let clock =
+            OpenOptions::new().write(true).open(self.clock()).expect("the cluster has a clock of its own");
+        clock.write_all_at(&ahead.to_ne_bytes(), 0).expect("write the clock");
         let is_set: bool = session.value(
             &format!("SELECT clock_timestamp() >= '{time}' AND clock_timestamp() < timestamptz '{time}' + interval '1 minute'"),
             &[],
