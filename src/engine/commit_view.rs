@@ -66,7 +66,7 @@ impl CommitView {
     pub fn get_or_open<'a>(
         opened: &'a mut Option<Self>,
         relations: &Relations,
-        ledger: &Rc<Table>,
+        ledger: &Table,
     ) -> Result<&'a mut Self, NotFree> {
         match opened {
             Some(view) => Ok(view),
@@ -80,7 +80,7 @@ impl CommitView {
 
     /// Opens the scans if the locks of their relations are free. The lock of the checkpoints' primary key is not looked at:
     /// [`open_key_if_free`](Self::open_key_if_free).
-    pub fn open_if_free(relations: &Relations, ledger: &Rc<Table>) -> Result<Self, NotFree> {
+    pub fn open_if_free(relations: &Relations, ledger: &Table) -> Result<Self, NotFree> {
         let dirty = DeltaScan::open_if_free(relations, ledger, Sight::Dirty(DirtySnapshot::new()))?;
         Ok(Self { checkpoints: CheckpointScan::without_key_if_free(relations)?, dirty })
     }

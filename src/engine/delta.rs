@@ -59,9 +59,9 @@ impl DeltaScan {
     }
 
     /// Opens the index of the ledger if its lock is free. Raises 55000 if the index is not valid.
-    pub fn open_if_free(relations: &Relations, ledger: &Rc<Table>, sight: Sight) -> Result<Self, NotFree> {
+    pub fn open_if_free(relations: &Relations, ledger: &Table, sight: Sight) -> Result<Self, NotFree> {
         let index = relations.open_delta_index(Index::open_if_free)?;
-        Ok(Self::with(relations, Rc::clone(ledger), index, sight))
+        Ok(Self::with(relations, ledger.again().into(), index, sight))
     }
 
     /// Another scan of the same index, with another snapshot. It waits for no lock.

@@ -4,7 +4,6 @@
 //! stripe. It reads each of them again: the transaction that had the lock before it has committed by now.
 
 use std::panic::AssertUnwindSafe;
-use std::rc::Rc;
 
 use ledger::crossing::Announced;
 use ledger::fold::Fold;
@@ -56,7 +55,7 @@ pub fn refresh_if_free(
 /// Returns what came of it.
 fn refresh(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Result<Event, LedgerError> {
     writers.require_plain_indexes();
-    let ledger = Rc::new(Table::open_locked(relations.ledger));
+    let ledger = Table::open_locked(relations.ledger);
     let Ok(mut view) = CommitView::open_if_free(relations, &ledger) else { return Ok(Event::RefreshSkipped) };
     if view.open_key_if_free().is_err() {
         return Ok(Event::RefreshSkipped);

@@ -39,7 +39,6 @@
 //! It has written nothing by then. What it has counted is counted a second time, which makes headroom smaller than it is.
 
 use std::cell::LazyCell;
-use std::rc::Rc;
 
 use ledger::caps::{AnnouncedCap, CapChange, CapState, Clock};
 use ledger::credits::{Credits, SumOutOfRange};
@@ -101,7 +100,7 @@ struct Settled {
 /// The settlement of a transaction.
 struct Settlement {
     relations: Relations,
-    ledger: Rc<Table>,
+    ledger: Table,
     /// The stripes that are shared.
     sharing: Vec<u8>,
     /// Opened for the first user that is read.
@@ -147,7 +146,7 @@ impl From<SumOutOfRange> for Stop {
 
 impl Settlement {
     fn open(relations: Relations) -> Self {
-        let ledger = Rc::new(Table::open_locked(relations.ledger));
+        let ledger = Table::open_locked(relations.ledger);
         Self {
             relations,
             ledger,
@@ -415,7 +414,7 @@ impl Settlement {
     }
 
     /// The commit follows, and waits for no relation any more.
-    fn finish(self) {
+    fn finish(&self) {
         if let Some(view) = &self.view {
             view.keep_locks();
         }

@@ -112,6 +112,13 @@ impl Table {
         Self { relation: unsafe { pg_sys::table_open(oid, NO_LOCK) }, released: Cell::new(NO_LOCK) }
     }
 
+    /// Opens the table once more, for less than by its oid. The lock stays with the one that has it.
+    pub fn again(&self) -> Self {
+        // SAFETY: the table is open, so its relcache entry stays where it is; dropping the value counts it down again.
+        unsafe { pg_sys::RelationIncrementReferenceCount(self.relation) }
+        Self { relation: self.relation, released: Cell::new(NO_LOCK) }
+    }
+
     /// Keeps the lock of the table to the end of the transaction when it is closed. Releasing it costs as much as locking it did.
     pub fn keep_lock(&self) {
         self.released.set(NO_LOCK);
