@@ -1686,6 +1686,15 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'node', 'node_pkey', 'unique btree (is_only)'),
             ('trigger', 'node', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('trigger', 'node', 'number_by_node', 'AFTER INSERT OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.number_by_node(), not in replication'),
+            ('relation', 'bucket_states', '', 'table, dumped'),
+            ('column', 'bucket_states', 'bucket', 'smallint NOT NULL'),
+            ('column', 'bucket_states', 'state', 'text NOT NULL'),
+            ('constraint', 'bucket_states', 'bucket_states_pkey', 'PRIMARY KEY (bucket)'),
+            ('constraint', 'bucket_states', 'state_is_known', 'CHECK ((state = ANY (ARRAY[''elsewhere''::text, ''arriving''::text, ''moving''::text])))'),
+            ('constraint', 'bucket_states', 'there_are_1024', 'CHECK (((bucket >= 0) AND (bucket <= 1023)))'),
+            ('index', 'bucket_states', 'bucket_states_pkey', 'unique btree (bucket)'),
+            ('trigger', 'bucket_states', 'announce_buckets', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_buckets(), always'),
+            ('trigger', 'bucket_states', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('relation', 'dumped_row_security', '', 'table, dumped WHERE false UNION ALL SELECT * FROM credits.row_security()'),
             ('column', 'dumped_row_security', 'table_name', 'text NOT NULL'),
             ('column', 'dumped_row_security', 'kind', 'text NOT NULL'),
@@ -2477,9 +2486,104 @@ CREATE FUNCTION credits.get_node_number() RETURNS int
     $$;
 COMMENT ON FUNCTION credits.get_node_number() IS
     'The number that set_node_number has given; NULL if there is none, or if the sequence of the ledger was changed since and does not go by it.';
-REVOKE ALL ON TABLE credits.node FROM PUBLIC;
+-- Which buckets are not here, on one of many nodes: accounts of these are refused, by commits and by whoever reads them.
+CREATE TABLE credits.bucket_states (
+    bucket smallint NOT NULL,
+    state  text     NOT NULL,
+
+    CONSTRAINT bucket_states_pkey PRIMARY KEY (bucket),
+    CONSTRAINT there_are_1024 CHECK (bucket BETWEEN 0 AND 1023),
+    CONSTRAINT state_is_known CHECK (state IN ('elsewhere', 'arriving', 'moving'))
+) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
+COMMENT ON TABLE credits.bucket_states IS
+    'The buckets of accounts that this node does not have, or not to itself; empty without a router. Written by disown_buckets and own_buckets.';
+COMMENT ON COLUMN credits.bucket_states.bucket IS 'Bucket, as bucket_of names it.';
+COMMENT ON COLUMN credits.bucket_states.state IS
+    'elsewhere: not here; arriving: not here yet; moving: here, but transactions that have written of it are not prepared. A bucket without a row is here.';
+COMMENT ON CONSTRAINT there_are_1024 ON credits.bucket_states IS 'There are 1,024 buckets.';
+COMMENT ON CONSTRAINT state_is_known ON credits.bucket_states IS 'The three states of a bucket that is not simply here.';
+
+CREATE FUNCTION credits.announce_buckets() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'announce_buckets';
+COMMENT ON FUNCTION credits.announce_buckets() IS
+    'Trigger: has all sessions read bucket_states again when the transaction has committed.';
+
+CREATE TRIGGER announce_buckets
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON credits.bucket_states
+    FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_buckets();
+ALTER TABLE credits.bucket_states ENABLE ALWAYS TRIGGER announce_buckets;
+COMMENT ON TRIGGER announce_buckets ON credits.bucket_states IS 'Has all sessions read the table again.';
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.bucket_states
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.bucket_states ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.bucket_states IS 'Skips the buckets of another node, which replication brings.';
+
+SELECT pg_extension_config_dump('credits.bucket_states', '');
+
+CREATE FUNCTION credits.disown_buckets(buckets int[]) RETURNS int
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    occupied int;
+    disowned int;
+BEGIN
+    IF buckets IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument buckets must not be NULL';
+    ELSIF EXISTS (SELECT FROM unnest(buckets) b WHERE b IS NULL OR b NOT BETWEEN 0 AND 1023) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'argument buckets must have numbers from 0 to 1023 only';
+    END IF;
+    -- Waits for every transaction that has written, prepared ones too, and lets nobody write until this commits.
+    LOCK TABLE credits.credits_transactions, credits.holds, credits.spending_limits, credits.spend_caps IN SHARE ROW EXCLUSIVE MODE;
+    SELECT credits.bucket_of(a.user_id) INTO occupied
+    FROM (SELECT t.user_id FROM credits.credits_transactions t UNION ALL SELECT h.user_id FROM credits.holds h
+          UNION ALL SELECT l.user_id FROM credits.spending_limits l UNION ALL SELECT c.user_id FROM credits.spend_caps c) a
+    WHERE credits.bucket_of(a.user_id) = ANY (buckets) LIMIT 1;
+    IF occupied IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s has accounts here', occupied);
+    END IF;
+    INSERT INTO credits.bucket_states AS s (bucket, state) SELECT DISTINCT b, 'elsewhere' FROM unnest(buckets) b
+    ON CONFLICT (bucket) DO NOTHING;
+    GET DIAGNOSTICS disowned = ROW_COUNT;
+    RETURN disowned;
+END
+    $$;
+COMMENT ON FUNCTION credits.disown_buckets(int[]) IS
+    'Says that these buckets are on other nodes: accounts of theirs are refused from now on, with LC003, by commits and by whoever reads them. Returns how many were here. Waits for all '
+    'transactions that have written, and writers wait for it. Costs a scan of the ledger: for a node that is new. 22004, 22023, 55000 if one of them has accounts here, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.own_buckets(buckets int[]) RETURNS int
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    owned int;
+BEGIN
+    IF buckets IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument buckets must not be NULL';
+    ELSIF EXISTS (SELECT FROM unnest(buckets) b WHERE b IS NULL OR b NOT BETWEEN 0 AND 1023) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'argument buckets must have numbers from 0 to 1023 only';
+    END IF;
+    DELETE FROM credits.bucket_states s WHERE s.bucket = ANY (buckets) AND s.state = 'elsewhere';
+    GET DIAGNOSTICS owned = ROW_COUNT;
+    RETURN owned;
+END
+    $$;
+COMMENT ON FUNCTION credits.own_buckets(int[]) IS
+    'Takes back disown_buckets: these buckets are here. Returns how many were not. No other node may have them, which nothing checks. 22004, 22023, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.owns_bucket(bucket int) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.bucket = owns_bucket.bucket AND s.state <> 'moving')
+    $$;
+COMMENT ON FUNCTION credits.owns_bucket(int) IS
+    'Whether the accounts of this bucket are here. True for what is no bucket. 42501 without SELECT on bucket_states.';
+
+REVOKE ALL ON TABLE credits.node, credits.bucket_states FROM PUBLIC;
 REVOKE ALL ON FUNCTION credits.bucket_of(uuid), credits.make_class_views(int, int), credits.number_by_node(), credits.set_node_number(int),
-    credits.get_node_number() FROM PUBLIC;
+    credits.get_node_number(), credits.announce_buckets(), credits.disown_buckets(int[]), credits.own_buckets(int[]), credits.owns_bucket(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.bucket_of(uuid) TO PUBLIC;
 
 -- Comments say it more plainly.

@@ -249,3 +249,232 @@ fn only_the_owner_gives_a_number_that_there_is() {
     admin.run(&format!("GRANT USAGE ON SCHEMA credits TO {name}; GRANT EXECUTE ON FUNCTION credits.set_node_number(int) TO {name}"));
     db.connect_as(&name).try_run("SELECT credits.set_node_number(1)").refused("42501");
 }
+
+/// A user of a bucket of its own: not that of the others.
+fn bucket(session: &mut Session, number: u32) -> i32 {
+    session.value("SELECT credits.bucket_of($1)", &[&user(number)])
+}
+
+const CALLS: [&str; 23] = [
+    "calculate_balance_with_seq('{}')",
+    "get_available_balances_bulk(ARRAY['{}']::uuid[])",
+    "list_user_transactions_with_balance('{}')",
+    "list_transactions_with_batches('{}')",
+    "count_transactions_with_batches('{}')",
+    "sum_recent_transactions('{}', 5)",
+    "sum_recent_transactions_grouped('{}', 5)",
+    "sum_transactions_after_date('{}', now())",
+    "sum_transactions_after_date_grouped('{}', now())",
+    "get_monthly_auto_topup_spend('{}')",
+    "get_monthly_auto_topup_spend_bulk(ARRAY['{}']::uuid[])",
+    "get_user_balance('{}')",
+    "get_users_balances_bulk(ARRAY['{}']::uuid[])",
+    "get_available_balance('{}')",
+    "list_user_transactions('{}')",
+    "count_user_transactions('{}')",
+    "get_user_balance_at('{}', now())",
+    "usage_by_day('{}')",
+    "account_statement('{}', '2026-01-01', '2026-02-01')",
+    "list_holds('{}')",
+    "create_hold('{}', 1, 'a hold')",
+    "charge('{}', 1, 'a charge')",
+    "create_transaction('{}', 'usage', 1, 'usage')",
+];
+
+#[test]
+fn accounts_of_other_nodes_are_refused() {
+    let db = Database::create();
+    let (mut admin, mut session) = (db.connect(), db.connect());
+    session.grant(user(1), dec!(10));
+    let (here, elsewhere) = (bucket(&mut admin, 1), bucket(&mut admin, 2));
+    assert_ne!(here, elsewhere);
+    // Known to be here, to both sessions, before it is not.
+    for call in CALLS.iter().take(20) {
+        session.run(&format!("SELECT credits.{}", call.replace("{}", &user(2).to_string())));
+    }
+    admin.try_run(&format!("SELECT credits.disown_buckets(ARRAY[{here}, {elsewhere}])")).refused("55000");
+    let disown = format!("SELECT credits.disown_buckets(ARRAY[{elsewhere}, {elsewhere}])");
+    assert_eq!((admin.value::<i32>(&disown, &[]), admin.value::<i32>(&disown, &[])), (1, 0));
+    assert!(!admin.value::<bool>("SELECT credits.owns_bucket($1)", &[&elsewhere]));
+    let mut later = db.connect();
+    for session in [&mut session, &mut later] {
+        for call in CALLS {
+            session
+                .try_run(&format!("SELECT credits.{}", call.replace("{}", &user(2).to_string())))
+                .refused("LC003");
+            session.run(&format!("SELECT credits.{}", call.replace("{}", &user(1).to_string())));
+        }
+        // By its commit.
+        session.run(&format!(
+            "BEGIN; INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+                    VALUES ('{}', 'admin_grant', 1, 'a row'), ('{}', 'admin_grant', 1, 'another')",
+            user(1),
+            user(2)
+        ));
+        session.try_run("COMMIT").refused("LC003");
+        for row in [
+            "spending_limits (user_id) VALUES ('{}')",
+            "spend_caps (user_id, amount) VALUES ('{}', 5)",
+            "holds (user_id, amount, source_id, expires_at) VALUES ('{}', 5, 'held', now() + interval '1 hour')",
+        ] {
+            session
+                .try_run(&format!("INSERT INTO credits.{}", row.replace("{}", &user(2).to_string())))
+                .refused("LC003");
+        }
+        session.run("BEGIN");
+        session.try_run(&format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES ('{}', 'usage', 1, 'prepared')",
+            user(2)
+        ))
+        .unwrap();
+        session.try_run("PREPARE TRANSACTION 'of another node'").refused("LC003");
+    }
+    let own = format!("SELECT credits.own_buckets(ARRAY[{elsewhere}])");
+    assert_eq!((admin.value::<i32>(&own, &[]), admin.value::<i32>(&own, &[])), (1, 0));
+    for session in [&mut session, &mut later] {
+        session.grant(user(2), dec!(3));
+    }
+    assert_eq!(session.balance(user(2)), dec!(6));
+    admin.assert_sound();
+    admin.assert_as_made();
+}
+
+#[test]
+fn a_node_has_the_accounts_of_its_buckets_and_no_others() {
+    let db = Database::create();
+    let (mut admin, mut session) = (db.connect(), db.connect());
+    let mine = bucket(&mut admin, 7);
+    admin.run(&format!(
+        "SELECT credits.disown_buckets(ARRAY(SELECT n FROM generate_series(0, 1023) n WHERE n <> {mine}))"
+    ));
+    session.grant(user(7), dec!(1));
+    for number in 0..40 {
+        let granted = session.try_run(&format!(
+            "SELECT credits.create_transaction('{}', 'admin_grant', 1, 'grant {number}')",
+            user(number)
+        ));
+        match bucket(&mut admin, number) == mine {
+            true => granted.unwrap(),
+            false => _ = granted.refused("LC003"),
+        }
+    }
+    for (buckets, sqlstate) in
+        [("NULL", "22004"), ("'{NULL}'", "22023"), ("'{-1}'", "22023"), ("'{1024}'", "22023")]
+    {
+        for function in ["disown_buckets", "own_buckets"] {
+            admin.try_run(&format!("SELECT credits.{function}({buckets})")).refused(sqlstate);
+        }
+    }
+    let name = db.create_role("router");
+    admin.run(&format!(
+        "GRANT USAGE ON SCHEMA credits TO {name}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {name}"
+    ));
+    let mut router = db.connect_as(&name);
+    for call in ["disown_buckets('{1}')", "own_buckets('{1}')", "owns_bucket(1)"] {
+        router.try_run(&format!("SELECT credits.{call}")).refused("42501");
+    }
+}
+
+/// A session that has had every bucket, and has rows in flight, asks again when it commits.
+#[test]
+fn a_commit_asks_when_it_has_the_stripe() {
+    let db = Database::create();
+    let (mut admin, mut session) = (db.connect(), db.connect());
+    session.grant(user(1), dec!(1000));
+    session.grant(user(2), dec!(1000));
+    let theirs = bucket(&mut admin, 2);
+    let row = |session: &mut Session, source_id: &str| {
+        session.run(&format!(
+            "BEGIN; INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+                    VALUES ('{}', 'usage', 1, '{source_id}')",
+            user(2)
+        ));
+    };
+    // Who has written is waited for.
+    row(&mut session, "waited for");
+    admin.try_run("SET lock_timeout = '300ms'; SELECT credits.disown_buckets('{0}')").refused("55P03");
+    session.run("COMMIT");
+    for (state, may_commit, prepared) in
+        [("elsewhere", false, "LC003"), ("arriving", false, "LC003"), ("moving", true, "0A000")]
+    {
+        // Within headroom, and where the account has to be looked at.
+        for (kind, request) in [("headroom", ""), ("forced", "SELECT credits.refresh_checkpoint('{}')")] {
+            row(&mut session, &format!("{state} {kind}"));
+            session.run(&request.replace("{}", &user(2).to_string()));
+            admin.run(&format!("INSERT INTO credits.bucket_states VALUES ({theirs}, '{state}')"));
+            let committed = session.try_run("COMMIT");
+            match may_commit {
+                true => committed.unwrap(),
+                false => _ = committed.refused("LC003"),
+            }
+            admin.run("DELETE FROM credits.bucket_states");
+        }
+        row(&mut session, &format!("{state} prepared"));
+        admin.run(&format!("INSERT INTO credits.bucket_states VALUES ({theirs}, '{state}')"));
+        session.try_run("PREPARE TRANSACTION 'of a bucket'").refused(prepared);
+        admin.run("DELETE FROM credits.bucket_states");
+    }
+    row(&mut session, "here again");
+    session.run("COMMIT");
+    assert_eq!(session.balance(user(2)), dec!(996));
+    admin.assert_sound();
+}
+
+/// Whose the bucket is, and the rows that are read, are of one snapshot.
+#[test]
+fn a_reader_asks_as_of_its_snapshot() {
+    let db = Database::create();
+    let (mut admin, mut session) = (db.connect(), db.connect());
+    session.grant(user(2), dec!(5));
+    let theirs = bucket(&mut admin, 2);
+    let balance = format!("SELECT credits.get_user_balance('{}')", user(2));
+    for (before, change) in [
+        (true, format!("INSERT INTO credits.bucket_states VALUES ({theirs}, 'elsewhere')")),
+        (false, "DELETE FROM credits.bucket_states".to_owned()),
+    ] {
+        session.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
+        admin.run(&change);
+        for _ in 0..2 {
+            session.run("SAVEPOINT s");
+            let read = session.try_run(&balance);
+            match before {
+                true => read.unwrap(),
+                false => _ = read.refused("LC003"),
+            }
+            session.run("ROLLBACK TO s");
+        }
+        session.run("ROLLBACK");
+        let read = session.try_run(&balance);
+        match before {
+            true => _ = read.refused("LC003"),
+            false => read.unwrap(),
+        }
+    }
+}
+
+/// Whoever has let the stripe go to have it exclusively asks again: the bucket may have left meanwhile.
+#[test]
+fn a_commit_that_waited_for_the_stripe_asks_again() {
+    let db = Database::create();
+    let (mut admin, [mut first, mut second]) = (db.connect(), [db.connect(), db.connect()]);
+    admin.grant(user(2), dec!(15));
+    let theirs = bucket(&mut admin, 2);
+    for (session, source_id) in [(&mut first, "first"), (&mut second, "second")] {
+        session.run(&format!(
+            "BEGIN; INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+                    VALUES ('{}', 'usage', 10, '{source_id}')",
+            user(2)
+        ));
+    }
+    // Both together cross zero.
+    let held = db.hold_commit(first);
+    let waiting = second.background(|session| session.try_run("COMMIT"));
+    db.until_blocked(waiting.pid());
+    admin.run(&format!("INSERT INTO credits.bucket_states VALUES ({theirs}, 'elsewhere')"));
+    held.release();
+    let (mut second, committed) = waiting.finish();
+    committed.refused("LC003");
+    admin.run("DELETE FROM credits.bucket_states");
+    assert_eq!(second.balance(user(2)), dec!(5));
+    admin.assert_sound();
+}

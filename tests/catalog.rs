@@ -144,6 +144,7 @@ fn what_users_fill_and_row_security_are_dumped() {
     assert_eq!(
         dumped,
         [
+            "credits.bucket_states",
             "credits.credits_transactions",
             "credits.credits_transactions_seq_seq",
             "credits.dumped_row_security",

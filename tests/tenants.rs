@@ -91,12 +91,16 @@ const SILENT: [&str; 9] = [
 
 /// Not asked so: what records and `redact_account` have tests of their own, what holds is asked below, `settlement_statistics` counts without saying
 /// whose, `advance_seq` says nothing, `row_security` says what the catalog says to everybody, the others run behind the scenes.
-const NOT_ASKED: [&str; 37] = [
+const NOT_ASKED: [&str; 41] = [
     "bucket_of",
     "make_class_views",
     "set_node_number",
     "get_node_number",
     "number_by_node",
+    "announce_buckets",
+    "disown_buckets",
+    "own_buckets",
+    "owns_bucket",
     "add_up_days",
     "advance_seq",
     "announce_change",

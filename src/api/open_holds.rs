@@ -19,7 +19,7 @@ use crate::pg::xact;
 /// `list_holds(user_id, skip, limit)`
 pub fn list_holds(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
-    let user = statement.bind(call.uuid(Argument(0, "user_id"))?);
+    let user = statement.bind(call.account(Argument(0, "user_id"))?);
     let page = Page::without_cursor(call, 1)?;
     let cut = page.cut(&mut statement);
     Ok(statement.answer_rows(

@@ -13,7 +13,7 @@ const THIS_MONTH: &str = "starts_with(source_id, 'auto_topup_') \
 /// `get_monthly_auto_topup_spend(user_id)`
 pub fn get_monthly_auto_topup_spend(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
-    let user = statement.bind(call.uuid(Argument(0, "user_id"))?);
+    let user = statement.bind(call.account(Argument(0, "user_id"))?);
     Ok(statement.answer_value(&format!(
         "SELECT coalesce(sum(amount), 0) FROM credits.credits_transactions WHERE user_id = {user} AND {THIS_MONTH}"
     )))
@@ -21,8 +21,10 @@ pub fn get_monthly_auto_topup_spend(call: &Call<'_>) -> Result<Answer, LedgerErr
 
 /// `get_monthly_auto_topup_spend_bulk(user_ids)`
 pub fn get_monthly_auto_topup_spend_bulk(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    const USER_IDS: Argument = Argument(0, "user_ids");
     let mut statement = Statement::new();
-    let users = statement.bind(call.uuid_array(Argument(0, "user_ids"))?);
+    call.user_ids(USER_IDS)?;
+    let users = statement.bind(call.uuid_array(USER_IDS)?);
     let sql = format!(
         "SELECT users.user_id, spend.total FROM (SELECT DISTINCT user_id FROM unnest({users}) AS user_id) users \
          CROSS JOIN LATERAL (SELECT sum(amount) AS total FROM credits.credits_transactions t \

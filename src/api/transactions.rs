@@ -163,7 +163,7 @@ fn list_unfiltered(call: &Call<'_>, mut rows: RowsBySeq, page: &Page) -> Answer 
 /// `count_user_transactions(user_id, FILTERS)`
 pub fn count_user_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
-    let scope = Scope::User(statement.bind(call.uuid(USER_ID)?));
+    let scope = Scope::User(statement.bind(call.account(USER_ID)?));
     Ok(count_rows(statement, scope, &Filters::read(call, 1)?))
 }
 

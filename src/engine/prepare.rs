@@ -9,6 +9,7 @@ use ledger::settlement::Request;
 use super::published::Published;
 use super::{cover, noted, redaction, reversals};
 use crate::error::LedgerError;
+use crate::pg::buckets;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::Table;
 
@@ -27,6 +28,7 @@ pub fn count_noted() {
     }
     // The ledger may be gone: see `settlement::begin`.
     let Some(relations) = Relations::locked_at_commit() else { return };
+    buckets::require_to_prepare(&relations, users.keys()).unwrap_or_else(|error| error.raise());
     let published = Published::open(&relations, &Table::open_locked(relations.ledger));
     for (user, noted) in &users {
         if noted.deleted.is_some() {

@@ -133,6 +133,13 @@ impl Published {
         }
     }
 
+    /// Processes the invalidations that have been sent, unless that was done when this was opened.
+    pub fn accept_invalidations(&self) {
+        if self.segment.is_none() {
+            catalog::accept_invalidations();
+        }
+    }
+
     /// The segment and the name under which this transaction reads and publishes; `None` if it may do neither.
     fn in_state(&self) -> Option<(Segment<'static>, StateName)> {
         if self.may_see_another_state.get() {

@@ -63,7 +63,7 @@ use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{NotFree, Table};
 use crate::pg::snapshot::{DirtySnapshot, Sight};
-use crate::pg::{lock, xact};
+use crate::pg::{buckets, lock, xact};
 use crate::settings;
 
 /// Settles every user that the transaction has noted. An error rolls the transaction back.
@@ -190,11 +190,13 @@ impl Settlement {
             self.prepare_to_decide()?;
             lock::lock_stripe(stripe);
             let published = self.count(users);
+            self.require_here(&published, users)?;
             return self.decide(&published, users);
         }
         lock::share_stripe(stripe);
         self.sharing.push(stripe);
         let published = self.count(users);
+        self.require_here(&published, users)?;
         if let Agreement::All { lagging } = self.assess(&published, users)? {
             // Not earlier: with a user in doubt the stripe is released, and another commit could write what this one has written.
             if !lagging.is_empty() {
@@ -206,7 +208,10 @@ impl Settlement {
         self.sharing.pop();
         lock::release_shared_stripe(stripe);
         lock::lock_stripe(stripe);
-        self.decide(&self.published(), users)
+        // Again: the stripe was let go.
+        let published = self.published();
+        self.require_here(&published, users)?;
+        self.decide(&published, users)
     }
 
     /// What is published as of now. Opened again with each lock of a stripe: while the transaction waited for it, an
@@ -223,6 +228,12 @@ impl Settlement {
                 published.count_and_ask(&settled.user, &settled.noted.written);
         }
         published
+    }
+
+    /// Refuses users that this node does not have, or not any more.
+    fn require_here(&self, published: &Published, users: &[Settled]) -> Result<(), LedgerError> {
+        published.accept_invalidations();
+        buckets::require_at_commit(&self.relations, users.iter().map(|settled| &settled.user))
     }
 
     /// Opens everything that a decision can need. From here on the settlement waits for no relation.

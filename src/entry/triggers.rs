@@ -8,7 +8,7 @@ use crate::pg::definition::Role;
 use crate::pg::entry_point::entry_points;
 use crate::pg::tables::{holds, transactions};
 use crate::pg::trigger::{Event, Moment, TriggerCall, refuse};
-use crate::pg::{names, stamp, xact};
+use crate::pg::{buckets, names, stamp, xact};
 
 entry_points! { triggers:
     note_row => note_transaction;
@@ -18,6 +18,7 @@ entry_points! { triggers:
     refuse_change => refuse_change;
     leave_out => leave_out;
     announce_change => announce_change;
+    announce_buckets => announce_buckets;
     keep_announced => keep_announced;
     note_limits => note_limits;
     note_caps => note_caps;
@@ -81,6 +82,18 @@ fn announce_change(call: &TriggerCall<'_>) {
             "announce_change() is an AFTER statement trigger of credits.user_balance_checkpoints and \
              credits.checkpoint_changes only",
         ),
+    }
+}
+
+/// `credits.announce_buckets()`: statement trigger behind changes of the table that says which buckets this node has.
+fn announce_buckets(call: &TriggerCall<'_>) {
+    match Relations::lookup() {
+        Some(relations)
+            if buckets::is_table(&relations, call.table()) && call.moment() == Moment::AfterStatement =>
+        {
+            buckets::announce_change(&relations);
+        }
+        _ => refuse("announce_buckets() is an AFTER statement trigger of credits.bucket_states only"),
     }
 }
 

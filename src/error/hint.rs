@@ -39,6 +39,10 @@ impl LedgerError {
             Self::InsufficientCredits { .. } => Some(
                 "Grant or buy credits, release holds that are not needed, or raise overdraft_limit in credits.spending_limits.",
             ),
+            Self::NotHere { .. } => Some(
+                "Look up which node has it, and ask there; while it is being moved, none answers for a moment.",
+            ),
+            Self::PreparedMove { .. } => Some("Use COMMIT, or come again on the node that will have it."),
             Self::SpendCapReached { .. } => Some(
                 "Wait until it resets, release holds that are not needed, or change the cap in credits.spend_caps.",
             ),

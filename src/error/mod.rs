@@ -19,6 +19,8 @@ use crate::pg::shape::Change;
 const INSUFFICIENT_CREDITS: [u8; 5] = *b"LC001";
 /// Of the same class: what was asked for would exceed an enforced spend cap.
 const SPEND_CAP_REACHED: [u8; 5] = *b"LC002";
+/// Of the same class: another node has the account, or will have it.
+const NOT_HERE: [u8; 5] = *b"LC003";
 
 /// What can be wrong with a call. Every message names the offending argument or value.
 #[derive(Debug, Error)]
@@ -358,6 +360,20 @@ pub enum LedgerError {
         /// The transaction.
         current: u64,
     },
+    /// An account of a bucket that this node does not have.
+    #[error("account {user} is not on this node")]
+    NotHere {
+        /// The account.
+        user: UserId,
+    },
+    /// A transaction that has written of a bucket which is about to leave is to be prepared.
+    #[error(
+        "cannot PREPARE a transaction that has written of account {user}: it is being moved to another node"
+    )]
+    PreparedMove {
+        /// The account.
+        user: UserId,
+    },
 }
 
 impl LedgerError {
@@ -366,6 +382,7 @@ impl LedgerError {
         let own_sqlstate = match self {
             Self::InsufficientCredits { .. } => Some(INSUFFICIENT_CREDITS),
             Self::SpendCapReached { .. } => Some(SPEND_CAP_REACHED),
+            Self::NotHere { .. } => Some(NOT_HERE),
             _ => None,
         };
         if let Some(sqlstate) = own_sqlstate {
@@ -381,6 +398,7 @@ impl LedgerError {
             Self::InsufficientCredits { user, asked, available, overdraft_limit } => Some(format!(
                 "{{\"user_id\":\"{user}\",\"asked\":\"{asked}\",\"available\":\"{available}\",\"overdraft_limit\":\"{overdraft_limit}\"}}"
             )),
+            Self::NotHere { user } => Some(format!("{{\"user_id\":\"{user}\"}}")),
             Self::SpendCapReached { user, refusal: CapRefusal { id, asked, remaining } } => Some(format!(
                 "{{\"cap_id\":\"{id}\",\"user_id\":\"{user}\",\"asked\":\"{asked}\",\"remaining\":\"{remaining}\"}}"
             )),
@@ -439,7 +457,10 @@ impl LedgerError {
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED
             }
             Self::UnknownTransaction(_) => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
-            Self::OtherVersion { .. }
+            Self::PreparedMove { .. } => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            // Raised with an SQLSTATE of our own, as above.
+            Self::NotHere { .. }
+            | Self::OtherVersion { .. }
             | Self::Missing(_)
             | Self::InvalidIndex(_)
             | Self::IndexNotPlain(_)

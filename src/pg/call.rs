@@ -20,7 +20,7 @@ use super::column_type::{Jsonb, StoredType};
 use super::raised::guard;
 use super::text::Text;
 use super::value::Value;
-use super::{description, json, numeric};
+use super::{buckets, description, json, numeric};
 use crate::error::LedgerError;
 
 /// The arguments of the running call and the place where its result goes.
@@ -78,10 +78,18 @@ impl<'call> Call<'call> {
         self.value(argument, pg_sys::UUIDOID)
     }
 
-    /// A `uuid` that must be given and names an account.
+    /// A `uuid` that must be given and names an account. LC003 for one that is not on this node.
     pub fn user_id(&self, argument: Argument) -> Result<&'call UserId, LedgerError> {
         // SAFETY: a uuid is 16 bytes, passed by reference, and a `UserId` is laid out as they are; arguments outlive the call.
-        self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
+        let user: &'call UserId = self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })?;
+        buckets::require_for_reader(std::slice::from_ref(user))?;
+        Ok(user)
+    }
+
+    /// The same, to be bound.
+    pub fn account(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
+        self.user_id(argument)?;
+        self.uuid(argument)
     }
 
     /// The API key of an argument, if given.
@@ -207,7 +215,7 @@ impl<'call> Call<'call> {
         whole_array(argument, self.value(argument, pg_sys::UUIDARRAYOID).ok_or_else(|| argument.missing())?)
     }
 
-    /// The elements of a `uuid[]` that must be given, without NULLs in it, and names accounts.
+    /// The elements of a `uuid[]` that must be given, without NULLs in it, and names accounts. LC003 for one that is not on this node.
     pub fn user_ids(&self, argument: Argument) -> Result<Vec<UserId>, LedgerError> {
         let array = self.uuid_array(argument)?;
         let (mut elements, mut count) = (std::ptr::null_mut(), 0);
@@ -225,7 +233,10 @@ impl<'call> Call<'call> {
                 &raw mut count,
             );
             let elements = std::slice::from_raw_parts(elements, usize::try_from(count).unwrap_or_default());
-            Ok(elements.iter().map(|element| *element.cast_mut_ptr::<UserId>()).collect())
+            let users: Vec<UserId> =
+                elements.iter().map(|element| *element.cast_mut_ptr::<UserId>()).collect();
+            buckets::require_for_reader(&users)?;
+            Ok(users)
         }
     }
 

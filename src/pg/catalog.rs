@@ -21,6 +21,7 @@ use super::definition::Definition;
 use super::names::{find, find_column, find_index_now, find_needed, missing};
 use super::relation::{self, Access, Index};
 use super::tables::batches::Batches;
+use super::tables::bucket_states::BucketStates;
 use super::tables::caps::Caps;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::{self, BoundaryColumns, Checkpoints};
@@ -84,6 +85,8 @@ pub struct Relations {
     caps: Option<pg_sys::Oid>,
     /// its index on `user_id`
     caps_index: Option<pg_sys::Oid>,
+    /// `bucket_states`: without it every bucket is here
+    pub bucket_states: Option<pg_sys::Oid>,
     /// The ledger's columns `category`, `metadata` and `reverses`; `None` if one of them is missing.
     later_columns: Option<LaterColumns>,
     /// The columns of the checkpoints for an account's boundaries; `None` if one of them is missing.
@@ -272,6 +275,7 @@ impl Relations {
             (self.holds, Holds::DEFINITION),
             (self.limits, Limits::DEFINITION),
             (self.caps, Caps::DEFINITION),
+            (self.bucket_states, BucketStates::DEFINITION),
         ]
         .into_iter()
         .filter_map(|(oid, definition)| Some((oid?, definition)))
@@ -315,6 +319,7 @@ impl Relations {
             limits: find(Limits::DEFINITION.name),
             caps: find(Caps::DEFINITION.name),
             caps_index: find(CAPS_INDEX_NAME),
+            bucket_states: find(BucketStates::DEFINITION.name),
             later_columns: find_later_columns(ledger),
             boundary_columns: find_boundary_columns(checkpoints),
             has_days: find_column(checkpoints, checkpoints::HAS_DAYS),
@@ -393,6 +398,7 @@ impl Relations {
             self.limits,
             self.caps,
             self.caps_index,
+            self.bucket_states,
         ];
         needed.contains(&oid) || useful.contains(&Some(oid))
     }

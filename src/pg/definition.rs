@@ -9,6 +9,7 @@ use pgrx::pg_sys::{
 
 use super::column::Layout;
 use super::tables::batches::Batches;
+use super::tables::bucket_states::BucketStates;
 use super::tables::caps::Caps;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::Checkpoints;
@@ -148,7 +149,7 @@ pub static NODE: Definition = Definition {
 };
 
 /// All of them.
-pub static ALL: [&Definition; 17] = [
+pub static ALL: [&Definition; 18] = [
     Ledger::DEFINITION,
     Holds::DEFINITION,
     Limits::DEFINITION,
@@ -166,6 +167,7 @@ pub static ALL: [&Definition; 17] = [
     Identity::DEFINITION,
     &DUMPED_ROW_SECURITY,
     &NODE,
+    BucketStates::DEFINITION,
 ];
 
 /// The triggers that keep the ledger append-only and have every insert noted: `append_only` and `append_only_applied` refuse all

@@ -6,6 +6,7 @@ pub mod analytics;
 pub mod answer;
 mod array;
 pub mod block_ranges;
+pub mod buckets;
 pub mod call;
 mod callbacks;
 pub mod catalog;

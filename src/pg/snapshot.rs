@@ -58,6 +58,21 @@ impl Snapshot {
         xact::full_id(unsafe { (*self.0).xmin })
     }
 
+    /// The first transaction that had not begun for this snapshot.
+    pub const fn next(&self) -> pg_sys::TransactionId {
+        // SAFETY: the snapshot is registered.
+        unsafe { (*self.0).xmax }
+    }
+
+    /// Whether every transaction below this one had ended for the snapshot that the running query reads with.
+    pub fn active_sees_all_before(id: pg_sys::TransactionId) -> bool {
+        // SAFETY: functions are called with an active snapshot.
+        unsafe {
+            let active = pg_sys::GetActiveSnapshot();
+            pg_sys::TransactionIdPrecedesOrEquals(id, (*active).xmin)
+        }
+    }
+
     pub(super) const fn as_raw(&self) -> pg_sys::Snapshot {
         self.0
     }

@@ -46,6 +46,9 @@ const CALLS: &[&str] = &[
     "visible_batches()",
     "verify_ledger()",
     "verify_installation()",
+    "bucket_of({user})",
+    "get_node_number()",
+    "owns_bucket(1)",
     "row_security()",
     // Nothing is left to be made.
     "restore_row_security()",
@@ -73,6 +76,9 @@ pub const WRITES: &[&str] = &[
     "add_up_days(ARRAY[{user}]::uuid[])",
     "refresh_idle_checkpoints('0')",
     "advance_seq(1000000)",
+    "set_node_number(1)",
+    "disown_buckets(ARRAY[1])",
+    "own_buckets(ARRAY[1])",
     "release_expired_holds('0')",
 ];
 
@@ -116,7 +122,7 @@ impl Answers for Session {
             "SELECT DISTINCT proname::text FROM pg_proc
              WHERE pronamespace = 'credits'::regnamespace AND prokind = 'f'
                AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
-               AND proname NOT IN ('current_xact_id', 'settlement_statistics', 'uuid_v7')",
+               AND proname NOT IN ('current_xact_id', 'make_class_views', 'settlement_statistics', 'uuid_v7')",
             &[],
         );
         let is_asked = |function: &String| {

@@ -173,6 +173,7 @@ fn a_restored_node_numbers_its_rows_as_it_did() {
     let cluster = Cluster::start();
     let node = Database::create_in(&cluster);
     node.connect().run("SELECT credits.set_node_number(5)");
+    node.connect().run(&format!("SELECT credits.disown_buckets(ARRAY[credits.bucket_of('{}')])", user(99)));
     node.connect().record_history();
     for (number, way) in Way::ALL.into_iter().enumerate() {
         println!("{way:?}");
@@ -186,6 +187,12 @@ fn a_restored_node_numbers_its_rows_as_it_did() {
         let drawn: i64 = session.value("SELECT max(seq) FROM credits.credits_transactions", &[]);
         assert!(drawn > last);
         assert_eq!((drawn % 1024, session.value("SELECT credits.get_node_number()", &[])), (5, Some(5)));
+        session
+            .try_run(&format!(
+                "SELECT credits.create_transaction('{}', 'admin_grant', 1, 'elsewhere')",
+                user(99)
+            ))
+            .refused("LC003");
         session.assert_as_made();
     }
 }

@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 
 pub mod batches;
+pub mod bucket_states;
 pub mod caps;
 pub mod changes;
 pub mod checkpoints;
