@@ -84,3 +84,32 @@ impl<const WORDS: usize> SeqLock<WORDS> {
         Some(version + 2)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{hint, iter, thread};
+
+    use super::*;
+
+    /// One thread writes the words of two keys in turn, another reads those of one.
+    #[test]
+    fn words_of_a_key_are_read_whole_or_not_at_all() {
+        static LOCK: SeqLock<7> = SeqLock::new();
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let reads = iter::repeat_with(|| LOCK.read_of::<1, 6>(&[2])).flatten();
+                reads.take(100_000).for_each(|rest| assert_eq!(rest, [2; 6]));
+            });
+            let mut version = 0;
+            for key in [1, 2].into_iter().cycle() {
+                version = LOCK.write(version, &[key; 7]).unwrap();
+                // Between two writes there is time to begin to read.
+                (0..20).for_each(|_| hint::spin_loop());
+                if reader.is_finished() {
+                    break;
+                }
+            }
+        });
+        assert_eq!(LOCK.read_of::<1, 6>(&[3]), None);
+    }
+}
