@@ -220,7 +220,7 @@ fn a_node_numbers_rows_by_its_residue() {
 /// Whoever has drawn a number of the earlier series is waited for, and draws none of the later one in the same transaction before that.
 #[test]
 fn a_node_gets_its_number_between_transactions() {
-    let db = Database::create();
+    let db = Database::create_alone();
     let (mut admin, mut session) = (db.connect(), db.connect());
     session.run("BEGIN");
     session.grant(user(1), dec!(1));
@@ -459,15 +459,17 @@ fn a_commit_that_waited_for_the_stripe_asks_again() {
     let (mut admin, [mut first, mut second]) = (db.connect(), [db.connect(), db.connect()]);
     admin.grant(user(2), dec!(15));
     let theirs = bucket(&mut admin, 2);
-    for (session, source_id) in [(&mut first, "first"), (&mut second, "second")] {
+    let charge = |session: &mut Session, amount: u32| {
         session.run(&format!(
             "BEGIN; INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
-                    VALUES ('{}', 'usage', 10, '{source_id}')",
+                    VALUES ('{}', 'usage', {amount}, 'charge of {amount}')",
             user(2)
         ));
-    }
-    // Both together cross zero.
+    };
+    // The first shares the stripe. The second, which crosses zero, shares it as well, and then wants it to itself.
+    charge(&mut first, 1);
     let held = db.hold_commit(first);
+    charge(&mut second, 20);
     let waiting = second.background(|session| session.try_run("COMMIT"));
     db.until_blocked(waiting.pid());
     admin.run(&format!("INSERT INTO credits.bucket_states VALUES ({theirs}, 'elsewhere')"));
@@ -475,6 +477,6 @@ fn a_commit_that_waited_for_the_stripe_asks_again() {
     let (mut second, committed) = waiting.finish();
     committed.refused("LC003");
     admin.run("DELETE FROM credits.bucket_states");
-    assert_eq!(second.balance(user(2)), dec!(5));
+    assert_eq!(second.balance(user(2)), dec!(14));
     admin.assert_sound();
 }
