@@ -138,6 +138,40 @@ pub fn grant_in(client: &mut Client, sides: &[&str], users: i64) -> Result<()> {
     Ok(())
 }
 
+/// Inserts a usage row of this user, with one of three keys and one of five categories, both by numbers in SQL.
+pub fn insert_labelled(schema: &str, rows: &str, user_of_row: &str, key: &str, category: &str) -> String {
+    format!(
+        "INSERT INTO {schema}.credits_transactions \
+         (user_id, transaction_type, amount, source_id, description, api_key_id, category) \
+         SELECT {user_of_row}, 'usage', 0.000734, gen_random_uuid()::text, 'chat completion', \
+                md5('key' || {key})::uuid, 'model-' || {category} \
+         FROM {rows} AS i"
+    )
+}
+
+/// Puts users 1 to `users` of the ledger and of the bare table in the middle of a day: they have had usage, which is folded, so their
+/// totals of the day are there, and since then 0 to 63 rows each. Without that all would be refreshed for the first time at once, in
+/// whatever side's turn it is.
+pub fn settle(client: &mut Client, users: i64, is_labelled: bool) -> Result<()> {
+    let insert = |schema: &str, rows: &str| {
+        let (key, category) = if is_labelled { ("i % 3 + 1", "i % 5 + 1") } else { ("''", "NULL") };
+        let rows = format!("generate_series(1, {users}) AS u CROSS JOIN LATERAL generate_series(1, {rows})");
+        insert_labelled(schema, &rows, &user("u"), &format!("({key})"), &format!("({category})"))
+    };
+    for schema in ["credits", "bare"] {
+        client.batch_execute(&insert(schema, "64"))?;
+    }
+    client.batch_execute(&format!(
+        "SELECT credits.refresh_checkpoint({}) FROM generate_series(1, {users}) AS i",
+        user("i")
+    ))?;
+    for schema in ["credits", "bare"] {
+        client.batch_execute(&insert(schema, "u * 37 % 64"))?;
+    }
+    client.batch_execute("VACUUM ANALYZE")?;
+    Ok(())
+}
+
 /// Gives users 1 to `users` of each side so much that they stay far from zero.
 pub fn grant(client: &mut Client, users: i64) -> Result<()> {
     grant_in(client, &["credits", "bare", "fold", "account", "reference"], users)?;

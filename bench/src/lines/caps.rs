@@ -6,7 +6,7 @@ use super::limits::inserts_after;
 use super::{Bench, Line};
 use crate::report::Bound::AtLeast;
 use crate::report::Measured;
-use crate::sides::{grant, user};
+use crate::sides::{grant, settle, user};
 
 pub const LINES: &[Line] = &[
     Line {
@@ -24,10 +24,13 @@ pub const LINES: &[Line] = &[
     },
 ];
 
-/// The same users, all with a million, in two databases.
+/// The same users, all with a million, in two databases, in the middle of a day.
 fn far(bench: &Bench) -> Result<Measured> {
     const WITHOUT: &str = "without_caps";
-    bench.shared_database(WITHOUT, |client| grant(client, 1000))?;
+    bench.shared_database(WITHOUT, |client| {
+        grant(client, 1000)?;
+        settle(client, 1000, false)
+    })?;
     let set = format!(
         "INSERT INTO credits.spend_caps (user_id, period, amount, since) \
          SELECT {}, 'monthly', 1000000, '2000-01-01' FROM generate_series(1, 1000) AS i",

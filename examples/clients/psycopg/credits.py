@@ -24,13 +24,17 @@ def expect(what, seen, expected):
     print(f"{what}: {seen}")
 
 
-def crossings(listener, account, count):
-    """The next crossings of this account; the channel carries those of all accounts. A payload without a threshold is about zero."""
+def news(listener, account, count):
+    """What is announced of this account next; the channels carry that of all accounts. A crossing without a threshold is about zero."""
     seen = []
     for notification in listener.notifies(timeout=10):
-        crossing = json.loads(notification.payload)
-        if crossing["user_id"] == str(account):
-            seen.append(f"{crossing['direction']} at {crossing.get('threshold', '0')}")
+        if notification.channel == "auth_config_changed":
+            # It names no account: for those who cache many, and then read them again.
+            continue
+        said = json.loads(notification.payload)
+        if said["user_id"] == str(account):
+            is_cap = notification.channel == "credits_spend_cap"
+            seen.append(f"cap {said['state']}" if is_cap else f"{said['direction']} at {said.get('threshold', '0')}")
         if len(seen) == count:
             break
     return seen
@@ -89,7 +93,7 @@ account, batch = uuid.uuid4(), uuid.uuid4()
 
 # autocommit: notifications arrive between transactions, so a listener must not sit in one.
 with psycopg.connect("", autocommit=True) as db, psycopg.connect("", autocommit=True) as listener:
-    listener.execute("LISTEN credits_balance_crossed")
+    listener.execute("LISTEN credits_balance_crossed; LISTEN credits_spend_cap; LISTEN auth_config_changed")
 
     # A purchase. The source_id makes it safe to try again: the same one is recorded once.
     purchase = """
@@ -128,18 +132,24 @@ with psycopg.connect("", autocommit=True) as db, psycopg.connect("", autocommit=
     # A limit: holds may take the account to zero and no further, as without this row. A threshold: below 5, somebody wants to know.
     db.execute("INSERT INTO credits.spending_limits (user_id, overdraft_limit, thresholds) VALUES (%s, 0, ARRAY[5])", [account])
 
+    # A spend cap: from now on, up to 5 credits a month. Nobody is refused by it, as it is not enforced: it is announced.
+    db.execute("INSERT INTO credits.spend_caps (user_id, period, amount) VALUES (%s, 'monthly', 5)", [account])
+
     # A request that may cost 6 credits: they are held before it is served. Nobody else can spend them meanwhile.
     expect("held", hold(db, account, Decimal(6), f"request-held-{account}"), True)
     expect("held", hold(db, account, Decimal(6), f"request-refused-{account}"), False)
 
-    # When the request is done, what it has cost is captured, and the rest of the hold is free again. This crosses the threshold.
+    # When the request is done, what it has cost is captured, and the rest of the hold is free again. This crosses the threshold
+    # and reaches the cap.
     db.execute("SELECT FROM credits.capture_hold(source_id => %s, amount => %s)", [f"request-held-{account}", Decimal("5.5")])
     left = db.execute("SELECT credits.get_available_balance(%s)", [account]).fetchone()[0]
     expect("available", left, Decimal("4.249631"))
+    cap = db.execute("SELECT spent, remaining, is_reached FROM credits.spend_cap_states WHERE user_id = %s", [account]).fetchone()
+    expect("cap", cap, (Decimal("5.5"), Decimal(0), True))
 
     # Spending the rest takes the balance to zero, which the commit announces, too.
     db.execute(RECORD_USAGE, [account, left, f"request-last-{account}", None])
-    expect("crossings", crossings(listener, account, 3), ["up at 0", "down at 5", "down at 0"])
+    expect("news", news(listener, account, 4), ["up at 0", "down at 5", "cap reached", "down at 0"])
     expect("balance", balance(db, account), Decimal(0))
 
     # The bill: what another account spent last week, on which model, and what a statement of that week says.
