@@ -1093,6 +1093,16 @@ END
 $$;
 COMMENT ON FUNCTION credits.create_transaction(user_id uuid, transaction_type text, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid) IS 'Records a transaction and returns its row, exactly as an INSERT does. If source_id is taken by a transaction of the same user, type and amount, that row is returned: a retry is safe. Errors: 23505 source_id taken by another transaction, 23514 amount not above 0 or of more than 13 integer or 15 fractional digits, a batch on a row that is not usage, or a blank source_id, 22023 unknown type, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the row out; an error of a trigger comes as the trigger raised it.';
 
+CREATE FUNCTION credits.disown_buckets(buckets integer[]) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have disown_buckets',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.disown_buckets(buckets integer[]) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
 CREATE FUNCTION credits_routes.extend_hold(found int, source_id text, expires_in interval) RETURNS credits.credit_hold
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
@@ -1609,6 +1619,26 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION credits.make_class_views(modulus integer, remainder integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.own_buckets(buckets integer[]) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have own_buckets',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.own_buckets(buckets integer[]) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.owns_bucket(bucket integer) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have owns_bucket',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.owns_bucket(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits.record_transactions(transactions jsonb) RETURNS SETOF credits.recorded_transaction
     LANGUAGE plpgsql

@@ -365,6 +365,9 @@ fn a_node_has_the_accounts_of_its_buckets_and_no_others() {
             admin.try_run(&format!("SELECT credits.{function}({buckets})")).refused(sqlstate);
         }
     }
+    for (bucket, sqlstate) in [("NULL", "22004"), ("-1", "22023"), ("1024", "22023")] {
+        admin.try_run(&format!("SELECT credits.owns_bucket({bucket})")).refused(sqlstate);
+    }
     let name = db.create_role("router");
     admin.run(&format!(
         "GRANT USAGE ON SCHEMA credits TO {name}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {name}"

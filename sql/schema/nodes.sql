@@ -227,12 +227,19 @@ COMMENT ON FUNCTION credits.own_buckets(int[]) IS
     'Takes back disown_buckets: these buckets are here. Returns how many were not. No other node may have them, which nothing checks. 22004, 22023, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.owns_bucket(bucket int) RETURNS boolean
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.bucket = owns_bucket.bucket AND s.state <> 'moving')
+BEGIN
+    IF bucket IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument bucket must not be NULL';
+    ELSIF bucket NOT BETWEEN 0 AND 1023 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('bucket must be 0 to 1023, not %s', bucket);
+    END IF;
+    RETURN NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.bucket = owns_bucket.bucket AND s.state <> 'moving');
+END
     $$;
 COMMENT ON FUNCTION credits.owns_bucket(int) IS
-    'Whether the accounts of this bucket are here. True for what is no bucket. 42501 without SELECT on bucket_states.';
+    'Whether the accounts of this bucket are here. 22004, 22023, 42501 without SELECT on bucket_states.';
 
 -- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;

@@ -16,6 +16,10 @@ pub const CREATE: &str = "create_transaction";
 /// Called as [`crate::rows::reverse`] has it, too: of what is there, depends on what is left.
 pub const REVERSE: &str = "reverse_transaction";
 
+/// Not called: they say which accounts a node has, and how it numbers rows. `buckets` in the target `ledger` has bad values of theirs.
+pub const SHAPE_THE_NODE: [&str; 4] =
+    ["disown_buckets", "make_class_views", "own_buckets", "set_node_number"];
+
 /// A function of the extension.
 #[derive(Clone, Debug)]
 pub struct Function {
@@ -128,10 +132,12 @@ impl Argument {
     /// A good value, or one that need not be, if `spoils`.
     fn value(&self, random: &mut StdRng, users: &[Uuid], function: &str, spoils: bool) -> Value {
         if spoils && random.random_bool(0.1) {
-            // seq is ignored, a constraint takes NULL for thresholds as the server does, and a view takes NULLs for what has no bound.
+            // seq is ignored, a constraint takes NULL for thresholds as the server does, a view takes NULLs for what has no bound, and the
+            // bucket of NULL is NULL.
             let needed =
                 ["skip", "idle", "grace", "expires_in"].contains(&self.name.as_str()) || !self.has_default;
-            let takes_null = ["seq", "thresholds"].contains(&self.name.as_str()) || function == OF_A_VIEW;
+            let takes_null = ["seq", "thresholds"].contains(&self.name.as_str())
+                || [OF_A_VIEW, "bucket_of"].contains(&function);
             return if !needed || takes_null {
                 Value::null()
             } else {
@@ -193,6 +199,12 @@ impl Argument {
                 Value::refused(Wire::Text(i64::MAX.to_string()), &["23514"], "is too high")
             }
             ("bigint", "past") => Value::good(*["-5", "0", "7", "1000"].choose(random).unwrap()),
+            ("integer", "bucket") if bad => Value::refused(
+                Wire::Text((*["-1", "1024", "2147483647"].choose(random).unwrap()).to_owned()),
+                &["22023"],
+                "bucket must be 0 to 1023",
+            ),
+            ("integer", "bucket") => Value::good(*["0", "1023"].choose(random).unwrap()),
             ("integer", "checkpoint_refresh_probability") => values::number(random, 4, name, false),
             ("interval", "expires_in") => values::expires_in(random, bad),
             ("text", "category") if bad => Value::refused(

@@ -12,7 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use crate::amounts::decimal;
-use crate::functions::{CREATE, Function};
+use crate::functions::{CREATE, Function, SHAPE_THE_NODE};
 use crate::rows::{self, Row, Rows};
 use crate::settings::{self, Tolerated};
 use crate::verdict::{Expected, Fault};
@@ -118,9 +118,11 @@ impl Hostile {
                 let function = loop {
                     let function = self.functions.choose(&mut self.random).unwrap();
                     // These go through the whole ledger.
-                    let long = function.name == "verify_ledger" || function.name.starts_with("visible_");
+                    let name = function.name.as_str();
+                    let long = name == "verify_ledger" || name.starts_with("visible_");
                     // And this one changes rows that others compare with what they have sent.
-                    let is_left_out = [CREATE, "redact_account"].contains(&function.name.as_str());
+                    let is_left_out =
+                        [CREATE, "redact_account"].contains(&name) || SHAPE_THE_NODE.contains(&name);
                     if !is_left_out && (!long || self.random.random_bool(0.03)) {
                         break function;
                     }
