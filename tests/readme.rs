@@ -117,8 +117,16 @@ fn without_pid(text: &str) -> String {
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// Whether this server refuses what the page shows of later majors: 14 has no views that run for who reads them.
+fn is_refused(statement: &str, server_version: i32) -> bool {
+    server_version < 150_000
+        && ["make_class_views", "credits_classes."].iter().any(|name| statement.contains(name))
+}
+
 #[test]
 fn psql_answers_what_the_pages_show() {
+    let server_version: i32 =
+        Database::create_empty().connect().value("SELECT current_setting('server_version_num')::int", &[]);
     let mut wrong = Vec::new();
     for page in pages() {
         let statements = statements(&page.blocks());
@@ -136,6 +144,7 @@ fn psql_answers_what_the_pages_show() {
             statements
                 .iter()
                 .zip(answers)
+                .filter(|(statement, _)| !is_refused(&statement.sql, server_version))
                 .filter(|(statement, answer)| match &statement.shown {
                     Some(shown) => without_pid(answer) != without_pid(shown),
                     None => answer.contains("ERROR"),

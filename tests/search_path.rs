@@ -41,6 +41,8 @@ fn calls(session: &mut Session) -> Vec<String> {
                 proname = 'create_transaction'
          FROM pg_proc, unnest(ARRAY[0, pronargdefaults]) left_out
          WHERE pronamespace = 'credits'::regnamespace AND prokind = 'f' AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype)
+           -- Refused by Postgres 14, which has no views that run for who reads them.
+           AND (proname <> 'make_class_views' OR current_setting('server_version_num')::int >= 150000)
          ORDER BY 2, 1",
         &[&user(1).to_string()],
     )
