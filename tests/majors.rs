@@ -118,10 +118,12 @@ fn pg_upgrade_keeps_checkpoints_and_stamps() {
     assert_eq!(
         dumped,
         [
+            "credits.bucket_states",
             "credits.credits_transactions",
             "credits.credits_transactions_seq_seq",
             "credits.dumped_row_security",
             "credits.holds",
+            "credits.node",
             "credits.spend_caps",
             "credits.spending_limits"
         ]
