@@ -273,6 +273,13 @@ COMMENT ON FUNCTION credits.let_in(name, name, text) IS
     'Lets a role of the router (public: any other) reach the nodes as this role of theirs, NULL: of the same name, with this password, NULL: as '
     'the password file of the server''s user or the node says. Again to change it. For superusers. 55000 before there are nodes.';
 
+CREATE FUNCTION credits.node_of(user_id uuid) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT b.node FROM credits.buckets b WHERE b.bucket = credits.bucket_of(node_of.user_id);
+    END;
+COMMENT ON FUNCTION credits.node_of(uuid) IS 'The node of an account by the map. NULL for NULL.';
+
 CREATE FUNCTION credits_routes.bucket(user_id uuid) RETURNS int
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     -- A node knows what to say about an account that is NULL: any of them.

@@ -50,21 +50,6 @@ COMMENT ON COLUMN credits.buckets.node IS 'The node that has them.';
 SELECT pg_extension_config_dump('credits.nodes', '');
 SELECT pg_extension_config_dump('credits.buckets', '');
 
--- Bound when it is created: no search_path can change it. The server makes a hash partition of the extended hash with this seed, to which it
--- adds 0x49a0f4dd15e5a8e3; of the sum only the remainder counts, so of the addend only 0xe3.
-CREATE FUNCTION credits.bucket_of(user_id uuid) RETURNS int
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN ((uuid_hash_extended(user_id, 8816678312871386365) & 1023) + 227)::int & 1023;
-COMMENT ON FUNCTION credits.bucket_of(uuid) IS
-    'The bucket of an account, 0 to 1023: the remainder of a hash partition by user_id with modulus 1024. NULL for NULL.';
-
-CREATE FUNCTION credits.node_of(user_id uuid) RETURNS text
-    LANGUAGE sql STABLE PARALLEL SAFE
-    BEGIN ATOMIC
-        SELECT b.node FROM credits.buckets b WHERE b.bucket = credits.bucket_of(node_of.user_id);
-    END;
-COMMENT ON FUNCTION credits.node_of(uuid) IS 'The node of an account by the map. NULL for NULL.';
-
 CREATE FUNCTION credits.spread_buckets(nodes text[]) RETURNS TABLE (bucket int, node text)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
