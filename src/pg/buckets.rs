@@ -87,7 +87,7 @@ pub fn require_to_prepare<'a>(
     if has_all() {
         return Ok(());
     }
-    let Ok(()) = read_if_changed(relations, wait_for_table, wait_for_key);
+    read_now(relations);
     for user in users {
         match state_of(user) {
             Some(BucketState::NotHere) => return Err(LedgerError::NotHere { user: *user }),
@@ -108,21 +108,22 @@ pub fn require_for_reader(users: &[UserId]) -> Result<(), LedgerError> {
     }
     // Neither a snapshot can be taken nor anything be kept while workers of a parallel query run.
     if !xact::is_parallel() {
-        let Ok(()) = read_if_changed(&relations, wait_for_table, wait_for_key);
+        read_now(&relations);
     }
     let active = Rc::new(Snapshot::active());
     let is_as_late =
         !xact::is_parallel() && OPEN_THEN.with_borrow(|then| active.open_transactions().is_as_late_as(then));
-    let states = if is_as_late {
-        STATES.with_borrow(Clone::clone)
+    let elsewhere =
+        |states: &States| users.iter().find(|user| find(states, user) == Some(BucketState::NotHere)).copied();
+    let elsewhere = if is_as_late {
+        STATES.with_borrow(elsewhere)
     } else {
         let Some(states) = relations.bucket_states else { return Ok(()) };
         let table = Table::open(states, Access::Read);
         let index = Index::primary_key_of(&table);
-        read(table, index, &active)
+        elsewhere(&read(table, index, &active))
     };
-    let elsewhere = users.iter().find(|user| find(&states, user) == Some(BucketState::NotHere));
-    elsewhere.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
+    elsewhere.map_or(Ok(()), |user| Err(LedgerError::NotHere { user }))
 }
 
 /// Has all sessions read the table again when the transaction has committed.
@@ -159,14 +160,13 @@ fn state_of(user: &UserId) -> Option<BucketState> {
     STATES.with_borrow(|states| find(states, user))
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as the one that does not wait")]
-fn wait_for_table(oid: pg_sys::Oid, access: Access) -> Result<Table, Infallible> {
-    Ok(Table::open(oid, access))
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "as the one that does not wait")]
-fn wait_for_key(table: &Table) -> Result<Index, Infallible> {
-    Ok(Index::primary_key_of(table))
+/// Reads the table as of now, if it may have changed since it was read, waiting for its locks.
+fn read_now(relations: &Relations) {
+    let Ok(()) = read_if_changed(
+        relations,
+        |oid, access| Ok::<_, Infallible>(Table::open(oid, access)),
+        |table| Ok(Index::primary_key_of(table)),
+    );
 }
 
 /// Reads the table as of now, if it may have changed since it was read. The error is that of opening it.
