@@ -7,6 +7,7 @@
 //! - [`checkpoint`]: stored checkpoints, and folding a delta with its batches into one
 //! - [`checkpoint_tids`]: a backend's cache of the tuple ids of stored checkpoints
 //! - [`changes`]: the record of changes of checkpoints that the engine has not made
+//! - [`attachment`]: the parts of shared memory that a backend is attached to
 //! - [`published`]: what a backend reads and publishes in shared memory: folds and headroom
 //! - [`balance`]: balances under the caller's snapshot
 //! - [`holds`]: what accounts hold, and whose `source_id` is taken
@@ -33,6 +34,7 @@
 //! - [`statistics`]: how often settlements did what costs something
 //! - [`notification`]: the notifications of a crossing
 
+pub mod attachment;
 pub mod available;
 pub mod balance;
 pub mod batches;

@@ -11,7 +11,7 @@
 //! message arrives, some microseconds after that commit: a reader in between returns the balance of before. A settlement must
 //! not store one: it compares the state with what its own snapshot sees ([`Published::check_against`], [`Published::check_version`]).
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ledger::coverage::OpenTransactions;
@@ -21,35 +21,23 @@ use ledger::segment::folds::PublishedFold;
 use ledger::segment::headroom::{Counted, Headroom, Written};
 use ledger::segment::{Segment, StateName};
 
+use super::attachment::{attached_memory, directory, grow_if_full, note_displaced};
 use super::changes;
 use crate::pg::catalog::{self, Relations};
 use crate::pg::database;
 use crate::pg::definition::KEEPING_TRIGGERS;
 use crate::pg::relation::{NotFree, Table};
-use crate::pg::shared_memory::{Directory, Epoch};
+use crate::pg::shared_memory::Epoch;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::state::State;
 use crate::pg::xact::{self, SubtransactionId};
 use crate::settings;
 
 thread_local! {
-    /// Looked up once; `None` if the server has no room for it.
-    static DIRECTORY: OnceCell<Option<&'static Directory>> = const { OnceCell::new() };
-    static ATTACHMENT: Cell<Attachment> = const { Cell::new(Attachment { memory: None, calls: 0 }) };
-    /// Whether accounts give way for want of room, as this backend has noticed.
-    static SHOULD_GROW: Cell<bool> = const { Cell::new(false) };
     /// The state that this backend has determined last.
     static LAST_STATE: Cell<Option<LastState>> = const { Cell::new(None) };
     /// The transactions that were open for the snapshot that saw it.
     static OPEN_IN_LAST_STATE: RefCell<OpenTransactions> = RefCell::default();
-}
-
-#[derive(Clone, Copy)]
-struct Attachment {
-    /// What this backend has attached to, and the epoch in which that was all.
-    memory: Option<(Epoch, Segment<'static>)>,
-    /// How often [`attached_memory`] has not attached to all of it since.
-    calls: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -286,50 +274,6 @@ impl Published {
         if is_published {
             self.may_see_another_state.set(true);
             changes::record(&self.relations);
-        }
-    }
-}
-
-fn directory() -> Option<&'static Directory> {
-    DIRECTORY.with(|directory| *directory.get_or_init(Directory::find))
-}
-
-/// Shared memory as of now. A backend attaches to each part of it once and stays attached; where it cannot, it tries again at the second
-/// call, the fourth, the eighth and so on.
-fn attached_memory() -> Option<(Epoch, Segment<'static>)> {
-    let Attachment { memory, calls } = ATTACHMENT.get();
-    if let Some((epoch, segment)) = memory {
-        let now = directory()?.epoch();
-        if now.has_parts_of(epoch) {
-            return Some((now, segment));
-        }
-    }
-    // Attaching runs a subtransaction, which a parallel query has no place for.
-    if xact::is_parallel() {
-        return None;
-    }
-    let calls = calls.saturating_add(1);
-    let attached = if calls.is_power_of_two() { directory().and_then(Directory::attach) } else { None };
-    // Another time it may be able to attach to the parts that came since.
-    let calls = if attached.is_some() { 0 } else { calls };
-    ATTACHMENT.set(Attachment { memory: attached.or(memory), calls });
-    attached
-}
-
-/// Has shared memory grow at the next [`grow_if_full`] if too many accounts have given way to others, of which this is one if it
-/// `is_displaced`.
-fn note_displaced(is_displaced: bool, segment: Segment<'_>) {
-    if is_displaced && directory().is_some_and(|directory| directory.note_displaced(segment.sets())) {
-        SHOULD_GROW.set(true);
-    }
-}
-
-/// Has shared memory grow if this backend has found it full. The transaction has no stripe: it may take some milliseconds.
-pub fn grow_if_full() {
-    if SHOULD_GROW.get() && !xact::is_parallel() {
-        SHOULD_GROW.set(false);
-        if let Some(directory) = directory() {
-            directory.grow(settings::shared_memory_size());
         }
     }
 }

@@ -55,10 +55,10 @@ use super::commit_view::{CommitView, Moment};
 use super::cover::{self, CoverScans};
 use super::lock_order::{self, OpenIfFree, Writers};
 use super::noted::{self, NotedUser};
-use super::published::{self, Published};
+use super::published::Published;
 use super::refresh::{self, Lagging};
 use super::reversals::{self, ReversalScans};
-use super::{checkpoint, notification, statistics};
+use super::{attachment, checkpoint, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{NotFree, Table};
@@ -77,7 +77,7 @@ pub fn settle_noted() {
     let settled = |(user, noted)| Settled { user, noted, counted: Counted::default(), has_headroom: false };
     let mut users: Vec<Settled> = noted.into_iter().map(settled).collect();
     stripe::sort_for_settlement(&mut users, |settled| settled.user);
-    published::grow_if_full();
+    attachment::grow_if_full();
     let mut settlement = Settlement::open(relations);
     loop {
         match settlement.settle(&mut users) {
