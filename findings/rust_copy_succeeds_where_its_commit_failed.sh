@@ -7,25 +7,14 @@
 # Seen with postgres 0.19.14 (tokio-postgres does the work) and Postgres 15.19. Needs cargo, and builds for some ten seconds.
 set -euo pipefail
 . "$(dirname "$0")/lib/server.sh"
+. "$(dirname "$0")/lib/packages.sh"
 
 start_server 15
 sql <<'SQL'
 CREATE TABLE parent (id int PRIMARY KEY);
 CREATE TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
 SQL
-mkdir -p "$work/client/src"
-cat > "$work/client/Cargo.toml" <<'TOML'
-[package]
-name = "client"
-version = "0.1.0"
-edition = "2024"
-
-[dependencies]
-postgres = "=0.19.14"
-
-[workspace]
-TOML
-cat > "$work/client/src/main.rs" <<'RUST'
+rust_with 'postgres = "=0.19.14"' <<'RUST'
 use std::io::Write;
 
 /// Three rows, none of which has a parent.
@@ -52,11 +41,9 @@ fn main() {
     println!("{said}; rows: {found}");
 }
 RUST
-cargo build --quiet --manifest-path "$work/client/Cargo.toml" --target-dir "$work/client/target"
-called() { "$work/client/target/debug/client" "$work" "$1"; }
 
 refused="23503; rows: 0"
-expect "execute:" "$refused" "23503; rows: 0" "$(called execute)"
-expect "query:" "$refused" "23503; rows: 0" "$(called query)"
-expect "a COPY:" "$refused" "3 rows written; rows: 0" "$(called copy)"
-expect "a COPY in a transaction:" "$refused" "23503; rows: 0" "$(called 'copy in a transaction')"
+expect "execute:" "$refused" "23503; rows: 0" "$(run_rust execute)"
+expect "query:" "$refused" "23503; rows: 0" "$(run_rust query)"
+expect "a COPY:" "$refused" "3 rows written; rows: 0" "$(run_rust copy)"
+expect "a COPY in a transaction:" "$refused" "23503; rows: 0" "$(run_rust 'copy in a transaction')"

@@ -7,22 +7,11 @@
 # the point. Needs cargo, and builds for some ten seconds.
 set -euo pipefail
 . "$(dirname "$0")/lib/server.sh"
+. "$(dirname "$0")/lib/packages.sh"
 
 start_server 15
-mkdir -p "$work/client/src"
-cat > "$work/client/Cargo.toml" <<'TOML'
-[package]
-name = "client"
-version = "0.1.0"
-edition = "2024"
-
-[dependencies]
-postgres = "=0.19.14"
-rust_decimal = { version = "=1.43.0", default-features = false, features = ["std", "db-postgres"] }
-
-[workspace]
-TOML
-cat > "$work/client/src/main.rs" <<'RUST'
+rust_with 'postgres = "=0.19.14"' \
+  'rust_decimal = { version = "=1.43.0", default-features = false, features = ["std", "db-postgres"] }' <<'RUST'
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let mut client = postgres::Config::new().host(&arguments[1]).user("postgres").dbname("postgres").connect(postgres::NoTls).unwrap();
@@ -33,11 +22,9 @@ fn main() {
     }
 }
 RUST
-cargo build --quiet --manifest-path "$work/client/Cargo.toml" --target-dir "$work/client/target"
-read_as_decimal() { "$work/client/target/debug/client" "$work" "$1"; }
 
 expect "1234567890123.123456789012345, 13 digits and 15:" "1234567890123.123456789012345" "1234567890123.123456789012345" \
-  "$(read_as_decimal 1234567890123.123456789012345)"
-expect "30 digits before the point:" "refused" "refused" "$(read_as_decimal 123456789012345678901234567890)"
+  "$(run_rust 1234567890123.123456789012345)"
+expect "30 digits before the point:" "refused" "refused" "$(run_rust 123456789012345678901234567890)"
 expect "123456789012345.123456789012345, 15 digits and 15:" "refused" "123456789012345.12345678901234" \
-  "$(read_as_decimal 123456789012345.123456789012345)"
+  "$(run_rust 123456789012345.123456789012345)"

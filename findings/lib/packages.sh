@@ -1,4 +1,4 @@
-# For the scripts of this folder, after lib/server.sh: client packages from PyPI and npm, into the temporary folder.
+# For the scripts of this folder, after lib/server.sh: client packages from PyPI, npm and crates.io, into the temporary folder.
 
 # The cluster takes its encoding from the environment; of SQL_ASCII, psycopg would make bytes.
 export PGCLIENTENCODING=UTF8
@@ -24,4 +24,18 @@ node_with() {
 run_node() {
   cat > "$work/node/program.mjs"
   (cd "$work/node" && PGHOST=$work PGUSER=${user:-postgres} PGDATABASE=postgres node program.mjs)
+}
+
+# rust_with DEPENDENCY...: builds the program on standard input with these dependencies, as Cargo.toml has them, and defines `run_rust`. The program
+# gets the server's folder before its own arguments. It takes some ten seconds.
+rust_with() {
+  mkdir -p "$work/rust/src"
+  cat > "$work/rust/src/main.rs"
+  printf '%s\n' '[package]' 'name = "client"' 'version = "0.1.0"' 'edition = "2024"' '[workspace]' '[dependencies]' "$@" > "$work/rust/Cargo.toml"
+  cargo build --quiet --manifest-path "$work/rust/Cargo.toml" --target-dir "$work/rust/target"
+  printf '%s\n' "$@"
+}
+
+run_rust() {
+  "$work/rust/target/debug/client" "$work" "$@"
 }
