@@ -5,7 +5,7 @@ use std::io::Write;
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
 fn has_views_of_invokers(session: &mut Session) -> bool {
-    session.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) >= 150_000
+    session.server_version() >= 150_000
 }
 
 #[test]

@@ -391,7 +391,7 @@ fn a_checkpoint_that_is_made_anew_replaces_what_came_of_the_old_one() {
 fn a_database_with_the_oid_of_a_dropped_one_inherits_nothing() {
     let db = Database::create_alone();
     let mut session = db.connect();
-    if session.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) < 150_000 {
+    if session.server_version() < 150_000 {
         return;
     }
     session.grant(user(1), dec!(100));

@@ -111,7 +111,7 @@ fn every_kind_of_change_is_found() {
          SET client_min_messages = error",
     );
     session.assert_as_made();
-    let since_15 = session.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) >= 150_000;
+    let since_15 = session.server_version() >= 150_000;
     for &(change, check, object, detail) in CHANGES.iter().chain(if since_15 { SINCE_15 } else { &[] }) {
         let is_of_guard = check == "event trigger";
         session.run(&format!("BEGIN; {} {change}", if is_of_guard { "" } else { UNGUARDED }));
@@ -183,7 +183,7 @@ fn it_can_be_asked_by_whoever_reads_catalogs() {
     assert_eq!(checks(&mut watcher), ["left out of dumps"]);
     admin.run(&format!("GRANT SELECT ON credits.dumped_row_security TO {role}"));
     assert_eq!(checks(&mut watcher), ["left out of dumps", "row security"]);
-    if admin.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) >= 170_000 {
+    if admin.server_version() >= 170_000 {
         admin.run("SET event_triggers = off");
         assert_eq!(checks(&mut admin), ["event trigger", "left out of dumps", "row security"]);
     }

@@ -55,7 +55,7 @@ fn installcheck_passes() {
 fn an_image_is_found_by_its_paths() {
     let db = Database::create_empty_alone();
     let mut session = db.connect();
-    if session.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) < 180_000 {
+    if session.server_version() < 180_000 {
         return;
     }
     let installed = |name: &str| {

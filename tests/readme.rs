@@ -125,8 +125,7 @@ fn is_refused(statement: &str, server_version: i32) -> bool {
 
 #[test]
 fn psql_answers_what_the_pages_show() {
-    let server_version: i32 =
-        Database::create_empty().connect().value("SELECT current_setting('server_version_num')::int", &[]);
+    let server_version: i32 = Database::create_empty().connect().server_version();
     let mut wrong = Vec::new();
     for page in pages() {
         let statements = statements(&page.blocks());

@@ -295,7 +295,7 @@ fn nothing_is_rewritten_first_and_refused_then() {
     let mut session = db.connect();
     session.grant(user(1), dec!(1));
     session.run("ALTER EVENT TRIGGER credits_ledger_guard_end DISABLE");
-    let version: i32 = session.value("SELECT current_setting('server_version_num')::int", &[]);
+    let version: i32 = session.server_version();
     let mut changes = vec![
         "ALTER TABLE credits.credits_transactions SET UNLOGGED",
         "ALTER TABLE credits.credits_transactions ADD COLUMN note text DEFAULT gen_random_uuid()",

@@ -434,7 +434,12 @@ impl LedgerError {
                 PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED
             }
             Self::InTransactionBlock(_) => PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
-            Self::PreparedRedaction | Self::PreparedHold => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::PreparedRedaction
+            | Self::PreparedHold
+            | Self::PreparedDeletion
+            | Self::PreparedReversal
+            | Self::PreparedLimits
+            | Self::PreparedMove { .. } => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::LeftOut(_) | Self::HoldLeftOut(_) => PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             Self::SourceIdConflict { .. }
             | Self::IdConflict { .. }
@@ -453,11 +458,7 @@ impl LedgerError {
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::OtherResultType => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             Self::Committing => PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,
-            Self::PreparedDeletion | Self::PreparedReversal | Self::PreparedLimits => {
-                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED
-            }
             Self::UnknownTransaction(_) => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
-            Self::PreparedMove { .. } => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             // Raised with an SQLSTATE of our own, as above.
             Self::NotHere { .. }
             | Self::OtherVersion { .. }

@@ -23,8 +23,7 @@ fn a_database_made_from_a_ledger_goes_on_by_itself() {
         ledger.connect().record_history();
         ledger.name().to_owned()
     };
-    let version: i32 = Session::connect(&cluster.config(&name, "postgres"))
-        .value("SELECT current_setting('server_version_num')::int", &[]);
+    let version: i32 = Session::connect(&cluster.config(&name, "postgres")).server_version();
     let strategies: &[&str] =
         if version >= 150_000 { &["STRATEGY wal_log", "STRATEGY file_copy"] } else { &[""] };
     for (number, strategy) in strategies.iter().enumerate() {

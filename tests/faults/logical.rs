@@ -139,7 +139,7 @@ fn large_transactions_are_streamed() {
     let pair = Pair::start();
     let mut here = pair.publisher.connect();
     here.grant(user(0), dec!(1));
-    let version: i32 = here.value("SELECT current_setting('server_version_num')::int", &[]);
+    let version: i32 = here.server_version();
     let mut heard = pair.subscriber.listen();
     let options = match version {
         160_000.. => ", streaming = parallel",
@@ -190,7 +190,7 @@ fn two_phases_are_one_unless_asked_for() {
     assert_eq!((there.balance(user(0)), heard.crossings()), (dec!(-3), vec![(user(0), Down)]));
     there.assert_sound();
 
-    if here.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) < 150_000 {
+    if here.server_version() < 150_000 {
         return;
     }
     pair.part();
@@ -256,7 +256,7 @@ fn the_checkpoints_of_others_are_left_out() {
 fn a_replicated_change_is_refused() {
     let pair = Pair::start();
     let (mut here, mut there) = (pair.publisher.connect(), pair.subscriber.connect());
-    if here.value::<i32>("SELECT current_setting('server_version_num')::int", &[]) < 150_000 {
+    if here.server_version() < 150_000 {
         // Before disable_on_error, the worker only tries again and again.
         return;
     }

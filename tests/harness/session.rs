@@ -152,6 +152,12 @@ impl Session {
         self.client.execute(statement, &[&user]).unwrap_or_else(|e| panic!("write many of {user}: {e:?}"));
     }
 
+    /// The version of the server, as `150019`.
+    #[track_caller]
+    pub fn server_version(&mut self) -> i32 {
+        self.value("SELECT current_setting('server_version_num')::int", &[])
+    }
+
     /// The balance as the ledger answers it.
     #[track_caller]
     pub fn balance(&mut self, user: Uuid) -> Decimal {

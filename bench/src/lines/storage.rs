@@ -7,7 +7,7 @@ use super::{Bench, Contender, Line};
 use crate::report::Bound::AtMost;
 use crate::report::Measured;
 use crate::server::{Length, Load};
-use crate::sides::{self, grant, insert_usage, user};
+use crate::sides::{self, grant, insert_labelled, insert_usage, user};
 
 pub const LINES: &[Line] = &[
     Line {
@@ -86,13 +86,13 @@ fn size_with_days(bench: &Bench) -> Result<Measured> {
     bench.with_database(|_, client| {
         grant(client, ACCOUNTS)?;
         for _ in 0..bench.scale(300, 30) {
-            client.batch_execute(&format!(
-                "INSERT INTO credits.credits_transactions \
-                 (user_id, transaction_type, amount, source_id, description, api_key_id, category) \
-                 SELECT {}, 'usage', 0.000734, gen_random_uuid()::text, 'chat completion', \
-                        md5('key' || i % 3)::uuid, 'model-' || i % 5 \
-                 FROM generate_series(1, 1000) AS i",
-                user(&format!("(1 + i % {ACCOUNTS})"))
+            let user_of_row = user(&format!("(1 + i % {ACCOUNTS})"));
+            client.batch_execute(&insert_labelled(
+                "credits",
+                "generate_series(1, 1000)",
+                &user_of_row,
+                "i % 3",
+                "i % 5",
             ))?;
         }
         client.batch_execute("VACUUM")?;

@@ -1,6 +1,7 @@
 //! Where in shared memory an account belongs, and how the contents of a slot name their account.
 
 use super::StateName;
+use super::set::COUNTS;
 use crate::id::UserId;
 use crate::stripe;
 
@@ -11,7 +12,7 @@ pub struct Place {
     pub set: usize,
     /// Tells accounts of a set apart; not 0.
     pub tag: u8,
-    /// Which counts of its set are the account's, below [`COUNTS`](super::set::COUNTS).
+    /// Which counts of its set are the account's, below [`COUNTS`].
     pub counts: usize,
 }
 
@@ -28,7 +29,7 @@ impl Place {
         Self {
             set: usize::try_from(set).unwrap_or_default(),
             tag: tag.max(1),
-            counts: usize::from(counts % 4),
+            counts: usize::from(counts) % COUNTS,
         }
     }
 }
