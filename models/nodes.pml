@@ -286,25 +286,42 @@ ask:
 #define MISSING (committed[f] & ~committed[t])
 
 /* Stores copies on the new node, in one transaction, which has the bucket's row there: it is arriving until that ends. A row that is there
-   already is left alone: an earlier session of the mover may have brought it meanwhile, or the bucket was here before. */
+   already is left alone: an earlier session of the mover may have brought it meanwhile, or the bucket was here before. They are settled, and
+   nothing is announced. */
 inline store(got) {
 #ifdef COPIED_TWICE
   repeated = (got & committed[t]) != 0; assert(!repeated);
 #endif
   stored_last[t] = got & ~committed[t];
-  committed[t] = committed[t] | got
-#ifdef COPIES_SETTLED
-  ; sum_of(sum, committed[t]);
-  if :: (sum > 0) != announced[t] -> announced[t] = (sum > 0); doubled = (told == announced[t]); assert(!doubled); told = announced[t] :: else fi;
-  sum = 0
+  committed[t] = committed[t] | got;
+  sum_of(sum, committed[t]);
+#ifdef COPIES_ANNOUNCED
+  if :: (sum > 0) != announced[t] -> doubled = (told == (sum > 0)); assert(!doubled); told = (sum > 0) :: else fi;
 #endif
+  announced[t] = (sum > 0);
+  sum = 0
 }
 
-#ifdef COPIES_UNGUARDED
-#define TAKES_COPIES(t) true
-#else
-#define TAKES_COPIES(t) (state[t] == ARRIVING)
+/* The bucket is here, from now on: in the same transaction its account is settled with the side that was announced on the old node, where nobody
+   settles any more. What prepared transactions have left to be announced is announced now. */
+inline activate() {
+  set_state(t, HERE);
+#ifndef HEADROOM_OF_BEFORE
+  charged_until[t] = 0;
 #endif
+#ifdef SIDES_EARLY
+  announced[t] = side_before;
+#else
+#if !defined(NO_SIDES) && !defined(COPIES_ANNOUNCED)
+  announced[t] = announced[f];
+#endif
+#endif
+  sum_of(sum, committed[t]);
+  if :: (sum > 0) != announced[t] -> announced[t] = (sum > 0); doubled = (told == announced[t]); assert(!doubled); told = announced[t] :: else fi;
+  sum = 0
+}
+
+#define TAKES_COPIES(t) (state[t] == ARRIVING)
 
 /* A session on the old node that carries out the rest of the move up to the commit point. It may outlive the mover. */
 byte  sessions;                 /* how many are there */
@@ -339,12 +356,7 @@ proctype LastCopy(byte f, t) {
     if
     :: !TAKES_COPIES(t) -> goto over
     :: TAKES_COPIES(t) && (in_flight[t] & got) == 0 ->
-       d_step {
-         store(got);
-#if !defined(SIDES_EARLY) && !defined(COPIES_SETTLED) && !defined(NO_SIDES)
-         announced[t] = announced[f]
-#endif
-       }
+       d_step { store(got) }
     :: TAKES_COPIES(t) && (in_flight[t] & got) != 0 -> goto over
     fi
   };
@@ -378,6 +390,9 @@ over:
 proctype Mover() {
   byte f, t, got, waited, v;
   short sum;
+#ifdef SIDES_EARLY
+  bool side_before;
+#endif
 begin:
   f = from;
   t = to;
@@ -402,7 +417,7 @@ begin:
           d_step {
             store(got);
 #ifdef SIDES_EARLY
-            announced[t] = announced[f]
+            side_before = announced[f]
 #endif
           }
        :: else
@@ -465,7 +480,7 @@ given:
   got = MISSING;
   atomic {
     if
-    :: TAKES_COPIES(t) && (in_flight[t] & got) == 0 -> d_step { store(got); announced[t] = announced[f] }
+    :: TAKES_COPIES(t) && (in_flight[t] & got) == 0 -> d_step { store(got) }
     :: !TAKES_COPIES(t)
     fi
   };
@@ -479,12 +494,9 @@ given:
     :: state[t] == ARRIVING ->
 #if defined(FAILOVER) && !defined(COMPARED_EARLY) && !defined(COPIES_TRUSTED)
        /* It says itself that it has all, in the transaction that activates: a standby may have taken over since it was asked. */
-       if :: MISSING != 0 || announced[t] != announced[f] -> goto given :: else fi;
+       if :: MISSING != 0 -> goto given :: else fi;
 #endif
-       set_state(t, HERE);
-#ifndef HEADROOM_OF_BEFORE
-       charged_until[t] = 0
-#endif
+       activate()
     :: state[t] == HERE
     fi
   };
