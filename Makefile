@@ -292,9 +292,9 @@ test-units: ## what needs no server, and is the same for every Postgres
 	cargo test --quiet --locked -p ledger -p properties -p credits_ledger_demo
 
 .PHONY: test-server
-test-server: build check-schema ## everything from outside against a throwaway cluster
+test-server: build check-schema ## everything from outside against a throwaway cluster (TESTS="faults surface": these targets only)
 	$(private_server)
-	cargo test --locked -p credits_ledger_tests
+	cargo test --locked --no-fail-fast -p credits_ledger_tests $(addprefix --test ,$(TESTS))
 
 # Stable Rust does without a sanitizer: the crate has no unsafe code that one could watch. `make test` looks at the same
 # properties, with random inputs instead of a fuzzer's.
