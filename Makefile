@@ -1,17 +1,20 @@
-# make build-release | install | package | image | deb | dist | installcheck | demo | demo-stop | examples | monitoring | report | check-report | install-router | check-router | router-schema | test | test-majors | fuzz | model | bench | lint | schema | check-schema
+# make build-release | install | package | image | deb | dist | installcheck | demo | demo-nodes | demo-stop | examples | example-nodes | monitoring | report | check-report | install-router | check-router | router-schema | test | test-majors | fuzz | model | bench | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make build-release` builds against it, `make install` installs into it, and
-# packages are made for it (they default to the pg_config that PATH finds); every other target copies it.
-# TRACE=/path/to/file.csv is what `make demo` and `make bench` replay; without it, they make up a trace.
+# packages are made for it (they default to the pg_config that PATH finds); every other target copies it. `make demo-nodes` finds Debian's.
+# TRACE=/path/to/file.csv is what `make demo`, `make demo-nodes` and `make bench` replay; without it, they make up a trace.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
 
-ifneq ($(filter all build-release built install uninstall package image installcheck install-router uninstall-router check-router,$(MAKECMDGOALS)),)
+ifneq ($(filter all build-release built install uninstall package image installcheck install-router uninstall-router check-router example-nodes,$(MAKECMDGOALS)),)
 PG_CONFIG ?= $(shell command -v pg_config)
+endif
+ifneq ($(filter demo-nodes,$(MAKECMDGOALS)),)
+PG_CONFIG ?= $(shell tools/nodes.sh pg_config 2>/dev/null)
 endif
 ifdef PG_CONFIG
 PG ?= $(shell $(PG_CONFIG) --version 2>/dev/null | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
@@ -207,20 +210,47 @@ demo: ## plays a real workload on a fresh server and leaves it running; TRACE=fi
 	echo "  $$(dirname $$server)/psql -h $$socket -U postgres demo"
 	echo "  make demo-stop"
 
+.PHONY: demo-nodes
+demo-nodes: QUIET :=
+demo-nodes: ## the same through a router, over three nodes and one that is added, on Debian's server; draws rows a node over time; REQUESTS=3000 for a short one
+	@tools/nodes.sh pg_config "$(PG_CONFIG)" >/dev/null
+	$(toolchain)
+	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) demo)
+	$(call build,$(headers),release)
+	$(call install_into,$$server,$(TARGET)/release/libcredits_ledger.so)
+	$(call install_router_into,$$server)
+	cargo build $(QUIET) --locked -p credits_ledger_demo
+	trap 'tools/nodes.sh stop demo-nodes' EXIT
+	router=$$(tools/nodes.sh start demo-nodes $$server 3)
+	new_node=$$(tools/nodes.sh node demo-nodes $$server 4)
+	target/debug/demo --database "host=$$router user=postgres dbname=demo-nodes-router" --picture "$(CURDIR)/target/demo-nodes.svg" \
+	  --new-node "$$new_node/demo-nodes-node4" $(if $(TRACE),--trace "$(TRACE)") $(if $(REQUESTS),--requests $(REQUESTS))
+
 .PHONY: demo-stop
 demo-stop: ## stops the demo's server and removes its data
 	@tools/postgres.sh stop demo
 
-# The server has a port of its own: JDBC has no way through a unix socket.
-.PHONY: examples
-examples: build ## runs the clients in examples/ against a throwaway server; ONLY="psycopg jdbc" for some
-	$(private_server)
+# $(call run_examples,NAMES). The server has a port of its own: JDBC has no way through a unix socket.
+define run_examples
 	unset $${!PG*} # of the caller's own servers
 	trap 'tools/postgres.sh stop examples' EXIT
 	export PGPORT PGHOST
 	PGPORT=$$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 	PGHOST=$$(tools/postgres.sh start examples $$server $$PGPORT)
-	examples/run $(ONLY)
+	examples/run $(1)
+endef
+
+.PHONY: examples
+examples: build ## runs the clients in examples/ against a throwaway server; ONLY="psycopg jdbc" for some
+	$(private_server)
+	$(call run_examples,$(ONLY))
+
+.PHONY: example-nodes
+example-nodes: built ## runs the one of examples/ that listens to all nodes of a router, on the server of PG_CONFIG, which has PL/Proxy
+	$(private_server)
+	$(call install_into,$$server,$(BUILT)/credits_ledger.so)
+	$(call install_router_into,$$server)
+	$(call run_examples,nodes)
 
 .PHONY: monitoring
 monitoring: build ## has postgres_exporter and Prometheus ask a throwaway server what monitoring/ has

@@ -1,16 +1,19 @@
-//! `make demo`: LLM traffic against a server with credits_ledger.
+//! `make demo`: LLM traffic against a server with credits_ledger. `make demo-nodes`: the same through a router, over many nodes.
 //!
 //! - [`args`]: what to play, and where
 //! - [`trace`]: the requests, recorded or made here; [`random`]: the same choices on every machine
 //! - [`accounts`]: who makes them
 //! - [`workload`]: the writers that hold what they can cost and record them as usage
 //! - [`purchaser`]: listens for balances that cross zero or a threshold, and buys
+//! - [`nodes`]: the servers behind a router, one of which is added on the way; [`picture`]: how many rows each has
 //! - [`progress`]: what is seen meanwhile; [`report`]: what came of it; [`terminal`]: how it looks
 //!
 //! The exit status is 0 only if every check of the report holds.
 
 mod accounts;
 mod args;
+mod nodes;
+mod picture;
 mod progress;
 mod purchaser;
 mod random;
@@ -29,7 +32,8 @@ use std::time::Instant;
 use postgres::{Client, NoTls};
 
 use accounts::Accounts;
-use args::Args;
+use args::{Args, Nodes};
+use nodes::{Census, Expansion, Node};
 use progress::{Counters, Progress};
 use purchaser::Purchaser;
 use random::Random;
@@ -70,20 +74,45 @@ fn play(args: &Args) -> Result<bool, Failure> {
     let counters = Counters::default();
 
     let mut client = connect(args)?;
-    client.batch_execute("CREATE EXTENSION credits_ledger")?;
+    let (listeners, new_listeners) = mpsc::channel();
+    let (counted, new_nodes) = mpsc::channel();
+    if args.nodes.is_some() {
+        for node in Node::all(&mut client)? {
+            listeners.send(purchaser::listen(node.connect()?)?).expect("the purchaser will come");
+            counted.send(node).expect("the census will come");
+        }
+    } else {
+        client.batch_execute("CREATE EXTENSION credits_ledger")?;
+        listeners.send(purchaser::listen(connect(args)?)?).expect("the purchaser will come");
+    }
     announce(args, terminal, usages.len());
 
     let (events, shown) = mpsc::channel();
+    let expansion = match &args.nodes {
+        Some(nodes) => Some(Expansion {
+            router: connect(args)?,
+            new_node: &nodes.new_node,
+            listeners,
+            counted,
+            counters: &counters,
+            requests: usages.len() as u64,
+            events: events.clone(),
+        }),
+        None => None,
+    };
     let writers = (0..args.writers)
         .map(|_| Ok(Writer::new(connect(args)?, &accounts, &counters, events.clone())?))
         .collect::<Result<Vec<_>, Failure>>()?;
-    let mut purchaser = Purchaser::new(connect(args)?, &accounts, &counters, events)?;
+    let mut purchaser = Purchaser::new(connect(args)?, new_listeners, &accounts, &counters, events)?;
 
     let began = Instant::now();
     purchaser.open_accounts()?;
     let queue = Queue::new(&usages);
     let writers_finished = AtomicBool::new(false);
-    thread::scope(|scope| {
+    let census = args.nodes.as_ref().map(|_| Census::new(began, new_nodes));
+    let census = thread::scope(|scope| {
+        let census = census.map(|census| scope.spawn(|| census.run(&writers_finished)));
+        let expansion = expansion.map(|expansion| scope.spawn(|| expansion.run(&writers_finished)));
         let purchaser = scope.spawn(|| purchaser.run(&writers_finished));
         let progress = Progress::new(terminal, &counters, usages.len() as u64);
         scope.spawn(move || progress.run(&shown));
@@ -94,11 +123,25 @@ fn play(args: &Args) -> Result<bool, Failure> {
             writers.into_iter().try_for_each(|writer| writer.join().expect("a writer does not panic"));
         writers_finished.store(true, Ordering::Release);
         purchaser.join().expect("the purchaser does not panic")?;
-        Ok::<(), Failure>(written?)
+        if let Some(expansion) = expansion {
+            expansion.join().expect("the expansion does not panic")?;
+        }
+        written?;
+        let census = census.map(|census| census.join().expect("the census does not panic"));
+        Ok::<Option<Census>, Failure>(census.transpose()?)
     })?;
-    Report { client, terminal, accounts: &accounts, counters: &counters }
-        .print(began.elapsed())
-        .map_err(Into::into)
+    let elapsed = began.elapsed();
+    let counted = census.map(Census::finish).transpose()?;
+    if let (Some(Nodes { picture, .. }), Some(counted)) = (&args.nodes, &counted) {
+        picture::draw(picture, counted)?;
+    }
+    let nodes = counted.map_or(Vec::new(), |counted| counted.nodes);
+    let holds =
+        Report { client, nodes, terminal, accounts: &accounts, counters: &counters }.print(elapsed)?;
+    if let Some(Nodes { picture, .. }) = &args.nodes {
+        println!("\nRows a node over time: {}", picture.display());
+    }
+    Ok(holds)
 }
 
 fn connect(args: &Args) -> Result<Client, postgres::Error> {
@@ -108,8 +151,9 @@ fn connect(args: &Args) -> Result<Client, postgres::Error> {
 fn announce(args: &Args, terminal: Terminal, requests: usize) {
     let origin =
         args.trace.as_ref().map_or("made for this demo".to_owned(), |path| path.display().to_string());
+    let over = if args.nodes.is_some() { ", through a router" } else { "" };
     terminal.heading(&format!(
-        "{} LLM requests ({origin}) by {} accounts, {} writers",
+        "{} LLM requests ({origin}) by {} accounts, {} writers{over}",
         grouped(requests as u64),
         grouped(args.users as u64),
         args.writers

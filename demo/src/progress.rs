@@ -47,12 +47,20 @@ pub struct Counters {
     pub low_down: Counter,
 }
 
-/// A notification that arrived, or a refusal.
+impl Counters {
+    /// Requests that are done with, in whatever way.
+    pub fn handled(&self) -> u64 {
+        self.rows.get() - self.purchases.get() + self.turned_away.get() + self.refused.get()
+    }
+}
+
+/// What happened: a notification that arrived, a refusal, a node more.
 pub enum Event {
     Up { user: Uuid },
     Down { user: Uuid, balance: Decimal },
     Low { user: Uuid, balance: Decimal },
     Refused { user: Uuid, most: Decimal },
+    Added { node: &'static str },
 }
 
 /// Draws until the senders of events are gone.
@@ -126,6 +134,7 @@ impl<'a> Progress<'a> {
                 }
                 format!("{}  {user}  cannot cover {most:.6}", self.terminal.paint(Style::Bad, "refused"))
             }
+            Event::Added { node } => format!("{}    {node}", self.terminal.paint(Style::Heading, "added")),
         };
         self.clear();
         println!("  {line}");
@@ -140,12 +149,9 @@ impl<'a> Progress<'a> {
 
     fn draw(&self, rate: u64) {
         let counters = self.counters;
-        let handled = counters.rows.get() - counters.purchases.get()
-            + counters.turned_away.get()
-            + counters.refused.get();
         let line = format!(
             "  {:>3} %  {:>7} rows  {:>6} rows/s  {} refused  crossings: {} up, {} down",
-            100 * handled / self.requests.max(1),
+            100 * counters.handled() / self.requests.max(1),
             grouped(counters.rows.get()),
             grouped(rate),
             grouped(counters.refused.get()),

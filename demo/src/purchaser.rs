@@ -3,14 +3,17 @@
 //! It sets the limit and the threshold of accounts that hold, opens every account with a pack of credits, and then lives on
 //! notifications alone. `down`: the account is cut off, and packs are bought until its balance is above zero again. `up`: the account may
 //! go on. `down` with a threshold: credits are about to run out, and packs are bought in time.
+//!
+//! A ledger over many nodes has a listener for each. What two of them hear of an account that has moved from one to the other need not
+//! be read in the order in which it was said: so after `down` the balance decides.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use postgres::fallible_iterator::FallibleIterator;
-use postgres::{Client, Statement};
+use postgres::{Client, Notification, Statement};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -40,9 +43,11 @@ enum Direction {
     Down,
 }
 
-/// One connection that listens and buys.
+/// Sessions that listen, and one that buys.
 pub struct Purchaser<'a> {
     client: Client,
+    listeners: Vec<Client>,
+    new_listeners: Receiver<Client>,
     balance: Statement,
     purchase: Statement,
     accounts: &'a Accounts,
@@ -50,20 +55,36 @@ pub struct Purchaser<'a> {
     events: Sender<Event>,
 }
 
+/// Has a session hear of crossings on its server.
+pub fn listen(mut client: Client) -> Result<Client, postgres::Error> {
+    client.batch_execute("LISTEN credits_balance_crossed")?;
+    Ok(client)
+}
+
 impl<'a> Purchaser<'a> {
+    /// The listeners are those that have been sent, and those that will be.
     pub fn new(
         mut client: Client,
+        new_listeners: Receiver<Client>,
         accounts: &'a Accounts,
         counters: &'a Counters,
         events: Sender<Event>,
     ) -> Result<Self, postgres::Error> {
-        client.batch_execute("LISTEN credits_balance_crossed")?;
         let balance = client.prepare("SELECT credits.get_user_balance($1)")?;
         let purchase = client.prepare(
             "SELECT FROM credits.create_transaction(user_id => $1, transaction_type => 'purchase', amount => $2,
                                                     source_id => $3, description => 'Pack of credits')",
         )?;
-        Ok(Self { client, balance, purchase, accounts, counters, events })
+        Ok(Self {
+            client,
+            listeners: Vec::new(),
+            new_listeners,
+            balance,
+            purchase,
+            accounts,
+            counters,
+            events,
+        })
     }
 
     /// Sets limits and thresholds, and gives every account its first pack.
@@ -82,18 +103,34 @@ impl<'a> Purchaser<'a> {
     pub fn run(mut self, writers_finished: &AtomicBool) -> Result<(), Box<dyn Error + Send + Sync>> {
         loop {
             let last_round = writers_finished.load(Ordering::Acquire);
+            self.listeners.extend(self.new_listeners.try_iter());
             if last_round {
                 // The server sends waiting notifications before it answers: after this none of a committed
                 // transaction is missing.
-                self.client.batch_execute("")?;
+                self.listeners.iter_mut().try_for_each(|listener| listener.batch_execute(""))?;
             }
-            let notification = self.client.notifications().timeout_iter(POLL).next()?;
-            match notification {
+            match self.hear()? {
                 Some(notification) => self.react(&serde_json::from_str(notification.payload())?)?,
                 None if last_round => return Ok(()),
                 None => {}
             }
         }
+    }
+
+    /// The next notification of any server, or nothing after [`POLL`].
+    fn hear(&mut self) -> Result<Option<Notification>, postgres::Error> {
+        for listener in &mut self.listeners {
+            if let Some(notification) = listener.notifications().iter().next()? {
+                return Ok(Some(notification));
+            }
+        }
+        let turns = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX).max(1);
+        for listener in &mut self.listeners {
+            if let Some(notification) = listener.notifications().timeout_iter(POLL / turns).next()? {
+                return Ok(Some(notification));
+            }
+        }
+        Ok(None)
     }
 
     fn react(&mut self, crossing: &Crossing) -> Result<(), postgres::Error> {
@@ -110,6 +147,9 @@ impl<'a> Purchaser<'a> {
                     self.accounts.set_cut_off(account, true);
                     let balance = self.balance_of(account)?;
                     self.tell(Event::Down { user: crossing.user_id, balance });
+                    if balance > Decimal::ZERO {
+                        self.accounts.set_cut_off(account, false);
+                    }
                     self.buy_until_above(Decimal::ZERO, account, balance)?;
                 }
             }

@@ -37,6 +37,9 @@ const WRONG_STATEMENTS: &str = "
 
 const DISCREPANCIES: &str = "SELECT check_name, user_id, detail FROM credits.verify_ledger()";
 
+/// Rows of the accounts that a node has.
+const OWN_ROWS: &str = "SELECT credits.count_all_transactions()";
+
 /// Users whose balance is not the plain sum of their rows.
 const WRONG_SUMS: &str = "
     WITH sums AS (
@@ -55,6 +58,8 @@ const OVERSPENT: &str = "SELECT count(*) FROM credits.balances JOIN credits.spen
 /// Reads the finished demo's database.
 pub struct Report<'a> {
     pub client: Client,
+    /// The servers behind it, if it is a router's.
+    pub nodes: Vec<Client>,
     pub terminal: Terminal,
     pub accounts: &'a Accounts,
     pub counters: &'a Counters,
@@ -137,7 +142,14 @@ impl Report<'_> {
 
     fn checks(&mut self) -> Result<bool, Error> {
         self.terminal.heading("Checks");
-        let discrepancies = self.client.query(DISCREPANCIES, &[])?;
+        let mut discrepancies = self.client.query(DISCREPANCIES, &[])?;
+        let is_spread = !self.nodes.is_empty();
+        let mut on_nodes = 0;
+        // A router has asked the nodes that have accounts.
+        for node in &mut self.nodes {
+            discrepancies.extend(node.query(DISCREPANCIES, &[])?);
+            on_nodes += node.query_one(OWN_ROWS, &[])?.get::<_, i64>(0);
+        }
         for row in &discrepancies {
             println!(
                 "  {}: {:?}: {}",
@@ -169,7 +181,7 @@ impl Report<'_> {
             grouped(low_down),
             grouped(well_off)
         );
-        let checks = [
+        let mut checks = vec![
             ("verify_ledger() finds nothing", discrepancies.is_empty()),
             ("every balance is the plain SQL sum of its rows", wrong_sums == 0),
             ("every statement closes with the balance", wrong_statements == 0),
@@ -180,7 +192,13 @@ impl Report<'_> {
             ("nothing is held any more", holds == 0 && held.is_zero()),
             ("no account that holds is below its limit", overspent == 0),
         ];
-        for (what, holds) in checks {
+        if is_spread {
+            checks.push((
+                "every row is counted by one node",
+                u64::try_from(on_nodes) == Ok(self.counters.rows.get()),
+            ));
+        }
+        for &(what, holds) in &checks {
             let verdict = if holds {
                 self.terminal.paint(Style::Good, "ok    ")
             } else {
@@ -188,7 +206,7 @@ impl Report<'_> {
             };
             println!("  {verdict}  {what}");
         }
-        Ok(checks.iter().all(|(_, holds)| *holds))
+        Ok(checks.iter().all(|&(_, holds)| holds))
     }
 
     fn balances(&mut self) -> Result<HashMap<Uuid, Decimal>, Error> {

@@ -7,6 +7,8 @@
 
 use std::sync::Mutex;
 use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::Duration;
 
 use postgres::types::ToSql;
 use postgres::{Client, Error, Statement};
@@ -32,6 +34,12 @@ const KEYS: usize = 2;
 
 /// SQLSTATE of what an account's credits do not cover.
 const INSUFFICIENT_CREDITS: &str = "LC001";
+
+/// SQLSTATE of an account that is on its way to another node.
+const MOVING: &str = "LC003";
+
+/// How long to leave it alone.
+const LATER: Duration = Duration::from_millis(20);
 
 /// One request as it will be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,12 +121,15 @@ impl<'a> Writer<'a> {
                                              description => 'Request', api_key_id => $4, category => $5)",
         )?;
         let capture = client.prepare("SELECT FROM credits.capture_hold(source_id => $1, amount => $2)")?;
+        // Over many nodes an INSERT commits on one after the other. It is repeated where an account was on its way, and then some rows
+        // may be there.
         let many = client.prepare(
             "INSERT INTO credits.credits_transactions
                  (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, category)
              SELECT user_id, 'usage', amount, source_id, 'Batched request', batch, api_key, model
                FROM unnest($1::uuid[], $2::numeric[], $3::text[], $4::uuid[], $5::uuid[], $6::text[])
-                    AS t(user_id, amount, source_id, batch, api_key, model)",
+                    AS t(user_id, amount, source_id, batch, api_key, model)
+             ON CONFLICT DO NOTHING",
         )?;
         Ok(Self { client, hold, capture, many, accounts, counters, events })
     }
@@ -157,7 +168,7 @@ impl<'a> Writer<'a> {
                 self.counters.transactions.add(1);
                 Ok(true)
             }
-            Err(error) if error.code().is_some_and(|code| code.code() == INSUFFICIENT_CREDITS) => {
+            Err(error) if has_state(&error, INSUFFICIENT_CREDITS) => {
                 self.counters.refused.add(1);
                 // Without anyone to show it to, an event is of no interest.
                 let _ = self.events.send(Event::Refused { user, most: usage.most });
@@ -183,7 +194,13 @@ impl<'a> Writer<'a> {
         let batches: Vec<Option<Uuid>> = usages.iter().map(|usage| usage.batch).collect();
         let keys: Vec<Uuid> = usages.iter().map(|usage| usage.api_key).collect();
         let models: Vec<&str> = usages.iter().map(|usage| usage.model).collect();
-        self.client.execute(&self.many, &[&users, &amounts, &source_ids, &batches, &keys, &models])?;
+        let parameters: [&(dyn ToSql + Sync); 6] = [&users, &amounts, &source_ids, &batches, &keys, &models];
+        while let Err(error) = self.client.execute(&self.many, &parameters) {
+            if !has_state(&error, MOVING) {
+                return Err(error);
+            }
+            thread::sleep(LATER);
+        }
         self.recorded(usages);
         Ok(())
     }
@@ -195,6 +212,10 @@ impl<'a> Writer<'a> {
         self.counters.transactions.add(1);
         self.counters.rows.add(usages.len() as u64);
     }
+}
+
+fn has_state(error: &Error, sqlstate: &str) -> bool {
+    error.code().is_some_and(|code| code.code() == sqlstate)
 }
 
 #[cfg(test)]

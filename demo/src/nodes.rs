@@ -1,0 +1,144 @@
+//! A ledger over many nodes: where they are, how many rows each has over time, and the node that is added on the way.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::{Client, Error, NoTls};
+
+use crate::progress::{Counters, Event};
+use crate::purchaser::listen;
+
+/// Time between two counts of rows.
+const COUNT: Duration = Duration::from_millis(200);
+
+/// Time between two looks at how far the writers are.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The residue of each `seq` of the node that is added: the others have their numbers.
+const NEW_RESIDUE: i32 = 1000;
+
+/// Name of the node that is added.
+const NEW_NODE: &str = "new_node";
+
+/// A server that has accounts, as the router knows it.
+pub struct Node {
+    pub name: String,
+    host: String,
+    port: i32,
+    dbname: String,
+}
+
+impl Node {
+    /// The nodes of a router.
+    pub fn all(router: &mut Client) -> Result<Vec<Self>, Error> {
+        let rows = router.query("SELECT node, host, port, dbname FROM credits.nodes ORDER BY node", &[])?;
+        let node = |row: &postgres::Row| Self {
+            name: row.get(0),
+            host: row.get(1),
+            port: row.get(2),
+            dbname: row.get(3),
+        };
+        Ok(rows.iter().map(node).collect())
+    }
+
+    /// A session on it.
+    pub fn connect(&self) -> Result<Client, Error> {
+        let connection =
+            format!("host='{}' port={} dbname='{}' user=postgres", self.host, self.port, self.dbname);
+        Client::connect(&connection, NoTls)
+    }
+}
+
+/// How many rows each node had at a moment, in seconds from the beginning.
+pub struct Sample {
+    pub seconds: f64,
+    /// In the order in which the nodes came; one that came later is missing.
+    pub rows: Vec<u64>,
+}
+
+/// What was counted, and of whom, in the order in which the nodes came.
+pub struct Counted {
+    pub names: Vec<String>,
+    pub nodes: Vec<Client>,
+    pub samples: Vec<Sample>,
+}
+
+/// Counts the rows of all nodes.
+pub struct Census {
+    began: Instant,
+    new_nodes: Receiver<Node>,
+    nodes: Vec<(String, Client)>,
+    samples: Vec<Sample>,
+}
+
+impl Census {
+    /// The nodes are those that have been sent, and those that will be.
+    pub fn new(began: Instant, new_nodes: Receiver<Node>) -> Self {
+        Self { began, new_nodes, nodes: Vec::new(), samples: Vec::new() }
+    }
+
+    /// Counts until the writers have finished.
+    pub fn run(mut self, writers_finished: &AtomicBool) -> Result<Self, Error> {
+        while !writers_finished.load(Ordering::Acquire) {
+            self.count()?;
+            thread::sleep(COUNT);
+        }
+        Ok(self)
+    }
+
+    /// Counts once. A node counts the accounts that are its own.
+    fn count(&mut self) -> Result<(), Error> {
+        for node in self.new_nodes.try_iter() {
+            self.nodes.push((node.name.clone(), node.connect()?));
+        }
+        let mut rows = Vec::with_capacity(self.nodes.len());
+        for (_, node) in &mut self.nodes {
+            let count: i64 = node.query_one("SELECT credits.count_all_transactions()", &[])?.get(0);
+            rows.push(u64::try_from(count).unwrap_or(0));
+        }
+        self.samples.push(Sample { seconds: self.began.elapsed().as_secs_f64(), rows });
+        Ok(())
+    }
+
+    /// Counts for the last time.
+    pub fn finish(mut self) -> Result<Counted, Error> {
+        self.count()?;
+        let (names, nodes) = self.nodes.into_iter().unzip();
+        Ok(Counted { names, nodes, samples: self.samples })
+    }
+}
+
+/// Adds a node while the writers write.
+pub struct Expansion<'a> {
+    pub router: Client,
+    /// Host and database of the new node.
+    pub new_node: &'a (String, String),
+    pub listeners: Sender<Client>,
+    pub counted: Sender<Node>,
+    pub counters: &'a Counters,
+    pub requests: u64,
+    pub events: Sender<Event>,
+}
+
+impl Expansion<'_> {
+    /// Waits until a fourth of the requests is done, and adds the node.
+    pub fn run(mut self, writers_finished: &AtomicBool) -> Result<(), Error> {
+        while 4 * self.counters.handled() < self.requests && !writers_finished.load(Ordering::Acquire) {
+            thread::sleep(POLL);
+        }
+        let (host, dbname) = self.new_node;
+        self.router.execute(
+            "INSERT INTO credits.nodes (node, host, dbname, seq_residue) VALUES ($1, $2, $3, $4)",
+            &[&NEW_NODE, host, dbname, &NEW_RESIDUE],
+        )?;
+        let nodes = Node::all(&mut self.router)?;
+        let node = nodes.into_iter().find(|node| node.name == NEW_NODE).expect("it was added");
+        // Nothing is announced there before it has an account. Who is gone needs to hear of no node.
+        let _ = self.listeners.send(listen(node.connect()?)?);
+        let _ = self.counted.send(node);
+        let _ = self.events.send(Event::Added { node: NEW_NODE });
+        Ok(())
+    }
+}
