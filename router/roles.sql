@@ -17,6 +17,8 @@ GRANT USAGE ON SCHEMA credits, credits_routes TO credits_reader;
 GRANT SELECT ON credits.credits_transactions, credits.holds, credits.spending_limits, credits.spend_caps, credits.balances, credits.thresholds,
     credits.spend_cap_states, credits.batches, credits.checkpoints
     TO credits_reader;
+-- Where to listen.
+GRANT SELECT (node, host, port, dbname) ON credits.nodes TO credits_reader;
 GRANT EXECUTE ON FUNCTION credits_routes.checkpoints, credits_routes.list_all_of_one TO credits_reader;
 GRANT credits_reader TO credits_writer;
 GRANT INSERT (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at, category,

@@ -9,6 +9,7 @@
 #                                       starts a new, empty cluster instead of the last one of that name, and prints the
 #                                       folder of its socket; the database NAME is there, and the superuser postgres. With
 #                                       a PORT, it listens on it on the loopback, too, and asks for a password there.
+#   postgres.sh restart NAME            restarts that cluster, as after a crash
 #   postgres.sh stop NAME               stops that cluster and removes it.
 set -euo pipefail
 shopt -s inherit_errexit
@@ -130,6 +131,11 @@ start() {
   echo "$folder"
 }
 
+restart() {
+  local folder=$cache/cluster-$checkout-$1
+  as_server_user "$(cat "$folder/bin")/pg_ctl" restart --wait -m immediate -D "$folder/data" -l "$folder/server.log" </dev/null >/dev/null
+}
+
 stop() {
   local folder=$cache/cluster-$checkout-$1 bin
   [ -d "$folder" ] || return 0
@@ -149,6 +155,7 @@ case ${1:-} in
   libclang) libclang ;;
   user) server_user ;;
   start) start "$2" "$3" "${4:-}" ;;
+  restart) restart "$2" ;;
   stop) stop "$2" ;;
-  *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
