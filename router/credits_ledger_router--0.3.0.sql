@@ -1424,6 +1424,16 @@ END
 $$;
 COMMENT ON FUNCTION credits.get_users_balances_bulk(user_ids uuid[], checkpoint_refresh_probability integer) IS 'Balances of several users, each distinct id once, unknown ones with 0. checkpoint_refresh_probability N asks for a refresh of each user''s checkpoint at commit with chance 1 in N; NULL and 0: never; ignored where the transaction cannot write. Errors: 22004 for NULL or a NULL in the array, 22023 for a negative probability, 42501 without SELECT on the ledger.';
 
+CREATE FUNCTION credits.has_all_buckets() RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have has_all_buckets',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.has_all_buckets() IS 'Refused with 0A000. It belongs to one node: call it there.';
+
 CREATE PROCEDURE credits.import_transactions(IN source regclass, IN chunk_size bigint DEFAULT 50000, IN announce boolean DEFAULT false)
     LANGUAGE plpgsql
     AS $$
@@ -1433,6 +1443,16 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE credits.import_transactions(IN source regclass, IN chunk_size bigint, IN announce boolean) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.is_here(user_id uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have is_here',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.is_here(user_id uuid) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits_routes.list_all_transactions(nodes text[], rows_wanted bigint, words text, types text[], from_date timestamptz, to_date timestamptz) RETURNS TABLE (node text, id uuid, user_id uuid, transaction_type text, amount numeric, source_id text, description text, created_at timestamp with time zone, seq bigint, fusillade_batch_id uuid, api_key_id uuid)
     LANGUAGE plproxy SET client_min_messages = warning
@@ -1627,6 +1647,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION credits.own_buckets(buckets integer[]) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.owned_buckets() RETURNS bit
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have owned_buckets',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.owned_buckets() IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits.owns_bucket(bucket integer) RETURNS boolean
     LANGUAGE plpgsql
@@ -1855,6 +1885,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION credits.release_hold(source_id text) IS 'Deletes a hold, and returns whether there was one. Errors: 22004 NULL, 40001 the hold has changed since the transaction''s snapshot, 09000 a trigger left it there.';
+
+CREATE FUNCTION credits.require_class(modulus integer, remainder integer) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have require_class',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.require_class(modulus integer, remainder integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits.restore_row_security() RETURNS SETOF record
     LANGUAGE plpgsql

@@ -308,6 +308,40 @@ SET LOCAL search_path = credits, pg_temp;
 -- requires:
 --   ledger
 
+-- Which accounts this ledger has, where it is one of many nodes: views ask.
+
+CREATE FUNCTION credits.owned_buckets() RETURNS bit
+    LANGUAGE c STABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'owned_buckets';
+COMMENT ON FUNCTION credits.owned_buckets() IS
+    'Which buckets of accounts this node has in the snapshot of the statement: 1,024 bits, that of bucket 0 first. One that is about to leave is here, one that is arriving is not. '
+    'For readers of all nodes, in one statement with what they read: whether each bucket was read once.';
+
+CREATE FUNCTION credits.has_all_buckets() RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'has_all_buckets';
+COMMENT ON FUNCTION credits.has_all_buckets() IS
+    'Whether this ledger has all accounts in the snapshot of the statement, as one without a router has.';
+
+CREATE FUNCTION credits.is_here(user_id uuid) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'is_here';
+COMMENT ON FUNCTION credits.is_here(uuid) IS
+    'Whether this node has the account in the snapshot of the statement: not if its bucket has left and rows of it are kept, or is arriving. 22004 for NULL.';
+
+-- The same for every row, so it is evaluated before the first one is read.
+CREATE FUNCTION credits.require_class(modulus int, remainder int) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'require_class';
+COMMENT ON FUNCTION credits.require_class(int, int) IS
+    'For the views of make_class_views: true if this node has all buckets of the class in the snapshot of the statement; raises LC003 otherwise. 22004, 22023 for what is no class.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   here
+
 CREATE TABLE credits.user_balance_checkpoints (
     user_id               uuid        NOT NULL,
     checkpoint_seq        bigint      NOT NULL,
@@ -3279,8 +3313,9 @@ SET LOCAL search_path = credits, pg_temp;
 /* <begin connected objects> */
 -- src/lib.rs
 -- finalize
--- PUBLIC may execute five functions: those that stamp a row, make its id and check thresholds, which run as the role that writes, the one that
--- pg_dump calls, as the role that dumps, and the one that names an account's bucket, as the role that reads or writes through a router.
+-- PUBLIC may execute nine functions: those that stamp a row, make its id and check thresholds, which run as the role that writes, the one that
+-- pg_dump calls, as the role that dumps, the one that names an account's bucket, as the role that reads or writes through a router, and those that say
+-- which buckets there are, as whoever reads.
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
@@ -3288,7 +3323,8 @@ REVOKE ALL ON SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance,
     credits.credit_hold, credits.recorded_transaction, credits.feed_item FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint), credits.uuid_v7(), credits.are_thresholds(numeric[]) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION credits.row_security(), credits.bucket_of(uuid) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION credits.row_security(), credits.bucket_of(uuid), credits.owned_buckets(), credits.has_all_buckets(),
+    credits.is_here(uuid), credits.require_class(int, int) TO PUBLIC;
 
 -- Who watches the cluster watches the ledger: how far checkpoints are behind, how many holds there are and what settlement has done, and no amount.
 GRANT USAGE ON SCHEMA credits TO pg_monitor;

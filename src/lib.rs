@@ -32,7 +32,8 @@ extern "C-unwind" fn _PG_init() {
 // Of two files that wait for the same one, pgrx puts either first: each waits for the one before it.
 pgrx::extension_sql_file!("../sql/schema/types.sql", name = "types", bootstrap);
 pgrx::extension_sql_file!("../sql/schema/ledger.sql", name = "ledger", requires = ["types"]);
-pgrx::extension_sql_file!("../sql/schema/derived.sql", name = "derived", requires = ["ledger"]);
+pgrx::extension_sql_file!("../sql/schema/here.sql", name = "here", requires = ["ledger"]);
+pgrx::extension_sql_file!("../sql/schema/derived.sql", name = "derived", requires = ["here"]);
 pgrx::extension_sql_file!("../sql/schema/limits.sql", name = "limits", requires = ["derived"]);
 pgrx::extension_sql_file!("../sql/schema/caps.sql", name = "caps", requires = ["limits"]);
 pgrx::extension_sql_file!("../sql/schema/holds.sql", name = "holds", requires = ["caps"]);

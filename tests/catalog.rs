@@ -5,10 +5,14 @@ use ledger::transaction_type::TransactionType;
 
 /// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts, pg_dump for whoever dumps,
 /// and the views of a router for whoever uses them.
-const PUBLIC: [&str; 5] = [
+const PUBLIC: [&str; 9] = [
     "credits.are_thresholds(numeric[])",
     "credits.bucket_of(uuid)",
     "credits.current_xact_id(bigint)",
+    "credits.has_all_buckets()",
+    "credits.is_here(uuid)",
+    "credits.owned_buckets()",
+    "credits.require_class(integer,integer)",
     "credits.row_security()",
     "credits.uuid_v7()",
 ];

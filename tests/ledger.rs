@@ -46,6 +46,7 @@ mod ids;
 mod import;
 mod installation;
 mod interleavings;
+mod kept_rows;
 mod locks;
 mod numbering;
 mod online_changes;

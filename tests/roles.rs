@@ -5,10 +5,14 @@ use std::fs;
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
 /// Whoever has no grant at all; without USAGE on the schema it cannot even name these.
-const EVERYBODY: [&str; 5] = [
+const EVERYBODY: [&str; 9] = [
     "are_thresholds: EXECUTE",
     "bucket_of: EXECUTE",
     "current_xact_id: EXECUTE",
+    "has_all_buckets: EXECUTE",
+    "is_here: EXECUTE",
+    "owned_buckets: EXECUTE",
+    "require_class: EXECUTE",
     "row_security: EXECUTE",
     "uuid_v7: EXECUTE",
 ];

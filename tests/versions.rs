@@ -17,7 +17,7 @@ fn calls(session: &mut Session) -> Vec<String> {
         "SELECT format('SELECT credits.%I(%s)', proname,
                        (SELECT string_agg(CASE type WHEN 'uuid' THEN quote_literal(gen_random_uuid()) || '::uuid'
                                                     WHEN 'uuid[]' THEN 'ARRAY[gen_random_uuid()]'
-                                                    WHEN 'interval' THEN quote_literal('1 hour') WHEN 'bigint' THEN '1::bigint' WHEN 'numeric' THEN '1'
+                                                    WHEN 'interval' THEN quote_literal('1 hour') WHEN 'bigint' THEN '1::bigint' WHEN 'integer' THEN '1' WHEN 'numeric' THEN '1'
                                                     WHEN 'timestamptz' THEN 'now()' WHEN 'jsonb' THEN quote_literal('[]') ELSE quote_literal('usage') END, ', ' ORDER BY n)
                         FROM unnest(proargtypes[0:pronargs - pronargdefaults - 1]) WITH ORDINALITY a (oid, n),
                              replace(format_type(a.oid, NULL), 'timestamp with time zone', 'timestamptz') type))

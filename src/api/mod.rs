@@ -16,6 +16,7 @@ mod filters;
 pub mod grouped;
 pub mod holds;
 mod newest;
+pub mod nodes;
 pub mod open_holds;
 mod operations;
 pub mod recording;

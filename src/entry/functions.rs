@@ -2,8 +2,8 @@
 //! and what answers them.
 
 use crate::api::{
-    balances, bulk, charges, days, feed, grouped, holds, open_holds, recording, reversals, statements, topup,
-    transactions,
+    balances, bulk, charges, days, feed, grouped, holds, nodes, open_holds, recording, reversals, statements,
+    topup, transactions,
 };
 use crate::pg::entry_point::entry_points;
 use crate::pg::{stamp, uuid_v7};
@@ -28,6 +28,10 @@ entry_points! { functions:
     release_hold => holds::release_hold;
     extend_hold => holds::extend_hold;
     charge => charges::charge;
+    owned_buckets => nodes::owned_buckets;
+    has_all_buckets => nodes::has_all_buckets;
+    is_here => nodes::is_here;
+    require_class => nodes::require_class;
 }
 
 entry_points! { reading_functions:

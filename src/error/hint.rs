@@ -39,9 +39,12 @@ impl LedgerError {
             Self::InsufficientCredits { .. } => Some(
                 "Grant or buy credits, release holds that are not needed, or raise overdraft_limit in credits.spending_limits.",
             ),
-            Self::NotHere { .. } => Some(
+            Self::NotHere { .. } | Self::BucketNotHere(_) => Some(
                 "Look up which node has it, and ask there; while it is being moved, none answers for a moment.",
             ),
+            Self::NoClass { .. } => {
+                Some("A modulus is a power of two, at most 1024; a remainder is below it.")
+            }
             Self::PreparedMove { .. } => Some("Use COMMIT, or come again on the node that will have it."),
             Self::SpendCapReached { .. } => Some(
                 "Wait until it resets, release holds that are not needed, or change the cap in credits.spend_caps.",

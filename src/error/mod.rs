@@ -366,6 +366,17 @@ pub enum LedgerError {
         /// The account.
         user: UserId,
     },
+    /// A bucket that this node does not have.
+    #[error("bucket {0} is not on this node")]
+    BucketNotHere(u64),
+    /// There is no class of buckets with these numbers.
+    #[error("there is no class of buckets with modulus {modulus} and remainder {remainder}")]
+    NoClass {
+        /// What the numbers of buckets are divided by.
+        modulus: i32,
+        /// What they leave.
+        remainder: i32,
+    },
     /// A transaction that has written of a bucket which is about to leave is to be prepared.
     #[error(
         "cannot PREPARE a transaction that has written of account {user}: it is being moved to another node"
@@ -382,7 +393,7 @@ impl LedgerError {
         let own_sqlstate = match self {
             Self::InsufficientCredits { .. } => Some(INSUFFICIENT_CREDITS),
             Self::SpendCapReached { .. } => Some(SPEND_CAP_REACHED),
-            Self::NotHere { .. } => Some(NOT_HERE),
+            Self::NotHere { .. } | Self::BucketNotHere(_) => Some(NOT_HERE),
             _ => None,
         };
         if let Some(sqlstate) = own_sqlstate {
@@ -399,6 +410,7 @@ impl LedgerError {
                 "{{\"user_id\":\"{user}\",\"asked\":\"{asked}\",\"available\":\"{available}\",\"overdraft_limit\":\"{overdraft_limit}\"}}"
             )),
             Self::NotHere { user } => Some(format!("{{\"user_id\":\"{user}\"}}")),
+            Self::BucketNotHere(bucket) => Some(format!("{{\"bucket\":{bucket}}}")),
             Self::SpendCapReached { user, refusal: CapRefusal { id, asked, remaining } } => Some(format!(
                 "{{\"cap_id\":\"{id}\",\"user_id\":\"{user}\",\"asked\":\"{asked}\",\"remaining\":\"{remaining}\"}}"
             )),
@@ -420,6 +432,7 @@ impl LedgerError {
             | Self::OtherLedgersPosition(_)
             | Self::ReversalOfReversal(_)
             | Self::ExpiresIn(_)
+            | Self::NoClass { .. }
             | Self::TooManyElements { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::IntervalOutOfRange { .. } => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Self::Amount { .. }
@@ -461,6 +474,7 @@ impl LedgerError {
             Self::UnknownTransaction(_) => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
             // Raised with an SQLSTATE of our own, as above.
             Self::NotHere { .. }
+            | Self::BucketNotHere(_)
             | Self::OtherVersion { .. }
             | Self::Missing(_)
             | Self::InvalidIndex(_)

@@ -10,6 +10,13 @@ use crate::error::LedgerError;
 /// What a function returns: a value, or rows that are in the result already.
 pub struct Answer(pub(super) pg_sys::Datum);
 
+/// `VarBit` of utils/varbit.h, which the bits follow.
+#[repr(C)]
+struct BitString {
+    size: i32,
+    count: i32,
+}
+
 /// The store that the rows of a result are collected in.
 pub struct Rows {
     pub(super) store: *mut pg_sys::Tuplestorestate,
@@ -76,6 +83,22 @@ impl Answer {
     /// A `numeric`.
     pub fn credits(credits: Credits) -> Self {
         Self(numeric::into_datum(credits))
+    }
+
+    /// A `bit` string.
+    pub fn bits(bits: &[bool]) -> Self {
+        let length = size_of::<BitString>() + bits.len().div_ceil(8);
+        // SAFETY: the memory is zeroed and has room for the header and for each byte of bits, the highest first.
+        unsafe {
+            let string = pg_sys::palloc0(length).cast::<BitString>();
+            pgrx::set_varsize_4b(string.cast(), i32::try_from(length).unwrap_or(i32::MAX));
+            (*string).count = i32::try_from(bits.len()).unwrap_or(i32::MAX);
+            let bytes = string.add(1).cast::<u8>();
+            for (number, _) in bits.iter().enumerate().filter(|(_, is_set)| **is_set) {
+                *bytes.add(number / 8) |= 0x80 >> (number % 8);
+            }
+            Self(pg_sys::Datum::from(string))
+        }
     }
 
     /// A `boolean`.

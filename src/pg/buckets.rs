@@ -18,7 +18,7 @@ use pgrx::pg_sys;
 use super::catalog::{self, Relations};
 use super::relation::{Access, Index, Table};
 use super::scan::IndexScan;
-use super::snapshot::{Sight, Snapshot};
+use super::snapshot::{Sight, Snapshot, SnapshotName};
 use super::tables::bucket_states;
 use super::xact;
 use crate::error::LedgerError;
@@ -35,13 +35,63 @@ unsafe extern "C" {
     safe fn hash_bytes_extended(bytes: *const u8, length: i32, seed: u64) -> u64;
 }
 
-/// What the table says of a bucket that is not simply here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BucketState {
-    /// Here, and about to leave: nobody is prepared.
-    Moving,
+/// A set of buckets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Buckets([u64; 16]);
+
+impl Buckets {
+    /// Those whose number leaves `remainder` when divided by `modulus`. `None` unless that is a power of two, and they are both in bounds.
+    pub fn class(modulus: i32, remainder: i32) -> Option<Self> {
+        let (modulus, remainder) = (u64::try_from(modulus).ok()?, u64::try_from(remainder).ok()?);
+        if !modulus.is_power_of_two() || modulus > BUCKETS || remainder >= modulus {
+            return None;
+        }
+        let mut class = Self::default();
+        (0..BUCKETS).filter(|bucket| bucket % modulus == remainder).for_each(|bucket| class.insert(bucket));
+        Some(class)
+    }
+
+    /// The lowest that is in `other`, too.
+    pub fn first_in(&self, other: &Self) -> Option<u64> {
+        (0..BUCKETS).find(|&bucket| self.contains(bucket) && other.contains(bucket))
+    }
+
+    /// Of each bucket, in their order, whether it is not in the set.
+    pub fn others(&self) -> Vec<bool> {
+        (0..BUCKETS).map(|bucket| !self.contains(bucket)).collect()
+    }
+
+    /// Whether the account's is among them.
+    pub fn has(&self, user: &UserId) -> bool {
+        self.contains(bucket_of(user))
+    }
+
+    fn insert(&mut self, bucket: u64) {
+        if let Some(word) = self.0.get_mut(word_of(bucket)) {
+            *word |= 1 << (bucket % 64);
+        }
+    }
+
+    fn contains(&self, bucket: u64) -> bool {
+        self.0.get(word_of(bucket)).is_some_and(|word| word >> (bucket % 64) & 1 == 1)
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+fn word_of(bucket: u64) -> usize {
+    usize::try_from(bucket / 64).unwrap_or(usize::MAX)
+}
+
+/// What the table says of buckets that are not simply here.
+#[derive(Clone, Copy, Debug, Default)]
+struct States {
     /// Not here, or not yet.
-    NotHere,
+    not_here: Buckets,
+    /// Here, and about to leave: nobody is prepared.
+    moving: Buckets,
 }
 
 #[derive(Clone, Copy)]
@@ -54,12 +104,11 @@ struct LastRead {
     next: pg_sys::TransactionId,
 }
 
-/// Buckets that are not simply here, by number.
-type States = Vec<(u64, BucketState)>;
-
 thread_local! {
     static LAST_READ: Cell<Option<LastRead>> = const { Cell::new(None) };
-    static STATES: RefCell<States> = const { RefCell::new(Vec::new()) };
+    static STATES: Cell<States> = Cell::default();
+    /// The buckets that were not here for a query, and with which snapshot.
+    static SEEN: Cell<Option<(u64, SnapshotName, Buckets)>> = const { Cell::new(None) };
     /// The transactions that were open for the snapshot that it was read with.
     static OPEN_THEN: RefCell<OpenTransactions> = RefCell::default();
 }
@@ -74,7 +123,8 @@ pub fn require_at_commit<'a>(
     }
     // A stripe is held, so no lock is waited for. Who finds the table locked is told to ask again.
     let is_read = read_if_changed(relations, Table::open_if_free, Index::primary_key_if_free);
-    let elsewhere = users.find(|user| is_read.is_err() || state_of(user) == Some(BucketState::NotHere));
+    let not_here = STATES.get().not_here;
+    let elsewhere = users.find(|user| is_read.is_err() || not_here.has(user));
     elsewhere.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
 }
 
@@ -88,11 +138,13 @@ pub fn require_to_prepare<'a>(
         return Ok(());
     }
     read_now(relations);
+    let States { not_here, moving } = STATES.get();
     for user in users {
-        match state_of(user) {
-            Some(BucketState::NotHere) => return Err(LedgerError::NotHere { user: *user }),
-            Some(BucketState::Moving) => return Err(LedgerError::PreparedMove { user: *user }),
-            None => {}
+        let bucket = bucket_of(user);
+        if not_here.contains(bucket) {
+            return Err(LedgerError::NotHere { user: *user });
+        } else if moving.contains(bucket) {
+            return Err(LedgerError::PreparedMove { user: *user });
         }
     }
     Ok(())
@@ -100,30 +152,65 @@ pub fn require_to_prepare<'a>(
 
 /// Refuses accounts that this node does not have in the snapshot of the running query.
 pub fn require_for_reader(users: &[UserId]) -> Result<(), LedgerError> {
+    let not_here = elsewhere_for_reader(|moving| users.iter().any(|user| moving.has(user)));
+    let user = not_here.and_then(|not_here| users.iter().find(|user| not_here.has(user)));
+    user.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
+}
+
+/// The buckets that this node does not have in the snapshot of the running query; `None` if it has all.
+pub fn elsewhere() -> Option<Buckets> {
+    elsewhere_for_reader(|moving| !moving.is_empty()).filter(|not_here| !not_here.is_empty())
+}
+
+/// Whether this node has the account in the snapshot of the running query: for a scan, which asks for each row.
+pub fn is_here(user: &UserId) -> bool {
+    let not_here = seen_by_active().unwrap_or_else(|| {
+        let not_here = elsewhere().unwrap_or_default();
+        remember(not_here);
+        not_here
+    });
+    !not_here.has(user)
+}
+
+/// Buckets that are not here in the snapshot of the running query; `None` if that is known to see all here. `asks` says of those that are about
+/// to leave whether it matters that they may have left: what a transaction has changed is seen before its invalidations arrive. That a bucket
+/// is about to leave was announced by another transaction, before that.
+fn elsewhere_for_reader(asks: impl FnOnce(&Buckets) -> bool) -> Option<Buckets> {
     // Where the extension is not installed, the function says so itself.
-    let Some(relations) = Relations::lookup() else { return Ok(()) };
+    let relations = Relations::lookup()?;
     catalog::accept_invalidations();
     if has_all() && Snapshot::active_sees_all_before(last_read_next()) {
-        return Ok(());
+        return None;
     }
-    // Neither a snapshot can be taken nor anything be kept while workers of a parallel query run.
+    // Neither a snapshot can be taken nor the table be read as of now while workers of a parallel query run.
     if !xact::is_parallel() {
         read_now(&relations);
+        if !asks(&STATES.get().moving) {
+            let open = Snapshot::active().open_transactions();
+            if OPEN_THEN.with_borrow(|then| open.is_as_late_as(then)) {
+                return Some(STATES.get().not_here);
+            }
+        }
     }
-    let active = Rc::new(Snapshot::active());
-    let is_as_late =
-        !xact::is_parallel() && OPEN_THEN.with_borrow(|then| active.open_transactions().is_as_late_as(then));
-    let elsewhere =
-        |states: &States| users.iter().find(|user| find(states, user) == Some(BucketState::NotHere)).copied();
-    let elsewhere = if is_as_late {
-        STATES.with_borrow(elsewhere)
-    } else {
-        let Some(states) = relations.bucket_states else { return Ok(()) };
-        let table = Table::open(states, Access::Read);
-        let index = Index::primary_key_of(&table);
-        elsewhere(&read(table, index, &active))
-    };
-    elsewhere.map_or(Ok(()), |user| Err(LedgerError::NotHere { user }))
+    if let Some(not_here) = seen_by_active() {
+        return Some(not_here);
+    }
+    let table = Table::open(relations.bucket_states?, Access::Read);
+    let index = Index::primary_key_of(&table);
+    let States { not_here, .. } = read(table, index, &Rc::new(Snapshot::active()));
+    remember(not_here);
+    Some(not_here)
+}
+
+/// What was found with the snapshot of the running query, unless the table has changed since: its own transaction may have changed it.
+fn seen_by_active() -> Option<Buckets> {
+    let (generation, name, not_here) = SEEN.get()?;
+    (generation == catalog::ledger_generation() && name == Snapshot::name_of_active()).then_some(not_here)
+}
+
+/// Keeps what was found with the snapshot of the running query.
+fn remember(not_here: Buckets) {
+    SEEN.set(Some((catalog::ledger_generation(), Snapshot::name_of_active(), not_here)));
 }
 
 /// Has all sessions read the table again when the transaction has committed.
@@ -148,16 +235,6 @@ fn bucket_of(user: &UserId) -> u64 {
     let bytes = user.as_bytes();
     let hash = hash_bytes_extended(bytes.as_ptr(), 16, SEED);
     (hash % BUCKETS + ADDED) % BUCKETS
-}
-
-fn find(states: &States, user: &UserId) -> Option<BucketState> {
-    let bucket = bucket_of(user);
-    let place = states.binary_search_by_key(&bucket, |(bucket, _)| *bucket).ok()?;
-    states.get(place).map(|(_, state)| *state)
-}
-
-fn state_of(user: &UserId) -> Option<BucketState> {
-    STATES.with_borrow(|states| find(states, user))
 }
 
 /// Reads the table as of now, if it may have changed since it was read, waiting for its locks.
@@ -186,8 +263,9 @@ fn read_if_changed<E>(
         });
         let opened = opened.transpose()?;
         let snapshot = Rc::new(Snapshot::latest());
-        let states = opened.map_or_else(Vec::new, |(table, index)| read(table, index, &snapshot));
-        LAST_READ.set(Some(LastRead { generation, is_empty: states.is_empty(), next: snapshot.next() }));
+        let states = opened.map_or_else(States::default, |(table, index)| read(table, index, &snapshot));
+        let is_empty = states.not_here.is_empty() && states.moving.is_empty();
+        LAST_READ.set(Some(LastRead { generation, is_empty, next: snapshot.next() }));
         STATES.set(states);
         OPEN_THEN.set(snapshot.open_transactions());
         // An invalidation may have arrived with the locks.
@@ -197,13 +275,13 @@ fn read_if_changed<E>(
 fn read(table: Table, index: Index, snapshot: &Rc<Snapshot>) -> States {
     let mut scan = IndexScan::new(table, index, Sight::without_siread(snapshot), 0, bucket_states::STATE);
     scan.seek(&[]);
-    let mut states = Vec::new();
+    let mut states = States::default();
     while let Some(row) = scan.next() {
-        let state = match row.get(bucket_states::STATE).as_ref() {
-            b"moving" => BucketState::Moving,
-            _ => BucketState::NotHere,
-        };
-        states.extend(u64::try_from(row.get(bucket_states::BUCKET)).ok().map(|bucket| (bucket, state)));
+        let Ok(bucket) = u64::try_from(row.get(bucket_states::BUCKET)) else { continue };
+        match row.get(bucket_states::STATE).as_ref() {
+            b"moving" => states.moving.insert(bucket),
+            _ => states.not_here.insert(bucket),
+        }
     }
     states
 }

@@ -80,10 +80,15 @@ impl<'call> Call<'call> {
 
     /// A `uuid` that must be given and names an account. LC003 for one that is not on this node.
     pub fn user_id(&self, argument: Argument) -> Result<&'call UserId, LedgerError> {
-        // SAFETY: a uuid is 16 bytes, passed by reference, and a `UserId` is laid out as they are; arguments outlive the call.
-        let user: &'call UserId = self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })?;
+        let user = self.any_user_id(argument)?;
         buckets::require_for_reader(std::slice::from_ref(user))?;
         Ok(user)
+    }
+
+    /// A `uuid` that must be given and names an account, of whatever node.
+    pub fn any_user_id(&self, argument: Argument) -> Result<&'call UserId, LedgerError> {
+        // SAFETY: a uuid is 16 bytes, passed by reference, and a `UserId` is laid out as they are; arguments outlive the call.
+        self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
     }
 
     /// The same, to be bound.

@@ -73,9 +73,31 @@ impl Snapshot {
         }
     }
 
+    /// The name of the one that the running query reads with.
+    pub fn name_of_active() -> SnapshotName {
+        // SAFETY: functions are called with an active snapshot.
+        let active = unsafe { &*pg_sys::GetActiveSnapshot() };
+        SnapshotName {
+            next: active.xmax,
+            open: active.xcnt,
+            open_on_standby: if active.takenDuringRecovery { active.subxcnt } else { 0 },
+            command: active.curcid,
+        }
+    }
+
     pub(super) const fn as_raw(&self) -> pg_sys::Snapshot {
         self.0
     }
+}
+
+/// Tells snapshots of one session apart, as far as a transaction of another session, or an earlier command of its own, is seen by one and not by the
+/// other: of the transactions that had begun, ever fewer are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotName {
+    next: pg_sys::TransactionId,
+    open: u32,
+    open_on_standby: i32,
+    command: pg_sys::CommandId,
 }
 
 /// # Safety

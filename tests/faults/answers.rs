@@ -49,6 +49,10 @@ const CALLS: &[&str] = &[
     "bucket_of({user})",
     "get_node_number()",
     "owns_bucket(1)",
+    "owned_buckets()",
+    "has_all_buckets()",
+    "is_here({user})",
+    "require_class(4, 3)",
     "row_security()",
     // Nothing is left to be made.
     "restore_row_security()",

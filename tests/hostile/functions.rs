@@ -16,9 +16,9 @@ pub const CREATE: &str = "create_transaction";
 /// Called as [`crate::rows::reverse`] has it, too: of what is there, depends on what is left.
 pub const REVERSE: &str = "reverse_transaction";
 
-/// Not called: they say which accounts a node has, and how it numbers rows. `buckets` in the target `ledger` has bad values of theirs.
-pub const SHAPE_THE_NODE: [&str; 4] =
-    ["disown_buckets", "make_class_views", "own_buckets", "set_node_number"];
+/// Not called: they are about buckets, and how a node numbers rows. `buckets` and `kept_rows` in the target `ledger` have bad values of theirs.
+pub const SHAPE_THE_NODE: [&str; 5] =
+    ["disown_buckets", "make_class_views", "own_buckets", "require_class", "set_node_number"];
 
 /// A function of the extension.
 #[derive(Clone, Debug)]

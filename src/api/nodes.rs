@@ -1,0 +1,34 @@
+//! Which buckets of accounts this ledger has, where it is one of many nodes, for whoever reads it: each as of the snapshot of the statement.
+
+use super::arguments::required;
+use crate::error::LedgerError;
+use crate::pg::answer::Answer;
+use crate::pg::buckets::{self, Buckets};
+use crate::pg::call::{Argument, Call};
+
+/// `owned_buckets()`
+pub fn owned_buckets(_call: &Call<'_>) -> Result<Answer, LedgerError> {
+    Ok(Answer::bits(&buckets::elsewhere().unwrap_or_default().others()))
+}
+
+/// `has_all_buckets()`
+pub fn has_all_buckets(_call: &Call<'_>) -> Result<Answer, LedgerError> {
+    Ok(Answer::bool(buckets::elsewhere().is_none()))
+}
+
+/// `is_here(user_id)`
+pub fn is_here(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    Ok(Answer::bool(buckets::is_here(call.any_user_id(Argument(0, "user_id"))?)))
+}
+
+/// `require_class(modulus, remainder)`
+pub fn require_class(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let elsewhere = buckets::elsewhere();
+    let modulus = required("modulus", call.integer(Argument(0, "modulus")))?;
+    let remainder = required("remainder", call.integer(Argument(1, "remainder")))?;
+    let class = Buckets::class(modulus, remainder).ok_or(LedgerError::NoClass { modulus, remainder })?;
+    match elsewhere.and_then(|elsewhere| elsewhere.first_in(&class)) {
+        Some(bucket) => Err(LedgerError::BucketNotHere(bucket)),
+        None => Ok(Answer::bool(true)),
+    }
+}
