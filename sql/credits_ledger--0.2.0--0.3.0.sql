@@ -1723,6 +1723,11 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'bucket_states', 'bucket_states_pkey', 'unique btree (bucket)'),
             ('trigger', 'bucket_states', 'announce_buckets', 'AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.announce_buckets(), always'),
             ('trigger', 'bucket_states', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
+            ('relation', 'copies', '', 'table'),
+            ('column', 'copies', 'xact_id', 'xid8 NOT NULL'),
+            ('constraint', 'copies', 'copies_pkey', 'PRIMARY KEY (xact_id)'),
+            ('index', 'copies', 'copies_pkey', 'unique btree (xact_id)'),
+            ('trigger', 'copies', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('relation', 'dumped_row_security', '', 'table, dumped WHERE false UNION ALL SELECT * FROM credits.row_security()'),
             ('column', 'dumped_row_security', 'table_name', 'text NOT NULL'),
             ('column', 'dumped_row_security', 'kind', 'text NOT NULL'),
@@ -2551,6 +2556,23 @@ COMMENT ON TRIGGER leave_out_replicated ON credits.bucket_states IS 'Skips the b
 
 SELECT pg_extension_config_dump('credits.bucket_states', '');
 
+-- The feed of a node has the rows that came into being there. Those that it was given with an account have been in the feed of the node that they
+-- come from. Their transactions tell: a purge takes rows away, and what comes back has been read before.
+CREATE TABLE credits.copies (
+    xact_id xid8 NOT NULL,
+
+    CONSTRAINT copies_pkey PRIMARY KEY (xact_id)
+) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
+COMMENT ON TABLE credits.copies IS
+    'Derived: the transactions that have copied rows of another node into the ledger. transactions_after leaves their rows out. Not for clients.';
+COMMENT ON COLUMN credits.copies.xact_id IS 'Transaction, as xact_id of the rows.';
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.copies
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.copies ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.copies IS 'Skips the transactions of another ledger, which replication brings.';
+
 CREATE FUNCTION credits.disown_buckets(buckets int[]) RETURNS int
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -2616,7 +2638,7 @@ END
 COMMENT ON FUNCTION credits.owns_bucket(int) IS
     'Whether the accounts of this bucket are here. 22004, 22023, 42501 without SELECT on bucket_states.';
 
-REVOKE ALL ON TABLE credits.node, credits.bucket_states FROM PUBLIC;
+REVOKE ALL ON TABLE credits.node, credits.bucket_states, credits.copies FROM PUBLIC;
 REVOKE ALL ON FUNCTION credits.bucket_of(uuid), credits.make_class_views(int, int), credits.number_by_node(), credits.set_node_number(int),
     credits.get_node_number(), credits.announce_buckets(), credits.disown_buckets(int[]), credits.own_buckets(int[]), credits.owns_bucket(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.bucket_of(uuid), credits.owned_buckets(), credits.has_all_buckets(), credits.is_here(uuid), credits.require_class(int, int) TO PUBLIC;

@@ -1,6 +1,6 @@
 //! What readers see of a node that keeps rows of buckets which have left it, and has rows of buckets that are arriving.
 
-use credits_ledger_tests::{Database, Refused, Session, user};
+use credits_ledger_tests::{Database, Refused, Session, Uuid, user};
 
 /// A state of a user's bucket.
 fn set_state(session: &mut Session, number: u32, state: &str) {
@@ -117,4 +117,95 @@ fn a_class_is_whole_or_refused() {
     ] {
         session.try_run(&format!("SELECT credits.require_class({class})")).refused(sqlstate);
     }
+}
+
+/// What the feed shows, a few rows at a time: where it ends, and the `source_id`s.
+fn feed(session: &mut Session, after: Option<String>, limit: i64) -> (Option<String>, Vec<String>) {
+    let (mut after, mut read) = (after, Vec::new());
+    loop {
+        let rows = session
+            .query(
+                "SELECT feed_position, source_id FROM credits.transactions_after($1, $2)",
+                &[&after, &limit],
+            )
+            .unwrap();
+        read.extend(rows.iter().map(|row| row.get::<_, String>(1)));
+        let Some(last) = rows.last() else { return (after, read) };
+        after = Some(last.get(0));
+    }
+}
+
+/// Copies rows that the other node has not, in transactions of a few rows, as a move does.
+fn copy_missing(from: &mut Session, to: &mut Session, account: u32) -> usize {
+    let there: Vec<Uuid> = to.values("SELECT id FROM credits.credits_transactions", &[]);
+    let rows: Vec<String> = from.values(
+        "SELECT (to_jsonb(t) - 'xact_id')::text FROM credits.credits_transactions t WHERE user_id = $1 AND id <> ALL ($2) ORDER BY seq",
+        &[&user(account), &there],
+    );
+    for chunk in rows.chunks(3) {
+        to.run("BEGIN; INSERT INTO credits.copies VALUES (pg_current_xact_id())");
+        for row in chunk {
+            to.execute(
+                "INSERT INTO credits.credits_transactions (id, user_id, transaction_type, amount, source_id, created_at, seq) OVERRIDING SYSTEM VALUE
+                 SELECT id, user_id, transaction_type, amount, source_id, created_at, seq
+                 FROM jsonb_populate_record(NULL::credits.credits_transactions, $1::text::jsonb)",
+                &[row],
+            )
+            .unwrap();
+        }
+        to.run("COMMIT");
+    }
+    rows.len()
+}
+
+/// A node with a history from before it had a number, so of all residues, and one that is new: an account goes there and comes back.
+#[test]
+fn the_feeds_of_all_nodes_have_each_row_once() {
+    let (old, new) = (Database::create_alone(), Database::create_alone());
+    let (mut a, mut b) = (old.connect(), new.connect());
+    for number in 0..30 {
+        a.run(&format!(
+            "SELECT credits.create_transaction('{}', 'admin_grant', 1, 'old {number}')",
+            user(1 + number % 2)
+        ));
+    }
+    a.run("SELECT credits.set_node_number(1)");
+    b.run("SELECT credits.set_node_number(2)");
+    let mut expected: Vec<String> = (0..30).map(|number| format!("old {number}")).collect();
+    let mut born = |session: &mut Session, name: &str| {
+        session.run(&format!("SELECT credits.create_transaction('{}', 'usage', 1, '{name}')", user(1)));
+        expected.push(name.to_owned());
+    };
+    born(&mut a, "at a");
+    let (position_a, mut read_a) = feed(&mut a, None, 7);
+    assert_eq!(copy_missing(&mut a, &mut b, 1), 16);
+    assert_eq!(feed(&mut b, None, 7).1, [""; 0]);
+    born(&mut b, "at b");
+    born(&mut b, "at b again");
+    let (position_b, mut read_b) = feed(&mut b, None, 1);
+    assert_eq!(read_b, ["at b", "at b again"]);
+    assert_eq!(copy_missing(&mut b, &mut a, 1), 2);
+    born(&mut a, "back at a");
+    // As after a purge, rows that were born here come back.
+    a.run("ALTER TABLE credits.credits_transactions DISABLE TRIGGER USER; DELETE FROM credits.credits_transactions WHERE source_id IN ('old 0', 'at a');
+           ALTER TABLE credits.credits_transactions ENABLE TRIGGER USER; ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER note_transaction");
+    read_a.extend(feed(&mut a, position_a, 2).1);
+    assert_eq!(copy_missing(&mut b, &mut a, 1), 2);
+    read_b.extend(feed(&mut b, position_b, 2).1);
+    let mut read: Vec<String> = [read_a, read_b].concat();
+    assert_eq!(feed(&mut a, None, 1000).1.len(), 31 - 2 + 1);
+    // Whoever sees a part of the rows reads them by a query.
+    let name = old.create_role("reader");
+    a.run(&format!(
+        "GRANT USAGE ON SCHEMA credits TO {name}; GRANT SELECT ON credits.credits_transactions TO {name};
+         GRANT EXECUTE ON FUNCTION credits.transactions_after TO {name}; ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY one ON credits.credits_transactions TO {name} USING (user_id = '{}')",
+        user(1)
+    ));
+    let seen = feed(&mut old.connect_as(&name), None, 5).1;
+    assert_eq!(seen.len(), 14 + 1);
+    assert!(!seen.contains(&"at b".to_owned()) && seen.contains(&"back at a".to_owned()));
+    read.sort();
+    expected.sort();
+    assert_eq!(read, expected);
 }

@@ -176,6 +176,23 @@ COMMENT ON TRIGGER leave_out_replicated ON credits.bucket_states IS 'Skips the b
 
 SELECT pg_extension_config_dump('credits.bucket_states', '');
 
+-- The feed of a node has the rows that came into being there. Those that it was given with an account have been in the feed of the node that they
+-- come from. Their transactions tell: a purge takes rows away, and what comes back has been read before.
+CREATE TABLE credits.copies (
+    xact_id xid8 NOT NULL,
+
+    CONSTRAINT copies_pkey PRIMARY KEY (xact_id)
+) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
+COMMENT ON TABLE credits.copies IS
+    'Derived: the transactions that have copied rows of another node into the ledger. transactions_after leaves their rows out. Not for clients.';
+COMMENT ON COLUMN credits.copies.xact_id IS 'Transaction, as xact_id of the rows.';
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.copies
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.copies ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.copies IS 'Skips the transactions of another ledger, which replication brings.';
+
 CREATE FUNCTION credits.disown_buckets(buckets int[]) RETURNS int
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$

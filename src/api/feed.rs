@@ -35,7 +35,7 @@ pub fn transactions_after(call: &Call<'_>) -> Result<Answer, LedgerError> {
     privilege::require_select(&relations, &shown_columns);
     privilege::require_select(&relations, &columns![transactions::XACT_ID]);
     if privilege::view(&relations) == View::Filtered {
-        return Ok(visible(call, &ledger, after, limit));
+        return Ok(visible(call, &relations, &ledger, after, limit));
     }
     let result = call.result_rows(definition::FEED_ITEM.columns);
     let mut feed = Feed::open(&relations);
@@ -58,6 +58,7 @@ pub fn transactions_after(call: &Call<'_>) -> Result<Answer, LedgerError> {
 /// The rows that row-level security shows to the caller.
 fn visible<'call>(
     call: &Call<'call>,
+    relations: &Relations,
     ledger: &'call LedgerId,
     after: Position,
     limit: Option<i64>,
@@ -66,6 +67,8 @@ fn visible<'call>(
     let ledger = statement.bind(Value::uuid(ledger.as_bytes()));
     let stamp = statement.bind(Value::xid8(after.stamp));
     let seq = statement.bind(Value::bigint(after.seq));
+    let copying = feed::copying(relations, &(after.stamp..feed::end()));
+    let copying = statement.bind(Value::xid8s(copying.into_iter()));
     let end = statement.bind(Value::xid8(feed::end()));
     let limit =
         limit.map(|limit| format!(" LIMIT {}", statement.bind(Value::bigint(limit)))).unwrap_or_default();
@@ -74,7 +77,7 @@ fn visible<'call>(
         &format!(
             "SELECT {ledger}::text || ':' || xact_id::text || ':' || seq::text, {}, category, metadata, reverses \
              FROM credits.credits_transactions \
-             WHERE xact_id >= {stamp} AND xact_id < {end} AND (xact_id > {stamp} OR seq > {seq}) \
+             WHERE xact_id >= {stamp} AND xact_id < {end} AND (xact_id > {stamp} OR seq > {seq}) AND xact_id <> ALL ({copying}) \
              ORDER BY xact_id, credits_transactions.seq{limit}",
             *CREDIT_TRANSACTION_NAMES
         ),

@@ -7,6 +7,8 @@
 //! blocks in which rows with a stamp may lie. Those are few, since rows are stored roughly in the order of their stamps. The rows
 //! of a page are read from them and sorted. If one transaction has inserted very many rows, as a restore does, the index on `seq`
 //! is scanned instead.
+//!
+//! Rows that were copied from another node have been in the feed of that one, and are left out: all those of transactions that `copies` lists.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -22,6 +24,7 @@ use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::tables::copies::{self, Copies};
 use crate::pg::tables::identity;
 use crate::pg::tables::transactions::{self, LaterColumns, Ledger};
 use crate::pg::xact;
@@ -74,6 +77,24 @@ pub fn end() -> u64 {
     xact::current_id_if_any().map_or(oldest, |own| oldest.min(own))
 }
 
+/// The transactions with these ids that have copied rows of another node, in ascending order, as the snapshot of the running query sees them.
+pub fn copying(relations: &Relations, ids: &Range<u64>) -> Vec<u64> {
+    open_copies(relations).map_or_else(Vec::new, |mut scan| copying_by(&mut scan, ids))
+}
+
+fn open_copies(relations: &Relations) -> Option<IndexScan<Copies>> {
+    let table = Table::open(relations.copies?, Access::Read);
+    let index = Index::primary_key_of(&table);
+    let sight = Sight::without_siread(&Rc::new(Snapshot::active()));
+    Some(IndexScan::new(table, index, sight, 1, copies::XACT_ID))
+}
+
+fn copying_by(scan: &mut IndexScan<Copies>, ids: &Range<u64>) -> Vec<u64> {
+    scan.seek(&[copies::XACT_ID.at_least(ids.start)]);
+    std::iter::from_fn(|| scan.next().map(|row| row.get(copies::XACT_ID)).filter(|id| *id < ids.end))
+        .collect()
+}
+
 /// The feed as the snapshot of the running query sees it.
 pub struct Feed {
     rows: BlockScan<Ledger>,
@@ -81,6 +102,8 @@ pub struct Feed {
     by_stamp: Option<Index>,
     /// The index on `seq`, if it is complete.
     by_seq: Option<IndexScan<Ledger>>,
+    /// `copies`, if it is there.
+    copies: Option<IndexScan<Copies>>,
     ledger: Table,
     end: u64,
 }
@@ -96,17 +119,18 @@ impl Feed {
         let by_seq = complete(relations.seq_index)
             .map(|index| IndexScan::new(open(), index, sight(), 1, transactions::XACT_ID));
         let by_stamp = complete(relations.stamp_index);
-        Self { rows, by_stamp, by_seq, ledger, end: end() }
+        Self { rows, by_stamp, by_seq, copies: open_copies(relations), ledger, end: end() }
     }
 
     /// The next `count` rows after the position; fewer at the end of the feed.
     pub fn page(&mut self, after: Position, count: usize) -> Vec<Found> {
-        let mut page = Page { rows: Vec::new(), after, count };
+        let mut page = Page { rows: Vec::new(), copying: Vec::new(), after, count };
         let (mut start, mut width) = (after.stamp, u64::try_from(count).unwrap_or(u64::MAX).max(64));
         while start < self.end && page.missing() > 0 {
             xact::check_for_interrupts();
             let ids = start..start.saturating_add(width).min(self.end);
             let blocks = self.blocks(&ids);
+            page.copying = self.copies.as_mut().map_or_else(Vec::new, |scan| copying_by(scan, &ids));
             if length(&blocks) > MANY_BLOCKS {
                 let half = start..start + (ids.end - start) / 2;
                 // Half of the stamps may lie in far fewer blocks. Not if the blocks are those that are not summarized yet.
@@ -151,6 +175,9 @@ impl Feed {
     fn walk(&mut self, page: &mut Page, stamp: u64, most: u32) -> Walk {
         // It can start only at a row of this transaction that has been read: no index gives its lowest `seq`.
         let last = page.last();
+        if page.leaves_out(stamp) {
+            return Walk::Ended;
+        }
         let scan = self.by_seq.as_mut().filter(|_| last.stamp == stamp && last != START);
         let Some(scan) = scan else { return Walk::InVain };
         scan.seek(&[transactions::SEQ.above(last.seq)]);
@@ -175,7 +202,7 @@ enum Walk {
     InVain,
     /// Some are: they are the next rows of the feed.
     Found,
-    /// The scan has reached the end of the index: the transaction has no further rows.
+    /// The transaction has no further rows that the feed shows.
     Ended,
 }
 
@@ -191,6 +218,8 @@ fn length(blocks: &[Blocks]) -> u32 {
 struct Page {
     /// The rows so far. Those that `offer` has added since the last `cut` are not sorted.
     rows: Vec<Found>,
+    /// The transactions whose rows are left out, of those that are looked for.
+    copying: Vec<u64>,
     /// The rows up to this position have been read already.
     after: Position,
     count: usize,
@@ -206,9 +235,13 @@ impl Page {
         self.rows.last().map_or(self.after, |&(position, _)| position)
     }
 
+    fn leaves_out(&self, stamp: u64) -> bool {
+        self.copying.binary_search(&stamp).is_ok()
+    }
+
     fn offer(&mut self, row: &Row<'_, Ledger>, ids: &Range<u64>) {
         let position = position(row);
-        if ids.contains(&position.stamp) && position > self.after {
+        if ids.contains(&position.stamp) && position > self.after && !self.leaves_out(position.stamp) {
             self.rows.push((position, row.tid()));
             // Far more rows than the page takes.
             if self.rows.len() > 2 * self.count + 1000 {

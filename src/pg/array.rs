@@ -69,6 +69,11 @@ impl Value<'_> {
         array_of(&BIGINT, numbers.map(pg_sys::Datum::from))
     }
 
+    /// An `xid8[]`.
+    pub fn xid8s(ids: impl Iterator<Item = u64>) -> Self {
+        array_of(&XID8, ids.map(pg_sys::Datum::from))
+    }
+
     /// A `timestamptz[]`, from microseconds since the server's epoch.
     pub fn timestamptzs(dates: impl Iterator<Item = i64>) -> Self {
         array_of(&TIMESTAMPTZ, dates.map(pg_sys::Datum::from))

@@ -25,6 +25,7 @@ use super::tables::bucket_states::BucketStates;
 use super::tables::caps::Caps;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::{self, BoundaryColumns, Checkpoints};
+use super::tables::copies::Copies;
 use super::tables::days::{self, Days};
 use super::tables::holds::{HOLDS_KEY, Holds};
 use super::tables::identity::Identity;
@@ -87,6 +88,8 @@ pub struct Relations {
     caps_index: Option<pg_sys::Oid>,
     /// `bucket_states`: without it every bucket is here
     pub bucket_states: Option<pg_sys::Oid>,
+    /// `copies`: without it no row is a copy
+    pub copies: Option<pg_sys::Oid>,
     /// The ledger's columns `category`, `metadata` and `reverses`; `None` if one of them is missing.
     later_columns: Option<LaterColumns>,
     /// The columns of the checkpoints for an account's boundaries; `None` if one of them is missing.
@@ -276,6 +279,7 @@ impl Relations {
             (self.limits, Limits::DEFINITION),
             (self.caps, Caps::DEFINITION),
             (self.bucket_states, BucketStates::DEFINITION),
+            (self.copies, Copies::DEFINITION),
         ]
         .into_iter()
         .filter_map(|(oid, definition)| Some((oid?, definition)))
@@ -320,6 +324,7 @@ impl Relations {
             caps: find(Caps::DEFINITION.name),
             caps_index: find(CAPS_INDEX_NAME),
             bucket_states: find(BucketStates::DEFINITION.name),
+            copies: find(Copies::DEFINITION.name),
             later_columns: find_later_columns(ledger),
             boundary_columns: find_boundary_columns(checkpoints),
             has_days: find_column(checkpoints, checkpoints::HAS_DAYS),
@@ -399,6 +404,7 @@ impl Relations {
             self.caps,
             self.caps_index,
             self.bucket_states,
+            self.copies,
         ];
         needed.contains(&oid) || useful.contains(&Some(oid))
     }

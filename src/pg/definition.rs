@@ -13,6 +13,7 @@ use super::tables::bucket_states::BucketStates;
 use super::tables::caps::Caps;
 use super::tables::changes::Changes;
 use super::tables::checkpoints::Checkpoints;
+use super::tables::copies::Copies;
 use super::tables::days::Days;
 use super::tables::holds::Holds;
 use super::tables::identity::Identity;
@@ -149,7 +150,7 @@ pub static NODE: Definition = Definition {
 };
 
 /// All of them.
-pub static ALL: [&Definition; 18] = [
+pub static ALL: [&Definition; 19] = [
     Ledger::DEFINITION,
     Holds::DEFINITION,
     Limits::DEFINITION,
@@ -168,6 +169,7 @@ pub static ALL: [&Definition; 18] = [
     &DUMPED_ROW_SECURITY,
     &NODE,
     BucketStates::DEFINITION,
+    Copies::DEFINITION,
 ];
 
 /// The triggers that keep the ledger append-only and have every insert noted: `append_only` and `append_only_applied` refuse all

@@ -9,6 +9,7 @@ pub mod bucket_states;
 pub mod caps;
 pub mod changes;
 pub mod checkpoints;
+pub mod copies;
 pub mod days;
 pub mod holds;
 pub mod identity;
