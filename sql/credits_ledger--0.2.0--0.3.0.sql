@@ -49,16 +49,16 @@ CREATE OR REPLACE VIEW credits.uncovered_transactions WITH (security_barrier) AS
     FROM (
         SELECT t.*
         FROM credits.user_balance_checkpoints c
-        -- The upper end, which no transaction reaches, has the planner expect a short range and not a third of the rows.
+        -- With an upper end, which no transaction reaches, the planner expects a short range instead of a third of the rows.
         JOIN credits.credits_transactions t
           ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
         UNION ALL
         SELECT t.*
         FROM credits.user_balance_checkpoints c
         CROSS JOIN unnest(c.stragglers) AS s(xact_id)
         JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
         UNION ALL
         SELECT t.*
         FROM credits.users_without_checkpoint u
@@ -292,7 +292,7 @@ CREATE OR REPLACE VIEW credits.batches WITH (security_barrier) AS
             -- Without its checkpoint, what is folded of an account does not count: all of its rows are uncovered.
             SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
             FROM credits.batch_aggregates b
-            WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id)
+            WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id) AND ((SELECT credits.has_all_buckets()) OR credits.is_here(b.user_id))
             UNION ALL
             SELECT t.fusillade_batch_id, t.user_id, t.amount, 1, t.seq, t.created_at
             FROM credits.uncovered_transactions t
@@ -381,7 +381,8 @@ CREATE OR REPLACE VIEW credits.checkpoint_lag WITH (security_barrier) AS
            pg_snapshot_xmax(pg_current_snapshot())::text::bigint - c.watermark::text::bigint AS watermark_lag,
            cardinality(c.stragglers) AS stragglers
     FROM credits.user_balance_checkpoints c
-    WHERE NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE');
+    WHERE (NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE'))
+      AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id));
 COMMENT ON VIEW credits.checkpoint_lag IS
     'How far each checkpoint is behind: delta_rows, the committed rows that it does not cover; updated_at, when it was last '
     'written; watermark_lag, how many transaction ids have been given out since its watermark; stragglers, how many it lists. '
@@ -393,7 +394,7 @@ CREATE OR REPLACE VIEW credits.users_without_checkpoint WITH (security_barrier) 
     SELECT u.user_id
     FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
     LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
-    WHERE c.user_id IS NULL
+    WHERE c.user_id IS NULL AND ((SELECT credits.has_all_buckets()) OR credits.is_here(u.user_id))
       AND (NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE'));
 
 GRANT USAGE ON SCHEMA credits TO pg_monitor;
@@ -524,7 +525,7 @@ CREATE VIEW credits.thresholds WITH (security_barrier) AS
     FROM (
         SELECT c.user_id, c.is_positive, c.crossed_at, c.thresholds, c.thresholds_below, c.thresholds_crossed_at
         FROM credits.user_balance_checkpoints c
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
           AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
         UNION ALL
         SELECT u.user_id, credits.get_user_balance(u.user_id) > 0, NULL, NULL, NULL, NULL
@@ -628,6 +629,7 @@ CREATE FUNCTION credits.visible_caps()
     LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT c.id, c.user_id, c.api_key_ids, c.period, c.amount, c.since FROM credits.spend_caps c
+        WHERE ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
     $$;
 COMMENT ON FUNCTION credits.visible_caps() IS
     'For the view spend_cap_states under row-level security: the caps that the caller may see.';
@@ -679,7 +681,7 @@ CREATE VIEW credits.spend_cap_states WITH (security_barrier) AS
            greatest(c.since, w.period_start) AS window_start, w.resets_at
     FROM (
         SELECT p.id, p.user_id, p.api_key_ids, p.period, p.amount, p.since FROM credits.spend_caps p
-        WHERE NOT row_security_active('credits.spend_caps')
+        WHERE NOT row_security_active('credits.spend_caps') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(p.user_id))
         UNION ALL
         SELECT v.id, v.user_id, v.api_key_ids, v.period, v.amount, v.since FROM credits.visible_caps() v
         WHERE row_security_active('credits.spend_caps')
@@ -809,6 +811,7 @@ CREATE VIEW credits.hold_counts WITH (security_barrier) AS
            count(*) FILTER (WHERE h.expires_at <= statement_timestamp()) AS expired,
            min(h.expires_at) FILTER (WHERE h.expires_at <= statement_timestamp()) AS first_expired_at
     FROM credits.holds h
+    WHERE ((SELECT credits.has_all_buckets()) OR credits.is_here(h.user_id))
     HAVING NOT row_security_active('credits.holds') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW credits.hold_counts IS
     'How many holds are open, and how many have expired and were neither captured nor deleted; first_expired_at, when the first of '
@@ -850,7 +853,7 @@ CREATE OR REPLACE VIEW credits.balances WITH (security_barrier) AS
         SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at,
                credits.visible_held(c.user_id) AS held, credits.get_available_balance(c.user_id) AS available
         FROM credits.user_balance_checkpoints c
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
           AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
         UNION ALL
         SELECT u.user_id, b.balance, b.balance > 0, NULL, credits.visible_held(u.user_id), credits.get_available_balance(u.user_id)
@@ -1423,6 +1426,7 @@ CREATE OR REPLACE FUNCTION credits.verify_ledger()
                 SELECT CASE WHEN l.user_id IS NULL THEN 0 ELSE coalesce(l.overdraft_limit, 'Infinity') END,
                        ARRAY(SELECT t FROM unnest(l.thresholds) t ORDER BY t)
             ) b (overdraft_limit, thresholds)
+            WHERE credits.is_here(c.user_id)
         ),
         -- What a checkpoint has of spend_caps, and what there is.
         capped AS (
@@ -1446,7 +1450,7 @@ CREATE OR REPLACE FUNCTION credits.verify_ledger()
                 ) r (spent)
                 GROUP BY s.user_id
             ) n ON n.user_id = c.user_id
-            WHERE c.cap_ids IS NOT NULL OR n.ids IS NOT NULL
+            WHERE (c.cap_ids IS NOT NULL OR n.ids IS NOT NULL) AND credits.is_here(c.user_id)
         )
         SELECT 'privileges', NULL::uuid, 'the checkpoints are not shown to a caller that may SELECT columns of the ledger only'
         WHERE NOT has_table_privilege('credits.credits_transactions', 'SELECT')
@@ -1469,7 +1473,7 @@ CREATE OR REPLACE FUNCTION credits.verify_ledger()
         SELECT 'checkpoint is_positive', c.user_id,
                format('announced %s, the balance is %s', c.is_positive, coalesce(s.balance, 0))
         FROM credits.checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
-        WHERE c.is_positive <> (coalesce(s.balance, 0) > 0)
+        WHERE c.is_positive <> (coalesce(s.balance, 0) > 0) AND credits.is_here(c.user_id)
         UNION ALL
         SELECT 'checkpoint boundaries', b.user_id,
                format('stored %s and %s, spending_limits has %s and %s', b.stored_limit, b.stored_thresholds, b.overdraft_limit, b.thresholds)
@@ -1501,7 +1505,7 @@ CREATE OR REPLACE FUNCTION credits.verify_ledger()
         LEFT JOIN recomputed r ON r.user_id = s.user_id
         LEFT JOIN bounded b ON b.user_id = s.user_id
         LEFT JOIN capped k ON k.user_id = s.user_id
-        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere OR k.differs THEN false
+        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere OR k.differs OR NOT credits.is_here(s.user_id) THEN false
                    ELSE credits.get_user_balance(s.user_id) <> s.balance END
         UNION ALL
         SELECT 'batch', coalesce(b.user_id, r.user_id),
@@ -2642,6 +2646,27 @@ REVOKE ALL ON TABLE credits.node, credits.bucket_states, credits.copies FROM PUB
 REVOKE ALL ON FUNCTION credits.bucket_of(uuid), credits.make_class_views(int, int), credits.number_by_node(), credits.set_node_number(int),
     credits.get_node_number(), credits.announce_buckets(), credits.disown_buckets(int[]), credits.own_buckets(int[]), credits.owns_bucket(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.bucket_of(uuid), credits.owned_buckets(), credits.has_all_buckets(), credits.is_here(uuid), credits.require_class(int, int) TO PUBLIC;
+
+-- Accounts that are not on this node are left out.
+CREATE OR REPLACE FUNCTION credits.visible_balances()
+    RETURNS TABLE (user_id uuid, balance numeric, is_positive boolean, crossed_at timestamptz)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT b.user_id, b.balance, b.balance > 0, NULL::timestamptz
+        FROM (SELECT t.user_id, credits.get_user_balance(t.user_id) AS balance
+              FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t WHERE ((SELECT credits.has_all_buckets()) OR credits.is_here(t.user_id))) t OFFSET 0) b
+    $$;
+
+CREATE OR REPLACE FUNCTION credits.visible_batches()
+    RETURNS TABLE (fusillade_batch_id uuid, user_id uuid, total_amount numeric, transaction_count bigint, max_seq bigint,
+                   created_at timestamptz)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT t.fusillade_batch_id, t.user_id, sum(t.amount), count(*), max(t.seq), min(t.created_at)
+        FROM credits.credits_transactions t
+        WHERE t.fusillade_batch_id IS NOT NULL AND ((SELECT credits.has_all_buckets()) OR credits.is_here(t.user_id))
+        GROUP BY t.fusillade_batch_id, t.user_id
+    $$;
 
 -- Comments say it more plainly.
 COMMENT ON FUNCTION credits.sum_transactions_after_date(uuid, timestamptz) IS

@@ -946,6 +946,9 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- A view reads its tables with its owner's privileges, and so does the planner their statistics: it would try an operator of the caller's on
 -- values that the caller may not see. security_barrier prevents that; it has no effect on a view that is nothing but a UNION ALL.
 
+-- A node keeps rows of accounts that have left it, and has some of accounts that are arriving. They are not counted with those that are here: views
+-- ask for each account, unless the ledger has all, which is asked once.
+
 -- The folded sums, for callers who may read all rows of the ledger. Others see no row: their queries take every row of the ledger for a
 -- part of the delta, which costs more and gives the same answer.
 
@@ -984,7 +987,7 @@ CREATE FUNCTION credits.visible_balances()
     AS $$
         SELECT b.user_id, b.balance, b.balance > 0, NULL::timestamptz
         FROM (SELECT t.user_id, credits.get_user_balance(t.user_id) AS balance
-              FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) t OFFSET 0) b
+              FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t WHERE ((SELECT credits.has_all_buckets()) OR credits.is_here(t.user_id))) t OFFSET 0) b
     $$;
 COMMENT ON FUNCTION credits.visible_balances() IS
     'For the view balances under row-level security: balances of the users of whom the caller may see a row, summed from the rows'
@@ -997,7 +1000,7 @@ CREATE FUNCTION credits.visible_batches()
     AS $$
         SELECT t.fusillade_batch_id, t.user_id, sum(t.amount), count(*), max(t.seq), min(t.created_at)
         FROM credits.credits_transactions t
-        WHERE t.fusillade_batch_id IS NOT NULL
+        WHERE t.fusillade_batch_id IS NOT NULL AND ((SELECT credits.has_all_buckets()) OR credits.is_here(t.user_id))
         GROUP BY t.fusillade_batch_id, t.user_id
     $$;
 COMMENT ON FUNCTION credits.visible_batches() IS
@@ -1007,7 +1010,7 @@ CREATE VIEW credits.users_without_checkpoint WITH (security_barrier) AS
     SELECT u.user_id
     FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
     LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
-    WHERE c.user_id IS NULL
+    WHERE c.user_id IS NULL AND ((SELECT credits.has_all_buckets()) OR credits.is_here(u.user_id))
       AND (NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE'));
 COMMENT ON VIEW credits.users_without_checkpoint IS
     'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their rows '
@@ -1022,13 +1025,13 @@ CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
         -- With an upper end, which no transaction reaches, the planner expects a short range instead of a third of the rows.
         JOIN credits.credits_transactions t
           ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
         UNION ALL
         SELECT t.*
         FROM credits.user_balance_checkpoints c
         CROSS JOIN unnest(c.stragglers) AS s(xact_id)
         JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
         UNION ALL
         SELECT t.*
         FROM credits.users_without_checkpoint u
@@ -1045,7 +1048,7 @@ CREATE VIEW credits.balances WITH (security_barrier) AS
         SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at,
                credits.visible_held(c.user_id) AS held, credits.get_available_balance(c.user_id) AS available
         FROM credits.user_balance_checkpoints c
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
           AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
         UNION ALL
         SELECT u.user_id, b.balance, b.balance > 0, NULL, credits.visible_held(u.user_id), credits.get_available_balance(u.user_id)
@@ -1070,7 +1073,7 @@ CREATE VIEW credits.thresholds WITH (security_barrier) AS
     FROM (
         SELECT c.user_id, c.is_positive, c.crossed_at, c.thresholds, c.thresholds_below, c.thresholds_crossed_at
         FROM credits.user_balance_checkpoints c
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
           AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
         UNION ALL
         SELECT u.user_id, credits.get_user_balance(u.user_id) > 0, NULL, NULL, NULL, NULL
@@ -1102,7 +1105,7 @@ CREATE VIEW credits.batches WITH (security_barrier) AS
             -- Without its checkpoint, what is folded of an account does not count: all of its rows are uncovered.
             SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
             FROM credits.batch_aggregates b
-            WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id)
+            WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id) AND ((SELECT credits.has_all_buckets()) OR credits.is_here(b.user_id))
             UNION ALL
             SELECT t.fusillade_batch_id, t.user_id, t.amount, 1, t.seq, t.created_at
             FROM credits.uncovered_transactions t
@@ -1458,6 +1461,7 @@ CREATE FUNCTION credits.visible_caps()
     LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT c.id, c.user_id, c.api_key_ids, c.period, c.amount, c.since FROM credits.spend_caps c
+        WHERE ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
     $$;
 COMMENT ON FUNCTION credits.visible_caps() IS
     'For the view spend_cap_states under row-level security: the caps that the caller may see.';
@@ -1498,7 +1502,7 @@ CREATE VIEW credits.spend_cap_states WITH (security_barrier) AS
            greatest(c.since, w.period_start) AS window_start, w.resets_at
     FROM (
         SELECT p.id, p.user_id, p.api_key_ids, p.period, p.amount, p.since FROM credits.spend_caps p
-        WHERE NOT row_security_active('credits.spend_caps')
+        WHERE NOT row_security_active('credits.spend_caps') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(p.user_id))
         UNION ALL
         SELECT v.id, v.user_id, v.api_key_ids, v.period, v.amount, v.since FROM credits.visible_caps() v
         WHERE row_security_active('credits.spend_caps')
@@ -1662,7 +1666,8 @@ CREATE VIEW credits.checkpoint_lag WITH (security_barrier) AS
            pg_snapshot_xmax(pg_current_snapshot())::text::bigint - c.watermark::text::bigint AS watermark_lag,
            cardinality(c.stragglers) AS stragglers
     FROM credits.user_balance_checkpoints c
-    WHERE NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE');
+    WHERE (NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE'))
+      AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id));
 COMMENT ON VIEW credits.checkpoint_lag IS
     'How far each checkpoint is behind: delta_rows, the committed rows that it does not cover; updated_at, when it was last '
     'written; watermark_lag, how many transaction ids have been given out since its watermark; stragglers, how many it lists. '
@@ -1675,6 +1680,7 @@ CREATE VIEW credits.hold_counts WITH (security_barrier) AS
            count(*) FILTER (WHERE h.expires_at <= statement_timestamp()) AS expired,
            min(h.expires_at) FILTER (WHERE h.expires_at <= statement_timestamp()) AS first_expired_at
     FROM credits.holds h
+    WHERE ((SELECT credits.has_all_buckets()) OR credits.is_here(h.user_id))
     HAVING NOT row_security_active('credits.holds') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW credits.hold_counts IS
     'How many holds are open, and how many have expired and were neither captured nor deleted; first_expired_at, when the first of '
@@ -1852,7 +1858,8 @@ SET LOCAL search_path = credits, pg_temp;
 -- requires:
 --   operations
 
--- Plain SQL on purpose: it shares nothing with the code that it checks.
+-- Plain SQL on purpose: it shares nothing with the code that it checks. Of accounts that are not on this node, what is derived from the rows that it keeps
+-- or has received is checked as well; what is announced, limits and caps are those of the node that has them.
 CREATE FUNCTION credits.verify_ledger()
     RETURNS TABLE (check_name text, user_id uuid, detail text)
     LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET row_security = off
@@ -1912,6 +1919,7 @@ CREATE FUNCTION credits.verify_ledger()
                 SELECT CASE WHEN l.user_id IS NULL THEN 0 ELSE coalesce(l.overdraft_limit, 'Infinity') END,
                        ARRAY(SELECT t FROM unnest(l.thresholds) t ORDER BY t)
             ) b (overdraft_limit, thresholds)
+            WHERE credits.is_here(c.user_id)
         ),
         -- What a checkpoint has of spend_caps, and what there is.
         capped AS (
@@ -1935,7 +1943,7 @@ CREATE FUNCTION credits.verify_ledger()
                 ) r (spent)
                 GROUP BY s.user_id
             ) n ON n.user_id = c.user_id
-            WHERE c.cap_ids IS NOT NULL OR n.ids IS NOT NULL
+            WHERE (c.cap_ids IS NOT NULL OR n.ids IS NOT NULL) AND credits.is_here(c.user_id)
         )
         SELECT 'privileges', NULL::uuid, 'the checkpoints are not shown to a caller that may SELECT columns of the ledger only'
         WHERE NOT has_table_privilege('credits.credits_transactions', 'SELECT')
@@ -1958,7 +1966,7 @@ CREATE FUNCTION credits.verify_ledger()
         SELECT 'checkpoint is_positive', c.user_id,
                format('announced %s, the balance is %s', c.is_positive, coalesce(s.balance, 0))
         FROM credits.checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
-        WHERE c.is_positive <> (coalesce(s.balance, 0) > 0)
+        WHERE c.is_positive <> (coalesce(s.balance, 0) > 0) AND credits.is_here(c.user_id)
         UNION ALL
         SELECT 'checkpoint boundaries', b.user_id,
                format('stored %s and %s, spending_limits has %s and %s', b.stored_limit, b.stored_thresholds, b.overdraft_limit, b.thresholds)
@@ -1990,7 +1998,7 @@ CREATE FUNCTION credits.verify_ledger()
         LEFT JOIN recomputed r ON r.user_id = s.user_id
         LEFT JOIN bounded b ON b.user_id = s.user_id
         LEFT JOIN capped k ON k.user_id = s.user_id
-        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere OR k.differs THEN false
+        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere OR k.differs OR NOT credits.is_here(s.user_id) THEN false
                    ELSE credits.get_user_balance(s.user_id) <> s.balance END
         UNION ALL
         SELECT 'batch', coalesce(b.user_id, r.user_id),

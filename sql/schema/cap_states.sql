@@ -8,6 +8,7 @@ CREATE FUNCTION credits.visible_caps()
     LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT c.id, c.user_id, c.api_key_ids, c.period, c.amount, c.since FROM credits.spend_caps c
+        WHERE ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
     $$;
 COMMENT ON FUNCTION credits.visible_caps() IS
     'For the view spend_cap_states under row-level security: the caps that the caller may see.';
@@ -48,7 +49,7 @@ CREATE VIEW credits.spend_cap_states WITH (security_barrier) AS
            greatest(c.since, w.period_start) AS window_start, w.resets_at
     FROM (
         SELECT p.id, p.user_id, p.api_key_ids, p.period, p.amount, p.since FROM credits.spend_caps p
-        WHERE NOT row_security_active('credits.spend_caps')
+        WHERE NOT row_security_active('credits.spend_caps') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(p.user_id))
         UNION ALL
         SELECT v.id, v.user_id, v.api_key_ids, v.period, v.amount, v.since FROM credits.visible_caps() v
         WHERE row_security_active('credits.spend_caps')

@@ -19,7 +19,8 @@ CREATE VIEW credits.checkpoint_lag WITH (security_barrier) AS
            pg_snapshot_xmax(pg_current_snapshot())::text::bigint - c.watermark::text::bigint AS watermark_lag,
            cardinality(c.stragglers) AS stragglers
     FROM credits.user_balance_checkpoints c
-    WHERE NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE');
+    WHERE (NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE'))
+      AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id));
 COMMENT ON VIEW credits.checkpoint_lag IS
     'How far each checkpoint is behind: delta_rows, the committed rows that it does not cover; updated_at, when it was last '
     'written; watermark_lag, how many transaction ids have been given out since its watermark; stragglers, how many it lists. '
@@ -32,6 +33,7 @@ CREATE VIEW credits.hold_counts WITH (security_barrier) AS
            count(*) FILTER (WHERE h.expires_at <= statement_timestamp()) AS expired,
            min(h.expires_at) FILTER (WHERE h.expires_at <= statement_timestamp()) AS first_expired_at
     FROM credits.holds h
+    WHERE ((SELECT credits.has_all_buckets()) OR credits.is_here(h.user_id))
     HAVING NOT row_security_active('credits.holds') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW credits.hold_counts IS
     'How many holds are open, and how many have expired and were neither captured nor deleted; first_expired_at, when the first of '

@@ -1,4 +1,5 @@
--- Plain SQL on purpose: it shares nothing with the code that it checks.
+-- Plain SQL on purpose: it shares nothing with the code that it checks. Of accounts that are not on this node, what is derived from the rows that it keeps
+-- or has received is checked as well; what is announced, limits and caps are those of the node that has them.
 CREATE FUNCTION credits.verify_ledger()
     RETURNS TABLE (check_name text, user_id uuid, detail text)
     LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET row_security = off
@@ -58,6 +59,7 @@ CREATE FUNCTION credits.verify_ledger()
                 SELECT CASE WHEN l.user_id IS NULL THEN 0 ELSE coalesce(l.overdraft_limit, 'Infinity') END,
                        ARRAY(SELECT t FROM unnest(l.thresholds) t ORDER BY t)
             ) b (overdraft_limit, thresholds)
+            WHERE credits.is_here(c.user_id)
         ),
         -- What a checkpoint has of spend_caps, and what there is.
         capped AS (
@@ -81,7 +83,7 @@ CREATE FUNCTION credits.verify_ledger()
                 ) r (spent)
                 GROUP BY s.user_id
             ) n ON n.user_id = c.user_id
-            WHERE c.cap_ids IS NOT NULL OR n.ids IS NOT NULL
+            WHERE (c.cap_ids IS NOT NULL OR n.ids IS NOT NULL) AND credits.is_here(c.user_id)
         )
         SELECT 'privileges', NULL::uuid, 'the checkpoints are not shown to a caller that may SELECT columns of the ledger only'
         WHERE NOT has_table_privilege('credits.credits_transactions', 'SELECT')
@@ -104,7 +106,7 @@ CREATE FUNCTION credits.verify_ledger()
         SELECT 'checkpoint is_positive', c.user_id,
                format('announced %s, the balance is %s', c.is_positive, coalesce(s.balance, 0))
         FROM credits.checkpoints c LEFT JOIN summed s ON s.user_id = c.user_id
-        WHERE c.is_positive <> (coalesce(s.balance, 0) > 0)
+        WHERE c.is_positive <> (coalesce(s.balance, 0) > 0) AND credits.is_here(c.user_id)
         UNION ALL
         SELECT 'checkpoint boundaries', b.user_id,
                format('stored %s and %s, spending_limits has %s and %s', b.stored_limit, b.stored_thresholds, b.overdraft_limit, b.thresholds)
@@ -136,7 +138,7 @@ CREATE FUNCTION credits.verify_ledger()
         LEFT JOIN recomputed r ON r.user_id = s.user_id
         LEFT JOIN bounded b ON b.user_id = s.user_id
         LEFT JOIN capped k ON k.user_id = s.user_id
-        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere OR k.differs THEN false
+        WHERE CASE WHEN c.balance <> coalesce(r.balance, 0) OR b.differs OR b.is_elsewhere OR k.differs OR NOT credits.is_here(s.user_id) THEN false
                    ELSE credits.get_user_balance(s.user_id) <> s.balance END
         UNION ALL
         SELECT 'batch', coalesce(b.user_id, r.user_id),

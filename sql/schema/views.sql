@@ -5,6 +5,9 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- A view reads its tables with its owner's privileges, and so does the planner their statistics: it would try an operator of the caller's on
 -- values that the caller may not see. security_barrier prevents that; it has no effect on a view that is nothing but a UNION ALL.
 
+-- A node keeps rows of accounts that have left it, and has some of accounts that are arriving. They are not counted with those that are here: views
+-- ask for each account, unless the ledger has all, which is asked once.
+
 -- The folded sums, for callers who may read all rows of the ledger. Others see no row: their queries take every row of the ledger for a
 -- part of the delta, which costs more and gives the same answer.
 
@@ -43,7 +46,7 @@ CREATE FUNCTION credits.visible_balances()
     AS $$
         SELECT b.user_id, b.balance, b.balance > 0, NULL::timestamptz
         FROM (SELECT t.user_id, credits.get_user_balance(t.user_id) AS balance
-              FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) t OFFSET 0) b
+              FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t WHERE ((SELECT credits.has_all_buckets()) OR credits.is_here(t.user_id))) t OFFSET 0) b
     $$;
 COMMENT ON FUNCTION credits.visible_balances() IS
     'For the view balances under row-level security: balances of the users of whom the caller may see a row, summed from the rows'
@@ -56,7 +59,7 @@ CREATE FUNCTION credits.visible_batches()
     AS $$
         SELECT t.fusillade_batch_id, t.user_id, sum(t.amount), count(*), max(t.seq), min(t.created_at)
         FROM credits.credits_transactions t
-        WHERE t.fusillade_batch_id IS NOT NULL
+        WHERE t.fusillade_batch_id IS NOT NULL AND ((SELECT credits.has_all_buckets()) OR credits.is_here(t.user_id))
         GROUP BY t.fusillade_batch_id, t.user_id
     $$;
 COMMENT ON FUNCTION credits.visible_batches() IS
@@ -66,7 +69,7 @@ CREATE VIEW credits.users_without_checkpoint WITH (security_barrier) AS
     SELECT u.user_id
     FROM (SELECT DISTINCT t.user_id FROM credits.credits_transactions t) u
     LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = u.user_id
-    WHERE c.user_id IS NULL
+    WHERE c.user_id IS NULL AND ((SELECT credits.has_all_buckets()) OR credits.is_here(u.user_id))
       AND (NOT row_security_active('credits.credits_transactions') OR pg_has_role('pg_monitor', 'USAGE'));
 COMMENT ON VIEW credits.users_without_checkpoint IS
     'Users whose rows were all written without a settlement, as by a restore: their balances are summed from all of their rows '
@@ -81,13 +84,13 @@ CREATE VIEW credits.uncovered_transactions WITH (security_barrier) AS
         -- With an upper end, which no transaction reaches, the planner expects a short range instead of a third of the rows.
         JOIN credits.credits_transactions t
           ON t.user_id = c.user_id AND t.xact_id >= c.watermark AND t.xact_id < '18446744073709551615'
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
         UNION ALL
         SELECT t.*
         FROM credits.user_balance_checkpoints c
         CROSS JOIN unnest(c.stragglers) AS s(xact_id)
         JOIN credits.credits_transactions t ON t.user_id = c.user_id AND t.xact_id = s.xact_id
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
         UNION ALL
         SELECT t.*
         FROM credits.users_without_checkpoint u
@@ -104,7 +107,7 @@ CREATE VIEW credits.balances WITH (security_barrier) AS
         SELECT c.user_id, credits.get_user_balance(c.user_id) AS balance, c.is_positive, c.crossed_at,
                credits.visible_held(c.user_id) AS held, credits.get_available_balance(c.user_id) AS available
         FROM credits.user_balance_checkpoints c
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
           AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
         UNION ALL
         SELECT u.user_id, b.balance, b.balance > 0, NULL, credits.visible_held(u.user_id), credits.get_available_balance(u.user_id)
@@ -129,7 +132,7 @@ CREATE VIEW credits.thresholds WITH (security_barrier) AS
     FROM (
         SELECT c.user_id, c.is_positive, c.crossed_at, c.thresholds, c.thresholds_below, c.thresholds_crossed_at
         FROM credits.user_balance_checkpoints c
-        WHERE NOT row_security_active('credits.credits_transactions')
+        WHERE NOT row_security_active('credits.credits_transactions') AND ((SELECT credits.has_all_buckets()) OR credits.is_here(c.user_id))
           AND EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id)
         UNION ALL
         SELECT u.user_id, credits.get_user_balance(u.user_id) > 0, NULL, NULL, NULL, NULL
@@ -161,7 +164,7 @@ CREATE VIEW credits.batches WITH (security_barrier) AS
             -- Without its checkpoint, what is folded of an account does not count: all of its rows are uncovered.
             SELECT b.fusillade_batch_id, b.user_id, b.total_amount, b.transaction_count, b.max_seq, b.created_at
             FROM credits.batch_aggregates b
-            WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id)
+            WHERE EXISTS (SELECT FROM credits.user_balance_checkpoints c WHERE c.user_id = b.user_id) AND ((SELECT credits.has_all_buckets()) OR credits.is_here(b.user_id))
             UNION ALL
             SELECT t.fusillade_batch_id, t.user_id, t.amount, 1, t.seq, t.created_at
             FROM credits.uncovered_transactions t

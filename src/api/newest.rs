@@ -11,9 +11,13 @@
 //! around it.
 
 use super::filters::{Filters, Page};
+use crate::pg::buckets;
 use crate::pg::statement::{Parameter, Statement};
 
 const LEDGER: &str = "credits.credits_transactions";
+
+/// Of a row of the ledger, whether its account is on this node.
+pub const HERE: &str = "credits.is_here(user_id)";
 
 /// Rows that are looked through before an index by date is used.
 const LOOKED_THROUGH: u32 = 1000;
@@ -23,6 +27,8 @@ const LOOKED_THROUGH: u32 = 1000;
 pub enum Scope {
     /// Every user's. The condition is that of `credits_transactions_seq_idx`, and true of every row.
     All,
+    /// Those of accounts that are on this node.
+    Here,
     /// A user's, bound as this parameter.
     User(Parameter),
     /// A user's that belong to no batch.
@@ -30,10 +36,16 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// Every row of the ledger; of a node that keeps or receives rows of other accounts, those of accounts that are there.
+    pub fn all() -> Self {
+        if buckets::elsewhere().is_some() { Self::Here } else { Self::All }
+    }
+
     /// The condition on a row.
     pub fn condition(self) -> String {
         match self {
             Self::All => "seq >= '-9223372036854775808'".into(),
+            Self::Here => format!("{} AND {HERE}", Self::All.condition()),
             Self::User(user) => format!("user_id = {user}"),
             Self::Singles(user) => format!("user_id = {user} AND fusillade_batch_id IS NULL"),
         }
@@ -51,7 +63,7 @@ impl Scope {
                 },
             ],
             Self::User(user) => vec![whole(Self::Singles(user))],
-            Self::All | Self::Singles(_) => vec![whole(self)],
+            Self::All | Self::Here | Self::Singles(_) => vec![whole(self)],
         }
     }
 
@@ -64,7 +76,7 @@ impl Scope {
     /// keeps dates in order, so that a comparison of dates may well begin with that of their seconds.
     fn filtered<'call>(self, filters: &Filters<'call>, statement: &mut Statement<'call>) -> String {
         match self {
-            Self::All => filters.on_rows(str::to_owned, statement),
+            Self::All | Self::Here => filters.on_rows(str::to_owned, statement),
             Self::User(_) | Self::Singles(_) => {
                 filters.on_rows(|date| format!("({date}::timestamptz(0), {date})"), statement)
             }
@@ -114,6 +126,7 @@ pub fn newest_rows<'call>(
     let newest = newest_of(&parts, |_| "*".into(), &cursor, &LOOKED_THROUGH.to_string());
     let by_date = match scope {
         Scope::All => "true",
+        Scope::Here => HERE,
         Scope::User(_) | Scope::Singles(_) => &whose,
     };
     // OFFSET 0: the older rows are collected whole, so the LIMIT around them must not tempt the planner to walk them.

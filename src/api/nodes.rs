@@ -32,3 +32,8 @@ pub fn require_class(call: &Call<'_>) -> Result<Answer, LedgerError> {
         None => Ok(Answer::bool(true)),
     }
 }
+
+/// A condition, with its AND, that leaves out accounts which are not on this node: none where it has all.
+pub fn and_here(user_id: &str) -> String {
+    buckets::elsewhere().map_or_else(String::new, |_| format!(" AND credits.is_here({user_id})"))
+}

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use super::arguments::{required, that_long_before};
 use super::filters::{Page, not_negative};
+use super::nodes::and_here;
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
@@ -57,9 +58,10 @@ fn release_expired_holds(
            WHERE h.expires_at OPERATOR(pg_catalog.<) {expired} \
              AND h.source_id OPERATOR(pg_catalog.=) ANY (ARRAY( \
                    SELECT e.source_id FROM credits.holds e \
-                   WHERE e.expires_at OPERATOR(pg_catalog.<) {expired} LIMIT {limit})) \
+                   WHERE e.expires_at OPERATOR(pg_catalog.<) {expired}{} LIMIT {limit})) \
            RETURNING 1 \
-         ) SELECT pg_catalog.count(*) FROM released"
+         ) SELECT pg_catalog.count(*) FROM released",
+        and_here("e.user_id")
     );
     Ok(statement.first_row(&sql, |row| row.value(1)).flatten().unwrap_or_default())
 }

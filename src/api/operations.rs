@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 
 use super::arguments::{required, that_long_before};
 use super::filters::not_negative;
+use super::nodes::and_here;
 use crate::engine::{days_fill, noted, redaction, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -84,13 +85,14 @@ fn users_with_idle_checkpoints(last_written: TimestampWithTimeZone, limit: Optio
         "WITH now AS MATERIALIZED (SELECT pg_catalog.pg_current_snapshot() AS snapshot) \
          SELECT pg_catalog.array_agg(c.user_id) FROM ( \
            SELECT c.user_id FROM credits.checkpoints c \
-           WHERE c.updated_at < {last_written} \
+           WHERE c.updated_at < {last_written}{} \
              AND (EXISTS (SELECT FROM pg_catalog.unnest(c.stragglers) AS s (xact_id) \
                           WHERE pg_catalog.pg_visible_in_snapshot(s.xact_id, (SELECT n.snapshot FROM now n))) \
                   OR EXISTS (SELECT FROM credits.credits_transactions t WHERE t.user_id = c.user_id \
                                AND t.xact_id >= c.watermark AND t.xact_id < {watermark})) \
            LIMIT {limit} \
-         ) c"
+         ) c",
+        and_here("c.user_id")
     );
     let users = idle.first_row(&sql, |row| row.value::<Vec<Uuid>>(1)).flatten().unwrap_or_default();
     users.iter().map(|user| UserId::from_bytes(*user.as_bytes())).collect()

@@ -26,7 +26,11 @@ pub fn get_transaction_by_id(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
     let id = statement.bind(call.uuid(Argument(0, "transaction_id"))?);
     Ok(statement.answer_rows(
-        &format!("SELECT {} FROM credits.credits_transactions WHERE id = {id}", *CREDIT_TRANSACTION_NAMES),
+        &format!(
+            "SELECT {} FROM credits.credits_transactions WHERE id = {id} AND {}",
+            *CREDIT_TRANSACTION_NAMES,
+            Scope::all().condition()
+        ),
         call,
     ))
 }
@@ -62,7 +66,8 @@ fn list<'call>(
         return list_unfiltered(call, rows, page);
     }
     let mut statement = Statement::new();
-    let scope = user.map_or(Scope::All, |user| Scope::User(statement.bind(Value::uuid(user.as_bytes()))));
+    let scope =
+        user.map_or_else(Scope::all, |user| Scope::User(statement.bind(Value::uuid(user.as_bytes()))));
     let sql = page_of_rows(&mut statement, |_| CREDIT_TRANSACTION_NAMES.clone(), scope, filters, page);
     statement.answer_rows(&sql, call)
 }
@@ -169,7 +174,7 @@ pub fn count_user_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
 
 /// `count_all_transactions(FILTERS)`
 pub fn count_all_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    Ok(count_rows(Statement::new(), Scope::All, &Filters::read(call, 0)?))
+    Ok(count_rows(Statement::new(), Scope::all(), &Filters::read(call, 0)?))
 }
 
 fn count_rows<'call>(mut statement: Statement<'call>, scope: Scope, filters: &Filters<'call>) -> Answer {

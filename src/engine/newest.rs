@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 
 use super::delta;
 use crate::error::LedgerError;
+use crate::pg::buckets::{self, Buckets};
 use crate::pg::catalog::Relations;
 use crate::pg::column::{AnyColumn, Column, Layout};
 use crate::pg::column_type::ColumnType;
@@ -29,6 +30,8 @@ pub struct RowsBySeq {
     from: From,
     /// The scan that is at the row which was returned last.
     last: Option<usize>,
+    /// Buckets whose rows are left out.
+    elsewhere: Option<Buckets>,
 }
 
 /// Which row comes first.
@@ -39,7 +42,7 @@ enum From {
 }
 
 impl RowsBySeq {
-    /// The rows of `user`, or of all users, with a `seq` below `before_seq`, the highest first. `None` if a query must read them: row-level
+    /// The rows of `user`, or of all users that are on this node, with a `seq` below `before_seq`, the highest first. `None` if a query must read them: row-level
     /// security filters the ledger for the caller, or an index is missing. Raises 42501 if the caller may not SELECT these columns, which
     /// are read.
     pub fn newest(
@@ -80,11 +83,19 @@ impl RowsBySeq {
             let keys = keys.chain(before_seq.map(|before| transactions::SEQ.below(before)));
             scan(table, index, sight, &keys.collect::<Vec<_>>(), transactions::SEQ, from)
         };
-        Some(Self { scans: indexes.into_iter().map(first).collect::<Option<_>>()?, from, last: None })
+        let scans = indexes.into_iter().map(first).collect::<Option<_>>()?;
+        let elsewhere = if user.is_none() { buckets::elsewhere() } else { None };
+        Some(Self { scans, from, last: None, elsewhere })
     }
 
     /// The next row.
     pub fn next(&mut self) -> Option<Row<'_, Ledger>> {
+        while self.step()? {}
+        self.scans[self.last?].current()
+    }
+
+    /// Goes to the next row; whether that is left out. `None` where there is none.
+    fn step(&mut self) -> Option<bool> {
         xact::check_for_interrupts();
         if let Some(last) = self.last {
             self.scans[last].next();
@@ -97,7 +108,8 @@ impl RowsBySeq {
             From::Oldest => by_seq.min(),
         };
         self.last = next.map(|(_, place)| place);
-        self.scans[self.last?].current()
+        let row = self.scans[self.last?].current()?;
+        Some(self.elsewhere.is_some_and(|elsewhere| elsewhere.has(&row.get(transactions::USER_ID))))
     }
 }
 
