@@ -771,12 +771,12 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.merge_feeds(text, bigint) IS 'transactions_after over all nodes.';
 
-CREATE FUNCTION credits_routes.account_statement(user_id uuid, period_start timestamp with time zone, period_end timestamp with time zone) RETURNS TABLE(line text, amount numeric, transaction_count bigint)
+CREATE FUNCTION credits_routes.account_statement(home int, user_id uuid, period_start timestamp with time zone, period_end timestamp with time zone) RETURNS TABLE(line text, amount numeric, transaction_count bigint)
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.account_statement;
+    RUN ON home;
+    SELECT * FROM credits.account_statement($2, $3, $4);
 $$;
 CREATE FUNCTION credits.account_statement(user_id uuid, period_start timestamp with time zone, period_end timestamp with time zone) RETURNS TABLE(line text, amount numeric, transaction_count bigint)
     LANGUAGE plpgsql
@@ -792,7 +792,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN QUERY SELECT * FROM credits_routes.account_statement($1, $2, $3); RETURN;
+            RETURN QUERY SELECT * FROM credits_routes.account_statement(credits_routes.bucket($1), $1, $2, $3); RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -812,12 +812,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.advance_seq(past bigint) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
-CREATE FUNCTION credits_routes.aggregate_user_batches(user_id uuid) RETURNS void
+CREATE FUNCTION credits_routes.aggregate_user_batches(home int, user_id uuid) RETURNS void
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.aggregate_user_batches;
+    RUN ON home;
+    SELECT credits.aggregate_user_batches($2);
 $$;
 CREATE FUNCTION credits.aggregate_user_batches(user_id uuid) RETURNS void
     LANGUAGE plpgsql
@@ -833,7 +833,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            PERFORM credits_routes.aggregate_user_batches($1); RETURN;
+            PERFORM credits_routes.aggregate_user_batches(credits_routes.bucket($1), $1); RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -843,12 +843,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.aggregate_user_batches(user_id uuid) IS 'Another name for refresh_checkpoint, for applications that call it: batches are folded with the checkpoint.';
 
-CREATE FUNCTION credits_routes.calculate_balance_with_seq(user_id uuid) RETURNS TABLE(balance numeric, latest_seq bigint)
+CREATE FUNCTION credits_routes.calculate_balance_with_seq(home int, user_id uuid) RETURNS TABLE(balance numeric, latest_seq bigint)
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.calculate_balance_with_seq;
+    RUN ON home;
+    SELECT * FROM credits.calculate_balance_with_seq($2);
 $$;
 CREATE FUNCTION credits.calculate_balance_with_seq(user_id uuid) RETURNS TABLE(balance numeric, latest_seq bigint)
     LANGUAGE plpgsql
@@ -864,7 +864,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN QUERY SELECT * FROM credits_routes.calculate_balance_with_seq($1); RETURN;
+            RETURN QUERY SELECT * FROM credits_routes.calculate_balance_with_seq(credits_routes.bucket($1), $1); RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -905,12 +905,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.capture_hold(source_id text, amount numeric) IS 'Deletes a hold and records usage with its source_id, batch, key, category, metadata and description: of its whole amount, or of this one, which may be more. Never refused for lack of credits, and works after the hold has expired. If the ledger has usage of this account with this source_id and amount already, that row is returned. Errors: P0002 neither a hold nor such usage, 23505 source_id taken by another transaction, 23514 amount, 22004 NULL source_id, 40001 the hold has changed since the transaction''s snapshot, 09000 a trigger left a row out.';
 
-CREATE FUNCTION credits_routes.charge(user_id uuid, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) RETURNS credits.credit_transaction
+CREATE FUNCTION credits_routes.charge(home int, user_id uuid, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) RETURNS credits.credit_transaction
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.charge;
+    RUN ON home;
+    SELECT * FROM credits.charge($2, $3, $4, $5, $6, $7, $8, $9);
 $$;
 CREATE FUNCTION credits.charge(user_id uuid, amount numeric, source_id text, description text DEFAULT NULL::text, fusillade_batch_id uuid DEFAULT NULL::uuid, api_key_id uuid DEFAULT NULL::uuid, category text DEFAULT NULL::text, metadata jsonb DEFAULT NULL::jsonb) RETURNS credits.credit_transaction
     LANGUAGE plpgsql
@@ -926,7 +926,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.charge($1, $2, $3, $4, $5, $6, $7, $8);
+            RETURN credits_routes.charge(credits_routes.bucket($1), $1, $2, $3, $4, $5, $6, $7, $8);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -967,12 +967,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.count_all_transactions(search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of transactions of all users; filters and errors as list_all_transactions. Cost: a scan of the ledger, parallel if large.';
 
-CREATE FUNCTION credits_routes.count_transactions_with_batches(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS bigint
+CREATE FUNCTION credits_routes.count_transactions_with_batches(home int, user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS bigint
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.count_transactions_with_batches;
+    RUN ON home;
+    SELECT credits.count_transactions_with_batches($2, $3, $4, $5, $6);
 $$;
 CREATE FUNCTION credits.count_transactions_with_batches(user_id uuid, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
     LANGUAGE plpgsql
@@ -988,7 +988,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.count_transactions_with_batches($1, $2, $3, $4, $5);
+            RETURN credits_routes.count_transactions_with_batches(credits_routes.bucket($1), $1, $2, $3, $4, $5);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -998,12 +998,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.count_transactions_with_batches(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of items in a user''s grouped history; filters and errors as list_transactions_with_batches. Cost: the user''s batches, single rows and rows that are not folded yet.';
 
-CREATE FUNCTION credits_routes.count_user_transactions(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS bigint
+CREATE FUNCTION credits_routes.count_user_transactions(home int, user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS bigint
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.count_user_transactions;
+    RUN ON home;
+    SELECT credits.count_user_transactions($2, $3, $4, $5, $6);
 $$;
 CREATE FUNCTION credits.count_user_transactions(user_id uuid, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
     LANGUAGE plpgsql
@@ -1019,7 +1019,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.count_user_transactions($1, $2, $3, $4, $5);
+            RETURN credits_routes.count_user_transactions(credits_routes.bucket($1), $1, $2, $3, $4, $5);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1029,12 +1029,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.count_user_transactions(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of a user''s transactions; filters and errors as list_user_transactions. Cost: an index scan of the user''s rows, or of the period''s.';
 
-CREATE FUNCTION credits_routes.create_hold(user_id uuid, amount numeric, source_id text, expires_in interval, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) RETURNS credits.credit_hold
+CREATE FUNCTION credits_routes.create_hold(home int, user_id uuid, amount numeric, source_id text, expires_in interval, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) RETURNS credits.credit_hold
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.create_hold;
+    RUN ON home;
+    SELECT * FROM credits.create_hold($2, $3, $4, $5, $6, $7, $8, $9, $10);
 $$;
 CREATE FUNCTION credits.create_hold(user_id uuid, amount numeric, source_id text, expires_in interval DEFAULT '01:00:00'::interval, description text DEFAULT NULL::text, fusillade_batch_id uuid DEFAULT NULL::uuid, api_key_id uuid DEFAULT NULL::uuid, category text DEFAULT NULL::text, metadata jsonb DEFAULT NULL::jsonb) RETURNS credits.credit_hold
     LANGUAGE plpgsql
@@ -1050,7 +1050,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.create_hold($1, $2, $3, $4, $5, $6, $7, $8, $9);
+            RETURN credits_routes.create_hold(credits_routes.bucket($1), $1, $2, $3, $4, $5, $6, $7, $8, $9);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1060,12 +1060,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.create_hold(user_id uuid, amount numeric, source_id text, expires_in interval, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) IS 'Holds credits for usage to come, if what is available covers them, and returns the hold. If source_id is that of an open hold of the same user and amount, that one is returned: a retry is safe. One of the same user that has expired gives way. Errors: LC001 not covered, also from COMMIT; 23505 source_id taken by another hold or by a transaction, 23514 amount not above 0 or of more than 13 integer or 15 fractional digits, a blank source_id, a category of more than 200 characters or metadata that is no object, 22023 expires_in not above 0 or of more than 30 days, 22004 NULL where a value is required, 54000 source_id too long for its index, 09000 a trigger left the row out.';
 
-CREATE FUNCTION credits_routes.create_transaction(user_id uuid, transaction_type text, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid) RETURNS credits.credit_transaction
+CREATE FUNCTION credits_routes.create_transaction(home int, user_id uuid, transaction_type text, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid) RETURNS credits.credit_transaction
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.create_transaction;
+    RUN ON home;
+    SELECT * FROM credits.create_transaction($2, $3, $4, $5, $6, $7, $8);
 $$;
 CREATE FUNCTION credits.create_transaction(user_id uuid, transaction_type text, amount numeric, source_id text, description text DEFAULT NULL::text, fusillade_batch_id uuid DEFAULT NULL::uuid, api_key_id uuid DEFAULT NULL::uuid) RETURNS credits.credit_transaction
     LANGUAGE plpgsql
@@ -1081,7 +1081,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.create_transaction($1, $2, $3, $4, $5, $6, $7);
+            RETURN credits_routes.create_transaction(credits_routes.bucket($1), $1, $2, $3, $4, $5, $6, $7);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1142,12 +1142,12 @@ END
 $$;
 COMMENT ON PROCEDURE credits.fill_daily_totals(IN chunk_size bigint) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
-CREATE FUNCTION credits_routes.get_available_balance(user_id uuid) RETURNS numeric
+CREATE FUNCTION credits_routes.get_available_balance(home int, user_id uuid) RETURNS numeric
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.get_available_balance;
+    RUN ON home;
+    SELECT credits.get_available_balance($2);
 $$;
 CREATE FUNCTION credits.get_available_balance(user_id uuid) RETURNS numeric
     LANGUAGE plpgsql
@@ -1163,7 +1163,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.get_available_balance($1);
+            RETURN credits_routes.get_available_balance(credits_routes.bucket($1), $1);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1212,12 +1212,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.get_available_balances_bulk(user_ids uuid[]) IS 'Balances of several users, what open holds hold of them and what is available, each distinct id once, unknown ones with 0. Errors: 22004 for NULL or a NULL in the array, 42501 without SELECT on the ledger and on holds.';
 
-CREATE FUNCTION credits_routes.get_monthly_auto_topup_spend(user_id uuid) RETURNS numeric
+CREATE FUNCTION credits_routes.get_monthly_auto_topup_spend(home int, user_id uuid) RETURNS numeric
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.get_monthly_auto_topup_spend;
+    RUN ON home;
+    SELECT credits.get_monthly_auto_topup_spend($2);
 $$;
 CREATE FUNCTION credits.get_monthly_auto_topup_spend(user_id uuid) RETURNS numeric
     LANGUAGE plpgsql
@@ -1233,7 +1233,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.get_monthly_auto_topup_spend($1);
+            RETURN credits_routes.get_monthly_auto_topup_spend(credits_routes.bucket($1), $1);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1323,12 +1323,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.get_transaction_by_id(transaction_id uuid) IS 'The transaction with this id, or no row. 22004 for NULL. Cost: one lookup by primary key.';
 
-CREATE FUNCTION credits_routes.get_user_balance(user_id uuid) RETURNS numeric
+CREATE FUNCTION credits_routes.get_user_balance(home int, user_id uuid) RETURNS numeric
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.get_user_balance;
+    RUN ON home;
+    SELECT credits.get_user_balance($2);
 $$;
 CREATE FUNCTION credits.get_user_balance(user_id uuid) RETURNS numeric
     LANGUAGE plpgsql
@@ -1344,7 +1344,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.get_user_balance($1);
+            RETURN credits_routes.get_user_balance(credits_routes.bucket($1), $1);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1354,12 +1354,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.get_user_balance(user_id uuid) IS 'Balance of a user in credits: the signed sum of the rows that the caller''s snapshot sees; 0 for an unknown user. Costs an index lookup plus the rows since the last checkpoint. Errors: 22004 for NULL, 42501 without SELECT on the ledger.';
 
-CREATE FUNCTION credits_routes.get_user_balance_at(user_id uuid, at timestamp with time zone) RETURNS numeric
+CREATE FUNCTION credits_routes.get_user_balance_at(home int, user_id uuid, at timestamp with time zone) RETURNS numeric
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.get_user_balance_at;
+    RUN ON home;
+    SELECT credits.get_user_balance_at($2, $3);
 $$;
 CREATE FUNCTION credits.get_user_balance_at(user_id uuid, at timestamp with time zone) RETURNS numeric
     LANGUAGE plpgsql
@@ -1375,7 +1375,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.get_user_balance_at($1, $2);
+            RETURN credits_routes.get_user_balance_at(credits_routes.bucket($1), $1, $2);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1504,12 +1504,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.list_all_transactions(skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) IS 'The transactions of all users, by descending seq; arguments and errors as list_user_transactions. Cost: the page and what is skipped or filtered out.';
 
-CREATE FUNCTION credits_routes.list_holds(user_id uuid, skip bigint, "limit" bigint) RETURNS SETOF credits.credit_hold
+CREATE FUNCTION credits_routes.list_holds(home int, user_id uuid, skip bigint, "limit" bigint) RETURNS SETOF credits.credit_hold
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.list_holds;
+    RUN ON home;
+    SELECT * FROM credits.list_holds($2, $3, $4);
 $$;
 CREATE FUNCTION credits.list_holds(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50) RETURNS SETOF credits.credit_hold
     LANGUAGE plpgsql
@@ -1525,7 +1525,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN QUERY SELECT * FROM credits_routes.list_holds($1, $2, $3); RETURN;
+            RETURN QUERY SELECT * FROM credits_routes.list_holds(credits_routes.bucket($1), $1, $2, $3); RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1535,12 +1535,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.list_holds(user_id uuid, skip bigint, "limit" bigint) IS 'A user''s holds that are open when the statement begins, by ascending expires_at and source_id. "limit" => NULL is all. 22004 for a NULL user_id or skip; 22023 for a negative skip or limit; 42501 without SELECT on holds. Cost: the page and what is skipped.';
 
-CREATE FUNCTION credits_routes.list_transactions_with_batches(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.transaction_with_category
+CREATE FUNCTION credits_routes.list_transactions_with_batches(home int, user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.transaction_with_category
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.list_transactions_with_batches;
+    RUN ON home;
+    SELECT * FROM credits.list_transactions_with_batches($2, $3, $4, $5, $6, $7, $8, $9);
 $$;
 CREATE FUNCTION credits.list_transactions_with_batches(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone, before_seq bigint DEFAULT NULL::bigint) RETURNS SETOF credits.transaction_with_category
     LANGUAGE plpgsql
@@ -1556,7 +1556,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN QUERY SELECT * FROM credits_routes.list_transactions_with_batches($1, $2, $3, $4, $5, $6, $7, $8); RETURN;
+            RETURN QUERY SELECT * FROM credits_routes.list_transactions_with_batches(credits_routes.bucket($1), $1, $2, $3, $4, $5, $6, $7, $8); RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1566,12 +1566,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.list_transactions_with_batches(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) IS 'A user''s history with each batch as one item, by descending seq (of a batch: its highest). A batch''s description is ''Batch'', its type ''usage'', its date its first row''s. request_origin and batch_sla come from the table that credits_ledger.analytics_table names, if it exists. Arguments and errors as list_user_transactions; 42501 if that table may not be read. Cost: the page, what is skipped or filtered out, and the rows that are not folded yet.';
 
-CREATE FUNCTION credits_routes.list_user_transactions(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.credit_transaction
+CREATE FUNCTION credits_routes.list_user_transactions(home int, user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.credit_transaction
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.list_user_transactions;
+    RUN ON home;
+    SELECT * FROM credits.list_user_transactions($2, $3, $4, $5, $6, $7, $8, $9);
 $$;
 CREATE FUNCTION credits.list_user_transactions(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone, before_seq bigint DEFAULT NULL::bigint) RETURNS SETOF credits.credit_transaction
     LANGUAGE plpgsql
@@ -1587,7 +1587,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN QUERY SELECT * FROM credits_routes.list_user_transactions($1, $2, $3, $4, $5, $6, $7, $8); RETURN;
+            RETURN QUERY SELECT * FROM credits_routes.list_user_transactions(credits_routes.bucket($1), $1, $2, $3, $4, $5, $6, $7, $8); RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1597,12 +1597,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.list_user_transactions(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) IS 'A user''s transactions, by descending seq. search is literal text, found anywhere in the description whatever its case; dates are inclusive; "limit" => NULL is all; before_seq keeps smaller seqs, before skip counts. 22004 for a NULL user_id or skip, or NULL in transaction_types; 22023 for a negative skip or limit or an unknown type. Cost: the page and what is skipped or filtered out.';
 
-CREATE FUNCTION credits_routes.list_user_transactions_with_balance(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.transaction_with_balance
+CREATE FUNCTION credits_routes.list_user_transactions_with_balance(home int, user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.transaction_with_balance
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.list_user_transactions_with_balance;
+    RUN ON home;
+    SELECT * FROM credits.list_user_transactions_with_balance($2, $3, $4, $5, $6, $7, $8, $9);
 $$;
 CREATE FUNCTION credits.list_user_transactions_with_balance(user_id uuid, skip bigint DEFAULT 0, "limit" bigint DEFAULT 50, search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone, before_seq bigint DEFAULT NULL::bigint) RETURNS SETOF credits.transaction_with_balance
     LANGUAGE plpgsql
@@ -1618,7 +1618,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN QUERY SELECT * FROM credits_routes.list_user_transactions_with_balance($1, $2, $3, $4, $5, $6, $7, $8); RETURN;
+            RETURN QUERY SELECT * FROM credits_routes.list_user_transactions_with_balance(credits_routes.bucket($1), $1, $2, $3, $4, $5, $6, $7, $8); RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1692,12 +1692,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.record_transactions(transactions jsonb) IS 'Records the items of an array of at most 10,000 objects, each as an INSERT does, and returns the result of each, in the order of the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, created_at, category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. An item that is refused does not affect the others. Rows get their seqs in the order of their source_ids. Errors: 22004 for NULL, 22023 for what is no array or has too many items, 25006 in a read-only transaction, 42501 without INSERT on the columns that are given and SELECT on the ledger, and what ends a transaction: 40001, 40P01, a cancel.';
 
-CREATE FUNCTION credits_routes.redact_account(user_id uuid) RETURNS bigint
+CREATE FUNCTION credits_routes.redact_account(home int, user_id uuid) RETURNS bigint
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.redact_account;
+    RUN ON home;
+    SELECT credits.redact_account($2);
 $$;
 CREATE FUNCTION credits.redact_account(user_id uuid) RETURNS bigint
     LANGUAGE plpgsql
@@ -1713,7 +1713,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.redact_account($1);
+            RETURN credits_routes.redact_account(credits_routes.bucket($1), $1);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1723,12 +1723,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.redact_account(user_id uuid) IS 'For erasure requests: clears description and metadata of the rows and holds of a user that are committed or the transaction''s own, and changes nothing else; returns how many rows, holds among them, it has cleared. Waits for transactions that extend, capture or release a hold of the user, then takes the stripe of the user exclusively, so commits of its users wait until this transaction ends. Fires no trigger. EXECUTE suffices, which nobody but the owner has at first; row-level security hides no row from it. Vacuum removes the old versions of the rows. Errors: 22004 for NULL, 25006 in a read-only transaction, 0A000 if the transaction is prepared.';
 
-CREATE FUNCTION credits_routes.refresh_checkpoint(user_id uuid) RETURNS void
+CREATE FUNCTION credits_routes.refresh_checkpoint(home int, user_id uuid) RETURNS void
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.refresh_checkpoint;
+    RUN ON home;
+    SELECT credits.refresh_checkpoint($2);
 $$;
 CREATE FUNCTION credits.refresh_checkpoint(user_id uuid) RETURNS void
     LANGUAGE plpgsql
@@ -1744,7 +1744,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            PERFORM credits_routes.refresh_checkpoint($1); RETURN;
+            PERFORM credits_routes.refresh_checkpoint(credits_routes.bucket($1), $1); RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1988,12 +1988,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.settlement_statistics() IS 'Counts for this database since the server started or recovered from a crash, of transactions that have committed: exclusive_sections, stripes taken exclusively (close to zero, for a new user, for refresh_checkpoint); crossings_up and crossings_down, also with the channels off; refreshes, checkpoints that were refreshed or made; refreshes_skipped, lagging ones left alone while someone else refreshed on that stripe or the tables were locked; refreshes_failed, those put off by an error, which is in the server''s log. Settlements that find nothing to decide are not counted. No row if the server has no room for the counts: there are places for 128 databases.';
 
-CREATE FUNCTION credits_routes.sum_recent_transactions(user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) RETURNS numeric
+CREATE FUNCTION credits_routes.sum_recent_transactions(home int, user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) RETURNS numeric
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.sum_recent_transactions;
+    RUN ON home;
+    SELECT credits.sum_recent_transactions($2, $3, $4, $5);
 $$;
 CREATE FUNCTION credits.sum_recent_transactions(user_id uuid, count bigint, start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS numeric
     LANGUAGE plpgsql
@@ -2009,7 +2009,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.sum_recent_transactions($1, $2, $3, $4);
+            RETURN credits_routes.sum_recent_transactions(credits_routes.bucket($1), $1, $2, $3, $4);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -2019,12 +2019,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.sum_recent_transactions(user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) IS 'Signed sum of the newest count transactions of a user within the dates (inclusive), exact; 0 if there are none. 22004 for a NULL user_id or count, 22023 for a negative count. Cost: as the list of these rows.';
 
-CREATE FUNCTION credits_routes.sum_recent_transactions_grouped(user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) RETURNS numeric
+CREATE FUNCTION credits_routes.sum_recent_transactions_grouped(home int, user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) RETURNS numeric
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.sum_recent_transactions_grouped;
+    RUN ON home;
+    SELECT credits.sum_recent_transactions_grouped($2, $3, $4, $5);
 $$;
 CREATE FUNCTION credits.sum_recent_transactions_grouped(user_id uuid, count bigint, start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS numeric
     LANGUAGE plpgsql
@@ -2040,7 +2040,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.sum_recent_transactions_grouped($1, $2, $3, $4);
+            RETURN credits_routes.sum_recent_transactions_grouped(credits_routes.bucket($1), $1, $2, $3, $4);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -2050,12 +2050,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.sum_recent_transactions_grouped(user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) IS 'Signed sum of the newest count items of a user''s grouped history within the dates (inclusive), exact; 0 if there are none. 22004 for a NULL user_id or count, 22023 for a negative count. Cost: as the list of these items.';
 
-CREATE FUNCTION credits_routes.sum_transactions_after_date(user_id uuid, after_date timestamp with time zone) RETURNS numeric
+CREATE FUNCTION credits_routes.sum_transactions_after_date(home int, user_id uuid, after_date timestamp with time zone) RETURNS numeric
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.sum_transactions_after_date;
+    RUN ON home;
+    SELECT credits.sum_transactions_after_date($2, $3);
 $$;
 CREATE FUNCTION credits.sum_transactions_after_date(user_id uuid, after_date timestamp with time zone) RETURNS numeric
     LANGUAGE plpgsql
@@ -2071,7 +2071,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.sum_transactions_after_date($1, $2);
+            RETURN credits_routes.sum_transactions_after_date(credits_routes.bucket($1), $1, $2);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -2081,12 +2081,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.sum_transactions_after_date(user_id uuid, after_date timestamp with time zone) IS 'Signed sum of a user''s transactions with created_at > after_date, exact; 0 if there are none. 22004 for NULL. Cost: as get_user_balance_at.';
 
-CREATE FUNCTION credits_routes.sum_transactions_after_date_grouped(user_id uuid, after_date timestamp with time zone) RETURNS numeric
+CREATE FUNCTION credits_routes.sum_transactions_after_date_grouped(home int, user_id uuid, after_date timestamp with time zone) RETURNS numeric
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.sum_transactions_after_date_grouped;
+    RUN ON home;
+    SELECT credits.sum_transactions_after_date_grouped($2, $3);
 $$;
 CREATE FUNCTION credits.sum_transactions_after_date_grouped(user_id uuid, after_date timestamp with time zone) RETURNS numeric
     LANGUAGE plpgsql
@@ -2102,7 +2102,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.sum_transactions_after_date_grouped($1, $2);
+            RETURN credits_routes.sum_transactions_after_date_grouped(credits_routes.bucket($1), $1, $2);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -2177,12 +2177,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.unimportable_transactions(source regclass) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
-CREATE FUNCTION credits_routes.usage_by_day(user_id uuid, start_date date, end_date date) RETURNS TABLE(day date, category text, api_key_id uuid, transaction_type text, total_amount numeric, transaction_count bigint)
+CREATE FUNCTION credits_routes.usage_by_day(home int, user_id uuid, start_date date, end_date date) RETURNS TABLE(day date, category text, api_key_id uuid, transaction_type text, total_amount numeric, transaction_count bigint)
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON credits_routes.bucket(user_id);
-    TARGET credits.usage_by_day;
+    RUN ON home;
+    SELECT * FROM credits.usage_by_day($2, $3, $4);
 $$;
 CREATE FUNCTION credits.usage_by_day(user_id uuid, start_date date DEFAULT NULL::date, end_date date DEFAULT NULL::date) RETURNS TABLE(day date, category text, api_key_id uuid, transaction_type text, total_amount numeric, transaction_count bigint)
     LANGUAGE plpgsql
@@ -2198,7 +2198,7 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN QUERY SELECT * FROM credits_routes.usage_by_day($1, $2, $3); RETURN;
+            RETURN QUERY SELECT * FROM credits_routes.usage_by_day(credits_routes.bucket($1), $1, $2, $3); RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
