@@ -49,8 +49,44 @@ COMMENT ON TABLE credits.buckets IS
 COMMENT ON COLUMN credits.buckets.bucket IS 'Number of the bucket, 0 to 1023: bucket_of() of its accounts.';
 COMMENT ON COLUMN credits.buckets.node IS 'The node that has them.';
 
+CREATE TABLE credits.moves (
+    move        int         NOT NULL,
+    bucket      int         NOT NULL,
+    from_node   text        NOT NULL,
+    to_node     text        NOT NULL,
+    state       text        NOT NULL DEFAULT 'noted',
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    passes      int         NOT NULL DEFAULT 0,
+    holds       int         NOT NULL DEFAULT 0,
+    rows_copied bigint      NOT NULL DEFAULT 0,
+    pause       interval,
+    problem     jsonb,
+
+    CONSTRAINT moves_pkey PRIMARY KEY (move),
+    CONSTRAINT bucket_is_one CHECK (bucket BETWEEN 0 AND 1023),
+    CONSTRAINT state_is_known CHECK (state IN ('noted', 'copying', 'copied', 'given', 'active', 'undoing', 'done', 'undone'))
+);
+CREATE UNIQUE INDEX one_move_at_a_time ON credits.moves ((true)) WHERE state NOT IN ('done', 'undone');
+COMMENT ON TABLE credits.moves IS
+    'Moves of buckets, by move_bucket: at most one that is neither done nor undone. What is noted here has a move go on, or be undone, whatever dies in the middle.';
+COMMENT ON COLUMN credits.moves.move IS 'Number of the move.';
+COMMENT ON COLUMN credits.moves.bucket IS 'What is moved.';
+COMMENT ON COLUMN credits.moves.from_node IS 'The node that has it.';
+COMMENT ON COLUMN credits.moves.to_node IS 'The node that is to have it.';
+COMMENT ON COLUMN credits.moves.state IS
+    'noted; copying; copied, and to be handed over; given: behind the commit point; active: the new node serves it, and the map is to turn; done; undoing; undone.';
+COMMENT ON COLUMN credits.moves.started_at IS 'When it was noted.';
+COMMENT ON COLUMN credits.moves.changed_at IS 'When its state, or what it has copied, changed last.';
+COMMENT ON COLUMN credits.moves.passes IS 'How many times rows were copied.';
+COMMENT ON COLUMN credits.moves.holds IS 'How many times the bucket was held on its old node, to be handed over.';
+COMMENT ON COLUMN credits.moves.rows_copied IS 'How many rows the new node has got, and did not have.';
+COMMENT ON COLUMN credits.moves.pause IS 'How long commits of the old node waited: until the bucket was given away.';
+COMMENT ON COLUMN credits.moves.problem IS 'Why it was undone: sqlstate, message, detail, hint of the error; NULL if for another move.';
+
 SELECT pg_extension_config_dump('credits.nodes', '');
 SELECT pg_extension_config_dump('credits.buckets', '');
+SELECT pg_extension_config_dump('credits.moves', '');
 
 CREATE FUNCTION credits.spread_buckets(nodes text[]) RETURNS TABLE (bucket int, node text)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -72,6 +108,89 @@ CREATE FUNCTION credits.uuid_v7() RETURNS uuid
                                           PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1),
                                   52, 1), 53, 1), 'hex')::uuid;
 COMMENT ON FUNCTION credits.uuid_v7() IS 'A uuid of version 7: in the order of time, to the millisecond.';
+
+-- Sessions on nodes that last longer than a call of PL/Proxy, and statements for a node that does not have a bucket yet: by dblink, on the servers
+-- of the map, as the role by which the owner was let in. Bound when they are created, to the schema that dblink is in.
+
+SELECT set_config('search_path', format('pg_catalog, %I, pg_temp', e.extnamespace::regnamespace), true) FROM pg_extension e WHERE e.extname = 'dblink';
+
+CREATE FUNCTION credits_routes.session_is_open(session text) RETURNS boolean
+    LANGUAGE sql VOLATILE
+    RETURN coalesce(session = ANY (dblink_get_connections()), false);
+COMMENT ON FUNCTION credits_routes.session_is_open(text) IS 'Whether a session on a node has this name.';
+
+CREATE FUNCTION credits_routes.connect_session(session text, server text) RETURNS void
+    LANGUAGE sql VOLATILE
+    BEGIN ATOMIC
+        SELECT dblink_connect(session, server);
+    END;
+COMMENT ON FUNCTION credits_routes.connect_session(text, text) IS 'Opens a session on the node of a foreign server.';
+
+CREATE FUNCTION credits_routes.do_in_session(session text, statement text) RETURNS void
+    LANGUAGE sql VOLATILE
+    BEGIN ATOMIC
+        SELECT dblink_exec(session, statement);
+    END;
+COMMENT ON FUNCTION credits_routes.do_in_session(text, text) IS 'Runs a statement without a result in a session.';
+
+CREATE FUNCTION credits_routes.ask_session(session text, query text) RETURNS SETOF text
+    LANGUAGE sql VOLATILE
+    BEGIN ATOMIC
+        SELECT a.answer FROM dblink(session, query) a (answer text);
+    END;
+COMMENT ON FUNCTION credits_routes.ask_session(text, text) IS 'What a query of one column returns in a session.';
+
+CREATE FUNCTION credits_routes.drop_session(session text) RETURNS void
+    LANGUAGE sql VOLATILE
+    BEGIN ATOMIC
+        SELECT dblink_disconnect(session);
+    END;
+COMMENT ON FUNCTION credits_routes.drop_session(text) IS 'Ends a session that is open: its transaction is rolled back.';
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE FUNCTION credits_routes.server_of(node text) RETURNS name
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT ('credits_node_' || node)::name $$;
+COMMENT ON FUNCTION credits_routes.server_of(text) IS 'Name of the foreign server of a node.';
+
+CREATE FUNCTION credits_routes.close_session(session text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF credits_routes.session_is_open(session) THEN
+        PERFORM credits_routes.drop_session(session);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.close_session(text) IS 'Ends a session, if it is open: its transaction is rolled back.';
+
+-- Whatever becomes of the router, the node lets go of what the session has locked: at the latest after five seconds.
+CREATE FUNCTION credits_routes.open_session(session text, node text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.close_session(session);
+    PERFORM credits_routes.connect_session(session, credits_routes.server_of(node));
+    PERFORM credits_routes.do_in_session(session,
+        'SET application_name = ''credits_ledger_router''; SET client_min_messages = warning; SET search_path = pg_catalog, pg_temp;'
+        ' SET lock_timeout = ''5s''; SET idle_in_transaction_session_timeout = ''5s''; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 1;'
+        ' SET tcp_keepalives_count = 3; SET tcp_user_timeout = ''8s''');
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.open_session(text, text) IS
+    'Opens a session on a node, instead of the one of that name. It waits five seconds for a lock, and is ended by the node after five seconds in an idle transaction.';
+
+CREATE FUNCTION credits_routes.ask_node(node text, query text) RETURNS SETOF text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.open_session('credits_ledger_ask', node);
+    RETURN QUERY SELECT * FROM credits_routes.ask_session('credits_ledger_ask', query);
+    PERFORM credits_routes.close_session('credits_ledger_ask');
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.ask_node(text, text) IS 'What a query of one column returns on a node, in a session of its own.';
 
 COMMENT ON SCHEMA credits IS 'Prepaid-credit ledgers, kept by the extension credits_ledger.';
 
@@ -270,11 +389,6 @@ COMMENT ON TABLE credits.thresholds IS 'Routed to the nodes by user_id. Of every
 -- postgres_fdw for each node, a cluster of PL/Proxy with a partition for each bucket, and for each routed table partitions whose bounds
 -- are residue classes of buckets. Each step compares what is there with what the map says, so it can be repeated.
 
-CREATE FUNCTION credits_routes.server_of(node text) RETURNS name
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT ('credits_node_' || node)::name $$;
-COMMENT ON FUNCTION credits_routes.server_of(text) IS 'Name of the foreign server of a node.';
-
 CREATE FUNCTION credits_routes.connection_options(n credits.nodes) RETURNS TABLE (name text, value text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -364,14 +478,22 @@ CREATE FUNCTION credits_routes.copy_user_mappings() RETURNS void
     $$;
 COMMENT ON FUNCTION credits_routes.copy_user_mappings() IS 'Gives each server the user mappings that it lacks and another has.';
 
+-- A partition for each bucket, then one for each number that a node may have: a node without buckets is asked, too, by its own. Where a number is
+-- nobody's, it leads where the bucket does.
 CREATE FUNCTION credits_routes.apply_cluster() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     IF EXISTS (SELECT FROM credits.buckets) THEN
-        PERFORM credits_routes.set_server_options('credits_nodes', 'plproxy', jsonb_object_agg('p' || b.bucket, c.string))
-        FROM credits.buckets b
-        JOIN (SELECT n.node, credits_routes.connection_string(n) AS string FROM credits.nodes n) c USING (node);
+        PERFORM credits_routes.set_server_options('credits_nodes', 'plproxy', (
+            WITH node AS MATERIALIZED (SELECT n.node, n.seq_residue, credits_routes.connection_string(n) AS string FROM credits.nodes n),
+            -- Functions follow as soon as a bucket is active; the tables follow when nobody uses them.
+            bucket AS (SELECT b.bucket, coalesce(m.to_node, b.node) AS node FROM credits.buckets b LEFT JOIN credits.moves m ON m.bucket = b.bucket AND m.state = 'active')
+            SELECT jsonb_object_agg('p' || p.place, p.string)
+            FROM (SELECT b.bucket, n.string FROM bucket b JOIN node n USING (node)
+                  UNION ALL
+                  SELECT 1024 + b.bucket, coalesce(own.string, n.string)
+                  FROM bucket b JOIN node n USING (node) LEFT JOIN node own ON own.seq_residue = b.bucket) p (place, string)));
     END IF;
 END
     $$;
@@ -403,12 +525,14 @@ END
 COMMENT ON FUNCTION credits_routes.apply_nodes() IS 'Trigger: applies a change of nodes.';
 
 -- The fewest residue classes such that each is on one node: (1, 0) if one node has everything, 1,024 of them at worst.
-CREATE FUNCTION credits_routes.classes() RETURNS TABLE (modulus int, remainder int, node text)
+CREATE FUNCTION credits_routes.classes(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS TABLE (modulus int, remainder int, node text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
-        WITH class AS (
+        WITH map AS (
+            SELECT b.bucket, CASE WHEN b.bucket = moved THEN new_node ELSE b.node END AS node FROM credits.buckets b
+        ), class AS (
             SELECT m.modulus, b.bucket % m.modulus AS remainder, min(b.node) AS node, min(b.node) = max(b.node) AS is_whole
-            FROM credits.buckets b CROSS JOIN (SELECT 1 << bits FROM generate_series(0, 10) bits) m (modulus)
+            FROM map b CROSS JOIN (SELECT 1 << bits FROM generate_series(0, 10) bits) m (modulus)
             GROUP BY 1, 2
         )
         SELECT c.modulus, c.remainder, c.node
@@ -416,17 +540,33 @@ CREATE FUNCTION credits_routes.classes() RETURNS TABLE (modulus int, remainder i
         LEFT JOIN class larger ON larger.modulus = c.modulus / 2 AND larger.remainder = c.remainder % larger.modulus
         WHERE c.is_whole AND larger.is_whole IS NOT TRUE
     $$;
-COMMENT ON FUNCTION credits_routes.classes() IS 'The partitions of a routed table, by the map.';
+COMMENT ON FUNCTION credits_routes.classes(int, text) IS 'The partitions of a routed table, by the map, or with a bucket moved to a node.';
 
--- postgres_fdw does not send the bounds of a partition: each has a view on its node that is no larger.
-CREATE FUNCTION credits_routes.make_class_views(home int, class_modulus int, class_remainder int, residue int) RETURNS void
-    LANGUAGE plproxy SET client_min_messages = warning
+-- postgres_fdw does not send the bounds of a partition: each has a view on its node that is no larger. Those that are there stay: whoever reads one
+-- would have to be waited for.
+CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
-        CLUSTER 'credits_nodes';
-        RUN ON home;
-        SELECT n.done FROM (SELECT credits.set_node_number(residue::int) AS done, credits.make_class_views(class_modulus::int, class_remainder::int)) n;
+DECLARE
+    home text;
+    lacking text;
+BEGIN
+    FOR home, lacking IN
+        SELECT c.node, string_agg(format('(%s, %s)', c.modulus, c.remainder), ', ' ORDER BY c.modulus, c.remainder)
+        FROM credits_routes.classes(moved, new_node) c
+        -- A class that has been on its node before has its views.
+        WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
+                          WHERE s.srvname = credits_routes.server_of(c.node)
+                            AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)))
+        GROUP BY c.node
+    LOOP
+        PERFORM credits_routes.ask_node(home, format(
+            'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM (VALUES %s) c (modulus, remainder)'
+            ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', lacking));
+    END LOOP;
+END
     $$;
-COMMENT ON FUNCTION credits_routes.make_class_views(int, int, int, int) IS 'Has the node of a bucket make the views of a class, and take its number.';
+COMMENT ON FUNCTION credits_routes.make_class_views(int, text) IS 'Has the nodes make the views that partitions of the map, or with a bucket moved to a node, lead to.';
 
 -- All at once, or not at all: a client that has one and waits for another would end in a deadlock, of which either may be the victim. So this gives up
 -- before the server looks for deadlocks (deadlock_timeout, 1 s), and nobody queues behind it for long.
@@ -451,12 +591,8 @@ DECLARE
     change record;
     are_locked boolean := false;
 BEGIN
-    -- Before anything is locked here. A class that has been on its node before has its views.
-    PERFORM credits_routes.make_class_views(c.remainder, c.modulus, c.remainder, n.seq_residue)
-    FROM credits_routes.classes() c JOIN credits.nodes n USING (node)
-    WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
-                      WHERE s.srvname = credits_routes.server_of(c.node)
-                        AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)));
+    -- Before anything is locked here.
+    PERFORM credits_routes.make_class_views();
     FOR routed IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' ORDER BY c.relname LOOP
         FOR change IN
             WITH wanted AS (
@@ -498,10 +634,13 @@ CREATE FUNCTION credits_routes.apply_buckets() RETURNS trigger
 BEGIN
     IF TG_OP IN ('DELETE', 'TRUNCATE') OR (SELECT count(*) FROM credits.buckets) <> 1024 THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'every bucket has a node: all 1,024 are inserted by one statement, and none is deleted',
-            HINT = 'INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(ARRAY[...]); UPDATE moves them.';
+            HINT = 'INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(ARRAY[...]); CALL credits.move_bucket(...) moves one.';
     END IF;
     PERFORM credits_routes.apply_cluster();
     PERFORM credits_routes.copy_user_mappings();
+    IF TG_OP = 'INSERT' THEN
+        PERFORM credits_routes.share_out_buckets();
+    END IF;
     PERFORM credits_routes.apply_partitions();
     RETURN NULL;
 END
@@ -557,13 +696,13 @@ COMMENT ON FUNCTION credits_routes.bucket(uuid) IS 'The bucket of an account; 0 
 -- As their owner: callers need not read the map.
 CREATE FUNCTION credits_routes.nodes() RETURNS text[]
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT array_agg(DISTINCT b.node ORDER BY b.node) FROM credits.buckets b $$;
-COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes that have accounts.';
+    AS $$ SELECT array_agg(n.node ORDER BY n.node) FROM credits.nodes n $$;
+COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes, those without accounts, too.';
 
-CREATE FUNCTION credits_routes.bucket_of_node(node text) RETURNS int
+CREATE FUNCTION credits_routes.place_of_node(node text) RETURNS int
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT min(b.bucket) FROM credits.buckets b WHERE b.node = bucket_of_node.node $$;
-COMMENT ON FUNCTION credits_routes.bucket_of_node(text) IS 'Any bucket of a node, for calls to nodes by name.';
+    AS $$ SELECT 1024 + n.seq_residue FROM credits.nodes n WHERE n.node = place_of_node.node $$;
+COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'Where the cluster has a node by itself, for calls to nodes by name.';
 
 -- A session hears of changes of the catalog when it locks a table that it has not locked before, and a call of a function locks none. The lock
 -- goes with the try that took it.
@@ -608,29 +747,736 @@ COMMENT ON FUNCTION credits_routes.try_again(int, text, text, text, text) IS
     'Waits a little if the account is being moved (LC003), for about 8 s in 100 tries, and returns the count of tries; raises any other error '
     'in the node''s own words.';
 
+-- The map and the nodes are never of two minds. Each node has its own word on which buckets it has (credits.bucket_states); whatever changes the map
+-- asks for it, and the map does not take the place of a move.
+
+CREATE FUNCTION credits_routes.buckets_away(node text) RETURNS int[]
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT a.answer::int[]
+        FROM credits_routes.ask_node(node, 'SELECT coalesce(array_agg(s.bucket ORDER BY s.bucket), ''{}'')::text FROM credits.bucket_states s WHERE s.state <> ''moving''') a (answer)
+    $$;
+COMMENT ON FUNCTION credits_routes.buckets_away(text) IS 'The buckets that are not on a node, as it says.';
+
+CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, owners text[])
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH said AS MATERIALIZED (SELECT n.node, credits_routes.buckets_away(n.node) AS away FROM credits.nodes n)
+        SELECT b, m.node, ARRAY(SELECT s.node FROM said s WHERE b <> ALL (s.away) ORDER BY s.node)
+        FROM generate_series(0, 1023) b LEFT JOIN credits.buckets m ON m.bucket = b
+        ORDER BY b
+    $$;
+COMMENT ON FUNCTION credits.bucket_owners() IS
+    'All buckets: the node by the map, and the nodes that say they have it, which is that one alone unless the bucket is being moved. Asks all nodes. For superusers.';
+
+-- A number of its own, above all that others have given out.
+CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    residue constant int := (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = number_node.node);
+    past bigint;
+BEGIN
+    SELECT max(a.answer::bigint) INTO past
+    FROM credits.nodes n
+    CROSS JOIN LATERAL credits_routes.ask_node(n.node,
+        'SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(''credits.credits_transactions'', ''seq'')::regclass), 0)::text') a (answer);
+    -- First above those of a node that had none: they have all residues.
+    PERFORM credits_routes.ask_node(node, format('SELECT credits.advance_seq(%s)::text', past));
+    PERFORM credits_routes.ask_node(node, format('SELECT credits.set_node_number(%s)::text', residue));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.number_node(text) IS 'Gives a node its number, and has its seq go on above those of all nodes.';
+
+CREATE FUNCTION credits_routes.disown(node text, buckets int[]) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$ BEGIN PERFORM credits_routes.ask_node(node, format('SELECT credits.disown_buckets(%L)::text', buckets)); END $$;
+COMMENT ON FUNCTION credits_routes.disown(text, int[]) IS 'Has a node say that it does not have these buckets; 55000 if it has accounts of theirs.';
+
+-- The map is filled. A node that has never been asked says that it has everything: it is told what it has not. Any other has its say.
+CREATE FUNCTION credits_routes.share_out_buckets() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    away jsonb;
+    dispute record;
+    told record;
+BEGIN
+    SELECT jsonb_object_agg(n.node, credits_routes.buckets_away(n.node)) INTO away FROM credits.nodes n;
+    SELECT b.bucket, b.node, a.key AS other INTO dispute
+    FROM credits.buckets b CROSS JOIN LATERAL jsonb_each(away) a
+    WHERE a.value <> '[]' AND (a.key = b.node) = (a.value @> to_jsonb(b.bucket))
+    ORDER BY b.bucket LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('bucket %s is not on %s', dispute.bucket, dispute.node),
+            DETAIL = CASE WHEN dispute.node = dispute.other THEN format('%s says so.', dispute.other) ELSE format('%s says that it has it.', dispute.other) END,
+            HINT = 'INSERT INTO credits.buckets SELECT bucket, owners[1] FROM credits.bucket_owners() makes the map as the nodes have it.';
+    END IF;
+    FOR told IN
+        SELECT a.key AS node, ARRAY(SELECT b.bucket FROM credits.buckets b WHERE b.node <> a.key ORDER BY b.bucket) AS buckets
+        FROM jsonb_each(away) a WHERE a.value = '[]' ORDER BY a.key
+    LOOP
+        PERFORM credits_routes.disown(told.node, told.buckets);
+    END LOOP;
+    PERFORM credits_routes.number_node(n.node) FROM credits.nodes n;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.share_out_buckets() IS 'Has new nodes say which buckets they have, by the map, and compares the map with what the others say.';
+
+-- By hand the map follows the nodes: on a router that has not moved the bucket itself.
+CREATE FUNCTION credits_routes.agree_with_nodes() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    changed int[];
+    dispute record;
+BEGIN
+    SELECT array_agg(n.bucket ORDER BY n.bucket) INTO changed
+    FROM new_map n JOIN old_map o USING (bucket)
+    WHERE n.node <> o.node AND NOT EXISTS (SELECT FROM credits.moves m WHERE m.bucket = n.bucket AND m.to_node = n.node AND m.state = 'active');
+    IF changed IS NULL THEN
+        RETURN NULL;
+    END IF;
+    SELECT o.* INTO dispute FROM credits.bucket_owners() o WHERE o.bucket = ANY (changed) AND o.owners <> ARRAY[o.node] ORDER BY o.bucket LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is not on %s', dispute.bucket, dispute.node),
+            DETAIL = format('Nodes that say they have it: %s.', coalesce(nullif(array_to_string(dispute.owners, ', '), ''), 'none')),
+            HINT = format('CALL credits.move_bucket(%s, %L) moves it.', dispute.bucket, dispute.node);
+    END IF;
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.agree_with_nodes() IS 'Trigger: refuses a map that the nodes do not agree with.';
+
+CREATE TRIGGER agree_with_nodes AFTER UPDATE ON credits.buckets REFERENCING OLD TABLE AS old_map NEW TABLE AS new_map
+    FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.agree_with_nodes();
+COMMENT ON TRIGGER agree_with_nodes ON credits.buckets IS 'Refuses a map that the nodes do not agree with.';
+
+-- A node that is added has no bucket until one is moved there.
+CREATE FUNCTION credits_routes.take_in_nodes() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    new_node text;
+    has int[];
+BEGIN
+    IF NOT EXISTS (SELECT FROM credits.buckets) THEN
+        RETURN NULL;
+    END IF;
+    FOR new_node IN SELECT n.node FROM new_nodes n ORDER BY n.node LOOP
+        has := ARRAY(SELECT generate_series(0, 1023) EXCEPT SELECT unnest(credits_routes.buckets_away(new_node)) ORDER BY 1);
+        IF has <> '{}' THEN
+            PERFORM credits_routes.disown(new_node, has);
+        END IF;
+        PERFORM credits_routes.number_node(new_node);
+    END LOOP;
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.take_in_nodes() IS 'Trigger: has a node that is added say that it has no bucket, and gives it its number.';
+
+-- Named to fire after apply_nodes.
+CREATE TRIGGER take_in_nodes AFTER INSERT ON credits.nodes REFERENCING NEW TABLE AS new_nodes
+    FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.take_in_nodes();
+COMMENT ON TRIGGER take_in_nodes ON credits.nodes IS 'Has a node that is added say that it has no bucket.';
+
+-- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves: nobody
+-- else may take a bucket for his own that is on another node by the map, or behind the commit point of a move.
+CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    standby record;
+    away int[];
+    not_its_own int;
+BEGIN
+    FOR standby IN
+        SELECT n.node, n.seq_residue <> o.seq_residue AS has_new_number
+        FROM new_nodes n JOIN old_nodes o USING (node)
+        WHERE EXISTS (SELECT FROM credits.buckets)
+          AND (n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue)
+        ORDER BY n.node
+    LOOP
+        away := credits_routes.buckets_away(standby.node);
+        FOR not_its_own IN
+            SELECT b.bucket
+            FROM credits.buckets b LEFT JOIN credits.moves m ON m.bucket = b.bucket AND m.state IN ('given', 'active')
+            WHERE coalesce(m.to_node, b.node) <> standby.node AND b.bucket <> ALL (away)
+            ORDER BY b.bucket
+        LOOP
+            PERFORM credits_routes.open_session('credits_ledger_old', standby.node);
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', not_its_own));
+            PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN');
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', not_its_own));
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s)::text', not_its_own));
+            PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+            PERFORM credits_routes.close_session('credits_ledger_old');
+        END LOOP;
+        IF standby.has_new_number THEN
+            PERFORM credits_routes.number_node(standby.node);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.carry_over_moves() IS 'Trigger: has a standby that takes over give up what its node has given away.';
+
+CREATE TRIGGER carry_over_moves AFTER UPDATE ON credits.nodes REFERENCING OLD TABLE AS old_nodes NEW TABLE AS new_nodes
+    FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.carry_over_moves();
+COMMENT ON TRIGGER carry_over_moves ON credits.nodes IS 'Has a standby that takes over give up what its node has given away.';
+
+-- Moving a bucket while it is charged. models/nodes.pml has the order of the steps and what each is there for; the names of states are those of
+-- credits.moves. A step is a transaction on the router: what it finds out is noted at its end, and whoever comes again goes on from the note, after
+-- asking the old node, which alone says whether the commit point is past.
+
+CREATE FUNCTION credits_routes.mover_key() RETURNS bigint
+    LANGUAGE sql IMMUTABLE RETURN hashtextextended('credits.move_bucket', 0);
+COMMENT ON FUNCTION credits_routes.mover_key() IS 'The advisory lock of whoever moves a bucket.';
+
+CREATE FUNCTION credits_routes.bucket_key(bucket int) RETURNS bigint
+    LANGUAGE sql IMMUTABLE RETURN hashtextextended('credits.move_bucket', 1 + bucket);
+COMMENT ON FUNCTION credits_routes.bucket_key(int) IS 'The advisory lock of whoever moves this bucket; shared by what must not happen meanwhile.';
+
+CREATE FUNCTION credits_routes.holds_key(key bigint) RETURNS boolean
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid() AND l.objsubid = 1 AND l.mode = 'ExclusiveLock'
+                         AND l.classid::bigint = (key >> 32 & 4294967295) AND l.objid::bigint = (key & 4294967295))
+    $$;
+COMMENT ON FUNCTION credits_routes.holds_key(bigint) IS 'Whether this session holds an advisory lock.';
+
+CREATE FUNCTION credits_routes.open_move() RETURNS credits.moves
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT m.* FROM credits.moves m WHERE m.state NOT IN ('done', 'undone') $$;
+COMMENT ON FUNCTION credits_routes.open_move() IS 'The move that is neither done nor undone.';
+
+CREATE FUNCTION credits_routes.set_move_state(new_state text) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ UPDATE credits.moves m SET state = new_state, changed_at = clock_timestamp() WHERE m.state NOT IN ('done', 'undone') $$;
+COMMENT ON FUNCTION credits_routes.set_move_state(text) IS 'Notes how far the move is.';
+
+-- The mover's two sessions stay from step to step.
+CREATE FUNCTION credits_routes.ask_old(query text) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NOT credits_routes.session_is_open('credits_ledger_old') THEN
+        PERFORM credits_routes.open_session('credits_ledger_old', (credits_routes.open_move()).from_node);
+    END IF;
+    RETURN (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_old', query) a (answer));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.ask_old(text) IS 'What the old node answers.';
+
+CREATE FUNCTION credits_routes.ask_new(query text) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NOT credits_routes.session_is_open('credits_ledger_new') THEN
+        PERFORM credits_routes.open_session('credits_ledger_new', (credits_routes.open_move()).to_node);
+    END IF;
+    RETURN (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_new', query) a (answer));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.ask_new(text) IS 'What the new node answers.';
+
+CREATE FUNCTION credits_routes.close_sessions() RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT credits_routes.close_session('credits_ledger_old'); SELECT credits_routes.close_session('credits_ledger_new') $$;
+COMMENT ON FUNCTION credits_routes.close_sessions() IS 'Ends the mover''s sessions: what they have begun is rolled back.';
+
+-- Who has outlived a mover that died holds the bucket's row for five seconds at most: the steps that want it wait longer.
+CREATE FUNCTION credits_routes.be_patient() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.ask_old($s$SELECT set_config('lock_timeout', '10s', false) || set_config('statement_timeout', '0', false) || set_config('idle_in_transaction_session_timeout', '60s', false)$s$);
+    PERFORM credits_routes.ask_new($s$SELECT set_config('lock_timeout', '10s', false) || set_config('statement_timeout', '0', false) || set_config('idle_in_transaction_session_timeout', '60s', false)$s$);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.be_patient() IS 'Has the mover''s sessions wait for locks: nobody waits for them.';
+
+-- While the bucket is held, commits of the old node wait: so nothing lasts.
+CREATE FUNCTION credits_routes.be_quick() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.ask_old($s$SELECT set_config('lock_timeout', '1s', false) || set_config('statement_timeout', '5s', false) || set_config('idle_in_transaction_session_timeout', '2s', false)$s$);
+    PERFORM credits_routes.ask_new($s$SELECT set_config('lock_timeout', '500ms', false) || set_config('statement_timeout', '1s', false)$s$);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.be_quick() IS 'Has the mover''s sessions give up soon: commits wait for them.';
+
+-- Rows go through the router as text, which it does not look at.
+CREATE FUNCTION credits_routes.copy_rows(bucket int, from_xact text, below_xact text, new_position text, until timestamptz) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    chunk text;
+    fetched int;
+    received bigint := 0;
+BEGIN
+    PERFORM credits_routes.do_in_session('credits_ledger_old', format(
+        'DECLARE rows_of_bucket NO SCROLL CURSOR FOR SELECT to_jsonb(t)::text FROM credits.bucket_transactions(%s, %L::xid8, %L::xid8) t',
+        bucket, from_xact, below_xact));
+    LOOP
+        SELECT string_agg(r.row_text, ','), count(*) INTO chunk, fetched
+        FROM credits_routes.ask_session('credits_ledger_old', 'FETCH 2000 FROM rows_of_bucket') r (row_text);
+        IF fetched > 0 OR new_position IS NOT NULL THEN
+            received := received + credits_routes.ask_new(format('SELECT credits.receive_transactions(%s, %L::jsonb, %L::xid8)::text',
+                bucket, '[' || coalesce(chunk, '') || ']', CASE WHEN fetched < 2000 THEN new_position END))::bigint;
+        END IF;
+        EXIT WHEN fetched < 2000;
+        IF clock_timestamp() > until THEN
+            RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'there are too many rows to be copied while commits wait',
+                HINT = 'A transaction that has been open for long keeps the mover from copying what came after it. Try again when it has ended.';
+        END IF;
+    END LOOP;
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'CLOSE rows_of_bucket');
+    RETURN received;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.copy_rows(int, text, text, text, timestamptz) IS 'Copies rows of the old node to the new one, and returns how many it did not have.';
+
+CREATE FUNCTION credits_routes.expect_rows(bucket int) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    ledger constant text := credits_routes.ask_old('SELECT credits.get_ledger()');
+BEGIN
+    RETURN credits_routes.ask_new(format('SELECT credits.expect_bucket(%s, %L)::text', bucket, ledger));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns from where it has none yet.';
+
+-- noted -> copying
+CREATE FUNCTION credits_routes.prepare_move(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.be_patient();
+    PERFORM credits_routes.expect_rows(m.bucket);
+    -- The map turns without waiting for them.
+    PERFORM credits_routes.make_class_views(m.bucket, m.to_node);
+    RETURN 'copying';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.prepare_move(credits.moves) IS 'Step: the bucket is arriving at the new node.';
+
+-- copying -> copying or copied. What is below the lowest transaction that ran at a moment that is past has ended: nothing comes there any more.
+CREATE FUNCTION credits_routes.copy_pass(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    from_xact text;
+    below_xact text;
+    received bigint;
+BEGIN
+    PERFORM credits_routes.be_patient();
+    from_xact := credits_routes.expect_rows(m.bucket);
+    below_xact := credits_routes.ask_old('SELECT pg_snapshot_xmin(pg_current_snapshot())::text');
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    received := credits_routes.copy_rows(m.bucket, from_xact, below_xact, below_xact, 'infinity');
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+    UPDATE credits.moves n SET passes = n.passes + 1, rows_copied = n.rows_copied + received WHERE n.move = m.move;
+    RETURN CASE WHEN received < 500 OR m.passes % 10 = 9 THEN 'copied' ELSE 'copying' END;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.copy_pass(credits.moves) IS 'Step: copies what the new node has not, while more comes; again until little has come.';
+
+-- copied -> given
+CREATE FUNCTION credits_routes.hand_over(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    from_xact text;
+    handover text;
+    held_at timestamptz;
+    received bigint;
+BEGIN
+    PERFORM credits_routes.be_patient();
+    from_xact := credits_routes.expect_rows(m.bucket);
+    PERFORM credits_routes.ask_old(format('SELECT credits.start_moving_bucket(%s)::text', m.bucket));
+    PERFORM credits_routes.be_quick();
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL READ COMMITTED');
+    PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
+    held_at := clock_timestamp();
+    handover := credits_routes.ask_old(format('SELECT credits.bucket_handover(%s)::text', m.bucket));
+    received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
+    PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
+    PERFORM credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s)::text', m.bucket));
+    -- The commit point.
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+    UPDATE credits.moves n SET rows_copied = n.rows_copied + received, pause = clock_timestamp() - held_at WHERE n.move = m.move;
+    RETURN 'given';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.hand_over(credits.moves) IS 'Step: holds the bucket, copies the rest, and gives it away.';
+
+-- given -> active. The commit point has been noted: whoever takes over for the old node is told. It is asked once more, as it may have taken over
+-- before. The new node may have lost what it has been sent last, to a standby: what it has not, it gets, as the old node's rows do not change any more.
+CREATE FUNCTION credits_routes.activate(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    handover text;
+BEGIN
+    IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) <> 'elsewhere' THEN
+        RETURN 'noted';
+    END IF;
+    PERFORM credits_routes.be_patient();
+    handover := credits_routes.ask_old(format('SELECT credits.bucket_handover(%s)::text', m.bucket));
+    FOR tried IN 0 .. 2 LOOP
+        BEGIN
+            PERFORM credits_routes.ask_new(format('SELECT credits.activate_bucket(%s, %L::jsonb)::text', m.bucket, handover));
+            -- Functions follow with this transaction.
+            PERFORM credits_routes.set_move_state('active');
+            PERFORM credits_routes.apply_cluster();
+            RETURN 'active';
+        EXCEPTION WHEN object_not_in_prerequisite_state THEN
+            IF tried = 2 THEN
+                RAISE;
+            END IF;
+        END;
+        PERFORM credits_routes.copy_again(m.bucket, tried = 1);
+        PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
+    END LOOP;
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.activate(credits.moves) IS 'Step: the new node has the bucket.';
+
+CREATE FUNCTION credits_routes.copy_again(bucket int, from_the_beginning boolean) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    from_xact constant text := credits_routes.expect_rows(bucket);
+BEGIN
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    PERFORM credits_routes.copy_rows(bucket, CASE WHEN NOT from_the_beginning THEN from_xact END, NULL, NULL, 'infinity');
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.copy_again(int, boolean) IS 'Copies what the new node has lost of a bucket that was given away.';
+
+-- active -> active or done
+CREATE FUNCTION credits_routes.turn_map(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
+    UPDATE credits.buckets b SET node = m.to_node WHERE b.bucket = m.bucket AND b.node <> m.to_node;
+    RETURN 'done';
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+    PERFORM pg_sleep(0.2);
+    RETURN 'active';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.turn_map(credits.moves) IS 'Step: the map turns, when nobody uses the tables.';
+
+-- undoing -> undone, or given. On the old node first: at no moment nobody has the bucket.
+CREATE FUNCTION credits_routes.undo_move(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.be_patient();
+    IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
+        RETURN 'given';
+    END IF;
+    PERFORM credits_routes.ask_old(format('SELECT credits.stop_moving_bucket(%s)::text', m.bucket));
+    PERFORM credits_routes.ask_new(format('SELECT credits.return_bucket(%s)::text', m.bucket));
+    RETURN 'undone';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.undo_move(credits.moves) IS 'Step: the old node has the bucket as before.';
+
+-- What a call that comes upon a move does first.
+CREATE FUNCTION credits_routes.resume_move(m credits.moves, is_wanted boolean) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF m.state IN ('given', 'active') THEN
+        RETURN m.state;
+    ELSIF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
+        RETURN 'given';
+    ELSIF is_wanted AND m.state <> 'undoing' THEN
+        RETURN 'noted';
+    END IF;
+    UPDATE credits.moves n SET problem = NULL WHERE n.move = m.move;
+    RETURN 'undoing';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.resume_move(credits.moves, boolean) IS 'Where a move that was noted goes on, as the old node says.';
+
+-- Notes what is asked for; false if there is nothing to do.
+CREATE FUNCTION credits_routes.note_move(moved int, new_node text) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    by_map constant text := (SELECT b.node FROM credits.buckets b WHERE b.bucket = moved);
+    origin text := by_map;
+    first_state text := 'noted';
+BEGIN
+    IF by_map = new_node THEN
+        IF (SELECT a.answer FROM credits_routes.ask_node(new_node, format('SELECT credits.bucket_state(%s)', moved)) a (answer)) IN ('here', 'moving') THEN
+            RETURN false;
+        END IF;
+        -- A standby that has lost the end of a move to it gets that again.
+        SELECT m.from_node INTO origin FROM credits.moves m
+        WHERE m.bucket = moved AND m.to_node = new_node AND m.state = 'done' ORDER BY m.move DESC LIMIT 1;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                MESSAGE = format('%s does not have bucket %s, and no move there is known', new_node, moved),
+                HINT = 'SELECT * FROM credits.bucket_owners() has what the nodes say.';
+        END IF;
+        first_state := 'given';
+    END IF;
+    INSERT INTO credits.moves (move, bucket, from_node, to_node, state)
+    SELECT coalesce(max(m.move), 0) + 1, moved, origin, new_node, first_state FROM credits.moves m;
+    RETURN true;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.note_move(int, text) IS 'Notes a move, if the bucket is not where it is to be.';
+
+CREATE FUNCTION credits_routes.begin_moving(moved int, new_node text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF moved IS NULL OR new_node IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument bucket or node must not be NULL';
+    ELSIF moved NOT BETWEEN 0 AND 1023 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('bucket must be 0 to 1023, not %s', moved);
+    ELSIF NOT EXISTS (SELECT FROM credits.nodes n WHERE n.node = new_node) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('there is no node "%s"', new_node);
+    ELSIF NOT EXISTS (SELECT FROM credits.buckets) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'the map is empty', HINT = 'Fill credits.buckets first.';
+    ELSIF NOT credits_routes.holds_key(credits_routes.mover_key()) AND NOT pg_try_advisory_lock(credits_routes.mover_key()) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = 'a bucket is being moved', DETAIL = 'One is moved at a time.',
+            HINT = 'SELECT * FROM credits.moves shows how far it is.';
+    END IF;
+    PERFORM credits_routes.close_sessions();
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.begin_moving(int, text) IS 'Checks the arguments of move_bucket, and locks.';
+
+-- One step. What fails is told in the outcome, so that its end can be noted.
+CREATE FUNCTION credits_routes.move_on(moved int, new_node text, is_resumed boolean, OUT is_over boolean, OUT problem jsonb)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    m credits.moves := credits_routes.open_move();
+    next_state text;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    is_over := false;
+    IF m.move IS NULL THEN
+        is_over := NOT credits_routes.note_move(moved, new_node);
+        RETURN;
+    END IF;
+    BEGIN
+        -- What must not happen to the bucket meanwhile shares this.
+        IF NOT credits_routes.holds_key(credits_routes.bucket_key(m.bucket)) THEN
+            PERFORM set_config('lock_timeout', '5s', true);
+            PERFORM pg_advisory_lock(credits_routes.bucket_key(m.bucket));
+        END IF;
+        next_state := CASE
+            WHEN is_resumed THEN credits_routes.resume_move(m, m.bucket = moved AND m.to_node = new_node)
+            WHEN m.state = 'noted' THEN credits_routes.prepare_move(m)
+            WHEN m.state = 'copying' THEN credits_routes.copy_pass(m)
+            WHEN m.state = 'copied' THEN credits_routes.hand_over(m)
+            WHEN m.state = 'given' THEN credits_routes.activate(m)
+            WHEN m.state = 'active' THEN credits_routes.turn_map(m)
+            ELSE credits_routes.undo_move(m)
+        END;
+    EXCEPTION WHEN query_canceled OR OTHERS THEN
+        GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+        problem := jsonb_build_object('sqlstate', SQLSTATE, 'message', message, 'detail', detail, 'hint', hint);
+        PERFORM credits_routes.close_sessions();
+        next_state := CASE WHEN is_resumed THEN m.state ELSE credits_routes.state_after(m, problem) END;
+        is_over := next_state = m.state;
+    END;
+    IF m.state = 'copied' THEN
+        UPDATE credits.moves n SET holds = n.holds + 1 WHERE n.move = m.move;
+    END IF;
+    IF next_state = 'undoing' AND m.state <> 'undoing' AND problem IS NOT NULL THEN
+        UPDATE credits.moves n SET problem = move_on.problem WHERE n.move = m.move;
+        problem := NULL;
+    ELSIF next_state IN ('done', 'undone') THEN
+        is_over := m.bucket = moved AND m.to_node = new_node AND (next_state = 'done' OR m.problem IS NOT NULL);
+        problem := m.problem;
+        PERFORM credits_routes.close_sessions();
+        PERFORM pg_advisory_unlock(credits_routes.bucket_key(m.bucket));
+    END IF;
+    PERFORM credits_routes.set_move_state(next_state);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.move_on(int, text, boolean) IS 'Takes a step of the move that is noted, or notes one.';
+
+-- Before the commit point it is undone, unless somebody was only in the way; behind it, it stays noted. Whether it is past, the old node says: its
+-- COMMIT may have gone through without an answer.
+CREATE FUNCTION credits_routes.state_after(m credits.moves, problem jsonb) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF m.state NOT IN ('noted', 'copying', 'copied') THEN
+        RETURN m.state;
+    ELSIF m.state = 'copied' AND credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
+        RETURN 'given';
+    ELSIF m.state = 'copied' AND problem ->> 'sqlstate' IN ('55P03', '40P01') AND m.holds < 9 THEN
+        PERFORM pg_sleep(0.05 * (m.holds + 1));
+        RETURN 'copying';
+    END IF;
+    RETURN 'undoing';
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+    PERFORM credits_routes.close_sessions();
+    RETURN m.state;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.state_after(credits.moves, jsonb) IS 'How a move goes on after an error.';
+
+CREATE FUNCTION credits_routes.end_moving(problem jsonb) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    m constant credits.moves := credits_routes.open_move();
+BEGIN
+    PERFORM credits_routes.close_sessions();
+    IF m.move IS NOT NULL AND credits_routes.holds_key(credits_routes.bucket_key(m.bucket)) THEN
+        PERFORM pg_advisory_unlock(credits_routes.bucket_key(m.bucket));
+    END IF;
+    PERFORM pg_advisory_unlock(credits_routes.mover_key());
+    IF problem IS NULL THEN
+        RETURN;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = problem ->> 'sqlstate', MESSAGE = problem ->> 'message',
+        DETAIL = concat_ws(' ', nullif(problem ->> 'detail', ''),
+            CASE WHEN m.move IS NULL THEN 'The move was undone: the bucket is where it was.'
+                 WHEN m.state IN ('given', 'active') THEN format('Bucket %s is behind the commit point of its move to %s.', m.bucket, m.to_node)
+                 ELSE format('The move of bucket %s to %s is noted, and not done.', m.bucket, m.to_node) END),
+        HINT = concat_ws(' ', nullif(problem ->> 'hint', ''),
+            CASE WHEN m.move IS NOT NULL THEN format('CALL credits.move_bucket(%s, %L) again goes on.', m.bucket, m.to_node)
+                 ELSE 'Call it again.' END);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.end_moving(jsonb) IS 'Unlocks, and says what went wrong.';
+
+-- A procedure that commits can pin no search_path: what is done is in functions that do.
+CREATE PROCEDURE credits.move_bucket(bucket int, node text)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    outcome record;
+    is_resumed boolean := true;
+BEGIN
+    PERFORM credits_routes.begin_moving(bucket, node);
+    LOOP
+        COMMIT;
+        SELECT s.is_over, s.problem INTO outcome FROM credits_routes.move_on(bucket, node, is_resumed) s;
+        is_resumed := false;
+        EXIT WHEN outcome.is_over;
+    END LOOP;
+    COMMIT;
+    PERFORM credits_routes.end_moving(outcome.problem);
+END
+    $$;
+COMMENT ON PROCEDURE credits.move_bucket(int, text) IS
+    'Moves the accounts of a bucket to a node while they are charged; commits between its steps, so not in a transaction block. A move that an earlier call has left is gone on with first, or '
+    'undone if it was another one before its commit point. Commits of the old node wait while the rest is copied, and calls for its accounts until the new node serves them. Errors: 22004, 22023, 55006 while another session moves a bucket, or where a transaction '
+    'that has written of it is prepared, 55P03 where others stay in the way, and what a node says. Credits.moves notes how far it is. For superusers.';
+
+CREATE PROCEDURE credits.purge_bucket(bucket int, node text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    home constant text := (SELECT b.node FROM credits.buckets b WHERE b.bucket = purge_bucket.bucket);
+    state text;
+BEGIN
+    IF bucket IS NULL OR node IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument bucket or node must not be NULL';
+    ELSIF home IS NULL OR NOT EXISTS (SELECT FROM credits.nodes n WHERE n.node = purge_bucket.node) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('there is no bucket %s or no node "%s"', bucket, node);
+    ELSIF NOT pg_try_advisory_xact_lock(credits_routes.mover_key()) OR (credits_routes.open_move()).bucket = bucket THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = 'a bucket is being moved', HINT = 'SELECT * FROM credits.moves shows how far it is.';
+    ELSIF home = node THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is on %s', bucket, node);
+    END IF;
+    state := (SELECT a.answer FROM credits_routes.ask_node(home, format('SELECT credits.bucket_state(%s)', bucket)) a (answer));
+    IF state NOT IN ('here', 'moving') THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('%s does not serve bucket %s', home, bucket), DETAIL = format('There, it is %s.', state);
+    END IF;
+    PERFORM credits_routes.ask_node(node, format('SELECT credits.purge_bucket(%s)::text', bucket));
+END
+    $$;
+COMMENT ON PROCEDURE credits.purge_bucket(int, text) IS
+    'Removes from a node the rows of a bucket that it has given away, if the node of the map says that it serves it. The feed of the node loses them: what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, '
+    '55000 if the bucket is there or is not served, 55006 while a bucket is moved. For superusers.';
+
 -- Routes that are not made by rule. Whatever is sent to the nodes as it stands is text to PL/Proxy, which replaces the names of arguments in
 -- it: they differ from those of columns.
 
--- Where an account is not named. Asked of all nodes: those that an account has moved away from may have it, too, and the same answer.
-CREATE FUNCTION credits_routes.accounts_by_source(source text) RETURNS TABLE (account uuid, is_hold boolean)
-    LANGUAGE plproxy SET client_min_messages = warning
+-- What all nodes answer together is right if each bucket was on one of them when it answered. A node says so in the statement that answers.
+CREATE FUNCTION credits_routes.are_all(owned bit, buckets bigint) RETURNS boolean
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
-        CLUSTER 'credits_nodes';
-        RUN ON ALL;
-        SELECT h.user_id AS account, true AS is_hold FROM credits.holds h WHERE h.source_id = source::text
-        UNION ALL
-        SELECT t.user_id, false FROM credits.credits_transactions t WHERE t.source_id = source::text;
+BEGIN
+    IF buckets = 1024 AND bit_count(owned) = 1024 THEN
+        RETURN true;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'LC003', MESSAGE = 'the nodes do not have each bucket once', DETAIL = 'A bucket is being moved.';
+END
     $$;
-COMMENT ON FUNCTION credits_routes.accounts_by_source(text) IS 'The accounts of holds and transactions with a source_id, of all nodes.';
+COMMENT ON FUNCTION credits_routes.are_all(bit, bigint) IS
+    'True if the nodes that have answered have every bucket once: owned is what any of them has, buckets how many they have together. LC003 otherwise.';
 
-CREATE FUNCTION credits_routes.accounts_by_transaction(transaction uuid) RETURNS TABLE (account uuid)
+CREATE FUNCTION credits_routes.has_bucket(home int) RETURNS boolean
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        RUN ON home;
+        SELECT get_bit(credits.owned_buckets(), home::int) = 1;
+    $$;
+COMMENT ON FUNCTION credits_routes.has_bucket(int) IS 'Whether the node of a bucket has it.';
+
+CREATE FUNCTION credits_routes.require_bucket(home int) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NOT credits_routes.has_bucket(home) THEN
+        RAISE EXCEPTION USING ERRCODE = 'LC003', MESSAGE = format('bucket %s is being moved', home);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.require_bucket(int) IS 'LC003 if the node that has said no does not have the bucket.';
+
+-- Where an account is not named. Asked of all nodes: those that an account has moved away from may have it, too, and the same answer.
+CREATE FUNCTION credits_routes.accounts_by_source(source text) RETURNS TABLE (account uuid, is_hold boolean, owned varbit)
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
         CLUSTER 'credits_nodes';
         RUN ON ALL;
-        SELECT t.user_id AS account FROM credits.credits_transactions t WHERE t.id = transaction::uuid;
+        SELECT NULL::uuid AS account, NULL::boolean AS is_hold, credits.owned_buckets()::varbit AS owned
+        UNION ALL
+        SELECT h.user_id, true, NULL FROM credits.holds h WHERE h.source_id = source::text
+        UNION ALL
+        SELECT t.user_id, false, NULL FROM credits.credits_transactions t WHERE t.source_id = source::text;
     $$;
-COMMENT ON FUNCTION credits_routes.accounts_by_transaction(uuid) IS 'The account of a transaction, of all nodes.';
+COMMENT ON FUNCTION credits_routes.accounts_by_source(text) IS
+    'The accounts of holds and transactions with a source_id, of all nodes, and for each node a row that says which buckets it has.';
+
+CREATE FUNCTION credits_routes.accounts_by_transaction(transaction uuid) RETURNS TABLE (account uuid, owned varbit)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        RUN ON ALL;
+        SELECT NULL::uuid AS account, credits.owned_buckets()::varbit AS owned
+        UNION ALL
+        SELECT t.user_id, NULL FROM credits.credits_transactions t WHERE t.id = transaction::uuid;
+    $$;
+COMMENT ON FUNCTION credits_routes.accounts_by_transaction(uuid) IS
+    'The account of a transaction, of all nodes, and for each node a row that says which buckets it has.';
 
 CREATE FUNCTION credits_routes.hinted_account() RETURNS uuid
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -642,30 +1488,65 @@ CREATE FUNCTION credits_routes.bucket_by_source(source text) RETURNS int
     AS $$
 DECLARE
     account uuid := credits_routes.hinted_account();
+    owned bit varying;
+    buckets bigint;
 BEGIN
     IF account IS NULL AND source IS NOT NULL THEN
         -- A hold before a transaction: it is what is captured, released or extended.
-        SELECT a.account INTO account FROM credits_routes.accounts_by_source(source) a ORDER BY a.is_hold DESC, a.account LIMIT 1;
+        SELECT (array_agg(a.account ORDER BY a.is_hold DESC, a.account) FILTER (WHERE a.owned IS NULL))[1], bit_or(a.owned), sum(bit_count(a.owned))
+        INTO account, owned, buckets
+        FROM credits_routes.accounts_by_source(source) a;
+        -- Nobody has it: any node says so. It may be on its way.
+        IF account IS NULL THEN
+            PERFORM credits_routes.are_all(owned, buckets);
+        END IF;
     END IF;
-    -- Nobody has it: any node says so.
     RETURN credits_routes.bucket(account);
 END
     $$;
-COMMENT ON FUNCTION credits_routes.bucket_by_source(text) IS 'The bucket of a source_id, by the hint or by asking all nodes.';
+COMMENT ON FUNCTION credits_routes.bucket_by_source(text) IS 'The bucket of a source_id, by the hint or by asking all nodes. LC003 if it may be on its way.';
 
 CREATE FUNCTION credits_routes.bucket_by_transaction(transaction uuid) RETURNS int
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     account uuid := credits_routes.hinted_account();
+    owned bit varying;
+    buckets bigint;
 BEGIN
     IF account IS NULL AND transaction IS NOT NULL THEN
-        SELECT a.account INTO account FROM credits_routes.accounts_by_transaction(transaction) a ORDER BY a.account LIMIT 1;
+        SELECT (array_agg(a.account ORDER BY a.account) FILTER (WHERE a.owned IS NULL))[1], bit_or(a.owned), sum(bit_count(a.owned))
+        INTO account, owned, buckets
+        FROM credits_routes.accounts_by_transaction(transaction) a;
+        IF account IS NULL THEN
+            PERFORM credits_routes.are_all(owned, buckets);
+        END IF;
     END IF;
     RETURN credits_routes.bucket(account);
 END
     $$;
-COMMENT ON FUNCTION credits_routes.bucket_by_transaction(uuid) IS 'The bucket of a transaction, by the hint or by asking all nodes.';
+COMMENT ON FUNCTION credits_routes.bucket_by_transaction(uuid) IS 'The bucket of a transaction, by the hint or by asking all nodes. LC003 if it may be on its way.';
+
+-- Erasure reaches the rows that a bucket has left behind, too. While they are copied, they might be copied as they were.
+CREATE FUNCTION credits_routes.keep_bucket(account uuid) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    home constant int := credits_routes.bucket(account);
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(credits_routes.bucket_key(home))
+       OR EXISTS (SELECT FROM credits.moves m WHERE m.bucket = home AND m.state NOT IN ('done', 'undone')) THEN
+        RAISE EXCEPTION USING ERRCODE = 'LC003', MESSAGE = format('bucket %s is being moved', home);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.keep_bucket(uuid) IS 'Keeps the bucket of an account from being moved until the transaction ends. LC003 if it is being moved.';
+
+-- As its owner: callers need not read the map.
+CREATE FUNCTION credits_routes.are_on_many_nodes(homes int[]) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT count(DISTINCT b.node) > 1 FROM credits.buckets b WHERE b.bucket = ANY (homes) $$;
+COMMENT ON FUNCTION credits_routes.are_on_many_nodes(int[]) IS 'Whether buckets are on more than one node.';
 
 -- Each node gets its items as an array of its own, and where each stands in the caller's.
 CREATE FUNCTION credits_routes.record_transactions(items jsonb[], places int[], homes int[]) RETURNS SETOF credits.recorded_transaction
@@ -698,7 +1579,24 @@ CREATE FUNCTION credits_routes.bucket_of_item(item jsonb) RETURNS int
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_of_item(jsonb) IS 'The bucket of an item of record_transactions; 0 if it names no account.';
 
-CREATE FUNCTION credits_routes.record_split(transactions jsonb) RETURNS SETOF credits.recorded_transaction
+-- A node records its items in a transaction of its own. Where one of several has been told to ask again, the others may have recorded theirs: an item
+-- that says "exists" was recorded by the first try if its id is the one that it was sent with.
+CREATE FUNCTION credits_routes.with_ids(transactions jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF jsonb_typeof(transactions) IS DISTINCT FROM 'array' OR jsonb_array_length(transactions) NOT BETWEEN 2 AND 10000
+       OR NOT credits_routes.are_on_many_nodes(ARRAY(SELECT credits_routes.bucket_of_item(i) FROM jsonb_array_elements(transactions) i)) THEN
+        RETURN transactions;
+    END IF;
+    RETURN (SELECT jsonb_agg(CASE WHEN jsonb_typeof(i.item) = 'object' AND i.item ->> 'id' IS NULL THEN jsonb_set(i.item, '{id}', to_jsonb(credits.uuid_v7())) ELSE i.item END
+                             ORDER BY i.place)
+            FROM jsonb_array_elements(transactions) WITH ORDINALITY i (item, place));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.with_ids(jsonb) IS 'Gives ids to items that have none, if they go to more than one node.';
+
+CREATE FUNCTION credits_routes.record_split(given jsonb, sent jsonb, tried int) RETURNS SETOF credits.recorded_transaction
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -706,18 +1604,23 @@ DECLARE
     places int[];
     homes int[];
 BEGIN
-    IF jsonb_typeof(transactions) = 'array' AND jsonb_array_length(transactions) BETWEEN 1 AND 10000 THEN
+    IF jsonb_typeof(sent) = 'array' AND jsonb_array_length(sent) BETWEEN 1 AND 10000 THEN
         SELECT array_agg(i.item ORDER BY i.place), array_agg(i.place::int ORDER BY i.place),
                array_agg(credits_routes.bucket_of_item(i.item) ORDER BY i.place)
         INTO items, places, homes
-        FROM jsonb_array_elements(transactions) WITH ORDINALITY i (item, place);
-        RETURN QUERY SELECT * FROM credits_routes.record_transactions(items, places, homes) r ORDER BY r.item;
+        FROM jsonb_array_elements(sent) WITH ORDINALITY i (item, place);
+        RETURN QUERY
+            SELECT r.item, r.source_id,
+                   CASE WHEN tried > 0 AND r.outcome = 'exists' AND given -> r.item - 1 ->> 'id' IS NULL AND r.transaction_id::text = items[r.item] ->> 'id'
+                        THEN 'recorded' ELSE r.outcome END,
+                   r.transaction_id, r.seq, r.detail
+            FROM credits_routes.record_transactions(items, places, homes) r ORDER BY r.item;
     ELSE
-        RETURN QUERY SELECT * FROM credits_routes.record_whole(transactions);
+        RETURN QUERY SELECT * FROM credits_routes.record_whole(sent);
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.record_split(jsonb) IS 'record_transactions over all nodes.';
+COMMENT ON FUNCTION credits_routes.record_split(jsonb, jsonb, int) IS 'record_transactions over all nodes: the items as they were given and as they are sent, and how often they have been.';
 
 -- The ledgers read forward. A position is where each node was left.
 CREATE FUNCTION credits_routes.feed(nodes text[], positions text[], most bigint)
@@ -728,7 +1631,7 @@ CREATE FUNCTION credits_routes.feed(nodes text[], positions text[], most bigint)
     AS $$
         CLUSTER 'credits_nodes';
         SPLIT nodes, positions;
-        RUN ON credits_routes.bucket_of_node(nodes);
+        RUN ON credits_routes.place_of_node(nodes);
         SELECT (nodes::text[])[1] AS node, f.feed_position, f.id, f.user_id, f.transaction_type, f.amount, f.source_id, f.description,
                f.created_at, f.seq, f.fusillade_batch_id, f.api_key_id, f.category, f.metadata, f.reverses
         FROM credits.transactions_after((positions::text[])[1], most::bigint) f;
@@ -885,6 +1788,7 @@ CREATE FUNCTION credits.capture_hold(source_id text, amount numeric DEFAULT NULL
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    home int;
     tried int := 0;
     message text;
     detail text;
@@ -895,7 +1799,13 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.capture_hold(credits_routes.bucket_by_source($1), $1, $2);
+            home := credits_routes.bucket_by_source($1);
+            BEGIN
+                RETURN credits_routes.capture_hold(home, $1, $2);
+            EXCEPTION WHEN no_data_found THEN
+                PERFORM credits_routes.require_bucket(home);
+                RAISE;
+            END;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -936,12 +1846,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.charge(user_id uuid, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) IS 'Records usage, if what is available covers it, and returns its row. If source_id is taken by usage of the same user and amount, that row is returned: a retry is safe. Errors: LC001 not covered, also from COMMIT; 23505 source_id taken by another transaction or by an open hold, and those of create_transaction.';
 
-CREATE FUNCTION credits_routes.count_all_transactions(search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS SETOF bigint
+CREATE FUNCTION credits_routes.count_all_transactions(search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS TABLE (owned varbit, answer bigint)
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON ALL;
-    TARGET credits.count_all_transactions;
+    SELECT credits.owned_buckets()::varbit AS owned, credits.count_all_transactions(search::text, transaction_types::text[], start_date::timestamp with time zone, end_date::timestamp with time zone) AS answer;
 $$;
 CREATE FUNCTION credits.count_all_transactions(search text DEFAULT NULL::text, transaction_types text[] DEFAULT NULL::text[], start_date timestamp with time zone DEFAULT NULL::timestamp with time zone, end_date timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
     LANGUAGE plpgsql
@@ -957,7 +1867,8 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN (SELECT pg_catalog.sum(n)::bigint FROM credits_routes.count_all_transactions($1, $2, $3, $4) n);
+            RETURN (SELECT pg_catalog.sum(n.answer)::bigint FROM credits_routes.count_all_transactions($1, $2, $3, $4) n
+                HAVING credits_routes.are_all(pg_catalog.bit_or(n.owned), pg_catalog.sum(pg_catalog.bit_count(n.owned))::bigint));
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1112,6 +2023,7 @@ CREATE FUNCTION credits.extend_hold(source_id text, expires_in interval) RETURNS
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    home int;
     tried int := 0;
     message text;
     detail text;
@@ -1122,7 +2034,13 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.extend_hold(credits_routes.bucket_by_source($1), $1, $2);
+            home := credits_routes.bucket_by_source($1);
+            BEGIN
+                RETURN credits_routes.extend_hold(home, $1, $2);
+            EXCEPTION WHEN no_data_found THEN
+                PERFORM credits_routes.require_bucket(home);
+                RAISE;
+            END;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1303,6 +2221,7 @@ CREATE FUNCTION credits.get_transaction_by_id(transaction_id uuid) RETURNS SETOF
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    home int;
     tried int := 0;
     message text;
     detail text;
@@ -1313,7 +2232,12 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN QUERY SELECT * FROM credits_routes.get_transaction_by_id(credits_routes.bucket_by_transaction($1), $1); RETURN;
+            home := credits_routes.bucket_by_transaction($1);
+            RETURN QUERY SELECT * FROM credits_routes.get_transaction_by_id(home, $1);
+            IF NOT FOUND THEN
+                PERFORM credits_routes.require_bucket(home);
+            END IF;
+            RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1454,13 +2378,13 @@ END
 $$;
 COMMENT ON FUNCTION credits.is_here(user_id uuid) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
-CREATE FUNCTION credits_routes.list_all_transactions(nodes text[], rows_wanted bigint, words text, types text[], from_date timestamptz, to_date timestamptz) RETURNS TABLE (node text, id uuid, user_id uuid, transaction_type text, amount numeric, source_id text, description text, created_at timestamp with time zone, seq bigint, fusillade_batch_id uuid, api_key_id uuid)
+CREATE FUNCTION credits_routes.list_all_transactions(nodes text[], rows_wanted bigint, words text, types text[], from_date timestamptz, to_date timestamptz) RETURNS TABLE (node text, owned varbit, id uuid, user_id uuid, transaction_type text, amount numeric, source_id text, description text, created_at timestamp with time zone, seq bigint, fusillade_batch_id uuid, api_key_id uuid)
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
     SPLIT nodes;
-    RUN ON credits_routes.bucket_of_node(nodes);
-    SELECT (nodes::text[])[1] AS node, t.* FROM credits.list_all_transactions(0, rows_wanted::bigint, words::text, types::text[], from_date::timestamptz, to_date::timestamptz) t;
+    RUN ON credits_routes.place_of_node(nodes);
+    SELECT (nodes::text[])[1] AS node, credits.owned_buckets()::varbit AS owned, NULL::uuid AS id, NULL::uuid AS user_id, NULL::text AS transaction_type, NULL::numeric AS amount, NULL::text AS source_id, NULL::text AS description, NULL::timestamp with time zone AS created_at, NULL::bigint AS seq, NULL::uuid AS fusillade_batch_id, NULL::uuid AS api_key_id UNION ALL SELECT (nodes::text[])[1], NULL, t.* FROM credits.list_all_transactions(0, rows_wanted::bigint, words::text, types::text[], from_date::timestamptz, to_date::timestamptz) t;
 $$;
 CREATE FUNCTION credits_routes.list_all_of_one(leaving_out bigint, rows_wanted bigint) RETURNS SETOF credits.credit_transaction
     LANGUAGE plproxy SET client_min_messages = warning
@@ -1490,9 +2414,13 @@ BEGIN
             IF $1 IS NULL OR $1 OPERATOR(pg_catalog.<) 0 OR $2 OPERATOR(pg_catalog.<) 0 THEN
                 RETURN QUERY SELECT * FROM credits_routes.list_all_of_one($1, $2); RETURN;
             END IF;
-            RETURN QUERY SELECT t.id, t.user_id, t.transaction_type, t.amount, t.source_id, t.description, t.created_at, t.seq, t.fusillade_batch_id, t.api_key_id
+            RETURN QUERY WITH said AS MATERIALIZED (
+                    SELECT * FROM credits_routes.list_all_transactions(credits_routes.nodes(), $1 OPERATOR(pg_catalog.+) $2, $3, $4, $5, $6))
+                SELECT t.id, t.user_id, t.transaction_type, t.amount, t.source_id, t.description, t.created_at, t.seq, t.fusillade_batch_id, t.api_key_id
                 FROM (SELECT t.*, pg_catalog.min(t.created_at) OVER (PARTITION BY t.node ORDER BY t.seq DESC) AS head
-                      FROM credits_routes.list_all_transactions(credits_routes.nodes(), $1 OPERATOR(pg_catalog.+) $2, $3, $4, $5, $6) t) t
+                      FROM said t WHERE t.owned IS NULL) t
+                WHERE credits_routes.are_all((SELECT pg_catalog.bit_or(s.owned) FROM said s),
+                                             (SELECT pg_catalog.sum(pg_catalog.bit_count(s.owned))::bigint FROM said s))
                 ORDER BY t.head DESC, t.node, t.seq DESC OFFSET $1 LIMIT $2;
             RETURN;
         EXCEPTION WHEN OTHERS THEN
@@ -1672,6 +2600,7 @@ CREATE FUNCTION credits.record_transactions(transactions jsonb) RETURNS SETOF cr
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    sent jsonb;
     tried int := 0;
     message text;
     detail text;
@@ -1682,7 +2611,10 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN QUERY SELECT * FROM credits_routes.record_split($1); RETURN;
+            IF tried OPERATOR(pg_catalog.=) 0 THEN
+                sent := credits_routes.with_ids($1);
+            END IF;
+            RETURN QUERY SELECT * FROM credits_routes.record_split($1, sent, tried); RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1692,12 +2624,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.record_transactions(transactions jsonb) IS 'Records the items of an array of at most 10,000 objects, each as an INSERT does, and returns the result of each, in the order of the array. Keys: user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, id, created_at, category, metadata; one that is null counts as not given. An amount may be a number or a string, and is exact. An item that is refused does not affect the others. Rows get their seqs in the order of their source_ids. Errors: 22004 for NULL, 22023 for what is no array or has too many items, 25006 in a read-only transaction, 42501 without INSERT on the columns that are given and SELECT on the ledger, and what ends a transaction: 40001, 40P01, a cancel.';
 
-CREATE FUNCTION credits_routes.redact_account(home int, user_id uuid) RETURNS bigint
+CREATE FUNCTION credits_routes.redact_account(user_id uuid) RETURNS SETOF bigint
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
-    RUN ON home;
-    SELECT credits.redact_account($2);
+    RUN ON ALL;
+    TARGET credits.redact_account;
 $$;
 CREATE FUNCTION credits.redact_account(user_id uuid) RETURNS bigint
     LANGUAGE plpgsql
@@ -1713,7 +2645,8 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.redact_account(credits_routes.bucket($1), $1);
+            PERFORM credits_routes.keep_bucket($1);
+            RETURN (SELECT pg_catalog.max(n) FROM credits_routes.redact_account($1) n);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1866,6 +2799,7 @@ CREATE FUNCTION credits.release_hold(source_id text) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    home int;
     tried int := 0;
     message text;
     detail text;
@@ -1876,7 +2810,12 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.release_hold(credits_routes.bucket_by_source($1), $1);
+            home := credits_routes.bucket_by_source($1);
+            IF credits_routes.release_hold(home, $1) THEN
+                RETURN true;
+            END IF;
+            PERFORM credits_routes.require_bucket(home);
+            RETURN false;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -1917,6 +2856,7 @@ CREATE FUNCTION credits.reverse_transaction(transaction_id uuid, source_id text,
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    home int;
     tried int := 0;
     message text;
     detail text;
@@ -1927,7 +2867,13 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN credits_routes.reverse_transaction(credits_routes.bucket_by_transaction($1), $1, $2, $3, $4);
+            home := credits_routes.bucket_by_transaction($1);
+            BEGIN
+                RETURN credits_routes.reverse_transaction(home, $1, $2, $3, $4);
+            EXCEPTION WHEN no_data_found THEN
+                PERFORM credits_routes.require_bucket(home);
+                RAISE;
+            END;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -2112,12 +3058,12 @@ END
 $$;
 COMMENT ON FUNCTION credits.sum_transactions_after_date_grouped(user_id uuid, after_date timestamp with time zone) IS 'Signed sum of the items of a user''s grouped history that are dated after after_date, exact; 0 if there are none. 22004 for NULL. Cost: the user''s batches, the single rows after the date and the rows that are not folded yet.';
 
-CREATE FUNCTION credits_routes.transaction_exists_by_source_id(source_id text) RETURNS SETOF boolean
+CREATE FUNCTION credits_routes.transaction_exists_by_source_id(source_id text) RETURNS TABLE (owned varbit, answer boolean)
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON ALL;
-    TARGET credits.transaction_exists_by_source_id;
+    SELECT credits.owned_buckets()::varbit AS owned, credits.transaction_exists_by_source_id(source_id::text) AS answer;
 $$;
 CREATE FUNCTION credits.transaction_exists_by_source_id(source_id text) RETURNS boolean
     LANGUAGE plpgsql
@@ -2133,7 +3079,8 @@ BEGIN
             IF tried OPERATOR(pg_catalog.>) 0 THEN
                 PERFORM credits_routes.read_the_map_again();
             END IF;
-            RETURN (SELECT pg_catalog.bool_or(n) FROM credits_routes.transaction_exists_by_source_id($1) n);
+            RETURN (SELECT pg_catalog.bool_or(n.answer) FROM credits_routes.transaction_exists_by_source_id($1) n
+                HAVING credits_routes.are_all(pg_catalog.bit_or(n.owned), pg_catalog.sum(pg_catalog.bit_count(n.owned))::bigint));
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             tried := credits_routes.try_again(tried, SQLSTATE, message, detail, hint);
@@ -2213,7 +3160,7 @@ CREATE FUNCTION credits_routes.verify_installation(nodes text[]) RETURNS TABLE(c
     AS $$
     CLUSTER 'credits_nodes';
     SPLIT nodes;
-    RUN ON credits_routes.bucket_of_node(nodes);
+    RUN ON credits_routes.place_of_node(nodes);
     SELECT v.check_name, v.object, (nodes::text[])[1] || ': ' || v.detail AS detail FROM credits.verify_installation() v;
 $$;
 CREATE FUNCTION credits.verify_installation() RETURNS TABLE(check_name text, object text, detail text)
@@ -2276,7 +3223,7 @@ CREATE FUNCTION credits_routes.checkpoint_lag(nodes text[]) RETURNS TABLE (user_
     AS $$
     CLUSTER 'credits_nodes';
     SPLIT nodes;
-    RUN ON credits_routes.bucket_of_node(nodes);
+    RUN ON credits_routes.place_of_node(nodes);
     SELECT v.user_id, v.delta_rows, v.updated_at, v.watermark_lag, v.stragglers, (nodes::text[])[1] AS node FROM credits.checkpoint_lag v;
 $$;
 CREATE VIEW credits.checkpoint_lag AS
@@ -2288,7 +3235,7 @@ CREATE FUNCTION credits_routes.checkpoints(nodes text[]) RETURNS TABLE (user_id 
     AS $$
     CLUSTER 'credits_nodes';
     SPLIT nodes;
-    RUN ON credits_routes.bucket_of_node(nodes);
+    RUN ON credits_routes.place_of_node(nodes);
     SELECT v.user_id, v.checkpoint_seq, v.balance, v.updated_at, v.transaction_count, v.watermark, v.stragglers, v.is_positive, v.crossed_at, v.overdraft_limit, v.thresholds, v.thresholds_below, v.thresholds_crossed_at, v.has_days, v.cap_ids, v.caps_reached_until, (nodes::text[])[1] AS node FROM credits.checkpoints v;
 $$;
 CREATE VIEW credits.checkpoints AS
@@ -2300,7 +3247,7 @@ CREATE FUNCTION credits_routes.hold_counts(nodes text[]) RETURNS TABLE (open big
     AS $$
     CLUSTER 'credits_nodes';
     SPLIT nodes;
-    RUN ON credits_routes.bucket_of_node(nodes);
+    RUN ON credits_routes.place_of_node(nodes);
     SELECT v.open, v.expired, v.first_expired_at, (nodes::text[])[1] AS node FROM credits.hold_counts v;
 $$;
 CREATE VIEW credits.hold_counts AS
@@ -2312,7 +3259,7 @@ CREATE FUNCTION credits_routes.stragglers(nodes text[]) RETURNS TABLE (xact_id x
     AS $$
     CLUSTER 'credits_nodes';
     SPLIT nodes;
-    RUN ON credits_routes.bucket_of_node(nodes);
+    RUN ON credits_routes.place_of_node(nodes);
     SELECT v.xact_id, v.listed_by, v.watermark_of, v.state, v.database, v.role, v.since, v.pid, v.application_name, v.gid, v.holds_back, (nodes::text[])[1] AS node FROM credits.stragglers v;
 $$;
 CREATE VIEW credits.stragglers AS
@@ -2324,7 +3271,7 @@ CREATE FUNCTION credits_routes.uncovered_transactions(nodes text[]) RETURNS TABL
     AS $$
     CLUSTER 'credits_nodes';
     SPLIT nodes;
-    RUN ON credits_routes.bucket_of_node(nodes);
+    RUN ON credits_routes.place_of_node(nodes);
     SELECT v.id, v.user_id, v.transaction_type, v.amount, v.source_id, v.description, v.fusillade_batch_id, v.api_key_id, v.created_at, v.seq, v.xact_id, v.category, v.metadata, v.reverses, (nodes::text[])[1] AS node FROM credits.uncovered_transactions v;
 $$;
 CREATE VIEW credits.uncovered_transactions AS
@@ -2336,7 +3283,7 @@ CREATE FUNCTION credits_routes.users_without_checkpoint(nodes text[]) RETURNS TA
     AS $$
     CLUSTER 'credits_nodes';
     SPLIT nodes;
-    RUN ON credits_routes.bucket_of_node(nodes);
+    RUN ON credits_routes.place_of_node(nodes);
     SELECT v.user_id, (nodes::text[])[1] AS node FROM credits.users_without_checkpoint v;
 $$;
 CREATE VIEW credits.users_without_checkpoint AS
@@ -2351,10 +3298,11 @@ REVOKE ALL ON SCHEMA credits, credits_routes FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance, credits.credit_hold,
     credits.recorded_transaction, credits.feed_item FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
-    credits_routes.bucket, credits_routes.bucket_of_item, credits_routes.nodes, credits_routes.bucket_of_node, credits_routes.try_again,
+    credits_routes.bucket, credits_routes.bucket_of_item, credits_routes.nodes, credits_routes.place_of_node, credits_routes.try_again,
     credits_routes.read_the_map_again,
     credits_routes.hinted_account, credits_routes.bucket_by_source, credits_routes.bucket_by_transaction,
-    credits_routes.accounts_by_source, credits_routes.accounts_by_transaction, credits_routes.record_split, credits_routes.merge_feeds
+    credits_routes.are_all, credits_routes.has_bucket, credits_routes.require_bucket, credits_routes.keep_bucket, credits_routes.are_on_many_nodes,
+    credits_routes.accounts_by_source, credits_routes.accounts_by_transaction, credits_routes.with_ids, credits_routes.record_split, credits_routes.merge_feeds
     TO PUBLIC;
 -- The default of a column is evaluated as the role that inserts.
 GRANT EXECUTE ON FUNCTION credits.bucket_of(uuid), credits.uuid_v7() TO PUBLIC;

@@ -2,11 +2,6 @@
 -- postgres_fdw for each node, a cluster of PL/Proxy with a partition for each bucket, and for each routed table partitions whose bounds
 -- are residue classes of buckets. Each step compares what is there with what the map says, so it can be repeated.
 
-CREATE FUNCTION credits_routes.server_of(node text) RETURNS name
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT ('credits_node_' || node)::name $$;
-COMMENT ON FUNCTION credits_routes.server_of(text) IS 'Name of the foreign server of a node.';
-
 CREATE FUNCTION credits_routes.connection_options(n credits.nodes) RETURNS TABLE (name text, value text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -96,14 +91,22 @@ CREATE FUNCTION credits_routes.copy_user_mappings() RETURNS void
     $$;
 COMMENT ON FUNCTION credits_routes.copy_user_mappings() IS 'Gives each server the user mappings that it lacks and another has.';
 
+-- A partition for each bucket, then one for each number that a node may have: a node without buckets is asked, too, by its own. Where a number is
+-- nobody's, it leads where the bucket does.
 CREATE FUNCTION credits_routes.apply_cluster() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     IF EXISTS (SELECT FROM credits.buckets) THEN
-        PERFORM credits_routes.set_server_options('credits_nodes', 'plproxy', jsonb_object_agg('p' || b.bucket, c.string))
-        FROM credits.buckets b
-        JOIN (SELECT n.node, credits_routes.connection_string(n) AS string FROM credits.nodes n) c USING (node);
+        PERFORM credits_routes.set_server_options('credits_nodes', 'plproxy', (
+            WITH node AS MATERIALIZED (SELECT n.node, n.seq_residue, credits_routes.connection_string(n) AS string FROM credits.nodes n),
+            -- Functions follow as soon as a bucket is active; the tables follow when nobody uses them.
+            bucket AS (SELECT b.bucket, coalesce(m.to_node, b.node) AS node FROM credits.buckets b LEFT JOIN credits.moves m ON m.bucket = b.bucket AND m.state = 'active')
+            SELECT jsonb_object_agg('p' || p.place, p.string)
+            FROM (SELECT b.bucket, n.string FROM bucket b JOIN node n USING (node)
+                  UNION ALL
+                  SELECT 1024 + b.bucket, coalesce(own.string, n.string)
+                  FROM bucket b JOIN node n USING (node) LEFT JOIN node own ON own.seq_residue = b.bucket) p (place, string)));
     END IF;
 END
     $$;
@@ -135,12 +138,14 @@ END
 COMMENT ON FUNCTION credits_routes.apply_nodes() IS 'Trigger: applies a change of nodes.';
 
 -- The fewest residue classes such that each is on one node: (1, 0) if one node has everything, 1,024 of them at worst.
-CREATE FUNCTION credits_routes.classes() RETURNS TABLE (modulus int, remainder int, node text)
+CREATE FUNCTION credits_routes.classes(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS TABLE (modulus int, remainder int, node text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
-        WITH class AS (
+        WITH map AS (
+            SELECT b.bucket, CASE WHEN b.bucket = moved THEN new_node ELSE b.node END AS node FROM credits.buckets b
+        ), class AS (
             SELECT m.modulus, b.bucket % m.modulus AS remainder, min(b.node) AS node, min(b.node) = max(b.node) AS is_whole
-            FROM credits.buckets b CROSS JOIN (SELECT 1 << bits FROM generate_series(0, 10) bits) m (modulus)
+            FROM map b CROSS JOIN (SELECT 1 << bits FROM generate_series(0, 10) bits) m (modulus)
             GROUP BY 1, 2
         )
         SELECT c.modulus, c.remainder, c.node
@@ -148,17 +153,33 @@ CREATE FUNCTION credits_routes.classes() RETURNS TABLE (modulus int, remainder i
         LEFT JOIN class larger ON larger.modulus = c.modulus / 2 AND larger.remainder = c.remainder % larger.modulus
         WHERE c.is_whole AND larger.is_whole IS NOT TRUE
     $$;
-COMMENT ON FUNCTION credits_routes.classes() IS 'The partitions of a routed table, by the map.';
+COMMENT ON FUNCTION credits_routes.classes(int, text) IS 'The partitions of a routed table, by the map, or with a bucket moved to a node.';
 
--- postgres_fdw does not send the bounds of a partition: each has a view on its node that is no larger.
-CREATE FUNCTION credits_routes.make_class_views(home int, class_modulus int, class_remainder int, residue int) RETURNS void
-    LANGUAGE plproxy SET client_min_messages = warning
+-- postgres_fdw does not send the bounds of a partition: each has a view on its node that is no larger. Those that are there stay: whoever reads one
+-- would have to be waited for.
+CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
-        CLUSTER 'credits_nodes';
-        RUN ON home;
-        SELECT n.done FROM (SELECT credits.set_node_number(residue::int) AS done, credits.make_class_views(class_modulus::int, class_remainder::int)) n;
+DECLARE
+    home text;
+    lacking text;
+BEGIN
+    FOR home, lacking IN
+        SELECT c.node, string_agg(format('(%s, %s)', c.modulus, c.remainder), ', ' ORDER BY c.modulus, c.remainder)
+        FROM credits_routes.classes(moved, new_node) c
+        -- A class that has been on its node before has its views.
+        WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
+                          WHERE s.srvname = credits_routes.server_of(c.node)
+                            AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)))
+        GROUP BY c.node
+    LOOP
+        PERFORM credits_routes.ask_node(home, format(
+            'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM (VALUES %s) c (modulus, remainder)'
+            ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', lacking));
+    END LOOP;
+END
     $$;
-COMMENT ON FUNCTION credits_routes.make_class_views(int, int, int, int) IS 'Has the node of a bucket make the views of a class, and take its number.';
+COMMENT ON FUNCTION credits_routes.make_class_views(int, text) IS 'Has the nodes make the views that partitions of the map, or with a bucket moved to a node, lead to.';
 
 -- All at once, or not at all: a client that has one and waits for another would end in a deadlock, of which either may be the victim. So this gives up
 -- before the server looks for deadlocks (deadlock_timeout, 1 s), and nobody queues behind it for long.
@@ -183,12 +204,8 @@ DECLARE
     change record;
     are_locked boolean := false;
 BEGIN
-    -- Before anything is locked here. A class that has been on its node before has its views.
-    PERFORM credits_routes.make_class_views(c.remainder, c.modulus, c.remainder, n.seq_residue)
-    FROM credits_routes.classes() c JOIN credits.nodes n USING (node)
-    WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
-                      WHERE s.srvname = credits_routes.server_of(c.node)
-                        AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)));
+    -- Before anything is locked here.
+    PERFORM credits_routes.make_class_views();
     FOR routed IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' ORDER BY c.relname LOOP
         FOR change IN
             WITH wanted AS (
@@ -230,10 +247,13 @@ CREATE FUNCTION credits_routes.apply_buckets() RETURNS trigger
 BEGIN
     IF TG_OP IN ('DELETE', 'TRUNCATE') OR (SELECT count(*) FROM credits.buckets) <> 1024 THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'every bucket has a node: all 1,024 are inserted by one statement, and none is deleted',
-            HINT = 'INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(ARRAY[...]); UPDATE moves them.';
+            HINT = 'INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(ARRAY[...]); CALL credits.move_bucket(...) moves one.';
     END IF;
     PERFORM credits_routes.apply_cluster();
     PERFORM credits_routes.copy_user_mappings();
+    IF TG_OP = 'INSERT' THEN
+        PERFORM credits_routes.share_out_buckets();
+    END IF;
     PERFORM credits_routes.apply_partitions();
     RETURN NULL;
 END
@@ -289,13 +309,13 @@ COMMENT ON FUNCTION credits_routes.bucket(uuid) IS 'The bucket of an account; 0 
 -- As their owner: callers need not read the map.
 CREATE FUNCTION credits_routes.nodes() RETURNS text[]
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT array_agg(DISTINCT b.node ORDER BY b.node) FROM credits.buckets b $$;
-COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes that have accounts.';
+    AS $$ SELECT array_agg(n.node ORDER BY n.node) FROM credits.nodes n $$;
+COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes, those without accounts, too.';
 
-CREATE FUNCTION credits_routes.bucket_of_node(node text) RETURNS int
+CREATE FUNCTION credits_routes.place_of_node(node text) RETURNS int
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT min(b.bucket) FROM credits.buckets b WHERE b.node = bucket_of_node.node $$;
-COMMENT ON FUNCTION credits_routes.bucket_of_node(text) IS 'Any bucket of a node, for calls to nodes by name.';
+    AS $$ SELECT 1024 + n.seq_residue FROM credits.nodes n WHERE n.node = place_of_node.node $$;
+COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'Where the cluster has a node by itself, for calls to nodes by name.';
 
 -- A session hears of changes of the catalog when it locks a table that it has not locked before, and a call of a function locks none. The lock
 -- goes with the try that took it.

@@ -47,8 +47,44 @@ COMMENT ON TABLE credits.buckets IS
 COMMENT ON COLUMN credits.buckets.bucket IS 'Number of the bucket, 0 to 1023: bucket_of() of its accounts.';
 COMMENT ON COLUMN credits.buckets.node IS 'The node that has them.';
 
+CREATE TABLE credits.moves (
+    move        int         NOT NULL,
+    bucket      int         NOT NULL,
+    from_node   text        NOT NULL,
+    to_node     text        NOT NULL,
+    state       text        NOT NULL DEFAULT 'noted',
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    passes      int         NOT NULL DEFAULT 0,
+    holds       int         NOT NULL DEFAULT 0,
+    rows_copied bigint      NOT NULL DEFAULT 0,
+    pause       interval,
+    problem     jsonb,
+
+    CONSTRAINT moves_pkey PRIMARY KEY (move),
+    CONSTRAINT bucket_is_one CHECK (bucket BETWEEN 0 AND 1023),
+    CONSTRAINT state_is_known CHECK (state IN ('noted', 'copying', 'copied', 'given', 'active', 'undoing', 'done', 'undone'))
+);
+CREATE UNIQUE INDEX one_move_at_a_time ON credits.moves ((true)) WHERE state NOT IN ('done', 'undone');
+COMMENT ON TABLE credits.moves IS
+    'Moves of buckets, by move_bucket: at most one that is neither done nor undone. What is noted here has a move go on, or be undone, whatever dies in the middle.';
+COMMENT ON COLUMN credits.moves.move IS 'Number of the move.';
+COMMENT ON COLUMN credits.moves.bucket IS 'What is moved.';
+COMMENT ON COLUMN credits.moves.from_node IS 'The node that has it.';
+COMMENT ON COLUMN credits.moves.to_node IS 'The node that is to have it.';
+COMMENT ON COLUMN credits.moves.state IS
+    'noted; copying; copied, and to be handed over; given: behind the commit point; active: the new node serves it, and the map is to turn; done; undoing; undone.';
+COMMENT ON COLUMN credits.moves.started_at IS 'When it was noted.';
+COMMENT ON COLUMN credits.moves.changed_at IS 'When its state, or what it has copied, changed last.';
+COMMENT ON COLUMN credits.moves.passes IS 'How many times rows were copied.';
+COMMENT ON COLUMN credits.moves.holds IS 'How many times the bucket was held on its old node, to be handed over.';
+COMMENT ON COLUMN credits.moves.rows_copied IS 'How many rows the new node has got, and did not have.';
+COMMENT ON COLUMN credits.moves.pause IS 'How long commits of the old node waited: until the bucket was given away.';
+COMMENT ON COLUMN credits.moves.problem IS 'Why it was undone: sqlstate, message, detail, hint of the error; NULL if for another move.';
+
 SELECT pg_extension_config_dump('credits.nodes', '');
 SELECT pg_extension_config_dump('credits.buckets', '');
+SELECT pg_extension_config_dump('credits.moves', '');
 
 CREATE FUNCTION credits.spread_buckets(nodes text[]) RETURNS TABLE (bucket int, node text)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

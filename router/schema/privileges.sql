@@ -6,10 +6,11 @@ REVOKE ALL ON SCHEMA credits, credits_routes FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance, credits.credit_hold,
     credits.recorded_transaction, credits.feed_item FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
-    credits_routes.bucket, credits_routes.bucket_of_item, credits_routes.nodes, credits_routes.bucket_of_node, credits_routes.try_again,
+    credits_routes.bucket, credits_routes.bucket_of_item, credits_routes.nodes, credits_routes.place_of_node, credits_routes.try_again,
     credits_routes.read_the_map_again,
     credits_routes.hinted_account, credits_routes.bucket_by_source, credits_routes.bucket_by_transaction,
-    credits_routes.accounts_by_source, credits_routes.accounts_by_transaction, credits_routes.record_split, credits_routes.merge_feeds
+    credits_routes.are_all, credits_routes.has_bucket, credits_routes.require_bucket, credits_routes.keep_bucket, credits_routes.are_on_many_nodes,
+    credits_routes.accounts_by_source, credits_routes.accounts_by_transaction, credits_routes.with_ids, credits_routes.record_split, credits_routes.merge_feeds
     TO PUBLIC;
 -- The default of a column is evaluated as the role that inserts.
 GRANT EXECUTE ON FUNCTION credits.bucket_of(uuid), credits.uuid_v7() TO PUBLIC;

@@ -1,26 +1,66 @@
 -- Routes that are not made by rule. Whatever is sent to the nodes as it stands is text to PL/Proxy, which replaces the names of arguments in
 -- it: they differ from those of columns.
 
--- Where an account is not named. Asked of all nodes: those that an account has moved away from may have it, too, and the same answer.
-CREATE FUNCTION credits_routes.accounts_by_source(source text) RETURNS TABLE (account uuid, is_hold boolean)
-    LANGUAGE plproxy SET client_min_messages = warning
+-- What all nodes answer together is right if each bucket was on one of them when it answered. A node says so in the statement that answers.
+CREATE FUNCTION credits_routes.are_all(owned bit, buckets bigint) RETURNS boolean
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
-        CLUSTER 'credits_nodes';
-        RUN ON ALL;
-        SELECT h.user_id AS account, true AS is_hold FROM credits.holds h WHERE h.source_id = source::text
-        UNION ALL
-        SELECT t.user_id, false FROM credits.credits_transactions t WHERE t.source_id = source::text;
+BEGIN
+    IF buckets = 1024 AND bit_count(owned) = 1024 THEN
+        RETURN true;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'LC003', MESSAGE = 'the nodes do not have each bucket once', DETAIL = 'A bucket is being moved.';
+END
     $$;
-COMMENT ON FUNCTION credits_routes.accounts_by_source(text) IS 'The accounts of holds and transactions with a source_id, of all nodes.';
+COMMENT ON FUNCTION credits_routes.are_all(bit, bigint) IS
+    'True if the nodes that have answered have every bucket once: owned is what any of them has, buckets how many they have together. LC003 otherwise.';
 
-CREATE FUNCTION credits_routes.accounts_by_transaction(transaction uuid) RETURNS TABLE (account uuid)
+CREATE FUNCTION credits_routes.has_bucket(home int) RETURNS boolean
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        RUN ON home;
+        SELECT get_bit(credits.owned_buckets(), home::int) = 1;
+    $$;
+COMMENT ON FUNCTION credits_routes.has_bucket(int) IS 'Whether the node of a bucket has it.';
+
+CREATE FUNCTION credits_routes.require_bucket(home int) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NOT credits_routes.has_bucket(home) THEN
+        RAISE EXCEPTION USING ERRCODE = 'LC003', MESSAGE = format('bucket %s is being moved', home);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.require_bucket(int) IS 'LC003 if the node that has said no does not have the bucket.';
+
+-- Where an account is not named. Asked of all nodes: those that an account has moved away from may have it, too, and the same answer.
+CREATE FUNCTION credits_routes.accounts_by_source(source text) RETURNS TABLE (account uuid, is_hold boolean, owned varbit)
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
         CLUSTER 'credits_nodes';
         RUN ON ALL;
-        SELECT t.user_id AS account FROM credits.credits_transactions t WHERE t.id = transaction::uuid;
+        SELECT NULL::uuid AS account, NULL::boolean AS is_hold, credits.owned_buckets()::varbit AS owned
+        UNION ALL
+        SELECT h.user_id, true, NULL FROM credits.holds h WHERE h.source_id = source::text
+        UNION ALL
+        SELECT t.user_id, false, NULL FROM credits.credits_transactions t WHERE t.source_id = source::text;
     $$;
-COMMENT ON FUNCTION credits_routes.accounts_by_transaction(uuid) IS 'The account of a transaction, of all nodes.';
+COMMENT ON FUNCTION credits_routes.accounts_by_source(text) IS
+    'The accounts of holds and transactions with a source_id, of all nodes, and for each node a row that says which buckets it has.';
+
+CREATE FUNCTION credits_routes.accounts_by_transaction(transaction uuid) RETURNS TABLE (account uuid, owned varbit)
+    LANGUAGE plproxy SET client_min_messages = warning
+    AS $$
+        CLUSTER 'credits_nodes';
+        RUN ON ALL;
+        SELECT NULL::uuid AS account, credits.owned_buckets()::varbit AS owned
+        UNION ALL
+        SELECT t.user_id, NULL FROM credits.credits_transactions t WHERE t.id = transaction::uuid;
+    $$;
+COMMENT ON FUNCTION credits_routes.accounts_by_transaction(uuid) IS
+    'The account of a transaction, of all nodes, and for each node a row that says which buckets it has.';
 
 CREATE FUNCTION credits_routes.hinted_account() RETURNS uuid
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -32,30 +72,65 @@ CREATE FUNCTION credits_routes.bucket_by_source(source text) RETURNS int
     AS $$
 DECLARE
     account uuid := credits_routes.hinted_account();
+    owned bit varying;
+    buckets bigint;
 BEGIN
     IF account IS NULL AND source IS NOT NULL THEN
         -- A hold before a transaction: it is what is captured, released or extended.
-        SELECT a.account INTO account FROM credits_routes.accounts_by_source(source) a ORDER BY a.is_hold DESC, a.account LIMIT 1;
+        SELECT (array_agg(a.account ORDER BY a.is_hold DESC, a.account) FILTER (WHERE a.owned IS NULL))[1], bit_or(a.owned), sum(bit_count(a.owned))
+        INTO account, owned, buckets
+        FROM credits_routes.accounts_by_source(source) a;
+        -- Nobody has it: any node says so. It may be on its way.
+        IF account IS NULL THEN
+            PERFORM credits_routes.are_all(owned, buckets);
+        END IF;
     END IF;
-    -- Nobody has it: any node says so.
     RETURN credits_routes.bucket(account);
 END
     $$;
-COMMENT ON FUNCTION credits_routes.bucket_by_source(text) IS 'The bucket of a source_id, by the hint or by asking all nodes.';
+COMMENT ON FUNCTION credits_routes.bucket_by_source(text) IS 'The bucket of a source_id, by the hint or by asking all nodes. LC003 if it may be on its way.';
 
 CREATE FUNCTION credits_routes.bucket_by_transaction(transaction uuid) RETURNS int
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     account uuid := credits_routes.hinted_account();
+    owned bit varying;
+    buckets bigint;
 BEGIN
     IF account IS NULL AND transaction IS NOT NULL THEN
-        SELECT a.account INTO account FROM credits_routes.accounts_by_transaction(transaction) a ORDER BY a.account LIMIT 1;
+        SELECT (array_agg(a.account ORDER BY a.account) FILTER (WHERE a.owned IS NULL))[1], bit_or(a.owned), sum(bit_count(a.owned))
+        INTO account, owned, buckets
+        FROM credits_routes.accounts_by_transaction(transaction) a;
+        IF account IS NULL THEN
+            PERFORM credits_routes.are_all(owned, buckets);
+        END IF;
     END IF;
     RETURN credits_routes.bucket(account);
 END
     $$;
-COMMENT ON FUNCTION credits_routes.bucket_by_transaction(uuid) IS 'The bucket of a transaction, by the hint or by asking all nodes.';
+COMMENT ON FUNCTION credits_routes.bucket_by_transaction(uuid) IS 'The bucket of a transaction, by the hint or by asking all nodes. LC003 if it may be on its way.';
+
+-- Erasure reaches the rows that a bucket has left behind, too. While they are copied, they might be copied as they were.
+CREATE FUNCTION credits_routes.keep_bucket(account uuid) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    home constant int := credits_routes.bucket(account);
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(credits_routes.bucket_key(home))
+       OR EXISTS (SELECT FROM credits.moves m WHERE m.bucket = home AND m.state NOT IN ('done', 'undone')) THEN
+        RAISE EXCEPTION USING ERRCODE = 'LC003', MESSAGE = format('bucket %s is being moved', home);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.keep_bucket(uuid) IS 'Keeps the bucket of an account from being moved until the transaction ends. LC003 if it is being moved.';
+
+-- As its owner: callers need not read the map.
+CREATE FUNCTION credits_routes.are_on_many_nodes(homes int[]) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT count(DISTINCT b.node) > 1 FROM credits.buckets b WHERE b.bucket = ANY (homes) $$;
+COMMENT ON FUNCTION credits_routes.are_on_many_nodes(int[]) IS 'Whether buckets are on more than one node.';
 
 -- Each node gets its items as an array of its own, and where each stands in the caller's.
 CREATE FUNCTION credits_routes.record_transactions(items jsonb[], places int[], homes int[]) RETURNS SETOF credits.recorded_transaction
@@ -88,7 +163,24 @@ CREATE FUNCTION credits_routes.bucket_of_item(item jsonb) RETURNS int
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_of_item(jsonb) IS 'The bucket of an item of record_transactions; 0 if it names no account.';
 
-CREATE FUNCTION credits_routes.record_split(transactions jsonb) RETURNS SETOF credits.recorded_transaction
+-- A node records its items in a transaction of its own. Where one of several has been told to ask again, the others may have recorded theirs: an item
+-- that says "exists" was recorded by the first try if its id is the one that it was sent with.
+CREATE FUNCTION credits_routes.with_ids(transactions jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF jsonb_typeof(transactions) IS DISTINCT FROM 'array' OR jsonb_array_length(transactions) NOT BETWEEN 2 AND 10000
+       OR NOT credits_routes.are_on_many_nodes(ARRAY(SELECT credits_routes.bucket_of_item(i) FROM jsonb_array_elements(transactions) i)) THEN
+        RETURN transactions;
+    END IF;
+    RETURN (SELECT jsonb_agg(CASE WHEN jsonb_typeof(i.item) = 'object' AND i.item ->> 'id' IS NULL THEN jsonb_set(i.item, '{id}', to_jsonb(credits.uuid_v7())) ELSE i.item END
+                             ORDER BY i.place)
+            FROM jsonb_array_elements(transactions) WITH ORDINALITY i (item, place));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.with_ids(jsonb) IS 'Gives ids to items that have none, if they go to more than one node.';
+
+CREATE FUNCTION credits_routes.record_split(given jsonb, sent jsonb, tried int) RETURNS SETOF credits.recorded_transaction
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -96,18 +188,23 @@ DECLARE
     places int[];
     homes int[];
 BEGIN
-    IF jsonb_typeof(transactions) = 'array' AND jsonb_array_length(transactions) BETWEEN 1 AND 10000 THEN
+    IF jsonb_typeof(sent) = 'array' AND jsonb_array_length(sent) BETWEEN 1 AND 10000 THEN
         SELECT array_agg(i.item ORDER BY i.place), array_agg(i.place::int ORDER BY i.place),
                array_agg(credits_routes.bucket_of_item(i.item) ORDER BY i.place)
         INTO items, places, homes
-        FROM jsonb_array_elements(transactions) WITH ORDINALITY i (item, place);
-        RETURN QUERY SELECT * FROM credits_routes.record_transactions(items, places, homes) r ORDER BY r.item;
+        FROM jsonb_array_elements(sent) WITH ORDINALITY i (item, place);
+        RETURN QUERY
+            SELECT r.item, r.source_id,
+                   CASE WHEN tried > 0 AND r.outcome = 'exists' AND given -> r.item - 1 ->> 'id' IS NULL AND r.transaction_id::text = items[r.item] ->> 'id'
+                        THEN 'recorded' ELSE r.outcome END,
+                   r.transaction_id, r.seq, r.detail
+            FROM credits_routes.record_transactions(items, places, homes) r ORDER BY r.item;
     ELSE
-        RETURN QUERY SELECT * FROM credits_routes.record_whole(transactions);
+        RETURN QUERY SELECT * FROM credits_routes.record_whole(sent);
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.record_split(jsonb) IS 'record_transactions over all nodes.';
+COMMENT ON FUNCTION credits_routes.record_split(jsonb, jsonb, int) IS 'record_transactions over all nodes: the items as they were given and as they are sent, and how often they have been.';
 
 -- The ledgers read forward. A position is where each node was left.
 CREATE FUNCTION credits_routes.feed(nodes text[], positions text[], most bigint)
@@ -118,7 +215,7 @@ CREATE FUNCTION credits_routes.feed(nodes text[], positions text[], most bigint)
     AS $$
         CLUSTER 'credits_nodes';
         SPLIT nodes, positions;
-        RUN ON credits_routes.bucket_of_node(nodes);
+        RUN ON credits_routes.place_of_node(nodes);
         SELECT (nodes::text[])[1] AS node, f.feed_position, f.id, f.user_id, f.transaction_type, f.amount, f.source_id, f.description,
                f.created_at, f.seq, f.fusillade_batch_id, f.api_key_id, f.category, f.metadata, f.reverses
         FROM credits.transactions_after((positions::text[])[1], most::bigint) f;

@@ -1,0 +1,487 @@
+-- Moving a bucket while it is charged. models/nodes.pml has the order of the steps and what each is there for; the names of states are those of
+-- credits.moves. A step is a transaction on the router: what it finds out is noted at its end, and whoever comes again goes on from the note, after
+-- asking the old node, which alone says whether the commit point is past.
+
+CREATE FUNCTION credits_routes.mover_key() RETURNS bigint
+    LANGUAGE sql IMMUTABLE RETURN hashtextextended('credits.move_bucket', 0);
+COMMENT ON FUNCTION credits_routes.mover_key() IS 'The advisory lock of whoever moves a bucket.';
+
+CREATE FUNCTION credits_routes.bucket_key(bucket int) RETURNS bigint
+    LANGUAGE sql IMMUTABLE RETURN hashtextextended('credits.move_bucket', 1 + bucket);
+COMMENT ON FUNCTION credits_routes.bucket_key(int) IS 'The advisory lock of whoever moves this bucket; shared by what must not happen meanwhile.';
+
+CREATE FUNCTION credits_routes.holds_key(key bigint) RETURNS boolean
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid() AND l.objsubid = 1 AND l.mode = 'ExclusiveLock'
+                         AND l.classid::bigint = (key >> 32 & 4294967295) AND l.objid::bigint = (key & 4294967295))
+    $$;
+COMMENT ON FUNCTION credits_routes.holds_key(bigint) IS 'Whether this session holds an advisory lock.';
+
+CREATE FUNCTION credits_routes.open_move() RETURNS credits.moves
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT m.* FROM credits.moves m WHERE m.state NOT IN ('done', 'undone') $$;
+COMMENT ON FUNCTION credits_routes.open_move() IS 'The move that is neither done nor undone.';
+
+CREATE FUNCTION credits_routes.set_move_state(new_state text) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ UPDATE credits.moves m SET state = new_state, changed_at = clock_timestamp() WHERE m.state NOT IN ('done', 'undone') $$;
+COMMENT ON FUNCTION credits_routes.set_move_state(text) IS 'Notes how far the move is.';
+
+-- The mover's two sessions stay from step to step.
+CREATE FUNCTION credits_routes.ask_old(query text) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NOT credits_routes.session_is_open('credits_ledger_old') THEN
+        PERFORM credits_routes.open_session('credits_ledger_old', (credits_routes.open_move()).from_node);
+    END IF;
+    RETURN (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_old', query) a (answer));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.ask_old(text) IS 'What the old node answers.';
+
+CREATE FUNCTION credits_routes.ask_new(query text) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NOT credits_routes.session_is_open('credits_ledger_new') THEN
+        PERFORM credits_routes.open_session('credits_ledger_new', (credits_routes.open_move()).to_node);
+    END IF;
+    RETURN (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_new', query) a (answer));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.ask_new(text) IS 'What the new node answers.';
+
+CREATE FUNCTION credits_routes.close_sessions() RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT credits_routes.close_session('credits_ledger_old'); SELECT credits_routes.close_session('credits_ledger_new') $$;
+COMMENT ON FUNCTION credits_routes.close_sessions() IS 'Ends the mover''s sessions: what they have begun is rolled back.';
+
+-- Who has outlived a mover that died holds the bucket's row for five seconds at most: the steps that want it wait longer.
+CREATE FUNCTION credits_routes.be_patient() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.ask_old($s$SELECT set_config('lock_timeout', '10s', false) || set_config('statement_timeout', '0', false) || set_config('idle_in_transaction_session_timeout', '60s', false)$s$);
+    PERFORM credits_routes.ask_new($s$SELECT set_config('lock_timeout', '10s', false) || set_config('statement_timeout', '0', false) || set_config('idle_in_transaction_session_timeout', '60s', false)$s$);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.be_patient() IS 'Has the mover''s sessions wait for locks: nobody waits for them.';
+
+-- While the bucket is held, commits of the old node wait: so nothing lasts.
+CREATE FUNCTION credits_routes.be_quick() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.ask_old($s$SELECT set_config('lock_timeout', '1s', false) || set_config('statement_timeout', '5s', false) || set_config('idle_in_transaction_session_timeout', '2s', false)$s$);
+    PERFORM credits_routes.ask_new($s$SELECT set_config('lock_timeout', '500ms', false) || set_config('statement_timeout', '1s', false)$s$);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.be_quick() IS 'Has the mover''s sessions give up soon: commits wait for them.';
+
+-- Rows go through the router as text, which it does not look at.
+CREATE FUNCTION credits_routes.copy_rows(bucket int, from_xact text, below_xact text, new_position text, until timestamptz) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    chunk text;
+    fetched int;
+    received bigint := 0;
+BEGIN
+    PERFORM credits_routes.do_in_session('credits_ledger_old', format(
+        'DECLARE rows_of_bucket NO SCROLL CURSOR FOR SELECT to_jsonb(t)::text FROM credits.bucket_transactions(%s, %L::xid8, %L::xid8) t',
+        bucket, from_xact, below_xact));
+    LOOP
+        SELECT string_agg(r.row_text, ','), count(*) INTO chunk, fetched
+        FROM credits_routes.ask_session('credits_ledger_old', 'FETCH 2000 FROM rows_of_bucket') r (row_text);
+        IF fetched > 0 OR new_position IS NOT NULL THEN
+            received := received + credits_routes.ask_new(format('SELECT credits.receive_transactions(%s, %L::jsonb, %L::xid8)::text',
+                bucket, '[' || coalesce(chunk, '') || ']', CASE WHEN fetched < 2000 THEN new_position END))::bigint;
+        END IF;
+        EXIT WHEN fetched < 2000;
+        IF clock_timestamp() > until THEN
+            RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'there are too many rows to be copied while commits wait',
+                HINT = 'A transaction that has been open for long keeps the mover from copying what came after it. Try again when it has ended.';
+        END IF;
+    END LOOP;
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'CLOSE rows_of_bucket');
+    RETURN received;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.copy_rows(int, text, text, text, timestamptz) IS 'Copies rows of the old node to the new one, and returns how many it did not have.';
+
+CREATE FUNCTION credits_routes.expect_rows(bucket int) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    ledger constant text := credits_routes.ask_old('SELECT credits.get_ledger()');
+BEGIN
+    RETURN credits_routes.ask_new(format('SELECT credits.expect_bucket(%s, %L)::text', bucket, ledger));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns from where it has none yet.';
+
+-- noted -> copying
+CREATE FUNCTION credits_routes.prepare_move(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.be_patient();
+    PERFORM credits_routes.expect_rows(m.bucket);
+    -- The map turns without waiting for them.
+    PERFORM credits_routes.make_class_views(m.bucket, m.to_node);
+    RETURN 'copying';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.prepare_move(credits.moves) IS 'Step: the bucket is arriving at the new node.';
+
+-- copying -> copying or copied. What is below the lowest transaction that ran at a moment that is past has ended: nothing comes there any more.
+CREATE FUNCTION credits_routes.copy_pass(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    from_xact text;
+    below_xact text;
+    received bigint;
+BEGIN
+    PERFORM credits_routes.be_patient();
+    from_xact := credits_routes.expect_rows(m.bucket);
+    below_xact := credits_routes.ask_old('SELECT pg_snapshot_xmin(pg_current_snapshot())::text');
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    received := credits_routes.copy_rows(m.bucket, from_xact, below_xact, below_xact, 'infinity');
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+    UPDATE credits.moves n SET passes = n.passes + 1, rows_copied = n.rows_copied + received WHERE n.move = m.move;
+    RETURN CASE WHEN received < 500 OR m.passes % 10 = 9 THEN 'copied' ELSE 'copying' END;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.copy_pass(credits.moves) IS 'Step: copies what the new node has not, while more comes; again until little has come.';
+
+-- copied -> given
+CREATE FUNCTION credits_routes.hand_over(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    from_xact text;
+    handover text;
+    held_at timestamptz;
+    received bigint;
+BEGIN
+    PERFORM credits_routes.be_patient();
+    from_xact := credits_routes.expect_rows(m.bucket);
+    PERFORM credits_routes.ask_old(format('SELECT credits.start_moving_bucket(%s)::text', m.bucket));
+    PERFORM credits_routes.be_quick();
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL READ COMMITTED');
+    PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
+    held_at := clock_timestamp();
+    handover := credits_routes.ask_old(format('SELECT credits.bucket_handover(%s)::text', m.bucket));
+    received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
+    PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
+    PERFORM credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s)::text', m.bucket));
+    -- The commit point.
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+    UPDATE credits.moves n SET rows_copied = n.rows_copied + received, pause = clock_timestamp() - held_at WHERE n.move = m.move;
+    RETURN 'given';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.hand_over(credits.moves) IS 'Step: holds the bucket, copies the rest, and gives it away.';
+
+-- given -> active. The commit point has been noted: whoever takes over for the old node is told. It is asked once more, as it may have taken over
+-- before. The new node may have lost what it has been sent last, to a standby: what it has not, it gets, as the old node's rows do not change any more.
+CREATE FUNCTION credits_routes.activate(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    handover text;
+BEGIN
+    IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) <> 'elsewhere' THEN
+        RETURN 'noted';
+    END IF;
+    PERFORM credits_routes.be_patient();
+    handover := credits_routes.ask_old(format('SELECT credits.bucket_handover(%s)::text', m.bucket));
+    FOR tried IN 0 .. 2 LOOP
+        BEGIN
+            PERFORM credits_routes.ask_new(format('SELECT credits.activate_bucket(%s, %L::jsonb)::text', m.bucket, handover));
+            -- Functions follow with this transaction.
+            PERFORM credits_routes.set_move_state('active');
+            PERFORM credits_routes.apply_cluster();
+            RETURN 'active';
+        EXCEPTION WHEN object_not_in_prerequisite_state THEN
+            IF tried = 2 THEN
+                RAISE;
+            END IF;
+        END;
+        PERFORM credits_routes.copy_again(m.bucket, tried = 1);
+        PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
+    END LOOP;
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.activate(credits.moves) IS 'Step: the new node has the bucket.';
+
+CREATE FUNCTION credits_routes.copy_again(bucket int, from_the_beginning boolean) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    from_xact constant text := credits_routes.expect_rows(bucket);
+BEGIN
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    PERFORM credits_routes.copy_rows(bucket, CASE WHEN NOT from_the_beginning THEN from_xact END, NULL, NULL, 'infinity');
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.copy_again(int, boolean) IS 'Copies what the new node has lost of a bucket that was given away.';
+
+-- active -> active or done
+CREATE FUNCTION credits_routes.turn_map(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
+    UPDATE credits.buckets b SET node = m.to_node WHERE b.bucket = m.bucket AND b.node <> m.to_node;
+    RETURN 'done';
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+    PERFORM pg_sleep(0.2);
+    RETURN 'active';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.turn_map(credits.moves) IS 'Step: the map turns, when nobody uses the tables.';
+
+-- undoing -> undone, or given. On the old node first: at no moment nobody has the bucket.
+CREATE FUNCTION credits_routes.undo_move(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.be_patient();
+    IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
+        RETURN 'given';
+    END IF;
+    PERFORM credits_routes.ask_old(format('SELECT credits.stop_moving_bucket(%s)::text', m.bucket));
+    PERFORM credits_routes.ask_new(format('SELECT credits.return_bucket(%s)::text', m.bucket));
+    RETURN 'undone';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.undo_move(credits.moves) IS 'Step: the old node has the bucket as before.';
+
+-- What a call that comes upon a move does first.
+CREATE FUNCTION credits_routes.resume_move(m credits.moves, is_wanted boolean) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF m.state IN ('given', 'active') THEN
+        RETURN m.state;
+    ELSIF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
+        RETURN 'given';
+    ELSIF is_wanted AND m.state <> 'undoing' THEN
+        RETURN 'noted';
+    END IF;
+    UPDATE credits.moves n SET problem = NULL WHERE n.move = m.move;
+    RETURN 'undoing';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.resume_move(credits.moves, boolean) IS 'Where a move that was noted goes on, as the old node says.';
+
+-- Notes what is asked for; false if there is nothing to do.
+CREATE FUNCTION credits_routes.note_move(moved int, new_node text) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    by_map constant text := (SELECT b.node FROM credits.buckets b WHERE b.bucket = moved);
+    origin text := by_map;
+    first_state text := 'noted';
+BEGIN
+    IF by_map = new_node THEN
+        IF (SELECT a.answer FROM credits_routes.ask_node(new_node, format('SELECT credits.bucket_state(%s)', moved)) a (answer)) IN ('here', 'moving') THEN
+            RETURN false;
+        END IF;
+        -- A standby that has lost the end of a move to it gets that again.
+        SELECT m.from_node INTO origin FROM credits.moves m
+        WHERE m.bucket = moved AND m.to_node = new_node AND m.state = 'done' ORDER BY m.move DESC LIMIT 1;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                MESSAGE = format('%s does not have bucket %s, and no move there is known', new_node, moved),
+                HINT = 'SELECT * FROM credits.bucket_owners() has what the nodes say.';
+        END IF;
+        first_state := 'given';
+    END IF;
+    INSERT INTO credits.moves (move, bucket, from_node, to_node, state)
+    SELECT coalesce(max(m.move), 0) + 1, moved, origin, new_node, first_state FROM credits.moves m;
+    RETURN true;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.note_move(int, text) IS 'Notes a move, if the bucket is not where it is to be.';
+
+CREATE FUNCTION credits_routes.begin_moving(moved int, new_node text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF moved IS NULL OR new_node IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument bucket or node must not be NULL';
+    ELSIF moved NOT BETWEEN 0 AND 1023 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('bucket must be 0 to 1023, not %s', moved);
+    ELSIF NOT EXISTS (SELECT FROM credits.nodes n WHERE n.node = new_node) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('there is no node "%s"', new_node);
+    ELSIF NOT EXISTS (SELECT FROM credits.buckets) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'the map is empty', HINT = 'Fill credits.buckets first.';
+    ELSIF NOT credits_routes.holds_key(credits_routes.mover_key()) AND NOT pg_try_advisory_lock(credits_routes.mover_key()) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = 'a bucket is being moved', DETAIL = 'One is moved at a time.',
+            HINT = 'SELECT * FROM credits.moves shows how far it is.';
+    END IF;
+    PERFORM credits_routes.close_sessions();
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.begin_moving(int, text) IS 'Checks the arguments of move_bucket, and locks.';
+
+-- One step. What fails is told in the outcome, so that its end can be noted.
+CREATE FUNCTION credits_routes.move_on(moved int, new_node text, is_resumed boolean, OUT is_over boolean, OUT problem jsonb)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    m credits.moves := credits_routes.open_move();
+    next_state text;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    is_over := false;
+    IF m.move IS NULL THEN
+        is_over := NOT credits_routes.note_move(moved, new_node);
+        RETURN;
+    END IF;
+    BEGIN
+        -- What must not happen to the bucket meanwhile shares this.
+        IF NOT credits_routes.holds_key(credits_routes.bucket_key(m.bucket)) THEN
+            PERFORM set_config('lock_timeout', '5s', true);
+            PERFORM pg_advisory_lock(credits_routes.bucket_key(m.bucket));
+        END IF;
+        next_state := CASE
+            WHEN is_resumed THEN credits_routes.resume_move(m, m.bucket = moved AND m.to_node = new_node)
+            WHEN m.state = 'noted' THEN credits_routes.prepare_move(m)
+            WHEN m.state = 'copying' THEN credits_routes.copy_pass(m)
+            WHEN m.state = 'copied' THEN credits_routes.hand_over(m)
+            WHEN m.state = 'given' THEN credits_routes.activate(m)
+            WHEN m.state = 'active' THEN credits_routes.turn_map(m)
+            ELSE credits_routes.undo_move(m)
+        END;
+    EXCEPTION WHEN query_canceled OR OTHERS THEN
+        GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+        problem := jsonb_build_object('sqlstate', SQLSTATE, 'message', message, 'detail', detail, 'hint', hint);
+        PERFORM credits_routes.close_sessions();
+        next_state := CASE WHEN is_resumed THEN m.state ELSE credits_routes.state_after(m, problem) END;
+        is_over := next_state = m.state;
+    END;
+    IF m.state = 'copied' THEN
+        UPDATE credits.moves n SET holds = n.holds + 1 WHERE n.move = m.move;
+    END IF;
+    IF next_state = 'undoing' AND m.state <> 'undoing' AND problem IS NOT NULL THEN
+        UPDATE credits.moves n SET problem = move_on.problem WHERE n.move = m.move;
+        problem := NULL;
+    ELSIF next_state IN ('done', 'undone') THEN
+        is_over := m.bucket = moved AND m.to_node = new_node AND (next_state = 'done' OR m.problem IS NOT NULL);
+        problem := m.problem;
+        PERFORM credits_routes.close_sessions();
+        PERFORM pg_advisory_unlock(credits_routes.bucket_key(m.bucket));
+    END IF;
+    PERFORM credits_routes.set_move_state(next_state);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.move_on(int, text, boolean) IS 'Takes a step of the move that is noted, or notes one.';
+
+-- Before the commit point it is undone, unless somebody was only in the way; behind it, it stays noted. Whether it is past, the old node says: its
+-- COMMIT may have gone through without an answer.
+CREATE FUNCTION credits_routes.state_after(m credits.moves, problem jsonb) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF m.state NOT IN ('noted', 'copying', 'copied') THEN
+        RETURN m.state;
+    ELSIF m.state = 'copied' AND credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
+        RETURN 'given';
+    ELSIF m.state = 'copied' AND problem ->> 'sqlstate' IN ('55P03', '40P01') AND m.holds < 9 THEN
+        PERFORM pg_sleep(0.05 * (m.holds + 1));
+        RETURN 'copying';
+    END IF;
+    RETURN 'undoing';
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+    PERFORM credits_routes.close_sessions();
+    RETURN m.state;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.state_after(credits.moves, jsonb) IS 'How a move goes on after an error.';
+
+CREATE FUNCTION credits_routes.end_moving(problem jsonb) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    m constant credits.moves := credits_routes.open_move();
+BEGIN
+    PERFORM credits_routes.close_sessions();
+    IF m.move IS NOT NULL AND credits_routes.holds_key(credits_routes.bucket_key(m.bucket)) THEN
+        PERFORM pg_advisory_unlock(credits_routes.bucket_key(m.bucket));
+    END IF;
+    PERFORM pg_advisory_unlock(credits_routes.mover_key());
+    IF problem IS NULL THEN
+        RETURN;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = problem ->> 'sqlstate', MESSAGE = problem ->> 'message',
+        DETAIL = concat_ws(' ', nullif(problem ->> 'detail', ''),
+            CASE WHEN m.move IS NULL THEN 'The move was undone: the bucket is where it was.'
+                 WHEN m.state IN ('given', 'active') THEN format('Bucket %s is behind the commit point of its move to %s.', m.bucket, m.to_node)
+                 ELSE format('The move of bucket %s to %s is noted, and not done.', m.bucket, m.to_node) END),
+        HINT = concat_ws(' ', nullif(problem ->> 'hint', ''),
+            CASE WHEN m.move IS NOT NULL THEN format('CALL credits.move_bucket(%s, %L) again goes on.', m.bucket, m.to_node)
+                 ELSE 'Call it again.' END);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.end_moving(jsonb) IS 'Unlocks, and says what went wrong.';
+
+-- A procedure that commits can pin no search_path: what is done is in functions that do.
+CREATE PROCEDURE credits.move_bucket(bucket int, node text)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    outcome record;
+    is_resumed boolean := true;
+BEGIN
+    PERFORM credits_routes.begin_moving(bucket, node);
+    LOOP
+        COMMIT;
+        SELECT s.is_over, s.problem INTO outcome FROM credits_routes.move_on(bucket, node, is_resumed) s;
+        is_resumed := false;
+        EXIT WHEN outcome.is_over;
+    END LOOP;
+    COMMIT;
+    PERFORM credits_routes.end_moving(outcome.problem);
+END
+    $$;
+COMMENT ON PROCEDURE credits.move_bucket(int, text) IS
+    'Moves the accounts of a bucket to a node while they are charged; commits between its steps, so not in a transaction block. A move that an earlier call has left is gone on with first, or '
+    'undone if it was another one before its commit point. Commits of the old node wait while the rest is copied, and calls for its accounts until the new node serves them. Errors: 22004, 22023, 55006 while another session moves a bucket, or where a transaction '
+    'that has written of it is prepared, 55P03 where others stay in the way, and what a node says. Credits.moves notes how far it is. For superusers.';
+
+CREATE PROCEDURE credits.purge_bucket(bucket int, node text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    home constant text := (SELECT b.node FROM credits.buckets b WHERE b.bucket = purge_bucket.bucket);
+    state text;
+BEGIN
+    IF bucket IS NULL OR node IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument bucket or node must not be NULL';
+    ELSIF home IS NULL OR NOT EXISTS (SELECT FROM credits.nodes n WHERE n.node = purge_bucket.node) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('there is no bucket %s or no node "%s"', bucket, node);
+    ELSIF NOT pg_try_advisory_xact_lock(credits_routes.mover_key()) OR (credits_routes.open_move()).bucket = bucket THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = 'a bucket is being moved', HINT = 'SELECT * FROM credits.moves shows how far it is.';
+    ELSIF home = node THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is on %s', bucket, node);
+    END IF;
+    state := (SELECT a.answer FROM credits_routes.ask_node(home, format('SELECT credits.bucket_state(%s)', bucket)) a (answer));
+    IF state NOT IN ('here', 'moving') THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('%s does not serve bucket %s', home, bucket), DETAIL = format('There, it is %s.', state);
+    END IF;
+    PERFORM credits_routes.ask_node(node, format('SELECT credits.purge_bucket(%s)::text', bucket));
+END
+    $$;
+COMMENT ON PROCEDURE credits.purge_bucket(int, text) IS
+    'Removes from a node the rows of a bucket that it has given away, if the node of the map says that it serves it. The feed of the node loses them: what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, '
+    '55000 if the bucket is there or is not served, 55006 while a bucket is moved. For superusers.';

@@ -1,0 +1,178 @@
+-- The map and the nodes are never of two minds. Each node has its own word on which buckets it has (credits.bucket_states); whatever changes the map
+-- asks for it, and the map does not take the place of a move.
+
+CREATE FUNCTION credits_routes.buckets_away(node text) RETURNS int[]
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT a.answer::int[]
+        FROM credits_routes.ask_node(node, 'SELECT coalesce(array_agg(s.bucket ORDER BY s.bucket), ''{}'')::text FROM credits.bucket_states s WHERE s.state <> ''moving''') a (answer)
+    $$;
+COMMENT ON FUNCTION credits_routes.buckets_away(text) IS 'The buckets that are not on a node, as it says.';
+
+CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, owners text[])
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH said AS MATERIALIZED (SELECT n.node, credits_routes.buckets_away(n.node) AS away FROM credits.nodes n)
+        SELECT b, m.node, ARRAY(SELECT s.node FROM said s WHERE b <> ALL (s.away) ORDER BY s.node)
+        FROM generate_series(0, 1023) b LEFT JOIN credits.buckets m ON m.bucket = b
+        ORDER BY b
+    $$;
+COMMENT ON FUNCTION credits.bucket_owners() IS
+    'All buckets: the node by the map, and the nodes that say they have it, which is that one alone unless the bucket is being moved. Asks all nodes. For superusers.';
+
+-- A number of its own, above all that others have given out.
+CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    residue constant int := (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = number_node.node);
+    past bigint;
+BEGIN
+    SELECT max(a.answer::bigint) INTO past
+    FROM credits.nodes n
+    CROSS JOIN LATERAL credits_routes.ask_node(n.node,
+        'SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(''credits.credits_transactions'', ''seq'')::regclass), 0)::text') a (answer);
+    -- First above those of a node that had none: they have all residues.
+    PERFORM credits_routes.ask_node(node, format('SELECT credits.advance_seq(%s)::text', past));
+    PERFORM credits_routes.ask_node(node, format('SELECT credits.set_node_number(%s)::text', residue));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.number_node(text) IS 'Gives a node its number, and has its seq go on above those of all nodes.';
+
+CREATE FUNCTION credits_routes.disown(node text, buckets int[]) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$ BEGIN PERFORM credits_routes.ask_node(node, format('SELECT credits.disown_buckets(%L)::text', buckets)); END $$;
+COMMENT ON FUNCTION credits_routes.disown(text, int[]) IS 'Has a node say that it does not have these buckets; 55000 if it has accounts of theirs.';
+
+-- The map is filled. A node that has never been asked says that it has everything: it is told what it has not. Any other has its say.
+CREATE FUNCTION credits_routes.share_out_buckets() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    away jsonb;
+    dispute record;
+    told record;
+BEGIN
+    SELECT jsonb_object_agg(n.node, credits_routes.buckets_away(n.node)) INTO away FROM credits.nodes n;
+    SELECT b.bucket, b.node, a.key AS other INTO dispute
+    FROM credits.buckets b CROSS JOIN LATERAL jsonb_each(away) a
+    WHERE a.value <> '[]' AND (a.key = b.node) = (a.value @> to_jsonb(b.bucket))
+    ORDER BY b.bucket LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('bucket %s is not on %s', dispute.bucket, dispute.node),
+            DETAIL = CASE WHEN dispute.node = dispute.other THEN format('%s says so.', dispute.other) ELSE format('%s says that it has it.', dispute.other) END,
+            HINT = 'INSERT INTO credits.buckets SELECT bucket, owners[1] FROM credits.bucket_owners() makes the map as the nodes have it.';
+    END IF;
+    FOR told IN
+        SELECT a.key AS node, ARRAY(SELECT b.bucket FROM credits.buckets b WHERE b.node <> a.key ORDER BY b.bucket) AS buckets
+        FROM jsonb_each(away) a WHERE a.value = '[]' ORDER BY a.key
+    LOOP
+        PERFORM credits_routes.disown(told.node, told.buckets);
+    END LOOP;
+    PERFORM credits_routes.number_node(n.node) FROM credits.nodes n;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.share_out_buckets() IS 'Has new nodes say which buckets they have, by the map, and compares the map with what the others say.';
+
+-- By hand the map follows the nodes: on a router that has not moved the bucket itself.
+CREATE FUNCTION credits_routes.agree_with_nodes() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    changed int[];
+    dispute record;
+BEGIN
+    SELECT array_agg(n.bucket ORDER BY n.bucket) INTO changed
+    FROM new_map n JOIN old_map o USING (bucket)
+    WHERE n.node <> o.node AND NOT EXISTS (SELECT FROM credits.moves m WHERE m.bucket = n.bucket AND m.to_node = n.node AND m.state = 'active');
+    IF changed IS NULL THEN
+        RETURN NULL;
+    END IF;
+    SELECT o.* INTO dispute FROM credits.bucket_owners() o WHERE o.bucket = ANY (changed) AND o.owners <> ARRAY[o.node] ORDER BY o.bucket LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is not on %s', dispute.bucket, dispute.node),
+            DETAIL = format('Nodes that say they have it: %s.', coalesce(nullif(array_to_string(dispute.owners, ', '), ''), 'none')),
+            HINT = format('CALL credits.move_bucket(%s, %L) moves it.', dispute.bucket, dispute.node);
+    END IF;
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.agree_with_nodes() IS 'Trigger: refuses a map that the nodes do not agree with.';
+
+CREATE TRIGGER agree_with_nodes AFTER UPDATE ON credits.buckets REFERENCING OLD TABLE AS old_map NEW TABLE AS new_map
+    FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.agree_with_nodes();
+COMMENT ON TRIGGER agree_with_nodes ON credits.buckets IS 'Refuses a map that the nodes do not agree with.';
+
+-- A node that is added has no bucket until one is moved there.
+CREATE FUNCTION credits_routes.take_in_nodes() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    new_node text;
+    has int[];
+BEGIN
+    IF NOT EXISTS (SELECT FROM credits.buckets) THEN
+        RETURN NULL;
+    END IF;
+    FOR new_node IN SELECT n.node FROM new_nodes n ORDER BY n.node LOOP
+        has := ARRAY(SELECT generate_series(0, 1023) EXCEPT SELECT unnest(credits_routes.buckets_away(new_node)) ORDER BY 1);
+        IF has <> '{}' THEN
+            PERFORM credits_routes.disown(new_node, has);
+        END IF;
+        PERFORM credits_routes.number_node(new_node);
+    END LOOP;
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.take_in_nodes() IS 'Trigger: has a node that is added say that it has no bucket, and gives it its number.';
+
+-- Named to fire after apply_nodes.
+CREATE TRIGGER take_in_nodes AFTER INSERT ON credits.nodes REFERENCING NEW TABLE AS new_nodes
+    FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.take_in_nodes();
+COMMENT ON TRIGGER take_in_nodes ON credits.nodes IS 'Has a node that is added say that it has no bucket.';
+
+-- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves: nobody
+-- else may take a bucket for his own that is on another node by the map, or behind the commit point of a move.
+CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    standby record;
+    away int[];
+    not_its_own int;
+BEGIN
+    FOR standby IN
+        SELECT n.node, n.seq_residue <> o.seq_residue AS has_new_number
+        FROM new_nodes n JOIN old_nodes o USING (node)
+        WHERE EXISTS (SELECT FROM credits.buckets)
+          AND (n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue)
+        ORDER BY n.node
+    LOOP
+        away := credits_routes.buckets_away(standby.node);
+        FOR not_its_own IN
+            SELECT b.bucket
+            FROM credits.buckets b LEFT JOIN credits.moves m ON m.bucket = b.bucket AND m.state IN ('given', 'active')
+            WHERE coalesce(m.to_node, b.node) <> standby.node AND b.bucket <> ALL (away)
+            ORDER BY b.bucket
+        LOOP
+            PERFORM credits_routes.open_session('credits_ledger_old', standby.node);
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', not_its_own));
+            PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN');
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', not_its_own));
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s)::text', not_its_own));
+            PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+            PERFORM credits_routes.close_session('credits_ledger_old');
+        END LOOP;
+        IF standby.has_new_number THEN
+            PERFORM credits_routes.number_node(standby.node);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.carry_over_moves() IS 'Trigger: has a standby that takes over give up what its node has given away.';
+
+CREATE TRIGGER carry_over_moves AFTER UPDATE ON credits.nodes REFERENCING OLD TABLE AS old_nodes NEW TABLE AS new_nodes
+    FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.carry_over_moves();
+COMMENT ON TRIGGER carry_over_moves ON credits.nodes IS 'Has a standby that takes over give up what its node has given away.';
