@@ -315,6 +315,10 @@ fn an_expired_hold_is_held_anew() {
     let anew = call(&mut session, "extend_hold('a', '1 hour')").unwrap();
     assert_eq!(session.value::<String>("SELECT h::text FROM credits.holds h", &[]), anew);
     assert!(session.value::<bool>(&format!("SELECT created_at > '{made}' FROM credits.holds"), &[]));
+    // As of one that is made: it is open for as long as was asked.
+    assert!(
+        session.value::<bool>("SELECT expires_at - created_at = interval '1 hour' FROM credits.holds", &[])
+    );
     hold(&mut session, "4", "b").refused("LC001");
     call(&mut session, "capture_hold('a')").unwrap();
     // Refused by the call, as one of a new source_id is: the commit has not been asked yet.

@@ -132,9 +132,9 @@ pub fn extend_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     if cover::guard_extension((extended.tid, xact::current_subtransaction()), now) {
         return Ok(extended.hold);
     }
-    // It had expired: it is held anew.
+    // It had expired: it is held anew, from the moment on that its time is counted from.
     cover::refuse_early(&relations, &extended.user, extended.amount, extended.key, true)?;
-    holds::make_anew(&relations, source_id, now)?;
+    holds::make_anew(&relations, source_id, extended.from.min(now))?;
     let mut read = Statement::of_caller();
     let key = read.bind(Value::text(source_id));
     let hold = read.first_row(
@@ -184,6 +184,8 @@ struct Extended {
     user: UserId,
     amount: Credits,
     key: Option<ApiKeyId>,
+    /// When its time began to count.
+    from: i64,
 }
 
 /// Has the hold expire after this span of time from now on. `None` if there is no hold to be seen.
@@ -194,7 +196,7 @@ fn extended(source_id: Text, span: i64) -> Option<Extended> {
         &format!(
             "UPDATE credits.holds SET expires_at = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) {span} \
              WHERE source_id OPERATOR(pg_catalog.=) {key} \
-             RETURNING ROW({})::credits.credit_hold, ctid, user_id, amount, api_key_id",
+             RETURNING ROW({})::credits.credit_hold, ctid, user_id, amount, api_key_id, expires_at OPERATOR(pg_catalog.-) {span}",
             *CREDIT_HOLD_NAMES
         ),
         |row| Extended {
@@ -203,6 +205,7 @@ fn extended(source_id: Text, span: i64) -> Option<Extended> {
             user: user(row.value(3)),
             amount: row.value(4).map_or(Credits::ZERO, |Numeric(amount)| amount),
             key: row.value(5).map(|key: Uuid| ApiKeyId::from_bytes(*key.as_bytes())),
+            from: row.value(6).unwrap_or(i64::MAX),
         },
     )
 }

@@ -6,7 +6,7 @@ use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::definition::Role;
 use crate::pg::entry_point::entry_points;
-use crate::pg::tables::{holds, transactions};
+use crate::pg::tables::{columns, holds, transactions};
 use crate::pg::trigger::{Event, Moment, TriggerCall, refuse};
 use crate::pg::{buckets, names, stamp, xact};
 
@@ -174,11 +174,14 @@ fn refuse_hold_change(call: &TriggerCall<'_>) {
     };
     match (call.moment(), call.event(), call.hold(&relations), call.new_hold(&relations)) {
         (Moment::AfterRow, Event::Update, Some(old), Some(new)) => {
-            // An expired hold that is extended is made anew, which a publisher's UPDATE tells of.
-            let may_change: &[_] = if xact::replicates() {
-                &[holds::EXPIRES_AT.any(), holds::CREATED_AT.any()]
+            // What a publisher's UPDATE tells of: an expired hold that is extended is made anew, and a redaction clears both texts.
+            let is_cleared = || new.is_null(holds::DESCRIPTION) && new.is_null(holds::METADATA);
+            let may_change: &[_] = if !xact::replicates() {
+                &columns![holds::EXPIRES_AT]
+            } else if is_cleared() {
+                &columns![holds::EXPIRES_AT, holds::CREATED_AT, holds::DESCRIPTION, holds::METADATA]
             } else {
-                &[holds::EXPIRES_AT.any()]
+                &columns![holds::EXPIRES_AT, holds::CREATED_AT]
             };
             if let Some(column) = old.first_difference(&new, may_change) {
                 LedgerError::HoldChanged { column }.raise();

@@ -166,7 +166,8 @@ fn a_subscriber_follows_holds_and_limits() {
     };
     let hold = |source_id: &str| {
         format!(
-            "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('{source_id}', '{}', 1, now() + '1 day')",
+            "INSERT INTO credits.holds (source_id, user_id, amount, description, expires_at)
+             VALUES ('{source_id}', '{}', 1, 'text', now() + '1 day')",
             user(0)
         )
     };
@@ -185,6 +186,10 @@ fn a_subscriber_follows_holds_and_limits() {
         &mut here,
         &mut there,
     );
+    let redact = format!("SELECT credits.redact_account('{}')", user(0));
+    assert_same(&redact, &mut here, &mut there);
+    let texts = "SELECT count(*) FROM credits.holds WHERE user_id = $1 AND (description IS NOT NULL OR metadata IS NOT NULL)";
+    assert_eq!(there.value::<i64>(texts, &[&user(0)]), 0);
     assert_same("DELETE FROM credits.holds WHERE source_id IN ('open', 'later')", &mut here, &mut there);
     assert_same(
         &format!(
