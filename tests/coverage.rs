@@ -132,6 +132,83 @@ fn a_redacted_row_asks() {
     session.try_run("COMMIT").refused("LC001");
 }
 
+/// What a trigger of the application makes of a hold or a charge, before the function goes on, asks in its place; whether the trigger
+/// fires before that of the ledger or behind it.
+#[test]
+fn what_a_trigger_makes_of_a_row_asks() {
+    let extends =
+        "UPDATE credits.holds SET expires_at = expires_at + '1 hour' WHERE source_id = NEW.source_id";
+    let calls_extend = "PERFORM credits.extend_hold(NEW.source_id, '2 hours')";
+    let redacts = "PERFORM credits.redact_account(NEW.user_id)";
+    for (event, what, calls) in [
+        ("INSERT ON credits.holds", extends, "create_hold('USER', 4, 'a')"),
+        ("INSERT ON credits.holds", calls_extend, "create_hold('USER', 4, 'a')"),
+        ("INSERT ON credits.holds", extends, "create_hold('USER', 4, 'a'); capture_hold('a')"),
+        ("INSERT ON credits.holds", redacts, "create_hold('USER', 4, 'a', '1 hour', 'secret')"),
+        ("UPDATE ON credits.holds", extends, "extend_hold('expired', '1 hour')"),
+        ("UPDATE ON credits.holds", calls_extend, "extend_hold('expired', '1 hour')"),
+        (
+            "UPDATE ON credits.holds",
+            calls_extend,
+            "UPDATE credits.holds SET expires_at = 'tomorrow' WHERE source_id = 'expired'",
+        ),
+        ("INSERT ON credits.credits_transactions", redacts, "charge('USER', 4, 'a', 'secret')"),
+    ] {
+        for name in ["aa_before", "zz_behind"] {
+            let (_db, mut session) = database(dec!(10));
+            session.run(&format!(
+                "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('expired', '{}', 4, 'yesterday');
+                 CREATE FUNCTION public.act() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN IF pg_trigger_depth() = 1 THEN {what}; END IF; RETURN NULL; END $$;
+                 CREATE TRIGGER {name} AFTER {event} FOR EACH ROW EXECUTE FUNCTION public.act()",
+                user(1)
+            ));
+            // An account that must be covered must be so for all that is written.
+            call(&mut session, &format!("BEGIN; {calls}; create_transaction('USER', 'usage', 7, 'b')"));
+            let refusal = session.try_run("COMMIT").refused("LC001");
+            assert!(
+                refusal.message().contains(" 4 asked for"),
+                "{calls}, {name}, {what}: {}",
+                refusal.message()
+            );
+            assert_eq!(available(&mut session), dec!(10), "{calls}, {name}, {what}");
+        }
+    }
+}
+
+/// A trigger may have given the row to another account, which is the one that must be covered then; and asked is what is there.
+#[test]
+fn a_row_asks_as_it_is_stored() {
+    for (table, calls) in
+        [("holds", "create_hold('USER', 4, 'a')"), ("credits_transactions", "charge('USER', 4, 'a')")]
+    {
+        let (db, mut session) = database(dec!(100));
+        session.grant(user(2), dec!(10));
+        let mut other = db.connect();
+        session.run(&format!(
+            "CREATE FUNCTION public.act() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN NEW.user_id := '{}'; NEW.amount := NEW.amount + 1; RETURN NEW; END $$;
+             CREATE TRIGGER act BEFORE INSERT ON credits.{table} FOR EACH ROW WHEN (NEW.source_id = 'a') EXECUTE FUNCTION public.act()",
+            user(2)
+        ));
+        let takes =
+            |amount: u32| format!("create_transaction('{}', 'usage', {amount}, 'other {amount}')", user(2));
+        call(&mut session, &format!("BEGIN; {calls}"));
+        call(&mut other, &takes(6));
+        let refusal = session.try_run("COMMIT").refused("LC001");
+        assert_eq!(
+            refusal.message(),
+            format!("user {} has insufficient credits: 5 asked for, 4 available", user(2)),
+        );
+        // By the call, too.
+        try_call(&mut session, calls).refused("LC001");
+        session.assert_sound();
+    }
+    // What is captured at once asks for what it is captured for.
+    let (_db, _, committed) = beside_seven("create_hold('USER', 1, 'a'); capture_hold('a', 4)");
+    assert!(committed.refused("LC001").message().ends_with(": 4 asked for, 3 available"));
+}
+
 /// After a savepoint is rolled back, VACUUM may clear away its row, and another one be stored in its place.
 #[test]
 fn a_row_in_place_of_one_that_was_rolled_back_asks_for_nothing() {

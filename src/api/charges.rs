@@ -49,15 +49,17 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let asked = || format!("usage of {credits} for user {user}");
     let recording =
         Recording { source_id, columns: &columns, same: &columns[..3], directly: Some(call.row_type()) };
-    let Recorded { transaction, tid } = recording::record_and_locate(&relations, &recording, asked)?;
+    let Recorded { transaction, tid, user: stored } =
+        recording::record_and_locate(&relations, &recording, asked)?;
     let Some(tid) = tid else { return Ok(transaction) };
     if let Some(refusal) = refusal {
         return Err(refusal);
     }
     refuse_held(&relations, source_id)?;
-    cover::guard_charge(user, credits, (tid, xact::current_subtransaction()));
-    if !looks_first {
-        cover::refuse_early(&relations, &user, credits, key, true)?;
+    let charged = stored.unwrap_or(user);
+    cover::guard_charge(charged, (tid, xact::current_subtransaction()));
+    if !looks_first || charged != user {
+        cover::refuse_early(&relations, &charged, credits, key, true)?;
     }
     Ok(transaction)
 }

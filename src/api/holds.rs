@@ -61,18 +61,18 @@ pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
         Some(refusal) if !is_taken()? => return Err(refusal),
         refusal => refusal,
     };
-    let (hold, tid) = match (new.insert(&relations)?, refusal) {
+    let New { hold, tid, user: held } = match (new.insert(&relations)?, refusal) {
         (Held::Before(hold), _) => return Ok(hold),
-        (Held::Anew(..), Some(refusal)) if !holds::is_recorded(&relations, source_id) => return Err(refusal),
-        (Held::Anew(hold, tid), _) => (hold, tid),
+        (Held::Anew(_), Some(refusal)) if !holds::is_recorded(&relations, source_id) => return Err(refusal),
+        (Held::Anew(hold), _) => hold,
     };
     // After the row is there: if this has waited for a capture of an earlier hold, it sees what that has recorded.
     if holds::is_recorded(&relations, source_id) {
         return Err(LedgerError::CapturedAlready(source_id.to_string()));
     }
-    cover::guard_hold(user, credits, (tid, xact::current_subtransaction()));
-    if !looks_first {
-        cover::refuse_early(&relations, &user, credits, key, true)?;
+    cover::guard_hold(held, (tid, xact::current_subtransaction()));
+    if !looks_first || held != user {
+        cover::refuse_early(&relations, &held, credits, key, true)?;
     }
     Ok(hold)
 }
@@ -202,16 +202,12 @@ fn extended(source_id: Text, span: i64) -> Option<Extended> {
         |row| Extended {
             hold: row.answer(1),
             tid: row.value(2).unwrap_or_default(),
-            user: user(row.value(3)),
+            user: row.user(3),
             amount: row.value(4).map_or(Credits::ZERO, |Numeric(amount)| amount),
             key: row.value(5).map(|key: Uuid| ApiKeyId::from_bytes(*key.as_bytes())),
             from: row.value(6).unwrap_or(i64::MAX),
         },
     )
-}
-
-fn user(id: Option<Uuid>) -> UserId {
-    UserId::from_bytes(id.map_or([0; 16], |id| *id.as_bytes()))
 }
 
 /// A hold to make.
@@ -230,10 +226,19 @@ struct NewHold<'call> {
 
 /// A hold that is there.
 enum Held {
-    /// Made now, with where it is stored.
-    Anew(Answer, Tid),
+    /// Made now.
+    Anew(New),
     /// Made before: this is a retry.
     Before(Answer),
+}
+
+/// A hold that was made.
+struct New {
+    hold: Answer,
+    /// Where it is stored.
+    tid: Tid,
+    /// Of which account it is: a trigger may have changed that.
+    user: UserId,
 }
 
 /// The stored hold that has a `source_id`.
@@ -253,8 +258,8 @@ impl NewHold<'_> {
             let inserted =
                 recording::unless_too_long(self.source_id, HOLDS_KEY, || self.try_insert(relations))
                     .ok_or_else(|| recording::too_long(self.source_id))?;
-            if let Some((hold, tid)) = inserted {
-                return Ok(Held::Anew(hold, tid));
+            if let Some(new) = inserted {
+                return Ok(Held::Anew(new));
             }
             match self.find() {
                 Some(stored) if stored.is_of_user && !stored.is_open => {
@@ -276,7 +281,7 @@ impl NewHold<'_> {
         Err(LedgerError::HoldLeftOut(self.source_id.to_string()))
     }
 
-    fn try_insert(&self, relations: &Relations) -> Option<(Answer, Tid)> {
+    fn try_insert(&self, relations: &Relations) -> Option<New> {
         let [description, batch, api_key, category, metadata] = self.details;
         let now = xact::now();
         let columns = [
@@ -292,19 +297,20 @@ impl NewHold<'_> {
             Given::new("expires_at", Value::time(now.saturating_add(self.span))),
         ];
         if recording::fits(self.source_id)
-            && let Some(written) = direct::hold(relations, &recording::given_values(&columns), self.returns)
+            && let Some((hold, tid)) =
+                direct::hold(relations, &recording::given_values(&columns), self.returns)
         {
-            return Some(written);
+            return Some(New { hold, tid, user: self.user });
         }
         let mut insert = Statement::of_caller();
         let (names, values) = (recording::columns(&columns), recording::parameters(&columns, &mut insert));
         insert.first_row(
             &format!(
                 "INSERT INTO credits.holds ({names}) VALUES ({values}) ON CONFLICT (source_id) DO NOTHING \
-                 RETURNING ROW({})::credits.credit_hold, ctid",
+                 RETURNING ROW({})::credits.credit_hold, ctid, user_id",
                 *CREDIT_HOLD_NAMES
             ),
-            |row| (row.answer(1), row.value(2).unwrap_or_default()),
+            |row| New { hold: row.answer(1), tid: row.value(2).unwrap_or_default(), user: row.user(3) },
         )
     }
 
@@ -369,7 +375,7 @@ fn captured(
             let tid: Option<Tid> = row.value(5);
             Captured {
                 hold: (row.value(1).unwrap_or_default(), row.value(2).unwrap_or_default()),
-                user: user(row.value(3)),
+                user: row.user(3),
                 recorded: tid.map(|tid| (row.answer(4), tid)),
             }
         },

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 
 use ledger::credits::{Amount, AmountError, Credits};
+use ledger::id::UserId;
 use ledger::numeric::DecodeError;
 use ledger::transaction_type::TransactionType;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -94,6 +95,8 @@ pub(super) struct Recorded {
     pub(super) transaction: Answer,
     /// Where that is stored; `None` if it was stored before.
     pub(super) tid: Option<Tid>,
+    /// Of which account it is, if a trigger may have changed that.
+    pub(super) user: Option<UserId>,
 }
 
 /// The outcome of inserting a transaction.
@@ -160,33 +163,36 @@ pub(super) fn record(
     recording: &Recording<'_, '_>,
     asked: impl FnOnce() -> String,
 ) -> Result<Answer, LedgerError> {
-    record_returning(relations, recording, "", asked).map(|recorded| recorded.transaction)
+    record_returning(relations, recording, false, asked).map(|recorded| recorded.transaction)
 }
 
-/// Does what [`record`] does, and says where a new row is stored, which takes SELECT on the whole ledger.
+/// Does what [`record`] does, and says where a new row is stored and of which account it is, which a trigger may have changed. That takes
+/// SELECT on the whole ledger.
 pub(super) fn record_and_locate(
     relations: &Relations,
     recording: &Recording<'_, '_>,
     asked: impl FnOnce() -> String,
 ) -> Result<Recorded, LedgerError> {
-    record_returning(relations, recording, ", ctid", asked)
+    record_returning(relations, recording, true, asked)
 }
 
 fn record_returning(
     relations: &Relations,
     recording: &Recording<'_, '_>,
-    tid: &str,
+    locates: bool,
     asked: impl FnOnce() -> String,
 ) -> Result<Recorded, LedgerError> {
     let source_id = recording.source_id;
-    let is_left_out = match insert(relations, recording, tid) {
+    let is_left_out = match insert(relations, recording, locates) {
         Inserted::TooLong => return Err(too_long(source_id)),
         Inserted::Recorded(recorded) => return Ok(recorded),
         Inserted::Taken => false,
         Inserted::LeftOut => true,
     };
     match find(source_id, recording.same) {
-        Some(existing) if existing.is_same => Ok(Recorded { transaction: existing.transaction, tid: None }),
+        Some(existing) if existing.is_same => {
+            Ok(Recorded { transaction: existing.transaction, tid: None, user: None })
+        }
         // A trigger may also have given the row another source_id, which is taken.
         None if is_left_out || view(relations) == View::Whole => {
             Err(LedgerError::LeftOut(source_id.to_string()))
@@ -200,14 +206,14 @@ fn record_returning(
 }
 
 /// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
-fn insert(relations: &Relations, recording: &Recording<'_, '_>, tid: &str) -> Inserted {
+fn insert(relations: &Relations, recording: &Recording<'_, '_>, locates: bool) -> Inserted {
     if let Some(returns) = recording.directly
         && fits(recording.source_id)
         && let Some(recorded) = direct::record(relations, &given_values(recording.columns), returns)
     {
         return match recorded {
             direct::Recorded::Written((transaction, tid)) => {
-                Inserted::Recorded(Recorded { transaction, tid: Some(tid) })
+                Inserted::Recorded(Recorded { transaction, tid: Some(tid), user: None })
             }
             direct::Recorded::Taken => Inserted::Taken,
         };
@@ -216,14 +222,16 @@ fn insert(relations: &Relations, recording: &Recording<'_, '_>, tid: &str) -> In
     let (names, values) = (columns(recording.columns), parameters(recording.columns, &mut insert));
     let sql = format!(
         "INSERT INTO credits.credits_transactions ({names}) \
-         VALUES ({values}) ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction{tid}",
-        *CREDIT_TRANSACTION_NAMES
+         VALUES ({values}) ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction{}",
+        *CREDIT_TRANSACTION_NAMES,
+        if locates { ", ctid, user_id" } else { "" }
     );
     let stamps = stamp::given();
     let row = unless_too_long(recording.source_id, transactions::SOURCE_ID_KEY, || {
         insert.first_row(&sql, |row| Recorded {
             transaction: row.answer(1),
-            tid: (!tid.is_empty()).then(|| row.value(2)).flatten(),
+            tid: locates.then(|| row.value(2)).flatten(),
+            user: locates.then(|| row.user(3)),
         })
     });
     match row {

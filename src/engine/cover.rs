@@ -43,7 +43,6 @@ type Key = (Address, u32);
 #[derive(Clone, Copy, Debug)]
 struct Claim {
     user: UserId,
-    amount: Credits,
     /// Until when the account holds this anyway, by a version of the hold from before the transaction; `None` if there is none.
     open_until: Option<i64>,
     /// Whether one of the functions made it, or its earlier version: what is written by hand asks for nothing.
@@ -53,14 +52,45 @@ struct Claim {
 /// What rows of the running transaction ask.
 #[derive(Default)]
 struct Claims {
-    holds: HashMap<Key, Claim>,
-    charges: HashMap<Key, Claim>,
+    holds: Rows,
+    charges: Rows,
     /// The rows that may ask for cover, by account.
     guarded: HashMap<UserId, Guarded>,
-    /// Where versions of holds that ask for nothing yet have moved: a row trigger may come later that says what they ask for.
-    moved_holds: HashMap<Key, Version>,
     /// What accounts have held until the transaction deleted it, in steps: it may roll back.
     released: HashMap<UserId, u64>,
+}
+
+/// The rows of a table.
+#[derive(Default)]
+struct Rows {
+    claims: HashMap<Key, Claim>,
+    /// Which versions have come in place of others. A row may be known to ask for something when it has moved already: a trigger of the
+    /// application updates a hold before the function that has made it goes on.
+    moved: HashMap<Key, Version>,
+}
+
+impl Rows {
+    fn is_empty(&self) -> bool {
+        self.claims.is_empty() && self.moved.is_empty()
+    }
+
+    /// Sets what a row asks, and the versions that have come in its place. What may ask for cover already goes on to. Calls `guarded` with
+    /// each that may from now on.
+    fn claim(&mut self, version: Version, claim: Claim, mut guarded: impl FnMut(Key)) {
+        let mut next = Some(key(version));
+        while let Some(key) = next {
+            let was_guarded = self.claims.get(&key).is_some_and(|known| known.is_guarded);
+            self.claims.insert(key, Claim { is_guarded: was_guarded || claim.is_guarded, ..claim });
+            if claim.is_guarded && !was_guarded {
+                guarded(key);
+            }
+            next = self.moved.get(&key).map(|&version| self::key(version));
+        }
+    }
+
+    fn claim_of(&self, version: Version) -> Option<Claim> {
+        self.claims.get(&key(version)).copied()
+    }
 }
 
 /// The rows of an account that may ask for cover.
@@ -76,26 +106,17 @@ thread_local! {
 
 impl Claims {
     fn is_empty(&self) -> bool {
-        self.holds.is_empty()
-            && self.charges.is_empty()
-            && self.moved_holds.is_empty()
-            && self.released.is_empty()
+        self.holds.is_empty() && self.charges.is_empty() && self.released.is_empty()
     }
 
-    fn add_hold(&mut self, version: Version, claim: Claim) {
-        let key = key(version);
-        self.holds.insert(key, claim);
-        if claim.is_guarded {
-            self.guarded.entry(claim.user).or_default().holds.push(key);
-        }
+    fn claim_hold(&mut self, version: Version, claim: Claim) {
+        let Self { holds, guarded, .. } = self;
+        holds.claim(version, claim, |key| guarded.entry(claim.user).or_default().holds.push(key));
     }
 
-    fn add_charge(&mut self, version: Version, claim: Claim) {
-        let key = key(version);
-        self.charges.insert(key, claim);
-        if claim.is_guarded {
-            self.guarded.entry(claim.user).or_default().charges.push(key);
-        }
+    fn claim_charge(&mut self, version: Version, claim: Claim) {
+        let Self { charges, guarded, .. } = self;
+        charges.claim(version, claim, |key| guarded.entry(claim.user).or_default().charges.push(key));
     }
 }
 
@@ -103,36 +124,34 @@ fn key((tid, stored_by): Version) -> Key {
     (fetch::address(tid), stored_by.into_inner())
 }
 
-/// Remembers that `create_hold` has made a hold.
-pub fn guard_hold(user: UserId, amount: Credits, hold: Version) {
-    let claim = Claim { user, amount, open_until: None, is_guarded: true };
-    CLAIMS.with_borrow_mut(|claims| claims.add_hold(hold, claim));
+/// Remembers that `create_hold` has made a hold of this account.
+pub fn guard_hold(user: UserId, hold: Version) {
+    let claim = Claim { user, open_until: None, is_guarded: true };
+    CLAIMS.with_borrow_mut(|claims| claims.claim_hold(hold, claim));
 }
 
-/// Remembers that `charge` has recorded a transaction.
-pub fn guard_charge(user: UserId, amount: Credits, charge: Version) {
-    let claim = Claim { user, amount, open_until: None, is_guarded: true };
-    CLAIMS.with_borrow_mut(|claims| claims.add_charge(charge, claim));
+/// Remembers that `charge` has recorded a transaction of this account.
+pub fn guard_charge(user: UserId, charge: Version) {
+    let claim = Claim { user, open_until: None, is_guarded: true };
+    CLAIMS.with_borrow_mut(|claims| claims.claim_charge(charge, claim));
 }
 
 /// Remembers that an update has replaced a version of a hold, which would have expired at this time.
-pub fn note_update(user: UserId, amount: Credits, expired_at: i64, old: Version, new: Version) {
+pub fn note_update(user: UserId, expired_at: i64, old: Version, new: Version) {
     CLAIMS.with_borrow_mut(|claims| {
-        let by_hand = Claim { user, amount, open_until: Some(expired_at), is_guarded: false };
-        let claim = claims.holds.get(&key(old)).copied().unwrap_or(by_hand);
-        claims.add_hold(new, claim);
-        if let Some(moved_to) = claims.moved_holds.get(&key(new)).copied() {
-            claims.add_hold(moved_to, claim);
-        }
+        let by_hand = Claim { user, open_until: Some(expired_at), is_guarded: false };
+        let claim = claims.holds.claim_of(old).unwrap_or(by_hand);
+        claims.holds.moved.insert(key(old), new);
+        claims.claim_hold(new, claim);
     });
 }
 
 /// Remembers that `extend_hold` has made this version of a hold. Returns whether the account held it anyway at this time.
 pub fn guard_extension(hold: Version, now: i64) -> bool {
     CLAIMS.with_borrow_mut(|claims| {
-        let Some(claim) = claims.holds.get(&key(hold)).copied() else { return true };
+        let Some(claim) = claims.holds.claim_of(hold) else { return true };
         if !claim.is_guarded {
-            claims.add_hold(hold, Claim { is_guarded: true, ..claim });
+            claims.claim_hold(hold, Claim { is_guarded: true, ..claim });
         }
         claim.open_until.is_none_or(|until| until > now)
     })
@@ -141,18 +160,18 @@ pub fn guard_extension(hold: Version, now: i64) -> bool {
 /// Remembers that `capture_hold` has recorded a transaction in place of a hold.
 pub fn note_capture(hold: Version, charge: Version) {
     CLAIMS.with_borrow_mut(|claims| {
-        if let Some(claim) = claims.holds.get(&key(hold)).copied() {
-            claims.add_charge(charge, claim);
+        if let Some(claim) = claims.holds.claim_of(hold) {
+            claims.claim_charge(charge, claim);
         }
     });
 }
 
 /// Remembers that a version of a hold has come in place of another.
 pub fn note_hold_moved(old: Version, new: Version) {
-    CLAIMS.with_borrow_mut(|claims| match claims.holds.get(&key(old)).copied() {
-        Some(claim) => claims.add_hold(new, claim),
-        None => {
-            claims.moved_holds.insert(key(old), new);
+    CLAIMS.with_borrow_mut(|claims| {
+        claims.holds.moved.insert(key(old), new);
+        if let Some(claim) = claims.holds.claim_of(old) {
+            claims.claim_hold(new, claim);
         }
     });
 }
@@ -160,8 +179,9 @@ pub fn note_hold_moved(old: Version, new: Version) {
 /// Remembers that a version of a row of the ledger has come in place of another.
 pub fn note_charge_moved(old: Version, new: Version) {
     CLAIMS.with_borrow_mut(|claims| {
-        if let Some(claim) = claims.charges.get(&key(old)).copied() {
-            claims.add_charge(new, claim);
+        claims.charges.moved.insert(key(old), new);
+        if let Some(claim) = claims.charges.claim_of(old) {
+            claims.claim_charge(new, claim);
         }
     });
 }
@@ -341,36 +361,37 @@ impl Standing {
             let mut asked = Vec::new();
             let Some(guarded) = claims.guarded.get(user) else { return asked };
             let Self { holds, charges } = self;
-            each_standing(holds, &claims.holds, &guarded.holds, snapshot, clock, |hold, amount| {
+            each_standing(holds, &claims.holds, &guarded.holds, snapshot, clock, |hold| {
                 let key = hold.get(holds::API_KEY_ID).map(ApiKeyId::from_bytes);
-                asked.push(Asked { key, amount, created_at: None });
+                asked.push(Asked { key, amount: hold.get(holds::AMOUNT), created_at: None });
             });
-            each_standing(charges, &claims.charges, &guarded.charges, snapshot, clock, |charge, amount| {
+            each_standing(charges, &claims.charges, &guarded.charges, snapshot, clock, |charge| {
                 let key = charge.get(transactions::API_KEY_ID).map(ApiKeyId::from_bytes);
-                asked.push(Asked { key, amount, created_at: Some(charge.get(transactions::CREATED_AT)) });
+                let created_at = Some(charge.get(transactions::CREATED_AT));
+                asked.push(Asked { key, amount: charge.get(transactions::AMOUNT), created_at });
             });
             asked
         })
     }
 }
 
-/// Calls `visit` with each of these rows that asks, as far as the snapshot sees them, and with the amount that it asks for.
+/// Calls `visit` with each of these rows that asks, as far as the snapshot sees them.
 fn each_standing<L: Layout>(
     rows: &mut RowFetch<L>,
-    claims: &HashMap<Key, Claim>,
+    known: &Rows,
     guarded: &[Key],
     snapshot: &Snapshot,
     clock: i64,
-    mut visit: impl FnMut(&Row<'_, L>, Credits),
+    mut visit: impl FnMut(&Row<'_, L>),
 ) {
     for key @ &(address, stored_by) in guarded {
-        let Some(claim) = claims.get(key) else { continue };
+        let Some(claim) = known.claims.get(key) else { continue };
         if claim.open_until.is_some_and(|until| until > clock) {
             continue;
         }
         let row = rows.version_at(fetch::tid(address), snapshot);
         if let Some(row) = row.filter(|row| row.stored_by().into_inner() == stored_by) {
-            visit(&row, claim.amount);
+            visit(&row);
         }
     }
 }

@@ -91,9 +91,9 @@ pub fn note_made(hold: &Row<'_, Holds>) {
 /// Notes that the transaction has extended a hold. That counts as one more: who passes over the holds may meet neither version, and the
 /// earlier one may have expired.
 pub fn note_update(old: &Row<'_, Holds>, new: &Row<'_, Holds>) {
-    let (user, amount) = (new.get(holds::USER_ID), new.get(holds::AMOUNT));
-    noted::note_hold(user, amount);
-    cover::note_update(user, amount, old.get(holds::EXPIRES_AT), old.version(), new.version());
+    let user = new.get(holds::USER_ID);
+    noted::note_hold(user, new.get(holds::AMOUNT));
+    cover::note_update(user, old.get(holds::EXPIRES_AT), old.version(), new.version());
 }
 
 /// Notes that the transaction has deleted a hold.

@@ -9,7 +9,8 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::thread::panicking;
 
-use pgrx::{FromDatum, pg_sys};
+use ledger::id::UserId;
+use pgrx::{FromDatum, Uuid, pg_sys};
 
 use super::answer::Answer;
 use super::call::Call;
@@ -242,6 +243,11 @@ impl ResultRow<'_> {
     pub fn value<T: FromDatum>(&self, column: i32) -> Option<T> {
         // SAFETY: the value is copied, or used up, before the level ends.
         self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+
+    /// A column with the id of an account; that of nobody for NULL.
+    pub fn user(&self, column: i32) -> UserId {
+        UserId::from_bytes(self.value(column).map_or([0; 16], |id: Uuid| *id.as_bytes()))
     }
 
     /// A column that is not NULL, as the result of the function.
