@@ -347,3 +347,136 @@ fn what_a_node_keeps_is_verified_and_left_alone_by_jobs() {
     let found: Vec<String> = admin.values("SELECT v::text FROM credits.verify_ledger() v", &[]);
     assert_eq!(found, [""; 0]);
 }
+
+/// Two users of one class of buckets, and its numbers: the first's bucket will leave.
+fn classmates(admin: &mut Session) -> (Uuid, Uuid, i32) {
+    let class: i32 = admin.value("SELECT credits.bucket_of($1) & 3", &[&user(1)]);
+    let other: Uuid = admin.value(
+        "SELECT u FROM (SELECT gen_random_uuid() u FROM generate_series(1, 100)) drawn
+         WHERE credits.bucket_of(u) & 3 = $1 AND credits.bucket_of(u) <> credits.bucket_of($2) LIMIT 1",
+        &[&class, &user(1)],
+    );
+    (user(1), other, class)
+}
+
+#[test]
+fn a_class_is_read_as_a_whole_and_written_by_account() {
+    let db = Database::create();
+    let mut admin = db.connect();
+    if admin.server_version() < 150_000 {
+        return;
+    }
+    let (leaving, other, class) = classmates(&mut admin);
+    admin.run(&format!("SELECT credits.make_class_views(4, {class})"));
+    let view = |name: &str| format!("credits_classes.{name}_4_{class}");
+    let insert = |user: Uuid, source: &str| {
+        format!(
+            "INSERT INTO {} (user_id, transaction_type, amount, source_id, seq, xact_id) VALUES ('{user}', 'admin_grant', 1, '{source}', DEFAULT, DEFAULT)",
+            view("credits_transactions")
+        )
+    };
+    for user in [leaving, other] {
+        admin.run(&insert(user, &format!("first of {user}")));
+        admin.run(&format!(
+            "INSERT INTO {} (user_id, overdraft_limit) VALUES ('{user}', 5)",
+            view("spending_limits")
+        ));
+    }
+    let reads = [
+        "credits_transactions",
+        "balances",
+        "batches",
+        "thresholds",
+        "holds",
+        "spend_caps",
+        "spending_limits",
+        "spend_cap_states",
+    ]
+    .map(|name| format!("SELECT count(*) FROM {}", view(name)));
+    let changes = [
+        format!("UPDATE {} SET overdraft_limit = 6 WHERE user_id = '{other}'", view("spending_limits")),
+        format!("DELETE FROM {} WHERE user_id = '{other}'", view("holds")),
+    ];
+    let mut older = db.connect();
+    older.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    assert_eq!(older.value::<i64>(&reads[0], &[]), 2);
+    for state in ["moving", "elsewhere", "arriving"] {
+        set_state(&mut admin, 1, state);
+        for session in [&mut admin, &mut db.connect()] {
+            for statement in reads.iter().chain(&changes) {
+                if state == "moving" {
+                    session.run(statement);
+                } else {
+                    session.try_run(statement).refused("LC003");
+                }
+            }
+            // Of the accounts that are here, whichever are not.
+            session.run(&format!("BEGIN; {}; ROLLBACK", insert(other, "second")));
+        }
+        older.run(&changes[1]);
+        assert_eq!(older.value::<i64>(&reads[0], &[]), 2);
+    }
+    admin.run(&insert(other, "second"));
+    admin.try_run(&insert(leaving, "of another node")).refused("LC003");
+    let misfit: Uuid = admin.value(
+        "SELECT u FROM (SELECT gen_random_uuid() u FROM generate_series(1, 100)) drawn WHERE credits.bucket_of(u) & 3 <> $1 LIMIT 1",
+        &[&class],
+    );
+    admin.try_run(&insert(misfit, "of another class")).refused("44000");
+    older.run("ROLLBACK");
+    older.try_run(&reads[0]).refused("LC003");
+    bring_back(&mut admin, 1);
+    assert_eq!(older.value::<i64>(&reads[0], &[]), 3);
+}
+
+/// Once for each scan, and indexes serve as without it.
+#[test]
+fn a_class_is_asked_for_before_the_first_row_is_read() {
+    let db = Database::create();
+    let mut admin = db.connect();
+    if admin.server_version() < 150_000 {
+        return;
+    }
+    admin.run("SELECT credits.make_class_views(4, 3); SET enable_seqscan = off; SET enable_bitmapscan = off");
+    for (condition, expected) in [
+        (
+            format!(
+                "credits_transactions_4_3 WHERE user_id = '{}' AND fusillade_batch_id IS NULL ORDER BY seq DESC LIMIT 5",
+                user(1)
+            ),
+            "credits_transactions_single_idx",
+        ),
+        ("credits_transactions_4_3 WHERE source_id = 'one'".to_owned(), "credits_transactions_source_id_key"),
+        ("credits_transactions_4_3 WHERE ctid = '(0,1)'".to_owned(), "Tid Scan"),
+        (format!("balances_4_3 WHERE user_id = '{}'", user(1)), "user_balance_checkpoints_pkey"),
+        (format!("holds_4_3 WHERE user_id = '{}'", user(1)), "holds_user_idx"),
+    ] {
+        let plan: Vec<String> =
+            admin.values(&format!("EXPLAIN (COSTS OFF) SELECT * FROM credits_classes.{condition}"), &[]);
+        let plan = plan.join("\n");
+        assert!(plan.contains("One-Time Filter: credits.require_class(4, 3)"), "{plan}");
+        assert!(plan.contains(expected), "{plan}");
+    }
+}
+
+/// Whichever process of a parallel query asks.
+#[test]
+fn workers_see_the_buckets_of_the_query() {
+    let db = Database::create();
+    let mut admin = node(&db);
+    admin.run(
+        "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 2;
+         SET parallel_leader_participation = off; SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off",
+    );
+    let count = "SELECT count(*) FROM credits.credits_transactions WHERE credits.is_here(user_id)";
+    let plan: Vec<String> = admin.values(&format!("EXPLAIN (COSTS OFF) {count}"), &[]);
+    assert!(plan.iter().any(|line| line.contains("Parallel Seq Scan")), "{plan:#?}");
+    assert_eq!(admin.value::<i64>(count, &[]), 3);
+    if admin.server_version() >= 150_000 {
+        let class: i32 = admin.value("SELECT credits.bucket_of($1) & 1", &[&user(1)]);
+        admin.run(&format!("SELECT credits.make_class_views(2, {class})"));
+        admin
+            .try_run(&format!("SELECT count(*) FROM credits_classes.credits_transactions_2_{class}"))
+            .refused("LC003");
+    }
+}

@@ -19,6 +19,9 @@ CREATE FUNCTION credits.make_class_views(modulus int, remainder int) RETURNS voi
 DECLARE
     name text;
     is_table boolean;
+    -- Name of the view, and what it is of.
+    class text;
+    source text;
 BEGIN
     IF modulus IS NULL OR remainder IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument modulus or remainder must not be NULL';
@@ -42,19 +45,26 @@ BEGIN
             HINT = 'Call this as that role, or have it owned by yours.';
     END IF;
     FOREACH name IN ARRAY ARRAY['balances', 'batches', 'credits_transactions', 'holds', 'spend_cap_states', 'spend_caps', 'spending_limits', 'thresholds'] LOOP
-        -- ctid, by which postgres_fdw finds the rows that it updates: a view may have a column of that name. The check option refuses a row of
-        -- another class, which an UPDATE of user_id would make: postgres_fdw sends it as it stands.
         SELECT c.relkind = 'r' INTO is_table FROM pg_class c WHERE c.oid = ('credits.' || name)::regclass;
-        EXECUTE format('CREATE OR REPLACE VIEW credits_classes.%I WITH (security_invoker = true) AS SELECT %st.* FROM credits.%I t'
-                       ' WHERE credits.bucket_of(t.user_id) & %s = %s%s',
-                       format('%s_%s_%s', name, modulus, remainder), CASE WHEN is_table THEN 't.ctid, ' END, name, modulus - 1, remainder,
-                       CASE WHEN is_table THEN ' WITH LOCAL CHECK OPTION' END);
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON credits_classes.%I TO PUBLIC', format('%s_%s_%s', name, modulus, remainder));
+        class := format('%s_%s_%s', name, modulus, remainder);
+        -- What is read is of a class that is here as a whole, as one snapshot sees it: a node keeps rows of buckets that have left.
+        source := format('SELECT %st.* FROM credits.%I t WHERE credits.require_class(%s, %s)', CASE WHEN is_table THEN 't.ctid, ' END, name, modulus, remainder);
+        IF is_table THEN
+            -- A view of its own, that of what is written asks nothing of a row but its class: whether its bucket is here is asked by the commit. ctid, by
+            -- which postgres_fdw finds the rows that it updates: a view may have a column of that name.
+            EXECUTE format('CREATE OR REPLACE VIEW credits_classes.%I WITH (security_invoker = true) AS %s', 'whole_' || class, source);
+            EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON credits_classes.%I TO PUBLIC', 'whole_' || class);
+            source := format('SELECT t.* FROM credits_classes.%I t WHERE true', 'whole_' || class);
+        END IF;
+        -- The check option refuses a row of another class, which an UPDATE of user_id would make: postgres_fdw sends it as it stands.
+        EXECUTE format('CREATE OR REPLACE VIEW credits_classes.%I WITH (security_invoker = true) AS %s AND credits.bucket_of(t.user_id) & %s = %s%s',
+                       class, source, modulus - 1, remainder, CASE WHEN is_table THEN ' WITH LOCAL CHECK OPTION' END);
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON credits_classes.%I TO PUBLIC', class);
     END LOOP;
 END
     $$;
 COMMENT ON FUNCTION credits.make_class_views(int, int) IS
-    'For a router: makes views in the schema credits_classes of the tables and views that have accounts, each of those whose bucket leaves this remainder. Who '
+    'For a router: makes views in the schema credits_classes of the tables and views that have accounts, each of those whose bucket leaves this remainder. LC003 for who reads one of which a bucket is not here. Who '
     'uses them needs the privileges on what they are of. Again to have columns of a later version. 22004, 22023, 55000 if that schema is another role''s, 0A000 before Postgres 15. For the owner '
     'of the ledger.';
 

@@ -3,7 +3,7 @@
 use super::arguments::required;
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
-use crate::pg::buckets::{self, Buckets};
+use crate::pg::buckets::{self, Class};
 use crate::pg::call::{Argument, Call};
 
 /// `owned_buckets()`
@@ -26,8 +26,8 @@ pub fn require_class(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let elsewhere = buckets::elsewhere();
     let modulus = required("modulus", call.integer(Argument(0, "modulus")))?;
     let remainder = required("remainder", call.integer(Argument(1, "remainder")))?;
-    let class = Buckets::class(modulus, remainder).ok_or(LedgerError::NoClass { modulus, remainder })?;
-    match elsewhere.and_then(|elsewhere| elsewhere.first_in(&class)) {
+    let class = Class::new(modulus, remainder).ok_or(LedgerError::NoClass { modulus, remainder })?;
+    match elsewhere.and_then(|elsewhere| elsewhere.first_of(class)) {
         Some(bucket) => Err(LedgerError::BucketNotHere(bucket)),
         None => Ok(Answer::bool(true)),
     }

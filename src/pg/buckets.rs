@@ -40,20 +40,9 @@ unsafe extern "C" {
 pub struct Buckets([u64; 16]);
 
 impl Buckets {
-    /// Those whose number leaves `remainder` when divided by `modulus`. `None` unless that is a power of two, and they are both in bounds.
-    pub fn class(modulus: i32, remainder: i32) -> Option<Self> {
-        let (modulus, remainder) = (u64::try_from(modulus).ok()?, u64::try_from(remainder).ok()?);
-        if !modulus.is_power_of_two() || modulus > BUCKETS || remainder >= modulus {
-            return None;
-        }
-        let mut class = Self::default();
-        (0..BUCKETS).filter(|bucket| bucket % modulus == remainder).for_each(|bucket| class.insert(bucket));
-        Some(class)
-    }
-
-    /// The lowest that is in `other`, too.
-    pub fn first_in(&self, other: &Self) -> Option<u64> {
-        (0..BUCKETS).find(|&bucket| self.contains(bucket) && other.contains(bucket))
+    /// The lowest whose number leaves the remainder of the class.
+    pub fn first_of(&self, class: Class) -> Option<u64> {
+        (class.remainder..BUCKETS).step_by(class.modulus).find(|&bucket| self.contains(bucket))
     }
 
     /// Of each bucket, in their order, whether it is not in the set.
@@ -78,6 +67,22 @@ impl Buckets {
 
     fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// The buckets whose number leaves a remainder when divided by a modulus.
+#[derive(Clone, Copy, Debug)]
+pub struct Class {
+    modulus: usize,
+    remainder: u64,
+}
+
+impl Class {
+    /// `None` unless the modulus is a power of two, and both are in bounds.
+    pub fn new(modulus: i32, remainder: i32) -> Option<Self> {
+        let (modulus, remainder) = (u64::try_from(modulus).ok()?, u64::try_from(remainder).ok()?);
+        let is_class = modulus.is_power_of_two() && modulus <= BUCKETS && remainder < modulus;
+        is_class.then_some(Self { modulus: usize::try_from(modulus).ok()?, remainder })
     }
 }
 
