@@ -1572,7 +1572,7 @@ CREATE FUNCTION credits.verify_installation()
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
         WITH expected (check_name, relation, name, definition) AS (VALUES
-            ('relation', 'credits_transactions', '', 'table, dumped'),
+            ('relation', 'credits_transactions', '', 'table, dumped of accounts that are here'),
             ('column', 'credits_transactions', 'id', 'uuid NOT NULL DEFAULT credits.uuid_v7()'),
             ('column', 'credits_transactions', 'user_id', 'uuid NOT NULL'),
             ('column', 'credits_transactions', 'transaction_type', 'text NOT NULL'),
@@ -1606,7 +1606,7 @@ CREATE FUNCTION credits.verify_installation()
             ('trigger', 'credits_transactions', 'append_only', 'BEFORE DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_change(), always'),
             ('trigger', 'credits_transactions', 'append_only_applied', 'BEFORE DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.refuse_change(), always'),
             ('trigger', 'credits_transactions', 'note_transaction', 'AFTER INSERT FOR EACH ROW EXECUTE FUNCTION credits.note_transaction(), always'),
-            ('relation', 'spending_limits', '', 'table, dumped'),
+            ('relation', 'spending_limits', '', 'table, dumped of accounts that are here'),
             ('column', 'spending_limits', 'user_id', 'uuid NOT NULL'),
             ('column', 'spending_limits', 'overdraft_limit', 'numeric DEFAULT 0'),
             ('column', 'spending_limits', 'thresholds', 'numeric[] NOT NULL DEFAULT ''{}''::numeric[]'),
@@ -1618,7 +1618,7 @@ CREATE FUNCTION credits.verify_installation()
             ('trigger', 'spending_limits', 'note_all_limits', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.note_limits(), always'),
             ('trigger', 'spending_limits', 'note_limits', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_limits(), always'),
             ('trigger', 'spending_limits', 'set_updated_at', 'BEFORE UPDATE FOR EACH ROW EXECUTE FUNCTION credits.set_updated_at(), not in replication'),
-            ('relation', 'spend_caps', '', 'table, dumped'),
+            ('relation', 'spend_caps', '', 'table, dumped of accounts that are here'),
             ('column', 'spend_caps', 'id', 'uuid NOT NULL DEFAULT gen_random_uuid()'),
             ('column', 'spend_caps', 'user_id', 'uuid NOT NULL'),
             ('column', 'spend_caps', 'api_key_ids', 'uuid[]'),
@@ -1634,7 +1634,7 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'spend_caps', 'spend_caps_user_idx', 'btree (user_id)'),
             ('trigger', 'spend_caps', 'note_all_caps', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.note_caps(), always'),
             ('trigger', 'spend_caps', 'note_caps', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_caps(), always'),
-            ('relation', 'holds', '', 'table, dumped'),
+            ('relation', 'holds', '', 'table, dumped of accounts that are here'),
             ('column', 'holds', 'source_id', 'text NOT NULL'),
             ('column', 'holds', 'user_id', 'uuid NOT NULL'),
             ('column', 'holds', 'amount', 'numeric NOT NULL'),
@@ -1796,7 +1796,11 @@ CREATE FUNCTION credits.verify_installation()
                        (SELECT 'inherits from ' || string_agg(i.inhparent::regclass::text, ', ') FROM pg_inherits i WHERE i.inhrelid = r.oid),
                        (SELECT 'inherited by ' || string_agg(i.inhrelid::regclass::text, ', ') FROM pg_inherits i WHERE i.inhparent = r.oid),
                        CASE WHEN NOT r.is_member THEN 'not a member of the extension' END,
-                       (SELECT concat_ws(' ', 'dumped', nullif(x.extcondition[d.place], ''))
+                       (SELECT concat_ws(' ', 'dumped',
+                                         -- Accounts that are here: nodes.sql has the condition.
+                                         CASE x.extcondition[d.place]
+                                         WHEN 'WHERE (SELECT NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.state <> ''moving'')) OR credits.bucket_of(user_id) NOT IN (SELECT s.bucket FROM credits.bucket_states s WHERE s.state <> ''moving'')'
+                                         THEN 'of accounts that are here' ELSE nullif(x.extcondition[d.place], '') END)
                         FROM pg_extension x CROSS JOIN unnest(x.extconfig) WITH ORDINALITY AS d(oid, place)
                         WHERE x.extname = 'credits_ledger' AND d.oid = r.oid))
             FROM relations r
@@ -2569,6 +2573,19 @@ ALTER TABLE credits.bucket_states ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.bucket_states IS 'Skips the buckets of another node, which replication brings.';
 
 SELECT pg_extension_config_dump('credits.bucket_states', '');
+
+-- A dump has the accounts that are here: a restored commit with rows of others would be refused. The first condition is asked once, and is true of a ledger
+-- that has all accounts. In plain SQL: pg_dump runs it whatever version the library is.
+DO $$
+DECLARE
+    dumped regclass;
+BEGIN
+    FOREACH dumped IN ARRAY ARRAY['credits.credits_transactions', 'credits.holds', 'credits.spending_limits', 'credits.spend_caps']::regclass[] LOOP
+        PERFORM pg_extension_config_dump(dumped, 'WHERE (SELECT NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.state <> ''moving''))'
+            ' OR credits.bucket_of(user_id) NOT IN (SELECT s.bucket FROM credits.bucket_states s WHERE s.state <> ''moving'')');
+    END LOOP;
+END
+$$;
 
 -- The feed of a node has the rows that came into being there. Those that it was given with an account have been in the feed of the node that they
 -- come from. Their transactions tell: a purge takes rows away, and what comes back has been read before.

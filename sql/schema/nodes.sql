@@ -186,6 +186,19 @@ COMMENT ON TRIGGER leave_out_replicated ON credits.bucket_states IS 'Skips the b
 
 SELECT pg_extension_config_dump('credits.bucket_states', '');
 
+-- A dump has the accounts that are here: a restored commit with rows of others would be refused. The first condition is asked once, and is true of a ledger
+-- that has all accounts. In plain SQL: pg_dump runs it whatever version the library is.
+DO $$
+DECLARE
+    dumped regclass;
+BEGIN
+    FOREACH dumped IN ARRAY ARRAY['credits.credits_transactions', 'credits.holds', 'credits.spending_limits', 'credits.spend_caps']::regclass[] LOOP
+        PERFORM pg_extension_config_dump(dumped, 'WHERE (SELECT NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.state <> ''moving''))'
+            ' OR credits.bucket_of(user_id) NOT IN (SELECT s.bucket FROM credits.bucket_states s WHERE s.state <> ''moving'')');
+    END LOOP;
+END
+$$;
+
 -- The feed of a node has the rows that came into being there. Those that it was given with an account have been in the feed of the node that they
 -- come from. Their transactions tell: a purge takes rows away, and what comes back has been read before.
 CREATE TABLE credits.copies (

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use credits_ledger_tests::cluster::{Cluster, TEMPLATE};
 use credits_ledger_tests::contents::{Contents, SILENT, USERS};
-use credits_ledger_tests::{Database, Direction, Refused, Uuid, user};
+use credits_ledger_tests::{Database, Direction, Refused, Session, Uuid, user};
 
 /// How a ledger is dumped and restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +194,65 @@ fn a_restored_node_numbers_its_rows_as_it_did() {
             ))
             .refused("LC003");
         session.assert_as_made();
+    }
+}
+
+/// A node keeps rows of accounts that have left it, and has rows of some that are arriving: a dump has those of accounts that are there, and
+/// whichever comes first, rows or buckets, is restored.
+#[test]
+fn a_dump_has_the_accounts_that_a_node_has() {
+    let cluster = Cluster::start();
+    let node = Database::create_in(&cluster);
+    let mut admin = node.connect();
+    admin.record_history();
+    let tables = ["credits_transactions", "holds", "spending_limits", "spend_caps"];
+    for number in 0..USERS {
+        admin.run(&format!(
+            "INSERT INTO credits.spending_limits (user_id, overdraft_limit) VALUES ('{0}', 7) ON CONFLICT DO NOTHING;
+             INSERT INTO credits.spend_caps (user_id, amount) VALUES ('{0}', 60);
+             INSERT INTO credits.holds (user_id, amount, source_id, expires_at) VALUES ('{0}', 2, 'held for {number}', now() + interval '1 day')",
+            user(number)
+        ));
+    }
+    admin.run(&format!(
+        "INSERT INTO credits.bucket_states (bucket, state)
+         VALUES (credits.bucket_of('{}'), 'elsewhere'), (credits.bucket_of('{}'), 'arriving'), (credits.bucket_of('{}'), 'moving')",
+        user(0),
+        user(1),
+        user(2)
+    ));
+    let rows = |session: &mut Session, condition: &str| {
+        tables.map(|table| {
+            session.values::<String>(
+                &format!("SELECT (to_jsonb(t) - 'xact_id' - 'updated_at')::text FROM credits.{table} t WHERE {condition} ORDER BY 1"),
+                &[],
+            )
+        })
+    };
+    let here = rows(&mut admin, "credits.is_here(user_id)");
+    let all = rows(&mut admin, "true");
+    assert!(here.iter().zip(&all).all(|(here, all)| !here.is_empty() && here.len() < all.len()));
+    for (number, way) in Way::ALL.into_iter().enumerate() {
+        println!("{way:?}");
+        let file = cluster.folder().join(format!("kept_{number}"));
+        dump(&node, way, &file);
+        let restored = new_database(&cluster, &format!("kept_{number}"), way.template());
+        restore(&file, way, &restored, SILENT);
+        let mut session = restored.connect();
+        assert_eq!(rows(&mut session, "true"), here);
+        session.assert_sound();
+        session.assert_as_made();
+        for (number, is_here) in [(0, false), (1, false), (2, true)] {
+            let charged = session.try_run(&format!(
+                "SELECT credits.create_transaction('{}', 'usage', 1, 'after {number}')",
+                user(number)
+            ));
+            if is_here {
+                charged.unwrap();
+            } else {
+                charged.refused("LC003");
+            }
+        }
     }
 }
 
