@@ -433,3 +433,80 @@ fn a_promoted_standby_stores_nothing_that_was_repaired() {
         session.value("SELECT count(*) FROM credits.verify_ledger() WHERE user_id = $1", &[&user(1)]);
     assert_eq!(found, 0);
 }
+
+/// What a session is told of the buckets of two users, of which the second's stays: whether each is here, as each way of asking has it.
+#[track_caller]
+fn buckets(session: &mut Session) -> [bool; 2] {
+    [user(0), user(1)].map(|user| {
+        let (is_here, bucket): (bool, i32) = {
+            let row = session.query_one("SELECT credits.is_here($1), credits.bucket_of($1)", &[&user]);
+            let row = row.expect("ask whether an account is here");
+            (row.get(0), row.get(1))
+        };
+        let owned: i32 = session.value("SELECT get_bit(credits.owned_buckets(), $1)", &[&bucket]);
+        assert_eq!(owned == 1, is_here);
+        for reading in [
+            format!("SELECT credits.get_user_balance('{user}')"),
+            format!("SELECT credits.get_available_balance('{user}')"),
+            format!("SELECT credits.require_class(1024, {bucket})"),
+        ] {
+            // Not to end a transaction in which the session asks again.
+            let found = if is_here {
+                session.try_run(&reading)
+            } else {
+                session.try_run(&format!("DO 'BEGIN PERFORM {} ; RAISE EXCEPTION USING MESSAGE = ''read''; EXCEPTION WHEN SQLSTATE ''LC003'' THEN END'", reading.trim_start_matches("SELECT ").replace('\'', "''")))
+            };
+            found.unwrap_or_else(|error| panic!("{is_here}, {reading}: {error:?}"));
+        }
+        let listed: i64 = session.value(
+            "SELECT count(*) FROM credits.list_all_transactions(\"limit\" => NULL) WHERE user_id = $1",
+            &[&user],
+        );
+        assert_eq!(listed > 0, is_here);
+        is_here
+    })
+}
+
+/// What a session of the standby keeps of the buckets is dropped as the primary's changes are replayed.
+#[test]
+fn a_standby_has_the_buckets_of_its_snapshot() {
+    let pair = Pair::start();
+    let (mut admin, mut remembering) = (pair.here.connect(), pair.there.connect());
+    assert_eq!(buckets(&mut remembering), [true, true]);
+    let mut past = pair.there.connect();
+    past.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    assert_eq!(buckets(&mut past), [true, true]);
+    // A snapshot of the standby lists it, before and after.
+    let mut open = pair.here.connect();
+    open.run("BEGIN");
+    open.grant(user(1), dec!(1));
+    for (state, is_here) in
+        [("moving", true), ("elsewhere", false), ("arriving", false), ("", true), ("elsewhere", false)]
+    {
+        let change = if state.is_empty() {
+            format!("DELETE FROM credits.bucket_states WHERE bucket = credits.bucket_of('{}')", user(0))
+        } else {
+            format!(
+                "INSERT INTO credits.bucket_states (bucket, state) VALUES (credits.bucket_of('{}'), '{state}')
+                 ON CONFLICT (bucket) DO UPDATE SET state = excluded.state",
+                user(0)
+            )
+        };
+        admin.run("BEGIN; SAVEPOINT before");
+        admin.run(&change);
+        // Replayed in part.
+        admin.run("SELECT pg_switch_wal()");
+        pair.standby.catch_up(&pair.primary);
+        let before = buckets(&mut remembering);
+        assert_eq!(buckets(&mut pair.there.connect()), before);
+        admin.run("COMMIT");
+        pair.standby.catch_up(&pair.primary);
+        assert_eq!(buckets(&mut remembering), [is_here, true], "{state}");
+        assert_eq!(buckets(&mut pair.there.connect()), [is_here, true], "{state}");
+        assert_eq!(buckets(&mut past), [true, true], "{state}");
+    }
+    open.run("COMMIT");
+    past.run("COMMIT");
+    pair.standby.catch_up(&pair.primary);
+    assert_eq!(buckets(&mut past), [false, true]);
+}
