@@ -209,6 +209,37 @@ fn a_row_asks_as_it_is_stored() {
     assert!(committed.refused("LC001").message().ends_with(": 4 asked for, 3 available"));
 }
 
+/// CLUSTER moves rows, and runs inside a transaction block: what has to be covered cannot be found again then.
+#[test]
+fn a_table_that_the_transaction_has_rewritten() {
+    for (calls, cluster) in [
+        ("create_hold('USER', 4, 'a')", "CLUSTER credits.holds USING holds_user_idx"),
+        (
+            "create_hold('USER', 4, 'a'); capture_hold('a')",
+            "CLUSTER credits.credits_transactions USING credits_transactions_pkey",
+        ),
+    ] {
+        let (_db, mut session) = database(dec!(10));
+        for end in ["COMMIT", "PREPARE TRANSACTION 'p'"] {
+            call(
+                &mut session,
+                &format!("BEGIN; {calls}; {cluster}; create_transaction('USER', 'usage', 7, 'b')"),
+            );
+            session.try_run(end).refused("55000");
+            session.run("ROLLBACK");
+            // One that was rolled back to a savepoint is none.
+            call(&mut session, &format!("BEGIN; {calls}; SAVEPOINT s; {cluster}; ROLLBACK TO s"));
+            call(&mut session, "create_transaction('USER', 'usage', 7, 'b')");
+            session.try_run(end).refused(if end == "COMMIT" { "LC001" } else { "0A000" });
+            session.run("ROLLBACK");
+        }
+        assert_eq!(available(&mut session), dec!(10));
+        // In a transaction of its own it does no harm.
+        call(&mut session, &format!("{cluster}; {calls}"));
+        session.assert_sound();
+    }
+}
+
 /// After a savepoint is rolled back, VACUUM may clear away its row, and another one be stored in its place.
 #[test]
 fn a_row_in_place_of_one_that_was_rolled_back_asks_for_nothing() {

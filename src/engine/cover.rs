@@ -347,11 +347,17 @@ struct Standing {
 }
 
 impl Standing {
-    /// The ledger is locked.
+    /// The ledger is locked. Raises 55000 if the transaction has rewritten one of the tables: nobody knows then where its rows are.
     fn with(relations: &Relations, holds: Table) -> Self {
+        let ledger = Table::open_locked(relations.ledger);
+        for (table, name) in [(&holds, "holds"), (&ledger, "credits_transactions")] {
+            if table.has_own_file() {
+                LedgerError::RewrittenWithHold(name).raise();
+            }
+        }
         Self {
             holds: RowFetch::new(holds, holds::USER_ID),
-            charges: RowFetch::new(Table::open_locked(relations.ledger), transactions::USER_ID),
+            charges: RowFetch::new(ledger, transactions::USER_ID),
         }
     }
 

@@ -66,6 +66,9 @@ impl LedgerError {
             Self::PreparedHold => Some(
                 "Use COMMIT: whether it is covered is decided when it is, and COMMIT PREPARED cannot refuse.",
             ),
+            Self::RewrittenWithHold(_) => Some(
+                "Whether it is covered cannot be told any more. Use CLUSTER in a transaction of its own.",
+            ),
             Self::BlankSourceId { .. } => {
                 Some("It is the idempotency key: give each transaction one of its own, and a retry the same.")
             }

@@ -187,6 +187,9 @@ pub enum LedgerError {
     /// A transaction that has made or extended a hold, or charged, is about to be prepared.
     #[error("a transaction that has made or extended a hold, or charged, cannot be prepared")]
     PreparedHold,
+    /// A transaction that has made or extended a hold, or charged, has rewritten the table.
+    #[error("{0} was rewritten by a transaction that has made or extended a hold, or charged")]
+    RewrittenWithHold(&'static str),
     /// The id is taken by another transaction.
     #[error(
         "id {id} is taken by another transaction, {}",
@@ -488,6 +491,7 @@ impl LedgerError {
             | Self::AppendOnly(_)
             | Self::HoldChanged { .. }
             | Self::HoldsTruncated
+            | Self::RewrittenWithHold(_)
             | Self::ForeignStamp { .. }
             | Self::UncheckedRows(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         }

@@ -42,6 +42,9 @@ impl Access {
     }
 }
 
+/// `InvalidSubTransactionId` of c.h
+pub(super) const INVALID_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
+
 const NO_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock.cast_signed();
 
 /// How often an index is looked up again if it is dropped between the lookup and its lock.
@@ -77,6 +80,21 @@ unsafe extern "C-unwind" {
     fn UnlockRelationOid(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE);
     fn table_open(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
     fn try_relation_open(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
+}
+
+/// The subtransaction that has given the relation another file than it had before the transaction, if any.
+///
+/// # Safety
+/// The relation is open.
+pub(super) const unsafe fn file_made_by(relation: pg_sys::Relation) -> pg_sys::SubTransactionId {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let made_by = (*relation).rd_firstRelfilenodeSubid;
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let made_by = (*relation).rd_firstRelfilelocatorSubid;
+        made_by
+    }
 }
 
 /// An open table.
@@ -117,6 +135,12 @@ impl Table {
         // SAFETY: the table is open, so its relcache entry stays where it is; dropping the value counts it down again.
         unsafe { pg_sys::RelationIncrementReferenceCount(self.relation) }
         Self { relation: self.relation, released: Cell::new(NO_LOCK) }
+    }
+
+    /// Whether the transaction has given the table another file, as CLUSTER does. Rows may have moved then.
+    pub const fn has_own_file(&self) -> bool {
+        // SAFETY: the table is open.
+        unsafe { file_made_by(self.relation) != INVALID_SUBTRANSACTION }
     }
 
     /// Keeps the lock of the table to the end of the transaction when it is closed. Releasing it costs as much as locking it did.

@@ -13,7 +13,7 @@ use pgrx::pg_sys;
 
 use super::catalog::{self, Relations};
 use super::raised::call_out;
-use super::relation::{Access, Table};
+use super::relation::{Access, INVALID_SUBTRANSACTION, Table, file_made_by};
 use super::{tables, xact};
 
 /// How many numbers ahead `nextval` writes to the WAL; after a crash they are skipped. `SEQ_LOG_VALS` of commands/sequence.c.
@@ -23,7 +23,6 @@ const LOGGED_AHEAD: i64 = 32;
 const XLOG_SEQ_LOG: u8 = 0;
 const RM_SEQ_ID: pg_sys::RmgrId = 15;
 const REGBUF_WILL_INIT: u8 = 6;
-const INVALID_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
 const _: () = assert!(
     pg_sys::RmgrIds::RM_SEQ_ID == RM_SEQ_ID as u32 && pg_sys::REGBUF_WILL_INIT == REGBUF_WILL_INIT as u32
 );
@@ -250,14 +249,10 @@ unsafe fn set_lsn(page: *mut pg_sys::PageHeaderData, lsn: pg_sys::XLogRecPtr) {
 unsafe fn needs_log(relation: pg_sys::Relation) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        let file_made_by = (*relation).rd_firstRelfilenodeSubid;
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        let file_made_by = (*relation).rd_firstRelfilelocatorSubid;
         (*(*relation).rd_rel).relpersistence == pg_sys::RELPERSISTENCE_PERMANENT.cast_signed()
             && (pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_REPLICA.cast_signed()
                 || ((*relation).rd_createSubid == INVALID_SUBTRANSACTION
-                    && file_made_by == INVALID_SUBTRANSACTION))
+                    && file_made_by(relation) == INVALID_SUBTRANSACTION))
     }
 }
 
