@@ -1705,6 +1705,16 @@ END
 $$;
 COMMENT ON FUNCTION credits.account_statement(user_id uuid, period_start timestamp with time zone, period_end timestamp with time zone) IS 'A user''s statement for the time from period_start up to, not including, period_end, in six lines: opening (the rows before period_start), purchase, admin_grant, usage, admin_removal (the rows of the period), closing (the rows before period_end), each with its signed sum and the number of its rows. Opening and the lines of the types add up to closing. 22004 for NULL, 22023 unless period_end is after period_start. Cost: the daily totals of the period, and of the days before or after it; of the days in which it begins and ends, the rows before or after that; and the rows that are not folded yet. Without daily totals or under row-level security, the user''s rows before period_end.';
 
+CREATE FUNCTION credits.activate_bucket(bucket integer, handover jsonb) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have activate_bucket',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.activate_bucket(bucket integer, handover jsonb) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
 CREATE FUNCTION credits.advance_seq(past bigint) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -1745,6 +1755,46 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION credits.aggregate_user_batches(user_id uuid) IS 'Another name for refresh_checkpoint, for applications that call it: batches are folded with the checkpoint.';
+
+CREATE FUNCTION credits.bucket_digest(bucket integer) RETURNS TABLE(transaction_count bigint, balance numeric, digest text)
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have bucket_digest',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.bucket_digest(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.bucket_handover(bucket integer) RETURNS jsonb
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have bucket_handover',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.bucket_handover(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.bucket_state(bucket integer) RETURNS text
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have bucket_state',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.bucket_state(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.bucket_transactions(bucket integer, from_xact_id xid8, below_xact_id xid8) RETURNS SETOF credits.credits_transactions
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have bucket_transactions',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.bucket_transactions(bucket integer, from_xact_id xid8, below_xact_id xid8) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits_routes.calculate_balance_with_seq(home int, user_id uuid) RETURNS TABLE(balance numeric, latest_seq bigint)
     LANGUAGE plproxy SET client_min_messages = warning
@@ -2012,6 +2062,16 @@ END
 $$;
 COMMENT ON FUNCTION credits.disown_buckets(buckets integer[]) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
+CREATE FUNCTION credits.expect_bucket(bucket integer, ledger text) RETURNS xid8
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have expect_bucket',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.expect_bucket(bucket integer, ledger text) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
 CREATE FUNCTION credits_routes.extend_hold(found int, source_id text, expires_in interval) RETURNS credits.credit_hold
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
@@ -2129,6 +2189,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION credits.get_available_balances_bulk(user_ids uuid[]) IS 'Balances of several users, what open holds hold of them and what is available, each distinct id once, unknown ones with 0. Errors: 22004 for NULL or a NULL in the array, 42501 without SELECT on the ledger and on holds.';
+
+CREATE FUNCTION credits.get_ledger() RETURNS text
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have get_ledger',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.get_ledger() IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits_routes.get_monthly_auto_topup_spend(home int, user_id uuid) RETURNS numeric
     LANGUAGE plproxy SET client_min_messages = warning
@@ -2348,6 +2418,16 @@ END
 $$;
 COMMENT ON FUNCTION credits.get_users_balances_bulk(user_ids uuid[], checkpoint_refresh_probability integer) IS 'Balances of several users, each distinct id once, unknown ones with 0. checkpoint_refresh_probability N asks for a refresh of each user''s checkpoint at commit with chance 1 in N; NULL and 0: never; ignored where the transaction cannot write. Errors: 22004 for NULL or a NULL in the array, 22023 for a negative probability, 42501 without SELECT on the ledger.';
 
+CREATE FUNCTION credits.give_away_bucket(bucket integer) RETURNS jsonb
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have give_away_bucket',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.give_away_bucket(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
 CREATE FUNCTION credits.has_all_buckets() RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -2357,6 +2437,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION credits.has_all_buckets() IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.hold_bucket(bucket integer) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have hold_bucket',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.hold_bucket(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE PROCEDURE credits.import_transactions(IN source regclass, IN chunk_size bigint DEFAULT 50000, IN announce boolean DEFAULT false)
     LANGUAGE plpgsql
@@ -2595,6 +2685,36 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION credits.owns_bucket(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.purge_bucket(bucket integer) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have purge_bucket',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.purge_bucket(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.receive_handover(bucket integer, handover jsonb) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have receive_handover',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.receive_handover(bucket integer, handover jsonb) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.receive_transactions(bucket integer, transactions jsonb, copied_to xid8 DEFAULT NULL::xid8) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have receive_transactions',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.receive_transactions(bucket integer, transactions jsonb, copied_to xid8) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits.record_transactions(transactions jsonb) RETURNS SETOF credits.recorded_transaction
     LANGUAGE plpgsql
@@ -2845,6 +2965,16 @@ END
 $$;
 COMMENT ON FUNCTION credits.restore_row_security() IS 'Refused with 0A000. It belongs to one node: call it there.';
 
+CREATE FUNCTION credits.return_bucket(bucket integer) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have return_bucket',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.return_bucket(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
 CREATE FUNCTION credits_routes.reverse_transaction(found int, transaction_id uuid, source_id text, amount numeric, description text) RETURNS credits.credit_transaction
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
@@ -2933,6 +3063,26 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION credits.settlement_statistics() IS 'Counts for this database since the server started or recovered from a crash, of transactions that have committed: exclusive_sections, stripes taken exclusively (close to zero, for a new user, for refresh_checkpoint); crossings_up and crossings_down, also with the channels off; refreshes, checkpoints that were refreshed or made; refreshes_skipped, lagging ones left alone while someone else refreshed on that stripe or the tables were locked; refreshes_failed, those put off by an error, which is in the server''s log. Settlements that find nothing to decide are not counted. No row if the server has no room for the counts: there are places for 128 databases.';
+
+CREATE FUNCTION credits.start_moving_bucket(bucket integer) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have start_moving_bucket',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.start_moving_bucket(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
+CREATE FUNCTION credits.stop_moving_bucket(bucket integer) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have stop_moving_bucket',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.stop_moving_bucket(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits_routes.sum_recent_transactions(home int, user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) RETURNS numeric
     LANGUAGE plproxy SET client_min_messages = warning

@@ -62,7 +62,8 @@ pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires 
 pgrx::extension_sql_file!("../sql/schema/import.sql", name = "import", requires = ["guard"]);
 pgrx::extension_sql_file!("../sql/schema/security.sql", name = "security", requires = ["import"]);
 pgrx::extension_sql_file!("../sql/schema/nodes.sql", name = "nodes", requires = ["security"]);
-pgrx::extension_sql_file!("../sql/schema/installation.sql", name = "installation", requires = ["nodes"]);
+pgrx::extension_sql_file!("../sql/schema/moves.sql", name = "moves", requires = ["nodes"]);
+pgrx::extension_sql_file!("../sql/schema/installation.sql", name = "installation", requires = ["moves"]);
 pgrx::extension_sql_file!(
     "../sql/schema/function_comments.sql",
     name = "function_comments",

@@ -154,6 +154,7 @@ fn what_users_fill_and_row_security_are_dumped() {
             "credits.dumped_row_security",
             "credits.holds",
             "credits.node",
+            "credits.purged_buckets",
             "credits.spend_caps",
             "credits.spending_limits"
         ]

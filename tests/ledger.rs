@@ -48,6 +48,7 @@ mod installation;
 mod interleavings;
 mod kept_rows;
 mod locks;
+mod moves;
 mod numbering;
 mod online_changes;
 mod operations;

@@ -124,6 +124,7 @@ fn pg_upgrade_keeps_checkpoints_and_stamps() {
             "credits.dumped_row_security",
             "credits.holds",
             "credits.node",
+            "credits.purged_buckets",
             "credits.spend_caps",
             "credits.spending_limits"
         ]

@@ -20,7 +20,7 @@ fn the_sql_reference_has_every_function_with_its_signature() {
         r"SELECT proname::text,
                  regexp_replace(
                      'credits.' || proname || '('
-                     || regexp_replace(replace(pg_get_function_arguments(oid), 'IN ', ''), '(DEFAULT (NULL|''[^'']*''))::[a-z ]+(\[\])?', '\1', 'g')
+                     || regexp_replace(replace(pg_get_function_arguments(oid), 'IN ', ''), '(DEFAULT (NULL|''[^'']*''))::[a-z0-9 ]+(\[\])?', '\1', 'g')
                      || ')' || coalesce(' RETURNS ' || pg_get_function_result(oid), ''),
                      'timestamp with time zone', 'timestamptz', 'g'),
                  coalesce(proargnames[1 : pronargs], '{}')
@@ -136,13 +136,14 @@ fn the_sql_reference_has_every_setting_with_its_default() {
 }
 
 /// What the errors of the library are in SQL. A new one is added here, and to the page.
-const SQLSTATES: [(&str, &str); 17] = [
+const SQLSTATES: [(&str, &str); 18] = [
     ("ACTIVE_SQL_TRANSACTION", "25001"),
     ("CHECK_VIOLATION", "23514"),
     ("DATATYPE_MISMATCH", "42804"),
     ("DATA_CORRUPTED", "XX001"),
     ("DATETIME_FIELD_OVERFLOW", "22008"),
     ("FEATURE_NOT_SUPPORTED", "0A000"),
+    ("INSUFFICIENT_PRIVILEGE", "42501"),
     ("INVALID_PARAMETER_VALUE", "22023"),
     ("INVALID_TRANSACTION_STATE", "25000"),
     ("NO_DATA_FOUND", "P0002"),

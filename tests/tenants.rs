@@ -91,7 +91,31 @@ const SILENT: [&str; 9] = [
 
 /// Not asked so: what records and `redact_account` have tests of their own, what holds is asked below, `settlement_statistics` counts without saying
 /// whose, `advance_seq` says nothing, `row_security` says what the catalog says to everybody, the others run behind the scenes.
-const NOT_ASKED: [&str; 45] = [
+const NOT_ASKED: [&str; 69] = [
+    "activate_bucket",
+    "begin_transfer",
+    "bucket_digest",
+    "bucket_handover",
+    "bucket_state",
+    "bucket_transactions",
+    "drop_boundaries",
+    "expect_bucket",
+    "get_ledger",
+    "give_away_bucket",
+    "hold_bucket",
+    "hold_stripes",
+    "holds_stripes",
+    "lock_bucket",
+    "purge_bucket",
+    "put_boundaries",
+    "receive_handover",
+    "receive_transactions",
+    "refuse_prepared",
+    "require_handover",
+    "return_bucket",
+    "start_moving_bucket",
+    "stop_moving_bucket",
+    "wait_for_transaction",
     "bucket_of",
     "owned_buckets",
     "has_all_buckets",

@@ -15,6 +15,7 @@ pub mod feed;
 mod filters;
 pub mod grouped;
 pub mod holds;
+pub mod moves;
 mod newest;
 pub mod nodes;
 pub mod open_holds;

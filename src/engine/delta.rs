@@ -22,8 +22,7 @@ use crate::pg::scan::IndexScan;
 use crate::pg::scan_key::Key;
 use crate::pg::snapshot::Sight;
 use crate::pg::tables::transactions::{self, LaterColumns, Ledger};
-use crate::pg::text;
-use crate::pg::xact;
+use crate::pg::{text, transfer, xact};
 
 /// The most characters that a category may have.
 const LONGEST_CATEGORY: usize = 200;
@@ -206,8 +205,8 @@ pub fn note(row: &Row<'_, Ledger>, relations: &Relations) {
     require_category_and_metadata(row, later).unwrap_or_else(|error| error.raise());
     let source_id = row.get(transactions::SOURCE_ID);
     let is_infinite = matches!(row.get(transactions::CREATED_AT), i64::MIN | i64::MAX);
-    // Earlier versions accepted such rows: a restore and a subscriber must still take them.
-    if (is_infinite || text::is_blank(&source_id)) && !xact::restores_or_replicates() {
+    // Earlier versions accepted such rows: a restore, a subscriber and another node must still take them.
+    if (is_infinite || text::is_blank(&source_id)) && !is_stored_already() {
         if is_infinite {
             LedgerError::InfiniteDate.raise()
         }
@@ -216,10 +215,15 @@ pub fn note(row: &Row<'_, Ledger>, relations: &Relations) {
     let user = row.get(transactions::USER_ID);
     noted::note_row(user, signed_amount(row));
     if let Some(original) = row.get(later.reverses)
-        && !xact::restores_or_replicates()
+        && !is_stored_already()
     {
         reversals::note(user, original);
     }
+}
+
+/// Whether the rows that come are stored elsewhere already: what is stored must be storable again.
+fn is_stored_already() -> bool {
+    xact::restores_or_replicates() || transfer::is_any()
 }
 
 /// Raises what CHECK constraints on these columns would. Constraints cost more: the server parses and plans them for every

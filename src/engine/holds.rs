@@ -98,7 +98,9 @@ pub fn note_update(old: &Row<'_, Holds>, new: &Row<'_, Holds>) {
 
 /// Notes that the transaction has deleted a hold.
 pub fn note_deleted(hold: &Row<'_, Holds>) {
-    cover::note_release(hold.get(holds::USER_ID), hold.get(holds::AMOUNT));
+    let user = hold.get(holds::USER_ID);
+    noted::note_release(user);
+    cover::note_release(user, hold.get(holds::AMOUNT));
 }
 
 /// The rules that the row trigger of the ledger has for its rows.

@@ -105,6 +105,21 @@ pub fn wait_for_relations(relations: &Relations) {
     wait_for_boundaries(relations);
 }
 
+/// Waits for the locks of all tables and indexes, and keeps them to the end of the transaction, which then may read and write with any
+/// statement while it has stripes.
+pub fn wait_for_everything(relations: &Relations) {
+    let tables = [
+        Ok(relations.ledger),
+        Ok(relations.checkpoints),
+        Ok(relations.batches),
+        relations.days(),
+        relations.holds(),
+    ];
+    for table in tables.into_iter().chain([relations.limits(), relations.caps()]) {
+        lock_all(table, lock_for_both);
+    }
+}
+
 /// Waits for these locks, and for those of holds for who writes them.
 pub fn wait_for_relations_and_holds(relations: &Relations) {
     wait_for_derived(relations);

@@ -29,6 +29,13 @@ pub struct NotedUser {
     pub deleted: Option<Box<Announced>>,
 }
 
+impl NotedUser {
+    /// Whether there is nothing to settle: holds were deleted, which crosses no boundary, or the transaction does not say what it did.
+    pub fn only_asks(&self) -> bool {
+        self.request == Request::Settle && self.written.is_empty() && !self.reverses
+    }
+}
+
 thread_local! {
     /// Whether settlement has taken the noted users: one that is noted after that would not be settled.
     static TAKEN: Cell<bool> = const { Cell::new(false) };
@@ -67,6 +74,12 @@ pub fn note_row(user: UserId, amount: Credits) {
 pub fn note_hold(user: UserId, amount: Credits) {
     refuse_once_taken();
     update(user, Request::Settle, |noted| noted.written.hold(amount));
+}
+
+/// Notes that the transaction has deleted a hold of this user: its commit asks whether this node still has the account, and nothing else.
+pub fn note_release(user: UserId) {
+    refuse_once_taken();
+    update(user, Request::Settle, |_| ());
 }
 
 /// What the transaction has written of the user so far.

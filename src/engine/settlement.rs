@@ -223,7 +223,7 @@ impl Settlement {
     /// Counts what the transaction has written of the users of a stripe that it has, and asks for headroom.
     fn count(&self, users: &mut [Settled]) -> Published {
         let published = self.published();
-        for settled in users {
+        for settled in users.iter_mut().filter(|settled| !settled.noted.only_asks()) {
             (settled.counted, settled.has_headroom) =
                 published.count_and_ask(&settled.user, &settled.noted.written);
         }
@@ -255,7 +255,9 @@ impl Settlement {
     fn assess(&mut self, published: &Published, users: &[Settled]) -> Result<Agreement, Stop> {
         let now = LazyCell::new(Moment::now);
         let mut lagging = Vec::new();
-        for Settled { user, noted: NotedUser { request, written, .. }, counted, has_headroom } in users {
+        for Settled { user, noted, counted, has_headroom } in users.iter().filter(|it| !it.noted.only_asks())
+        {
+            let NotedUser { request, written, .. } = noted;
             let has_headroom = *request == Request::Settle && *has_headroom;
             // What is published of the cover stays true while a crossing or a checkpoint that lags has the balance read.
             let may_ask = cover::may_be_asked_of(user) && !published.covers(user, counted);
@@ -330,7 +332,8 @@ impl Settlement {
         let clock = xact::now();
         let mut deltas = view.deltas_at(&now, &relations);
         let nothing = Fold::default();
-        for Settled { user, noted: NotedUser { request, reverses, deleted, .. }, .. } in users {
+        for Settled { user, noted, .. } in users.iter().filter(|it| !it.noted.only_asks()) {
+            let NotedUser { request, reverses, deleted, .. } = noted;
             xact::check_for_interrupts();
             if *reverses {
                 let scans = ReversalScans::get_or_open(&mut self.reversals, &relations)?;
@@ -414,6 +417,10 @@ impl Settlement {
                     &announced,
                     overdraft,
                 )?;
+            }
+            // What another node has announced is copied with the account.
+            if buckets::is_copied(user) {
+                continue;
             }
             for crossing in &crossings {
                 notification::announce(user, crossing);

@@ -2,8 +2,8 @@
 //! and what answers them.
 
 use crate::api::{
-    balances, bulk, charges, days, feed, grouped, holds, nodes, open_holds, recording, reversals, statements,
-    topup, transactions,
+    balances, bulk, charges, days, feed, grouped, holds, moves, nodes, open_holds, recording, reversals,
+    statements, topup, transactions,
 };
 use crate::pg::entry_point::entry_points;
 use crate::pg::{stamp, uuid_v7};
@@ -32,6 +32,10 @@ entry_points! { functions:
     has_all_buckets => nodes::has_all_buckets;
     is_here => nodes::is_here;
     require_class => nodes::require_class;
+    begin_transfer => moves::begin_transfer;
+    wait_for_transaction => moves::wait_for_transaction;
+    hold_stripes => moves::hold_stripes;
+    holds_stripes => moves::holds_stripes;
 }
 
 entry_points! { reading_functions:

@@ -14,7 +14,7 @@ mod triggers;
 
 use crate::engine::{cover, noted, prepare, redaction, reversals, settlement, statistics};
 use crate::pg::xact::Hooks;
-use crate::pg::{catalog, xact};
+use crate::pg::{catalog, transfer, xact};
 
 /// Registers everything that the server is to call without being asked by SQL; called once, when the library is loaded.
 pub fn init() {
@@ -28,6 +28,7 @@ pub fn init() {
             cover::forget();
             redaction::forget();
             reversals::forget();
+            transfer::forget();
             statistics::forget();
         },
     });

@@ -6,9 +6,9 @@ use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::definition::Role;
 use crate::pg::entry_point::entry_points;
-use crate::pg::tables::{columns, holds, transactions};
-use crate::pg::trigger::{Event, Moment, TriggerCall, refuse};
-use crate::pg::{buckets, names, stamp, xact};
+use crate::pg::tables::{caps as spend_caps, checkpoints, columns, holds, limits, transactions};
+use crate::pg::trigger::{Event, Moment, Outcome, TriggerCall, refuse};
+use crate::pg::{buckets, names, stamp, transfer, xact};
 
 entry_points! { triggers:
     note_row => note_transaction;
@@ -43,8 +43,23 @@ fn note_transaction(call: &TriggerCall<'_>) {
     }
 }
 
-/// `credits.refuse_change()`: trigger that keeps the ledger append-only.
-fn refuse_change(call: &TriggerCall<'_>) {
+/// `credits.refuse_change()`: trigger that keeps the ledger append-only. Rows of a bucket that has left this node may be deleted by a
+/// transaction that says so.
+fn refuse_change(call: &TriggerCall<'_>) -> Outcome {
+    if call.event() == Event::Delete
+        && transfer::is_any()
+        && let Some(relations) = Relations::lookup().filter(|found| found.ledger == call.table())
+    {
+        match (call.moment(), call.ledger_row(&relations)) {
+            (Moment::BeforeRow, Some(row))
+                if buckets::is_left_behind(&relations, &row.get(transactions::USER_ID)) =>
+            {
+                return Outcome::Delete;
+            }
+            (Moment::BeforeStatement, _) if buckets::any_left_behind(&relations) => return Outcome::Nothing,
+            _ => {}
+        }
+    }
     let event = match call.event() {
         Event::Update => Some("UPDATE"),
         Event::Delete => Some("DELETE"),
@@ -102,6 +117,11 @@ fn keep_announced(call: &TriggerCall<'_>) {
     let relations = Relations::lookup().filter(|found| found.checkpoints == call.table());
     let row = relations.as_ref().and_then(|relations| call.checkpoint_row(relations));
     match (relations, call.moment(), call.event(), row) {
+        (Some(relations), Moment::AfterRow, Event::Delete, Some(row))
+            if buckets::is_left_behind(&relations, &row.get(checkpoints::USER_ID)) =>
+        {
+            Ok(())
+        }
         (Some(relations), Moment::AfterRow, Event::Delete | Event::Update, Some(row)) => {
             checkpoint::note_deleted(&row, &relations)
         }
@@ -121,6 +141,11 @@ fn note_limits(call: &TriggerCall<'_>) {
     let relations = Relations::lookup().filter(|found| found.limits().ok() == Some(call.table()));
     let row = relations.as_ref().and_then(|relations| call.limits_row(relations));
     match (relations, call.moment(), call.event(), row) {
+        (Some(relations), Moment::AfterRow, Event::Delete, Some(row))
+            if buckets::is_left_behind(&relations, &row.get(limits::USER_ID)) =>
+        {
+            Ok(())
+        }
         (Some(relations), Moment::AfterRow, Event::Insert | Event::Update | Event::Delete, Some(row)) => {
             boundaries::note_changed(&row, call.new_limits_row(&relations).as_ref())
         }
@@ -140,6 +165,11 @@ fn note_caps(call: &TriggerCall<'_>) {
     let relations = Relations::lookup().filter(|found| found.caps().ok() == Some(call.table()));
     let cap = relations.as_ref().and_then(|relations| call.cap(relations));
     match (relations, call.moment(), call.event(), cap) {
+        (Some(relations), Moment::AfterRow, Event::Delete, Some(cap))
+            if buckets::is_left_behind(&relations, &cap.get(spend_caps::USER_ID)) =>
+        {
+            Ok(())
+        }
         (Some(relations), Moment::AfterRow, Event::Insert | Event::Update | Event::Delete, Some(cap)) => {
             caps::note_changed(&cap, call.new_cap(&relations).as_ref())
         }
@@ -162,7 +192,12 @@ fn note_hold(call: &TriggerCall<'_>) {
     match (call.moment(), call.event(), hold, new) {
         (Moment::AfterRow, Event::Insert, Some(hold), _) => engine_holds::note_made(&hold),
         (Moment::AfterRow, Event::Update, Some(old), Some(new)) => engine_holds::note_update(&old, &new),
-        (Moment::AfterRow, Event::Delete, Some(hold), _) => engine_holds::note_deleted(&hold),
+        (Moment::AfterRow, Event::Delete, Some(hold), _) => {
+            let is_left = |found: &Relations| buckets::is_left_behind(found, &hold.get(holds::USER_ID));
+            if !relations.as_ref().is_some_and(is_left) {
+                engine_holds::note_deleted(&hold);
+            }
+        }
         _ => refuse("note_hold() is an AFTER INSERT, UPDATE or DELETE row trigger of credits.holds only"),
     }
 }

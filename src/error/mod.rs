@@ -123,6 +123,15 @@ pub enum LedgerError {
     /// A transaction that has redacted an account is about to be prepared.
     #[error("a transaction that has redacted an account cannot be prepared")]
     PreparedRedaction,
+    /// A transaction that transfers a bucket is about to be prepared.
+    #[error("a transaction that transfers a bucket cannot be prepared")]
+    PreparedTransfer,
+    /// What only the owner of the ledger may do.
+    #[error("must be owner of the ledger")]
+    NotOwner,
+    /// A number that is not that of a bucket.
+    #[error("bucket must be 0 to 1023, not {0}")]
+    NoBucket(i32),
     /// Rows of the account that the redacting transaction has inserted, where keys are checked after a row is inserted.
     #[error("the transaction has inserted rows of user {0} whose foreign or unique keys may be unchecked")]
     UncheckedRows(UserId),
@@ -436,6 +445,7 @@ impl LedgerError {
             | Self::ReversalOfReversal(_)
             | Self::ExpiresIn(_)
             | Self::NoClass { .. }
+            | Self::NoBucket(_)
             | Self::TooManyElements { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::IntervalOutOfRange { .. } => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Self::Amount { .. }
@@ -451,6 +461,7 @@ impl LedgerError {
             }
             Self::InTransactionBlock(_) => PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::PreparedRedaction
+            | Self::PreparedTransfer
             | Self::PreparedHold
             | Self::PreparedDeletion
             | Self::PreparedReversal
@@ -471,6 +482,7 @@ impl LedgerError {
             }
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            Self::NotOwner => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::OtherResultType => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             Self::Committing => PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,

@@ -106,6 +106,11 @@ impl Answer {
         Self(pg_sys::Datum::from(value))
     }
 
+    /// Of a function that returns `void`.
+    pub fn void() -> Self {
+        Self(pg_sys::Datum::null())
+    }
+
     /// Rows, in the result already.
     pub fn rows() -> Self {
         Self(pg_sys::Datum::null())

@@ -20,11 +20,11 @@ use super::relation::{Access, Index, Table};
 use super::scan::IndexScan;
 use super::snapshot::{Sight, Snapshot, SnapshotName};
 use super::tables::bucket_states;
-use super::xact;
+use super::{transfer, xact};
 use crate::error::LedgerError;
 
 /// How many buckets there are.
-const BUCKETS: u64 = 1024;
+pub const BUCKETS: u64 = 1024;
 
 /// The seed of the hash that `credits.bucket_of` has, of hash partitions, and what these add to it modulo [`BUCKETS`].
 const SEED: u64 = 8_816_678_312_871_386_365;
@@ -55,13 +55,15 @@ impl Buckets {
         self.contains(bucket_of(user))
     }
 
-    fn insert(&mut self, bucket: u64) {
+    /// Adds one.
+    pub fn insert(&mut self, bucket: u64) {
         if let Some(word) = self.0.get_mut(word_of(bucket)) {
             *word |= 1 << (bucket % 64);
         }
     }
 
-    fn contains(&self, bucket: u64) -> bool {
+    /// Whether this one is among them.
+    pub fn contains(&self, bucket: u64) -> bool {
         self.0.get(word_of(bucket)).is_some_and(|word| word >> (bucket % 64) & 1 == 1)
     }
 
@@ -95,6 +97,8 @@ fn word_of(bucket: u64) -> usize {
 struct States {
     /// Not here, or not yet.
     not_here: Buckets,
+    /// Not yet.
+    arriving: Buckets,
     /// Here, and about to leave: nobody is prepared.
     moving: Buckets,
 }
@@ -128,9 +132,37 @@ pub fn require_at_commit<'a>(
     }
     // A stripe is held, so no lock is waited for. Who finds the table locked is told to ask again.
     let is_read = read_if_changed(relations, Table::open_if_free, Index::primary_key_if_free);
-    let not_here = STATES.get().not_here;
-    let elsewhere = users.find(|user| is_read.is_err() || not_here.has(user));
+    let States { not_here, arriving, .. } = STATES.get();
+    let is_copied = |user: &UserId| arriving.has(user) && transfer::is_begun(bucket_of(user));
+    let elsewhere = users.find(|user| is_read.is_err() || not_here.has(user) && !is_copied(user));
     elsewhere.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
+}
+
+/// Whether what the committing transaction writes of this account are copies of what another node has. [`require_at_commit`] has asked for it.
+pub fn is_copied(user: &UserId) -> bool {
+    transfer::is_any() && STATES.get().arriving.has(user) && transfer::is_begun(bucket_of(user))
+}
+
+/// Whether the transaction removes what is left here of this account, which is another node's by now.
+pub fn is_left_behind(relations: &Relations, user: &UserId) -> bool {
+    transfer::is_any() && left_behind(relations).has(user)
+}
+
+/// Whether the transaction removes what is left here of a bucket that is another node's by now.
+pub fn any_left_behind(relations: &Relations) -> bool {
+    transfer::is_any() && !left_behind(relations).is_empty()
+}
+
+/// The buckets that the transaction transfers and that are elsewhere.
+fn left_behind(relations: &Relations) -> Buckets {
+    catalog::accept_invalidations();
+    read_now(relations);
+    let States { not_here, arriving, .. } = STATES.get();
+    let mut left = Buckets::default();
+    let is_left =
+        |&bucket: &u64| transfer::is_begun(bucket) && not_here.contains(bucket) && !arriving.contains(bucket);
+    (0..BUCKETS).filter(is_left).for_each(|bucket| left.insert(bucket));
+    left
 }
 
 /// Refuses to prepare a transaction that has written of accounts that are not here, or about to leave.
@@ -143,7 +175,7 @@ pub fn require_to_prepare<'a>(
         return Ok(());
     }
     read_now(relations);
-    let States { not_here, moving } = STATES.get();
+    let States { not_here, moving, .. } = STATES.get();
     for user in users {
         let bucket = bucket_of(user);
         if not_here.contains(bucket) {
@@ -285,6 +317,10 @@ fn read(table: Table, index: Index, snapshot: &Rc<Snapshot>) -> States {
         let Ok(bucket) = u64::try_from(row.get(bucket_states::BUCKET)) else { continue };
         match row.get(bucket_states::STATE).as_ref() {
             b"moving" => states.moving.insert(bucket),
+            b"arriving" => {
+                states.not_here.insert(bucket);
+                states.arriving.insert(bucket);
+            }
             _ => states.not_here.insert(bucket),
         }
     }

@@ -4,7 +4,8 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys::{
-    BOOLOID, INT4OID, INT8OID, JSONBOID, NUMERICOID, Oid, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID, UUIDOID,
+    BOOLOID, INT2OID, INT4OID, INT8OID, JSONBOID, NUMERICOID, Oid, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID,
+    UUIDOID,
 };
 
 use super::column::Layout;
@@ -149,8 +150,18 @@ pub static NODE: Definition = Definition {
     checks: &[],
 };
 
+/// `purged_buckets`
+pub static PURGED_BUCKETS: Definition = Definition {
+    name: c"purged_buckets",
+    role: Role::Derived,
+    columns: &[INT2OID, TIMESTAMPTZOID, INT8OID, NUMERICOID, TEXTOID],
+    names: &["bucket", "purged_at", "transaction_count", "balance", "digest"],
+    keys: &[c"purged_buckets_pkey"],
+    checks: &[],
+};
+
 /// All of them.
-pub static ALL: [&Definition; 19] = [
+pub static ALL: [&Definition; 20] = [
     Ledger::DEFINITION,
     Holds::DEFINITION,
     Limits::DEFINITION,
@@ -170,6 +181,7 @@ pub static ALL: [&Definition; 19] = [
     &NODE,
     BucketStates::DEFINITION,
     Copies::DEFINITION,
+    &PURGED_BUCKETS,
 ];
 
 /// The triggers that keep the ledger append-only and have every insert noted: `append_only` and `append_only_applied` refuse all

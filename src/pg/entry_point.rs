@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 ///
 /// - `functions`: `Fn(&Call) -> Result<Answer, LedgerError>`
 /// - `reading_functions`: the same, with the ledger locked before the arguments are looked at
-/// - `triggers`: `Fn(&TriggerCall)`
+/// - `triggers`: `Fn(&TriggerCall)`, or `Fn(&TriggerCall) -> Outcome`
 /// - `event_triggers`: `Fn(&EventTriggerCall)`
 /// - `from_bigint_to_xid8`: `Fn(Option<i64>) -> u64`
 /// - `returning_uuid`: `Fn() -> [u8; 16]`

@@ -47,6 +47,19 @@ pub fn lock_stripe(stripe: u8) {
     acquire(&tag(STRIPE_CLASS, stripe), pg_sys::ExclusiveLock, true);
 }
 
+/// Whether the transaction has the stripe in EXCLUSIVE mode. Rolling back to a savepoint releases the locks taken since.
+pub fn has_stripe(stripe: u8) -> bool {
+    // SAFETY: looks at the backend's own locks.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+        let has = pg_sys::LockHeldByMe(&tag(STRIPE_CLASS, stripe), pg_sys::ExclusiveLock.cast_signed());
+        #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+        let has =
+            pg_sys::LockHeldByMe(&tag(STRIPE_CLASS, stripe), pg_sys::ExclusiveLock.cast_signed(), false);
+        has
+    }
+}
+
 /// Takes the lock for refreshing checkpoints of a stripe that is shared; `false` if another transaction has it.
 pub fn try_lock_refresh(stripe: u8) -> bool {
     acquire(&tag(REFRESH_CLASS, stripe), pg_sys::ExclusiveLock, false)

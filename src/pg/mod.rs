@@ -52,6 +52,7 @@ pub mod statement;
 pub mod system_catalog;
 pub mod tables;
 pub mod text;
+pub mod transfer;
 pub mod trigger;
 pub mod uuid_v7;
 pub mod value;

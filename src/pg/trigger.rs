@@ -158,17 +158,35 @@ impl<'call> TriggerCall<'call> {
     }
 }
 
+/// What a trigger has the server do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Before a row: leave it out. Otherwise nothing.
+    Nothing,
+    /// Before a row that is deleted: delete it.
+    Delete,
+}
+
+impl From<()> for Outcome {
+    fn from((): ()) -> Self {
+        Self::Nothing
+    }
+}
+
 /// Raises 39P01: the function is the trigger of another table, event or moment than it is made for.
 pub fn refuse(reason: impl Into<String>) -> ! {
     ereport!(ERROR, PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, reason.into());
 }
 
-/// Runs `body` on the trigger that the server has called the function as; raises 39P01 if it is not called as one. The function
-/// returns a null pointer: where it runs before a row, that leaves the row out.
+/// Runs `body` on the trigger that the server has called the function as; raises 39P01 if it is not called as one. Unless `body` says
+/// otherwise, the function returns a null pointer: where it runs before a row, that leaves the row out.
 ///
 /// # Safety
 /// `call` is what the server passed to the function that is running, which does nothing else.
-pub unsafe fn answer(call: pg_sys::FunctionCallInfo, body: impl FnOnce(&TriggerCall<'_>)) -> pg_sys::Datum {
+pub unsafe fn answer<R: Into<Outcome>>(
+    call: pg_sys::FunctionCallInfo,
+    body: impl FnOnce(&TriggerCall<'_>) -> R,
+) -> pg_sys::Datum {
     // SAFETY: the caller's promise. The server marks a trigger's call by the type of its context, which lives as long as the call.
     unsafe {
         pg_sys::panic::pgrx_extern_c_guard(|| {
@@ -176,8 +194,11 @@ pub unsafe fn answer(call: pg_sys::FunctionCallInfo, body: impl FnOnce(&TriggerC
             if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
                 refuse(format!("{}() must be called as a trigger", function_name(call)));
             }
-            body(&TriggerCall(&*context.cast()));
-            pg_sys::Datum::from(0_usize)
+            let trigger: &pg_sys::TriggerData = &*context.cast();
+            match body(&TriggerCall(trigger)).into() {
+                Outcome::Nothing => pg_sys::Datum::from(0_usize),
+                Outcome::Delete => pg_sys::Datum::from(trigger.tg_trigtuple),
+            }
         })
     }
 }

@@ -187,6 +187,14 @@ pub fn wait_for(writer: Writer) {
     }
 }
 
+/// Waits for the transaction with this id to end, also for one that is prepared. Not for the caller's own.
+pub fn wait_for_id(id: SubtransactionId) {
+    // SAFETY: the id is compared only.
+    if unsafe { pg_sys::TransactionIdIsInProgress(id) } && !is_own(id) {
+        wait_for(Writer(id));
+    }
+}
+
 /// Whether workers of a parallel query run or may run: subtransactions are out of the question then.
 pub fn is_parallel() -> bool {
     // SAFETY: a plain read of backend state.

@@ -1,0 +1,494 @@
+-- Names without a schema are not looked up in the schema credits: views.sql says why.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- How a bucket of accounts moves from one node to another while it is charged: a function for each step on the old node or on the new one. models/README.md
+-- has the order of the steps, and what each is there for. Whoever changes what bucket_states says of a bucket locks its row first.
+
+CREATE FUNCTION credits.begin_transfer(bucket int) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'begin_transfer';
+COMMENT ON FUNCTION credits.begin_transfer(int) IS
+    'For the functions that move buckets: until the transaction ends, it may insert rows of this bucket while that is arriving, which announces nothing, and delete those '
+    'of it while it is elsewhere. 22004, 22023, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.wait_for_transaction(xact_id bigint) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'wait_for_transaction';
+COMMENT ON FUNCTION credits.wait_for_transaction(bigint) IS
+    'For hold_bucket: waits until the transaction with this id, of 32 bits, has ended. 22004, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.hold_stripes(bucket int) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'hold_stripes';
+COMMENT ON FUNCTION credits.hold_stripes(int) IS
+    'For hold_bucket: keeps commits with rows of the ledger out until the transaction ends. 22004, 22023, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.holds_stripes(bucket int) RETURNS boolean
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'holds_stripes';
+COMMENT ON FUNCTION credits.holds_stripes(int) IS
+    'For the functions that move buckets: whether the transaction has called hold_stripes for this bucket last, and keeps commits out. 22004, 22023, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.bucket_state(bucket int) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF bucket IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument bucket must not be NULL';
+    ELSIF bucket NOT BETWEEN 0 AND 1023 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('bucket must be 0 to 1023, not %s', bucket);
+    END IF;
+    RETURN coalesce((SELECT s.state FROM credits.bucket_states s WHERE s.bucket = bucket_state.bucket), 'here');
+END
+    $$;
+COMMENT ON FUNCTION credits.bucket_state(int) IS
+    'Where this bucket is: here; moving, which is here and about to leave; elsewhere; arriving, which is not here yet. 22004, 22023, 42501 without SELECT on bucket_states.';
+
+-- Copies of a database have the same row in ledger_identity; the numbers of nodes differ.
+CREATE FUNCTION credits.get_ledger() RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT format('%s/%s', i.ledger_id, (SELECT n.node_number FROM credits.node n)) FROM credits.ledger_identity i
+    $$;
+COMMENT ON FUNCTION credits.get_ledger() IS
+    'The name of this ledger among those that buckets move between: that of ledger_identity, and the node''s number. A standby that takes over keeps it, a restored ledger has another. 42501 for anybody but the owner of '
+    'the ledger.';
+
+CREATE FUNCTION credits.lock_bucket(bucket int, allowed text[]) RETURNS text
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    state text;
+BEGIN
+    PERFORM credits.bucket_state(bucket);
+    SELECT s.state INTO state FROM credits.bucket_states s WHERE s.bucket = lock_bucket.bucket FOR UPDATE;
+    state := coalesce(state, 'here');
+    IF state <> ALL (allowed) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is %s', bucket, state);
+    END IF;
+    RETURN state;
+END
+    $$;
+COMMENT ON FUNCTION credits.lock_bucket(int, text[]) IS
+    'For the functions that move buckets: locks the row of a bucket in bucket_states, if it has one, and returns its state. 22004, 22023, 55000 if that is none of those allowed, 42501 for anybody '
+    'but the owner of the ledger.';
+
+CREATE FUNCTION credits.start_moving_bucket(bucket int) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits.bucket_state(bucket);
+    -- Without a row there is nothing to lock: whoever comes second waits here.
+    INSERT INTO credits.bucket_states AS s (bucket, state) VALUES (start_moving_bucket.bucket, 'moving') ON CONFLICT DO NOTHING;
+    PERFORM credits.lock_bucket(bucket, '{moving}');
+END
+    $$;
+COMMENT ON FUNCTION credits.start_moving_bucket(int) IS
+    'Old node: says that this bucket is about to leave. From the commit on, transactions that have written of it are not prepared; nothing else changes. Again: nothing. '
+    '22004, 22023, 55000 if it is not here, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.stop_moving_bucket(bucket int) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF credits.lock_bucket(bucket, '{here,moving}') = 'here' THEN
+        RETURN false;
+    END IF;
+    DELETE FROM credits.bucket_states s WHERE s.bucket = stop_moving_bucket.bucket;
+    RETURN true;
+END
+    $$;
+COMMENT ON FUNCTION credits.stop_moving_bucket(int) IS
+    'Old node: takes start_moving_bucket back; false if the bucket is here anyway. 22004, 22023, 55000 if it is not here, 42501 for anybody but the owner of the ledger.';
+
+-- Bound when it is created, so that no search_path can change it; a query that calls it in FROM has this query in its place, and streams.
+CREATE FUNCTION credits.bucket_transactions(bucket int, from_xact_id xid8, below_xact_id xid8) RETURNS SETOF credits.credits_transactions
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+        SELECT t.* FROM credits.credits_transactions t
+        WHERE credits.bucket_of(t.user_id) = bucket_transactions.bucket AND t.xact_id >= coalesce(from_xact_id, '0'::xid8)
+          AND (below_xact_id IS NULL OR t.xact_id < below_xact_id);
+    END;
+COMMENT ON FUNCTION credits.bucket_transactions(int, xid8, xid8) IS
+    'Old node: the rows of this bucket with from_xact_id <= xact_id < below_xact_id, where NULL is no bound, in no order. All below pg_snapshot_xmin of an earlier snapshot has ended: what was read '
+    'below it is complete for good. Costs a scan of the ledger, from a bound on one of the rows since then, by block ranges. 42501 without SELECT on the ledger.';
+
+CREATE FUNCTION credits.hold_bucket(bucket int) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    written constant oid[] := ARRAY['credits.credits_transactions'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass,
+                                    'credits.spend_caps'::regclass];
+    writer bigint;
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'hold_bucket() needs a transaction under READ COMMITTED',
+            DETAIL = 'Another would not see what has committed while it waited.';
+    END IF;
+    PERFORM credits.bucket_state(bucket);
+    -- Two that wait for writers would wait for each other.
+    PERFORM pg_advisory_xact_lock(hashtextextended('credits.hold_bucket', 0));
+    PERFORM credits.lock_bucket(bucket, '{moving}');
+    PERFORM credits.refuse_prepared(written);
+    -- Who has rows in flight may have been about to be prepared before the bucket was moving. No lock of a relation is kept while this waits: a maintenance command
+    -- in the queue for it would keep those away that are waited for.
+    FOR writer IN
+        WITH locks AS MATERIALIZED (SELECT * FROM pg_locks)
+        SELECT DISTINCT x.transactionid::text::bigint
+        FROM locks r
+        JOIN locks x ON x.virtualtransaction = r.virtualtransaction AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock' AND x.granted
+        WHERE r.locktype = 'relation' AND r.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AND r.relation = ANY (written)
+          AND r.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') AND r.granted AND r.pid <> pg_backend_pid()
+    LOOP
+        PERFORM credits.wait_for_transaction(writer);
+    END LOOP;
+    PERFORM credits.hold_stripes(bucket);
+    PERFORM credits.refuse_prepared(written);
+END
+    $$;
+COMMENT ON FUNCTION credits.hold_bucket(int) IS
+    'Old node: waits for everybody who has rows in flight, then keeps commits with rows of this ledger out until the transaction ends, which should be soon: it copies the rest of the bucket, and '
+    'gives it away. lock_timeout bounds each wait. 22004, 22023, 55000 if the bucket is not moving or the transaction is not READ COMMITTED, 55006 while a transaction is prepared that '
+    'has written, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.refuse_prepared(relations oid[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_locks r
+               WHERE r.locktype = 'relation' AND r.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                 AND r.relation = ANY (relations) AND r.mode NOT IN ('AccessShareLock', 'RowShareLock') AND r.granted AND r.pid IS NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = 'a prepared transaction has written to the ledger',
+            DETAIL = 'It may have rows of the bucket, and is not settled when it commits.', HINT = 'COMMIT PREPARED or ROLLBACK PREPARED ends it: pg_prepared_xacts lists it.';
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits.refuse_prepared(oid[]) IS
+    'For hold_bucket: raises 55006 while a prepared transaction has a lock on one of these relations that writers have.';
+
+CREATE FUNCTION credits.bucket_handover(bucket int) RETURNS jsonb
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    result jsonb;
+BEGIN
+    IF credits.lock_bucket(bucket, '{moving,elsewhere}') = 'elsewhere' THEN
+        SELECT s.handover INTO result FROM credits.bucket_states s WHERE s.bucket = bucket_handover.bucket;
+        IF result IS NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s was not given away by this node', bucket);
+        END IF;
+        RETURN result;
+    ELSIF NOT credits.holds_stripes(bucket) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('the transaction does not hold bucket %s', bucket),
+            HINT = 'Call hold_bucket first, in the same transaction.';
+    END IF;
+    RETURN jsonb_build_object(
+        'ledger', credits.get_ledger(),
+        'position', pg_current_xact_id(),
+        -- An account without a checkpoint is one of which nothing was announced.
+        'accounts', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                                'user_id', c.user_id, 'balance', credits.get_user_balance(c.user_id), 'is_positive', c.is_positive, 'crossed_at', c.crossed_at,
+                                'thresholds', c.thresholds, 'thresholds_below', c.thresholds_below, 'thresholds_crossed_at', c.thresholds_crossed_at,
+                                'cap_ids', c.cap_ids, 'caps_reached_until', c.caps_reached_until)), '[]')
+                     FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = bucket),
+        'holds', (SELECT coalesce(jsonb_agg(to_jsonb(h)), '[]') FROM credits.holds h WHERE credits.bucket_of(h.user_id) = bucket),
+        'limits', (SELECT coalesce(jsonb_agg(to_jsonb(l)), '[]') FROM credits.spending_limits l WHERE credits.bucket_of(l.user_id) = bucket),
+        'caps', (SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]') FROM credits.spend_caps c WHERE credits.bucket_of(c.user_id) = bucket));
+END
+    $$;
+COMMENT ON FUNCTION credits.bucket_handover(int) IS
+    'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, position (of the transaction), accounts (balance, and '
+    'what was announced), and the rows of holds, limits and caps. Of a bucket that was given away: the same, as it was then. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.give_away_bucket(bucket int) RETURNS jsonb
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    result jsonb;
+BEGIN
+    PERFORM credits.lock_bucket(bucket, '{moving}');
+    result := credits.bucket_handover(bucket);
+    PERFORM credits.begin_transfer(bucket);
+    UPDATE credits.bucket_states s SET state = 'elsewhere', copied_from = NULL, copied_to = NULL, received = NULL, handover = result
+    WHERE s.bucket = give_away_bucket.bucket;
+    PERFORM credits.drop_boundaries(bucket);
+    RETURN result;
+END
+    $$;
+COMMENT ON FUNCTION credits.give_away_bucket(int) IS
+    'Old node, in the transaction that holds the bucket: says that the bucket is elsewhere, stores bucket_handover and returns it, and deletes holds, limits and caps of the bucket here. The commit '
+    'is the point of no return. Rows of the ledger and what is derived from them stay until purge_bucket. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
+
+-- Whoever has locked one of these rows has changed it, waits for its stripe, and will be refused; the row is nobody's then. Waited for, the two would wait for each other.
+CREATE FUNCTION credits.drop_boundaries(bucket int) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    DELETE FROM credits.holds WHERE source_id IN
+        (SELECT h.source_id FROM credits.holds h WHERE credits.bucket_of(h.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
+    DELETE FROM credits.spending_limits WHERE user_id IN
+        (SELECT l.user_id FROM credits.spending_limits l WHERE credits.bucket_of(l.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
+    DELETE FROM credits.spend_caps WHERE id IN
+        (SELECT c.id FROM credits.spend_caps c WHERE credits.bucket_of(c.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
+END
+    $$;
+COMMENT ON FUNCTION credits.drop_boundaries(int) IS
+    'For the functions that move buckets: deletes holds, limits and caps of a bucket that is elsewhere, but those that others have locked.';
+
+CREATE FUNCTION credits.expect_bucket(bucket int, ledger text) RETURNS xid8
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    copied xid8;
+BEGIN
+    IF ledger IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument ledger must not be NULL';
+    ELSIF ledger = credits.get_ledger() THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'a bucket does not move to the ledger that it is in';
+    END IF;
+    PERFORM credits.lock_bucket(bucket, '{elsewhere,arriving}');
+    UPDATE credits.bucket_states s
+    SET state = 'arriving', copied_from = ledger, copied_to = CASE WHEN s.copied_from = ledger THEN s.copied_to END,
+        received = CASE WHEN s.copied_from = ledger AND s.state = 'arriving' THEN s.received END
+    WHERE s.bucket = expect_bucket.bucket
+    RETURNING s.copied_to INTO copied;
+    RETURN copied;
+END
+    $$;
+COMMENT ON FUNCTION credits.expect_bucket(int, text) IS
+    'New node: says that this bucket is arriving from that ledger (get_ledger there): its accounts are refused with LC003 as before, and copies of their rows are taken. Returns from which transaction '
+    'of that ledger on it lacks rows, NULL for all. Again: the same. 22004, 22023, 55000 if the bucket is here, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.receive_transactions(bucket int, transactions jsonb, copied_to xid8 DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    received bigint;
+BEGIN
+    IF transactions IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument transactions must not be NULL';
+    ELSIF jsonb_typeof(transactions) <> 'array' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'argument transactions must be a JSON array';
+    ELSIF EXISTS (SELECT FROM jsonb_array_elements(transactions) t WHERE credits.bucket_of((t ->> 'user_id')::uuid) IS DISTINCT FROM bucket) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('argument transactions must have rows of bucket %s only', bucket);
+    END IF;
+    PERFORM credits.lock_bucket(bucket, '{arriving}');
+    PERFORM credits.begin_transfer(bucket);
+    INSERT INTO credits.credits_transactions
+        (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at, seq, category, metadata, reverses)
+        OVERRIDING SYSTEM VALUE
+    SELECT t.id, t.user_id, t.transaction_type, t.amount, t.source_id, t.description, t.fusillade_batch_id, t.api_key_id, t.created_at, t.seq, t.category, t.metadata,
+           t.reverses
+    FROM jsonb_populate_recordset(NULL::credits.credits_transactions, transactions) t
+    ON CONFLICT (id) DO NOTHING;
+    GET DIAGNOSTICS received = ROW_COUNT;
+    IF received > 0 THEN
+        -- The feed leaves them out.
+        INSERT INTO credits.copies (xact_id) VALUES (pg_current_xact_id()) ON CONFLICT DO NOTHING;
+    END IF;
+    IF copied_to IS NOT NULL THEN
+        UPDATE credits.bucket_states s SET copied_to = receive_transactions.copied_to WHERE s.bucket = receive_transactions.bucket;
+    END IF;
+    RETURN received;
+END
+    $$;
+COMMENT ON FUNCTION credits.receive_transactions(int, jsonb, xid8) IS
+    'New node: takes copies of rows (a JSON array of rows as bucket_transactions returns them) as far as it lacks them, by id, and returns how many. Nothing is announced. With copied_to it notes that it has all rows '
+    'below that transaction of the old ledger, for good: so not in the transaction that holds the bucket. 22004, 22023, 23505 if a source_id is taken here, 55000 if the bucket is not arriving, 42501 for anybody but the '
+    'owner of the ledger.';
+
+CREATE FUNCTION credits.put_boundaries(bucket int, handover jsonb) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    DELETE FROM credits.holds h
+    WHERE credits.bucket_of(h.user_id) = bucket AND NOT EXISTS (SELECT FROM jsonb_populate_recordset(NULL::credits.holds, handover -> 'holds') n WHERE n = h);
+    INSERT INTO credits.holds SELECT n.* FROM jsonb_populate_recordset(NULL::credits.holds, handover -> 'holds') n
+    WHERE NOT EXISTS (SELECT FROM credits.holds h WHERE h = n);
+    DELETE FROM credits.spending_limits l
+    WHERE credits.bucket_of(l.user_id) = bucket AND NOT EXISTS (SELECT FROM jsonb_populate_recordset(NULL::credits.spending_limits, handover -> 'limits') n WHERE n = l);
+    INSERT INTO credits.spending_limits SELECT n.* FROM jsonb_populate_recordset(NULL::credits.spending_limits, handover -> 'limits') n
+    WHERE NOT EXISTS (SELECT FROM credits.spending_limits l WHERE l = n);
+    DELETE FROM credits.spend_caps c
+    WHERE credits.bucket_of(c.user_id) = bucket AND NOT EXISTS (SELECT FROM jsonb_populate_recordset(NULL::credits.spend_caps, handover -> 'caps') n WHERE n = c);
+    INSERT INTO credits.spend_caps SELECT n.* FROM jsonb_populate_recordset(NULL::credits.spend_caps, handover -> 'caps') n
+    WHERE NOT EXISTS (SELECT FROM credits.spend_caps c WHERE c = n);
+END
+    $$;
+COMMENT ON FUNCTION credits.put_boundaries(int, jsonb) IS
+    'For receive_handover and activate_bucket: makes holds, limits and caps of an arriving bucket those of the handover.';
+
+CREATE FUNCTION credits.require_handover(bucket int, handover jsonb) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF handover IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument handover must not be NULL';
+    ELSIF jsonb_typeof(handover) <> 'object' OR jsonb_typeof(handover -> 'accounts') IS DISTINCT FROM 'array' OR jsonb_typeof(handover -> 'holds') IS DISTINCT FROM 'array'
+          OR jsonb_typeof(handover -> 'limits') IS DISTINCT FROM 'array' OR jsonb_typeof(handover -> 'caps') IS DISTINCT FROM 'array'
+          OR handover ->> 'ledger' IS NULL OR handover ->> 'position' IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'argument handover must be what bucket_handover has returned';
+    ELSIF EXISTS (SELECT FROM unnest(ARRAY['accounts', 'holds', 'limits', 'caps']) of, jsonb_array_elements(handover -> of) a
+                  WHERE credits.bucket_of((a ->> 'user_id')::uuid) IS DISTINCT FROM bucket) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('argument handover must be that of bucket %s', bucket);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits.require_handover(int, jsonb) IS
+    'For receive_handover and activate_bucket: raises 22004 or 22023 unless this is a handover of the bucket.';
+
+CREATE FUNCTION credits.receive_handover(bucket int, handover jsonb) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits.require_handover(bucket, handover);
+    PERFORM credits.lock_bucket(bucket, '{arriving}');
+    PERFORM credits.begin_transfer(bucket);
+    UPDATE credits.bucket_states s SET received = (receive_handover.handover ->> 'position')::xid8
+    WHERE s.bucket = receive_handover.bucket AND s.copied_from = receive_handover.handover ->> 'ledger';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is arriving from another ledger', bucket);
+    END IF;
+    PERFORM credits.put_boundaries(bucket, handover);
+END
+    $$;
+COMMENT ON FUNCTION credits.receive_handover(int, jsonb) IS
+    'New node, when the last rows have been received: makes holds, limits and caps of the bucket those of the handover, and notes that it has all that the handover lists. Nothing is announced. 22004, 22023, 23505 if a '
+    'source_id of a hold is taken here, 55000 if the bucket is not arriving from that ledger, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.activate_bucket(bucket int, handover jsonb) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    users uuid[];
+    differing uuid;
+BEGIN
+    PERFORM credits.require_handover(bucket, handover);
+    IF credits.lock_bucket(bucket, '{here,arriving}') = 'here' THEN
+        RETURN false;
+    ELSIF NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.bucket = activate_bucket.bucket AND s.copied_from = activate_bucket.handover ->> 'ledger'
+                                                            AND s.received = (activate_bucket.handover ->> 'position')::xid8) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s has not received this handover', bucket),
+            HINT = 'Copy its rows again, from where expect_bucket says, and call receive_handover.';
+    END IF;
+    PERFORM credits.begin_transfer(bucket);
+    PERFORM credits.put_boundaries(bucket, handover);
+    DELETE FROM credits.bucket_states s WHERE s.bucket = activate_bucket.bucket;
+    -- What the old node has announced counts as announced here. Such a change of checkpoints also voids what sessions have published of accounts in an earlier stay.
+    UPDATE credits.user_balance_checkpoints c
+    SET is_positive = false, crossed_at = NULL, thresholds = NULL, thresholds_below = NULL, thresholds_crossed_at = NULL, cap_ids = NULL, caps_reached_until = NULL
+    WHERE credits.bucket_of(c.user_id) = bucket
+      AND NOT EXISTS (SELECT FROM jsonb_array_elements(handover -> 'accounts') a WHERE (a ->> 'user_id')::uuid = c.user_id);
+    INSERT INTO credits.user_balance_checkpoints AS c
+        (user_id, checkpoint_seq, balance, updated_at, transaction_count, watermark, stragglers, is_positive, crossed_at, thresholds, thresholds_below, thresholds_crossed_at,
+         has_days, cap_ids, caps_reached_until)
+    SELECT a.user_id, 0, 0, clock_timestamp(), 0, '0', '{}', a.is_positive, a.crossed_at, a.thresholds, a.thresholds_below, a.thresholds_crossed_at, true, a.cap_ids,
+           a.caps_reached_until
+    FROM jsonb_populate_recordset(NULL::credits.user_balance_checkpoints, handover -> 'accounts') a
+    ON CONFLICT (user_id) DO UPDATE
+    SET is_positive = excluded.is_positive, crossed_at = excluded.crossed_at, thresholds = excluded.thresholds, thresholds_below = excluded.thresholds_below,
+        thresholds_crossed_at = excluded.thresholds_crossed_at, cap_ids = excluded.cap_ids, caps_reached_until = excluded.caps_reached_until;
+    SELECT array_agg(c.user_id) INTO users FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = bucket;
+    -- Has the commit decide about each of them.
+    SELECT a.user_id INTO differing
+    FROM credits.refresh_checkpoints_bulk(coalesce(users, '{}')) b
+    RIGHT JOIN jsonb_populate_recordset(NULL::credits.user_balance_checkpoints, handover -> 'accounts') a ON a.user_id = b.user_id
+    WHERE a.balance <> coalesce(b.balance, 0)
+    ORDER BY a.user_id LIMIT 1;
+    IF differing IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('account %s of bucket %s has not the balance of the handover', differing, bucket),
+            DETAIL = 'Rows of it are missing here, or there are rows that the old node does not have: one of the two may have lost commits.';
+    END IF;
+    RETURN true;
+END
+    $$;
+COMMENT ON FUNCTION credits.activate_bucket(int, jsonb) IS
+    'New node, when the old one has given the bucket away with this handover: the bucket is here. Returns false if it is already. What the old node has announced is not announced again; what it had not got to is, '
+    'by this commit, which waits for the stripes of all accounts. 22004, 22023, 55000 if the bucket has not all that the handover lists, or another balance, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.return_bucket(bucket int) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF credits.lock_bucket(bucket, '{elsewhere,arriving}') = 'elsewhere' THEN
+        RETURN false;
+    END IF;
+    PERFORM credits.begin_transfer(bucket);
+    UPDATE credits.bucket_states s SET state = 'elsewhere', received = NULL WHERE s.bucket = return_bucket.bucket;
+    PERFORM credits.drop_boundaries(bucket);
+    RETURN true;
+END
+    $$;
+COMMENT ON FUNCTION credits.return_bucket(int) IS
+    'New node: takes expect_bucket back; false if the bucket is elsewhere anyway. Deletes its holds, limits and caps here; rows that were copied stay until purge_bucket, and are not copied again. Only once the old '
+    'node has the bucket for good. 22004, 22023, 55000 if the bucket is here, 42501 for anybody but the owner of the ledger.';
+
+CREATE FUNCTION credits.bucket_digest(bucket int) RETURNS TABLE (transaction_count bigint, balance numeric, digest text)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+    AS $$
+BEGIN
+    PERFORM credits.bucket_state(bucket);
+    RETURN QUERY
+    SELECT count(*), coalesce(sum(CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END), 0),
+           encode(sha256(coalesce(string_agg(sha256(convert_to((to_jsonb(t) - 'xact_id')::text, 'UTF8')), '' ORDER BY t.id), '')), 'hex')
+    FROM credits.credits_transactions t
+    WHERE credits.bucket_of(t.user_id) = bucket_digest.bucket;
+END
+    $$;
+COMMENT ON FUNCTION credits.bucket_digest(int) IS
+    'How many rows of this bucket are here, their signed sum, and a SHA-256 of all their columns but xact_id: two nodes that have the same rows have the same. Reads as the caller sees the ledger. Costs a scan of the '
+    'ledger. 22004, 22023, 42501 without SELECT on the ledger and on bucket_states.';
+
+-- The proof of what was removed. Dumped.
+CREATE TABLE credits.purged_buckets (
+    bucket            smallint    NOT NULL,
+    purged_at         timestamptz NOT NULL,
+    transaction_count bigint      NOT NULL,
+    balance           numeric     NOT NULL,
+    digest            text        NOT NULL,
+
+    CONSTRAINT purged_buckets_pkey PRIMARY KEY (bucket, purged_at)
+) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
+COMMENT ON TABLE credits.purged_buckets IS
+    'What purge_bucket has removed of buckets that have left this node. Written by purge_bucket.';
+COMMENT ON COLUMN credits.purged_buckets.bucket IS 'Bucket, as bucket_of names it.';
+COMMENT ON COLUMN credits.purged_buckets.purged_at IS 'When it was purged.';
+COMMENT ON COLUMN credits.purged_buckets.transaction_count IS 'How many rows of the ledger were removed.';
+COMMENT ON COLUMN credits.purged_buckets.balance IS 'Their signed sum.';
+COMMENT ON COLUMN credits.purged_buckets.digest IS 'Their digest, as bucket_digest returned it.';
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.purged_buckets
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.purged_buckets ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.purged_buckets IS 'Skips what another node has purged, which replication brings.';
+
+SELECT pg_extension_config_dump('credits.purged_buckets', '');
+
+CREATE FUNCTION credits.purge_bucket(bucket int) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    removed bigint;
+BEGIN
+    PERFORM credits.lock_bucket(bucket, '{elsewhere}');
+    PERFORM credits.begin_transfer(bucket);
+    INSERT INTO credits.purged_buckets (bucket, purged_at, transaction_count, balance, digest)
+    SELECT purge_bucket.bucket, clock_timestamp(), d.transaction_count, d.balance, d.digest FROM credits.bucket_digest(bucket) d
+    WHERE d.transaction_count > 0;
+    DELETE FROM credits.credits_transactions t WHERE credits.bucket_of(t.user_id) = purge_bucket.bucket;
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    DELETE FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = purge_bucket.bucket;
+    DELETE FROM credits.batch_aggregates b WHERE credits.bucket_of(b.user_id) = purge_bucket.bucket;
+    DELETE FROM credits.daily_totals d WHERE credits.bucket_of(d.user_id) = purge_bucket.bucket;
+    PERFORM credits.drop_boundaries(bucket);
+    UPDATE credits.bucket_states s SET copied_from = NULL, copied_to = NULL WHERE s.bucket = purge_bucket.bucket;
+    RETURN removed;
+END
+    $$;
+COMMENT ON FUNCTION credits.purge_bucket(int) IS
+    'Removes the rows of a bucket that is elsewhere, and all that was derived from them, and returns how many rows of the ledger; leaves count, sum and digest in purged_buckets. Only once the node that has the bucket '
+    'is known to keep it: nothing else has these rows then. The bucket stays elsewhere. 22004, 22023, 55000 if it is not elsewhere, 42501 for anybody but the owner of the ledger.';
+
+-- Back to the search_path of CREATE EXTENSION.
+SET LOCAL search_path = credits, pg_temp;
