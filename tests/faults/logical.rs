@@ -3,7 +3,7 @@
 
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::contents::USERS;
-use credits_ledger_tests::{Database, Direction, Refused, Session, Uuid, correction, dec, user};
+use credits_ledger_tests::{Database, Decimal, Direction, Refused, Session, Uuid, correction, dec, user};
 
 use Direction::{Down, Up};
 
@@ -364,4 +364,56 @@ fn what_the_engine_writes_can_be_decoded() {
     session.run("DELETE FROM credits.user_balance_checkpoints");
     session.refresh(user(1));
     assert_eq!(decoded(&mut session), "DDDDIIII", "the checkpoint, its batch and totals, and all anew");
+}
+
+/// A subscriber of a node has the rows that the node keeps and those that are copied to it; which buckets the node has, and what it has copied, stays there.
+#[test]
+fn a_subscriber_of_a_node_has_its_rows_and_not_its_buckets() {
+    let pair = Pair::start();
+    let (mut here, mut there) = (pair.publisher.connect(), pair.subscriber.connect());
+    here.record_history();
+    here.run("SELECT credits.set_node_number(3)");
+    pair.follow("FOR ALL TABLES WITH (publish = 'insert, truncate')", "");
+    let state = |number: u32, state: &str| {
+        format!(
+            "INSERT INTO credits.bucket_states (bucket, state) VALUES (credits.bucket_of('{}'), '{state}')",
+            user(number)
+        )
+    };
+    // One account leaves.
+    here.run(&state(0, "elsewhere"));
+    here.try_run(&format!("SELECT credits.get_user_balance('{}')", user(0))).refused("LC003");
+    // Another one comes.
+    here.run(&state(50, "arriving"));
+    here.run(&format!("DELETE FROM credits.bucket_states WHERE bucket = credits.bucket_of('{0}')", user(50)));
+    here.run(&format!(
+        "BEGIN; INSERT INTO credits.copies VALUES (pg_current_xact_id());
+         INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES ('{}', 'admin_grant', 7, 'copied'); COMMIT",
+        user(50)
+    ));
+    here.grant(user(50), dec!(1));
+    pair.catch_up();
+    let rows = "SELECT (to_jsonb(t) - 'xact_id')::text FROM credits.credits_transactions t ORDER BY 1";
+    assert_eq!(there.values::<String>(rows, &[]), here.values::<String>(rows, &[]));
+    here.assert_sound();
+    there.assert_sound();
+    assert_eq!(there.balance(user(50)), dec!(8));
+    let sum: Decimal = there.value("SELECT credits.get_user_balance($1)", &[&user(0)]);
+    let rows: Decimal = here.value(
+        "SELECT sum(CASE WHEN transaction_type IN ('purchase', 'admin_grant') THEN amount ELSE -amount END)
+         FROM credits.credits_transactions WHERE user_id = $1",
+        &[&user(0)],
+    );
+    assert_eq!(sum, rows);
+    for table in ["bucket_states", "copies", "node"] {
+        assert_eq!(there.value::<i64>(&format!("SELECT count(*) FROM credits.{table}"), &[]), 0, "{table}");
+    }
+    let feed = |session: &mut Session, source: &str| -> i64 {
+        session.value(
+            "SELECT count(*) FROM credits.transactions_after(\"limit\" => NULL) WHERE source_id = $1",
+            &[&source],
+        )
+    };
+    assert_eq!((feed(&mut here, "copied"), feed(&mut there, "copied")), (0, 1));
+    pair.part();
 }
