@@ -198,3 +198,32 @@ fn no_lock_outlives_its_transaction() {
     session.run("COMMIT");
     assert_eq!(stripe_locks(&mut session), 0);
 }
+
+/// Another commit that has the stripe for itself would wait for this one, which would wait for the stripe.
+#[test]
+fn a_commit_that_has_refreshed_a_checkpoint_waits_for_no_table() {
+    let (db, mut listener) = database();
+    let (mut session, mut locker) = (db.connect(), db.connect());
+    for number in 1..=16 {
+        session.grant(user(number), dec!(1000));
+    }
+    listener.crossings();
+    locker.run("BEGIN; LOCK TABLE credits.spending_limits IN ACCESS EXCLUSIVE MODE");
+    session.run("SET credits_ledger.checkpoint_interval = 1; BEGIN");
+    for number in 1..=16 {
+        session.charge(user(number), dec!(1));
+    }
+    // A new account: its stripe is above that of one of the others at least.
+    session.grant(user(100), dec!(1));
+    let committing = session.background(|session| session.try_run("COMMIT"));
+    db.until_blocked(committing.pid());
+    assert_eq!(stripe_locks(&mut db.connect()), 0, "neither stripes nor refreshes");
+    locker.run("COMMIT");
+    let (mut session, committed) = committing.finish();
+    committed.unwrap();
+    assert_eq!(listener.crossings(), [(user(100), Up)]);
+    let refreshed: i64 = session
+        .value("SELECT count(*) FROM credits.user_balance_checkpoints WHERE transaction_count = 1", &[]);
+    assert!(refreshed >= 15, "{refreshed}");
+    session.assert_sound();
+}

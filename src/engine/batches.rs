@@ -86,6 +86,11 @@ impl BatchRuns {
 }
 
 impl BatchTotals {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn merge(&mut self, run: Option<(BatchId, BatchTotal)>) -> Result<(), SumOutOfRange> {
         run.map_or(Ok(()), |(batch, total)| self.0.entry(batch).or_insert(BatchTotal::EMPTY).merge(&total))
     }
@@ -141,16 +146,8 @@ pub fn touched(user: &UserId) -> Result<Option<BatchTotals>, LedgerError> {
 }
 
 /// Adds the totals to the user's rows of `batch_aggregates`.
-pub fn write(
-    relations: &Relations,
-    writer: &TableWriter<Batches>,
-    user: &UserId,
-    totals: &BatchTotals,
-) -> Result<(), LedgerError> {
-    if totals.0.is_empty() {
-        return Ok(());
-    }
-    let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 2);
+pub fn write(writer: &TableWriter<Batches>, user: &UserId, totals: &BatchTotals) -> Result<(), LedgerError> {
+    let mut scan = written(writer, 2);
     for (batch, added) in &totals.0 {
         let mut total = *added;
         let stored = find(&mut scan, user, batch);
@@ -175,8 +172,8 @@ pub fn write(
 }
 
 /// Deletes the user's rows of `batch_aggregates`, which a deleted checkpoint has left behind. The caller has that seen.
-pub fn discard(relations: &Relations, writer: &TableWriter<Batches>, user: &UserId) {
-    let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 1);
+pub fn discard(writer: &TableWriter<Batches>, user: &UserId) {
+    let mut scan = written(writer, 1);
     scan.seek(&[batches::USER_ID.equal(user)]);
     let mut left = Vec::new();
     while let Some(row) = scan.next() {
@@ -190,6 +187,15 @@ pub fn discard(relations: &Relations, writer: &TableWriter<Batches>, user: &User
 fn scan_of(relations: &Relations, snapshot: &Rc<Snapshot>, key_columns: usize) -> IndexScan<Batches> {
     let table = Table::open(relations.batches, Access::Read);
     let index = Index::primary_key_of(&table);
+    scan_by(table, index, snapshot, key_columns)
+}
+
+/// What is stored now, for who writes it: nothing is locked.
+fn written(writer: &TableWriter<Batches>, key_columns: usize) -> IndexScan<Batches> {
+    scan_by(writer.table(), writer.primary_key(), &Rc::new(Snapshot::latest()), key_columns)
+}
+
+fn scan_by(table: Table, index: Index, snapshot: &Rc<Snapshot>, key_columns: usize) -> IndexScan<Batches> {
     IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns, batches::CREATED_AT)
 }
 

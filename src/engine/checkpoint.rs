@@ -73,6 +73,11 @@ impl CheckpointScan {
         Ok(Self::with(relations, Table::open_if_free(relations.checkpoints, Access::Read)?))
     }
 
+    /// Reads checkpoints that are open to be written: nothing is locked.
+    pub fn of_written(relations: &Relations, writer: &TableWriter<Checkpoints>) -> Self {
+        Self { key: Some(writer.primary_key()), ..Self::with(relations, writer.table()) }
+    }
+
     /// Opens their primary key if its lock is free, and if it is not open already: whatever is read after that waits for no lock.
     pub fn open_key_if_free(&mut self) -> Result<(), NotFree> {
         if self.index.is_none() && self.key.is_none() {

@@ -119,10 +119,8 @@ impl CommitView {
             }
             found => found,
         };
-        let Some(Stored { checkpoint, stored_by, .. }) = stored else {
-            published.check_against(&now.snapshot);
-            return Ok(None);
-        };
+        // Of an account without a checkpoint nothing is published here.
+        let Some(Stored { checkpoint, stored_by, .. }) = stored else { return Ok(None) };
         published.check_version(stored_by, &now.snapshot);
         let further = further_fold(published, user, &checkpoint.fold);
         let pass = pass(&mut self.dirty, published, user, &checkpoint.fold, further, now, is_due)?;
@@ -132,16 +130,6 @@ impl CommitView {
     /// Whether the user has any row, in flight or not.
     pub fn has_rows(&mut self, user: &UserId) -> bool {
         !self.dirty.is_empty(user, &Coverage::default())
-    }
-
-    /// What the user's checkpoint becomes by a refresh.
-    pub fn refreshed(
-        &mut self,
-        user: &UserId,
-        stored: &Fold,
-        now: &Moment,
-    ) -> Result<Refreshed, SumOutOfRange> {
-        refreshed(&mut self.dirty, user, stored, now)
     }
 
     /// The deltas as the moment's snapshot sees them. Waits for nothing.
@@ -258,7 +246,8 @@ fn pass(
     Ok(Pass { sums, gained, is_from_stored })
 }
 
-fn refreshed(
+/// What the user's checkpoint becomes by a refresh.
+pub fn refreshed(
     delta: &mut DeltaScan,
     user: &UserId,
     stored: &Fold,

@@ -36,10 +36,10 @@ pub fn write(
     totals: &DailyTotals,
 ) -> Result<(), LedgerError> {
     let totals: Vec<(&TotalOf, &DailyTotal)> = totals.iter().collect();
-    let mut stored =
-        StoredTotals { relations, snapshot: Rc::new(Snapshot::latest()), of_day: None, of_total: None };
+    let snapshot = Rc::new(Snapshot::latest());
+    let mut stored = StoredTotals { relations, writer, snapshot, of_day: None, of_total: None };
     for of_day in totals.chunk_by(|(of, _), (other, _)| of.day == other.day) {
-        let found = stored.find(user, of_day)?;
+        let found = stored.find(user, of_day);
         for ((of, added), found) in of_day.iter().zip(found) {
             match found {
                 Some((tid, mut total)) => {
@@ -56,6 +56,7 @@ pub fn write(
 /// Looks for the rows of totals, as of one moment.
 struct StoredTotals<'a> {
     relations: &'a Relations,
+    writer: &'a TableWriter<Days>,
     snapshot: Rc<Snapshot>,
     /// Reads all totals of a day; opened for the first day with more than one.
     of_day: Option<IndexScan<Days>>,
@@ -68,20 +69,16 @@ impl StoredTotals<'_> {
     const MOST_TOGETHER: usize = 32;
 
     /// What is stored of each of these totals of one day.
-    fn find(
-        &mut self,
-        user: &UserId,
-        totals: &[(&TotalOf, &DailyTotal)],
-    ) -> Result<Vec<Option<Found>>, LedgerError> {
+    fn find(&mut self, user: &UserId, totals: &[(&TotalOf, &DailyTotal)]) -> Vec<Option<Found>> {
         let mut found = vec![None; totals.len()];
-        let has_all = (2..=Self::MOST_TOGETHER).contains(&totals.len())
-            && self.find_together(user, totals, &mut found)?;
+        let has_all =
+            (2..=Self::MOST_TOGETHER).contains(&totals.len()) && self.find_together(user, totals, &mut found);
         if !has_all {
             for ((of, _), found) in totals.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
-                *found = self.find_one(user, of)?;
+                *found = self.find_one(user, of);
             }
         }
-        Ok(found)
+        found
     }
 
     /// Reads the day from its first row on, which costs less than a look-up of each total if the day has not many more than these.
@@ -91,25 +88,27 @@ impl StoredTotals<'_> {
         user: &UserId,
         totals: &[(&TotalOf, &DailyTotal)],
         found: &mut [Option<Found>],
-    ) -> Result<bool, LedgerError> {
-        let scan = opened(&mut self.of_day, self.relations, &self.snapshot, 2)?;
+    ) -> bool {
+        let open = || written(self.relations, self.writer, &self.snapshot, 2);
+        let scan = self.of_day.get_or_insert_with(open);
         scan.seek(&[days::USER_ID.equal(user), days::DAY.equal(totals[0].0.day)]);
         let mut missing = totals.len();
         for _ in 0..2 * totals.len() {
-            let Some(row) = scan.next() else { return Ok(true) };
+            let Some(row) = scan.next() else { return true };
             if let Some(place) = totals.iter().position(|(of, _)| is_of(&row, of)) {
                 found[place] = Some(decode(&row));
                 missing -= 1;
                 if missing == 0 {
-                    return Ok(true);
+                    return true;
                 }
             }
         }
-        Ok(false)
+        false
     }
 
-    fn find_one(&mut self, user: &UserId, of: &TotalOf) -> Result<Option<Found>, LedgerError> {
-        let scan = opened(&mut self.of_total, self.relations, &self.snapshot, 5)?;
+    fn find_one(&mut self, user: &UserId, of: &TotalOf) -> Option<Found> {
+        let open = || written(self.relations, self.writer, &self.snapshot, 5);
+        let scan = self.of_total.get_or_insert_with(open);
         scan.seek(&[
             days::USER_ID.equal(user),
             days::DAY.equal(of.day),
@@ -117,19 +116,7 @@ impl StoredTotals<'_> {
             days::CATEGORY.same(of.category.as_deref()),
             days::API_KEY_ID.same(of.api_key_id.as_ref()),
         ]);
-        Ok(scan.next().map(|row| decode(&row)))
-    }
-}
-
-fn opened<'a>(
-    scan: &'a mut Option<IndexScan<Days>>,
-    relations: &Relations,
-    snapshot: &Rc<Snapshot>,
-    key_columns: usize,
-) -> Result<&'a mut IndexScan<Days>, LedgerError> {
-    match scan {
-        Some(scan) => Ok(scan),
-        None => Ok(scan.insert(scan_of(relations, snapshot, key_columns)?)),
+        scan.next().map(|row| decode(&row))
     }
 }
 
@@ -165,8 +152,8 @@ fn values<'a>(user: &'a UserId, of: &'a TotalOf, total: &DailyTotal) -> [NewValu
 }
 
 /// Deletes the user's rows of `daily_totals`, which a deleted checkpoint has left behind. The caller has that seen.
-pub fn discard(relations: &Relations, writer: &TableWriter<Days>, user: &UserId) -> Result<(), LedgerError> {
-    discard_if(relations, writer, user, |_| true)
+pub fn discard(relations: &Relations, writer: &TableWriter<Days>, user: &UserId) {
+    discard_if(relations, writer, user, |_| true);
 }
 
 /// Deletes those of the user's rows of `daily_totals` that are unwanted. The caller has that seen.
@@ -175,8 +162,8 @@ pub fn discard_if(
     writer: &TableWriter<Days>,
     user: &UserId,
     is_unwanted: impl Fn(&Row<'_, Days>) -> bool,
-) -> Result<(), LedgerError> {
-    let mut scan = scan_of(relations, &Rc::new(Snapshot::latest()), 1)?;
+) {
+    let mut scan = written(relations, writer, &Rc::new(Snapshot::latest()), 1);
     scan.seek(&[days::USER_ID.equal(user)]);
     let mut left = Vec::new();
     while let Some(row) = scan.next() {
@@ -187,7 +174,6 @@ pub fn discard_if(
     for tid in left {
         writer.delete(tid);
     }
-    Ok(())
 }
 
 /// A scan of daily totals by their index, with keys for so many of its columns.
@@ -198,7 +184,22 @@ pub(super) fn scan_of(
 ) -> Result<IndexScan<Days>, LedgerError> {
     let table = Table::open(relations.days()?, Access::Read);
     let Ok(index) = relations.open_days_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
-    Ok(IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns, days::TRANSACTION_COUNT))
+    Ok(scan_by(table, index, snapshot, key_columns))
+}
+
+/// What is stored, for who writes it: nothing is locked.
+fn written(
+    relations: &Relations,
+    writer: &TableWriter<Days>,
+    snapshot: &Rc<Snapshot>,
+    key_columns: usize,
+) -> IndexScan<Days> {
+    let Ok(index) = relations.open_days_index(|oid| Ok::<_, Infallible>(writer.index(oid)));
+    scan_by(writer.table(), index, snapshot, key_columns)
+}
+
+fn scan_by(table: Table, index: Index, snapshot: &Rc<Snapshot>, key_columns: usize) -> IndexScan<Days> {
+    IndexScan::new(table, index, Sight::without_siread(snapshot), key_columns, days::TRANSACTION_COUNT)
 }
 
 /// Calls `visit` with each total of the user's days from the first of these to the last, in the order of days.

@@ -110,11 +110,11 @@ fn complete(relations: &Relations, writers: &Writers, users: &[AddedUp]) -> Resu
             .find(user, &snapshot)?
             .filter(|stored| !stored.has_days && stored.checkpoint.fold.coverage.contains(coverage));
         let Some(stored) = stored else {
-            days::discard_if(relations, &writers.days, user, |row| xact::is_own(row.stored_by()))?;
+            days::discard_if(relations, &writers.days, user, |row| xact::is_own(row.stored_by()));
             continue;
         };
         // Whatever somebody else has left there is not of this checkpoint.
-        days::discard_if(relations, &writers.days, user, |row| !xact::is_own(row.stored_by()))?;
+        days::discard_if(relations, &writers.days, user, |row| !xact::is_own(row.stored_by()));
         xact::see_own_changes();
         let since = add_up_covered(&mut rows, user, coverage, &stored.checkpoint.fold.coverage)?;
         days::write(relations, &writers.days, user, &since)?;

@@ -53,8 +53,8 @@ pub trait OpenIfFree: Sized {
 pub struct Writers {
     /// `user_balance_checkpoints`
     pub checkpoints: TableWriter<Checkpoints>,
-    /// `batch_aggregates`
-    pub batches: TableWriter<Batches>,
+    /// `batch_aggregates`; `None` for refreshes that add to no batch.
+    pub batches: Option<TableWriter<Batches>>,
     /// `daily_totals`
     pub days: TableWriter<Days>,
 }
@@ -64,27 +64,33 @@ impl Writers {
     pub fn open(relations: &Relations) -> Result<Self, LedgerError> {
         Ok(Self {
             checkpoints: TableWriter::open(relations.checkpoints),
-            batches: TableWriter::open(relations.batches),
+            batches: Some(TableWriter::open(relations.batches)),
             days: TableWriter::open(relations.days()?),
         })
+    }
+
+    /// Opens them if the locks of all their relations are free; the batches only if refreshes add to them, since a table with two indexes
+    /// costs as much to open as the other two.
+    pub fn to_refresh_if_free(relations: &Relations, with_batches: bool) -> Result<Self, NotFree> {
+        let days = relations.days().unwrap_or_else(|error| error.raise());
+        let checkpoints = TableWriter::open_if_free(relations.checkpoints)?;
+        let batches = with_batches.then(|| TableWriter::open_if_free(relations.batches)).transpose()?;
+        Ok(Self { checkpoints, batches, days: TableWriter::open_if_free(days)? })
     }
 
     /// Raises 55000 if a table has an index that cannot be maintained.
     pub fn require_plain_indexes(&self) {
         self.checkpoints.require_plain_indexes();
-        self.batches.require_plain_indexes();
+        if let Some(batches) = &self.batches {
+            batches.require_plain_indexes();
+        }
         self.days.require_plain_indexes();
     }
 }
 
 impl OpenIfFree for Writers {
     fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
-        let days = relations.days().unwrap_or_else(|error| error.raise());
-        Ok(Self {
-            checkpoints: TableWriter::open_if_free(relations.checkpoints)?,
-            batches: TableWriter::open_if_free(relations.batches)?,
-            days: TableWriter::open_if_free(days)?,
-        })
+        Self::to_refresh_if_free(relations, true)
     }
 }
 

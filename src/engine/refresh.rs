@@ -12,13 +12,15 @@ use ledger::overdraft::Overdraft;
 use ledger::settlement::Checkpoint;
 use ledger::statistics::Event;
 
-use super::checkpoint::{self, Stored};
-use super::commit_view::{CommitView, Gained, Moment, Refreshed};
-use super::lock_order::{OpenIfFree, Writers};
+use super::checkpoint::{self, CheckpointScan, Stored};
+use super::commit_view::{self, Gained, Moment, Refreshed};
+use super::delta::DeltaScan;
+use super::lock_order::Writers;
 use super::{batches, days, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::Table;
+use crate::pg::snapshot::{DirtySnapshot, Sight};
 use crate::pg::{lock, xact};
 
 /// A checkpoint that lags.
@@ -31,43 +33,65 @@ pub struct Lagging {
     pub refreshed: Option<Refreshed>,
 }
 
+impl Lagging {
+    /// Whether a refresh may add to batches.
+    fn may_have_batches(&self) -> bool {
+        self.refreshed.as_ref().is_none_or(|refreshed| !refreshed.gained.batches.is_empty())
+    }
+}
+
 /// Refreshes checkpoints of a stripe that is shared. It neither waits nor fails the commit. Once it has written, the stripe must
-/// not be let go, or another transaction writes the same rows; since the writers are open by then, nothing is left that the
-/// settlement could wait for.
-pub fn refresh_if_free(
-    stripe: u8,
-    lagging: &[Lagging],
-    relations: &Relations,
-    writers: &mut Option<Writers>,
-) {
-    let outcome = if lock::try_lock_refresh(stripe)
-        && let Ok(writers) = Writers::get_or_open(writers, relations)
-    {
-        let work =
-            AssertUnwindSafe(|| refresh(lagging, relations, writers).unwrap_or_else(|error| error.raise()));
-        xact::attempt("refreshing checkpoints", work).unwrap_or(Event::RefreshFailed)
-    } else {
-        Event::RefreshSkipped
+/// not be let go, or another transaction writes the same rows: the settlement may wait for nothing any more. `writers` are those that it
+/// has open; if it has none, they are opened for this alone.
+pub fn refresh_if_free(stripe: u8, lagging: &[Lagging], relations: &Relations, writers: Option<&Writers>) {
+    let is_free = lock::try_lock_refresh(stripe);
+    let outcome = match writers {
+        Some(writers) if is_free => attempt(lagging, relations, writers),
+        None if is_free => {
+            let has_batches = lagging.iter().any(Lagging::may_have_batches);
+            let writers = Writers::to_refresh_if_free(relations, has_batches);
+            writers.map_or(Event::RefreshSkipped, |writers| attempt(lagging, relations, &writers))
+        }
+        _ => Event::RefreshSkipped,
     };
     statistics::count(outcome, lagging.len());
+}
+
+fn attempt(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Event {
+    let work =
+        AssertUnwindSafe(|| refresh(lagging, relations, writers).unwrap_or_else(|error| error.raise()));
+    xact::attempt("refreshing checkpoints", work).unwrap_or(Event::RefreshFailed)
 }
 
 /// Returns what came of it.
 fn refresh(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Result<Event, LedgerError> {
     writers.require_plain_indexes();
-    let ledger = Table::open_locked(relations.ledger);
-    let Ok(mut view) = CommitView::open_if_free(relations, &ledger) else { return Ok(Event::RefreshSkipped) };
-    if view.open_key_if_free().is_err() {
-        return Ok(Event::RefreshSkipped);
-    }
+    let mut checkpoints = CheckpointScan::of_written(relations, &writers.checkpoints);
+    let mut delta = None;
     let now = Moment::now();
     for Lagging { user, stored: assessed, refreshed } in lagging {
-        let Some(stored) = view.stored(user, &now)? else { continue };
+        let Some(stored) = checkpoints.find(user, now.snapshot())? else { continue };
         let Checkpoint { fold, announced, overdraft } = &stored.checkpoint;
         let refreshed = match refreshed {
             Some(refreshed) if fold == assessed => refreshed,
-            _ => &view.refreshed(user, fold, &now)?,
+            _ => {
+                let delta = match &mut delta {
+                    Some(delta) => delta,
+                    None => {
+                        let ledger = Table::open_locked(relations.ledger);
+                        let dirty = Sight::Dirty(DirtySnapshot::new());
+                        let opened = DeltaScan::open_if_free(relations, &ledger, dirty);
+                        let Ok(opened) = opened else { return Ok(Event::RefreshSkipped) };
+                        delta.insert(opened)
+                    }
+                };
+                &commit_view::refreshed(delta, user, fold, &now)?
+            }
         };
+        // Others may have refreshed it meanwhile, and rows of batches come.
+        if writers.batches.is_none() && !refreshed.gained.batches.is_empty() {
+            continue;
+        }
         write(relations, writers, user, Some(&stored), refreshed, announced, *overdraft)?;
     }
     Ok(Event::Refresh)
@@ -84,16 +108,19 @@ pub fn write(
     overdraft: Overdraft,
 ) -> Result<(), LedgerError> {
     let Refreshed { fold, gained: Gained { batches, days } } = refreshed;
+    let of_batches = || writers.batches.as_ref().expect("whoever writes batches has them open");
     if stored.is_none() {
         // A checkpoint that was deleted has left its batches and days.
-        batches::discard(relations, &writers.batches, user);
-        days::discard(relations, &writers.days, user)?;
+        batches::discard(of_batches(), user);
+        days::discard(relations, &writers.days, user);
         // Or the replacements of batches fail by the primary key, and days are added to those that are gone.
         xact::see_own_changes();
     }
-    batches::write(relations, &writers.batches, user, batches)?;
+    if !batches.is_empty() {
+        batches::write(of_batches(), user, batches)?;
+    }
     // Those of a checkpoint that has none yet are added up from all of its rows.
-    if stored.is_none_or(|stored| stored.has_days) {
+    if !days.is_empty() && stored.is_none_or(|stored| stored.has_days) {
         days::write(relations, &writers.days, user, days)?;
     }
     checkpoint::write(relations, &writers.checkpoints, user, stored, fold, announced, overdraft)

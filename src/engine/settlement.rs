@@ -162,8 +162,10 @@ impl Settlement {
     }
 
     fn settle(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
-        for users in users.chunk_by_mut(|a, b| stripe::of_user(&a.user) == stripe::of_user(&b.user)) {
-            self.settle_stripe(users)?;
+        let is_of_one = |a: &Settled, b: &Settled| stripe::of_user(&a.user) == stripe::of_user(&b.user);
+        let mut stripes = users.chunk_by_mut(is_of_one).peekable();
+        while let Some(users) = stripes.next() {
+            self.settle_stripe(users, stripes.peek().is_none())?;
         }
         Ok(())
     }
@@ -183,7 +185,7 @@ impl Settlement {
         lock_order::wait_for_relations(&self.relations);
     }
 
-    fn settle_stripe(&mut self, users: &mut [Settled]) -> Result<(), Stop> {
+    fn settle_stripe(&mut self, users: &mut [Settled], is_last: bool) -> Result<(), Stop> {
         let stripe = stripe::of_user(&users[0].user);
         let is_decided = |noted: &NotedUser| noted.request.is_forced() || noted.reverses;
         if users.iter().any(|settled| is_decided(&settled.noted)) {
@@ -200,7 +202,12 @@ impl Settlement {
         if let Agreement::All { lagging } = self.assess(&published, users)? {
             // Not earlier: with a user in doubt the stripe is released, and another commit could write what this one has written.
             if !lagging.is_empty() {
-                refresh::refresh_if_free(stripe, &lagging, &self.relations, &mut self.writers);
+                // What has been written is not let go of: nothing may be left that a decision about another stripe could wait for.
+                if is_last || self.open_to_decide().is_ok() {
+                    refresh::refresh_if_free(stripe, &lagging, &self.relations, self.writers.as_ref());
+                } else {
+                    statistics::count(Event::RefreshSkipped, lagging.len());
+                }
             }
             return Ok(());
         }
@@ -238,8 +245,14 @@ impl Settlement {
 
     /// Opens everything that a decision can need. From here on the settlement waits for no relation.
     fn prepare_to_decide(&mut self) -> Result<(), NotFree> {
+        self.open_to_decide()?;
+        self.writers.iter().for_each(Writers::require_plain_indexes);
+        Ok(())
+    }
+
+    fn open_to_decide(&mut self) -> Result<(), NotFree> {
         CommitView::get_or_open(&mut self.view, &self.relations, &self.ledger)?.open_key_if_free()?;
-        Writers::get_or_open(&mut self.writers, &self.relations)?.require_plain_indexes();
+        Writers::get_or_open(&mut self.writers, &self.relations)?;
         if reversals::any_noted() {
             ReversalScans::get_or_open(&mut self.reversals, &self.relations)?;
         }

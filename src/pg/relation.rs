@@ -156,6 +156,19 @@ impl Table {
             .collect()
     }
 
+    /// The index of its primary key, if it has one.
+    pub(super) fn primary_key(&self) -> Option<pg_sys::Oid> {
+        // SAFETY: the table is open.
+        let oid = unsafe {
+            #[cfg(not(feature = "pg18"))]
+            let oid = pg_sys::RelationGetPrimaryKeyIndex(self.relation);
+            #[cfg(feature = "pg18")]
+            let oid = pg_sys::RelationGetPrimaryKeyIndex(self.relation, false);
+            oid
+        };
+        (oid != pg_sys::InvalidOid).then_some(oid)
+    }
+
     /// Whether it has triggers of all these names, which fire in every session, whatever its `session_replication_role`.
     pub fn has_triggers_for_all_sessions(&self, names: &[&CStr]) -> bool {
         // SAFETY: the table is open; its description has as many triggers as it says, with names.
@@ -261,17 +274,7 @@ impl Index {
         open: impl Fn(pg_sys::Oid) -> Result<Option<Self>, E>,
     ) -> Result<Self, E> {
         for _ in 0..ATTEMPTS {
-            // SAFETY: the table is open.
-            let oid = unsafe {
-                #[cfg(not(feature = "pg18"))]
-                let oid = pg_sys::RelationGetPrimaryKeyIndex(table.relation);
-                #[cfg(feature = "pg18")]
-                let oid = pg_sys::RelationGetPrimaryKeyIndex(table.relation, false);
-                oid
-            };
-            if oid == pg_sys::InvalidOid {
-                break;
-            }
+            let Some(oid) = table.primary_key() else { break };
             if let Some(index) = open(oid)? {
                 return Ok(index);
             }
@@ -279,6 +282,16 @@ impl Index {
         // SAFETY: the table is open.
         LedgerError::Missing(format!("the primary key of {}", unsafe { relcache::name(table.relation) }))
             .raise()
+    }
+
+    /// Opens an index once more that is open, for less than by its oid. The lock stays with whoever has it.
+    ///
+    /// # Safety
+    /// The index is open, and locked to the end of the transaction.
+    pub(super) unsafe fn of_open(relation: pg_sys::Relation) -> Self {
+        // SAFETY: being open, its relcache entry stays where it is; dropping the value counts it down again.
+        unsafe { pg_sys::RelationIncrementReferenceCount(relation) }
+        Self { relation, released: Cell::new(NO_LOCK) }
     }
 
     /// Opens the index once more.

@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 use super::column::{self, Layout};
 use super::column_value::{self, NewValue};
 use super::memory::Scratch;
-use super::relation::{self, Access, NotFree, Table};
+use super::relation::{self, Access, Index, NotFree, Table};
 use super::{description, relcache};
 use crate::error::LedgerError;
 
@@ -57,10 +57,8 @@ impl<L: Layout> TableWriter<L> {
         // SAFETY: the state has as many open indexes, and descriptions of them, as it says.
         unsafe {
             let state = &*self.indexes;
-            let count = usize::try_from(state.ri_NumIndices).unwrap_or_default();
-            for number in 0..count {
-                let (index, info) =
-                    (*state.ri_IndexRelationDescs.add(number), &**state.ri_IndexRelationInfo.add(number));
+            for (number, &index) in self.open_indexes().iter().enumerate() {
+                let info = &**state.ri_IndexRelationInfo.add(number);
                 let is_plain = info.ii_Expressions.is_null()
                     && info.ii_Predicate.is_null()
                     && info.ii_ExclusionOps.is_null()
@@ -70,6 +68,36 @@ impl<L: Layout> TableWriter<L> {
                 }
             }
         }
+    }
+
+    fn open_indexes(&self) -> &[pg_sys::Relation] {
+        // SAFETY: the state has as many open indexes as it says, and stays as it is as long as this value.
+        unsafe {
+            let state = &*self.indexes;
+            let count = usize::try_from(state.ri_NumIndices).unwrap_or_default();
+            if count == 0 { &[] } else { std::slice::from_raw_parts(state.ri_IndexRelationDescs, count) }
+        }
+    }
+
+    /// The table, opened once more to be read. That takes no lock, and costs little.
+    pub fn table(&self) -> Table {
+        self.table.again()
+    }
+
+    /// The index of the table with this oid, opened once more to be read, without another lock; `None` if it has been dropped.
+    pub fn index(&self, oid: pg_sys::Oid) -> Option<Index> {
+        // SAFETY: the indexes are open. They are counted by who has them open, and stay locked to the end of the transaction.
+        let opened = unsafe {
+            let opened = self.open_indexes().iter().find(|&&index| (*index).rd_id == oid);
+            opened.map(|&index| Index::of_open(index))
+        };
+        opened.or_else(|| Index::open(oid))
+    }
+
+    /// The primary key of the table, likewise.
+    pub fn primary_key(&self) -> Index {
+        let opened = self.table.primary_key().and_then(|oid| self.index(oid));
+        opened.unwrap_or_else(|| Index::primary_key_of(&self.table))
     }
 
     fn form<const N: usize>(&self, values: [NewValue<'_, L>; N]) -> pg_sys::HeapTuple {
