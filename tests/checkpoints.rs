@@ -321,3 +321,41 @@ fn a_large_transaction_refreshes_every_checkpoint() {
     assert_eq!(other.value::<i64>(folded, &[]), USERS);
     other.assert_sound();
 }
+
+/// The server would prune the page each time, as less of it is free than the fillfactor says.
+#[test]
+fn a_page_of_checkpoints_is_pruned_when_it_is_nearly_full() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run("CREATE EXTENSION pageinspect; SET credits_ledger.checkpoint_interval = 1");
+    // A page is full up to its fillfactor.
+    for number in 1..=150 {
+        session.grant(user(number), dec!(1_000_000));
+        session.charge(user(number), dec!(1));
+        session.refresh(user(number));
+    }
+    let tables = ["user_balance_checkpoints", "daily_totals"];
+    let size = "SELECT sum(pg_relation_size(oid))::bigint FROM pg_class WHERE relname = ANY ($1)";
+    let before: i64 = session.value(size, &[&&tables[..]]);
+    let mut versions = || {
+        tables.map(|table| {
+            let rows = "SELECT count(*) FROM heap_page_items(get_raw_page('credits.";
+            session.value::<i64>(&format!("{rows}{table}', 0)) WHERE lp_flags = 1"), &[])
+        })
+    };
+    let mut charger = db.connect();
+    charger.run("SET credits_ledger.checkpoint_interval = 1");
+    charger.run("VACUUM credits.user_balance_checkpoints, credits.daily_totals");
+    let at_first = versions();
+    for _ in 0..5 {
+        charger.charge(user(1), dec!(1));
+    }
+    for (now, at_first) in versions().into_iter().zip(at_first) {
+        assert!(now >= at_first + 4, "{at_first} versions on the page, and then {now}");
+    }
+    for _ in 0..300 {
+        charger.charge(user(1), dec!(1));
+    }
+    assert_eq!(charger.value::<i64>(size, &[&&tables[..]]), before);
+    charger.assert_sound();
+}

@@ -7,6 +7,7 @@ use std::thread::panicking;
 use pgrx::pg_sys;
 
 use super::column::{self, AnyColumn, Layout};
+use super::pruning;
 use super::relation::Table;
 use super::row::Row;
 use super::snapshot::{Sight, Snapshot};
@@ -68,11 +69,12 @@ impl<L: Layout> RowFetch<L> {
         if unsafe { pgrx::itemptr::item_pointer_get_block_number(&raw const tid) } >= self.blocks {
             return None;
         }
-        let (fetch, slot, relation) = (self.fetch, self.slot, self.table.as_raw());
+        let (fetch, slot, table, relation) = (self.fetch, self.slot, &self.table, self.table.as_raw());
         let (mut call_again, mut all_dead) = (false, false);
         // SAFETY: the tuple id's block is within the table. An error of the server jumps over frames without destructors only.
         let found = unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                pruning::come_to_page::<L>(table, fetch, tid);
                 let fetch_tuple = (*(*relation).rd_tableam).index_fetch_tuple.expect("every table has one");
                 while fetch_tuple(
                     fetch,

@@ -33,6 +33,7 @@ pub mod object_access;
 mod ownership;
 pub mod plain;
 pub mod privilege;
+mod pruning;
 pub mod raised;
 pub mod random;
 pub mod relation;

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use super::column::{self, AnyColumn, Layout};
 use super::fetch::Tid;
+use super::pruning;
 use super::relation::{Index, Table};
 use super::row::Row;
 use super::scan_key::{Argument, Key};
@@ -235,8 +236,8 @@ impl<L: Layout> IndexScan<L> {
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     fn find_next(&mut self) -> bool {
         let (scan, direction, slot, memory) = (self.scan, self.direction, self.slot, self.memory);
-        let (index_tid, sight, table) = (&raw mut self.index_tid, &self.sight, self.table.as_raw());
-        // SAFETY: scan and slot are valid until the scan is dropped. An error of the server jumps over frames without destructors
+        let (index_tid, sight, table) = (&raw mut self.index_tid, &self.sight, &self.table);
+        // SAFETY: scan and slot are valid until the scan is dropped. A tuple id of the index is within the table. An error of the server jumps over frames without destructors
         // only.
         unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
@@ -247,8 +248,9 @@ impl<L: Layout> IndexScan<L> {
                         break false;
                     }
                     *index_tid = *entry;
+                    pruning::come_to_page::<L>(table, (*scan).xs_heapfetch, *index_tid);
                     while index_fetch_heap(scan, slot) {
-                        if sight.sees(table, slot) {
+                        if sight.sees(table.as_raw(), slot) {
                             break 'entries true;
                         }
                         if !(*scan).xs_heap_continue {
