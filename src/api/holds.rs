@@ -88,8 +88,8 @@ pub fn capture_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let relations = Relations::locked_for_writing().ok_or(LedgerError::NotInstalled)?;
     until_met(&relations, source_id, || {
         match captured(&relations, source_id, amount.map(|(value, _)| value), call.row_type()) {
-            Some(Captured { hold, recorded: Some((transaction, tid)), .. }) => {
-                cover::note_capture(hold, (tid, xact::current_subtransaction()));
+            Some(Captured { hold, user, recorded: Some((transaction, tid)) }) => {
+                cover::note_capture(hold, user, (tid, xact::current_subtransaction()));
                 Ok(Some(transaction))
             }
             // Deleted, but not recorded: the ledger has the source_id already.
@@ -367,8 +367,8 @@ fn captured(
                (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, category, metadata) \
                SELECT h.user_id, 'usage', coalesce({amount}, h.amount), h.source_id, h.description, h.fusillade_batch_id, \
                  h.api_key_id, h.category, h.metadata FROM hold h \
-               ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction AS transaction, ctid AS tid) \
-             SELECT h.tid, h.stored_by, h.user_id, r.transaction, r.tid FROM hold h LEFT JOIN recorded r ON true",
+               ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction AS transaction, ctid AS tid, user_id) \
+             SELECT h.tid, h.stored_by, coalesce(r.user_id, h.user_id), r.transaction, r.tid FROM hold h LEFT JOIN recorded r ON true",
             *CREDIT_TRANSACTION_NAMES
         ),
         |row| {

@@ -157,11 +157,11 @@ pub fn guard_extension(hold: Version, now: i64) -> bool {
     })
 }
 
-/// Remembers that `capture_hold` has recorded a transaction in place of a hold.
-pub fn note_capture(hold: Version, charge: Version) {
+/// Remembers that `capture_hold` has recorded a transaction of this account in place of a hold.
+pub fn note_capture(hold: Version, user: UserId, charge: Version) {
     CLAIMS.with_borrow_mut(|claims| {
         if let Some(claim) = claims.holds.claim_of(hold) {
-            claims.claim_charge(charge, claim);
+            claims.claim_charge(charge, Claim { user, ..claim });
         }
     });
 }

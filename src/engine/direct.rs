@@ -133,7 +133,7 @@ pub fn hold(relations: &Relations, given: &[GivenValue<'_>], returns: RowType) -
 pub struct Captured {
     /// Where it was stored.
     pub hold: Version,
-    /// Its account.
+    /// Its account; where usage was recorded, the account of that, which a trigger may have changed.
     pub user: UserId,
     /// The usage that was recorded in its place; `None` if its `source_id` is taken in the ledger.
     pub recorded: Option<Written>,
