@@ -179,9 +179,11 @@ fn what_a_trigger_makes_of_a_row_asks() {
 /// A trigger may have given the row to another account, which is the one that must be covered then; and asked is what is there.
 #[test]
 fn a_row_asks_as_it_is_stored() {
-    for (table, calls) in
-        [("holds", "create_hold('USER', 4, 'a')"), ("credits_transactions", "charge('USER', 4, 'a')")]
-    {
+    for (table, calls) in [
+        ("holds", "create_hold('USER', 4, 'a')"),
+        ("credits_transactions", "charge('USER', 4, 'a')"),
+        ("credits_transactions", "create_hold('USER', 4, 'a'); capture_hold('a')"),
+    ] {
         let (db, mut session) = database(dec!(100));
         session.grant(user(2), dec!(10));
         let mut other = db.connect();
