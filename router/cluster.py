@@ -26,6 +26,7 @@ class Server:
         tool("stop", f"router-{name}")
         running.callback(tool, "stop", f"router-{name}")
         self.folder = Path(tool("start", f"router-{name}", BIN / "pg_config", str(self.port)))
+        self.data = self.folder / "data"
         # Its database has the name of the cluster.
         self.sql(f'ALTER DATABASE "router-{name}" RENAME TO {name}', database="postgres")
 
@@ -55,10 +56,15 @@ class Server:
         }
 
     def control(self, *words):
-        as_server_user(BIN / "pg_ctl", *words, "--wait", "-D", self.folder / "data", "-l", self.folder / "server.log")
+        as_server_user(BIN / "pg_ctl", *words, "--wait", "-D", self.data, "-l", self.folder / "server.log")
 
     def stop(self):
         self.control("stop", "-m", "immediate")
+
+    def restart(self):
+        """After a crash."""
+        self.stop()
+        self.start()
 
     def start(self):
         self.control(
@@ -82,9 +88,10 @@ class Session:
         self.process.stdin.flush()
 
     def receive(self):
+        """What it answers; of a psql that has lost its connection, what it has said about that."""
         lines = []
-        while (line := self.process.stdout.readline().rstrip("\n")) != "--done--":
-            lines.append(line)
+        while (line := self.process.stdout.readline()) not in ("--done--\n", ""):
+            lines.append(line.rstrip("\n"))
         return "\n".join(lines)
 
     def ask(self, statements):
@@ -92,7 +99,10 @@ class Session:
         return self.receive()
 
     def close(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
         self.process.wait()
 
 
@@ -180,13 +190,19 @@ def ordered(text):
     return sorted(text.splitlines())
 
 
-def run(checks):
-    """Each check, one after the other, on the same nodes."""
+def has_plproxy():
     if not (BIN / "pg_config").exists():
         sys.exit(f"{NAME}: {BIN} has no pg_config")
     shared = subprocess.run([BIN / "pg_config", "--sharedir"], text=True, check=True, stdout=subprocess.PIPE).stdout.strip()
-    if not (Path(shared) / "extension/plproxy.control").exists():
-        print("skipped: the server has no PL/Proxy (Debian: postgresql-15-plproxy)")
+    if (Path(shared) / "extension/plproxy.control").exists():
+        return True
+    print("skipped: the server has no PL/Proxy (Debian: postgresql-15-plproxy)")
+    return False
+
+
+def run(checks):
+    """Each check, one after the other, on the same nodes."""
+    if not has_plproxy():
         return
     with ExitStack() as running:
         all_nodes = Nodes(running)
