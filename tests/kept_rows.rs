@@ -1,6 +1,7 @@
 //! What readers see of a node that keeps rows of buckets which have left it, and has rows of buckets that are arriving.
 
-use credits_ledger_tests::{Database, Refused, Session, Uuid, correction, user};
+use crate::moves::{Mover, Nodes};
+use credits_ledger_tests::{Database, Refused, Session, Uuid, correction, dec, user};
 
 /// A state of a user's bucket.
 fn set_state(session: &mut Session, number: u32, state: &str) {
@@ -483,5 +484,120 @@ fn workers_see_the_buckets_of_the_query() {
         admin
             .try_run(&format!("SELECT count(*) FROM credits_classes.credits_transactions_2_{class}"))
             .refused("LC003");
+    }
+}
+
+/// What both nodes say together, each in one statement: which buckets they have, and how many rows.
+fn read_all(nodes: &mut [Session; 2], bucket: i32) -> ([bool; 2], i64) {
+    let mut has = [false; 2];
+    let mut count = 0;
+    for (session, has) in nodes.iter_mut().zip(&mut has) {
+        let row = session
+            .query_one(
+                "SELECT get_bit(credits.owned_buckets(), $1) = 1, credits.count_all_transactions(),
+                        (SELECT count(*) FROM credits.list_all_transactions(\"limit\" => NULL))",
+                &[&bucket],
+            )
+            .unwrap();
+        *has = row.get(0);
+        assert_eq!(row.get::<_, i64>(1), row.get::<_, i64>(2));
+        count += row.get::<_, i64>(1);
+    }
+    (has, count)
+}
+
+/// While a bucket is moved, readers of all nodes have each row once, or know that one bucket was on no node; who reads with an older snapshot has
+/// the old answer.
+#[test]
+fn each_row_is_read_once_while_a_bucket_moves() {
+    let db = Database::create();
+    let [moving, staying] =
+        [1, 2].map(|number| db.connect().value::<i32>("SELECT credits.bucket_of($1)", &[&user(number)]));
+    let mut nodes = Nodes::create(&[moving, staying]);
+    let mut admin = nodes.old.connect();
+    for number in [1, 2] {
+        for _ in 0..3 {
+            admin.grant(user(number), dec!(5));
+        }
+        admin.run(&format!("SELECT credits.create_hold('{}', 4, 'held {number}')", user(number)));
+    }
+    let mut readers = [nodes.old.connect(), nodes.new.connect()];
+    let mut older = nodes.old.connect();
+    let answer = format!(
+        "SELECT format('%s %s %s %s', credits.get_available_balance('{0}'), (SELECT count(*) FROM credits.list_holds('{0}')),
+                       credits.count_all_transactions(), (SELECT sum(available) FROM credits.balances))",
+        user(1)
+    );
+    let expected = "11 1 6 22";
+    older.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    assert_eq!(older.value::<String>(&answer, &[]), expected);
+    let on_old = ([true, false], 6);
+    assert_eq!(read_all(&mut readers, moving), on_old);
+    let from = nodes.mover.expect(moving);
+    let (_, from) = nodes.mover.copy(moving, from.as_deref());
+    assert_eq!(read_all(&mut readers, moving), on_old);
+    nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({moving})"));
+    assert_eq!(read_all(&mut readers, moving), on_old);
+    nodes.mover.old.run(&format!("BEGIN; SELECT credits.hold_bucket({moving})"));
+    let handover = nodes.mover.hand_over(moving, Some(&from));
+    nodes.mover.old.run(&format!("SELECT credits.give_away_bucket({moving})"));
+    assert_eq!(read_all(&mut readers, moving), on_old);
+    assert_eq!(readers[0].value::<String>(&answer, &[]), expected);
+    nodes.mover.old.run("COMMIT");
+    assert_eq!(read_all(&mut readers, moving), ([false, false], 3));
+    assert_eq!(older.value::<String>(&answer, &[]), expected);
+    for reader in &mut readers {
+        reader.try_run(&answer).refused("LC003");
+        assert_eq!(
+            reader.value::<i64>("SELECT count(*) FROM credits.balances WHERE user_id = $1", &[&user(1)]),
+            0
+        );
+    }
+    assert!(nodes.mover.activate(moving, &handover));
+    assert_eq!(read_all(&mut readers, moving), ([false, true], 6));
+    assert_eq!(readers[1].value::<String>(&answer, &[]), "11 1 3 11");
+    nodes.mover.old.run(&format!("SELECT credits.purge_bucket({moving})"));
+    assert_eq!(read_all(&mut readers, moving), ([false, true], 6));
+    // What it sees is purged by nobody.
+    assert_eq!(older.value::<String>(&answer, &[]), expected);
+    older.run("COMMIT");
+    older.try_run(&answer).refused("LC003");
+    for reader in &mut readers {
+        reader.assert_sound();
+    }
+}
+
+/// There, purged, and back.
+#[test]
+fn a_feed_has_what_came_into_being_on_its_node_wherever_accounts_move() {
+    let db = Database::create();
+    let bucket: i32 = db.connect().value("SELECT credits.bucket_of($1)", &[&user(1)]);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut readers = [nodes.old.connect(), nodes.new.connect()];
+    let mut read: [(Option<String>, Vec<String>); 2] = Default::default();
+    let mut expected: [Vec<String>; 2] = Default::default();
+    let mut at = 0;
+    for step in 0..5 {
+        let source = format!("step {step}");
+        readers[at]
+            .run(&format!("SELECT credits.create_transaction('{}', 'admin_grant', 1, '{source}')", user(1)));
+        expected[at].push(source);
+        for (reader, (position, read)) in readers.iter_mut().zip(&mut read) {
+            let (after, new) = feed(reader, position.take(), 2);
+            *position = after;
+            read.extend(new);
+        }
+        assert_eq!(read.each_ref().map(|(_, read)| read.clone()), expected);
+        nodes.mover.move_bucket(bucket);
+        if step % 2 == 1 {
+            nodes.mover.old.run(&format!("SELECT credits.purge_bucket({bucket})"));
+        }
+        let Mover { old, new } = &mut nodes.mover;
+        std::mem::swap(old, new);
+        at = 1 - at;
+    }
+    assert_eq!(readers[at].balance(user(1)), dec!(5));
+    for reader in &mut readers {
+        reader.assert_sound();
     }
 }

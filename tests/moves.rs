@@ -5,22 +5,22 @@ use credits_ledger_tests::contents::USERS;
 use credits_ledger_tests::{Database, Direction, Refused, Session, Uuid, dec, user};
 
 /// Two nodes, and a session of the mover's to each.
-struct Nodes {
+pub struct Nodes {
     /// Where the accounts are.
-    old: Database,
-    new: Database,
-    mover: Mover,
+    pub old: Database,
+    pub new: Database,
+    pub mover: Mover,
 }
 
 /// The mover's sessions.
-struct Mover {
-    old: Session,
-    new: Session,
+pub struct Mover {
+    pub old: Session,
+    pub new: Session,
 }
 
 impl Nodes {
     /// The second node has none of these buckets.
-    fn create(buckets: &[i32]) -> Self {
+    pub fn create(buckets: &[i32]) -> Self {
         let old = Database::create();
         let new = old.create_beside();
         let mut mover = Mover { old: old.connect(), new: new.connect() };
@@ -34,13 +34,13 @@ impl Nodes {
 
 impl Mover {
     /// Has the new node expect the bucket. Returns from where on it lacks rows.
-    fn expect(&mut self, bucket: i32) -> Option<String> {
+    pub fn expect(&mut self, bucket: i32) -> Option<String> {
         let ledger: String = self.old.value("SELECT credits.get_ledger()", &[]);
         self.new.value("SELECT credits.expect_bucket($1, $2)::text", &[&bucket, &ledger])
     }
 
     /// Copies what there is of the bucket's rows from this position on, for good. Returns how many were missing, and the next position.
-    fn copy(&mut self, bucket: i32, from: Option<&str>) -> (i64, String) {
+    pub fn copy(&mut self, bucket: i32, from: Option<&str>) -> (i64, String) {
         let below: String = self.old.value("SELECT pg_snapshot_xmin(pg_current_snapshot())::text", &[]);
         let rows = self.rows(bucket, from, Some(&below));
         let received = self.new.value(
@@ -58,7 +58,7 @@ impl Mover {
     }
 
     /// Copies the rest, and what else the new node must have; both are committed there. Returns the handover.
-    fn hand_over(&mut self, bucket: i32, from: Option<&str>) -> String {
+    pub fn hand_over(&mut self, bucket: i32, from: Option<&str>) -> String {
         let rest = self.rows(bucket, from, None);
         self.new.value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rest]);
         let handover: String = self.old.value("SELECT credits.bucket_handover($1)::text", &[&bucket]);
@@ -67,7 +67,7 @@ impl Mover {
         handover
     }
 
-    fn activate(&mut self, bucket: i32, handover: &str) -> bool {
+    pub fn activate(&mut self, bucket: i32, handover: &str) -> bool {
         self.new.value("SELECT credits.activate_bucket($1, $2::text::jsonb)", &[&bucket, &handover])
     }
 
@@ -87,7 +87,7 @@ impl Mover {
         handover
     }
 
-    fn move_bucket(&mut self, bucket: i32) {
+    pub fn move_bucket(&mut self, bucket: i32) {
         let handover = self.give_away(bucket);
         assert_eq!(self.state(bucket), ["elsewhere", "arriving"]);
         assert!(self.activate(bucket, &handover));
