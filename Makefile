@@ -370,4 +370,5 @@ bench: ## measures the goals of speed: ONLY=line[,line], QUICK=1 (less data), TR
 	export CREDITS_LEDGER_BIN=$$(dirname $$server) CREDITS_LEDGER_SERVER_USER=$$(tools/postgres.sh user)
 	$(call build,$(headers),release)
 	$(call install_into,$$server,$(TARGET)/release/libcredits_ledger.so)
+	$(call install_router_into,$$server)
 	cargo run --quiet --locked --release -p credits_ledger_bench -- $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)") $(if $(TRACE),--trace "$(TRACE)")

@@ -21,7 +21,9 @@ psql_in() {
 }
 
 carries_a_router() {
-  [ -e "$("$1" --sharedir)/extension/plproxy.control" ] && [ -e "$("$1" --sharedir)/extension/postgres_fdw.control" ]
+  local folder extension
+  folder=$("$1" --sharedir)/extension
+  for extension in plproxy postgres_fdw dblink; do [ -e "$folder/$extension.control" ] || return 1; done
 }
 
 pg_config() {
@@ -35,7 +37,7 @@ pg_config() {
   fi
   if [ -z "$found" ] || ! carries_a_router "$found"; then
     {
-      echo "A router needs a server with PL/Proxy and postgres_fdw${found:+, which that of $found does not have}. On Debian 12, as root:"
+      echo "A router needs a server with PL/Proxy, postgres_fdw and dblink${found:+, which that of $found does not have}. On Debian 12, as root:"
       echo "  apt-get install postgresql-15 postgresql-15-plproxy postgresql-server-dev-15"
       echo "A server elsewhere: give PG_CONFIG=/path/to/pg_config."
     } >&2

@@ -92,6 +92,7 @@ fn play(args: &Args) -> Result<bool, Failure> {
         Some(nodes) => Some(Expansion {
             router: connect(args)?,
             new_node: &nodes.new_node,
+            busiest: accounts.id(0),
             listeners,
             counted,
             counters: &counters,

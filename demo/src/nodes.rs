@@ -5,7 +5,9 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use postgres::error::SqlState;
 use postgres::{Client, Error, NoTls};
+use uuid::Uuid;
 
 use crate::progress::{Counters, Event};
 use crate::purchaser::listen;
@@ -18,6 +20,13 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// The residue of each `seq` of the node that is added: the others have their numbers.
 const NEW_RESIDUE: i32 = 1000;
+
+/// Buckets of a ledger, and the bits of their numbers.
+const BUCKETS: usize = 1 << BITS;
+const BITS: u32 = 10;
+
+/// Buckets that are moved even if the writers have finished.
+const FEWEST_MOVES: usize = 4;
 
 /// Name of the node that is added.
 const NEW_NODE: &str = "new_node";
@@ -110,11 +119,13 @@ impl Census {
     }
 }
 
-/// Adds a node while the writers write.
+/// Adds a node and moves accounts to it while the writers write.
 pub struct Expansion<'a> {
     pub router: Client,
     /// Host and database of the new node.
     pub new_node: &'a (String, String),
+    /// Its bucket is moved first.
+    pub busiest: Uuid,
     pub listeners: Sender<Client>,
     pub counted: Sender<Node>,
     pub counters: &'a Counters,
@@ -123,22 +134,76 @@ pub struct Expansion<'a> {
 }
 
 impl Expansion<'_> {
-    /// Waits until a fourth of the requests is done, and adds the node.
+    /// Waits until a fourth of the requests is done, adds the node, and moves buckets to it, one after the other, until the writers have
+    /// finished or it has its share.
     pub fn run(mut self, writers_finished: &AtomicBool) -> Result<(), Error> {
         while 4 * self.counters.handled() < self.requests && !writers_finished.load(Ordering::Acquire) {
             thread::sleep(POLL);
         }
+        let share = self.add()?;
+        let busiest: i32 = self.router.query_one("SELECT credits.bucket_of($1)", &[&self.busiest])?.get(0);
+        for (number, bucket) in buckets_from(busiest).take(share).enumerate() {
+            if number >= FEWEST_MOVES && writers_finished.load(Ordering::Acquire) {
+                break;
+            }
+            self.move_bucket(bucket)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the node, and answers how many buckets are its share.
+    fn add(&mut self) -> Result<usize, Error> {
         let (host, dbname) = self.new_node;
         self.router.execute(
             "INSERT INTO credits.nodes (node, host, dbname, seq_residue) VALUES ($1, $2, $3, $4)",
             &[&NEW_NODE, host, dbname, &NEW_RESIDUE],
         )?;
         let nodes = Node::all(&mut self.router)?;
+        let share = BUCKETS / nodes.len();
         let node = nodes.into_iter().find(|node| node.name == NEW_NODE).expect("it was added");
         // Nothing is announced there before it has an account. Who is gone needs to hear of no node.
         let _ = self.listeners.send(listen(node.connect()?)?);
         let _ = self.counted.send(node);
         let _ = self.events.send(Event::Added { node: NEW_NODE });
+        Ok(share)
+    }
+
+    fn move_bucket(&mut self, bucket: i32) -> Result<(), Error> {
+        let began = Instant::now();
+        // A move that gave way to the accounts' own transactions goes on when it is called again.
+        while let Err(error) =
+            self.router.batch_execute(&format!("CALL credits.move_bucket({bucket}, '{NEW_NODE}')"))
+        {
+            if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+                return Err(error);
+            }
+            thread::sleep(POLL);
+        }
+        self.counters.moved.add(1);
+        let _ = self.events.send(Event::Moved { bucket, node: NEW_NODE, took: began.elapsed() });
         Ok(())
+    }
+}
+
+/// All buckets from this one on, such that those that have gone by make few residue classes: the next differs in the highest bit, the two after that in
+/// the one below, and so on.
+fn buckets_from(first: i32) -> impl Iterator<Item = i32> {
+    let reversed =
+        |number: i32| (0..BITS).fold(0, |sum, bit| sum | ((number >> bit) & 1) << (BITS - 1 - bit));
+    (0..1 << BITS).map(move |place| first ^ reversed(place))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn buckets_go_by_in_residue_classes() {
+        let order: Vec<i32> = buckets_from(5).collect();
+        assert_eq!(order[..4], [5, 517, 261, 773]);
+        assert!(order[..64].iter().all(|bucket| bucket % 16 == 5));
+        assert_eq!(order.iter().collect::<HashSet<_>>().len(), BUCKETS);
     }
 }

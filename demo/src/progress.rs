@@ -15,7 +15,7 @@ use crate::terminal::{Style, Terminal, grouped};
 const REDRAW: Duration = Duration::from_millis(100);
 const PLAIN: Duration = Duration::from_secs(1);
 
-/// At most this many accounts that run dry, are about to, or are refused are shown in one second; all are counted.
+/// At most this many accounts that run dry, are about to, or are refused, and moves, are shown in one second; all are counted.
 const SHOWN_PER_SECOND: u32 = 4;
 
 /// A number that grows.
@@ -45,6 +45,7 @@ pub struct Counters {
     pub down: Counter,
     pub low_up: Counter,
     pub low_down: Counter,
+    pub moved: Counter,
 }
 
 impl Counters {
@@ -54,13 +55,14 @@ impl Counters {
     }
 }
 
-/// What happened: a notification that arrived, a refusal, a node more.
+/// What happened: a notification that arrived, a refusal, a node more, a bucket that has moved.
 pub enum Event {
     Up { user: Uuid },
     Down { user: Uuid, balance: Decimal },
     Low { user: Uuid, balance: Decimal },
     Refused { user: Uuid, most: Decimal },
     Added { node: &'static str },
+    Moved { bucket: i32, node: &'static str, took: Duration },
 }
 
 /// Draws until the senders of events are gone.
@@ -68,15 +70,15 @@ pub struct Progress<'a> {
     terminal: Terminal,
     counters: &'a Counters,
     requests: u64,
-    /// Of those that run dry, are about to, and are refused.
-    shown_this_second: [u32; 3],
+    /// Of those that run dry, are about to, and are refused, and of moves.
+    shown_this_second: [u32; 4],
     /// Accounts whose cut-off was shown: their return is shown too.
     awaited: HashSet<Uuid>,
 }
 
 impl<'a> Progress<'a> {
     pub fn new(terminal: Terminal, counters: &'a Counters, requests: u64) -> Self {
-        Self { terminal, counters, requests, shown_this_second: [0; 3], awaited: HashSet::new() }
+        Self { terminal, counters, requests, shown_this_second: [0; 4], awaited: HashSet::new() }
     }
 
     pub fn run(mut self, events: &Receiver<Event>) {
@@ -93,7 +95,7 @@ impl<'a> Progress<'a> {
                         rate = per_second(rows - rows_then, second_began.elapsed());
                         (second_began, rows_then) = (Instant::now(), rows);
                         second_ends += PLAIN;
-                        self.shown_this_second = [0; 3];
+                        self.shown_this_second = [0; 4];
                     }
                     self.draw(rate);
                     next_drawing += interval;
@@ -133,6 +135,13 @@ impl<'a> Progress<'a> {
                     return;
                 }
                 format!("{}  {user}  cannot cover {most:.6}", self.terminal.paint(Style::Bad, "refused"))
+            }
+            Event::Moved { bucket, node, took } => {
+                if !self.has_room(3) {
+                    return;
+                }
+                let moved = self.terminal.paint(Style::Quiet, "moved");
+                format!("{moved}    bucket {bucket} to {node}, in {:.2} s", took.as_secs_f64())
             }
             Event::Added { node } => format!("{}    {node}", self.terminal.paint(Style::Heading, "added")),
         };

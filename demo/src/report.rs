@@ -110,6 +110,7 @@ impl Report<'_> {
             ("thresholds down", grouped(counters.low_down.get())),
             ("requests turned away", grouped(counters.turned_away.get())),
             ("requests refused", grouped(counters.refused.get())),
+            ("buckets moved", grouped(counters.moved.get())),
         ];
         self.terminal.heading("Summary");
         let width = figures.iter().map(|(_, figure)| figure.len()).max().unwrap_or(0);
