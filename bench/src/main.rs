@@ -5,6 +5,7 @@
 
 mod chart;
 mod lines;
+mod nodes;
 mod report;
 mod server;
 mod sides;

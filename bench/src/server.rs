@@ -131,6 +131,11 @@ impl Server {
         Ok(())
     }
 
+    /// The folder of its socket.
+    pub fn socket(&self) -> String {
+        self.folder.display().to_string()
+    }
+
     /// A file that the server may write and read.
     pub fn file(&self, name: &str) -> String {
         self.folder.join(name).display().to_string()

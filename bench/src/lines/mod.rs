@@ -14,6 +14,7 @@ mod list;
 mod memory;
 mod record;
 mod replay;
+mod routed;
 mod storage;
 
 use std::cell::RefCell;
@@ -56,6 +57,7 @@ pub fn all() -> impl Iterator<Item = &'static Line> {
         depth::LINES,
         cold::LINES,
         memory::LINES,
+        routed::LINES,
     ]
     .into_iter()
     .flatten()
@@ -176,19 +178,8 @@ impl<'s> Bench<'s> {
         statement: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<f64> {
-        let mut client = self.server.connect(database)?;
-        let statement = client.prepare(statement)?;
-        // Whether one plan for all parameters will do, the server decides after five.
-        for _ in 0..10 {
-            client.query(&statement, parameters)?;
-        }
         let length = Duration::from_secs(self.scale(2, 1));
-        let (started, mut count) = (Instant::now(), 0_u32);
-        while started.elapsed() < length {
-            client.query(&statement, parameters)?;
-            count += 1;
-        }
-        Ok(1000.0 * started.elapsed().as_secs_f64() / f64::from(count))
+        latency_of(&mut self.server.connect(database)?, statement, parameters, length)
     }
 
     /// Milliseconds that one client waits for a script.
@@ -205,6 +196,26 @@ impl<'s> Bench<'s> {
         let length = Length::Seconds(self.scale(2, 1));
         self.server.pgbench(&Load { database, script, clients: 1, length, options: "" })
     }
+}
+
+/// The same in a session that is there, for so long.
+pub fn latency_of(
+    client: &mut Client,
+    statement: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+    length: Duration,
+) -> Result<f64> {
+    let statement = client.prepare(statement)?;
+    // Whether one plan for all parameters will do, the server decides after five.
+    for _ in 0..10 {
+        client.query(&statement, parameters)?;
+    }
+    let (started, mut count) = (Instant::now(), 0_u32);
+    while started.elapsed() < length {
+        client.query(&statement, parameters)?;
+        count += 1;
+    }
+    Ok(1000.0 * started.elapsed().as_secs_f64() / f64::from(count))
 }
 
 /// Seconds that a piece of work takes.
