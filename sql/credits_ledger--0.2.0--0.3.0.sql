@@ -1718,7 +1718,7 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'node', 'node_pkey', 'unique btree (is_only)'),
             ('trigger', 'node', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('trigger', 'node', 'number_by_node', 'AFTER INSERT OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.number_by_node(), not in replication'),
-            ('relation', 'bucket_states', '', 'table, dumped WHERE false UNION ALL SELECT s.bucket, s.state, NULL, NULL, NULL, s.handover FROM credits.bucket_states s'),
+            ('relation', 'bucket_states', '', 'table, dumped'),
             ('column', 'bucket_states', 'bucket', 'smallint NOT NULL'),
             ('column', 'bucket_states', 'copied_from', 'text'),
             ('column', 'bucket_states', 'copied_to', 'xid8'),
@@ -2607,8 +2607,7 @@ CREATE TRIGGER leave_out_replicated
 ALTER TABLE credits.bucket_states ENABLE REPLICA TRIGGER leave_out_replicated;
 COMMENT ON TRIGGER leave_out_replicated ON credits.bucket_states IS 'Skips the buckets of another node, which replication brings.';
 
--- Not how far rows have been copied: a dump has no rows of accounts that are not here.
-SELECT pg_extension_config_dump('credits.bucket_states', 'WHERE false UNION ALL SELECT s.bucket, s.state, NULL, NULL, NULL, s.handover FROM credits.bucket_states s');
+SELECT pg_extension_config_dump('credits.bucket_states', '');
 
 -- A dump has the accounts that are here: a restored commit with rows of others would be refused. The first condition is asked once, and is true of a ledger
 -- that has all accounts. In plain SQL: pg_dump runs it whatever version the library is.

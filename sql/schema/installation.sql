@@ -154,7 +154,7 @@ CREATE FUNCTION credits.verify_installation()
             ('index', 'node', 'node_pkey', 'unique btree (is_only)'),
             ('trigger', 'node', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
             ('trigger', 'node', 'number_by_node', 'AFTER INSERT OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.number_by_node(), not in replication'),
-            ('relation', 'bucket_states', '', 'table, dumped WHERE false UNION ALL SELECT s.bucket, s.state, NULL, NULL, NULL, s.handover FROM credits.bucket_states s'),
+            ('relation', 'bucket_states', '', 'table, dumped'),
             ('column', 'bucket_states', 'bucket', 'smallint NOT NULL'),
             ('column', 'bucket_states', 'copied_from', 'text'),
             ('column', 'bucket_states', 'copied_to', 'xid8'),
