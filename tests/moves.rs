@@ -150,3 +150,368 @@ fn a_bucket_moves_with_all_that_its_accounts_have() {
     assert_eq!(listeners[0].drain(), []);
     moved.assert_sound();
 }
+
+/// Accounts that share a bucket with the first one, itself included.
+fn accounts_of_a_bucket(count: usize) -> (i32, Vec<Uuid>) {
+    let db = Database::create();
+    let mut session = db.connect();
+    let bucket = bucket_of(&mut session, user(1));
+    let mut accounts = vec![user(1)];
+    let mut number: i64 = 100;
+    while accounts.len() < count {
+        accounts.extend(session.values::<Uuid>(
+            "SELECT u FROM (SELECT ('00000000-0000-4000-8000-' || lpad(to_hex(n), 12, '0'))::uuid AS u FROM generate_series($1::bigint, $1 + 9999) n) drawn
+             WHERE credits.bucket_of(u) = $2",
+            &[&number, &bucket],
+        ));
+        number += 10_000;
+    }
+    accounts.truncate(count);
+    (bucket, accounts)
+}
+
+/// Of each node, the crossings since the last call.
+fn crossings(listeners: &mut [credits_ledger_tests::Listener; 2]) -> [Vec<(Uuid, Direction)>; 2] {
+    listeners.each_mut().map(credits_ledger_tests::Listener::crossings)
+}
+
+/// A crossing that `COMMIT PREPARED` makes is announced by the account's next settlement: that of the commit that activates its bucket.
+#[test]
+fn what_a_prepared_transaction_has_crossed_is_announced_where_the_bucket_arrives() {
+    let (bucket, accounts) = accounts_of_a_bucket(4);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut session = nodes.old.connect();
+    session.grant(accounts[0], dec!(5));
+    session.grant(accounts[1], dec!(5));
+    session.charge(accounts[2], dec!(5));
+    session.run(&format!(
+        "INSERT INTO credits.spending_limits (user_id, thresholds) VALUES ('{}', '{{2}}')",
+        accounts[1]
+    ));
+    let mut listeners = [nodes.old.listen(), nodes.new.listen()];
+    let gid = format!("'{} of a move'", nodes.old.name());
+    session.run("BEGIN");
+    session.charge(accounts[0], dec!(6));
+    session.charge(accounts[1], dec!(4));
+    session.charge(accounts[2], dec!(1));
+    session.grant(accounts[3], dec!(1));
+    session.run(&format!("PREPARE TRANSACTION {gid}"));
+    nodes.mover.expect(bucket);
+    nodes.mover.copy(bucket, None);
+    nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
+    nodes.mover.old.try_run(&format!("SELECT credits.hold_bucket({bucket})")).refused("55006");
+    session.run(&format!("COMMIT PREPARED {gid}"));
+    let handover = nodes.mover.give_away(bucket);
+    assert_eq!(crossings(&mut listeners), [vec![], vec![]]);
+    assert!(nodes.mover.activate(bucket, &handover));
+    let mut boundaries = listeners[1].boundaries();
+    boundaries.sort_by_key(|(user, ..)| *user);
+    let mut expected = [
+        (accounts[0], Direction::Down, "0".to_owned()),
+        (accounts[1], Direction::Down, "2".to_owned()),
+        (accounts[3], Direction::Up, "0".to_owned()),
+    ];
+    expected.sort_by_key(|(user, ..)| *user);
+    assert_eq!(boundaries, expected);
+    assert!(!nodes.mover.activate(bucket, &handover));
+    assert_eq!(crossings(&mut listeners), [vec![], vec![]]);
+    nodes.new.connect().assert_sound();
+}
+
+/// From the mark on nobody is prepared, until it is taken back.
+#[test]
+fn nobody_is_prepared_with_rows_of_a_bucket_that_is_moving() {
+    let (bucket, accounts) = accounts_of_a_bucket(1);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut session = nodes.old.connect();
+    session.grant(accounts[0], dec!(5));
+    session.run(&format!(
+        "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('held', '{}', 1, 'infinity')",
+        accounts[0]
+    ));
+    nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
+    for write in [
+        "SELECT credits.create_transaction('{}', 'usage', 1, 'late')",
+        "DELETE FROM credits.holds WHERE user_id = '{}'",
+    ] {
+        session.run(&format!("BEGIN; {}", write.replace("{}", &accounts[0].to_string())));
+        session.try_run(&format!("PREPARE TRANSACTION '{}'", nodes.old.name())).refused("0A000");
+    }
+    nodes.mover.old.run(&format!("BEGIN; SELECT credits.hold_bucket({bucket})"));
+    nodes
+        .mover
+        .old
+        .try_run(&format!("PREPARE TRANSACTION '{} of the mover'", nodes.old.name()))
+        .refused("0A000");
+    assert!(nodes.mover.old.value::<bool>("SELECT credits.stop_moving_bucket($1)", &[&bucket]));
+    session.run("BEGIN");
+    session.charge(accounts[0], dec!(1));
+    session.run(&format!("PREPARE TRANSACTION '{}'", nodes.old.name()));
+    session.run(&format!("COMMIT PREPARED '{}'", nodes.old.name()));
+}
+
+/// Whoever commits while the bucket is held waits. If it is given away, its rows and changes are refused, and what they were about is on the
+/// other node; if the mover gives up, they are recorded, and another attempt has them.
+#[test]
+fn who_commits_while_the_bucket_is_held_is_refused_or_copied_by_the_next_attempt() {
+    let (bucket, accounts) = accounts_of_a_bucket(2);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut admin = nodes.old.connect();
+    admin.grant(accounts[0], dec!(100));
+    admin.grant(accounts[1], dec!(100));
+    for name in ["released", "captured 1", "extended"] {
+        admin.run(&format!("SELECT credits.create_hold('{}', 1, '{name}', '1 hour')", accounts[0]));
+    }
+    admin.run(&format!(
+        "INSERT INTO credits.spending_limits (user_id, overdraft_limit) VALUES ('{}', 3)",
+        accounts[0]
+    ));
+    let writes = |round: &str| {
+        [
+            format!(
+                "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES ('{}', 'usage', 7, 'row {round}')",
+                accounts[1]
+            ),
+            "SELECT credits.release_hold('released')".to_owned(),
+            format!("SELECT credits.capture_hold('captured {round}')"),
+            "SELECT credits.extend_hold('extended', '2 hours')".to_owned(),
+            format!(
+                "UPDATE credits.spending_limits SET overdraft_limit = 4 WHERE user_id = '{}'",
+                accounts[0]
+            ),
+        ]
+    };
+    for (round, is_given_away) in [("1", false), ("2", true)] {
+        let writes = writes(round);
+        let from = nodes.mover.expect(bucket);
+        let (_, from) = nodes.mover.copy(bucket, from.as_deref());
+        nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
+        // They have an id from before, and nothing of the ledger.
+        let mut clients: Vec<Session> = writes.iter().map(|_| nodes.old.connect()).collect();
+        for client in &mut clients {
+            client.run("BEGIN; SELECT pg_current_xact_id()");
+        }
+        nodes.mover.old.run(&format!("BEGIN; SELECT credits.hold_bucket({bucket})"));
+        for (client, write) in clients.iter_mut().zip(&writes) {
+            client.run(write);
+        }
+        let commits: Vec<_> =
+            clients.into_iter().map(|client| client.background(|client| client.try_run("COMMIT"))).collect();
+        for commit in &commits {
+            nodes.old.until_blocked(commit.pid());
+        }
+        let handover = nodes.mover.hand_over(bucket, Some(&from));
+        if is_given_away {
+            nodes.mover.old.run(&format!("SELECT credits.give_away_bucket({bucket}); COMMIT"));
+        } else {
+            nodes.mover.old.run("ROLLBACK");
+        }
+        for commit in commits {
+            let (_, committed) = commit.finish();
+            if is_given_away {
+                committed.refused("LC003");
+            } else {
+                committed.expect("the mover has given up");
+            }
+        }
+        if is_given_away {
+            assert!(nodes.mover.activate(bucket, &handover));
+        } else {
+            assert_eq!(admin.value::<i64>("SELECT count(*) FROM credits.holds", &[]), 1);
+            for name in ["released", "captured 2"] {
+                admin.run(&format!("SELECT credits.create_hold('{}', 1, '{name}', '1 hour')", accounts[0]));
+            }
+        }
+    }
+    let mut moved = nodes.new.connect();
+    let holds: Vec<String> = moved.values(
+        "SELECT format('%s until %s', source_id, extract(hour FROM expires_at - created_at)) FROM credits.holds ORDER BY 1",
+        &[],
+    );
+    assert_eq!(holds, ["captured 2 until 1", "extended until 2", "released until 1"]);
+    assert_eq!(moved.balance(accounts[0]), dec!(99));
+    assert_eq!(moved.balance(accounts[1]), dec!(93), "the row of the first attempt, once");
+    assert_eq!(moved.value::<i32>("SELECT overdraft_limit::int FROM credits.spending_limits", &[]), 4);
+    moved.assert_sound();
+    // What was left behind is not here, though it was locked when the rest was deleted.
+    for call in ["release_hold('released')", "capture_hold('extended')", "extend_hold('extended', '1 hour')"]
+    {
+        let call = format!("SELECT credits.{call}");
+        match call.contains("release") {
+            true => assert!(!admin.value::<bool>(&call, &[])),
+            false => _ = admin.try_run(&call).refused("P0002"),
+        }
+    }
+    let reverse = "SELECT credits.reverse_transaction(id, 'taken back') FROM credits.credits_transactions WHERE source_id = 'row 1'";
+    admin.try_run(reverse).refused("P0002");
+    moved.run(reverse);
+}
+
+/// Whoever has rows in flight is waited for, and has nothing to wait for.
+#[test]
+fn rows_in_flight_are_waited_for() {
+    let (bucket, accounts) = accounts_of_a_bucket(1);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut writer = nodes.old.connect();
+    writer.grant(accounts[0], dec!(5));
+    nodes.mover.expect(bucket);
+    nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
+    writer.run("BEGIN");
+    writer.charge(accounts[0], dec!(1));
+    let Mover { old, new } = nodes.mover;
+    let waiting = old.background(move |old| old.run(&format!("BEGIN; SELECT credits.hold_bucket({bucket})")));
+    nodes.old.until_blocked(waiting.pid());
+    // A maintenance command comes, and waits for the writer alone.
+    let reindex = nodes
+        .old
+        .connect()
+        .background(|session| session.run("REINDEX TABLE credits.user_balance_checkpoints"));
+    let (_, ()) = reindex.finish();
+    writer.charge(accounts[0], dec!(1));
+    writer.run("COMMIT");
+    let (old, ()) = waiting.finish();
+    nodes.mover = Mover { old, new };
+    let handover = nodes.mover.hand_over(bucket, None);
+    nodes.mover.old.run(&format!("SELECT credits.give_away_bucket({bucket}); COMMIT"));
+    assert!(nodes.mover.activate(bucket, &handover));
+    assert_eq!(nodes.new.connect().balance(accounts[0]), dec!(3));
+}
+
+/// Back to the node that keeps its rows, and once more after that has purged them.
+#[test]
+fn a_bucket_moves_back_to_a_node_that_keeps_its_rows_or_has_purged_them() {
+    let (bucket, accounts) = accounts_of_a_bucket(3);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut first = nodes.old.connect();
+    let mut second = nodes.new.connect();
+    let mut listeners = [nodes.old.listen(), nodes.new.listen()];
+    first.grant(accounts[0], dec!(100));
+    first.grant(accounts[1], dec!(1));
+    // What it leaves is published, far from any boundary.
+    first.charge(accounts[0], dec!(1));
+    first.charge_batch(accounts[1], Uuid::nil(), dec!(0.5));
+    assert_eq!(crossings(&mut listeners)[0].len(), 2);
+    nodes.mover.move_bucket(bucket);
+    nodes.mover.old.try_run(&format!("SELECT credits.own_buckets('{{{bucket}}}')")).unwrap();
+    assert_eq!(nodes.mover.state(bucket), ["elsewhere", "here"]);
+    second.charge(accounts[0], dec!(97));
+    second.charge(accounts[1], dec!(2));
+    second.grant(accounts[2], dec!(3));
+    assert_eq!(
+        crossings(&mut listeners),
+        [vec![], vec![(accounts[1], Direction::Down), (accounts[2], Direction::Up)]]
+    );
+    let contents = second.contents();
+
+    let mut back = Mover { old: nodes.new.connect(), new: nodes.old.connect() };
+    assert_eq!(back.expect(bucket), None);
+    assert_eq!(back.copy(bucket, None).0, 3, "the rest is there");
+    back.move_bucket(bucket);
+    assert_eq!(first.contents(), contents);
+    assert_eq!(crossings(&mut listeners), [vec![], vec![]]);
+    first.charge(accounts[0], dec!(2));
+    assert_eq!(crossings(&mut listeners), [vec![(accounts[0], Direction::Down)], vec![]]);
+    first.grant(accounts[1], dec!(2));
+    assert_eq!(crossings(&mut listeners), [vec![(accounts[1], Direction::Up)], vec![]]);
+    first.assert_sound();
+
+    let purge = "SELECT credits.purge_bucket($1)";
+    first.try_run(&purge.replace("$1", &bucket.to_string())).refused("55000");
+    let digest: String = second.value("SELECT digest FROM credits.bucket_digest($1)", &[&bucket]);
+    assert_eq!(second.value::<i64>(purge, &[&bucket]), 7);
+    assert_eq!(second.value::<i64>(purge, &[&bucket]), 0);
+    let proof: String = second.value("SELECT format('%s %s %s %s', bucket, transaction_count, trim_scale(balance), digest) FROM credits.purged_buckets", &[]);
+    assert_eq!(proof, format!("{bucket} 7 3.5 {digest}"));
+    for table in ["credits_transactions", "user_balance_checkpoints", "batch_aggregates", "daily_totals"] {
+        assert_eq!(second.value::<i64>(&format!("SELECT count(*) FROM credits.{table}"), &[]), 0, "{table}");
+    }
+    second.assert_sound();
+    let contents = first.contents();
+    nodes.mover.move_bucket(bucket);
+    assert_eq!(second.contents(), contents);
+    assert_eq!(crossings(&mut listeners), [vec![], vec![]]);
+    second.charge(accounts[1], dec!(0.5));
+    second.charge(accounts[0], dec!(1));
+    assert_eq!(crossings(&mut listeners), [vec![], vec![(accounts[1], Direction::Down)]]);
+    second.assert_sound();
+    for session in [&mut first, &mut second] {
+        session.assert_as_made();
+    }
+}
+
+/// A node that has not all rows of the handover does not take the bucket, and takes it once it has.
+#[test]
+fn a_bucket_is_not_taken_without_its_last_rows() {
+    let (bucket, accounts) = accounts_of_a_bucket(2);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut admin = nodes.old.connect();
+    admin.grant(accounts[0], dec!(5));
+    nodes.mover.expect(bucket);
+    let (_, from) = nodes.mover.copy(bucket, None);
+    admin.charge(accounts[0], dec!(1));
+    admin.grant(accounts[1], dec!(5));
+    nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
+    nodes.mover.old.run(&format!("BEGIN; SELECT credits.hold_bucket({bucket})"));
+    let handover: String = nodes.mover.old.value("SELECT credits.give_away_bucket($1)::text", &[&bucket]);
+    nodes.mover.old.run("COMMIT");
+    let activate = format!("SELECT credits.activate_bucket({bucket}, '{handover}')");
+    let receive = format!("SELECT credits.receive_handover({bucket}, '{handover}')");
+    nodes.mover.new.try_run(&activate).refused("55000");
+    nodes.mover.new.run(&receive);
+    nodes.mover.new.try_run(&activate).refused("55000");
+    assert_eq!(nodes.mover.state(bucket), ["elsewhere", "arriving"]);
+    // The old node has what it needs.
+    let stored: String = nodes.mover.old.value("SELECT credits.bucket_handover($1)::text", &[&bucket]);
+    assert_eq!(stored, handover);
+    assert_eq!(nodes.mover.expect(bucket), Some(from.clone()));
+    let rest = nodes.mover.rows(bucket, Some(&from), None);
+    let received: i64 =
+        nodes.mover.new.value("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rest]);
+    assert_eq!(received, 2);
+    nodes.mover.new.run(&format!("{receive}; {activate}"));
+    assert_eq!(nodes.mover.state(bucket), ["elsewhere", "here"]);
+    assert_eq!(nodes.mover.new.balance(accounts[0]), dec!(4));
+}
+
+/// What the new node has already of another account makes the move fail before anything is given away, and is undone.
+#[test]
+fn a_source_id_that_is_taken_keeps_the_bucket_where_it_is() {
+    let (bucket, accounts) = accounts_of_a_bucket(1);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut other = nodes.new.connect();
+    other.grant(user(2), dec!(5));
+    let take = |user: Uuid| {
+        format!(
+            "SELECT credits.create_hold('{user}', 1, 'held', '1 hour'), credits.create_transaction('{user}', 'usage', 1, 'taken')"
+        )
+    };
+    other.run(&take(user(2)));
+    let mut admin = nodes.old.connect();
+    admin.grant(accounts[0], dec!(5));
+    admin.run(&take(accounts[0]));
+    nodes.mover.expect(bucket);
+    let rows = nodes.mover.rows(bucket, None, None);
+    let receive = |rows: &str| format!("SELECT credits.receive_transactions({bucket}, '{rows}')");
+    nodes.mover.new.try_run(&receive(&rows)).refused("23505");
+    nodes.mover.new.run(&receive(&rows.replace("\"taken\"", "\"free\"")));
+    nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
+    nodes.mover.old.run(&format!("BEGIN; SELECT credits.hold_bucket({bucket})"));
+    let handover: String = nodes.mover.old.value("SELECT credits.bucket_handover($1)::text", &[&bucket]);
+    nodes
+        .mover
+        .new
+        .try_run(&format!("SELECT credits.receive_handover({bucket}, '{handover}')"))
+        .refused("23505");
+    nodes.mover.old.run("ROLLBACK");
+    for (node, undo) in
+        [(&mut nodes.mover.old, "stop_moving_bucket"), (&mut nodes.mover.new, "return_bucket")]
+    {
+        for is_first in [true, false] {
+            assert_eq!(node.value::<bool>(&format!("SELECT credits.{undo}($1)"), &[&bucket]), is_first);
+        }
+    }
+    assert_eq!(nodes.mover.state(bucket), ["here", "elsewhere"]);
+    admin.charge(accounts[0], dec!(1));
+    assert_eq!(other.value::<i64>("SELECT count(*) FROM credits.verify_ledger()", &[]), 0);
+    admin.assert_sound();
+}

@@ -9,6 +9,7 @@ use ledger::id::{ApiKeyId, UserId};
 use pgrx::Uuid;
 
 use super::arguments::details;
+use super::nodes::and_here;
 use super::recording::{self, Existing, Given};
 use crate::engine::cover;
 use crate::engine::direct::{self, Captured};
@@ -109,7 +110,8 @@ pub fn release_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
         let key = release.bind(Value::text(source_id));
         Ok(release.first_row(
             &format!(
-                "DELETE FROM credits.holds WHERE source_id OPERATOR(pg_catalog.=) {key} RETURNING source_id"
+                "DELETE FROM credits.holds WHERE source_id OPERATOR(pg_catalog.=) {key}{} RETURNING source_id",
+                and_here("user_id")
             ),
             |_| (),
         ))
@@ -166,7 +168,9 @@ fn until_met<T>(
         if let Some(met) = attempt()? {
             return Ok(met);
         }
-        if !holds::exists(relations, source_id)? || privilege::view_of(relations.holds()?) == View::Filtered {
+        if !holds::exists_here(relations, source_id)?
+            || privilege::view_of(relations.holds()?) == View::Filtered
+        {
             return Err(LedgerError::NoHold(source_id.to_string()));
         }
         if xact::has_one_snapshot() {
@@ -195,8 +199,9 @@ fn extended(source_id: Text, span: i64) -> Option<Extended> {
     extend.first_row(
         &format!(
             "UPDATE credits.holds SET expires_at = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) {span} \
-             WHERE source_id OPERATOR(pg_catalog.=) {key} \
+             WHERE source_id OPERATOR(pg_catalog.=) {key}{} \
              RETURNING ROW({})::credits.credit_hold, ctid, user_id, amount, api_key_id, expires_at OPERATOR(pg_catalog.-) {span}",
+            and_here("user_id"),
             *CREDIT_HOLD_NAMES
         ),
         |row| Extended {
@@ -362,13 +367,14 @@ fn captured(
     let amount: Parameter = capture.bind_optional(pgrx::pg_sys::NUMERICOID, amount);
     capture.first_row(
         &format!(
-            "WITH hold AS (DELETE FROM credits.holds WHERE source_id OPERATOR(pg_catalog.=) {key} RETURNING ctid AS tid, xmin AS stored_by, *), \
+            "WITH hold AS (DELETE FROM credits.holds WHERE source_id OPERATOR(pg_catalog.=) {key}{} RETURNING ctid AS tid, xmin AS stored_by, *), \
              recorded AS (INSERT INTO credits.credits_transactions \
                (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, category, metadata) \
                SELECT h.user_id, 'usage', coalesce({amount}, h.amount), h.source_id, h.description, h.fusillade_batch_id, \
                  h.api_key_id, h.category, h.metadata FROM hold h \
                ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction AS transaction, ctid AS tid, user_id) \
              SELECT h.tid, h.stored_by, coalesce(r.user_id, h.user_id), r.transaction, r.tid FROM hold h LEFT JOIN recorded r ON true",
+            and_here("user_id"),
             *CREDIT_TRANSACTION_NAMES
         ),
         |row| {

@@ -6,6 +6,7 @@ use ledger::reversal::{Original, Refusal};
 use ledger::transaction_type::TransactionType;
 use pgrx::{Uuid, pg_sys};
 
+use super::nodes::and_here;
 use super::recording::{self, Given, Recording, exact_amount, record, require_source_id};
 use crate::engine::reversals;
 use crate::error::LedgerError;
@@ -95,7 +96,8 @@ fn find(id: &TransactionId) -> Option<Found> {
     let id = find.bind(Value::uuid(id.as_bytes()));
     let sql = format!(
         "SELECT user_id, transaction_type, amount, reverses IS NOT NULL, api_key_id, category, source_id \
-         FROM credits.credits_transactions WHERE id OPERATOR(pg_catalog.=) {id}"
+         FROM credits.credits_transactions WHERE id OPERATOR(pg_catalog.=) {id}{}",
+        and_here("user_id")
     );
     let bytes = |text: Text| text.as_bytes().to_vec();
     find.first_row(&sql, |row| {

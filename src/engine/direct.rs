@@ -13,6 +13,7 @@ use pgrx::pg_sys;
 use super::cover::Version;
 use super::{delta, holds};
 use crate::pg::answer::{Answer, RowType};
+use crate::pg::buckets;
 use crate::pg::catalog::Relations;
 use crate::pg::column::{AnyColumn, Layout};
 use crate::pg::column_value::ColumnValue;
@@ -163,7 +164,7 @@ pub fn capture(
     let snapshot = Rc::new(Snapshot::latest());
     let mut rows = holds::by_source_id(oid, Access::Write, Sight::AsOf(Rc::clone(&snapshot)));
     rows.seek(&[held::SOURCE_ID.equal(source_id)]);
-    let hold = rows.next()?;
+    let hold = rows.next().filter(|hold| buckets::is_here(&hold.get(held::USER_ID)))?;
     if !replace::delete_unless_changed(&table, hold.tid(), &snapshot) {
         return None;
     }

@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 
 use super::{cover, delta, noted};
 use crate::error::LedgerError;
+use crate::pg::buckets;
 use crate::pg::catalog::Relations;
 use crate::pg::column::Layout;
 use crate::pg::column_type::Jsonb;
@@ -216,6 +217,11 @@ pub fn is_held(relations: &Relations, source_id: Text) -> Result<bool, LedgerErr
 /// Whether there is a hold with this `source_id`, whether open or expired; waits as [`is_held`] does.
 pub fn exists(relations: &Relations, source_id: Text) -> Result<bool, LedgerError> {
     has_hold(relations, source_id, |_| true)
+}
+
+/// Whether there is a hold with this `source_id`, of an account that is here; waits as [`is_held`] does.
+pub fn exists_here(relations: &Relations, source_id: Text) -> Result<bool, LedgerError> {
+    has_hold(relations, source_id, |hold| buckets::is_here(&hold.get(holds::USER_ID)))
 }
 
 fn has_hold(
