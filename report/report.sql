@@ -4,7 +4,9 @@ WITH transactions AS NOT MATERIALIZED (
     SELECT t.user_id, t.seq, t.created_at, t.amount, t.api_key_id, t.transaction_type,
            CASE WHEN t.transaction_type IN ('purchase', 'admin_grant') THEN t.amount ELSE -t.amount END AS credits
     FROM credits.credits_transactions t
-    WHERE :'account' = '' OR t.user_id = nullif(:'account', '')::uuid
+    WHERE (:'account' = '' OR t.user_id = nullif(:'account', '')::uuid)
+      -- A node keeps rows of accounts that it has no more.
+      AND ((SELECT credits.has_all_buckets()) OR credits.is_here(t.user_id))
 ),
 summary AS (
     SELECT count(*) AS transactions, count(DISTINCT t.user_id) AS accounts, sum(t.credits) AS balance,

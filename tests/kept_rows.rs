@@ -225,8 +225,8 @@ fn node(db: &Database) -> Session {
         };
         for statement in [
             "SELECT credits.create_transaction('USER', 'admin_grant', 100, 'granted NUMBER')",
-            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id)
-             VALUES ('USER', 'usage', 5, 'batched NUMBER', 'BATCH')",
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, fusillade_batch_id, description)
+             VALUES ('USER', 'usage', 5, 'batched NUMBER', 'BATCH', 'personal')",
             "SELECT credits.refresh_checkpoint('USER')",
             "INSERT INTO credits.spending_limits (user_id, overdraft_limit, thresholds) VALUES ('USER', 7, '{50}')",
             "INSERT INTO credits.spend_caps (user_id, amount) VALUES ('USER', 60)",
@@ -347,6 +347,10 @@ fn what_a_node_keeps_is_verified_and_left_alone_by_jobs() {
     assert_eq!(admin.value::<i64>("SELECT credits.release_expired_holds()", &[]), 0);
     let refreshed: i64 = admin.value("SELECT credits.refresh_idle_checkpoints('0')", &[]);
     assert_eq!(refreshed, 1);
+    // Whoever has rows clears what they say of an account.
+    for number in 1..=3 {
+        assert_eq!(admin.value::<i64>("SELECT credits.redact_account($1)", &[&user(number)]), 1);
+    }
     admin.run("ALTER TABLE credits.user_balance_checkpoints DISABLE TRIGGER USER; UPDATE credits.user_balance_checkpoints SET has_days = NULL;
                DELETE FROM credits.daily_totals; ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER announce_change");
     admin.run("CALL credits.fill_daily_totals()");
