@@ -3175,6 +3175,10 @@ BEGIN
             DETAIL = 'Another would not see what has committed while it waited.';
     END IF;
     PERFORM credits.bucket_state(bucket);
+    -- A mark that has not committed refuses nobody.
+    IF pg_current_xact_id_if_assigned() IS NOT NULL AND NOT credits.holds_stripes(bucket) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'hold_bucket() needs a transaction that has written nothing yet';
+    END IF;
     -- Two that wait for writers would wait for each other.
     PERFORM pg_advisory_xact_lock(hashtextextended('credits.hold_bucket', 0));
     PERFORM credits.lock_bucket(bucket, '{moving}');
@@ -3197,7 +3201,7 @@ END
     $$;
 COMMENT ON FUNCTION credits.hold_bucket(int) IS
     'Old node: waits for everybody who has rows in flight, then keeps commits with rows of this ledger out until the transaction ends, which should be soon: it copies the rest of the bucket, and '
-    'gives it away. lock_timeout bounds each wait. 22004, 22023, 55000 if the bucket is not moving or the transaction is not READ COMMITTED, 55006 while a transaction is prepared that '
+    'gives it away. lock_timeout bounds each wait. 22004, 22023, 55000 if the bucket is not moving, or the transaction is not READ COMMITTED or has written, 55006 while a transaction is prepared that '
     'has written, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.refuse_prepared(relations oid[]) RETURNS void
