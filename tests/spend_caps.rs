@@ -795,3 +795,80 @@ fn a_period_may_be_changed() {
     assert_eq!(heard(&mut listener), Vec::<String>::new());
     session.assert_sound();
 }
+
+const DECISIONS: &str = "SELECT exclusive_sections FROM credits.settlement_statistics()";
+
+/// A cap on a key that nobody uses, with next to nothing left: every commit of the account looks.
+fn have_each_commit_look(session: &mut Session) {
+    set(session, 99, &keys(&[99]), "NULL", dec!(0.000000000000001));
+}
+
+/// What a session has added up is of the ledger as it was.
+#[test]
+fn rows_that_were_corrected_by_hand_are_added_up_anew() {
+    let (db, mut session, mut listener) = database();
+    have_each_commit_look(&mut session);
+    set(&mut session, 1, &keys(&[1]), "'monthly'", dec!(10));
+    for amount in [dec!(6), dec!(0.5), dec!(0.5)] {
+        spend(&mut session, &quoted(1), amount);
+    }
+    let mut owner = db.connect();
+    owner.run(
+        "ALTER TABLE credits.credits_transactions DISABLE TRIGGER append_only, DISABLE TRIGGER append_only_applied;
+         UPDATE credits.credits_transactions SET amount = 5 WHERE amount = 6;
+         ALTER TABLE credits.credits_transactions ENABLE ALWAYS TRIGGER append_only, ENABLE ALWAYS TRIGGER append_only_applied;
+         DELETE FROM credits.user_balance_checkpoints;",
+    );
+    owner.refresh(user(1));
+    let before: i64 = session.value(DECISIONS, &[]);
+    spend(&mut session, &quoted(1), dec!(1));
+    assert_eq!(session.value::<i64>(DECISIONS, &[]), before, "7 of 10");
+    spend(&mut session, &quoted(1), dec!(3));
+    assert_eq!(heard(&mut listener).len(), 1);
+    session.assert_sound();
+}
+
+#[test]
+fn usage_is_added_up_anew_for_the_new_keys_of_a_cap() {
+    let (_db, mut session, mut listener) = database();
+    have_each_commit_look(&mut session);
+    set(&mut session, 1, &keys(&[1]), "NULL", dec!(10));
+    for _ in 0..6 {
+        spend(&mut session, &quoted(2), dec!(1));
+    }
+    session.run(&format!(
+        "UPDATE credits.spend_caps SET api_key_ids = {} WHERE id = '{}'",
+        keys(&[1, 2]),
+        cap(1)
+    ));
+    spend(&mut session, &quoted(1), dec!(3));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    spend(&mut session, &quoted(1), dec!(1));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    session.assert_sound();
+}
+
+/// Sessions go on from what they have added up, and decide only when the cap is reached.
+#[test]
+fn a_session_that_looks_again_adds_each_row_once() {
+    let (db, mut session, mut listener) = database();
+    have_each_commit_look(&mut session);
+    set(&mut session, 1, &keys(&[1]), "NULL", dec!(100));
+    let mut other = db.connect();
+    let before: i64 = session.value(DECISIONS, &[]);
+    for _ in 0..49 {
+        spend(&mut session, &quoted(1), dec!(1));
+        spend(&mut other, &quoted(1), dec!(1));
+        session.run("BEGIN; SAVEPOINT a");
+        spend(&mut session, &quoted(1), dec!(50));
+        session.run("ROLLBACK TO a");
+        spend(&mut session, &quoted(2), dec!(1));
+        session.run("COMMIT");
+    }
+    spend(&mut other, &quoted(1), dec!(1));
+    assert_eq!(session.value::<i64>(DECISIONS, &[]), before);
+    spend(&mut session, &quoted(1), dec!(1));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+    assert_eq!(states(&mut session)[0], "100 of 100, 0 left, reached");
+    session.assert_sound();
+}

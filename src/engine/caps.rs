@@ -9,6 +9,8 @@
 //! those of one snapshot, or rows of a refresh in between would be lost or counted twice. What is in flight is met in the delta: whoever has
 //! counted before has its rows there. Where there are no daily totals, or their locks are not free, all rows from the start of the earliest
 //! window on are read by that index.
+//!
+//! A commit that shares the stripe goes on from what the session has added up last, and reads what has come since ([`cap_sums`]).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -24,19 +26,21 @@ use ledger::settlement::Request;
 use ledger::transaction_type::TransactionType;
 
 use super::by_date::RowsByDate;
+use super::cap_sums;
 use super::checkpoint::CheckpointScan;
 use super::commit_view::Moment;
 use super::days as folded;
 use super::delta::DeltaScan;
 use super::lock_order::OpenIfFree;
 use super::noted;
+use super::published::Published;
 use super::user_rows::{self, UserRows};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Index, NotFree, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
-use crate::pg::snapshot::Sight;
+use crate::pg::snapshot::{DirtySnapshot, Sight};
 use crate::pg::tables::caps::{self, Caps};
 use crate::pg::tables::days::{self, Days};
 use crate::pg::tables::transactions::{self, Ledger};
@@ -100,18 +104,72 @@ impl CapsScan {
         sight: Sight,
         relations: &Relations,
     ) -> Result<Vec<CapSpend>, LedgerError> {
-        let spend = |cap: Cap| {
-            let known = announced.iter().find(|announced| announced.id == cap.id);
-            CapSpend::new(cap, known, clock)
-        };
-        let mut spends: Vec<CapSpend> = self.find(user, now)?.into_iter().map(spend).collect();
+        let mut spends = self.begin(user, announced, now, clock)?;
         if let Some(from) = spends.iter().map(|spend| spend.window().start).min() {
             match Folded::find_if_free(user, &spends, now, relations)? {
-                Some(folded) => folded.add_usage(&mut spends, user, sight, relations)?,
+                Some(folded) => {
+                    let coverage = folded.add_usage(&mut spends, user)?;
+                    // The settlement has that index open, so its lock is not waited for.
+                    DeltaScan::open(relations, sight)
+                        .each(user, &coverage, |row| add_row(&mut spends, row))?;
+                }
                 None => add_usage(&mut spends, user, from, sight, relations)?,
             }
         }
         Ok(spends)
+    }
+
+    /// The same, with rows in flight, for a commit that shares the stripe.
+    pub fn spends_in_flight(
+        &mut self,
+        user: &UserId,
+        announced: &[AnnouncedCap],
+        now: &Moment,
+        published: &Published,
+        relations: &Relations,
+    ) -> Result<Vec<CapSpend>, LedgerError> {
+        let mut spends = self.begin(user, announced, now, Clock::From(xact::now()))?;
+        let Some(from) = spends.iter().map(|spend| spend.window().start).min() else { return Ok(spends) };
+        let sight = Sight::Dirty(DirtySnapshot::new());
+        let name = published.name();
+        let kept = name.and_then(|name| cap_sums::go_on(user, &name, &mut spends, now.open()));
+        let coverage = match kept {
+            Some(coverage) => coverage,
+            None => match Folded::find_if_free(user, &spends, now, relations)? {
+                Some(folded) => folded.add_usage(&mut spends, user)?,
+                None => {
+                    add_usage(&mut spends, user, from, sight, relations)?;
+                    return Ok(spends);
+                }
+            },
+        };
+        let advanced = if now.target().contains(&coverage) { now.target() } else { &coverage };
+        let mut to_keep = spends.clone();
+        DeltaScan::open(relations, sight).each(user, &coverage, |row| {
+            if !row.in_flight() && advanced.covers(row.get(transactions::XACT_ID)) {
+                add_row(&mut to_keep, row)?;
+            }
+            add_row(&mut spends, row)
+        })?;
+        if let Some(name) = name {
+            cap_sums::keep(user, name, advanced.clone(), to_keep);
+        }
+        Ok(spends)
+    }
+
+    /// The user's caps, of which nothing is added up.
+    fn begin(
+        &mut self,
+        user: &UserId,
+        announced: &[AnnouncedCap],
+        now: &Moment,
+        clock: Clock,
+    ) -> Result<Vec<CapSpend>, LedgerError> {
+        let spend = |cap: Cap| {
+            let known = announced.iter().find(|announced| announced.id == cap.id);
+            CapSpend::new(cap, known, clock)
+        };
+        Ok(self.find(user, now)?.into_iter().map(spend).collect())
     }
 }
 
@@ -160,14 +218,8 @@ impl Folded {
         Ok(Some(Self { coverage: stored.checkpoint.fold.coverage, totals, begun }))
     }
 
-    /// Adds the user's usage: what is covered as the moment has it, and what is not as `sight` meets it.
-    fn add_usage(
-        self,
-        spends: &mut [CapSpend],
-        user: &UserId,
-        sight: Sight,
-        relations: &Relations,
-    ) -> Result<(), LedgerError> {
+    /// Adds the user's usage that the checkpoint covers, and returns which rows that are.
+    fn add_usage(self, spends: &mut [CapSpend], user: &UserId) -> Result<Coverage, LedgerError> {
         let Self { coverage, mut totals, begun } = self;
         let first = spends.iter().map(|spend| Day::of(spend.window().start)).min();
         let first = Bound::Included(first.unwrap_or(Day::NEVER_ENDING));
@@ -190,8 +242,7 @@ impl Folded {
                 })?;
             }
         }
-        // The settlement has that index open, so its lock is not waited for.
-        Ok(DeltaScan::open(relations, sight).each(user, &coverage, |row| add_row(spends, row))?)
+        Ok(coverage)
     }
 }
 

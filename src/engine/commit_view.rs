@@ -47,6 +47,16 @@ impl Moment {
         &self.snapshot
     }
 
+    /// The transactions that have not ended then.
+    pub const fn open(&self) -> &OpenTransactions {
+        &self.open
+    }
+
+    /// The most that a checkpoint may cover then.
+    pub const fn target(&self) -> &Coverage {
+        &self.target
+    }
+
     /// What its snapshot sees, which the transaction is not taken to have read.
     pub fn sight(&self) -> Sight {
         Sight::without_siread(&self.snapshot)

@@ -40,6 +40,7 @@ pub mod balance;
 pub mod batches;
 pub mod boundaries;
 pub mod by_date;
+mod cap_sums;
 pub mod caps;
 pub mod changes;
 pub mod checkpoint;

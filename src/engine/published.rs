@@ -143,6 +143,11 @@ impl Published {
         ))
     }
 
+    /// The name under which this transaction may use what it has itself kept; `None` if it may use nothing.
+    pub fn name(&self) -> Option<StateName> {
+        self.in_state().map(|(_, name)| name)
+    }
+
     /// Whether every hold is noted and counted, so that what was counted says how much more may be held.
     fn counts_holds(&self) -> bool {
         self.in_state().is_some() && self.state.is_some_and(|state| state.notes_holds)

@@ -40,7 +40,7 @@
 
 use std::cell::LazyCell;
 
-use ledger::caps::{AnnouncedCap, CapChange, CapState, Clock};
+use ledger::caps::{AnnouncedCap, CapChange, CapState};
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::Fold;
 use ledger::id::UserId;
@@ -62,7 +62,6 @@ use super::{attachment, checkpoint, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{NotFree, Table};
-use crate::pg::snapshot::{DirtySnapshot, Sight};
 use crate::pg::{buckets, lock, xact};
 use crate::settings;
 
@@ -300,8 +299,7 @@ impl Settlement {
             let mut caps = match &known {
                 Some((Checkpoint { announced, .. }, _)) if !announced.caps.is_empty() => {
                     let scan = CapsScan::get_or_open(&mut self.caps, &self.relations)?;
-                    let (clock, dirty) = (Clock::From(xact::now()), Sight::Dirty(DirtySnapshot::new()));
-                    scan.spends(user, &announced.caps, &now, clock, dirty, &self.relations)?
+                    scan.spends_in_flight(user, &announced.caps, &now, published, &self.relations)?
                 }
                 _ => Vec::new(),
             };

@@ -192,6 +192,18 @@ impl CapSpend {
         self.window
     }
 
+    /// Whether both are of the same cap and the same window, and so add up the same rows.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.cap == other.cap && self.window == other.window
+    }
+
+    /// Begins with the usage that another one [like](Self::is_like) this has added up.
+    pub fn go_on_from(&mut self, other: &Self) {
+        (self.settled, self.in_flight) = (other.settled, other.in_flight);
+        self.later.clone_from(&other.later);
+    }
+
     /// Adds usage with this key and date, committed or the transaction's own.
     ///
     /// # Errors
