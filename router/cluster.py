@@ -23,12 +23,14 @@ class Server:
 
     def __init__(self, name, running):
         self.name, self.database, self.port = name, name, free_port()
-        tool("stop", f"router-{name}")
-        running.callback(tool, "stop", f"router-{name}")
-        self.folder = Path(tool("start", f"router-{name}", BIN / "pg_config", str(self.port)))
+        # Those of another check are left alone.
+        cluster = f"router-{Path(sys.argv[0]).name}-{name}"
+        tool("stop", cluster)
+        running.callback(tool, "stop", cluster)
+        self.folder = Path(tool("start", cluster, BIN / "pg_config", str(self.port)))
         self.data = self.folder / "data"
         # Its database has the name of the cluster.
-        self.sql(f'ALTER DATABASE "router-{name}" RENAME TO {name}', database="postgres")
+        self.sql(f'ALTER DATABASE "{cluster}" RENAME TO {name}', database="postgres")
 
     def command(self, user="postgres", database=None):
         return [BIN / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", self.folder, "-p", str(self.port), "-U", user, database or self.database]

@@ -1076,6 +1076,9 @@ BEGIN
     PERFORM credits_routes.be_patient();
     from_xact := credits_routes.expect_rows(m.bucket);
     below_xact := credits_routes.ask_old('SELECT pg_snapshot_xmin(pg_current_snapshot())::text');
+    -- After a crash, a server gives out ids again of which nothing was in its log yet, as those of transactions that were rolled back. This is in the log when it has
+    -- committed, and so is that its id, which is not below, was given out.
+    PERFORM credits_routes.ask_old($s$SELECT set_config('synchronous_commit', 'on', true) || pg_logical_emit_message(true, 'credits_ledger_router', 'copied')$s$);
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
     received := credits_routes.copy_rows(m.bucket, from_xact, below_xact, below_xact, 'infinity');
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
@@ -3459,7 +3462,7 @@ GRANT EXECUTE ON FUNCTION credits.bucket_of(uuid), credits.uuid_v7() TO PUBLIC;
 
 -- Who watches the cluster watches the nodes, as far as they let the role.
 GRANT USAGE ON SCHEMA credits, credits_routes TO pg_monitor;
-GRANT SELECT ON credits.nodes, credits.buckets, credits.checkpoint_lag, credits.hold_counts, credits.stragglers, credits.users_without_checkpoint
+GRANT SELECT ON credits.nodes, credits.buckets, credits.moves, credits.checkpoint_lag, credits.hold_counts, credits.stragglers, credits.users_without_checkpoint
     TO pg_monitor;
 GRANT EXECUTE ON FUNCTION credits.node_of, credits.settlement_statistics, credits.verify_installation, credits_routes.settlement_statistics,
     credits_routes.verify_installation, credits_routes.checkpoint_lag, credits_routes.hold_counts, credits_routes.stragglers,

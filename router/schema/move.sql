@@ -148,6 +148,9 @@ BEGIN
     PERFORM credits_routes.be_patient();
     from_xact := credits_routes.expect_rows(m.bucket);
     below_xact := credits_routes.ask_old('SELECT pg_snapshot_xmin(pg_current_snapshot())::text');
+    -- After a crash, a server gives out ids again of which nothing was in its log yet, as those of transactions that were rolled back. This is in the log when it has
+    -- committed, and so is that its id, which is not below, was given out.
+    PERFORM credits_routes.ask_old($s$SELECT set_config('synchronous_commit', 'on', true) || pg_logical_emit_message(true, 'credits_ledger_router', 'copied')$s$);
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
     received := credits_routes.copy_rows(m.bucket, from_xact, below_xact, below_xact, 'infinity');
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');

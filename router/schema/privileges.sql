@@ -17,7 +17,7 @@ GRANT EXECUTE ON FUNCTION credits.bucket_of(uuid), credits.uuid_v7() TO PUBLIC;
 
 -- Who watches the cluster watches the nodes, as far as they let the role.
 GRANT USAGE ON SCHEMA credits, credits_routes TO pg_monitor;
-GRANT SELECT ON credits.nodes, credits.buckets, credits.checkpoint_lag, credits.hold_counts, credits.stragglers, credits.users_without_checkpoint
+GRANT SELECT ON credits.nodes, credits.buckets, credits.moves, credits.checkpoint_lag, credits.hold_counts, credits.stragglers, credits.users_without_checkpoint
     TO pg_monitor;
 GRANT EXECUTE ON FUNCTION credits.node_of, credits.settlement_statistics, credits.verify_installation, credits_routes.settlement_statistics,
     credits_routes.verify_installation, credits_routes.checkpoint_lag, credits_routes.hold_counts, credits_routes.stragglers,
