@@ -11,7 +11,9 @@ use crate::pg::{privilege, transfer, xact};
 /// `begin_transfer(bucket)`
 pub fn begin_transfer(call: &Call<'_>) -> Result<Answer, LedgerError> {
     require_owner()?;
-    transfer::begin(bucket(call)?);
+    let bucket = bucket(call)?;
+    xact::refuse_if_read_only(c"begin_transfer()");
+    transfer::begin(bucket);
     Ok(Answer::void())
 }
 
@@ -29,6 +31,7 @@ pub fn wait_for_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
 pub fn hold_stripes(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let relations = require_owner()?;
     let bucket = bucket(call)?;
+    xact::refuse_if_read_only(c"hold_stripes()");
     lock_order::wait_for_everything(&relations);
     transfer::hold(bucket);
     Ok(Answer::void())
