@@ -4,7 +4,7 @@ Whatever concerns accounts goes through the router. Notifications do not: each n
 be copied; what follows it has a node restarted, adds one, and moves an account there.
 
 ROUTER_HOST and ROUTER_DATABASE are the router's, PGUSER is the user of router and nodes. SERVERS is a program: `SERVERS restart NODE`
-restarts a node, `SERVERS add NODE` starts one more and tells the router of it. Any surprise ends the program with a status other than 0.
+restarts a node, `SERVERS add NODE` starts one more and tells the router of it, `SERVERS move ACCOUNT NODE` moves the account's bucket there. Any surprise ends the program with a status other than 0.
 """
 
 import asyncio
@@ -109,7 +109,7 @@ async def main():
     )
     listening = asyncio.create_task(listener.run())
     router = await connect_to_router()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(110):
         expect("listening on", sorted([await connected.get(), await connected.get()]), ["node1", "node2"])
 
         # Accounts, until each node has one. Their first purchases are announced by the nodes that have them.
@@ -140,6 +140,16 @@ async def main():
         # A node that is added is listened to before it has an account.
         await servers("add", "node3")
         expect("listening on", await connected.get(), "node3")
+
+        # An account that moves there is announced from there. Its last purchase is refused by nobody: the router waits for the move.
+        account = accounts["node1"]
+        moving = asyncio.create_task(servers("move", str(account), "node3"))
+        await router.execute(buy, account, Decimal(1), f"while-it-moves-{account}")
+        _node, user_id, direction = await heard.get()
+        expect("heard of it, whichever has it", [user_id, direction], [str(account), "up"])
+        await moving
+        await router.execute(spend, account, Decimal(1), f"after-the-move-{account}")
+        expect("heard of node3", await heard.get(), ("node3", str(account), "down"))
     await router.close()
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
