@@ -537,7 +537,7 @@ CREATE FUNCTION credits_routes.classes(moved int DEFAULT NULL, new_node text DEF
         )
         SELECT c.modulus, c.remainder, c.node
         FROM class c
-        LEFT JOIN class larger ON larger.modulus = c.modulus / 2 AND larger.remainder = c.remainder % larger.modulus
+        LEFT JOIN class larger ON larger.modulus = c.modulus / 2 AND larger.remainder = c.remainder % greatest(c.modulus / 2, 1)
         WHERE c.is_whole AND larger.is_whole IS NOT TRUE
     $$;
 COMMENT ON FUNCTION credits_routes.classes(int, text) IS 'The partitions of a routed table, by the map, or with a bucket moved to a node.';
