@@ -2781,6 +2781,9 @@ CREATE FUNCTION credits.start_moving_bucket(bucket int) RETURNS void
     AS $$
 BEGIN
     PERFORM credits.bucket_state(bucket);
+    -- Who holds a bucket waits until all sessions have been told which are about to leave: a commit is seen a moment before that, and readers believe
+    -- what they remember of any other bucket.
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('credits.hold_bucket', 0));
     -- Without a row there is nothing to lock: whoever comes second waits here.
     INSERT INTO credits.bucket_states AS s (bucket, state) VALUES (start_moving_bucket.bucket, 'moving') ON CONFLICT DO NOTHING;
     PERFORM credits.lock_bucket(bucket, '{moving}');

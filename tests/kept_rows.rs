@@ -574,9 +574,10 @@ fn each_row_is_read_once_while_a_bucket_moves() {
 /// There, purged, and back.
 #[test]
 fn a_feed_has_what_came_into_being_on_its_node_wherever_accounts_move() {
-    let db = Database::create();
+    // Whoever has written and is open holds a feed back.
+    let db = Database::create_alone();
     let bucket: i32 = db.connect().value("SELECT credits.bucket_of($1)", &[&user(1)]);
-    let mut nodes = Nodes::create(&[bucket]);
+    let mut nodes = Nodes::beside(db, &[bucket]);
     let mut readers = [nodes.old.connect(), nodes.new.connect()];
     let mut read: [(Option<String>, Vec<String>); 2] = Default::default();
     let mut expected: [Vec<String>; 2] = Default::default();
@@ -604,4 +605,17 @@ fn a_feed_has_what_came_into_being_on_its_node_wherever_accounts_move() {
     for reader in &mut readers {
         reader.assert_sound();
     }
+}
+
+/// A commit is seen before sessions are told what it has changed. Its locks last until they are.
+#[test]
+fn a_bucket_is_held_when_all_have_been_told_that_it_is_about_to_leave() {
+    let db = Database::create_alone();
+    let (mut marking, mut holding) = (db.connect(), db.connect());
+    marking.run("SELECT credits.start_moving_bucket(1)");
+    marking.run("BEGIN; SELECT credits.start_moving_bucket(2)");
+    holding.try_run("SET lock_timeout = '100ms'; SELECT credits.hold_bucket(1)").refused("55P03");
+    marking.run("COMMIT");
+    holding.run("SELECT credits.hold_bucket(1)");
+    holding.run("SELECT credits.hold_bucket(2)");
 }

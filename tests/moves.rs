@@ -26,7 +26,11 @@ pub struct Mover {
 impl Nodes {
     /// The second node has none of these buckets.
     pub fn create(buckets: &[i32]) -> Self {
-        let old = Database::create();
+        Self::beside(Database::create(), buckets)
+    }
+
+    /// The same, of which the first is this one.
+    pub fn beside(old: Database, buckets: &[i32]) -> Self {
         let new = old.create_beside();
         let mut mover = Mover { old: old.connect(), new: new.connect() };
         mover.old.run("SELECT credits.set_node_number(0)");
