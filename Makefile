@@ -295,13 +295,15 @@ router-schema: build ## writes the install script of the router, with a route fo
 	mv $(ROUTER).new $(ROUTER)
 
 .PHONY: check-router
-check-router: built ## three nodes and a router on the server of PG_CONFIG, which has PL/Proxy; buckets move, MOVES=8 of them with kills
+check-router: built ## three nodes and a router on the server of PG_CONFIG, which has PL/Proxy; buckets move, MOVES=5 of them with kills
 	$(private_server)
 	$(call install_into,$$server,$(BUILT)/credits_ledger.so)
 	$(call install_router_into,$$server)
-	router/check
-	router/check-moves
-	router/stress
+	# Each has servers of its own, and waits more than it works.
+	router/check & checks=$$!
+	router/check-moves & checks="$$checks $$!"
+	router/stress & checks="$$checks $$!"
+	for check in $$checks; do wait $$check; done
 
 .PHONY: schema
 schema: ## writes the install script of this version from the built library
