@@ -483,3 +483,17 @@ fn a_commit_that_waited_for_the_stripe_asks_again() {
     assert_eq!(second.balance(user(2)), dec!(14));
     admin.assert_sound();
 }
+
+/// The step alone does not tell: somebody may have set the sequence to a number of another node's.
+#[test]
+fn a_number_that_the_sequence_does_not_go_by_is_not_the_nodes() {
+    let db = Database::create();
+    let mut admin = db.connect();
+    let mut number = |change: &str| {
+        admin.run(change);
+        admin.value::<Option<i32>>("SELECT credits.get_node_number()", &[])
+    };
+    assert_eq!(number("SELECT credits.set_node_number(7)"), Some(7));
+    assert_eq!(number("SELECT setval('credits.credits_transactions_seq_seq', 3 * 1024 + 8)"), None);
+    assert_eq!(number("SELECT credits.set_node_number(7)"), Some(7));
+}
