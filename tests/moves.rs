@@ -449,6 +449,32 @@ fn a_bucket_moves_back_to_a_node_that_keeps_its_rows_or_has_purged_them() {
     }
 }
 
+/// What people have written into holds goes to the new node, and is not kept where erasure would not reach it.
+#[test]
+fn erasure_reaches_what_was_written_into_holds_that_have_left() {
+    let (bucket, accounts) = accounts_of_a_bucket(1);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut admin = nodes.old.connect();
+    admin.grant(accounts[0], dec!(5));
+    admin.run(&format!(
+        "SELECT credits.create_hold('{}', 1, 'of a person', description => 'a secret', metadata => '{{\"a\": \"secret\"}}')",
+        accounts[0]
+    ));
+    nodes.mover.give_away(bucket);
+    let told = "SELECT count(*) FROM credits.bucket_states s WHERE s::text LIKE '%secret%'";
+    assert_eq!(admin.value::<i64>(told, &[]), 0);
+    // A mover that comes back has no more than what is stored.
+    let stored: String = nodes.mover.old.value("SELECT credits.bucket_handover($1)::text", &[&bucket]);
+    nodes.mover.new.run(&format!("SELECT credits.receive_handover({bucket}, '{stored}')"));
+    assert!(nodes.mover.activate(bucket, &stored));
+    let mut at_new = nodes.new.connect();
+    let held = "SELECT concat_ws(', ', h.description, h.metadata) FROM credits.holds h";
+    assert_eq!(at_new.value::<String>(held, &[]), "a secret, {\"a\": \"secret\"}");
+    assert_eq!(at_new.value::<i64>("SELECT credits.redact_account($1)", &[&accounts[0]]), 1);
+    assert_eq!(at_new.value::<String>(held, &[]), "");
+    at_new.assert_sound();
+}
+
 /// A node that has not all rows of the handover does not take the bucket, whatever it has been told, and takes it once it has.
 #[test]
 fn a_bucket_is_not_taken_without_its_last_rows() {

@@ -216,14 +216,18 @@ BEGIN
     PERFORM credits.lock_bucket(bucket, '{moving}');
     result := credits.bucket_handover(bucket);
     PERFORM credits.begin_transfer(bucket);
-    UPDATE credits.bucket_states s SET state = 'elsewhere', copied_from = NULL, copied_to = NULL, received = NULL, handover = result
+    -- Without what erasure must reach, which is on the new node.
+    UPDATE credits.bucket_states s
+    SET state = 'elsewhere', copied_from = NULL, copied_to = NULL, received = NULL,
+        handover = result || jsonb_build_object('holds',
+            (SELECT coalesce(jsonb_agg(h - '{description,metadata}'::text[]), '[]') FROM jsonb_array_elements(result -> 'holds') h))
     WHERE s.bucket = give_away_bucket.bucket;
     PERFORM credits.drop_boundaries(bucket);
     RETURN result;
 END
     $$;
 COMMENT ON FUNCTION credits.give_away_bucket(int) IS
-    'Old node, in the transaction that holds the bucket: says that the bucket is elsewhere, stores bucket_handover and returns it, and deletes holds, limits and caps of the bucket here. The commit '
+    'Old node, in the transaction that holds the bucket: says that the bucket is elsewhere, stores bucket_handover, without the texts of holds, and returns it, and deletes holds, limits and caps of the bucket here. The commit '
     'is the point of no return. Rows of the ledger and what is derived from them stay until purge_bucket. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 -- Whoever has locked one of these rows has changed it, waits for its stripe, and will be refused; the row is nobody's then. Waited for, the two would wait for each other.
@@ -308,10 +312,12 @@ CREATE FUNCTION credits.put_boundaries(bucket int, handover jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
+    -- A handover that was stored has no texts: those of a hold that has been received stay.
     DELETE FROM credits.holds h
-    WHERE credits.bucket_of(h.user_id) = bucket AND NOT EXISTS (SELECT FROM jsonb_populate_recordset(NULL::credits.holds, handover -> 'holds') n WHERE n = h);
+    WHERE credits.bucket_of(h.user_id) = bucket
+      AND NOT EXISTS (SELECT FROM jsonb_array_elements(handover -> 'holds') n WHERE n ->> 'source_id' = h.source_id AND jsonb_populate_record(h, n) = h);
     INSERT INTO credits.holds SELECT n.* FROM jsonb_populate_recordset(NULL::credits.holds, handover -> 'holds') n
-    WHERE NOT EXISTS (SELECT FROM credits.holds h WHERE h = n);
+    WHERE NOT EXISTS (SELECT FROM credits.holds h WHERE h.source_id = n.source_id AND h.user_id = n.user_id);
     DELETE FROM credits.spending_limits l
     WHERE credits.bucket_of(l.user_id) = bucket AND NOT EXISTS (SELECT FROM jsonb_populate_recordset(NULL::credits.spending_limits, handover -> 'limits') n WHERE n = l);
     INSERT INTO credits.spending_limits SELECT n.* FROM jsonb_populate_recordset(NULL::credits.spending_limits, handover -> 'limits') n
