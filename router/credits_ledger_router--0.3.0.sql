@@ -938,12 +938,18 @@ CREATE FUNCTION credits_routes.bucket_key(bucket int) RETURNS bigint
     LANGUAGE sql IMMUTABLE RETURN hashtextextended('credits.move_bucket', 1 + bucket);
 COMMENT ON FUNCTION credits_routes.bucket_key(int) IS 'The advisory lock of whoever moves this bucket; shared by what must not happen meanwhile.';
 
-CREATE FUNCTION credits_routes.holds_key(key bigint) RETURNS boolean
+CREATE FUNCTION credits_routes.key_holder(key bigint) RETURNS int
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid() AND l.objsubid = 1 AND l.mode = 'ExclusiveLock'
-                         AND l.classid::bigint = (key >> 32 & 4294967295) AND l.objid::bigint = (key & 4294967295))
+        SELECT l.pid FROM pg_locks l
+        WHERE l.locktype = 'advisory' AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AND l.objsubid = 1
+          AND l.mode = 'ExclusiveLock' AND l.granted AND l.classid::bigint = (key >> 32 & 4294967295) AND l.objid::bigint = (key & 4294967295)
     $$;
+COMMENT ON FUNCTION credits_routes.key_holder(bigint) IS 'The pid of the session that holds an advisory lock.';
+
+CREATE FUNCTION credits_routes.holds_key(key bigint) RETURNS boolean
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT coalesce(credits_routes.key_holder(key) = pg_backend_pid(), false) $$;
 COMMENT ON FUNCTION credits_routes.holds_key(bigint) IS 'Whether this session holds an advisory lock.';
 
 CREATE FUNCTION credits_routes.open_move() RETURNS credits.moves
@@ -1245,6 +1251,8 @@ COMMENT ON FUNCTION credits_routes.note_move(int, text) IS 'Notes a move, if the
 CREATE FUNCTION credits_routes.begin_moving(moved int, new_node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
+DECLARE
+    mover record;
 BEGIN
     IF moved IS NULL OR new_node IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument bucket or node must not be NULL';
@@ -1255,8 +1263,12 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM credits.buckets) THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'the map is empty', HINT = 'Fill credits.buckets first.';
     ELSIF NOT credits_routes.holds_key(credits_routes.mover_key()) AND NOT pg_try_advisory_lock(credits_routes.mover_key()) THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = 'a bucket is being moved', DETAIL = 'One is moved at a time.',
-            HINT = 'SELECT * FROM credits.moves shows how far it is.';
+        -- A session that was cancelled between two steps keeps the lock until it ends, or calls move_bucket again.
+        SELECT a.pid, a.state INTO mover FROM credits_routes.key_holder(credits_routes.mover_key()) h JOIN pg_stat_activity a ON a.pid = h;
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = 'a bucket is being moved',
+            DETAIL = concat_ws(' ', 'One is moved at a time.', format('The session that moves it has pid %s, and is %s.', mover.pid, mover.state)),
+            HINT = CASE WHEN mover.state LIKE 'idle%' THEN format('It was cancelled. SELECT pg_terminate_backend(%s) ends it; then call move_bucket again.', mover.pid)
+                        ELSE 'SELECT * FROM credits.moves shows how far it is.' END;
     END IF;
     PERFORM credits_routes.close_sessions();
 END
@@ -1374,6 +1386,8 @@ DECLARE
     outcome record;
     is_resumed boolean := true;
 BEGIN
+    -- In a transaction block this fails, before the lock of the session is there, which would outlive the error.
+    COMMIT;
     PERFORM credits_routes.begin_moving(bucket, node);
     LOOP
         COMMIT;
