@@ -303,7 +303,8 @@ const OF_ALL: [(&str, i64, i64); 17] = [
 
 #[test]
 fn what_tells_of_all_accounts_tells_of_those_that_are_here() {
-    let db = Database::create();
+    // Alone: the refreshes must have rows to fold.
+    let db = Database::create_alone();
     let mut admin = node(&db);
     let mut filtered = filtered(&db, &mut admin);
     let count =
@@ -327,7 +328,8 @@ fn what_tells_of_all_accounts_tells_of_those_that_are_here() {
 
 #[test]
 fn what_a_node_keeps_is_verified_and_left_alone_by_jobs() {
-    let db = Database::create();
+    // Alone: the refreshes must have rows to fold.
+    let db = Database::create_alone();
     let mut admin = node(&db);
     // What a prepared transaction has left unannounced is the other node's to announce.
     admin.run(&format!(
