@@ -150,6 +150,6 @@ COMMENT ON FUNCTION credits.transactions_after(text, bigint) IS
     'The ledger read forward: the first "limit" rows (NULL: all) behind a feed_position of an earlier row, or from the beginning,'
     ' in the order of the transactions that inserted them and of seq. It leaves out rows of transactions that are not older than '
     'the oldest open one; a later call returns them. So no row ever belongs before a position that was returned, and each row '
-    'comes once. It waits for nobody. Errors: 22023 for a negative limit and a position that is malformed or of another ledger, '
+    'comes once. It waits for no transaction, and returns nothing that a crash could take back. Errors: 22023 for a negative limit and a position that is malformed or of another ledger, '
     '42501 without SELECT on the ledger. Cost: a few thousand rows read besides the page; where row-level security filters, a '
     'query.';

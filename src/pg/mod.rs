@@ -57,5 +57,6 @@ pub mod transfer;
 pub mod trigger;
 pub mod uuid_v7;
 pub mod value;
+pub mod wal;
 pub mod write;
 pub mod xact;

@@ -266,3 +266,33 @@ fn numbering_goes_on_behind_what_was_there() {
     }
     drop(db);
 }
+
+/// A commit that is not on disk is gone after a crash, and its id is given out again. Whoever reads forward has kept a position by then.
+#[test]
+fn what_the_feed_has_shown_is_on_disk() {
+    let cluster =
+        Cluster::start_with("synchronous_commit = off\nautovacuum = off\nbgwriter_lru_maxpages = 0\n");
+    let db = Database::create_in(&cluster);
+    let name = db.name().to_owned();
+    let mut session = Database::open(&cluster, &name).connect();
+    session.grant(user(1), dec!(100));
+    // Nobody writes the log by the way.
+    let writer: i32 = session.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'", &[]);
+    let paused = cluster.pause(writer);
+    for _ in 0..5 {
+        session.charge(user(1), dec!(1));
+    }
+    let read = "SELECT feed_position FROM credits.transactions_after(NULL, NULL)";
+    let shown: Vec<String> = session.values(read, &[]);
+    let last = shown.last().expect("the feed has rows").clone();
+    cluster.stop(Shutdown::Immediate);
+    drop(paused);
+    cluster.resume();
+    let mut session = Database::open(&cluster, &name).connect();
+    assert_eq!(session.values::<String>(read, &[]), shown);
+    session.charge(user(1), dec!(1));
+    let next: Vec<String> =
+        session.values("SELECT feed_position FROM credits.transactions_after($1, NULL)", &[&last]);
+    assert_eq!(next.len(), 1, "after {last}");
+    drop(db);
+}
