@@ -250,9 +250,11 @@ fn remember(not_here: Buckets) {
     SEEN.set(Some((catalog::ledger_generation(), Snapshot::name_of_active(), not_here)));
 }
 
-/// Has all sessions read the table again when the transaction has committed.
+/// Has all sessions read the table again when the transaction has committed. That it has is on disk before anybody learns of it, also under
+/// `synchronous_commit = off`: another node, which takes a bucket that this one has given away, must not be alone in knowing of it after a crash.
 pub fn announce_change(relations: &Relations) {
     catalog::invalidate_ledger(relations.ledger);
+    xact::commit_to_disk();
 }
 
 /// `bucket_states`, if that is this table.

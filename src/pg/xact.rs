@@ -187,6 +187,12 @@ pub fn wait_for(writer: Writer) {
     }
 }
 
+/// Has the commit wait until it is on disk, whatever `synchronous_commit` says.
+pub fn commit_to_disk() {
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+}
+
 /// Waits for the transaction with this id to end, also for one that is prepared. Not for the caller's own.
 pub fn wait_for_id(id: SubtransactionId) {
     // SAFETY: the id is compared only.

@@ -10,6 +10,7 @@ use std::thread;
 
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::database::PATIENCE;
+use credits_ledger_tests::lifecycle::Paused;
 use credits_ledger_tests::{Database, Decimal, Direction, Session, Shutdown, Uuid, dec, seed, user};
 use postgres::Error;
 use rand::rngs::StdRng;
@@ -267,32 +268,61 @@ fn numbering_goes_on_behind_what_was_there() {
     drop(db);
 }
 
+/// A ledger whose commits are on disk only if they see to it themselves: the process that writes the log by the way stands still.
+struct NotOnDisk {
+    cluster: Arc<Cluster>,
+    db: Database,
+    writer: Paused,
+}
+
+impl NotOnDisk {
+    fn create() -> Self {
+        let cluster =
+            Cluster::start_with("synchronous_commit = off\nautovacuum = off\nbgwriter_lru_maxpages = 0\n");
+        let db = Database::create_in(&cluster);
+        let writer =
+            db.connect().value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'", &[]);
+        let writer = cluster.pause(writer);
+        Self { cluster, db, writer }
+    }
+
+    /// The same ledger after a crash.
+    fn crash(self) -> Database {
+        let name = self.db.name().to_owned();
+        self.cluster.stop(Shutdown::Immediate);
+        drop(self.writer);
+        self.cluster.resume();
+        Database::open(&self.cluster, &name)
+    }
+}
+
 /// A commit that is not on disk is gone after a crash, and its id is given out again. Whoever reads forward has kept a position by then.
 #[test]
 fn what_the_feed_has_shown_is_on_disk() {
-    let cluster =
-        Cluster::start_with("synchronous_commit = off\nautovacuum = off\nbgwriter_lru_maxpages = 0\n");
-    let db = Database::create_in(&cluster);
-    let name = db.name().to_owned();
-    let mut session = Database::open(&cluster, &name).connect();
-    session.grant(user(1), dec!(100));
-    // Nobody writes the log by the way.
-    let writer: i32 = session.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'", &[]);
-    let paused = cluster.pause(writer);
+    let server = NotOnDisk::create();
+    let mut session = server.db.connect();
     for _ in 0..5 {
         session.charge(user(1), dec!(1));
     }
     let read = "SELECT feed_position FROM credits.transactions_after(NULL, NULL)";
     let shown: Vec<String> = session.values(read, &[]);
     let last = shown.last().expect("the feed has rows").clone();
-    cluster.stop(Shutdown::Immediate);
-    drop(paused);
-    cluster.resume();
-    let mut session = Database::open(&cluster, &name).connect();
+    let db = server.crash();
+    let mut session = db.connect();
     assert_eq!(session.values::<String>(read, &[]), shown);
     session.charge(user(1), dec!(1));
     let next: Vec<String> =
         session.values("SELECT feed_position FROM credits.transactions_after($1, NULL)", &[&last]);
     assert_eq!(next.len(), 1, "after {last}");
-    drop(db);
+}
+
+/// Another node acts on what this one has said of a bucket.
+#[test]
+fn what_a_node_says_of_its_buckets_is_on_disk() {
+    let server = NotOnDisk::create();
+    let mut session = server.db.connect();
+    session.run("SELECT credits.disown_buckets('{7}')");
+    let db = server.crash();
+    let state: String = db.connect().value("SELECT credits.bucket_state(7)", &[]);
+    assert_eq!(state, "elsewhere");
 }
