@@ -1,5 +1,6 @@
 //! What moves buckets of accounts from one node to another: the parts of `sql/schema/moves.sql` that SQL has no words for.
 
+use super::arguments::required;
 use crate::engine::lock_order;
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
@@ -49,6 +50,6 @@ fn require_owner() -> Result<Relations, LedgerError> {
 }
 
 fn bucket(call: &Call<'_>) -> Result<u64, LedgerError> {
-    let number = call.integer(Argument(0, "bucket")).ok_or(LedgerError::NullArgument("bucket"))?;
+    let number = required("bucket", call.integer(Argument(0, "bucket")))?;
     u64::try_from(number).ok().filter(|&bucket| bucket < BUCKETS).ok_or(LedgerError::NoBucket(number))
 }

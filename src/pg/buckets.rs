@@ -145,24 +145,27 @@ pub fn is_copied(user: &UserId) -> bool {
 
 /// Whether the transaction removes what is left here of this account, which is another node's by now.
 pub fn is_left_behind(relations: &Relations, user: &UserId) -> bool {
-    transfer::is_any() && left_behind(relations).has(user)
+    transfer::is_any() && is_left(bucket_of(user), &states_now(relations))
 }
 
 /// Whether the transaction removes what is left here of a bucket that is another node's by now.
 pub fn any_left_behind(relations: &Relations) -> bool {
-    transfer::is_any() && !left_behind(relations).is_empty()
+    if !transfer::is_any() {
+        return false;
+    }
+    let states = states_now(relations);
+    (0..BUCKETS).any(|bucket| is_left(bucket, &states))
 }
 
-/// The buckets that the transaction transfers and that are elsewhere.
-fn left_behind(relations: &Relations) -> Buckets {
+/// Whether the transaction transfers the bucket, and that is elsewhere.
+fn is_left(bucket: u64, states: &States) -> bool {
+    transfer::is_begun(bucket) && states.not_here.contains(bucket) && !states.arriving.contains(bucket)
+}
+
+fn states_now(relations: &Relations) -> States {
     catalog::accept_invalidations();
     read_now(relations);
-    let States { not_here, arriving, .. } = STATES.get();
-    let mut left = Buckets::default();
-    let is_left =
-        |&bucket: &u64| transfer::is_begun(bucket) && not_here.contains(bucket) && !arriving.contains(bucket);
-    (0..BUCKETS).filter(is_left).for_each(|bucket| left.insert(bucket));
-    left
+    STATES.get()
 }
 
 /// Refuses to prepare a transaction that has written of accounts that are not here, or about to leave.
