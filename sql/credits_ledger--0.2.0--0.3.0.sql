@@ -2693,12 +2693,7 @@ CREATE FUNCTION credits.owns_bucket(bucket int) RETURNS boolean
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF bucket IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument bucket must not be NULL';
-    ELSIF bucket NOT BETWEEN 0 AND 1023 THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('bucket must be 0 to 1023, not %s', bucket);
-    END IF;
-    RETURN NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.bucket = owns_bucket.bucket AND s.state <> 'moving');
+    RETURN credits.bucket_state(bucket) IN ('here', 'moving');
 END
     $$;
 COMMENT ON FUNCTION credits.owns_bucket(int) IS
