@@ -2,23 +2,6 @@
 
 use credits_ledger_tests::{Database, Refused, Session, dec, user};
 
-/// Everything behind a position, a few rows at a time: the positions and the `source_id`s.
-#[track_caller]
-fn read(session: &mut Session, after: Option<&str>, limit: i64) -> (Option<String>, Vec<String>) {
-    let (mut after, mut read) = (after.map(str::to_owned), Vec::new());
-    loop {
-        let rows = session
-            .query(
-                "SELECT feed_position, source_id FROM credits.transactions_after($1, $2)",
-                &[&after, &limit],
-            )
-            .unwrap();
-        read.extend(rows.iter().map(|row| row.get::<_, String>(1)));
-        let Some(last) = rows.last() else { return (after, read) };
-        after = Some(last.get(0));
-    }
-}
-
 /// What the feed must have: the rows of transactions that are older than every open one.
 fn expected(session: &mut Session) -> Vec<String> {
     session.values(
@@ -58,7 +41,7 @@ fn every_column_is_shown() {
         &[],
     );
     assert_eq!(different, [""; 0]);
-    assert_eq!(read(&mut session, None, 1).1, ["a", "b"]);
+    assert_eq!(session.read_feed(None, 1).1, ["a", "b"]);
 }
 
 #[test]
@@ -118,7 +101,7 @@ fn nothing_comes_before_a_position_that_was_given_out() {
     old.run("BEGIN");
     charge(&mut old, "old");
     charge(&mut young, "young");
-    let (position, first) = read(&mut reader, None, 1);
+    let (position, first) = reader.read_feed(None, 1);
     assert_eq!(first, ["before"]);
     // Neither does a savepoint's number count, nor a reader.
     old.run("SAVEPOINT s");
@@ -126,14 +109,14 @@ fn nothing_comes_before_a_position_that_was_given_out() {
     old.run("RELEASE s");
     let mut idle = db.connect();
     idle.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM credits.balances");
-    assert_eq!(read(&mut reader, position.as_deref(), 1).1, [""; 0]);
+    assert_eq!(reader.read_feed(position.as_deref(), 1).1, [""; 0]);
     old.run("COMMIT");
-    let (_, then) = read(&mut reader, position.as_deref(), 1);
+    let (_, then) = reader.read_feed(position.as_deref(), 1);
     assert_eq!(then, ["old", "old, in a savepoint", "young"]);
     // An old snapshot goes on as it was.
-    assert_eq!(read(&mut idle, None, 10).1, ["before"]);
+    assert_eq!(idle.read_feed(None, 10).1, ["before"]);
     idle.run("COMMIT");
-    assert_eq!(read(&mut idle, None, 1).1, expected(&mut reader));
+    assert_eq!(idle.read_feed(None, 1).1, expected(&mut reader));
 }
 
 /// One of another database counts, too: its id was given out by the same server.
@@ -148,10 +131,10 @@ fn prepared_transactions_are_open() {
         charge(&mut session, "prepared");
         session.run("PREPARE TRANSACTION 'p'");
         charge(&mut writer, &format!("after, {is_here}"));
-        let (position, before) = read(&mut reader, None, 100);
+        let (position, before) = reader.read_feed(None, 100);
         assert!(!before.contains(&format!("after, {is_here}")));
         database.connect().run("COMMIT PREPARED 'p'");
-        let (_, then) = read(&mut reader, position.as_deref(), 100);
+        let (_, then) = reader.read_feed(position.as_deref(), 100);
         let own = if is_here { vec!["prepared".to_owned()] } else { Vec::new() };
         assert_eq!(then, [own, vec![format!("after, {is_here}")]].concat());
     }
@@ -162,12 +145,12 @@ fn own_rows_come_when_they_are_committed() {
     let db = Database::create_alone();
     let mut session = db.connect();
     for level in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
-        let (position, _) = read(&mut session, None, 10);
+        let (position, _) = session.read_feed(None, 10);
         session.run(&format!("BEGIN ISOLATION LEVEL {level}"));
         charge(&mut session, level);
-        assert_eq!(read(&mut session, position.as_deref(), 10).1, [""; 0]);
+        assert_eq!(session.read_feed(position.as_deref(), 10).1, [""; 0]);
         session.run("COMMIT");
-        assert_eq!(read(&mut session, position.as_deref(), 10).1, [level]);
+        assert_eq!(session.read_feed(position.as_deref(), 10).1, [level]);
     }
 }
 
@@ -205,7 +188,7 @@ fn pages_of_any_size_have_each_row_once() {
     assert_eq!(expected.len(), 40_000 + 134 + 20 * 301);
     let in_pages = |session: &mut Session, limits: &[i64]| {
         for &limit in limits {
-            assert!(read(session, None, limit).1 == expected, "in pages of {limit}");
+            assert!(session.read_feed(None, limit).1 == expected, "in pages of {limit}");
         }
         let all: Vec<String> =
             session.values("SELECT source_id FROM credits.transactions_after(NULL, NULL)", &[]);
@@ -236,26 +219,26 @@ fn privileges_and_policies_are_the_callers() {
     let error = tenant.try_run("SELECT * FROM credits.transactions_after()").refused("42501");
     assert_eq!(error.message(), "permission denied for table credits_transactions");
     admin.run(&format!("GRANT SELECT ON credits.credits_transactions TO {role}"));
-    assert_eq!(read(&mut tenant, None, 1).1.len(), 3);
+    assert_eq!(tenant.read_feed(None, 1).1.len(), 3);
     admin.run(&format!(
         "ALTER TABLE credits.credits_transactions ENABLE ROW LEVEL SECURITY;
          CREATE POLICY own ON credits.credits_transactions USING (user_id = '{}')",
         user(1)
     ));
-    let (position, own) = read(&mut tenant, None, 1);
+    let (position, own) = tenant.read_feed(None, 1);
     assert_eq!(own.len(), 2);
-    assert_eq!(read(&mut tenant, None, 10).1, own);
+    assert_eq!(tenant.read_feed(None, 10).1, own);
     admin.charge(user(2), dec!(1));
     admin.charge(user(1), dec!(1));
-    assert_eq!(read(&mut tenant, position.as_deref(), 10).1.len(), 1);
+    assert_eq!(tenant.read_feed(position.as_deref(), 10).1.len(), 1);
     // The same position serves whoever sees more.
-    assert_eq!(read(&mut admin, position.as_deref(), 10).1.len(), 2);
+    assert_eq!(admin.read_feed(position.as_deref(), 10).1.len(), 2);
     // Nor does it pass an open transaction.
     let mut open = db.connect();
     open.run("BEGIN");
     charge(&mut open, "open");
     admin.charge(user(1), dec!(1));
-    assert_eq!(read(&mut tenant, None, 10).1.len(), 3);
+    assert_eq!(tenant.read_feed(None, 10).1.len(), 3);
 }
 
 /// A serializable transaction that reads the feed fails nobody's insert.
@@ -266,13 +249,13 @@ fn readers_do_not_get_in_the_way_of_serializable_inserts() {
     charge(&mut writer, "a");
     reader.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
     writer.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
-    assert_eq!(read(&mut reader, None, 10).1, ["a"]);
+    assert_eq!(reader.read_feed(None, 10).1, ["a"]);
     charge(&mut writer, "b");
     charge(&mut reader, "c");
-    assert_eq!(read(&mut writer, None, 10).1, ["a"]);
+    assert_eq!(writer.read_feed(None, 10).1, ["a"]);
     writer.run("COMMIT");
     reader.run("COMMIT");
-    assert_eq!(read(&mut reader, None, 10).1, expected(&mut writer));
+    assert_eq!(reader.read_feed(None, 10).1, expected(&mut writer));
 }
 
 /// The owner may make a ledger anew; its positions are not the old one's.
@@ -281,12 +264,12 @@ fn an_extension_made_anew_has_positions_of_its_own() {
     let db = Database::create_alone();
     let mut session = db.connect();
     charge(&mut session, "a");
-    let (position, _) = read(&mut session, None, 10);
+    let (position, _) = session.read_feed(None, 10);
     session.run(
         "SET credits_ledger.allow_drop = on; DROP EXTENSION credits_ledger; CREATE EXTENSION credits_ledger",
     );
     charge(&mut session, "a");
     let after = format!("SELECT * FROM credits.transactions_after('{}')", position.unwrap());
     session.try_run(&after).refused("22023");
-    assert_eq!(read(&mut session, None, 10).1, ["a"]);
+    assert_eq!(session.read_feed(None, 10).1, ["a"]);
 }

@@ -120,22 +120,6 @@ fn a_class_is_whole_or_refused() {
     }
 }
 
-/// What the feed shows, a few rows at a time: where it ends, and the `source_id`s.
-fn feed(session: &mut Session, after: Option<String>, limit: i64) -> (Option<String>, Vec<String>) {
-    let (mut after, mut read) = (after, Vec::new());
-    loop {
-        let rows = session
-            .query(
-                "SELECT feed_position, source_id FROM credits.transactions_after($1, $2)",
-                &[&after, &limit],
-            )
-            .unwrap();
-        read.extend(rows.iter().map(|row| row.get::<_, String>(1)));
-        let Some(last) = rows.last() else { return (after, read) };
-        after = Some(last.get(0));
-    }
-}
-
 /// Copies rows that the other node has not, in transactions of a few rows, as a move does.
 fn copy_missing(from: &mut Session, to: &mut Session, account: u32) -> usize {
     let there: Vec<Uuid> = to.values("SELECT id FROM credits.credits_transactions", &[]);
@@ -178,12 +162,12 @@ fn the_feeds_of_all_nodes_have_each_row_once() {
         expected.push(name.to_owned());
     };
     born(&mut a, "at a");
-    let (position_a, mut read_a) = feed(&mut a, None, 7);
+    let (position_a, mut read_a) = a.read_feed(None, 7);
     assert_eq!(copy_missing(&mut a, &mut b, 1), 16);
-    assert_eq!(feed(&mut b, None, 7).1, [""; 0]);
+    assert_eq!(b.read_feed(None, 7).1, [""; 0]);
     born(&mut b, "at b");
     born(&mut b, "at b again");
-    let (position_b, mut read_b) = feed(&mut b, None, 1);
+    let (position_b, mut read_b) = b.read_feed(None, 1);
     assert_eq!(read_b, ["at b", "at b again"]);
     assert_eq!(copy_missing(&mut b, &mut a, 1), 2);
     born(&mut a, "back at a");
@@ -193,11 +177,11 @@ fn the_feeds_of_all_nodes_have_each_row_once() {
     {
         a.run(&statement);
     }
-    read_a.extend(feed(&mut a, position_a, 2).1);
+    read_a.extend(a.read_feed(position_a.as_deref(), 2).1);
     assert_eq!(copy_missing(&mut b, &mut a, 1), 2);
-    read_b.extend(feed(&mut b, position_b, 2).1);
+    read_b.extend(b.read_feed(position_b.as_deref(), 2).1);
     let mut read: Vec<String> = [read_a, read_b].concat();
-    assert_eq!(feed(&mut a, None, 1000).1.len(), 31 - 2 + 1);
+    assert_eq!(a.read_feed(None, 1000).1.len(), 31 - 2 + 1);
     // Whoever sees a part of the rows reads them by a query.
     let name = old.create_role("reader");
     a.run(&format!(
@@ -206,7 +190,7 @@ fn the_feeds_of_all_nodes_have_each_row_once() {
          CREATE POLICY one ON credits.credits_transactions TO {name} USING (user_id = '{}')",
         user(1)
     ));
-    let seen = feed(&mut old.connect_as(&name), None, 5).1;
+    let seen = old.connect_as(&name).read_feed(None, 5).1;
     assert_eq!(seen.len(), 14 + 1);
     assert!(!seen.contains(&"at b".to_owned()) && seen.contains(&"back at a".to_owned()));
     read.sort();
@@ -590,7 +574,7 @@ fn a_feed_has_what_came_into_being_on_its_node_wherever_accounts_move() {
             .run(&format!("SELECT credits.create_transaction('{}', 'admin_grant', 1, '{source}')", user(1)));
         expected[at].push(source);
         for (reader, (position, read)) in readers.iter_mut().zip(&mut read) {
-            let (after, new) = feed(reader, position.take(), 2);
+            let (after, new) = reader.read_feed(position.as_deref(), 2);
             *position = after;
             read.extend(new);
         }

@@ -1,6 +1,7 @@
 //! Harness of the tests from outside: a throwaway cluster, a database for each test, and sessions that can be stepped.
 //!
 //! - [`cluster`]: the one Postgres cluster of a test process, started on first use and removed however the process ends
+//! - [`functions`]: functions that tests of all functions treat apart
 //! - [`lifecycle`]: what happens to a cluster's server: stopped, killed, copied, promoted
 //! - [`contents`]: what a ledger holds, to be compared with a copy of it
 //! - [`database`]: a database with the extension for one test, and who is waiting for whom in it
@@ -21,6 +22,8 @@ pub mod cluster;
 pub mod contents;
 #[path = "harness/database.rs"]
 pub mod database;
+#[path = "harness/functions.rs"]
+pub mod functions;
 #[path = "harness/lifecycle.rs"]
 pub mod lifecycle;
 #[path = "harness/listener.rs"]

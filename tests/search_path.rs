@@ -1,6 +1,7 @@
 //! Whoever can create objects ahead in someone's search_path has no say in what the ledger runs for them.
 
 use credits_ledger_tests::cluster::SUPERUSER;
+use credits_ledger_tests::functions::OF_A_MOVE;
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 use postgres::error::SqlState;
 
@@ -43,35 +44,12 @@ fn calls(session: &mut Session) -> Vec<String> {
          WHERE pronamespace = 'credits'::regnamespace AND prokind = 'f' AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype)
            -- Refused by Postgres 14, which has no views that run for who reads them.
            AND (proname <> 'make_class_views' OR current_setting('server_version_num')::int >= 150000)
+           -- Called in the order of a move, below.
            AND proname <> ALL ($2)
          ORDER BY 2, 1",
         &[&user(1).to_string(), &&OF_A_MOVE[..]],
     )
 }
-
-/// Called in the order of a move, below.
-const OF_A_MOVE: [&str; 20] = [
-    "activate_bucket",
-    "begin_transfer",
-    "bucket_handover",
-    "drop_boundaries",
-    "expect_bucket",
-    "give_away_bucket",
-    "hold_bucket",
-    "hold_stripes",
-    "holds_stripes",
-    "lock_bucket",
-    "purge_bucket",
-    "put_boundaries",
-    "receive_handover",
-    "receive_transactions",
-    "refuse_prepared",
-    "require_handover",
-    "return_bucket",
-    "start_moving_bucket",
-    "stop_moving_bucket",
-    "wait_for_transaction",
-];
 
 /// A bucket is given away, purged and taken again.
 fn a_move() -> Vec<String> {

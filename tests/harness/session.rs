@@ -164,6 +164,23 @@ impl Session {
         self.value("SELECT credits.get_user_balance($1)", &[&user])
     }
 
+    /// What the feed has behind a position, a few rows at a time: where it ends, and the `source_id`s.
+    #[track_caller]
+    pub fn read_feed(&mut self, after: Option<&str>, limit: i64) -> (Option<String>, Vec<String>) {
+        let (mut after, mut read) = (after.map(str::to_owned), Vec::new());
+        loop {
+            let rows = self
+                .query(
+                    "SELECT feed_position, source_id FROM credits.transactions_after($1, $2)",
+                    &[&after, &limit],
+                )
+                .unwrap();
+            read.extend(rows.iter().map(|row| row.get::<_, String>(1)));
+            let Some(last) = rows.last() else { return (after, read) };
+            after = Some(last.get(0));
+        }
+    }
+
     /// Deletes checkpoints by this statement, and sees to it that the commit does not make them anew.
     #[track_caller]
     pub fn lose_checkpoints(&mut self, deletion: &str) {

@@ -17,36 +17,16 @@ pub const CREATE: &str = "create_transaction";
 pub const REVERSE: &str = "reverse_transaction";
 
 /// Not called: they are about buckets, and how a node numbers rows. `buckets`, `kept_rows` and `moves` in the target `ledger` have bad values of theirs.
-pub const SHAPE_THE_NODE: [&str; 29] = [
-    "activate_bucket",
-    "begin_transfer",
+pub const SHAPE_THE_NODE: [&str; 9] = [
     "bucket_digest",
-    "bucket_handover",
     "bucket_state",
     "bucket_transactions",
     "disown_buckets",
-    "drop_boundaries",
-    "expect_bucket",
     "get_ledger",
-    "give_away_bucket",
-    "hold_bucket",
-    "hold_stripes",
-    "holds_stripes",
-    "lock_bucket",
     "make_class_views",
     "own_buckets",
-    "purge_bucket",
-    "put_boundaries",
-    "receive_handover",
-    "receive_transactions",
-    "refuse_prepared",
     "require_class",
-    "require_handover",
-    "return_bucket",
     "set_node_number",
-    "start_moving_bucket",
-    "stop_moving_bucket",
-    "wait_for_transaction",
 ];
 
 /// A function of the extension.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use postgres::{Client, Statement};
 use uuid::Uuid;
 
-use super::{Bench, Contender, Line, latency_of, seconds};
+use super::{Bench, Contender, Line, copy, latency_of, seconds};
 use crate::nodes::Nodes;
 use crate::report::Bound::{AtLeast, AtMost};
 use crate::report::{Measured, Ratio, Side};
@@ -145,13 +145,6 @@ END $$;
 ";
 
 fn copy(bench: &Bench) -> Result<Measured> {
-    let rows: u32 = bench.scale(300_000, 20_000);
-    let file = bench.server.file("rows.txt");
-    let make = format!(
-        "COPY (SELECT {}, 'usage', 0.000734, gen_random_uuid(), 'chat completion' FROM generate_series(1, {rows}) AS i) \
-         TO '{file}'",
-        user("(1 + i % 1000 * 7919 % 1000)")
-    );
     let nodes = Nodes::start(bench, 3)?;
     for mut node in nodes.connect()? {
         node.batch_execute(BARE_NODE)?;
@@ -161,19 +154,7 @@ fn copy(bench: &Bench) -> Result<Measured> {
         for schema in ["credits", "bare"] {
             router.batch_execute(&purchases(schema))?;
         }
-        let contender = |(side, schema): (&'static str, &str)| -> Contender {
-            let make = &make;
-            let copy = format!(
-                "COPY {schema}.credits_transactions (user_id, transaction_type, amount, source_id, description) FROM '{file}'"
-            );
-            let sample = move || {
-                let mut client = bench.server.connect(database)?;
-                client.batch_execute(make)?;
-                Ok(f64::from(rows) / seconds(|| Ok(client.batch_execute(&copy)?))?)
-            };
-            (side, Box::new(sample))
-        };
-        bench.alternate("rows/s", [("bare", "bare"), ("ledger", "credits")].map(contender).into())
+        copy::compare(bench, database, bench.scale(300_000, 20_000))
     })
 }
 

@@ -1,0 +1,25 @@
+//! Functions that tests of all functions treat apart.
+
+/// Those that move a bucket of accounts, which go together and in an order.
+pub const OF_A_MOVE: [&str; 20] = [
+    "activate_bucket",
+    "begin_transfer",
+    "bucket_handover",
+    "drop_boundaries",
+    "expect_bucket",
+    "give_away_bucket",
+    "hold_bucket",
+    "hold_stripes",
+    "holds_stripes",
+    "lock_bucket",
+    "purge_bucket",
+    "put_boundaries",
+    "receive_handover",
+    "receive_transactions",
+    "refuse_prepared",
+    "require_handover",
+    "return_bucket",
+    "start_moving_bucket",
+    "stop_moving_bucket",
+    "wait_for_transaction",
+];
