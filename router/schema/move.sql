@@ -35,28 +35,26 @@ CREATE FUNCTION credits_routes.set_move_state(new_state text) RETURNS void
 COMMENT ON FUNCTION credits_routes.set_move_state(text) IS 'Notes how far the move is.';
 
 -- The mover's two sessions stay from step to step.
-CREATE FUNCTION credits_routes.ask_old(query text) RETURNS text
+CREATE FUNCTION credits_routes.ask_in_move(session text, node text, query text) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF NOT credits_routes.session_is_open('credits_ledger_old') THEN
-        PERFORM credits_routes.open_session('credits_ledger_old', (credits_routes.open_move()).from_node);
+    IF NOT credits_routes.session_is_open(session) THEN
+        PERFORM credits_routes.open_session(session, node);
     END IF;
-    RETURN (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_old', query) a (answer));
+    RETURN (SELECT a.answer FROM credits_routes.ask_session(session, query) a (answer));
 END
     $$;
+COMMENT ON FUNCTION credits_routes.ask_in_move(text, text, text) IS 'What a node answers in a session of the mover, which is opened if need be.';
+
+CREATE FUNCTION credits_routes.ask_old(query text) RETURNS text
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT credits_routes.ask_in_move('credits_ledger_old', (credits_routes.open_move()).from_node, query) $$;
 COMMENT ON FUNCTION credits_routes.ask_old(text) IS 'What the old node answers.';
 
 CREATE FUNCTION credits_routes.ask_new(query text) RETURNS text
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-    AS $$
-BEGIN
-    IF NOT credits_routes.session_is_open('credits_ledger_new') THEN
-        PERFORM credits_routes.open_session('credits_ledger_new', (credits_routes.open_move()).to_node);
-    END IF;
-    RETURN (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_new', query) a (answer));
-END
-    $$;
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT credits_routes.ask_in_move('credits_ledger_new', (credits_routes.open_move()).to_node, query) $$;
 COMMENT ON FUNCTION credits_routes.ask_new(text) IS 'What the new node answers.';
 
 CREATE FUNCTION credits_routes.close_sessions() RETURNS void
@@ -68,9 +66,12 @@ COMMENT ON FUNCTION credits_routes.close_sessions() IS 'Ends the mover''s sessio
 CREATE FUNCTION credits_routes.be_patient() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
+DECLARE
+    timeouts constant text :=
+        $s$SELECT set_config('lock_timeout', '10s', false) || set_config('statement_timeout', '0', false) || set_config('idle_in_transaction_session_timeout', '60s', false)$s$;
 BEGIN
-    PERFORM credits_routes.ask_old($s$SELECT set_config('lock_timeout', '10s', false) || set_config('statement_timeout', '0', false) || set_config('idle_in_transaction_session_timeout', '60s', false)$s$);
-    PERFORM credits_routes.ask_new($s$SELECT set_config('lock_timeout', '10s', false) || set_config('statement_timeout', '0', false) || set_config('idle_in_transaction_session_timeout', '60s', false)$s$);
+    PERFORM credits_routes.ask_old(timeouts);
+    PERFORM credits_routes.ask_new(timeouts);
 END
     $$;
 COMMENT ON FUNCTION credits_routes.be_patient() IS 'Has the mover''s sessions wait for locks: nobody waits for them.';
