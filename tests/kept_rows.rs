@@ -1,6 +1,6 @@
 //! What readers see of a node that keeps rows of buckets which have left it, and has rows of buckets that are arriving.
 
-use crate::moves::{Mover, Nodes};
+use credits_ledger_tests::nodes::{Mover, Nodes};
 use credits_ledger_tests::{Database, Refused, Session, Uuid, correction, dec, user};
 
 /// A state of a user's bucket.

@@ -9,6 +9,7 @@
 //! - [`stepping`]: a session in the background, or held in the middle of its commit
 //! - [`clock`]: a server whose clock a test sets
 //! - [`listener`]: the notifications of a database, in order
+//! - [`nodes`]: two nodes, and who moves buckets of accounts between them
 //! - [`racing`]: a client among others, some of which are killed
 //! - [`random`]: the seed that repeats a random test
 //! - [`refusal`]: what the SQLSTATE and message of an error must be
@@ -28,6 +29,8 @@ pub mod functions;
 pub mod lifecycle;
 #[path = "harness/listener.rs"]
 pub mod listener;
+#[path = "harness/nodes.rs"]
+pub mod nodes;
 #[path = "harness/racing.rs"]
 pub mod racing;
 #[path = "harness/random.rs"]
