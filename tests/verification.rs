@@ -104,6 +104,8 @@ fn every_kind_of_damage_is_found() {
         "overdraft_limit = 'Infinity'",
         "thresholds = NULL, thresholds_below = NULL, thresholds_crossed_at = NULL",
         "thresholds = '{-1, 3, 8}'",
+        "thresholds = '{NaN, 3}'",
+        "thresholds = '{NULL, 3}'",
         "thresholds = '{-1, 3}', thresholds_crossed_at = '{NULL, NULL}'",
         "thresholds_below = thresholds_below + 1",
         "thresholds_below = NULL",

@@ -176,7 +176,8 @@ fn decode(user: &UserId, row: &Row<'_, Checkpoints>, relations: &Relations) -> R
 fn announced(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<Announced, LedgerError> {
     let thresholds = match row.get(relations.boundary_columns()?.thresholds) {
         None => Vec::new(),
-        Some(balances) => thresholds(row, relations, &balances)?,
+        Some(Ok(balances)) => thresholds(row, relations, &balances)?,
+        Some(Err(_)) => return Err(LedgerError::MalformedCheckpoint(row.get(checkpoints::USER_ID))),
     };
     Ok(Announced {
         is_positive: row.get(checkpoints::IS_POSITIVE),

@@ -5,6 +5,7 @@ mod hint;
 use ledger::caps::{CapRefusal, MOST_CAPS};
 use ledger::credits::{AmountError, Credits, SumOutOfRange};
 use ledger::id::{TransactionId, UserId};
+use ledger::numeric::DecodeError;
 use ledger::reversal::Refusal;
 use ledger::transaction_type::TransactionType;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -254,6 +255,9 @@ pub enum LedgerError {
     /// A checkpoint row that the engine cannot have written.
     #[error("the checkpoint of user {0} is malformed")]
     MalformedCheckpoint(UserId),
+    /// A number that somebody has written into a derived table by hand, and what it should have been.
+    #[error("a stored {0} is no number of credits: {1}")]
+    StoredNumber(&'static str, DecodeError),
     /// The extension is not installed in this database.
     #[error("credits_ledger is not installed in this database")]
     NotInstalled,
@@ -481,7 +485,7 @@ impl LedgerError {
                 PgSqlErrorCode::ERRCODE_CHECK_VIOLATION
             }
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-            Self::MalformedCheckpoint(_) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            Self::MalformedCheckpoint(_) | Self::StoredNumber(..) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NotOwner => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::OtherResultType => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,

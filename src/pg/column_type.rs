@@ -15,6 +15,7 @@ use super::column::Layout;
 use super::column_value::ColumnValue;
 use super::row::Row;
 use super::{array, numeric};
+use crate::error::LedgerError;
 
 /// How a column is read.
 pub trait ColumnType {
@@ -196,7 +197,7 @@ impl StoredType for Credits {
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
         // SAFETY: a numeric.
         unsafe { numeric::from_datum(datum) }
-            .unwrap_or_else(|error| error!("a stored amount is no number of credits: {error}"))
+            .unwrap_or_else(|error| LedgerError::StoredNumber("amount", error).raise())
     }
 }
 
@@ -210,19 +211,18 @@ impl StoredType for Overdraft {
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
         // SAFETY: a numeric.
         unsafe { numeric::overdraft(datum) }
-            .unwrap_or_else(|error| error!("a stored limit is no number of credits: {error}"))
+            .unwrap_or_else(|error| LedgerError::StoredNumber("limit", error).raise())
     }
 }
 
-/// A `numeric[]` of sums of credits. Reading it raises an error if one is none.
+/// A `numeric[]` of sums of credits; the error is of one that is none.
 impl StoredType for Vec<Credits> {
     const OID: pg_sys::Oid = pg_sys::NUMERICARRAYOID;
-    type Value<'row> = Self;
+    type Value<'row> = Result<Self, LedgerError>;
 
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
         // SAFETY: an array of this type.
-        unsafe { array::credits(datum) }
-            .unwrap_or_else(|error| error!("a stored threshold is no number of credits: {error}"))
+        unsafe { array::credits(datum) }.map_err(|error| LedgerError::StoredNumber("threshold", error))
     }
 }
 
