@@ -3037,7 +3037,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument handover must not be NULL';
     ELSIF jsonb_typeof(handover) <> 'object' OR jsonb_typeof(handover -> 'accounts') IS DISTINCT FROM 'array' OR jsonb_typeof(handover -> 'holds') IS DISTINCT FROM 'array'
           OR jsonb_typeof(handover -> 'limits') IS DISTINCT FROM 'array' OR jsonb_typeof(handover -> 'caps') IS DISTINCT FROM 'array'
-          OR handover ->> 'ledger' IS NULL OR handover ->> 'position' IS NULL THEN
+          OR handover ->> 'ledger' IS NULL OR (handover ->> 'position' ~ '^[0-9]{1,19}$') IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'argument handover must be what bucket_handover has returned';
     ELSIF EXISTS (SELECT FROM unnest(ARRAY['accounts', 'holds', 'limits', 'caps']) of, jsonb_array_elements(handover -> of) a
                   WHERE credits.bucket_of((a ->> 'user_id')::uuid) IS DISTINCT FROM bucket) THEN
@@ -3104,7 +3104,7 @@ BEGIN
     SELECT a.user_id INTO differing
     FROM credits.refresh_checkpoints_bulk(coalesce(users, '{}')) b
     RIGHT JOIN jsonb_populate_recordset(NULL::credits.user_balance_checkpoints, handover -> 'accounts') a ON a.user_id = b.user_id
-    WHERE a.balance <> coalesce(b.balance, 0)
+    WHERE a.balance IS DISTINCT FROM coalesce(b.balance, 0)
     ORDER BY a.user_id LIMIT 1;
     IF differing IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('account %s of bucket %s has not the balance of the handover', differing, bucket),

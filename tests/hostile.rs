@@ -5,6 +5,7 @@
 //! - [`credit`]: bad holds, charges and limits, one by one
 //! - [`caps`]: bad spend caps, and odd ones
 //! - [`functions`]: calls of all functions that the catalog has, with such values
+//! - [`moves`]: the functions that move buckets between two nodes, with bad values and out of order
 //! - [`rows`]: rows to record, whole or spoilt, by every way to record them
 //! - [`settings`]: good and bad settings, and tables that labels cannot come from
 //! - [`verdict`]: whether an answer is as it must be
@@ -18,6 +19,8 @@ mod caps;
 mod credit;
 #[path = "hostile/functions.rs"]
 mod functions;
+#[path = "hostile/moves.rs"]
+mod moves;
 #[path = "hostile/rows.rs"]
 mod rows;
 #[path = "hostile/sessions.rs"]

@@ -64,7 +64,7 @@ pub fn database() -> (Database, Session) {
 }
 
 /// All that there is.
-fn everything(session: &mut Session) -> String {
+pub fn everything(session: &mut Session) -> String {
     let tables = [
         "credits_transactions",
         "holds",

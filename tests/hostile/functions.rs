@@ -16,7 +16,7 @@ pub const CREATE: &str = "create_transaction";
 /// Called as [`crate::rows::reverse`] has it, too: of what is there, depends on what is left.
 pub const REVERSE: &str = "reverse_transaction";
 
-/// Not called: they are about buckets, and how a node numbers rows. `buckets`, `kept_rows` and `moves` in the target `ledger` have bad values of theirs.
+/// Not called: they are about buckets, and how a node numbers rows. [`crate::moves`] has bad values of theirs, and `buckets` and `kept_rows` in the target `ledger`.
 pub const SHAPE_THE_NODE: [&str; 9] = [
     "bucket_digest",
     "bucket_state",
