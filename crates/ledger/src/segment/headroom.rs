@@ -1,23 +1,24 @@
 //! How much a user can be charged and granted before a settlement needs to look at its balance.
 //!
-//! Most settlements find a balance far from every boundary, and publish how far. From then on settlements count what they charge
-//! and what they grant. While both counts stay below what was published, the balance stays on its level, whatever commits and
-//! whatever rolls back: a settlement needs to read nothing. One whose counts reach a limit looks again. This is the escrow method
-//! (O'Neil, "The Escrow Transactional Method", ACM TODS 11, 1986). It does not decide who may spend; it says that there is nothing
-//! to decide.
+//! Most settlements find a balance far from every boundary, and publish how far, as a ceiling for each of two counts. From then on
+//! settlements count what they charge and what they grant. While both counts stay below their ceilings, the balance stays on its
+//! level, whatever commits and whatever rolls back: a settlement needs to read nothing. One whose counts reach a ceiling looks again.
+//! This is the escrow method (O'Neil, "The Escrow Transactional Method", ACM TODS 11, 1986). It does not decide who may spend; it
+//! says that there is nothing to decide.
 //!
 //! A transaction counts after it has inserted its rows, while it shares the stripe, and before it looks at anything. A pass over the
 //! delta that begins after that meets the rows. So a charge that a pass does not meet is counted after the count that the pass has
-//! begun with, and so is a grant. Those charges may take what is left above the boundary below if all charges that the pass has met
-//! in flight commit, and no grant does. Those grants may take what is left under the boundary above if all grants in flight commit,
-//! and no charge does. Own rows are not in flight, and may roll back as well: own grants are taken out of the one, own charges out of
-//! the other. Counts only grow, and what is rolled back stays counted, so a limit holds for good.
+//! begun with, and so is a grant. At worst all charges that the pass has met in flight commit, and no grant does: what is then left
+//! above the boundary below is for charges that the pass has not met. What is left under the boundary above, if all grants in flight
+//! commit and no charge does, is for grants that it has not met. The settlement's own rows are not in flight, and may roll back as
+//! well: its grants are taken out of the one, its charges out of the other. Counts only grow, and what is rolled back stays counted,
+//! so a ceiling is true for good on its level.
 //!
-//! Everyone compares both counts, whichever side it wrote: a crossing takes one of them to its limit, and then neither limit is true
-//! any more. So a crossing voids them without a word. For the same reason the two are replaced together and never merged: a limit
-//! above that was published on one level is not true of the next one.
+//! Everyone compares both counts, whichever side it wrote: a crossing takes one of them to its ceiling, and then neither ceiling is
+//! true any more. So a crossing ends both, and nobody has to void them. For the same reason the two are replaced together and never
+//! merged: a ceiling of grants that was published on one level is not true of the next one.
 //!
-//! A third word is for users that must be covered: what they may be charged until what is available could fall below the limit. A
+//! A third ceiling is for users that must be covered: until the count of charges reaches it, available cannot fall below the limit. A
 //! crossing changes nothing about it, and so it stays while the other two are replaced. It is the highest that was published.
 //!
 //! `models/levels.pml` explores the first two, `models/holds.pml` the third, `models/caps.pml` what spend caps leave of each.
@@ -128,15 +129,15 @@ impl Cover {
     }
 }
 
-/// The limits up to which settlements need not look at a user. A limit of 0 says nothing.
+/// The ceilings below which settlements need not look at a user. A ceiling of 0 says nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headroom {
-    /// The balance is above the next boundary below, and no spend cap is reached that was not announced, while the count of charges is below
-    /// this,
+    /// While the count of charges is below this, the balance is above the nearest boundary below, and every spend cap that is reached has
+    /// been announced.
     pub(super) charged_until: u64,
-    /// and not above the next one above while the count of grants is below this.
+    /// While the count of grants is below this, the balance is not above the nearest boundary above.
     pub(super) granted_until: u64,
-    /// What is available is at least the limit while the count of charges is below this.
+    /// While the count of charges is below this, available is at or above the limit.
     pub(super) covered_until: u64,
     /// The count of rows at which the checkpoint covered every row.
     pub(super) rows_folded: u64,

@@ -32,8 +32,8 @@ pub struct Counts {
 pub struct HeadroomSlot(SeqLock<WORDS>);
 
 /// The key and the words of [`Headroom`].
-const WORDS: usize = KEY_WORDS + LIMITS;
-const LIMITS: usize = 4;
+const WORDS: usize = KEY_WORDS + HEADROOM_WORDS;
+const HEADROOM_WORDS: usize = 4;
 type Words = [u64; WORDS];
 
 /// How often a slot is tried to be cleared while others are writing it.
@@ -105,17 +105,17 @@ impl Account<'_> {
         let key = place::key(state, self.user);
         let (ways, slots) = self.set.headrooms();
         for way in ways.tagged(self.place.tag) {
-            if let Some(limits) = slots[way].0.read_of(&key) {
+            if let Some(words) = slots[way].0.read_of(&key) {
                 ways.use_again(way);
-                return Some(headroom(limits));
+                return Some(headroom(words));
             }
         }
         None
     }
 
-    /// Publishes headroom of the user. The limits of its level replace those that were published before in the same state, which may
-    /// be of another level; where they say nothing, those stay, true as ever. The highest of the others stays. Gives up if another
-    /// backend is writing the slot. Returns whether another user's headroom of the same ledger has given way.
+    /// Publishes headroom of the user. Its two ceilings for crossings replace those that were published before in the same state, which
+    /// may be of another level. If it has none, the published ones stay, true as ever. Of `covered_until` and `rows_folded` the higher
+    /// stays. Gives up if another backend is writing the slot. Returns whether another user's headroom of the same ledger has given way.
     pub fn publish_headroom(&self, state: &StateName, headroom: &Headroom) -> bool {
         let key = place::key(state, self.user);
         let (ways, slots) = self.set.headrooms();
@@ -129,7 +129,7 @@ impl Account<'_> {
         });
         let Some((way, version, before)) = found else { return false };
         let published = match before {
-            [high, low, state, limits @ ..] if [high, low, state] == key => self::headroom(limits),
+            [high, low, state, words @ ..] if [high, low, state] == key => self::headroom(words),
             _ => Headroom::default(),
         };
         let level = if headroom.charged_until > 0 { headroom } else { &published };
@@ -174,8 +174,8 @@ fn add(count: &AtomicU64, steps: u64) -> u64 {
 
 /// The headroom that the words after a key are.
 #[inline]
-const fn headroom(limits: [u64; LIMITS]) -> Headroom {
-    let [charged_until, granted_until, rows_folded, covered_until] = limits;
+const fn headroom(words: [u64; HEADROOM_WORDS]) -> Headroom {
+    let [charged_until, granted_until, rows_folded, covered_until] = words;
     Headroom { charged_until, granted_until, covered_until, rows_folded }
 }
 
@@ -208,7 +208,7 @@ mod tests {
         account.headroom(&STATE).is_some_and(|headroom| headroom.suffices(&counted, INTERVAL))
     }
 
-    /// Above zero only charges reach a limit, and they do so one step before zero.
+    /// Above zero only charges reach a ceiling, and they do so one step before zero.
     #[test]
     fn suffices_until_the_balance_could_be_zero() {
         static SET: Set = Set::empty();
@@ -251,9 +251,9 @@ mod tests {
         }
     }
 
-    /// A threshold at 50 was crossed upwards: a farther limit that was published below it is not true any more.
+    /// A threshold at 50 was crossed upwards: a farther ceiling that was published below it is not true any more.
     #[test]
-    fn the_limits_of_a_level_replace_each_other() {
+    fn the_ceilings_of_a_level_replace_each_other() {
         static SET: Set = Set::empty();
         let account = account(&SET, &USER);
         let publish = |charged_until, granted_until, covered_until, rows_folded| {
@@ -416,23 +416,23 @@ mod tests {
             let counted = account.count(&written);
             let balance = Credits::from_units(balance);
             let announced = announced(balance, &[]);
-            let limit =
+            let left =
                 Headroom::left_by(&Outlook::new(balance), &announced, &Written::default(), &counted, 0)
                     .unwrap();
-            assert!(!limit.suffices(&counted, INTERVAL));
+            assert!(!left.suffices(&counted, INTERVAL));
             let next = account.count(&self::written(&[-1, 1]));
-            assert!(!limit.suffices(&next, INTERVAL));
+            assert!(!left.suffices(&next, INTERVAL));
         }
     }
 
-    /// Of charges that several sessions make at once, headroom suffices for no more than the limit allows, whatever they grant.
+    /// Of charges that several sessions make at once, headroom suffices for no more than are below the ceiling, whatever they grant.
     #[test]
-    fn charges_at_once_do_not_pass_the_limit() {
+    fn charges_at_once_do_not_pass_the_ceiling() {
         static SET: Set = Set::empty();
         let account = account(&SET, &USER);
-        let limits =
+        let headroom =
             Headroom { charged_until: 10_000, granted_until: u64::MAX, covered_until: 0, rows_folded: 0 };
-        account.publish_headroom(&STATE, &limits);
+        account.publish_headroom(&STATE, &headroom);
         let passed: usize = thread::scope(|scope| {
             let sessions: Vec<_> = (0..4)
                 .map(|_| {
