@@ -31,7 +31,7 @@ static ANALYTICS_TABLE: GucSetting<Option<CString>> =
 /// `credits_ledger.allow_drop`: whether tables that hold transactions, holds, limits or caps may be dropped.
 static ALLOW_DROP: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-/// `credits_ledger.shared_memory_size`: the most that sessions share of what they know about accounts, in kB.
+/// `credits_ledger.shared_memory_size`: the most dynamic shared memory that sessions publish folds and headroom in, in kB.
 static SHARED_MEMORY_SIZE: GucSetting<i32> = GucSetting::<i32>::new(12 << 10);
 
 /// Defines the settings; called once, when the library is loaded.
@@ -48,7 +48,7 @@ pub fn init() {
     );
     GucRegistry::define_int_guc(
         c"credits_ledger.shared_memory_size",
-        c"Most memory that sessions share what they know about accounts in.",
+        c"Most dynamic shared memory that sessions publish what they know about accounts in.",
         c"It begins small and grows with the accounts that are met. What has been taken stays until the server restarts.",
         &SHARED_MEMORY_SIZE,
         2 << 10,
@@ -96,7 +96,7 @@ pub fn checkpoint_interval() -> i64 {
     CHECKPOINT_INTERVAL.get().into()
 }
 
-/// The most bytes of shared memory that sessions share what they know about accounts in.
+/// The most bytes of dynamic shared memory that sessions publish folds and headroom in.
 pub fn shared_memory_size() -> usize {
     usize::try_from(SHARED_MEMORY_SIZE.get()).unwrap_or_default() << 10
 }

@@ -25,7 +25,7 @@ mod workload;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ use postgres::{Client, NoTls};
 use accounts::Accounts;
 use args::{Args, Nodes};
 use nodes::{Census, Expansion, Node};
-use progress::{Counters, Progress};
+use progress::{Counters, Event, Progress};
 use purchaser::Purchaser;
 use random::Random;
 use report::Report;
@@ -108,30 +108,12 @@ fn play(args: &Args) -> Result<bool, Failure> {
 
     let began = Instant::now();
     purchaser.open_accounts()?;
-    let queue = Queue::new(&usages);
-    let writers_finished = AtomicBool::new(false);
     let census = args.nodes.as_ref().map(|_| Census::new(began, new_nodes));
-    let census = thread::scope(|scope| {
-        let census = census.map(|census| scope.spawn(|| census.run(&writers_finished)));
-        let expansion = expansion.map(|expansion| scope.spawn(|| expansion.run(&writers_finished)));
-        let purchaser = scope.spawn(|| purchaser.run(&writers_finished));
-        let progress = Progress::new(terminal, &counters, usages.len() as u64);
-        scope.spawn(move || progress.run(&shown));
-        let queue = &queue;
-        let writers: Vec<_> =
-            writers.into_iter().map(|writer| scope.spawn(move || writer.run(queue))).collect();
-        let written =
-            writers.into_iter().try_for_each(|writer| writer.join().expect("a writer does not panic"));
-        writers_finished.store(true, Ordering::Release);
-        purchaser.join().expect("the purchaser does not panic")?;
-        if let Some(expansion) = expansion {
-            expansion.join().expect("the expansion does not panic")?;
-        }
-        written?;
-        let census = census.map(|census| census.join().expect("the census does not panic"));
-        Ok::<Option<Census>, Failure>(census.transpose()?)
-    })?;
+    let progress = Progress::new(terminal, &counters, usages.len() as u64);
+    let players = Players { writers, purchaser, expansion, census, progress };
+    let census = players.run(&Queue::new(&usages), shown)?;
     let elapsed = began.elapsed();
+
     let counted = census.map(Census::finish).transpose()?;
     if let (Some(Nodes { picture, .. }), Some(counted)) = (&args.nodes, &counted) {
         picture::draw(picture, counted)?;
@@ -143,6 +125,43 @@ fn play(args: &Args) -> Result<bool, Failure> {
         println!("\nRows a node over time: {}", picture.display());
     }
     Ok(holds)
+}
+
+/// Everybody with a thread of their own.
+struct Players<'a> {
+    writers: Vec<Writer<'a>>,
+    purchaser: Purchaser<'a>,
+    /// Adds a node, behind a router.
+    expansion: Option<Expansion<'a>>,
+    /// Counts the rows of each node, behind a router.
+    census: Option<Census>,
+    progress: Progress<'a>,
+}
+
+impl Players<'_> {
+    /// Runs until the queue is empty and all is bought, and returns the census.
+    fn run(self, queue: &Queue, events: Receiver<Event>) -> Result<Option<Census>, Failure> {
+        let Self { writers, purchaser, expansion, census, progress } = self;
+        let writers_finished = &AtomicBool::new(false);
+        thread::scope(|scope| {
+            let census = census.map(|census| scope.spawn(|| census.run(writers_finished)));
+            let expansion = expansion.map(|expansion| scope.spawn(|| expansion.run(writers_finished)));
+            let purchaser = scope.spawn(|| purchaser.run(writers_finished));
+            scope.spawn(move || progress.run(&events));
+            let writers: Vec<_> =
+                writers.into_iter().map(|writer| scope.spawn(move || writer.run(queue))).collect();
+            let written =
+                writers.into_iter().try_for_each(|writer| writer.join().expect("a writer does not panic"));
+            writers_finished.store(true, Ordering::Release);
+            purchaser.join().expect("the purchaser does not panic")?;
+            if let Some(expansion) = expansion {
+                expansion.join().expect("the expansion does not panic")?;
+            }
+            written?;
+            let census = census.map(|census| census.join().expect("the census does not panic"));
+            Ok(census.transpose()?)
+        })
+    }
 }
 
 fn connect(args: &Args) -> Result<Client, postgres::Error> {

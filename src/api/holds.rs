@@ -43,39 +43,12 @@ pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let span = span(call.required_interval(Argument(3, "expires_in"))?)?;
     let credits = recording::exact_amount(credits)?.into();
     recording::require_source_id(source_id)?;
-    let returns = call.row_type();
-    let new =
-        NewHold { user, user_id, credits, amount, source_id, span, details: details(call, 4)?, returns };
+    let details = details(call, 4)?;
     let key = call.api_key(Argument(6, "api_key_id"));
+    let returns = call.row_type();
     xact::refuse_if_read_only(c"create_hold()");
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
-    // Before anything is written, where nothing but this could refuse it. A retry is not refused.
-    let looks_first = privilege::may_insert_and_return_any(relations.holds()?, &ALL);
-    let refusal =
-        if looks_first { cover::refuse_early(&relations, &user, credits, key, false).err() } else { None };
-    let is_taken = || {
-        Ok::<_, LedgerError>(
-            holds::exists(&relations, source_id)? || holds::is_recorded(&relations, source_id),
-        )
-    };
-    let refusal = match refusal {
-        Some(refusal) if !is_taken()? => return Err(refusal),
-        refusal => refusal,
-    };
-    let New { hold, tid, user: held } = match (new.insert(&relations)?, refusal) {
-        (Held::Before(hold), _) => return Ok(hold),
-        (Held::Anew(_), Some(refusal)) if !holds::is_recorded(&relations, source_id) => return Err(refusal),
-        (Held::Anew(hold), _) => hold,
-    };
-    // After the row is there: if this has waited for a capture of an earlier hold, it sees what that has recorded.
-    if holds::is_recorded(&relations, source_id) {
-        return Err(LedgerError::CapturedAlready(source_id.to_string()));
-    }
-    cover::guard_hold(held, (tid, xact::current_subtransaction()));
-    if !looks_first || held != user {
-        cover::refuse_early(&relations, &held, credits, key, true)?;
-    }
-    Ok(hold)
+    NewHold { user, user_id, credits, amount, source_id, span, key, details, returns }.make(&relations)
 }
 
 /// `capture_hold(source_id, amount)`
@@ -224,6 +197,8 @@ struct NewHold<'call> {
     amount: Value<'call>,
     source_id: Text,
     span: i64,
+    /// The API key, which is among the details.
+    key: Option<ApiKeyId>,
     details: [Given<'call>; 5],
     /// The type of the result.
     returns: RowType,
@@ -257,6 +232,49 @@ struct Stored {
 }
 
 impl NewHold<'_> {
+    /// Makes the hold, which the commit then requires to be covered; returns the one that is there if this is a retry.
+    fn make(&self, relations: &Relations) -> Result<Answer, LedgerError> {
+        // Before anything is written, where nothing but this could refuse it.
+        let looks_first = privilege::may_insert_and_return_any(relations.holds()?, &ALL);
+        let refusal = if looks_first { self.refuse_early(relations, &self.user, false).err() } else { None };
+        // A retry is not refused, nor is a `source_id` that is taken: that has an error of its own.
+        let refusal = match refusal {
+            Some(refusal) if !self.is_taken(relations)? => return Err(refusal),
+            refusal => refusal,
+        };
+        let New { hold, tid, user: held } = match self.insert(relations)? {
+            Held::Before(hold) => return Ok(hold),
+            Held::Anew(hold) => hold,
+        };
+        // After the row is there: if this has waited for a capture of an earlier hold, it sees what that has recorded.
+        if holds::is_recorded(relations, self.source_id) {
+            return Err(LedgerError::CapturedAlready(self.source_id.to_string()));
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        cover::guard_hold(held, (tid, xact::current_subtransaction()));
+        if !looks_first || held != self.user {
+            self.refuse_early(relations, &held, true)?;
+        }
+        Ok(hold)
+    }
+
+    /// Refuses the hold for this account if what has committed does not cover it.
+    fn refuse_early(
+        &self,
+        relations: &Relations,
+        user: &UserId,
+        is_written: bool,
+    ) -> Result<(), LedgerError> {
+        cover::refuse_early(relations, user, self.credits, self.key, is_written)
+    }
+
+    /// Whether a hold or a transaction has the `source_id`.
+    fn is_taken(&self, relations: &Relations) -> Result<bool, LedgerError> {
+        Ok(holds::exists(relations, self.source_id)? || holds::is_recorded(relations, self.source_id))
+    }
+
     /// Makes the hold, unless it is there. One of the same account that has expired gives way.
     fn insert(&self, relations: &Relations) -> Result<Held, LedgerError> {
         for _ in 0..ATTEMPTS {

@@ -1,4 +1,4 @@
-//! What moves buckets of accounts from one node to another: the parts of `sql/schema/moves.sql` that SQL has no words for.
+//! What moves buckets of accounts from one node to another: the parts of `sql/schema/moves.sql` that SQL cannot express.
 
 use super::arguments::required;
 use crate::engine::lock_order;

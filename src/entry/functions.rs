@@ -8,7 +8,7 @@ use crate::api::{
 use crate::pg::entry_point::entry_points;
 use crate::pg::{stamp, uuid_v7};
 
-// By the names that pgrx gave them, which databases of 0.2.0 have them under.
+// Databases of 0.2.0 call these by the names that pgrx gave them.
 entry_points! { functions:
     get_user_balance_wrapper => balances::get_user_balance;
     calculate_balance_with_seq_wrapper => balances::calculate_balance_with_seq;

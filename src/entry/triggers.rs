@@ -1,5 +1,5 @@
-//! The trigger functions of the ledger, of the tables derived from it, and of holds, limits and caps. Each refuses to be the trigger of another table, or to fire
-//! at another moment, than `sql/schema` makes it for.
+//! The trigger functions of the ledger, of the tables derived from it, and of holds, limits and caps. Each refuses to be the trigger of
+//! another table, or to fire at another moment, than `sql/schema` makes it for.
 
 use crate::engine::{boundaries, caps, changes, checkpoint, delta, holds as engine_holds};
 use crate::error::LedgerError;
@@ -12,8 +12,8 @@ use crate::pg::{buckets, names, stamp, transfer, xact};
 
 entry_points! { triggers:
     note_row => note_transaction;
-    // Under this name in 0.1.0, for databases that are not updated yet, where it is refused. Of the library of then, it noted no
-    // amounts: a session that has that one loaded does not find the function of today.
+    // The name of note_row in 0.1.0, for databases that are not updated yet, where it refuses to work. The function of 0.1.0 noted no
+    // amounts: a session that still has that library loaded does not find the new name.
     note_transaction => note_transaction;
     refuse_change => refuse_change;
     leave_out => leave_out;
@@ -74,7 +74,7 @@ fn refuse_change(call: &TriggerCall<'_>) -> Outcome {
     }
 }
 
-/// `credits.leave_out()`: row trigger before a row of a derived table, which the server then goes on without.
+/// `credits.leave_out()`: row trigger that has the server skip a row of a derived table, which replication brings.
 fn leave_out(call: &TriggerCall<'_>) {
     let is_derived =
         names::defined().any(|(oid, definition)| oid == call.table() && definition.role == Role::Derived);
@@ -202,7 +202,7 @@ fn note_hold(call: &TriggerCall<'_>) {
     }
 }
 
-/// `credits.refuse_hold_change()`: trigger that keeps what a hold was made of.
+/// `credits.refuse_hold_change()`: trigger that refuses to change anything of a hold but when it expires.
 fn refuse_hold_change(call: &TriggerCall<'_>) {
     let Some(relations) = Relations::lookup().filter(|found| found.holds().ok() == Some(call.table())) else {
         refuse_other_trigger()

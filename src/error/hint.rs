@@ -56,9 +56,9 @@ impl LedgerError {
             Self::Held(_) => {
                 Some("Use capture_hold to charge what is held; another charge needs a source_id of its own.")
             }
-            Self::NoHold(_) => {
-                Some("It was released, or expired and was removed; charge records usage without a hold.")
-            }
+            Self::NoHold(_) => Some(
+                "It was released, or it expired and was deleted; create_transaction records usage without a hold.",
+            ),
             Self::HoldOfLater(_) => Some("Retry the transaction."),
             Self::HoldLeftOut(_) => {
                 Some("Nothing was held, extended or released: a BEFORE trigger returned NULL.")
@@ -130,16 +130,16 @@ impl LedgerError {
                 "Its owner has altered it. Give it back the type that sql/credits_ledger--VERSION.sql has.",
             ),
             Self::NoValue { .. } => Some("Drop the column, or allow NULL in it."),
-            Self::OtherResultType => Some(
-                "ALTER TYPE has changed credits.credit_transaction or credits.transaction_with_category: change it back.",
-            ),
+            Self::OtherResultType => {
+                Some("ALTER TYPE has changed a type that functions of the ledger return: change it back.")
+            }
             Self::KeepsItsShape { role, change, .. } => Some(hint_of_shape(*role, change)),
             Self::ForeignStamp { .. } => Some(
                 "It is computed where a row lands, never copied. Replicate the ledger by CREATE PUBLICATION, which leaves it out; \
                  pglogical does not.",
             ),
             Self::HoldChanged { .. } => Some("Release it, and make another one with a source_id of its own."),
-            Self::HoldsTruncated => Some("DELETE what is to go, which has the accounts settled."),
+            Self::HoldsTruncated => Some("Use DELETE: its commit settles the accounts."),
             Self::AppendOnly(_) => Some(
                 "Record a correcting transaction instead: admin_grant adds credits, admin_removal takes them.",
             ),

@@ -406,17 +406,21 @@ pub enum LedgerError {
 impl LedgerError {
     /// Raises it, where there is no caller to return it to.
     pub fn raise(self) -> ! {
-        let own_sqlstate = match self {
-            Self::InsufficientCredits { .. } => Some(INSUFFICIENT_CREDITS),
-            Self::SpendCapReached { .. } => Some(SPEND_CAP_REACHED),
-            Self::NotHere { .. } | Self::BucketNotHere(_) => Some(NOT_HERE),
-            _ => None,
-        };
-        if let Some(sqlstate) = own_sqlstate {
+        if let Some(sqlstate) = self.own_sqlstate() {
             raised::raise(sqlstate, &self.to_string(), self.detail().as_deref(), self.hint());
         }
         ErrorReport::from(self).report(PgLogLevel::ERROR);
         unreachable!("an error report does not return")
+    }
+
+    /// The SQLSTATE of an error that has one of our own class. pgrx reports only those that the server knows.
+    const fn own_sqlstate(&self) -> Option<[u8; 5]> {
+        match self {
+            Self::InsufficientCredits { .. } => Some(INSUFFICIENT_CREDITS),
+            Self::SpendCapReached { .. } => Some(SPEND_CAP_REACHED),
+            Self::NotHere { .. } | Self::BucketNotHere(_) => Some(NOT_HERE),
+            _ => None,
+        }
     }
 
     /// What the message says, for programs: a JSON object, with amounts as exact as they are.
@@ -434,6 +438,7 @@ impl LedgerError {
         }
     }
 
+    /// The SQLSTATE; for an error with an [own one](Self::own_sqlstate), the nearest of the server's.
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
             Self::NullArgument(_) | Self::NullElement(_) | Self::NullColumn { .. } => {
@@ -480,7 +485,6 @@ impl LedgerError {
             | Self::Held(_) => PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
             Self::NoHold(_) => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
             Self::HoldOfLater(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-            // Raised with an SQLSTATE of our own wherever the server lets us.
             Self::InsufficientCredits { .. } | Self::SpendCapReached { .. } => {
                 PgSqlErrorCode::ERRCODE_CHECK_VIOLATION
             }
@@ -491,7 +495,6 @@ impl LedgerError {
             Self::OtherResultType => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             Self::Committing => PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,
             Self::UnknownTransaction(_) => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
-            // Raised with an SQLSTATE of our own, as above.
             Self::NotHere { .. }
             | Self::BucketNotHere(_)
             | Self::OtherVersion { .. }

@@ -195,7 +195,7 @@ impl StoredType for Credits {
 
     #[inline]
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
-        // SAFETY: a numeric.
+        // SAFETY: the caller promises a value of this type: a numeric.
         unsafe { numeric::from_datum(datum) }
             .unwrap_or_else(|error| LedgerError::StoredNumber("amount", error).raise())
     }
@@ -209,7 +209,7 @@ impl StoredType for Overdraft {
 
     #[inline]
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
-        // SAFETY: a numeric.
+        // SAFETY: the caller promises a value of this type: a numeric.
         unsafe { numeric::overdraft(datum) }
             .unwrap_or_else(|error| LedgerError::StoredNumber("limit", error).raise())
     }
@@ -221,7 +221,7 @@ impl StoredType for Vec<Credits> {
     type Value<'row> = Result<Self, LedgerError>;
 
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
-        // SAFETY: an array of this type.
+        // SAFETY: the caller promises a value of this type: an array of such elements.
         unsafe { array::credits(datum) }.map_err(|error| LedgerError::StoredNumber("threshold", error))
     }
 }
@@ -234,7 +234,7 @@ macro_rules! uuids {
             type Value<'row> = Self;
 
             unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
-                // SAFETY: an array of this type.
+                // SAFETY: the caller promises a value of this type: an array of such elements.
                 unsafe { array::uuids(datum) }.into_iter().map(<$id>::from_bytes).collect()
             }
         })*
@@ -287,7 +287,7 @@ impl StoredType for Vec<Option<Timestamptz>> {
     type Value<'row> = Vec<Option<i64>>;
 
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
-        // SAFETY: an array of this type.
+        // SAFETY: the caller promises a value of this type: an array of such elements.
         unsafe { array::timestamptzs(datum) }
     }
 }
@@ -321,7 +321,7 @@ impl StoredType for Vec<u64> {
     type Value<'row> = Self;
 
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
-        // SAFETY: an array of this type.
+        // SAFETY: the caller promises a value of this type: an array of such elements.
         unsafe { array::xid8s(datum) }
     }
 }

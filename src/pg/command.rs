@@ -90,14 +90,14 @@ impl<'call> Command<'call> {
                 .any(|column| !(*column).expr.is_null())
         };
         let is_plain = !has_expression && index.whereClause.is_null() && !index.unique;
-        // SAFETY: the statement is valid.
+        // SAFETY: the parse tree lives as long as the command, and the node's tag says that it is such a statement.
         (!is_plain).then(|| unsafe { (resolve(index.relation), name_of(index.idxname)) })
     }
 
     /// The table that it adds a constraint to.
     pub fn adds_constraint_to(&self) -> Option<pg_sys::Oid> {
         let alter = self.as_node::<pg_sys::AlterTableStmt>(NodeTag::T_AlterTableStmt)?;
-        // SAFETY: the statement is valid.
+        // SAFETY: the parse tree lives as long as the command, and the node's tag says that it is such a statement.
         unsafe {
             subcommands(alter).any(|kind| kind == Alter::AT_AddConstraint).then(|| resolve(alter.relation))
         }

@@ -83,7 +83,7 @@ unsafe extern "C-unwind" fn check_channel(
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: called by the server.
+    // SAFETY: the server passes where the new value is, a C string or NULL.
     let channel = unsafe { text(value) };
     let fits = channel.count_bytes() < pg_sys::NAMEDATALEN as usize;
     if !fits {
@@ -98,7 +98,7 @@ unsafe extern "C-unwind" fn check_table_name(
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: called by the server.
+    // SAFETY: the server passes where the new value is, a C string or NULL.
     let parts = analytics::identifiers(unsafe { text(value) });
     let well_formed = parts.is_some_and(|parts| parts.len() <= 2);
     if !well_formed {

@@ -1,4 +1,4 @@
-//! Chance.
+//! Random numbers.
 
 use std::cell::Cell;
 

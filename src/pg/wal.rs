@@ -1,4 +1,4 @@
-//! The server's log.
+//! The write-ahead log.
 
 use pgrx::pg_sys;
 

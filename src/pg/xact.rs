@@ -72,7 +72,7 @@ fn in_memory_of_transaction(work: fn()) {
 
 /// The full id of the current top-level transaction, assigned if it has none yet.
 pub fn current_id() -> u64 {
-    // SAFETY: runs inside a transaction.
+    // SAFETY: may assign an id, which takes a running transaction: SQL and the hooks before the commit have one.
     unsafe { pg_sys::GetTopFullTransactionId() }.value
 }
 
@@ -116,7 +116,7 @@ pub type SubtransactionId = pg_sys::TransactionId;
 /// The id of the subtransaction that is running, or of the transaction if none is; assigned if it has none yet. It is stored with each row
 /// version, and never recurs.
 pub fn current_subtransaction() -> SubtransactionId {
-    // SAFETY: runs inside a transaction.
+    // SAFETY: may assign an id, which takes a running transaction: SQL and the hooks before the commit have one.
     unsafe { pg_sys::GetCurrentTransactionId() }
 }
 
