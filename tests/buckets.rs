@@ -4,6 +4,17 @@ use std::io::Write;
 
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
+/// Modulus and remainder of what is no class of buckets, and how it is refused.
+pub const NO_CLASSES: [(&str, &str); 7] = [
+    ("NULL, 0", "22004"),
+    ("1, NULL", "22004"),
+    ("3, 0", "22023"),
+    ("0, 0", "22023"),
+    ("2048, 0", "22023"),
+    ("4, 4", "22023"),
+    ("4, -1", "22023"),
+];
+
 fn has_views_of_invokers(session: &mut Session) -> bool {
     session.server_version() >= 150_000
 }
@@ -130,15 +141,7 @@ fn a_class_view_is_written_and_read_with_the_callers_own_privileges() {
 fn what_is_no_class_is_refused() {
     let db = Database::create();
     let mut admin = db.connect();
-    for (class, sqlstate) in [
-        ("NULL, 0", "22004"),
-        ("1, NULL", "22004"),
-        ("3, 0", "22023"),
-        ("0, 0", "22023"),
-        ("2048, 0", "22023"),
-        ("4, 4", "22023"),
-        ("4, -1", "22023"),
-    ] {
+    for (class, sqlstate) in NO_CLASSES {
         admin.try_run(&format!("SELECT credits.make_class_views({class})")).refused(sqlstate);
     }
     if has_views_of_invokers(&mut admin) {

@@ -140,25 +140,7 @@ fn autovacuum_thresholds_are_absolute() {
 
 #[test]
 fn what_users_fill_and_row_security_are_dumped() {
-    let db = Database::create();
-    let dumped: Vec<String> = db.connect().values(
-        "SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'credits_ledger' ORDER BY 1",
-        &[],
-    );
-    assert_eq!(
-        dumped,
-        [
-            "credits.bucket_states",
-            "credits.credits_transactions",
-            "credits.credits_transactions_seq_seq",
-            "credits.dumped_row_security",
-            "credits.holds",
-            "credits.node",
-            "credits.purged_buckets",
-            "credits.spend_caps",
-            "credits.spending_limits"
-        ]
-    );
+    Database::create().connect().assert_dumps_what_users_fill();
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! A commit that waits for a stripe can be given up, and leaves nothing behind.
 
-use credits_ledger_tests::{Database, Direction, HeldCommit, Listener, Refused, Session, dec, user};
+use credits_ledger_tests::{
+    Background, Database, Direction, HeldCommit, Listener, Refused, Session, dec, user,
+};
+use postgres::Error;
 use postgres::error::SqlState;
 
 use Direction::{Down, Up};
@@ -11,6 +14,16 @@ fn crossing_commit(db: &Database) -> HeldCommit<'_> {
     session.run("BEGIN");
     session.charge(user(1), dec!(20));
     db.hold_commit(session)
+}
+
+/// A commit that grants user 1 a credit, and waits for the one that holds the stripe.
+fn waiting_commit(db: &Database) -> Background<Result<(), Error>> {
+    let mut session = db.connect();
+    session.run("BEGIN");
+    session.grant(user(1), dec!(1));
+    let committing = session.background(|session| session.try_run("COMMIT"));
+    db.until_blocked(committing.pid());
+    committing
 }
 
 fn database() -> (Database, Listener) {
@@ -81,11 +94,7 @@ fn a_statement_timeout_does_not_reach_the_commit() {
 fn a_cancel_ends_the_wait() {
     let (db, mut listener) = database();
     let held = crossing_commit(&db);
-    let mut session = db.connect();
-    session.run("BEGIN");
-    session.grant(user(1), dec!(1));
-    let committing = session.background(|session| session.try_run("COMMIT"));
-    db.until_blocked(committing.pid());
+    let committing = waiting_commit(&db);
     let pid = committing.pid();
     db.observe(|observer| observer.value::<bool>("SELECT pg_cancel_backend($1)", &[&pid]));
     let (mut session, committed) = committing.finish();
@@ -99,11 +108,7 @@ fn a_cancel_ends_the_wait() {
 fn a_terminated_backend_ends_the_wait() {
     let (db, mut listener) = database();
     let held = crossing_commit(&db);
-    let mut session = db.connect();
-    session.run("BEGIN");
-    session.grant(user(1), dec!(1));
-    let committing = session.background(|session| session.try_run("COMMIT"));
-    db.until_blocked(committing.pid());
+    let committing = waiting_commit(&db);
     let pid = committing.pid();
     db.observe(|observer| observer.value::<bool>("SELECT pg_terminate_backend($1)", &[&pid]));
     // The connection may be gone before its last message is read.

@@ -3,6 +3,8 @@
 use credits_ledger_tests::nodes::{Mover, Nodes};
 use credits_ledger_tests::{Database, Refused, Session, Uuid, correction, dec, user};
 
+use crate::buckets::NO_CLASSES;
+
 /// A state of a user's bucket.
 fn set_state(session: &mut Session, number: u32, state: &str) {
     session.run(&format!(
@@ -107,15 +109,7 @@ fn a_class_is_whole_or_refused() {
         }
         older.run(&its_class);
     }
-    for (class, sqlstate) in [
-        ("NULL, 0", "22004"),
-        ("1, NULL", "22004"),
-        ("3, 0", "22023"),
-        ("0, 0", "22023"),
-        ("2048, 0", "22023"),
-        ("4, 4", "22023"),
-        ("4, -1", "22023"),
-    ] {
+    for (class, sqlstate) in NO_CLASSES {
         session.try_run(&format!("SELECT credits.require_class({class})")).refused(sqlstate);
     }
 }

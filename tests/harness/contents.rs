@@ -9,6 +9,19 @@ use crate::{Session, user};
 pub const SILENT: &str =
     "-c credits_ledger.config_channel= -c credits_ledger.crossing_channel= -c credits_ledger.cap_channel=";
 
+/// The tables whose rows are dumped.
+const DUMPED: [&str; 9] = [
+    "credits.bucket_states",
+    "credits.credits_transactions",
+    "credits.credits_transactions_seq_seq",
+    "credits.dumped_row_security",
+    "credits.holds",
+    "credits.node",
+    "credits.purged_buckets",
+    "credits.spend_caps",
+    "credits.spending_limits",
+];
+
 /// Users that [`Session::record_history`] records something for.
 pub const USERS: u32 = 6;
 
@@ -29,6 +42,16 @@ impl Session {
         let rows = self
             .query("SELECT feed_position, source_id FROM credits.transactions_after($1, NULL)", &[&after])?;
         Ok((rows.last().map(|row| row.get(0)), rows.iter().map(|row| row.get(1)).collect()))
+    }
+
+    /// `pg_dump` dumps the rows of what users fill, and of nothing that is derived.
+    #[track_caller]
+    pub fn assert_dumps_what_users_fill(&mut self) {
+        let dumped: Vec<String> = self.values(
+            "SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'credits_ledger' ORDER BY 1",
+            &[],
+        );
+        assert_eq!(dumped, DUMPED);
     }
 
     /// What the ledger holds.
