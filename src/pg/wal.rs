@@ -1,5 +1,7 @@
 //! The write-ahead log.
 
+use std::mem::size_of;
+
 use pgrx::pg_sys;
 
 /// Has all that is in the log by now on disk: whatever this session can see outlives a crash then, and no transaction id that it can see is
@@ -10,7 +12,21 @@ pub fn flush() {
     // writers of the log, which no backend holds while it runs other code.
     unsafe {
         if !pg_sys::RecoveryInProgress() {
-            pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr());
+            pg_sys::XLogFlush(end_of_last_record());
         }
     }
+}
+
+/// Where the last record ends. The next one goes behind the header of a page, if that is where it begins: there is nothing to flush of a page that
+/// has no record yet, as after a switch to a new file, and XLogFlush() refuses to. (GetXLogInsertEndRecPtr() is that. Minor releases have it that
+/// came after those that this library runs on.)
+fn end_of_last_record() -> pg_sys::XLogRecPtr {
+    // SAFETY: the position may be read at any time, and the size of a file is set once, when the server starts.
+    let (next, file) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size) };
+    let header = if next % u64::from(file.unsigned_abs()) < u64::from(pg_sys::XLOG_BLCKSZ) {
+        size_of::<pg_sys::XLogLongPageHeaderData>()
+    } else {
+        size_of::<pg_sys::XLogPageHeaderData>()
+    } as u64;
+    if next % u64::from(pg_sys::XLOG_BLCKSZ) == header { next - header } else { next }
 }

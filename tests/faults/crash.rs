@@ -316,6 +316,22 @@ fn what_the_feed_has_shown_is_on_disk() {
     assert_eq!(next.len(), 1, "after {last}");
 }
 
+/// A server that archives its log by the clock begins a new file though nothing is written: the log then ends behind the header of a page that
+/// is not there yet.
+#[test]
+fn the_feed_is_read_where_the_log_ends_with_a_file() {
+    let cluster = Cluster::start_with("autovacuum = off\nbgwriter_lru_maxpages = 0\n");
+    let db = Database::create_in(&cluster);
+    let mut session = db.connect();
+    session.charge(user(1), dec!(1));
+    let read = "SELECT feed_position FROM credits.transactions_after()";
+    let shown: Vec<String> = session.values(read, &[]);
+    for _ in 0..3 {
+        session.run("SELECT pg_switch_wal()");
+        assert_eq!(session.values::<String>(read, &[]), shown);
+    }
+}
+
 /// Another node acts on what this one has said of a bucket.
 #[test]
 fn what_a_node_says_of_its_buckets_is_on_disk() {
