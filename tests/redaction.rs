@@ -201,6 +201,7 @@ fn it_is_part_of_its_transaction() {
     session.run(&format!("BEGIN; SELECT credits.redact_account('{}')", user(2)));
     let error = session.try_run("PREPARE TRANSACTION 'redacted'").refused("0A000");
     assert_eq!(error.message(), "a transaction that has redacted an account cannot be prepared");
+    assert!(error.hint().is_some_and(|hint| hint.contains("COMMIT")), "{:?}", error.hint());
     session.run("BEGIN");
     session.charge(user(2), dec!(1));
     session.run("PREPARE TRANSACTION 'charged'");

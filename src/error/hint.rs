@@ -63,6 +63,9 @@ impl LedgerError {
             Self::HoldLeftOut(_) => {
                 Some("Nothing was held, extended or released: a BEFORE trigger returned NULL.")
             }
+            Self::PreparedRedaction | Self::PreparedTransfer => {
+                Some("Use COMMIT: others wait for what it holds, and would until COMMIT PREPARED.")
+            }
             Self::PreparedHold => Some(
                 "Use COMMIT: whether it is covered is decided when it is, and COMMIT PREPARED cannot refuse.",
             ),
