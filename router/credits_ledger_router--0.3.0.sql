@@ -1664,6 +1664,9 @@ DECLARE
     left_at jsonb := '{}';
     next_row record;
 BEGIN
+    IF "limit" < 0 THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('argument limit must not be negative, but is %s', "limit");
+    END IF;
     IF feed_position IS NOT NULL THEN
         BEGIN
             left_at := feed_position::jsonb;
@@ -1671,7 +1674,8 @@ BEGIN
                 RAISE invalid_text_representation;
             END IF;
         EXCEPTION WHEN invalid_text_representation THEN
-            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is not a position of this router''s feed', feed_position);
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is not a position of this router''s feed', feed_position),
+                HINT = 'Pass the feed_position of a row that transactions_after has returned, as it is.';
         END;
     END IF;
     FOR next_row IN
@@ -1693,7 +1697,7 @@ END
 COMMENT ON FUNCTION credits_routes.merge_feeds(text, bigint) IS 'transactions_after over all nodes.';
 
 CREATE FUNCTION credits_routes.account_statement(home int, user_id uuid, period_start timestamp with time zone, period_end timestamp with time zone) RETURNS TABLE(line text, amount numeric, transaction_count bigint)
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -1915,7 +1919,7 @@ $$;
 COMMENT ON FUNCTION credits.charge(user_id uuid, amount numeric, source_id text, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) IS 'Records usage, if what is available covers it, and returns its row. If source_id is taken by usage of the same user and amount, that row is returned: a retry is safe. Errors: LC001 not covered, also from COMMIT; 23505 source_id taken by another transaction or by an open hold, and those of create_transaction.';
 
 CREATE FUNCTION credits_routes.count_all_transactions(search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS TABLE (owned varbit, answer bigint)
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON ALL;
@@ -1947,7 +1951,7 @@ $$;
 COMMENT ON FUNCTION credits.count_all_transactions(search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of transactions of all users; filters and errors as list_all_transactions. Cost: a scan of the ledger, parallel if large.';
 
 CREATE FUNCTION credits_routes.count_transactions_with_batches(home int, user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS bigint
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -1978,7 +1982,7 @@ $$;
 COMMENT ON FUNCTION credits.count_transactions_with_batches(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of items in a user''s grouped history; filters and errors as list_transactions_with_batches. Cost: the user''s batches, single rows and rows that are not folded yet.';
 
 CREATE FUNCTION credits_routes.count_user_transactions(home int, user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) RETURNS bigint
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -2009,7 +2013,7 @@ $$;
 COMMENT ON FUNCTION credits.count_user_transactions(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of a user''s transactions; filters and errors as list_user_transactions. Cost: an index scan of the user''s rows, or of the period''s.';
 
 CREATE FUNCTION credits_routes.create_hold(home int, user_id uuid, amount numeric, source_id text, expires_in interval, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) RETURNS credits.credit_hold
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET intervalstyle = 'postgres'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -2091,7 +2095,7 @@ $$;
 COMMENT ON FUNCTION credits.expect_bucket(bucket integer, ledger text) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits_routes.extend_hold(found int, source_id text, expires_in interval) RETURNS credits.credit_hold
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET intervalstyle = 'postgres'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON found;
@@ -2367,7 +2371,7 @@ $$;
 COMMENT ON FUNCTION credits.get_user_balance(user_id uuid) IS 'Balance of a user in credits: the signed sum of the rows that the caller''s snapshot sees; 0 for an unknown user. Costs an index lookup plus the rows since the last checkpoint. Errors: 22004 for NULL, 42501 without SELECT on the ledger.';
 
 CREATE FUNCTION credits_routes.get_user_balance_at(home int, user_id uuid, at timestamp with time zone) RETURNS numeric
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -2487,7 +2491,7 @@ $$;
 COMMENT ON FUNCTION credits.is_here(user_id uuid) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits_routes.list_all_transactions(nodes text[], rows_wanted bigint, words text, types text[], from_date timestamptz, to_date timestamptz) RETURNS TABLE (node text, owned varbit, id uuid, user_id uuid, transaction_type text, amount numeric, source_id text, description text, created_at timestamp with time zone, seq bigint, fusillade_batch_id uuid, api_key_id uuid)
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     SPLIT nodes;
@@ -2572,7 +2576,7 @@ $$;
 COMMENT ON FUNCTION credits.list_holds(user_id uuid, skip bigint, "limit" bigint) IS 'A user''s holds that are open when the statement begins, by ascending expires_at and source_id. "limit" => NULL is all. 22004 for a NULL user_id or skip; 22023 for a negative skip or limit; 42501 without SELECT on holds. Cost: the page and what is skipped.';
 
 CREATE FUNCTION credits_routes.list_transactions_with_batches(home int, user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.transaction_with_category
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -2603,7 +2607,7 @@ $$;
 COMMENT ON FUNCTION credits.list_transactions_with_batches(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) IS 'A user''s history with each batch as one item, by descending seq (of a batch: its highest). A batch''s description is ''Batch'', its type ''usage'', its date its first row''s. request_origin and batch_sla come from the table that credits_ledger.analytics_table names, if it exists. Arguments and errors as list_user_transactions; 42501 if that table may not be read. Cost: the page, what is skipped or filtered out, and the rows that are not folded yet.';
 
 CREATE FUNCTION credits_routes.list_user_transactions(home int, user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.credit_transaction
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -2634,7 +2638,7 @@ $$;
 COMMENT ON FUNCTION credits.list_user_transactions(user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) IS 'A user''s transactions, by descending seq. search is literal text, found anywhere in the description whatever its case; dates are inclusive; "limit" => NULL is all; before_seq keeps smaller seqs, before skip counts. 22004 for a NULL user_id or skip, or NULL in transaction_types; 22023 for a negative skip or limit or an unknown type. Cost: the page and what is skipped or filtered out.';
 
 CREATE FUNCTION credits_routes.list_user_transactions_with_balance(home int, user_id uuid, skip bigint, "limit" bigint, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone, before_seq bigint) RETURNS SETOF credits.transaction_with_balance
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -2865,7 +2869,7 @@ $$;
 COMMENT ON FUNCTION credits.refresh_checkpoints_bulk(user_ids uuid[]) IS 'refresh_checkpoint for several users; returns the balances of those that have transactions, each once. Errors: 22004 for NULL or a NULL in the array, 25006 in a read-only transaction, 42501 without SELECT on the ledger.';
 
 CREATE FUNCTION credits_routes.refresh_idle_checkpoints(idle interval, "limit" bigint) RETURNS SETOF bigint
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET intervalstyle = 'postgres'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON ALL;
@@ -2896,7 +2900,7 @@ $$;
 COMMENT ON FUNCTION credits.refresh_idle_checkpoints(idle interval, "limit" bigint) IS 'When the transaction commits: refreshes checkpoints that were last written longer than idle ago and could cover more than they do, "limit" of them at most (NULL: all), and announces crossings of their users that are not announced yet. Returns how many. Takes the stripes of these users as their own commits do, and skips checkpoints that another session is refreshing: for a job that runs every few minutes. Cost: an index lookup for each checkpoint, and the deltas that it folds. Errors: 22004 for a NULL idle, 22008 for one that reaches back further than timestamps do, 22023 for a negative limit, 25006 in a read-only transaction, 42501 without SELECT on ledger and checkpoints or where row-level security would hide rows.';
 
 CREATE FUNCTION credits_routes.release_expired_holds(grace interval, "limit" bigint) RETURNS SETOF bigint
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET intervalstyle = 'postgres'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON ALL;
@@ -3103,7 +3107,7 @@ $$;
 COMMENT ON FUNCTION credits.stop_moving_bucket(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits_routes.sum_recent_transactions(home int, user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) RETURNS numeric
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -3134,7 +3138,7 @@ $$;
 COMMENT ON FUNCTION credits.sum_recent_transactions(user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) IS 'Signed sum of the newest count transactions of a user within the dates (inclusive), exact; 0 if there are none. 22004 for a NULL user_id or count, 22023 for a negative count. Cost: as the list of these rows.';
 
 CREATE FUNCTION credits_routes.sum_recent_transactions_grouped(home int, user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) RETURNS numeric
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -3165,7 +3169,7 @@ $$;
 COMMENT ON FUNCTION credits.sum_recent_transactions_grouped(user_id uuid, count bigint, start_date timestamp with time zone, end_date timestamp with time zone) IS 'Signed sum of the newest count items of a user''s grouped history within the dates (inclusive), exact; 0 if there are none. 22004 for a NULL user_id or count, 22023 for a negative count. Cost: as the list of these items.';
 
 CREATE FUNCTION credits_routes.sum_transactions_after_date(home int, user_id uuid, after_date timestamp with time zone) RETURNS numeric
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -3196,7 +3200,7 @@ $$;
 COMMENT ON FUNCTION credits.sum_transactions_after_date(user_id uuid, after_date timestamp with time zone) IS 'Signed sum of a user''s transactions with created_at > after_date, exact; 0 if there are none. 22004 for NULL. Cost: as get_user_balance_at.';
 
 CREATE FUNCTION credits_routes.sum_transactions_after_date_grouped(home int, user_id uuid, after_date timestamp with time zone) RETURNS numeric
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;
@@ -3293,7 +3297,7 @@ $$;
 COMMENT ON FUNCTION credits.unimportable_transactions(source regclass) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits_routes.usage_by_day(home int, user_id uuid, start_date date, end_date date) RETURNS TABLE(day date, category text, api_key_id uuid, transaction_type text, total_amount numeric, transaction_count bigint)
-    LANGUAGE plproxy SET client_min_messages = warning
+    LANGUAGE plproxy SET client_min_messages = warning SET datestyle = 'ISO'
     AS $$
     CLUSTER 'credits_nodes';
     RUN ON home;

@@ -230,6 +230,9 @@ DECLARE
     left_at jsonb := '{}';
     next_row record;
 BEGIN
+    IF "limit" < 0 THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('argument limit must not be negative, but is %s', "limit");
+    END IF;
     IF feed_position IS NOT NULL THEN
         BEGIN
             left_at := feed_position::jsonb;
@@ -237,7 +240,8 @@ BEGIN
                 RAISE invalid_text_representation;
             END IF;
         EXCEPTION WHEN invalid_text_representation THEN
-            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is not a position of this router''s feed', feed_position);
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is not a position of this router''s feed', feed_position),
+                HINT = 'Pass the feed_position of a row that transactions_after has returned, as it is.';
         END;
     END IF;
     FOR next_row IN
