@@ -403,7 +403,7 @@ COMMENT ON FUNCTION credits_routes.connection_options(credits.nodes) IS 'How lib
 CREATE FUNCTION credits_routes.connection_string(n credits.nodes) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT string_agg(format('%s=''%s''', o.name, replace(replace(o.value, '\', '\\'), '''', '\''')), ' ')
+        SELECT string_agg(format('%s=''%s''', o.name, replace(replace(o.value, E'\\', E'\\\\'), '''', E'\\''')), ' ')
         FROM credits_routes.connection_options(n) o
     $$;
 COMMENT ON FUNCTION credits_routes.connection_string(credits.nodes) IS 'The same as a string.';
@@ -719,7 +719,7 @@ CREATE FUNCTION credits_routes.try_again(tried int, state text, message text, de
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    said constant text := regexp_replace(message, '^\S+\(\d+\): \[[^]]*\] REMOTE [^:]+: ', '');
+    said constant text := regexp_replace(message, E'^\\S+\\(\\d+\\): \\[[^]]*\\] REMOTE [^:]+: ', '');
     more constant text := regexp_replace(detail, '^Remote detail: ', '');
     advice constant text := regexp_replace(hint, '^Remote hint: ', '');
 BEGIN
@@ -728,9 +728,9 @@ BEGIN
         PERFORM pg_sleep(least(0.002 * (tried + 1), 0.1));
         RETURN tried + 1;
     END IF;
-    IF state = 'XX000' AND message ~ '^PL/Proxy function .*: \[[^]]*\] PQ' THEN
+    IF state = 'XX000' AND message ~ E'^PL/Proxy function .*: \\[[^]]*\\] PQ' THEN
         RAISE EXCEPTION USING ERRCODE = CASE WHEN message ~ 'PQconnect' THEN '08001' ELSE '08006' END,
-            MESSAGE = regexp_replace(message, '^PL/Proxy function \S+: \[([^]]*)\] PQ\w+: ', 'node of database \1: '),
+            MESSAGE = regexp_replace(message, E'^PL/Proxy function \\S+: \\[([^]]*)\\] PQ\\w+: ', E'node of database \\1: '),
             HINT = 'Accounts of other nodes are served. What the call was to write may have been written.';
     ELSIF more = '' AND advice = '' THEN
         RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said;
@@ -1592,7 +1592,7 @@ CREATE FUNCTION credits_routes.bucket_of_item(item jsonb) RETURNS int
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT CASE WHEN jsonb_typeof(item -> 'user_id') = 'string'
-                     AND item ->> 'user_id' ~* '^\{?([0-9a-f]{4}-?){7}[0-9a-f]{4}\}?$'
+                     AND item ->> 'user_id' ~* E'^\\{?([0-9a-f]{4}-?){7}[0-9a-f]{4}\\}?$'
                     THEN credits_routes.bucket((item ->> 'user_id')::uuid) ELSE 0 END
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_of_item(jsonb) IS 'The bucket of an item of record_transactions; 0 if it names no account.';

@@ -2179,7 +2179,7 @@ BEGIN
                      WHEN s.amount >= 10000000000000 THEN format('amount %%s has more than 13 integer digits', s.amount)
                      WHEN min_scale(s.amount) > 15 THEN format('amount %%s has more than 15 fractional digits', s.amount) END,
                 CASE WHEN s.source_id IS NULL THEN 'source_id is NULL'
-                     WHEN s.source_id !~ '\S' THEN format('source_id "%%s" is blank', s.source_id)
+                     WHEN s.source_id !~ E'\\S' THEN format('source_id "%%s" is blank', s.source_id)
                      -- The index may hold a longer one, if it can be compressed.
                      WHEN octet_length(s.source_id) > 2692
                          THEN format('source_id has %%s bytes, more than the 2692 that fit its index',
@@ -3563,7 +3563,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- to read and to compare with the other files; a definition is in the words of the server's own functions, the same on all majors.
 CREATE FUNCTION credits.verify_installation()
     RETURNS TABLE (check_name text, object text, detail text)
-    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
     AS $$
         WITH expected (check_name, relation, name, definition) AS (VALUES
             ('relation', 'credits_transactions', '', 'table, dumped of accounts that are here'),
@@ -3829,7 +3829,7 @@ CREATE FUNCTION credits.verify_installation()
             WHERE r.relkind NOT IN ('v', 'S')
             UNION ALL
             -- NOT VALID is no difference: an update adds constraints that old rows were not checked for.
-            SELECT 'constraint', r.relname, c.conname, regexp_replace(regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', ''), '\s+', ' ', 'g')
+            SELECT 'constraint', r.relname, c.conname, regexp_replace(regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', ''), E'\\s+', ' ', 'g')
             FROM relations r JOIN pg_constraint c ON c.conrelid = r.oid
             WHERE c.contype NOT IN ('n', 't')
             UNION ALL
@@ -3839,13 +3839,13 @@ CREATE FUNCTION credits.verify_installation()
             FROM relations r JOIN pg_index i ON i.indrelid = r.oid JOIN pg_class x ON x.oid = i.indexrelid
             UNION ALL
             SELECT 'trigger', r.relname, g.tgname,
-                   concat(regexp_replace(substring(pg_get_triggerdef(g.oid) FROM ' ((BEFORE|AFTER|INSTEAD OF) .*)'), ' ON \S+', ''),
+                   concat(regexp_replace(substring(pg_get_triggerdef(g.oid) FROM ' ((BEFORE|AFTER|INSTEAD OF) .*)'), E' ON \\S+', ''),
                           CASE g.tgenabled WHEN 'A' THEN ', always' WHEN 'R' THEN ', in replication only' WHEN 'D' THEN ', disabled'
                                            ELSE ', not in replication' END)
             FROM relations r JOIN pg_trigger g ON g.tgrelid = r.oid
             WHERE NOT g.tgisinternal
             UNION ALL
-            SELECT 'rule', r.relname, w.rulename, regexp_replace(pg_get_ruledef(w.oid), '\s+', ' ', 'g')
+            SELECT 'rule', r.relname, w.rulename, regexp_replace(pg_get_ruledef(w.oid), E'\\s+', ' ', 'g')
             FROM relations r JOIN pg_rewrite w ON w.ev_class = r.oid
             WHERE r.relkind <> 'v'
             UNION ALL

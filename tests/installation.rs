@@ -134,6 +134,28 @@ fn every_kind_of_change_is_found() {
     session.assert_as_made();
 }
 
+/// Definitions are compared as texts, which the server writes as the session likes them.
+#[test]
+fn what_a_session_sets_makes_no_difference() {
+    let db = Database::create();
+    let mut session = db.connect();
+    for setting in [
+        "quote_all_identifiers = on",
+        "standard_conforming_strings = off",
+        "datestyle = 'German'",
+        "intervalstyle = 'sql_standard'",
+        "timezone = 'Asia/Kathmandu'",
+        "extra_float_digits = -15",
+        "bytea_output = 'escape'",
+        "search_path = 'credits'",
+        "search_path = ''",
+    ] {
+        session.run(&format!("SET {setting}"));
+        assert_eq!(findings(&mut session), [], "{setting}");
+        session.run("RESET ALL");
+    }
+}
+
 #[test]
 fn what_is_for_others_to_say_is_not_reported() {
     let db = Database::create();

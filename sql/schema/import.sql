@@ -79,7 +79,7 @@ BEGIN
                      WHEN s.amount >= 10000000000000 THEN format('amount %%s has more than 13 integer digits', s.amount)
                      WHEN min_scale(s.amount) > 15 THEN format('amount %%s has more than 15 fractional digits', s.amount) END,
                 CASE WHEN s.source_id IS NULL THEN 'source_id is NULL'
-                     WHEN s.source_id !~ '\S' THEN format('source_id "%%s" is blank', s.source_id)
+                     WHEN s.source_id !~ E'\\S' THEN format('source_id "%%s" is blank', s.source_id)
                      -- The index may hold a longer one, if it can be compressed.
                      WHEN octet_length(s.source_id) > 2692
                          THEN format('source_id has %%s bytes, more than the 2692 that fit its index',

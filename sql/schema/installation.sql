@@ -5,7 +5,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- to read and to compare with the other files; a definition is in the words of the server's own functions, the same on all majors.
 CREATE FUNCTION credits.verify_installation()
     RETURNS TABLE (check_name text, object text, detail text)
-    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
     AS $$
         WITH expected (check_name, relation, name, definition) AS (VALUES
             ('relation', 'credits_transactions', '', 'table, dumped of accounts that are here'),
@@ -271,7 +271,7 @@ CREATE FUNCTION credits.verify_installation()
             WHERE r.relkind NOT IN ('v', 'S')
             UNION ALL
             -- NOT VALID is no difference: an update adds constraints that old rows were not checked for.
-            SELECT 'constraint', r.relname, c.conname, regexp_replace(regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', ''), '\s+', ' ', 'g')
+            SELECT 'constraint', r.relname, c.conname, regexp_replace(regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', ''), E'\\s+', ' ', 'g')
             FROM relations r JOIN pg_constraint c ON c.conrelid = r.oid
             WHERE c.contype NOT IN ('n', 't')
             UNION ALL
@@ -281,13 +281,13 @@ CREATE FUNCTION credits.verify_installation()
             FROM relations r JOIN pg_index i ON i.indrelid = r.oid JOIN pg_class x ON x.oid = i.indexrelid
             UNION ALL
             SELECT 'trigger', r.relname, g.tgname,
-                   concat(regexp_replace(substring(pg_get_triggerdef(g.oid) FROM ' ((BEFORE|AFTER|INSTEAD OF) .*)'), ' ON \S+', ''),
+                   concat(regexp_replace(substring(pg_get_triggerdef(g.oid) FROM ' ((BEFORE|AFTER|INSTEAD OF) .*)'), E' ON \\S+', ''),
                           CASE g.tgenabled WHEN 'A' THEN ', always' WHEN 'R' THEN ', in replication only' WHEN 'D' THEN ', disabled'
                                            ELSE ', not in replication' END)
             FROM relations r JOIN pg_trigger g ON g.tgrelid = r.oid
             WHERE NOT g.tgisinternal
             UNION ALL
-            SELECT 'rule', r.relname, w.rulename, regexp_replace(pg_get_ruledef(w.oid), '\s+', ' ', 'g')
+            SELECT 'rule', r.relname, w.rulename, regexp_replace(pg_get_ruledef(w.oid), E'\\s+', ' ', 'g')
             FROM relations r JOIN pg_rewrite w ON w.ev_class = r.oid
             WHERE r.relkind <> 'v'
             UNION ALL
