@@ -426,6 +426,97 @@ fn a_commit_asks_when_it_has_the_stripe() {
     admin.assert_sound();
 }
 
+/// Where it cannot ask without waiting, since somebody has locked the table, it is refused, and asks again later.
+#[test]
+fn a_commit_that_cannot_ask_is_refused() {
+    let db = Database::create();
+    let (mut admin, mut session, mut locker) = (db.connect(), db.connect(), db.connect());
+    session.grant(user(1), dec!(1000));
+    session.grant(user(2), dec!(1000));
+    let theirs = bucket(&mut admin, 2);
+    for (is_there, number) in [(false, 2), (true, 1)] {
+        let charge = format!(
+            "BEGIN; INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES ('{}', 'usage', 1, 'charge')",
+            user(number)
+        );
+        session.run(&charge);
+        if is_there {
+            admin.run("DELETE FROM credits.bucket_states");
+        } else {
+            admin.run(&format!("INSERT INTO credits.bucket_states VALUES ({theirs}, 'elsewhere')"));
+        }
+        locker.run("BEGIN; LOCK TABLE credits.bucket_states IN ACCESS EXCLUSIVE MODE");
+        session.try_run("COMMIT").refused("LC003");
+        locker.run("COMMIT");
+        session.run(&charge);
+        match is_there {
+            true => session.run("COMMIT"),
+            false => _ = session.try_run("COMMIT").refused("LC003"),
+        }
+    }
+    assert_eq!(session.balance(user(1)), dec!(999));
+    assert_eq!(session.balance(user(2)), dec!(1000));
+    session.assert_sound();
+}
+
+/// What a transaction that transfers a bucket may do, it may do to that one, and as long as it lasts.
+#[test]
+fn a_transfer_is_of_its_bucket_and_of_its_transaction() {
+    let db = Database::create();
+    let mut admin = db.connect();
+    admin.grant(user(1), dec!(10));
+    let [first, second] = [1, 2].map(|number| bucket(&mut admin, number));
+    let insert = |number: u32| {
+        format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES ('{}', 'usage', 1, gen_random_uuid()::text)",
+            user(number)
+        )
+    };
+    let delete = "DELETE FROM credits.credits_transactions";
+    let begin = |bucket: i32| format!("BEGIN; SELECT credits.begin_transfer({bucket})");
+    for (state, may_insert, may_delete) in [
+        ("here", true, false),
+        ("moving", true, false),
+        ("elsewhere", false, true),
+        ("arriving", true, false),
+    ] {
+        admin.run("DELETE FROM credits.bucket_states");
+        if state != "here" {
+            admin.run(&format!(
+                "INSERT INTO credits.bucket_states VALUES ({first}, '{state}'), ({second}, '{state}')"
+            ));
+        }
+        for (statement, may, sqlstate) in
+            [(insert(1), may_insert, "LC003"), (delete.to_owned(), may_delete, "55000")]
+        {
+            // Another one before, which has committed, and another one in the same transaction.
+            admin.run(&format!("{}; COMMIT", begin(first)));
+            admin.run(&begin(second));
+            let done = admin.try_run(&format!("{statement}; SET CONSTRAINTS ALL IMMEDIATE"));
+            let committed = done.and_then(|()| admin.try_run("COMMIT"));
+            // Accounts that are here are written without a transfer.
+            match sqlstate == "LC003" && ["here", "moving"].contains(&state) {
+                true => committed.unwrap(),
+                false => _ = committed.refused(sqlstate),
+            }
+            admin.run("ROLLBACK");
+            admin.run(&begin(first));
+            let done = admin.try_run(&statement);
+            match may {
+                true => done.unwrap_or_else(|error| panic!("{state}: {statement}: {error:?}")),
+                false if sqlstate == "55000" => _ = done.refused(sqlstate),
+                false => {
+                    done.unwrap();
+                    admin.try_run("COMMIT").refused(sqlstate);
+                }
+            }
+            admin.run("ROLLBACK");
+        }
+    }
+    admin.run("DELETE FROM credits.bucket_states");
+    admin.assert_sound();
+}
+
 /// Whose the bucket is, and the rows that are read, are of one snapshot.
 #[test]
 fn a_reader_asks_as_of_its_snapshot() {

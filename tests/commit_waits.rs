@@ -232,3 +232,29 @@ fn a_commit_that_has_refreshed_a_checkpoint_waits_for_no_table() {
     assert!(refreshed >= 15, "{refreshed}");
     session.assert_sound();
 }
+
+/// Of two commits that find the same checkpoint behind, one refreshes it; the other neither waits nor writes the same row.
+#[test]
+fn a_checkpoint_that_another_commit_is_refreshing_is_left_to_it() {
+    let db = Database::create_alone();
+    let (mut first, mut second) = (db.connect(), db.connect());
+    first.grant(user(1), dec!(1000));
+    for session in [&mut first, &mut second] {
+        session.charge(user(1), dec!(1));
+        session.run("SET credits_ledger.checkpoint_interval = 1");
+    }
+    let statistics =
+        "SELECT format('%s %s', refreshes_skipped, refreshes_failed) FROM credits.settlement_statistics()";
+    let before: String = second.value(statistics, &[]);
+    assert_eq!(before, "0 0");
+    first.run("BEGIN");
+    first.charge(user(1), dec!(1));
+    let held = db.hold_commit(first);
+    second.run("SET lock_timeout = '1s'");
+    second.charge(user(1), dec!(1));
+    assert_eq!(second.value::<String>(statistics, &[]), "1 0");
+    held.release();
+    second.charge(user(1), dec!(1));
+    assert_eq!(second.balance(user(1)), dec!(995));
+    second.assert_sound();
+}

@@ -108,6 +108,10 @@ fn what_a_prepared_transaction_has_crossed_is_announced_where_the_bucket_arrives
     assert!(!nodes.mover.activate(bucket, &handover));
     assert_eq!(crossings(&mut listeners), [vec![], vec![]]);
     nodes.new.connect().assert_sound();
+    // Nor again where it comes back: the first node kept what it had announced, which the second has gone on from.
+    Mover { old: nodes.new.connect(), new: nodes.old.connect() }.move_bucket(bucket);
+    assert_eq!(crossings(&mut listeners), [vec![], vec![]]);
+    session.assert_sound();
 }
 
 /// From the mark on nobody is prepared, until it is taken back.
@@ -444,6 +448,108 @@ fn a_source_id_that_is_taken_keeps_the_bucket_where_it_is() {
     admin.assert_sound();
 }
 
+/// What a call is refused with, which must be this: message and detail.
+fn refusal(session: &mut Session, call: &str, sqlstate: &str) -> [String; 2] {
+    let error = session.try_run(&format!("SELECT credits.{call}")).refused(sqlstate);
+    [error.message().to_owned(), error.detail().unwrap_or_default().to_owned()]
+}
+
+/// The same is covered before, while and after an account moves, there and back: by its balance, limit and holds, and by an enforced spend cap.
+#[test]
+fn what_is_covered_is_the_same_wherever_the_account_is() {
+    let (bucket, accounts) = accounts_of_a_bucket(2);
+    let mut nodes = Nodes::create(&[bucket]);
+    let (limited, capped) = (accounts[0], accounts[1]);
+    let key = Uuid::from_u128(7);
+    let (mut first, mut second) = (nodes.old.connect(), nodes.new.connect());
+    // Far from any limit, which the session and the others are told.
+    first.grant(limited, dec!(1000));
+    first.grant(capped, dec!(1000));
+    first.run(&format!(
+        "INSERT INTO credits.spending_limits (user_id, overdraft_limit) VALUES ('{limited}', 2);
+         INSERT INTO credits.spend_caps (user_id, api_key_ids, amount, is_enforced) VALUES ('{capped}', ARRAY['{key}'::uuid], 20, true)"
+    ));
+    for number in 0..3 {
+        first.run(&format!("SELECT credits.charge('{limited}', 1, 'far {number}'), credits.create_hold('{limited}', 1, 'held {number}')"));
+    }
+    first.run(&format!(
+        "SELECT credits.create_hold('{limited}', 4, 'in flight'), credits.create_hold('{limited}', 5, 'over', '1 hour'), credits.release_hold('in flight')"
+    ));
+    let spend = |amount: &str, source: &str| {
+        format!("charge('{capped}', {amount}, '{source}', api_key_id => '{key}')")
+    };
+    first.run(&format!("SELECT credits.{}", spend("12", "spent")));
+    first.run(&format!("SELECT credits.create_hold('{capped}', 5, 'to be spent', api_key_id => '{key}')"));
+    // 997 less 8 held leaves 989, and 2 below zero.
+    let charge = |amount: &str, source: &str| format!("charge('{limited}', {amount}, '{source}')");
+    let too_much = [(charge("991.5", "much"), "LC001"), (spend("3.5", "more"), "LC002")];
+    let refused =
+        |session: &mut Session| too_much.each_ref().map(|(call, sqlstate)| refusal(session, call, sqlstate));
+    let before = refused(&mut first);
+
+    // Who has a hold in flight is waited for; who comes while the bucket is held asks again at the other node.
+    nodes.mover.expect(bucket);
+    let (_, from) = nodes.mover.copy(bucket, None);
+    nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
+    let mut in_flight = nodes.old.connect();
+    in_flight.run(&format!("BEGIN; SELECT credits.create_hold('{limited}', 981, 'in flight')"));
+    let Mover { old, new } = nodes.mover;
+    let holding = old.background(move |old| old.run(&format!("BEGIN; SELECT credits.hold_bucket({bucket})")));
+    nodes.old.until_blocked(holding.pid());
+    in_flight.run("COMMIT");
+    let (old, ()) = holding.finish();
+    nodes.mover = Mover { old, new };
+    let handover = nodes.mover.hand_over(bucket, Some(&from));
+    let late = format!("SELECT credits.{}", charge("10", "late"));
+    let asking = nodes.old.connect().background(move |session| session.try_run(&late));
+    nodes.old.until_blocked(asking.pid());
+    nodes.mover.old.run(&format!("SELECT credits.give_away_bucket({bucket}); COMMIT"));
+    asking.finish().1.refused("LC003");
+    second.try_run(&format!("SELECT credits.{}", charge("10", "late"))).refused("LC003");
+    assert!(nodes.mover.activate(bucket, &handover));
+
+    // 8 are left, and 2 below zero.
+    refusal(&mut second, &charge("10.5", "late"), "LC001");
+    second.run("SELECT credits.release_hold('in flight')");
+    assert_eq!(refused(&mut second), before);
+    second.run(&format!("SELECT credits.{}", charge("981", "in flight")));
+    second.run(&format!("SELECT credits.{}", charge("10", "late")));
+    refusal(&mut second, &charge("0.000000000000001", "least"), "LC001");
+    second.run("SELECT credits.capture_hold('held 0', 0.5), credits.extend_hold('held 1', '2 hours'), credits.release_hold('held 2')");
+    second.run(&format!("SELECT credits.create_hold('{limited}', 1.5, 'held 3')"));
+    refusal(&mut second, &format!("create_hold('{limited}', 0.000000000000001, 'least')"), "LC001");
+    assert_eq!(refused(&mut second)[1], before[1]);
+    second.run("SELECT credits.capture_hold('to be spent', 4)");
+    second.run(&format!("SELECT credits.{}", spend("3", "three")));
+    let at_new = [&charge("1", "one"), &spend("2", "two")].map(|call| {
+        let sqlstate = if call.contains(&limited.to_string()) { "LC001" } else { "LC002" };
+        refusal(&mut second, call, sqlstate)
+    });
+    assert_eq!(first.value::<i64>("SELECT count(*) FROM credits.holds", &[]), 0);
+
+    // What was published on the first node is of another stay.
+    let mut back = Mover { old: nodes.new.connect(), new: nodes.old.connect() };
+    back.move_bucket(bucket);
+    for session in [&mut first, &mut nodes.old.connect()] {
+        assert_eq!(refusal(session, &charge("1", "one"), "LC001"), at_new[0]);
+        assert_eq!(refusal(session, &spend("2", "two"), "LC002"), at_new[1]);
+        session.run("BEGIN");
+        session.run(&format!("SELECT credits.{}", spend("1", "last")));
+        session.run("ROLLBACK");
+    }
+    first.run(&format!("SELECT credits.{}", spend("1", "last")));
+    refusal(&mut first, &spend("0.000000000000001", "least"), "LC002");
+    first.run(
+        "SELECT credits.release_hold('over'), credits.release_hold('held 1'), credits.release_hold('held 3')",
+    );
+    refusal(&mut first, &charge("7.500000000000001", "least"), "LC001");
+    first.run(&format!("SELECT credits.{}", charge("7.5", "all")));
+    assert_eq!(first.balance(limited), dec!(-2));
+    assert_eq!(first.balance(capped), dec!(980));
+    first.assert_sound();
+    second.assert_sound();
+}
+
 /// Where a mover dies, if it does.
 struct Death {
     steps_to_live: u32,
@@ -541,22 +647,127 @@ fn use_accounts(
     recorded
 }
 
-/// Nothing is lost or doubled, whoever dies at whatever step: rows, holds, announcements.
+/// Asks at whichever node has the account, again while it is not there. Returns whether it was covered.
+fn ask(sessions: &mut [Session; 2], map: &AtomicUsize, call: &str) -> bool {
+    loop {
+        match sessions[map.load(Ordering::Relaxed)].try_run(&format!("SELECT credits.{call}")) {
+            Ok(()) => return true,
+            Err(error) => match error.code().map_or("", |code| code.code()) {
+                "LC001" => return false,
+                "LC003" | "P0002" => thread::yield_now(),
+                _ => panic!("{call}: {error:?}"),
+            },
+        }
+    }
+}
+
+/// How far below zero the account of [`spend_to_the_limit`] may go.
+const LIMIT: i64 = 3;
+
+/// Charges and holds near the limit of an account that nobody else uses, until it is told to stop: so it is known what is covered. Returns the balance and
+/// which ways it went over zero.
+fn spend_to_the_limit(
+    nodes: [&Database; 2],
+    account: Uuid,
+    map: &AtomicUsize,
+    stop: &AtomicBool,
+    seed: u64,
+) -> (i64, Vec<Direction>) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut sessions = nodes.map(Database::connect);
+    let (mut balance, mut held, mut crossings) = (0, Vec::<(String, i64)>::new(), Vec::new());
+    for number in 0.. {
+        // What is held is captured or released in the end.
+        if stop.load(Ordering::Relaxed) && held.is_empty() {
+            break;
+        }
+        let source = format!("limited {number}");
+        let amount = random.random_range(1..6_i64);
+        let before = balance;
+        let available = balance - held.iter().map(|(_, amount)| amount).sum::<i64>();
+        let may_be_asked = !stop.load(Ordering::Relaxed);
+        match random.random_range(0..6) {
+            0 | 1 if available < 4 => {
+                ask(
+                    &mut sessions,
+                    map,
+                    &format!("create_transaction('{account}', 'purchase', {amount}, '{source}')"),
+                );
+                balance += amount;
+            }
+            2 if may_be_asked => {
+                let is_covered =
+                    ask(&mut sessions, map, &format!("charge('{account}', {amount}, '{source}')"));
+                assert_eq!(
+                    is_covered,
+                    available - amount >= -LIMIT,
+                    "seed {seed}: {amount} of {available} charged"
+                );
+                balance -= if is_covered { amount } else { 0 };
+            }
+            3 if may_be_asked => {
+                let is_covered =
+                    ask(&mut sessions, map, &format!("create_hold('{account}', {amount}, '{source}')"));
+                assert_eq!(
+                    is_covered,
+                    available - amount >= -LIMIT,
+                    "seed {seed}: {amount} of {available} held"
+                );
+                held.extend(is_covered.then_some((source, amount)));
+            }
+            4 => {
+                if let Some((source, amount)) = held.pop() {
+                    assert!(
+                        ask(&mut sessions, map, &format!("extend_hold('{source}', '1 day')")),
+                        "seed {seed}"
+                    );
+                    let used = random.random_range(1..=amount);
+                    ask(&mut sessions, map, &format!("capture_hold('{source}', {used})"));
+                    balance -= used;
+                }
+            }
+            _ => {
+                if let Some((source, _)) = held.pop() {
+                    // A hold that is not where it is asked for is not released there: ask again.
+                    while !sessions[map.load(Ordering::Relaxed)]
+                        .query_one("SELECT credits.release_hold($1)", &[&source])
+                        .is_ok_and(|released| released.get(0))
+                    {
+                        thread::yield_now();
+                    }
+                }
+            }
+        }
+        if (before > 0) != (balance > 0) {
+            crossings.push(if balance > 0 { Direction::Up } else { Direction::Down });
+        }
+    }
+    (balance, crossings)
+}
+
+/// Nothing is lost or doubled, whoever dies at whatever step: rows, holds, announcements, which come one after the other, and what is covered.
 #[test]
 fn accounts_move_to_and_fro_while_they_are_used() {
     const MOVES: usize = 12;
     let seed = credits_ledger_tests::seed();
-    let (bucket, accounts) = accounts_of_a_bucket(5);
+    let (bucket, mut accounts) = accounts_of_a_bucket(6);
     let nodes = Nodes::create(&[bucket]);
     let databases = [&nodes.old, &nodes.new];
+    let limited = accounts.pop().unwrap();
+    nodes.old.connect().run(&format!(
+        "INSERT INTO credits.spending_limits (user_id, overdraft_limit, thresholds) VALUES ('{limited}', {LIMIT}, '{{}}'), ('{}', 0, '{{-20,20}}')",
+        accounts[0]
+    ));
     let mut listeners = databases.map(Database::listen);
+    let mut announced: Vec<(Uuid, Direction, String)> = Vec::new();
     let (map, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let mut random = StdRng::seed_from_u64(seed);
-    let recorded: Vec<Recorded> = thread::scope(|scope| {
+    let (recorded, spent): (Vec<Recorded>, _) = thread::scope(|scope| {
         let (accounts, map, stop) = (&accounts, &map, &stop);
         let clients: Vec<_> = (0..4)
             .map(|client| scope.spawn(move || use_accounts(databases, accounts, map, stop, (client, seed))))
             .collect();
+        let limited = scope.spawn(move || spend_to_the_limit(databases, limited, map, stop, seed));
         for number in 0..MOVES {
             let (from, to) = (number % 2, (number + 1) % 2);
             loop {
@@ -566,24 +777,46 @@ fn accounts_move_to_and_fro_while_they_are_used() {
                 }
             }
             map.store(to, Ordering::Relaxed);
+            // All that is announced there until the bucket comes back, and before anything that is announced here.
+            announced.extend(listeners[from].boundaries());
         }
         stop.store(true, Ordering::Relaxed);
-        clients.into_iter().map(|client| client.join().expect("the client does not fail")).collect()
+        let recorded =
+            clients.into_iter().map(|client| client.join().expect("the client does not fail")).collect();
+        (recorded, limited.join().expect("what is covered is known"))
     });
+    announced.extend(listeners.each_mut().into_iter().rev().flat_map(|listener| listener.boundaries()));
     let mut last = databases[MOVES % 2].connect();
-    let crossings: Vec<(Uuid, Direction)> =
-        listeners.iter_mut().flat_map(credits_ledger_tests::Listener::crossings).collect();
+    let directions = |account: Uuid, boundary: &str| -> Vec<Direction> {
+        let of_account = announced.iter().filter(|(user, _, of)| *user == account && of == boundary);
+        of_account.map(|(_, direction, _)| *direction).collect()
+    };
+    assert_eq!(
+        spent,
+        (last.value("SELECT credits.get_user_balance($1)::bigint", &[&limited]), directions(limited, "0")),
+        "seed {seed}"
+    );
     for (number, account) in accounts.iter().enumerate() {
         let balance: Decimal =
             recorded.iter().flatten().filter(|(of, _)| *of == number).map(|(_, amount)| *amount).sum();
         assert_eq!(last.balance(*account), balance, "seed {seed}");
-        let announced = |way: Direction| {
-            crossings.iter().filter(|(user, direction)| user == account && *direction == way).count()
-        };
-        let is_positive = usize::from(balance > Decimal::ZERO);
-        assert_eq!(announced(Direction::Up) - announced(Direction::Down), is_positive, "seed {seed}");
+        // By turns, beginning on the side of an account without rows, up to the side of now.
+        for boundary in [-20, 0, 20] {
+            let ways = directions(*account, &boundary.to_string());
+            let mut is_above = boundary < 0;
+            if boundary != 0 && number != 0 {
+                assert_eq!(ways, []);
+                continue;
+            }
+            for way in ways {
+                assert_ne!(way == Direction::Up, is_above, "seed {seed}, boundary {boundary}: {announced:?}");
+                is_above = !is_above;
+            }
+            assert_eq!(is_above, balance > boundary.into(), "seed {seed}, boundary {boundary}");
+        }
     }
-    let rows: i64 = last.value("SELECT count(*) FROM credits.credits_transactions", &[]);
+    let rows: i64 =
+        last.value("SELECT count(*) FROM credits.credits_transactions WHERE user_id <> $1", &[&limited]);
     assert_eq!(usize::try_from(rows).ok(), Some(recorded.iter().map(Vec::len).sum()), "seed {seed}");
     assert_eq!(last.value::<i64>("SELECT count(*) FROM credits.holds", &[]), 0, "seed {seed}");
     last.assert_sound();

@@ -167,6 +167,26 @@ fn a_step_out_of_order_is_refused() {
     new.run(&of_new("receive_transactions(BUCKET, rows)"));
     take(&mut new, &of_new(receive[1]), true);
     take(&mut new, &of_new("activate_bucket(BUCKET, handover || '{\"position\": 3}')"), false);
+    // What has been received is of this arrival.
+    let ledger: String = old.value("SELECT credits.get_ledger()", &[]);
+    let expect = |new: &mut Session, ledger: &str| {
+        new.value::<Option<String>>("SELECT credits.expect_bucket($1, $2)::text", &[&bucket, &ledger])
+    };
+    new.run(&of_new("receive_transactions(BUCKET, '[]', '77')"));
+    assert_eq!(expect(&mut new, &ledger), Some("77".to_owned()));
+    take(&mut new, &of_new(receive[1]), true);
+    for is_returned in [true, false] {
+        if is_returned {
+            new.run(&of_new("return_bucket(BUCKET)"));
+        } else {
+            assert_eq!(expect(&mut new, "another"), None);
+            take(&mut new, &of_new(receive[0]), false);
+        }
+        assert_eq!(expect(&mut new, &ledger).is_some(), is_returned);
+        take(&mut new, &of_new(receive[1]), false);
+        new.run(&of_new("receive_handover(BUCKET, handover)"));
+        take(&mut new, &of_new(receive[1]), true);
+    }
     // A savepoint that is rolled back lets go of the bucket.
     old.run(&format!("BEGIN; SAVEPOINT held; SELECT credits.hold_bucket({bucket})"));
     assert!(old.value::<bool>("SELECT credits.holds_stripes($1)", &[&bucket]));
