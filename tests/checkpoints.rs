@@ -1,6 +1,6 @@
 //! A checkpoint covers what has ended, and only that.
 
-use credits_ledger_tests::{Database, Decimal, Session, Uuid, dec, user};
+use credits_ledger_tests::{Database, Decimal, Session, Uuid, dec, stripe_of, user};
 
 /// The stored checkpoint of a user.
 struct Checkpoint {
@@ -358,4 +358,40 @@ fn a_page_of_checkpoints_is_pruned_when_it_is_nearly_full() {
     }
     assert_eq!(charger.value::<i64>(size, &[&&tables[..]]), before);
     charger.assert_sound();
+}
+
+/// A commit that has read how far a checkpoint is behind, and finds it refreshed when it comes to it, adds nothing a second time: neither to batches nor to days.
+#[test]
+fn what_another_commit_has_folded_meanwhile_is_not_folded_again() {
+    // Alone: the refreshes must have rows to fold.
+    let db = Database::create_alone();
+    let (mut slow, mut quick) = (db.connect(), db.connect());
+    let lagging = user(1);
+    let same_stripe =
+        |number: &u32| user(*number) > lagging && stripe_of(user(*number)) == stripe_of(lagging);
+    let large = user((2..).find(same_stripe).expect("there are 256 stripes"));
+    slow.grant(lagging, dec!(1000));
+    slow.grant(large, dec!(1_000_000));
+    slow.charge(large, dec!(1));
+    // Its sum is published as far as it is stored; what comes then is within headroom.
+    slow.run("SET credits_ledger.checkpoint_interval = 1");
+    slow.charge(lagging, dec!(1));
+    slow.charge(lagging, dec!(1));
+    for _ in 0..3 {
+        quick.charge_batch(lagging, Uuid::nil(), dec!(1));
+    }
+    slow.run(&format!(
+        "BEGIN; INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES ('{lagging}', 'usage', 1, 'last');
+         INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+         SELECT '{large}', 'usage', 1, 'many ' || n FROM generate_series(1, 60000) n"
+    ));
+    quick.run("SET credits_ledger.checkpoint_interval = 1; BEGIN");
+    quick.charge_batch(lagging, Uuid::nil(), dec!(1));
+    // It reads the one account, and then for long the other.
+    let committing = slow.background(|session| session.run("COMMIT"));
+    db.until_it_has_a_stripe(committing.pid(), "ShareLock");
+    quick.run("COMMIT");
+    let (mut slow, ()) = committing.finish();
+    assert_eq!(slow.balance(lagging), dec!(993));
+    slow.assert_sound();
 }

@@ -439,3 +439,20 @@ fn a_covered_account_is_decided_without_its_stripe() {
     }
     assert_eq!(session.value::<i64>(sections, &[]), before);
 }
+
+/// Where the owner has taken the trigger away that notes holds, nothing says how much was held since: so each commit looks.
+#[test]
+fn holds_that_nobody_notes_are_looked_for() {
+    let (_db, mut session) = database(dec!(1000));
+    session.run("ALTER TABLE credits.holds DISABLE TRIGGER note_hold");
+    for number in 0..3 {
+        call(&mut session, &format!("charge('USER', 1, '{number}')"));
+    }
+    let by_hand = "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('by hand', 'USER', 990, 'infinity')";
+    session.run(&by_hand.replace("USER", &user(1).to_string()));
+    try_call(&mut session, "charge('USER', 7.5, 'more')").refused("LC001");
+    call(&mut session, "BEGIN; charge('USER', 3, 'a'); charge('USER', 4, 'b'); COMMIT");
+    session.run("ALTER TABLE credits.holds ENABLE ALWAYS TRIGGER note_hold");
+    try_call(&mut session, "create_hold('USER', 0.5, 'more')").refused("LC001");
+    session.assert_sound();
+}

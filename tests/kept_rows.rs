@@ -246,7 +246,7 @@ fn filtered(db: &Database, admin: &mut Session) -> Session {
 }
 
 /// What tells of all accounts, and how many of the node's three it tells of: for a role that sees all rows, and for one that is filtered.
-const OF_ALL: [(&str, i64, i64); 17] = [
+const OF_ALL: [(&str, i64, i64); 21] = [
     ("SELECT credits.count_all_transactions()", 3, 3),
     ("SELECT credits.count_all_transactions(transaction_types => '{usage}')", 2, 2),
     ("SELECT count(*) FROM credits.list_all_transactions()", 3, 3),
@@ -272,6 +272,10 @@ const OF_ALL: [(&str, i64, i64); 17] = [
     ("SELECT count(*) FROM credits.users_without_checkpoint", 0, 0),
     // These have what the node keeps.
     ("SELECT count(*) FROM credits.checkpoints", 3, 0),
+    ("SELECT count(*) FROM credits.folded_batches", 3, 0),
+    ("SELECT count(DISTINCT user_id) FROM credits.folded_days", 3, 0),
+    ("SELECT coalesce(sum(listed_by), 0)::bigint FROM credits.stragglers WHERE state = 'ended'", 3, 0),
+    ("SELECT count(*) FROM credits.checkpoint_lag WHERE stragglers > 0", 1, 0),
     (
         "SELECT count(*) FROM (VALUES (1), (2), (3)) n (n) WHERE credits.transaction_exists_by_source_id('granted ' || n)",
         3,
@@ -285,12 +289,21 @@ fn what_tells_of_all_accounts_tells_of_those_that_are_here() {
     let db = Database::create_alone();
     let mut admin = node(&db);
     let mut filtered = filtered(&db, &mut admin);
+    // Of a transaction that has ended long ago.
+    admin.run("UPDATE credits.user_balance_checkpoints SET stragglers = '{5}'");
     let count =
         |session: &mut Session, sql: &str| session.values::<i64>(sql, &[]).first().copied().unwrap_or(-1);
     for (sql, expected, expected_filtered) in OF_ALL {
         assert_eq!(count(&mut admin, sql), expected, "{sql}");
         assert_eq!(count(&mut filtered, sql), expected_filtered, "filtered: {sql}");
     }
+    // Refreshed, or lost, is what is here: of the others the view has it until they are purged, or come back.
+    assert_eq!(admin.value::<i64>("SELECT credits.refresh_idle_checkpoints('0')", &[]), 1);
+    assert_eq!(
+        count(&mut admin, "SELECT sum(listed_by)::bigint FROM credits.stragglers WHERE state = 'ended'"),
+        2
+    );
+    assert_eq!(admin.value::<i64>("SELECT credits.refresh_idle_checkpoints('0')", &[]), 0);
     // Of accounts without a checkpoint, too.
     admin.lose_checkpoints("DELETE FROM credits.user_balance_checkpoints");
     for (sql, expected) in [
