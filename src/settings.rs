@@ -64,7 +64,7 @@ pub fn init() {
         ),
         (
             c"credits_ledger.crossing_channel",
-            c"Channel notified of each crossing of zero, with the user and the direction; empty: off.",
+            c"Channel notified of each crossing of zero or of a threshold, with the user and the direction; empty: off.",
             &CROSSING_CHANNEL,
         ),
         (

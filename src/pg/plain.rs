@@ -129,7 +129,7 @@ unsafe fn is_ordinary(relation: pg_sys::Relation) -> bool {
     }
 }
 
-/// Whether it has the columns that the extension has made, no others, not even dropped ones, and none that it makes NULL must not be.
+/// Whether it has exactly the columns that the extension has made, without dropped ones, and NOT NULL on none but those that are made so.
 ///
 /// # Safety
 /// The table is open.

@@ -14,9 +14,9 @@ use crate::crossing::Direction;
 pub enum Event {
     /// A stripe was taken exclusively.
     ExclusiveSection,
-    /// A balance crossed zero to above.
+    /// A balance crossed zero or a threshold, from there or below to above.
     CrossingUp,
-    /// A balance crossed zero to below.
+    /// A balance crossed zero or a threshold, from above to there or below.
     CrossingDown,
     /// A checkpoint was refreshed.
     Refresh,
