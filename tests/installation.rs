@@ -152,6 +152,8 @@ fn what_a_session_sets_makes_no_difference() {
     ] {
         session.run(&format!("SET {setting}"));
         assert_eq!(findings(&mut session), [], "{setting}");
+        session.run("DROP EXTENSION credits_ledger; CREATE EXTENSION credits_ledger");
+        assert_eq!(findings(&mut session), [], "made under {setting}");
         session.run("RESET ALL");
     }
 }

@@ -334,7 +334,9 @@ CREATE FUNCTION credits.verify_installation()
         WHERE n.nspname = 'credits'
           AND (f.prosecdef
                -- A procedure that commits cannot have a setting of its own; a body that was bound when it was created needs none.
-               OR l.lanname <> 'c' AND f.prokind <> 'p' AND f.prosqlbody IS NULL AND NOT coalesce(f.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false))
+               OR l.lanname <> 'c' AND f.prokind <> 'p' AND f.prosqlbody IS NULL
+                  -- With quotes, where the extension was made under quote_all_identifiers.
+                  AND NOT EXISTS (SELECT FROM unnest(f.proconfig) AS setting WHERE replace(setting, '"', '') = 'search_path=pg_catalog, pg_temp'))
         UNION ALL
         SELECT 'row security', concat_ws('.', 'credits', u.table_name, nullif(u.policy, '')), 'a restore has brought it and could not make it: ' || u.problem
         -- Without SELECT on the table, the function would raise an error.
