@@ -18,7 +18,7 @@
 //! true any more. So a crossing ends both, and nobody has to void them. For the same reason the two are replaced together and never
 //! merged: a ceiling of grants that was published on one level is not true of the next one.
 //!
-//! A third ceiling is for users that must be covered: until the count of charges reaches it, available cannot fall below the limit. A
+//! A third ceiling is for users that must be covered: until the count of charges reaches it, what is available cannot fall below the limit. A
 //! crossing changes nothing about it, and so it stays while the other two are replaced. It is the highest that was published.
 //!
 //! `models/levels.pml` explores the first two, `models/holds.pml` the third, `models/caps.pml` what spend caps leave of each.
@@ -137,7 +137,7 @@ pub struct Headroom {
     pub(super) charged_until: u64,
     /// While the count of grants is below this, the balance is not above the nearest boundary above.
     pub(super) granted_until: u64,
-    /// While the count of charges is below this, available is at or above the limit.
+    /// While the count of charges is below this, what is available is at or above the limit.
     pub(super) covered_until: u64,
     /// The count of rows at which the checkpoint covered every row.
     pub(super) rows_folded: u64,
