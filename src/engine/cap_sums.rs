@@ -1,9 +1,8 @@
 //! What a backend keeps of what was spent of accounts' caps, so that the next commit that looks reads only what has come since.
 //!
-//! As of a balance, what the rows of a coverage add up to stays true for good, as long as nobody but the engine changes the ledger and its
-//! checkpoints: so it is kept under the name of a state ([`super::published`]), and of the caps and the windows that it was added up for.
-//! It is not published: a session that has not looked at an account yet reads the daily totals, and of the day on which a window begins after
-//! midnight all rows.
+//! What the rows of a coverage add up to stays true for good, as long as nobody but the engine changes the ledger and its checkpoints. So it
+//! is kept under the name of a state ([`super::published`]), and with the caps and windows that it was added up for. It is not published: a
+//! session that has not looked at an account yet reads the daily totals, and all rows of a day on which a window begins after midnight.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

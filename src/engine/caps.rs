@@ -4,11 +4,14 @@
 //! that changes them. Who shares the stripe sees the rows of `spend_caps` that were copied last. An account without caps has none in its
 //! checkpoint, and nobody looks for any.
 //!
-//! What was spent is added up from three parts, by one checkpoint: whole days from the daily totals, the day on which a window begins in the
-//! middle from the ledger by the index on user and date, and what the checkpoint does not cover from the delta. Totals and checkpoint are
-//! those of one snapshot, or rows of a refresh in between would be lost or counted twice. What is in flight is met in the delta: whoever has
-//! counted before has its rows there. Where there are no daily totals, or their locks are not free, all rows from the start of the earliest
-//! window on are read by that index.
+//! What was spent is added up from three parts, by one checkpoint:
+//!
+//! - whole days, from the daily totals
+//! - the rest of a day on which a window begins after midnight, from the ledger by the index on user and date
+//! - what the checkpoint does not cover, from the delta. Rows in flight are met there: whoever has counted before has its rows there
+//!
+//! Totals and checkpoint are those of one snapshot, or rows of a refresh in between would be lost or counted twice. Where there are no daily
+//! totals, or their locks are not free, all rows from the start of the earliest window on are read by the index on user and date.
 //!
 //! A commit that shares the stripe goes on from what the session has added up last, and reads what has come since ([`cap_sums`]).
 

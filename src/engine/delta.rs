@@ -198,8 +198,8 @@ pub fn furthest_noted(relations: &Relations) -> AnyColumn<Ledger> {
     })
 }
 
-/// Notes the user and the signed amount of a row that the transaction has inserted, and what it takes back, for settlement. Raises 23514 for a row with an
-/// infinite date, a blank `source_id`, a category that is too long, or metadata that is no object.
+/// Notes for settlement the user and the signed amount of a row that the transaction has inserted, and what the row takes back. Raises
+/// 23514 for a row with an infinite date, a blank `source_id`, a category that is too long, or metadata that is no object.
 pub fn note(row: &Row<'_, Ledger>, relations: &Relations) {
     let later = relations.later_columns().unwrap_or_else(|error| error.raise());
     require_category_and_metadata(row, later).unwrap_or_else(|error| error.raise());

@@ -14,10 +14,12 @@ use crate::pg::relation::Table;
 use crate::pg::{buckets, transfer};
 
 /// Counts what the transaction has written, so that no settlement takes headroom for larger than it is (`count_charges` of a
-/// transaction that goes to `prepared`, in `models/settlement.pml`). Raises 0A000 for a transaction that cannot be prepared: one
-/// that has redacted or transferred a bucket holds stripes, one that has deleted checkpoints keeps what they announced in this backend's memory, one with
-/// reversals would commit without the check that its settlement makes, and one that has changed boundaries would leave them out of
-/// the checkpoints.
+/// transaction that goes to `prepared`, in `models/settlement.pml`). Raises 0A000 for a transaction that cannot be prepared:
+///
+/// - one that has redacted, or transferred a bucket, holds stripes
+/// - one that has deleted checkpoints keeps what they announced in this backend's memory
+/// - one with reversals would commit without the check that its settlement makes
+/// - one that has changed boundaries would leave them out of the checkpoints
 pub fn count_noted() {
     redaction::refuse_to_prepare();
     transfer::refuse_to_prepare();

@@ -104,8 +104,9 @@ impl Published {
         }
     }
 
-    /// The same, for who uses and publishes nothing but what is of the user of this version of a checkpoint, which the snapshot sees: that
-    /// is the version that the state has if all that its transaction did was seen by a snapshot that agreed with the state.
+    /// The same, for a settlement that uses and publishes only what is of one user, whose checkpoint the snapshot sees in this version.
+    /// Nothing is compared if a snapshot that agreed with the state has seen all that the version's transaction did: then the state has
+    /// this version.
     pub fn check_version(&self, stored_by: SubtransactionId, snapshot: &Rc<Snapshot>) {
         let agrees_below =
             LAST_STATE.get().filter(|last| last.state == self.state).map(|last| last.agrees_below);

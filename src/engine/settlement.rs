@@ -25,7 +25,7 @@
 //! |---|---|---|
 //! | 3 | `count`: charges, then grants; `GRANTS_NOT_COUNTED`, `PREPARED_NOT_COUNTED` | `count`: what is held, too; `HOLD_NOT_COUNTED`, `EXTENSION_NOT_COUNTED` |
 //! | 4 | `SUFFICES`: both counts; `ONE_SIDED` | `SUFFICES`: `covered_until`, too ([`Published::covers`]) |
-//! | 5 | `assess`: the nearest boundaries (`measure`), both words or none (`publish`); `OWN_GRANTS_LEFT`, `OWN_CHARGES_LEFT`, `MERGED`, `PUBLISH_LATE` | `judge` reads the clock, `assess` passes over holds, then the delta, and reads the charges again ([`Published::charged_since`]); `BY_INTERVAL_ALONE`, `CLOCK_BEFORE_LOCK` |
+//! | 5 | `assess`: the nearest boundaries (`measure`), both ceilings or none (`publish`); `OWN_GRANTS_LEFT`, `OWN_CHARGES_LEFT`, `MERGED`, `PUBLISH_LATE` | `judge` reads the clock, `assess` passes over holds, then the delta, and reads the charges again ([`Published::charged_since`]); `BY_INTERVAL_ALONE`, `CLOCK_BEFORE_LOCK` |
 //! | 8 | `decide`: every boundary, those of `spending_limits` where they were changed or there is no checkpoint; a change voids the headroom; `NO_VOID`, `CHANGE_SHARED`, `STAYING_SILENT`, `LIMITS_BEFORE_LOCK` | `decide`: the clock after the snapshot, own rows judged again, what is not covered refused; `CLOCK_BEFORE_SNAPSHOT`, `JUDGED_ONCE`, `COVERED_ONCE` |
 //!
 //! **No crossing is missed.** Of the transactions that make one together, take the last that looks, in step 4 or 5. It sees the
