@@ -466,7 +466,7 @@ COMMENT ON COLUMN credits.daily_totals.total_amount IS 'Sum of the amounts, posi
 COMMENT ON COLUMN credits.daily_totals.transaction_count IS 'Number of rows.';
 
 -- By this index the engine finds the total that a row belongs to, and keeps totals apart: a unique one would have NULLs differ before
--- Postgres 15. The texts are ordered by their bytes, whatever the collation of the database is, and becomes by an update of its library.
+-- Postgres 15. The texts are ordered by their bytes: an update of the system's library can change the order of a collation.
 CREATE INDEX daily_totals_user_day_idx
     ON credits.daily_totals (user_id, day, transaction_type COLLATE "C", category COLLATE "C", api_key_id);
 COMMENT ON INDEX credits.daily_totals_user_day_idx IS
@@ -3915,9 +3915,11 @@ SET LOCAL search_path = credits, pg_temp;
 /* <begin connected objects> */
 -- src/lib.rs
 -- finalize
--- PUBLIC may execute nine functions: those that stamp a row, make its id and check thresholds, which run as the role that writes, the one that
--- pg_dump calls, as the role that dumps, the one that names an account's bucket, as the role that reads or writes through a router, and those that say
--- which buckets there are, as whoever reads.
+-- PUBLIC may execute nine functions:
+-- - those that stamp a row, make its id and check thresholds: they run as the role that writes
+-- - the one that pg_dump calls, as the role that dumps
+-- - the one that names an account's bucket, as the role that reads or writes through a router
+-- - those that say which buckets are here, as whoever reads
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;

@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use crate::random::{Random, distinct_uuids};
 
-/// Every how many accounts one works in batches.
+/// Of so many accounts, one works in batches.
 const BATCHING: usize = 3;
 
-/// Every how many accounts one, if it does not work in batches, buys one pack and no more.
+/// Of so many accounts, one buys one pack and no more, if it does not work in batches.
 const BUYING_ONCE: usize = 5;
 
 /// How far below zero the holds of an account that buys once may take it, in credits.

@@ -185,8 +185,8 @@ impl Expansion<'_> {
     }
 }
 
-/// All buckets from this one on, such that those that have gone by make few residue classes: the next differs in the highest bit, the two after that in
-/// the one below, and so on.
+/// All buckets, this one first, in an order in which those before any place make few residue classes: the next one differs in the highest
+/// bit, the two after that in the bit below, and so on.
 fn buckets_from(first: i32) -> impl Iterator<Item = i32> {
     let reversed =
         |number: i32| (0..BITS).fold(0, |sum, bit| sum | ((number >> bit) & 1) << (BITS - 1 - bit));

@@ -201,7 +201,7 @@ impl<'a> Purchaser<'a> {
     }
 }
 
-/// The fewest whole packs that bring above its level what is so far from it: at it or below.
+/// The fewest whole packs that bring a balance above its level. It is so far from the level now, which is not above 0.
 fn enough(from_level: Decimal) -> Decimal {
     PACK * (-from_level / PACK + Decimal::ONE).floor()
 }

@@ -122,7 +122,7 @@ COMMENT ON COLUMN credits.daily_totals.total_amount IS 'Sum of the amounts, posi
 COMMENT ON COLUMN credits.daily_totals.transaction_count IS 'Number of rows.';
 
 -- By this index the engine finds the total that a row belongs to, and keeps totals apart: a unique one would have NULLs differ before
--- Postgres 15. The texts are ordered by their bytes, whatever the collation of the database is, and becomes by an update of its library.
+-- Postgres 15. The texts are ordered by their bytes: an update of the system's library can change the order of a collation.
 CREATE INDEX daily_totals_user_day_idx
     ON credits.daily_totals (user_id, day, transaction_type COLLATE "C", category COLLATE "C", api_key_id);
 COMMENT ON INDEX credits.daily_totals_user_day_idx IS

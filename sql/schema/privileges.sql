@@ -1,6 +1,8 @@
--- PUBLIC may execute nine functions: those that stamp a row, make its id and check thresholds, which run as the role that writes, the one that
--- pg_dump calls, as the role that dumps, the one that names an account's bucket, as the role that reads or writes through a router, and those that say
--- which buckets there are, as whoever reads.
+-- PUBLIC may execute nine functions:
+-- - those that stamp a row, make its id and check thresholds: they run as the role that writes
+-- - the one that pg_dump calls, as the role that dumps
+-- - the one that names an account's bucket, as the role that reads or writes through a router
+-- - those that say which buckets are here, as whoever reads
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
