@@ -2509,6 +2509,7 @@ CREATE FUNCTION credits.list_all_transactions(skip bigint DEFAULT 0, "limit" big
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    most bigint;
     tried int := 0;
     message text;
     detail text;
@@ -2526,8 +2527,10 @@ BEGIN
             IF $1 IS NULL OR $1 OPERATOR(pg_catalog.<) 0 OR $2 OPERATOR(pg_catalog.<) 0 THEN
                 RETURN QUERY SELECT * FROM credits_routes.list_all_of_one($1, $2); RETURN;
             END IF;
+            -- NULL, which is all, where a bigint cannot say it.
+            most := CASE WHEN $1 OPERATOR(pg_catalog.<=) (9223372036854775807 OPERATOR(pg_catalog.-) $2) THEN $1 OPERATOR(pg_catalog.+) $2 END;
             RETURN QUERY WITH said AS MATERIALIZED (
-                    SELECT * FROM credits_routes.list_all_transactions(credits_routes.nodes(), $1 OPERATOR(pg_catalog.+) $2, $3, $4, $5, $6))
+                    SELECT * FROM credits_routes.list_all_transactions(credits_routes.nodes(), most, $3, $4, $5, $6))
                 SELECT t.id, t.user_id, t.transaction_type, t.amount, t.source_id, t.description, t.created_at, t.seq, t.fusillade_batch_id, t.api_key_id
                 FROM (SELECT t.*, pg_catalog.min(t.created_at) OVER (PARTITION BY t.node ORDER BY t.seq DESC) AS head
                       FROM said t WHERE t.owned IS NULL) t
