@@ -192,7 +192,7 @@ fn a_column_of_another_type_is_not_read() {
     }
     for (table, column, other) in [
         ("credits_transactions", "user_id", "text"),
-        ("credits_transactions", "fusillade_batch_id", "text"),
+        ("credits_transactions", "api_key_id", "text"),
         ("user_balance_checkpoints", "balance", "float8"),
         ("user_balance_checkpoints", "watermark", "text"),
         ("batch_aggregates", "total_amount", "int USING 1"),

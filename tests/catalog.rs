@@ -5,12 +5,15 @@ use ledger::transaction_type::TransactionType;
 
 /// Objects that may be used without a grant: what an insert runs on behalf of whoever inserts, pg_dump for whoever dumps,
 /// and the views of a router for whoever uses them.
-const PUBLIC: [&str; 9] = [
+const PUBLIC: [&str; 12] = [
     "credits.are_thresholds(numeric[])",
     "credits.bucket_of(uuid)",
     "credits.current_xact_id(bigint)",
     "credits.has_all_buckets()",
+    "credits.is_amount(numeric)",
     "credits.is_here(uuid)",
+    "credits.is_transaction_type(text)",
+    "credits.may_have_batch(text,uuid)",
     "credits.owned_buckets()",
     "credits.require_class(integer,integer)",
     "credits.row_security()",
@@ -196,17 +199,38 @@ fn settings_are_for_superusers() {
     }
 }
 
+/// What the constraints ask is written out here in SQL.
 #[test]
-fn the_library_knows_the_transaction_types_of_the_ledger() {
+fn the_constraints_mean_what_they_say() {
     let db = Database::create();
-    let allowed: Vec<String> = db.connect().values(
-        "SELECT quoted[1] FROM pg_constraint,
-                regexp_matches(pg_get_constraintdef(oid), '''([^'']*)''::text', 'g') WITH ORDINALITY AS found (quoted, place)
-         WHERE conrelid = 'credits.credits_transactions'::regclass AND conname = 'transaction_type_is_known'
-         ORDER BY place",
+    let mut session = db.connect();
+    let types: Vec<String> = session.values(
+        "SELECT t FROM unnest($1::text[] || ARRAY['', 'Usage', 'usage ', 'usag', 'refund']) t WHERE credits.is_transaction_type(t)",
+        &[&TransactionType::ALL.map(TransactionType::name).as_slice()],
+    );
+    assert_eq!(types, TransactionType::ALL.map(TransactionType::name));
+    let with_batch: Vec<String> = session.values(
+        "SELECT t FROM unnest($1::text[] || '{refund}') t WHERE credits.may_have_batch(t, gen_random_uuid())",
+        &[&types],
+    );
+    assert_eq!(with_batch, ["usage"]);
+    let wrong: Vec<String> = session.values(
+        "SELECT a::text FROM (
+             SELECT (digits::text || 'e' || exponent)::numeric AS a
+             FROM unnest('{-1,0,1,5,10,99,1000,10001,999999999999999,1000000000000000,9999999999999999999999999999}'::numeric[]) digits,
+                  generate_series(-20, 20) exponent
+             UNION ALL
+             SELECT unnest('{NaN,Infinity,-Infinity,1e131071,1e-16383,0.1234567890123456,1.2000000000000000000000,9999999999999.9999999999999990}'::numeric[])
+         ) amounts
+         WHERE credits.is_amount(a) IS DISTINCT FROM (a > 0 AND a < 10000000000000 AND min_scale(a) <= 15)",
         &[],
     );
-    assert_eq!(allowed, TransactionType::ALL.map(TransactionType::name));
+    assert!(wrong.is_empty(), "{wrong:?}");
+    let nulls: bool = session.value(
+        "SELECT num_nulls(credits.is_amount(NULL), credits.is_transaction_type(NULL), credits.may_have_batch('purchase', NULL)) = 3",
+        &[],
+    );
+    assert!(nulls);
 }
 
 /// The library adds up rows, queries of its making do, and so do functions in SQL.

@@ -215,7 +215,7 @@ fn constraints_defaults_and_rules_of_the_owner_hold() {
         Change {
             made_by: "ALTER TABLE LEDGER DROP CONSTRAINT batch_is_usage, ADD CONSTRAINT batch_is_usage CHECK (amount < 2) NOT VALID",
             undone_by: "ALTER TABLE LEDGER DROP CONSTRAINT batch_is_usage, ADD CONSTRAINT batch_is_usage
-                        CHECK (fusillade_batch_id IS NULL OR transaction_type = 'usage')",
+                        CHECK (credits.may_have_batch(transaction_type, fusillade_batch_id))",
             outcome: Err("23514"),
         },
         Change {

@@ -5,12 +5,15 @@ use std::fs;
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
 /// Whoever has no grant at all; without USAGE on the schema it cannot even name these.
-const EVERYBODY: [&str; 9] = [
+const EVERYBODY: [&str; 12] = [
     "are_thresholds: EXECUTE",
     "bucket_of: EXECUTE",
     "current_xact_id: EXECUTE",
     "has_all_buckets: EXECUTE",
+    "is_amount: EXECUTE",
     "is_here: EXECUTE",
+    "is_transaction_type: EXECUTE",
+    "may_have_batch: EXECUTE",
     "owned_buckets: EXECUTE",
     "require_class: EXECUTE",
     "row_security: EXECUTE",

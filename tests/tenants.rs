@@ -92,7 +92,7 @@ const SILENT: [&str; 9] = [
 
 /// Not asked so: what records and `redact_account` have tests of their own, what holds is asked below, `settlement_statistics` counts without saying
 /// whose, `advance_seq` says nothing, `row_security` says what the catalog says to everybody, the others run behind the scenes.
-const NOT_ASKED: [&str; 49] = [
+const NOT_ASKED: [&str; 52] = [
     "bucket_digest",
     "bucket_state",
     "bucket_transactions",
@@ -124,8 +124,11 @@ const NOT_ASKED: [&str; 49] = [
     "guard_ledger",
     "keep_announced",
     "import_transactions",
+    "is_amount",
+    "is_transaction_type",
     "leave_out",
     "make_row_security",
+    "may_have_batch",
     "note_caps",
     "note_hold",
     "note_limits",

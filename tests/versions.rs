@@ -25,7 +25,8 @@ fn calls(session: &mut Session) -> Vec<String> {
          WHERE pronamespace = 'credits'::regnamespace AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'c')
            AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype)
            -- None of these looks at anything of the extension's.
-           AND proname NOT IN ('current_xact_id', 'settlement_statistics', 'uuid_v7') ORDER BY 1",
+           AND proname NOT IN ('current_xact_id', 'is_amount', 'is_transaction_type', 'may_have_batch', 'settlement_statistics', 'uuid_v7')
+         ORDER BY 1",
         &[],
     );
     assert!(calls.len() >= 20, "{calls:#?}");

@@ -1,8 +1,8 @@
 //! What the extension is compared with, all in one database.
 //!
 //! - `credits`, the extension
-//! - `bare`, a copy of its ledger with the same columns, constraints and indexes, but no triggers, and with random ids, as an application
-//!   has them: what the table costs by itself
+//! - `bare`, a copy of its ledger with the same columns and indexes, its constraints written out in SQL, no triggers, and random ids, as
+//!   an application has them: what the table costs by itself
 //! - `fold`, the bare table, and one balance per user that each insert updates in the same statement
 //! - `account`, the bare tables, and one row per user with its balance and what is held of it, which a charge or a hold
 //!   updates only if enough is left: how credits are refused without the extension
@@ -15,13 +15,25 @@ use postgres::Client;
 /// The database that every line copies.
 pub const PRISTINE: &str = "pristine";
 
-/// `LIKE` follows the extension's own definition, so that the bare table cannot fall behind it. Ids of version 7 are the extension's doing.
-const BARE: &str = "
+/// `LIKE` follows the extension's own definition, so that the bare table cannot fall behind it. Ids of version 7 and constraints that call
+/// functions in C are the extension's doing.
+pub const BARE_LEDGER: &str = "
 CREATE SCHEMA bare;
-CREATE TABLE bare.credits_transactions (LIKE credits.credits_transactions INCLUDING ALL EXCLUDING GENERATED);
+CREATE TABLE bare.credits_transactions (
+    LIKE credits.credits_transactions INCLUDING ALL EXCLUDING GENERATED EXCLUDING CONSTRAINTS,
+    CHECK (transaction_type IN ('purchase', 'admin_grant', 'admin_removal', 'usage')),
+    CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15),
+    CHECK (fusillade_batch_id IS NULL OR transaction_type = 'usage')
+);
 ALTER TABLE bare.credits_transactions
     ALTER xact_id SET DEFAULT pg_current_xact_id(), ALTER id SET DEFAULT gen_random_uuid();
-CREATE TABLE bare.holds (LIKE credits.holds INCLUDING ALL);
+";
+
+const BARE_HOLDS: &str = "
+CREATE TABLE bare.holds (
+    LIKE credits.holds INCLUDING ALL EXCLUDING CONSTRAINTS,
+    CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15)
+);
 ";
 
 const FOLD: &str = "
@@ -92,7 +104,7 @@ CREATE INDEX ON reference.http_analytics (fusillade_batch_id);
 /// Makes all sides in an empty database.
 pub fn create(client: &mut Client) -> Result<()> {
     client.batch_execute("CREATE EXTENSION credits_ledger")?;
-    for side in [BARE, FOLD, ACCOUNT, REFERENCE] {
+    for side in [BARE_LEDGER, BARE_HOLDS, FOLD, ACCOUNT, REFERENCE] {
         client.batch_execute(side)?;
     }
     Ok(())

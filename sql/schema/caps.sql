@@ -18,9 +18,8 @@ CREATE TABLE credits.spend_caps (
                     ELSE false END),
     CONSTRAINT period_is_known
         CHECK (period IN ('daily', 'weekly', 'monthly')),
-    -- NaN and the infinities are above 10^13; min_scale does not count trailing zeros.
     CONSTRAINT amount_is_positive_and_exact
-        CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15)
+        CHECK (credits.is_amount(amount))
 ) USING heap WITH (
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 5000,

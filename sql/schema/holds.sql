@@ -15,9 +15,8 @@ CREATE TABLE credits.holds (
     expires_at         timestamptz NOT NULL,
 
     CONSTRAINT holds_pkey PRIMARY KEY (source_id),
-    -- NaN and the infinities are above 10^13; min_scale does not count trailing zeros.
     CONSTRAINT amount_is_positive_and_exact
-        CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15)
+        CHECK (credits.is_amount(amount))
 ) USING heap WITH (
     -- Room on the page for the new version of a hold that is extended.
     fillfactor = 90,

@@ -25,6 +25,24 @@ COMMENT ON FUNCTION credits.uuid_v7() IS
     'A new uuid of version 7 (RFC 9562): ordered by the time at which it was made, ascending within a session whatever the clock does. '
     'The default of credits_transactions.id. Anybody may call it.';
 
+-- What the constraints of this table and of those that users write ask. The server reads and plans the expression of each in every
+-- statement, and a call is the shortest one: written out, the three of this table took a third of the instructions of an INSERT.
+CREATE FUNCTION credits.is_amount(amount numeric) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'is_amount';
+COMMENT ON FUNCTION credits.is_amount(numeric) IS
+    'Whether this is the amount of a transaction: above 0, at most 13 integer and 15 fractional digits. For constraints.';
+CREATE FUNCTION credits.is_transaction_type(transaction_type text) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'is_transaction_type';
+COMMENT ON FUNCTION credits.is_transaction_type(text) IS
+    'Whether this is purchase, admin_grant, admin_removal or usage. For a constraint of credits_transactions.';
+CREATE FUNCTION credits.may_have_batch(transaction_type text, fusillade_batch_id uuid) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'may_have_batch';
+COMMENT ON FUNCTION credits.may_have_batch(text, uuid) IS
+    'Whether a transaction of this type may belong to a batch: usage may. For a constraint of credits_transactions.';
+
 CREATE TABLE credits.credits_transactions (
     id                 uuid        NOT NULL DEFAULT credits.uuid_v7(),
     user_id            uuid        NOT NULL,
@@ -44,12 +62,11 @@ CREATE TABLE credits.credits_transactions (
     CONSTRAINT credits_transactions_pkey PRIMARY KEY (id),
     CONSTRAINT credits_transactions_source_id_key UNIQUE (source_id),
     CONSTRAINT transaction_type_is_known
-        CHECK (transaction_type IN ('purchase', 'admin_grant', 'admin_removal', 'usage')),
-    -- NaN and the infinities are above 10^13; min_scale does not count trailing zeros.
+        CHECK (credits.is_transaction_type(transaction_type)),
     CONSTRAINT amount_is_positive_and_exact
-        CHECK (amount > 0 AND amount < 10000000000000 AND min_scale(amount) <= 15),
+        CHECK (credits.is_amount(amount)),
     CONSTRAINT batch_is_usage
-        CHECK (fusillade_batch_id IS NULL OR transaction_type = 'usage')
+        CHECK (credits.may_have_batch(transaction_type, fusillade_batch_id))
 ) USING heap WITH (
     -- Absolute thresholds: a fraction of a large ledger is far too many rows to wait for.
     autovacuum_vacuum_insert_scale_factor = 0,

@@ -1,5 +1,5 @@
--- PUBLIC may execute nine functions:
--- - those that stamp a row, make its id and check thresholds: they run as the role that writes
+-- PUBLIC may execute twelve functions:
+-- - those that stamp a row, make its id and check what is written: they run as the role that writes
 -- - the one that pg_dump calls, as the role that dumps
 -- - the one that names an account's bucket, as the role that reads or writes through a router
 -- - those that say which buckets are here, as whoever reads
@@ -9,7 +9,8 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON SCHEMA credits FROM PUBLIC;
 REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance,
     credits.credit_hold, credits.recorded_transaction, credits.feed_item FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint), credits.uuid_v7(), credits.are_thresholds(numeric[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION credits.current_xact_id(bigint), credits.uuid_v7(), credits.is_amount(numeric),
+    credits.is_transaction_type(text), credits.may_have_batch(text, uuid), credits.are_thresholds(numeric[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.row_security(), credits.bucket_of(uuid), credits.owned_buckets(), credits.has_all_buckets(),
     credits.is_here(uuid), credits.require_class(int, int) TO PUBLIC;
 

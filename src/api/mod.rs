@@ -1,6 +1,6 @@
 //! The SQL functions: arguments in, result out.
 //!
-//! They are called on NULL input, so that a NULL gets an error that names the argument, and run with the caller's
+//! But for [`checks`], they are called on NULL input, so that a NULL gets an error that names the argument, and run with the caller's
 //! privileges. `pg` pins the `search_path` of whatever SQL they read with. Comments and privileges are in `sql/schema`.
 
 #![allow(clippy::result_large_err, reason = "pgrx keeps an error's SQLSTATE only if its type is ErrorReport")]
@@ -10,6 +10,7 @@ mod arguments;
 pub mod balances;
 pub mod bulk;
 pub mod charges;
+pub mod checks;
 pub mod days;
 pub mod feed;
 mod filters;

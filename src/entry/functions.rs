@@ -2,8 +2,8 @@
 //! and what answers them.
 
 use crate::api::{
-    balances, bulk, charges, days, feed, grouped, holds, moves, nodes, open_holds, recording, reversals,
-    statements, topup, transactions,
+    balances, bulk, charges, checks, days, feed, grouped, holds, moves, nodes, open_holds, recording,
+    reversals, statements, topup, transactions,
 };
 use crate::pg::entry_point::entry_points;
 use crate::pg::{stamp, uuid_v7};
@@ -59,6 +59,12 @@ entry_points! { reading_functions:
     list_holds => open_holds::list_holds;
     get_monthly_auto_topup_spend => topup::get_monthly_auto_topup_spend;
     get_monthly_auto_topup_spend_bulk => topup::get_monthly_auto_topup_spend_bulk;
+}
+
+entry_points! { functions:
+    is_amount => checks::is_amount;
+    is_transaction_type => checks::is_transaction_type;
+    may_have_batch => checks::may_have_batch;
 }
 
 // `credits.current_xact_id(bigint)`, which stamps a ledger row with this `seq`: called for every row.

@@ -39,10 +39,7 @@ const INSERT: u32 = pg_sys::TRIGGER_TYPE_INSERT;
 const UPDATE: u32 = pg_sys::TRIGGER_TYPE_UPDATE;
 const DELETE: u32 = pg_sys::TRIGGER_TYPE_DELETE;
 
-const AMOUNT_IS_EXACT: (&CStr, &CStr) = (
-    c"amount_is_positive_and_exact",
-    c"((amount > (0)::numeric) AND (amount < ('10000000000000'::bigint)::numeric) AND (min_scale(amount) <= 15))",
-);
+const AMOUNT_IS_EXACT: (&CStr, &CStr) = (c"amount_is_positive_and_exact", c"credits.is_amount(amount)");
 
 impl Plain for Ledger {
     const NOTING_TRIGGER: &'static CStr = c"note_transaction";
@@ -57,11 +54,8 @@ impl Plain for Ledger {
     ];
     const CHECKS: &'static [(&'static CStr, &'static CStr)] = &[
         AMOUNT_IS_EXACT,
-        (c"batch_is_usage", c"((fusillade_batch_id IS NULL) OR (transaction_type = 'usage'::text))"),
-        (
-            c"transaction_type_is_known",
-            c"(transaction_type = ANY (ARRAY['purchase'::text, 'admin_grant'::text, 'admin_removal'::text, 'usage'::text]))",
-        ),
+        (c"batch_is_usage", c"credits.may_have_batch(transaction_type, fusillade_batch_id)"),
+        (c"transaction_type_is_known", c"credits.is_transaction_type(transaction_type)"),
     ];
     const PLACE: usize = 0;
 }

@@ -39,6 +39,9 @@ const CALLS: &[&str] = &[
     // No rows: which there are depends on what is open, and has tests of its own.
     "transactions_after(\"limit\" => 0)",
     "are_thresholds('{1, -2.5}')",
+    "is_amount(2.5)",
+    "is_transaction_type('usage')",
+    "may_have_batch('usage', {user})",
     "visible_balances()",
     "visible_held({user})",
     "visible_caps()",

@@ -134,6 +134,9 @@ impl Function {
 /// Functions that look for a `source_id`, whatever it is like.
 const LOOK_UP: [&str; 4] = ["transaction_exists_by_source_id", "capture_hold", "release_hold", "extend_hold"];
 
+/// What constraints ask: whether a value is good, whatever it is.
+const OF_CONSTRAINTS: [&str; 3] = ["is_amount", "is_transaction_type", "may_have_batch"];
+
 /// What a view is made with, in SQL.
 const OF_A_VIEW: &str = "visible_spend";
 
@@ -141,12 +144,13 @@ impl Argument {
     /// A good value, or one that need not be, if `spoils`.
     fn value(&self, random: &mut StdRng, users: &[Uuid], function: &str, spoils: bool) -> Value {
         if spoils && random.random_bool(0.1) {
-            // seq is ignored, a constraint takes NULL for thresholds as the server does, a view takes NULLs for what has no bound, and the
-            // bucket of NULL is NULL.
+            // seq is ignored, a constraint takes NULL as the server does, a view takes NULLs for what has no bound, and the bucket of NULL
+            // is NULL.
             let needed =
                 ["skip", "idle", "grace", "expires_in"].contains(&self.name.as_str()) || !self.has_default;
             let takes_null = ["seq", "thresholds"].contains(&self.name.as_str())
-                || [OF_A_VIEW, "bucket_of"].contains(&function);
+                || [OF_A_VIEW, "bucket_of"].contains(&function)
+                || OF_CONSTRAINTS.contains(&function);
             return if !needed || takes_null {
                 Value::null()
             } else {
@@ -196,6 +200,11 @@ impl Argument {
             // What is recorded has one, and it is not blank.
             ("text", "source_id") if !LOOK_UP.contains(&function) => values::source_id(random),
             ("text", "search" | "source_id" | "description") => Value::good(values::words(random)),
+            ("numeric", "amount") if bad && OF_CONSTRAINTS.contains(&function) => {
+                Value::good(*["NaN", "-Infinity", "0", "1e131071", "1e-16383"].choose(random).unwrap())
+            }
+            ("text", "transaction_type") if bad => Value::good("refund"),
+            ("text", "transaction_type") => Value::good(*TYPES.choose(random).unwrap()),
             ("numeric", "amount") if bad => amounts::bad_amount(random),
             ("numeric", "amount") => {
                 let digits = random.random_range(1..=28);

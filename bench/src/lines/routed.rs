@@ -12,7 +12,7 @@ use crate::nodes::Nodes;
 use crate::report::Bound::{AtLeast, AtMost};
 use crate::report::{Measured, Ratio, Side};
 use crate::server::{Length, Load};
-use crate::sides::{insert_usage, user};
+use crate::sides::{BARE_LEDGER, insert_usage, user};
 
 pub const LINES: &[Line] = &[
     Line {
@@ -117,15 +117,7 @@ fn throughput(bench: &Bench, statement: &str) -> Result<Measured> {
     })
 }
 
-/// The bare table of a node is the ledger's without triggers, as everywhere in this bench.
-const BARE_NODE: &str = "
-CREATE SCHEMA bare;
-CREATE TABLE bare.credits_transactions (LIKE credits.credits_transactions INCLUDING ALL EXCLUDING GENERATED);
-ALTER TABLE bare.credits_transactions
-    ALTER xact_id SET DEFAULT pg_current_xact_id(), ALTER id SET DEFAULT gen_random_uuid();
-";
-
-/// The router's has as many partitions, which lead to the same nodes.
+/// The router's bare table has as many partitions as its ledger, which lead to the bare tables of the same nodes.
 const BARE_ROUTER: &str = "
 CREATE SCHEMA bare;
 CREATE TABLE bare.credits_transactions (LIKE credits.credits_transactions INCLUDING GENERATED) PARTITION BY HASH (user_id);
@@ -147,7 +139,7 @@ END $$;
 fn copy(bench: &Bench) -> Result<Measured> {
     let nodes = Nodes::start(bench, 3)?;
     for mut node in nodes.connect()? {
-        node.batch_execute(BARE_NODE)?;
+        node.batch_execute(BARE_LEDGER)?;
     }
     nodes.with_router(bench, 3, |database, router| {
         router.batch_execute(BARE_ROUTER)?;

@@ -18,6 +18,9 @@ pub const MAX_INTEGER_DIGITS: u32 = 13;
 /// Most digits that an amount may have after the decimal point, trailing zeros not counted.
 pub const MAX_FRACTIONAL_DIGITS: u32 = 15;
 
+/// Units of the last decimal place of an amount.
+const FINEST: i128 = 10_i128.pow(SCALE - MAX_FRACTIONAL_DIGITS);
+
 /// A signed sum of credits, exact: a 128-bit count of units of 10^-16.
 ///
 /// A single amount takes at most 10^29 units, so more than a billion of the largest fit.
@@ -49,6 +52,22 @@ impl Credits {
     #[must_use]
     pub const fn is_positive(self) -> bool {
         self.0 > 0
+    }
+
+    /// Refuses what is not the amount of a transaction.
+    ///
+    /// # Errors
+    /// What keeps it from being one.
+    pub const fn require_amount(self) -> Result<(), AmountError> {
+        if self.0 <= 0 {
+            Err(AmountError::NotPositive)
+        } else if self.0 >= 10_i128.pow(MAX_INTEGER_DIGITS + SCALE) {
+            Err(AmountError::TooLarge)
+        } else if self.0 % FINEST != 0 {
+            Err(AmountError::TooPrecise)
+        } else {
+            Ok(())
+        }
     }
 
     /// The sum, if it is in range.
@@ -120,18 +139,9 @@ impl TryFrom<Credits> for Amount {
     type Error = AmountError;
 
     fn try_from(credits: Credits) -> Result<Self, AmountError> {
-        let finest = 10_i128.pow(SCALE - MAX_FRACTIONAL_DIGITS);
-        if credits.0 <= 0 {
-            return Err(AmountError::NotPositive);
-        }
-        if credits.0 >= 10_i128.pow(MAX_INTEGER_DIGITS + SCALE) {
-            return Err(AmountError::TooLarge);
-        }
-        if credits.0 % finest != 0 {
-            return Err(AmountError::TooPrecise);
-        }
+        credits.require_amount()?;
         // 28 digits are what a Decimal holds.
-        Decimal::try_from_i128_with_scale(credits.0 / finest, MAX_FRACTIONAL_DIGITS)
+        Decimal::try_from_i128_with_scale(credits.0 / FINEST, MAX_FRACTIONAL_DIGITS)
             .map(|decimal| Self(decimal.normalize()))
             .map_err(|_| AmountError::TooLarge)
     }
