@@ -18,7 +18,6 @@ use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::numeric::Numeric;
 use crate::pg::privilege::{self, View};
-use crate::pg::relation::Table;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::statement::Statement;
 use crate::pg::tables::transactions;
@@ -110,11 +109,10 @@ enum Base {
 impl Reader {
     fn open(relations: &Relations, snapshot: Rc<Snapshot>) -> Self {
         let open = snapshot.open_transactions();
-        let ledger = Table::open_locked(relations.ledger);
         Self {
             relations: *relations,
             target: Coverage::up_to(&open),
-            published: Published::open_for_reader(relations, &ledger, &open),
+            published: Published::open_for_reader(relations, &open),
             open,
             only_reads_others: xact::only_reads_others(),
             checkpoints: None,

@@ -19,7 +19,7 @@ use super::delta::{self, DeltaScan};
 use super::published::Published;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::relation::{NotFree, Table};
+use crate::pg::relation::NotFree;
 use crate::pg::row::Row;
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
 use crate::pg::tables::transactions::Ledger;
@@ -76,22 +76,21 @@ impl CommitView {
     pub fn get_or_open<'a>(
         opened: &'a mut Option<Self>,
         relations: &Relations,
-        ledger: &Table,
     ) -> Result<&'a mut Self, NotFree> {
         match opened {
             Some(view) => Ok(view),
             None => {
                 // What the last statement of the transaction did is not visible to its snapshots yet.
                 xact::see_own_changes();
-                Ok(opened.insert(Self::open_if_free(relations, ledger)?))
+                Ok(opened.insert(Self::open_if_free(relations)?))
             }
         }
     }
 
     /// Opens the scans if the locks of their relations are free. The lock of the checkpoints' primary key is not looked at:
     /// [`open_key_if_free`](Self::open_key_if_free).
-    pub fn open_if_free(relations: &Relations, ledger: &Table) -> Result<Self, NotFree> {
-        let dirty = DeltaScan::open_if_free(relations, ledger, Sight::Dirty(DirtySnapshot::new()))?;
+    pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        let dirty = DeltaScan::open_if_free(relations, Sight::Dirty(DirtySnapshot::new()))?;
         Ok(Self { checkpoints: CheckpointScan::without_key_if_free(relations)?, dirty })
     }
 

@@ -412,7 +412,7 @@ pub fn refuse_early(
     key: Option<ApiKeyId>,
     is_written: bool,
 ) -> Result<(), LedgerError> {
-    let published = Published::open(relations, &Table::open_locked(relations.ledger));
+    let published = Published::open(relations);
     let own = noted::written(user).charged();
     if published.covers_as_much_more(user, if is_written { own } else { own.saturating_add(steps(amount)) }) {
         return Ok(());

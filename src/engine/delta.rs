@@ -57,10 +57,10 @@ impl DeltaScan {
         Self::with(relations, Table::open_locked(relations.ledger).into(), index, sight)
     }
 
-    /// Opens the index of the ledger if its lock is free. Raises 55000 if the index is not valid.
-    pub fn open_if_free(relations: &Relations, ledger: &Table, sight: Sight) -> Result<Self, NotFree> {
+    /// Opens the index if its lock is free. The caller has locked the ledger. Raises 55000 if the index is not valid.
+    pub fn open_if_free(relations: &Relations, sight: Sight) -> Result<Self, NotFree> {
         let index = relations.open_delta_index(Index::open_if_free)?;
-        Ok(Self::with(relations, ledger.again().into(), index, sight))
+        Ok(Self::with(relations, Table::open_locked(relations.ledger).into(), index, sight))
     }
 
     /// Another scan of the same index, with another snapshot. It waits for no lock.

@@ -4,7 +4,7 @@
 //! checkpoint as it was.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use ledger::credits::Credits;
 use ledger::crossing::Announced;
@@ -39,7 +39,7 @@ impl NotedUser {
 thread_local! {
     /// Whether settlement has taken the noted users: one that is noted after that would not be settled.
     static TAKEN: Cell<bool> = const { Cell::new(false) };
-    static NOTED: RefCell<HashMap<UserId, NotedUser>> = RefCell::new(HashMap::new());
+    static NOTED: RefCell<BTreeMap<UserId, NotedUser>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// Notes a request for each of the users. Raises 55000 where their deltas cannot be read.
@@ -115,7 +115,7 @@ fn update(user: UserId, request: Request, change: impl FnOnce(&mut NotedUser)) {
 }
 
 /// Takes the users that this transaction has noted.
-pub fn take() -> HashMap<UserId, NotedUser> {
+pub fn take() -> BTreeMap<UserId, NotedUser> {
     TAKEN.set(true);
     NOTED.take()
 }
@@ -123,5 +123,5 @@ pub fn take() -> HashMap<UserId, NotedUser> {
 /// Forgets the noted users: the transaction is over.
 pub fn forget() {
     TAKEN.set(false);
-    NOTED.with_borrow_mut(HashMap::clear);
+    NOTED.with_borrow_mut(BTreeMap::clear);
 }

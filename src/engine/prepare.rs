@@ -10,7 +10,6 @@ use super::published::Published;
 use super::{cover, noted, redaction, reversals};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::relation::Table;
 use crate::pg::{buckets, transfer};
 
 /// Counts what the transaction has written, so that no settlement takes headroom for larger than it is (`count_charges` of a
@@ -32,7 +31,7 @@ pub fn count_noted() {
     // The ledger may be gone: see `settlement::begin`.
     let Some(relations) = Relations::locked_at_commit() else { return };
     buckets::require_to_prepare(&relations, users.keys()).unwrap_or_else(|error| error.raise());
-    let published = Published::open(&relations, &Table::open_locked(relations.ledger));
+    let published = Published::open(&relations);
     for (user, noted) in &users {
         if noted.deleted.is_some() {
             LedgerError::PreparedDeletion.raise();

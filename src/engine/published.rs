@@ -25,8 +25,7 @@ use super::attachment::{attached_memory, directory, grow_if_full, note_displaced
 use super::changes;
 use crate::pg::catalog::{self, Relations};
 use crate::pg::database;
-use crate::pg::definition::KEEPING_TRIGGERS;
-use crate::pg::relation::{NotFree, Table};
+use crate::pg::relation::NotFree;
 use crate::pg::shared_memory::Epoch;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::state::State;
@@ -68,25 +67,24 @@ pub struct Published {
 impl Published {
     /// For a transaction that sees the ledger as it is now. One that has itself changed the ledger's definition or its
     /// checkpoints uses and publishes nothing, since it may roll back.
-    pub fn open(relations: &Relations, ledger: &Table) -> Self {
+    pub fn open(relations: &Relations) -> Self {
         let (epoch, segment) = attached_memory().unzip();
         let state = segment.and_then(|_| current_state(relations));
-        let may_see_another_state = Cell::new(!ledger.has_triggers_for_all_sessions(&KEEPING_TRIGGERS));
         Self {
             segment,
             relations: *relations,
             state,
             epoch: epoch.unwrap_or_default(),
-            may_see_another_state,
+            may_see_another_state: Cell::new(false),
             is_checked: Cell::new(false),
         }
     }
 
     /// For a reader whose snapshot has these transactions open. A snapshot that is older than the current state may see the
     /// ledger in the state before: what the reader computes is not true of the current one, nor the other way round.
-    pub fn open_for_reader(relations: &Relations, ledger: &Table, open: &OpenTransactions) -> Self {
+    pub fn open_for_reader(relations: &Relations, open: &OpenTransactions) -> Self {
         grow_if_full();
-        let published = Self::open(relations, ledger);
+        let published = Self::open(relations);
         if !OPEN_IN_LAST_STATE.with_borrow(|then| open.is_as_late_as(then)) {
             published.may_see_another_state.set(true);
         }

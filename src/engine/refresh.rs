@@ -19,7 +19,6 @@ use super::lock_order::Writers;
 use super::{batches, days, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::relation::Table;
 use crate::pg::snapshot::{DirtySnapshot, Sight};
 use crate::pg::{lock, xact};
 
@@ -78,9 +77,8 @@ fn refresh(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Res
                 let delta = match &mut delta {
                     Some(delta) => delta,
                     None => {
-                        let ledger = Table::open_locked(relations.ledger);
                         let dirty = Sight::Dirty(DirtySnapshot::new());
-                        let opened = DeltaScan::open_if_free(relations, &ledger, dirty);
+                        let opened = DeltaScan::open_if_free(relations, dirty);
                         let Ok(opened) = opened else { return Ok(Event::RefreshSkipped) };
                         delta.insert(opened)
                     }

@@ -61,7 +61,7 @@ use super::reversals::{self, ReversalScans};
 use super::{attachment, checkpoint, notification, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
-use crate::pg::relation::{NotFree, Table};
+use crate::pg::relation::NotFree;
 use crate::pg::{buckets, lock, xact};
 use crate::settings;
 
@@ -99,7 +99,6 @@ struct Settled {
 /// The settlement of a transaction.
 struct Settlement {
     relations: Relations,
-    ledger: Table,
     /// The stripes that are shared.
     sharing: Vec<u8>,
     /// Opened for the first user that is read.
@@ -145,10 +144,8 @@ impl From<SumOutOfRange> for Stop {
 
 impl Settlement {
     fn open(relations: Relations) -> Self {
-        let ledger = Table::open_locked(relations.ledger);
         Self {
             relations,
-            ledger,
             sharing: Vec::new(),
             view: None,
             writers: None,
@@ -223,7 +220,7 @@ impl Settlement {
     /// What is published as of now. Opened again with each lock of a stripe: while the transaction waited for it, an
     /// operator may have repaired a checkpoint, and then nothing holds that was published before.
     fn published(&self) -> Published {
-        Published::open(&self.relations, &self.ledger)
+        Published::open(&self.relations)
     }
 
     /// Counts what the transaction has written of the users of a stripe that it has, and asks for headroom.
@@ -250,7 +247,7 @@ impl Settlement {
     }
 
     fn open_to_decide(&mut self) -> Result<(), NotFree> {
-        CommitView::get_or_open(&mut self.view, &self.relations, &self.ledger)?.open_key_if_free()?;
+        CommitView::get_or_open(&mut self.view, &self.relations)?.open_key_if_free()?;
         Writers::get_or_open(&mut self.writers, &self.relations)?;
         if reversals::any_noted() {
             ReversalScans::get_or_open(&mut self.reversals, &self.relations)?;
@@ -277,7 +274,7 @@ impl Settlement {
                 continue;
             }
             xact::check_for_interrupts();
-            let view = CommitView::get_or_open(&mut self.view, &self.relations, &self.ledger)?;
+            let view = CommitView::get_or_open(&mut self.view, &self.relations)?;
             // Holds before the delta: a hold that is captured meanwhile is met in both, or has been counted.
             let covered = if may_ask {
                 let scans = CoverScans::get_or_open(&mut self.cover, &self.relations)?;
@@ -334,7 +331,7 @@ impl Settlement {
     fn decide(&mut self, published: &Published, users: &[Settled]) -> Result<(), Stop> {
         statistics::count(Event::ExclusiveSection, 1);
         let relations = self.relations;
-        let view = CommitView::get_or_open(&mut self.view, &relations, &self.ledger)?;
+        let view = CommitView::get_or_open(&mut self.view, &relations)?;
         let writers = Writers::get_or_open(&mut self.writers, &relations)?;
         let limits = LimitsScan::get_or_open(&mut self.limits, &relations)?;
         let caps = CapsScan::get_or_open(&mut self.caps, &relations)?;

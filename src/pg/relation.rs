@@ -7,7 +7,6 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::ffi::CStr;
 use std::thread::panicking;
 
 use pgrx::{PgList, pg_sys};
@@ -167,25 +166,6 @@ impl Table {
             oid
         };
         (oid != pg_sys::InvalidOid).then_some(oid)
-    }
-
-    /// Whether it has triggers of all these names, which fire in every session, whatever its `session_replication_role`.
-    pub fn has_triggers_for_all_sessions(&self, names: &[&CStr]) -> bool {
-        // SAFETY: the table is open; its description has as many triggers as it says, with names.
-        unsafe {
-            let description = (*self.relation).trigdesc;
-            if description.is_null() {
-                return false;
-            }
-            let count = usize::try_from((*description).numtriggers).unwrap_or_default();
-            let triggers = std::slice::from_raw_parts((*description).triggers, count);
-            names.iter().all(|&name| {
-                triggers.iter().any(|trigger| {
-                    trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
-                        && CStr::from_ptr(trigger.tgname) == name
-                })
-            })
-        }
     }
 
     /// For the modules of this folder.

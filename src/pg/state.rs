@@ -13,7 +13,7 @@ use pgrx::pg_sys;
 
 use super::catalog::Relations;
 use super::database;
-use super::definition::KEEPING_TRIGGERS_OF_HOLDS;
+use super::definition::{KEEPING_TRIGGERS, KEEPING_TRIGGERS_OF_HOLDS};
 use super::relation::{Access, NotFree, Table};
 use super::snapshot::{Sight, Snapshot};
 use super::system_catalog::{self, Lookup};
@@ -33,16 +33,16 @@ pub struct State {
 }
 
 impl State {
-    /// The state that the snapshot sees. `None` if this transaction itself has changed it, or if a trigger that records changes of
-    /// checkpoints is missing or does not fire in every session. A settlement that asks may have a stripe, so no lock is
+    /// The state that the snapshot sees. `None` if this transaction itself has changed it, or if a trigger that keeps the ledger or records
+    /// changes of checkpoints is missing or does not fire in every session. A settlement that asks may have a stripe, so no lock is
     /// waited for: [`NotFree`] if the lock of `checkpoint_changes` is taken.
     pub fn seen_by(snapshot: &Rc<Snapshot>, relations: &Relations) -> Result<Option<Self>, NotFree> {
         let Some(mut versions) = changes_seen_by(snapshot, relations)? else { return Ok(None) };
         let changes_digest = versions.digest.finish();
         database::version(Some(snapshot)).hash(&mut versions.digest);
-        let (mut recording, mut keeping_holds) = (0, 0);
-        for table in relations.tables_of_state() {
-            let table = pg_sys::Datum::from(table);
+        let (mut recording, mut keeping, mut keeping_holds) = (0, 0, 0);
+        for oid in relations.tables_of_state() {
+            let table = pg_sys::Datum::from(oid);
             // SAFETY: each lookup's catalog, index and column belong together, both columns are oids, and so is the key.
             unsafe {
                 system_catalog::visit(CLASS, table, Some(snapshot), |_, row| versions.add(row));
@@ -50,15 +50,16 @@ impl State {
                     versions.add(row);
                     let name = name_if_it_fires_always(row);
                     recording += usize::from(name == Some(RECORDS_CHANGES));
-                    let keeps = name.is_some_and(|name| KEEPING_TRIGGERS_OF_HOLDS.contains(&name));
-                    keeping_holds += usize::from(keeps);
+                    let is_one_of = |names: &[&CStr]| name.is_some_and(|name| names.contains(&name));
+                    keeping += usize::from(oid == relations.ledger && is_one_of(&KEEPING_TRIGGERS));
+                    keeping_holds += usize::from(is_one_of(&KEEPING_TRIGGERS_OF_HOLDS));
                 });
             }
         }
         // One trigger records changes of the checkpoints, the other changes of the record.
-        let are_recorded = recording == 2;
+        let is_kept = recording == 2 && keeping == KEEPING_TRIGGERS.len();
         let notes_holds = keeping_holds == KEEPING_TRIGGERS_OF_HOLDS.len();
-        Ok((are_recorded && !versions.is_own).then(|| Self {
+        Ok((is_kept && !versions.is_own).then(|| Self {
             digest: versions.digest.finish(),
             notes_holds,
             changes_digest,

@@ -70,16 +70,21 @@ fn in_memory_of_transaction(work: fn()) {
     }
 }
 
+// From access/xact.h and utils/timestamp.h, without the guard that pgrx puts around each call: neither raises an error.
+unsafe extern "C" {
+    safe fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
+    safe fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+}
+
 /// The full id of the current top-level transaction, assigned if it has none yet.
 pub fn current_id() -> u64 {
     // SAFETY: may assign an id, which takes a running transaction: SQL and the hooks before the commit have one.
-    unsafe { pg_sys::GetTopFullTransactionId() }.value
+    current_id_if_any().unwrap_or_else(|| unsafe { pg_sys::GetTopFullTransactionId() }.value)
 }
 
 /// The full id of the current top-level transaction, if it has one.
 pub fn current_id_if_any() -> Option<u64> {
-    // SAFETY: a plain read of backend state.
-    let id = unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value;
+    let id = GetTopFullTransactionIdIfAny().value;
     (id != 0).then_some(id)
 }
 
@@ -146,8 +151,7 @@ pub fn see_own_changes() {
 
 /// The time now, in microseconds since the server's epoch (2000-01-01 UTC), as `timestamptz` stores it.
 pub fn now() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    GetCurrentTimestamp()
 }
 
 /// When the transaction began, in microseconds since the server's epoch.
