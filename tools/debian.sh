@@ -15,7 +15,7 @@ prepare() {
   may_use_apt || { echo "skipped: apt is not here, or this user may not use it"; return; }
   apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-    debhelper lintian postgresql postgresql-server-dev-all
+    build-essential debhelper lintian postgresql postgresql-server-dev-all
   # For the router, where there is one for this major.
   DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "postgresql-$(majors | sort -n | tail -n 1)-plproxy" ||
     echo "skipped: no PL/Proxy for this server"
