@@ -83,7 +83,7 @@ build: ## the library, debug profile, installed into the private server
 	$(call build,$(headers),dev)
 	$(call install_into,$$server,$(TARGET)/debug/libcredits_ledger.so)
 
-# What `make install` installs, and the pg_config that it was built with. `make demo` builds in $(TARGET)/release, too, against
+# What `make install` installs, and the pg_config that it was built with. `make bench` builds in $(TARGET)/release, too, against
 # another server.
 BUILT := $(TARGET)/install
 
@@ -98,7 +98,7 @@ build-release: ## release build for the server of PG_CONFIG; `make install` then
 	echo "credits_ledger $(VERSION) is built for $$($$PG_CONFIG --version). Install it: make install PG_CONFIG=$$PG_CONFIG"
 
 # Whether the build is for this server, and nothing that it was built from is younger.
-is_built = [ "$$(cat $(BUILT)/pg_config 2>/dev/null)" = "$(PG_CONFIG)" ] && \
+is_built = [ -n "$(PG_CONFIG)" ] && [ "$$(cat $(BUILT)/pg_config 2>/dev/null)" = "$(PG_CONFIG)" ] && \
 	  [ -z "$$(find Cargo.toml Cargo.lock src crates/ledger sql/schema -newer $(BUILT)/pg_config -print -quit)" ]
 
 # A build of these sources for the server of PG_CONFIG, if there is none yet. `pgxn install` makes `all`.
@@ -198,17 +198,26 @@ installcheck: ## a short test of an installation in a running server, with the p
 	$$pg_regress --bindir="$$($(PG_CONFIG) --bindir)" --inputdir=tests/installcheck --outputdir=target/installcheck \
 	  --dbname=credits_ledger_regression ledger refusals roles
 
-# The demo has a server of its own: the release build, out of reach of `make build` and the tests.
+# The demo has a server of its own, out of reach of `make build` and the tests. Its library is the one that `make install` would install, if
+# there is one for the server that was given, and else that of `make build`: a release build takes longer than the demo.
+define demo_programs
+	$(private_server)
+	library=$(BUILT)/credits_ledger.so
+	if ! { $(is_built); }; then
+	  $(call build,$(headers),dev)
+	  library=$(TARGET)/debug/libcredits_ledger.so
+	fi
+	cargo build $(QUIET) --locked -p credits_ledger_demo --target-dir $(TARGET)
+	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) demo)
+	$(call install_into,$$server,$$library)
+endef
+
 .PHONY: demo
 demo: QUIET := # the first build takes a minute or two: show that it goes on
 demo: ## plays a real workload on a fresh server and leaves it running; TRACE=file.csv replays a recorded trace
-	$(toolchain)
-	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) demo)
-	$(call build,$(headers),release)
-	$(call install_into,$$server,$(TARGET)/release/libcredits_ledger.so)
-	cargo build $(QUIET) --locked -p credits_ledger_demo
+	$(demo_programs)
 	socket=$$(tools/postgres.sh start demo $$server)
-	target/debug/demo --database "host=$$socket user=postgres dbname=demo" $(if $(TRACE),--trace "$(TRACE)")
+	$(TARGET)/debug/demo --database "host=$$socket user=postgres dbname=demo" $(if $(TRACE),--trace "$(TRACE)")
 	echo
 	echo "The server is still running. To look around, and to stop it:"
 	echo
@@ -219,16 +228,12 @@ demo: ## plays a real workload on a fresh server and leaves it running; TRACE=fi
 demo-nodes: QUIET :=
 demo-nodes: ## the same through a router, over three nodes and one that is added, on Debian's server; draws rows a node over time; REQUESTS=3000 for a short one
 	@tools/nodes.sh pg_config "$(PG_CONFIG)" >/dev/null
-	$(toolchain)
-	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) demo)
-	$(call build,$(headers),release)
-	$(call install_into,$$server,$(TARGET)/release/libcredits_ledger.so)
+	$(demo_programs)
 	$(call install_router_into,$$server)
-	cargo build $(QUIET) --locked -p credits_ledger_demo
 	trap 'tools/nodes.sh stop demo-nodes' EXIT
 	router=$$(tools/nodes.sh start demo-nodes $$server 3)
 	new_node=$$(tools/nodes.sh node demo-nodes $$server 4)
-	target/debug/demo --database "host=$$router user=postgres dbname=demo-nodes-router" --picture "$(CURDIR)/target/demo-nodes.svg" \
+	$(TARGET)/debug/demo --database "host=$$router user=postgres dbname=demo-nodes-router" --picture "$(CURDIR)/target/demo-nodes.svg" \
 	  --new-node "$$new_node/demo-nodes-node4" $(if $(TRACE),--trace "$(TRACE)") $(if $(REQUESTS),--requests $(REQUESTS))
 
 .PHONY: demo-stop
