@@ -65,7 +65,7 @@ CREATE TABLE credits.moves (
 
     CONSTRAINT moves_pkey PRIMARY KEY (move),
     CONSTRAINT bucket_is_one CHECK (bucket BETWEEN 0 AND 1023),
-    CONSTRAINT state_is_known CHECK (state IN ('noted', 'copying', 'copied', 'given', 'active', 'undoing', 'done', 'undone'))
+    CONSTRAINT state_is_known CHECK (state IN ('noted', 'expected', 'copying', 'copied', 'given', 'active', 'undoing', 'done', 'undone'))
 );
 CREATE UNIQUE INDEX one_move_at_a_time ON credits.moves ((true)) WHERE state NOT IN ('done', 'undone');
 COMMENT ON TABLE credits.moves IS
@@ -75,7 +75,7 @@ COMMENT ON COLUMN credits.moves.bucket IS 'What is moved.';
 COMMENT ON COLUMN credits.moves.from_node IS 'The node that has it.';
 COMMENT ON COLUMN credits.moves.to_node IS 'The node that is to have it.';
 COMMENT ON COLUMN credits.moves.state IS
-    'noted; copying; copied, and to be handed over; given: behind the commit point; active: the new node serves it, and the map is to turn; done; undoing; undone.';
+    'noted; expected by the new node, and to be set apart in the tables; copying; copied, and to be handed over; given: behind the commit point; active: the new node serves it, and the map is to turn; done; undoing; undone.';
 COMMENT ON COLUMN credits.moves.started_at IS 'When it was noted.';
 COMMENT ON COLUMN credits.moves.changed_at IS 'When its state, or what it has copied, changed last.';
 COMMENT ON COLUMN credits.moves.passes IS 'How many times rows were copied.';
@@ -524,15 +524,19 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.apply_nodes() IS 'Trigger: applies a change of nodes.';
 
--- The fewest residue classes such that each is on one node: (1, 0) if one node has everything, 1,024 of them at worst.
+-- The fewest residue classes such that each is on one node: (1, 0) if one node has everything, 1,024 of them at worst. A bucket that is about to leave
+-- its node is a class of its own: while it is nowhere, whoever reads a class that it is in is told to ask again.
 CREATE FUNCTION credits_routes.classes(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS TABLE (modulus int, remainder int, node text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
         WITH map AS (
             SELECT b.bucket, CASE WHEN b.bucket = moved THEN new_node ELSE b.node END AS node FROM credits.buckets b
+        ), leaving AS (
+            SELECT b.bucket FROM map b JOIN credits.moves m USING (bucket) WHERE m.state NOT IN ('undoing', 'done', 'undone') AND m.to_node <> b.node
         ), class AS (
-            SELECT m.modulus, b.bucket % m.modulus AS remainder, min(b.node) AS node, min(b.node) = max(b.node) AS is_whole
-            FROM map b CROSS JOIN (SELECT 1 << bits FROM generate_series(0, 10) bits) m (modulus)
+            SELECT m.modulus, b.bucket % m.modulus AS remainder, min(b.node) AS node,
+                   min(b.node) = max(b.node) AND (m.modulus = 1024 OR count(l.bucket) = 0) AS is_whole
+            FROM map b LEFT JOIN leaving l USING (bucket) CROSS JOIN (SELECT 1 << bits FROM generate_series(0, 10) bits) m (modulus)
             GROUP BY 1, 2
         )
         SELECT c.modulus, c.remainder, c.node
@@ -583,46 +587,64 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.lock_tables() IS 'Waits until nobody uses the routed tables: as long as lock_timeout says, or half a second without one.';
 
+-- To queue behind a transaction that does nothing would have all others wait for nothing.
+CREATE FUNCTION credits_routes.refuse_idle_users() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    pids constant text := (
+        SELECT string_agg(DISTINCT a.pid::text, ', ')
+        FROM pg_class c
+        JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid AND l.granted
+        JOIN pg_stat_activity a ON a.pid = l.pid AND a.datname = current_database()
+        WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' AND a.state LIKE 'idle in transaction%'
+          AND a.state_change < clock_timestamp() - interval '0.5 s');
+BEGIN
+    IF pids IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'transactions that have used a table of the router stay open',
+            DETAIL = format('Sessions, by pid, that are idle in one: %s.', pids), HINT = 'End them.';
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.refuse_idle_users() IS 'Raises 55P03 while a transaction that has used a routed table is idle for half a second.';
+
 CREATE FUNCTION credits_routes.apply_partitions() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    routed regclass;
-    change record;
-    are_locked boolean := false;
+    changes text[];
+    change text;
 BEGIN
-    -- Before anything is locked here.
+    -- Who changes the map meanwhile comes after this, and sees what it has left.
+    PERFORM pg_advisory_xact_lock(hashtextextended('credits.apply_partitions', 0));
+    -- What takes time comes before anything is locked here.
     PERFORM credits_routes.make_class_views();
-    FOR routed IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' ORDER BY c.relname LOOP
-        FOR change IN
-            WITH wanted AS (
-                SELECT format('%s_%s_%s', t.relname, c.modulus, c.remainder) AS partition, c.modulus, c.remainder,
-                       credits_routes.server_of(c.node) AS server
-                FROM credits_routes.classes() c CROSS JOIN pg_class t WHERE t.oid = routed
-            ), present AS (
-                SELECT p.relname AS partition, s.srvname AS server
-                FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid
-                JOIN pg_foreign_table f ON f.ftrelid = p.oid JOIN pg_foreign_server s ON s.oid = f.ftserver
-                WHERE i.inhparent = routed
-            )
-            SELECT w.partition, p.partition AS old_partition, w.modulus, w.remainder, w.server
-            FROM wanted w FULL JOIN present p USING (partition, server)
-            WHERE w.partition IS NULL OR p.partition IS NULL
-            -- The old ones make room first.
-            ORDER BY p.partition IS NULL, w.modulus, w.remainder
-        LOOP
-            IF NOT are_locked THEN
-                PERFORM credits_routes.lock_tables();
-                are_locked := true;
-            END IF;
-            IF change.old_partition IS NOT NULL THEN
-                EXECUTE format('DROP FOREIGN TABLE credits_routes.%I', change.old_partition);
-            ELSE
-                EXECUTE format('CREATE FOREIGN TABLE credits_routes.%I PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s)'
-                               ' SERVER %I OPTIONS (schema_name ''credits_classes'')',
-                               change.partition, routed, change.modulus, change.remainder, change.server);
-            END IF;
-        END LOOP;
+    WITH routed AS (
+        SELECT c.oid, c.relname FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p'
+    ), wanted AS (
+        SELECT t.oid AS parent, format('%s_%s_%s', t.relname, c.modulus, c.remainder) AS partition, c.modulus, c.remainder,
+               credits_routes.server_of(c.node) AS server
+        FROM credits_routes.classes() c CROSS JOIN routed t
+    ), present AS (
+        SELECT i.inhparent AS parent, p.relname::text AS partition, s.srvname AS server
+        FROM pg_inherits i JOIN routed t ON t.oid = i.inhparent JOIN pg_class p ON p.oid = i.inhrelid
+        JOIN pg_foreign_table f ON f.ftrelid = p.oid JOIN pg_foreign_server s ON s.oid = f.ftserver
+    )
+    -- The old ones make room first.
+    SELECT array_agg(CASE WHEN w.partition IS NULL THEN format('DROP FOREIGN TABLE credits_routes.%I', p.partition)
+                          ELSE format('CREATE FOREIGN TABLE credits_routes.%I PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s)'
+                                      ' SERVER %I OPTIONS (schema_name ''credits_classes'')',
+                                      w.partition, parent::regclass, w.modulus, w.remainder, w.server) END
+                     ORDER BY w.partition IS NOT NULL, parent, w.modulus, w.remainder)
+    INTO changes
+    FROM wanted w FULL JOIN present p USING (parent, partition, server)
+    WHERE w.modulus IS NULL OR p.parent IS NULL;
+    IF changes IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM credits_routes.lock_tables();
+    FOREACH change IN ARRAY changes LOOP
+        EXECUTE change;
     END LOOP;
 END
     $$;
@@ -1057,7 +1079,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns from where it has none yet.';
 
--- noted -> copying
+-- noted -> expected
 CREATE FUNCTION credits_routes.prepare_move(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1066,10 +1088,32 @@ BEGIN
     PERFORM credits_routes.expect_rows(m.bucket);
     -- The map turns without waiting for them.
     PERFORM credits_routes.make_class_views(m.bucket, m.to_node);
-    RETURN 'copying';
+    RETURN 'expected';
 END
     $$;
 COMMENT ON FUNCTION credits_routes.prepare_move(credits.moves) IS 'Step: the bucket is arriving at the new node.';
+
+-- expected -> copying. From here on the bucket has partitions of its own: when it is given away, the tables serve its neighbours, however long they cannot turn.
+CREATE FUNCTION credits_routes.set_apart(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
+    FOR tried IN 1 .. 10 LOOP
+        BEGIN
+            PERFORM credits_routes.refuse_idle_users();
+            PERFORM credits_routes.apply_partitions();
+            RETURN 'copying';
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            IF tried = 10 THEN
+                RAISE;
+            END IF;
+        END;
+        PERFORM pg_sleep(0.5);
+    END LOOP;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.set_apart(credits.moves) IS 'Step: the tables get partitions for the bucket alone, when nobody uses them.';
 
 -- copying -> copying or copied. What is below the lowest transaction that ran at a moment that is past has ended: nothing comes there any more.
 CREATE FUNCTION credits_routes.copy_pass(m credits.moves) RETURNS text
@@ -1176,6 +1220,7 @@ CREATE FUNCTION credits_routes.turn_map(m credits.moves) RETURNS text
     AS $$
 BEGIN
     PERFORM set_config('lock_timeout', '500ms', true);
+    PERFORM credits_routes.refuse_idle_users();
     UPDATE credits.buckets b SET node = m.to_node WHERE b.bucket = m.bucket AND b.node <> m.to_node;
     RETURN 'done';
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
@@ -1196,6 +1241,14 @@ BEGIN
     END IF;
     PERFORM credits_routes.ask_old(format('SELECT credits.stop_moving_bucket(%s)::text', m.bucket));
     PERFORM credits_routes.ask_new(format('SELECT credits.return_bucket(%s)::text', m.bucket));
+    BEGIN
+        PERFORM set_config('lock_timeout', '500ms', true);
+        PERFORM credits_routes.refuse_idle_users();
+        PERFORM credits_routes.apply_partitions();
+    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+        -- The next change of the map puts together what has been set apart.
+        NULL;
+    END;
     RETURN 'undone';
 END
     $$;
@@ -1301,6 +1354,7 @@ BEGIN
         next_state := CASE
             WHEN is_resumed THEN credits_routes.resume_move(m, m.bucket = moved AND m.to_node = new_node)
             WHEN m.state = 'noted' THEN credits_routes.prepare_move(m)
+            WHEN m.state = 'expected' THEN credits_routes.set_apart(m)
             WHEN m.state = 'copying' THEN credits_routes.copy_pass(m)
             WHEN m.state = 'copied' THEN credits_routes.hand_over(m)
             WHEN m.state = 'given' THEN credits_routes.activate(m)
@@ -1337,7 +1391,7 @@ CREATE FUNCTION credits_routes.state_after(m credits.moves, problem jsonb) RETUR
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF m.state NOT IN ('noted', 'copying', 'copied') THEN
+    IF m.state NOT IN ('noted', 'expected', 'copying', 'copied') THEN
         RETURN m.state;
     ELSIF m.state = 'copied' AND credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
         RETURN 'given';

@@ -137,15 +137,19 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.apply_nodes() IS 'Trigger: applies a change of nodes.';
 
--- The fewest residue classes such that each is on one node: (1, 0) if one node has everything, 1,024 of them at worst.
+-- The fewest residue classes such that each is on one node: (1, 0) if one node has everything, 1,024 of them at worst. A bucket that is about to leave
+-- its node is a class of its own: while it is nowhere, whoever reads a class that it is in is told to ask again.
 CREATE FUNCTION credits_routes.classes(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS TABLE (modulus int, remainder int, node text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
         WITH map AS (
             SELECT b.bucket, CASE WHEN b.bucket = moved THEN new_node ELSE b.node END AS node FROM credits.buckets b
+        ), leaving AS (
+            SELECT b.bucket FROM map b JOIN credits.moves m USING (bucket) WHERE m.state NOT IN ('undoing', 'done', 'undone') AND m.to_node <> b.node
         ), class AS (
-            SELECT m.modulus, b.bucket % m.modulus AS remainder, min(b.node) AS node, min(b.node) = max(b.node) AS is_whole
-            FROM map b CROSS JOIN (SELECT 1 << bits FROM generate_series(0, 10) bits) m (modulus)
+            SELECT m.modulus, b.bucket % m.modulus AS remainder, min(b.node) AS node,
+                   min(b.node) = max(b.node) AND (m.modulus = 1024 OR count(l.bucket) = 0) AS is_whole
+            FROM map b LEFT JOIN leaving l USING (bucket) CROSS JOIN (SELECT 1 << bits FROM generate_series(0, 10) bits) m (modulus)
             GROUP BY 1, 2
         )
         SELECT c.modulus, c.remainder, c.node
@@ -196,46 +200,64 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.lock_tables() IS 'Waits until nobody uses the routed tables: as long as lock_timeout says, or half a second without one.';
 
+-- To queue behind a transaction that does nothing would have all others wait for nothing.
+CREATE FUNCTION credits_routes.refuse_idle_users() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    pids constant text := (
+        SELECT string_agg(DISTINCT a.pid::text, ', ')
+        FROM pg_class c
+        JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid AND l.granted
+        JOIN pg_stat_activity a ON a.pid = l.pid AND a.datname = current_database()
+        WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' AND a.state LIKE 'idle in transaction%'
+          AND a.state_change < clock_timestamp() - interval '0.5 s');
+BEGIN
+    IF pids IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'transactions that have used a table of the router stay open',
+            DETAIL = format('Sessions, by pid, that are idle in one: %s.', pids), HINT = 'End them.';
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.refuse_idle_users() IS 'Raises 55P03 while a transaction that has used a routed table is idle for half a second.';
+
 CREATE FUNCTION credits_routes.apply_partitions() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    routed regclass;
-    change record;
-    are_locked boolean := false;
+    changes text[];
+    change text;
 BEGIN
-    -- Before anything is locked here.
+    -- Who changes the map meanwhile comes after this, and sees what it has left.
+    PERFORM pg_advisory_xact_lock(hashtextextended('credits.apply_partitions', 0));
+    -- What takes time comes before anything is locked here.
     PERFORM credits_routes.make_class_views();
-    FOR routed IN SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' ORDER BY c.relname LOOP
-        FOR change IN
-            WITH wanted AS (
-                SELECT format('%s_%s_%s', t.relname, c.modulus, c.remainder) AS partition, c.modulus, c.remainder,
-                       credits_routes.server_of(c.node) AS server
-                FROM credits_routes.classes() c CROSS JOIN pg_class t WHERE t.oid = routed
-            ), present AS (
-                SELECT p.relname AS partition, s.srvname AS server
-                FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid
-                JOIN pg_foreign_table f ON f.ftrelid = p.oid JOIN pg_foreign_server s ON s.oid = f.ftserver
-                WHERE i.inhparent = routed
-            )
-            SELECT w.partition, p.partition AS old_partition, w.modulus, w.remainder, w.server
-            FROM wanted w FULL JOIN present p USING (partition, server)
-            WHERE w.partition IS NULL OR p.partition IS NULL
-            -- The old ones make room first.
-            ORDER BY p.partition IS NULL, w.modulus, w.remainder
-        LOOP
-            IF NOT are_locked THEN
-                PERFORM credits_routes.lock_tables();
-                are_locked := true;
-            END IF;
-            IF change.old_partition IS NOT NULL THEN
-                EXECUTE format('DROP FOREIGN TABLE credits_routes.%I', change.old_partition);
-            ELSE
-                EXECUTE format('CREATE FOREIGN TABLE credits_routes.%I PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s)'
-                               ' SERVER %I OPTIONS (schema_name ''credits_classes'')',
-                               change.partition, routed, change.modulus, change.remainder, change.server);
-            END IF;
-        END LOOP;
+    WITH routed AS (
+        SELECT c.oid, c.relname FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p'
+    ), wanted AS (
+        SELECT t.oid AS parent, format('%s_%s_%s', t.relname, c.modulus, c.remainder) AS partition, c.modulus, c.remainder,
+               credits_routes.server_of(c.node) AS server
+        FROM credits_routes.classes() c CROSS JOIN routed t
+    ), present AS (
+        SELECT i.inhparent AS parent, p.relname::text AS partition, s.srvname AS server
+        FROM pg_inherits i JOIN routed t ON t.oid = i.inhparent JOIN pg_class p ON p.oid = i.inhrelid
+        JOIN pg_foreign_table f ON f.ftrelid = p.oid JOIN pg_foreign_server s ON s.oid = f.ftserver
+    )
+    -- The old ones make room first.
+    SELECT array_agg(CASE WHEN w.partition IS NULL THEN format('DROP FOREIGN TABLE credits_routes.%I', p.partition)
+                          ELSE format('CREATE FOREIGN TABLE credits_routes.%I PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s)'
+                                      ' SERVER %I OPTIONS (schema_name ''credits_classes'')',
+                                      w.partition, parent::regclass, w.modulus, w.remainder, w.server) END
+                     ORDER BY w.partition IS NOT NULL, parent, w.modulus, w.remainder)
+    INTO changes
+    FROM wanted w FULL JOIN present p USING (parent, partition, server)
+    WHERE w.modulus IS NULL OR p.parent IS NULL;
+    IF changes IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM credits_routes.lock_tables();
+    FOREACH change IN ARRAY changes LOOP
+        EXECUTE change;
     END LOOP;
 END
     $$;

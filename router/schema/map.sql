@@ -63,7 +63,7 @@ CREATE TABLE credits.moves (
 
     CONSTRAINT moves_pkey PRIMARY KEY (move),
     CONSTRAINT bucket_is_one CHECK (bucket BETWEEN 0 AND 1023),
-    CONSTRAINT state_is_known CHECK (state IN ('noted', 'copying', 'copied', 'given', 'active', 'undoing', 'done', 'undone'))
+    CONSTRAINT state_is_known CHECK (state IN ('noted', 'expected', 'copying', 'copied', 'given', 'active', 'undoing', 'done', 'undone'))
 );
 CREATE UNIQUE INDEX one_move_at_a_time ON credits.moves ((true)) WHERE state NOT IN ('done', 'undone');
 COMMENT ON TABLE credits.moves IS
@@ -73,7 +73,7 @@ COMMENT ON COLUMN credits.moves.bucket IS 'What is moved.';
 COMMENT ON COLUMN credits.moves.from_node IS 'The node that has it.';
 COMMENT ON COLUMN credits.moves.to_node IS 'The node that is to have it.';
 COMMENT ON COLUMN credits.moves.state IS
-    'noted; copying; copied, and to be handed over; given: behind the commit point; active: the new node serves it, and the map is to turn; done; undoing; undone.';
+    'noted; expected by the new node, and to be set apart in the tables; copying; copied, and to be handed over; given: behind the commit point; active: the new node serves it, and the map is to turn; done; undoing; undone.';
 COMMENT ON COLUMN credits.moves.started_at IS 'When it was noted.';
 COMMENT ON COLUMN credits.moves.changed_at IS 'When its state, or what it has copied, changed last.';
 COMMENT ON COLUMN credits.moves.passes IS 'How many times rows were copied.';

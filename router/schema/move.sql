@@ -129,7 +129,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns from where it has none yet.';
 
--- noted -> copying
+-- noted -> expected
 CREATE FUNCTION credits_routes.prepare_move(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -138,10 +138,32 @@ BEGIN
     PERFORM credits_routes.expect_rows(m.bucket);
     -- The map turns without waiting for them.
     PERFORM credits_routes.make_class_views(m.bucket, m.to_node);
-    RETURN 'copying';
+    RETURN 'expected';
 END
     $$;
 COMMENT ON FUNCTION credits_routes.prepare_move(credits.moves) IS 'Step: the bucket is arriving at the new node.';
+
+-- expected -> copying. From here on the bucket has partitions of its own: when it is given away, the tables serve its neighbours, however long they cannot turn.
+CREATE FUNCTION credits_routes.set_apart(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
+    FOR tried IN 1 .. 10 LOOP
+        BEGIN
+            PERFORM credits_routes.refuse_idle_users();
+            PERFORM credits_routes.apply_partitions();
+            RETURN 'copying';
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            IF tried = 10 THEN
+                RAISE;
+            END IF;
+        END;
+        PERFORM pg_sleep(0.5);
+    END LOOP;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.set_apart(credits.moves) IS 'Step: the tables get partitions for the bucket alone, when nobody uses them.';
 
 -- copying -> copying or copied. What is below the lowest transaction that ran at a moment that is past has ended: nothing comes there any more.
 CREATE FUNCTION credits_routes.copy_pass(m credits.moves) RETURNS text
@@ -248,6 +270,7 @@ CREATE FUNCTION credits_routes.turn_map(m credits.moves) RETURNS text
     AS $$
 BEGIN
     PERFORM set_config('lock_timeout', '500ms', true);
+    PERFORM credits_routes.refuse_idle_users();
     UPDATE credits.buckets b SET node = m.to_node WHERE b.bucket = m.bucket AND b.node <> m.to_node;
     RETURN 'done';
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
@@ -268,6 +291,14 @@ BEGIN
     END IF;
     PERFORM credits_routes.ask_old(format('SELECT credits.stop_moving_bucket(%s)::text', m.bucket));
     PERFORM credits_routes.ask_new(format('SELECT credits.return_bucket(%s)::text', m.bucket));
+    BEGIN
+        PERFORM set_config('lock_timeout', '500ms', true);
+        PERFORM credits_routes.refuse_idle_users();
+        PERFORM credits_routes.apply_partitions();
+    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+        -- The next change of the map puts together what has been set apart.
+        NULL;
+    END;
     RETURN 'undone';
 END
     $$;
@@ -373,6 +404,7 @@ BEGIN
         next_state := CASE
             WHEN is_resumed THEN credits_routes.resume_move(m, m.bucket = moved AND m.to_node = new_node)
             WHEN m.state = 'noted' THEN credits_routes.prepare_move(m)
+            WHEN m.state = 'expected' THEN credits_routes.set_apart(m)
             WHEN m.state = 'copying' THEN credits_routes.copy_pass(m)
             WHEN m.state = 'copied' THEN credits_routes.hand_over(m)
             WHEN m.state = 'given' THEN credits_routes.activate(m)
@@ -409,7 +441,7 @@ CREATE FUNCTION credits_routes.state_after(m credits.moves, problem jsonb) RETUR
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF m.state NOT IN ('noted', 'copying', 'copied') THEN
+    IF m.state NOT IN ('noted', 'expected', 'copying', 'copied') THEN
         RETURN m.state;
     ELSIF m.state = 'copied' AND credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
         RETURN 'given';
