@@ -273,6 +273,38 @@ fn rows_in_flight_are_waited_for() {
     assert_eq!(nodes.new.connect().balance(accounts[0]), dec!(3));
 }
 
+/// Of two routers that move it to different nodes.
+#[test]
+fn a_bucket_is_taken_by_the_node_that_it_was_given_to() {
+    let (bucket, accounts) = accounts_of_a_bucket(1);
+    let mut nodes = Nodes::create(&[bucket]);
+    nodes.old.connect().grant(accounts[0], dec!(5));
+    let Mover { old, new } = &mut nodes.mover;
+    new.run("SELECT credits.set_node_number(2)");
+    let ledger: String = old.value("SELECT credits.get_ledger()", &[]);
+    new.run(&format!("SELECT credits.expect_bucket({bucket}, '{ledger}')"));
+    old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
+    old.try_run(&format!("SELECT credits.give_away_bucket({bucket}, 1024)")).refused("22023");
+    let hold = format!("BEGIN; SELECT credits.hold_bucket({bucket})");
+    old.run(&hold);
+    let for_another: String = old.value("SELECT credits.give_away_bucket($1, 3)::text", &[&bucket]);
+    old.run("ROLLBACK");
+    for taken in ["receive_handover", "activate_bucket"] {
+        new.try_run(&format!("SELECT credits.{taken}({bucket}, '{for_another}')")).refused("55000");
+    }
+    old.run(&hold);
+    let rows: String = old.value(
+        "SELECT jsonb_agg(to_jsonb(t))::text FROM credits.bucket_transactions($1, NULL, NULL) t",
+        &[&bucket],
+    );
+    let handover: String = old.value("SELECT credits.give_away_bucket($1, 2)::text", &[&bucket]);
+    new.value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rows]);
+    new.run(&format!("SELECT credits.receive_handover({bucket}, '{handover}')"));
+    old.run("COMMIT");
+    assert!(nodes.mover.activate(bucket, &handover));
+    assert_eq!(nodes.new.connect().balance(accounts[0]), dec!(5));
+}
+
 /// Back to the node that keeps its rows, and once more after that has purged them.
 #[test]
 fn a_bucket_moves_back_to_a_node_that_keeps_its_rows_or_has_purged_them() {

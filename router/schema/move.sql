@@ -129,6 +129,17 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns from where it has none yet.';
 
+-- Another router may have given it to another node.
+CREATE FUNCTION credits_routes.is_given(m credits.moves) RETURNS boolean
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT credits_routes.ask_old(format(
+            'SELECT (credits.bucket_state(%s) = ''elsewhere'' AND coalesce((SELECT s.handover ->> ''given_to'' FROM credits.bucket_states s WHERE s.bucket = %s), ''%s'') = ''%s'')::text',
+            m.bucket, m.bucket, n.seq_residue, n.seq_residue))::boolean
+        FROM credits.nodes n WHERE n.node = m.to_node
+    $$;
+COMMENT ON FUNCTION credits_routes.is_given(credits.moves) IS 'Whether the commit point of a move is past: the old node has given the bucket to the new one.';
+
 -- noted -> expected
 CREATE FUNCTION credits_routes.prepare_move(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -206,10 +217,10 @@ BEGIN
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL READ COMMITTED');
     PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
     held_at := clock_timestamp();
-    handover := credits_routes.ask_old(format('SELECT credits.bucket_handover(%s)::text', m.bucket));
     received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
+    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s)::text', m.bucket,
+        (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = m.to_node)));
     PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
-    PERFORM credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s)::text', m.bucket));
     -- The commit point.
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
     UPDATE credits.moves n SET rows_copied = n.rows_copied + received, pause = clock_timestamp() - held_at WHERE n.move = m.move;
@@ -226,7 +237,7 @@ CREATE FUNCTION credits_routes.activate(m credits.moves) RETURNS text
 DECLARE
     handover text;
 BEGIN
-    IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) <> 'elsewhere' THEN
+    IF NOT credits_routes.is_given(m) THEN
         RETURN 'noted';
     END IF;
     PERFORM credits_routes.be_patient();
@@ -286,11 +297,16 @@ CREATE FUNCTION credits_routes.undo_move(m credits.moves) RETURNS text
     AS $$
 BEGIN
     PERFORM credits_routes.be_patient();
-    IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
+    IF credits_routes.is_given(m) THEN
         RETURN 'given';
     END IF;
-    PERFORM credits_routes.ask_old(format('SELECT credits.stop_moving_bucket(%s)::text', m.bucket));
-    PERFORM credits_routes.ask_new(format('SELECT credits.return_bucket(%s)::text', m.bucket));
+    -- Where another router has moved it, neither is there what was.
+    IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) <> 'elsewhere' THEN
+        PERFORM credits_routes.ask_old(format('SELECT credits.stop_moving_bucket(%s)::text', m.bucket));
+    END IF;
+    IF credits_routes.ask_new(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'arriving' THEN
+        PERFORM credits_routes.ask_new(format('SELECT credits.return_bucket(%s)::text', m.bucket));
+    END IF;
     BEGIN
         PERFORM set_config('lock_timeout', '500ms', true);
         PERFORM credits_routes.refuse_idle_users();
@@ -311,7 +327,7 @@ CREATE FUNCTION credits_routes.resume_move(m credits.moves, is_wanted boolean) R
 BEGIN
     IF m.state IN ('given', 'active') THEN
         RETURN m.state;
-    ELSIF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
+    ELSIF credits_routes.is_given(m) THEN
         RETURN 'given';
     ELSIF is_wanted AND m.state <> 'undoing' THEN
         RETURN 'noted';
@@ -344,6 +360,11 @@ BEGIN
                 HINT = 'SELECT * FROM credits.bucket_owners() has what the nodes say.';
         END IF;
         first_state := 'given';
+    ELSIF (SELECT a.answer FROM credits_routes.ask_node(by_map, format('SELECT credits.bucket_state(%s)', moved)) a (answer)) NOT IN ('here', 'moving') THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is not on %s', moved, by_map),
+            DETAIL = 'The map says so: another router may have moved it, or the node has lost the end of a move.',
+            HINT = format('UPDATE credits.buckets b SET node = o.owners[1] FROM credits.bucket_owners() o WHERE o.bucket = b.bucket AND o.owners <> ARRAY[b.node]'
+                          ' has the map follow the nodes; where none has the bucket, CALL credits.move_bucket(%s, %L) does.', moved, by_map);
     END IF;
     INSERT INTO credits.moves (move, bucket, from_node, to_node, state)
     SELECT coalesce(max(m.move), 0) + 1, moved, origin, new_node, first_state FROM credits.moves m;
@@ -391,11 +412,11 @@ DECLARE
     hint text;
 BEGIN
     is_over := false;
-    IF m.move IS NULL THEN
-        is_over := NOT credits_routes.note_move(moved, new_node);
-        RETURN;
-    END IF;
     BEGIN
+        IF m.move IS NULL THEN
+            is_over := NOT credits_routes.note_move(moved, new_node);
+            RETURN;
+        END IF;
         -- What must not happen to the bucket meanwhile shares this.
         IF NOT credits_routes.holds_key(credits_routes.bucket_key(m.bucket)) THEN
             PERFORM set_config('lock_timeout', '5s', true);
@@ -415,6 +436,10 @@ BEGIN
         GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
         problem := jsonb_build_object('sqlstate', SQLSTATE, 'message', message, 'detail', detail, 'hint', hint);
         PERFORM credits_routes.close_sessions();
+        IF m.move IS NULL THEN
+            is_over := true;
+            RETURN;
+        END IF;
         next_state := CASE WHEN is_resumed THEN m.state ELSE credits_routes.state_after(m, problem) END;
         is_over := next_state = m.state;
     END;
@@ -443,7 +468,7 @@ CREATE FUNCTION credits_routes.state_after(m credits.moves, problem jsonb) RETUR
 BEGIN
     IF m.state NOT IN ('noted', 'expected', 'copying', 'copied') THEN
         RETURN m.state;
-    ELSIF m.state = 'copied' AND credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'elsewhere' THEN
+    ELSIF m.state = 'copied' AND credits_routes.is_given(m) THEN
         RETURN 'given';
     ELSIF m.state = 'copied' AND problem ->> 'sqlstate' IN ('55P03', '40P01') AND m.holds < 9 THEN
         PERFORM pg_sleep(0.05 * (m.holds + 1));

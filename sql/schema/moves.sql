@@ -207,14 +207,18 @@ COMMENT ON FUNCTION credits.bucket_handover(int) IS
     'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, position (of the transaction), accounts (balance, and '
     'what was announced), and the rows of holds, limits and caps. Of a bucket that was given away: the same, as it was then. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
-CREATE FUNCTION credits.give_away_bucket(bucket int) RETURNS jsonb
+CREATE FUNCTION credits.give_away_bucket(bucket int, node_number int DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     result jsonb;
 BEGIN
+    IF node_number NOT BETWEEN 0 AND 1023 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('node_number must be 0 to 1023, not %s', node_number);
+    END IF;
     PERFORM credits.lock_bucket(bucket, '{moving}');
-    result := credits.bucket_handover(bucket);
+    -- Of several routers one has the bucket given away, and the others are not to take it for theirs.
+    result := credits.bucket_handover(bucket) || jsonb_build_object('given_to', node_number);
     PERFORM credits.begin_transfer(bucket);
     -- Without what erasure must reach, which is on the new node.
     UPDATE credits.bucket_states s
@@ -226,8 +230,9 @@ BEGIN
     RETURN result;
 END
     $$;
-COMMENT ON FUNCTION credits.give_away_bucket(int) IS
-    'Old node, in the transaction that holds the bucket: says that the bucket is elsewhere, stores bucket_handover, without the texts of holds, and returns it, and deletes holds, limits and caps of the bucket here. The commit '
+COMMENT ON FUNCTION credits.give_away_bucket(int, int) IS
+    'Old node, in the transaction that holds the bucket: says that the bucket is elsewhere, stores bucket_handover, without the texts of holds, and returns it, with the number of the node that it is given to: no other takes it then, and any '
+    'does where that is NULL. Deletes holds, limits and caps of the bucket here. The commit '
     'is the point of no return. Rows of the ledger and what is derived from them stay until purge_bucket. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 -- Whoever has locked one of these rows has changed it, waits for its stripe, and will be refused; the row is nobody's then. Waited for, the two would wait for each other.
@@ -344,11 +349,13 @@ BEGIN
     ELSIF EXISTS (SELECT FROM unnest(ARRAY['accounts', 'holds', 'limits', 'caps']) of, jsonb_array_elements(handover -> of) a
                   WHERE credits.bucket_of((a ->> 'user_id')::uuid) IS DISTINCT FROM bucket) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('argument handover must be that of bucket %s', bucket);
+    ELSIF handover ->> 'given_to' <> (SELECT n.node_number::text FROM credits.node n) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s was given to node %s', bucket, handover ->> 'given_to');
     END IF;
 END
     $$;
 COMMENT ON FUNCTION credits.require_handover(int, jsonb) IS
-    'For receive_handover and activate_bucket: raises 22004 or 22023 unless this is a handover of the bucket.';
+    'For receive_handover and activate_bucket: raises 22004 or 22023 unless this is a handover of the bucket, and 55000 if it is for another node.';
 
 CREATE FUNCTION credits.receive_handover(bucket int, handover jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
