@@ -205,14 +205,16 @@ CREATE FUNCTION credits_routes.refuse_idle_users() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    pids constant text := (
-        SELECT string_agg(DISTINCT a.pid::text, ', ')
-        FROM pg_class c
-        JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid AND l.granted
-        JOIN pg_stat_activity a ON a.pid = l.pid AND a.datname = current_database()
-        WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' AND a.state LIKE 'idle in transaction%'
-          AND a.state_change < clock_timestamp() - interval '0.5 s');
+    pids text;
 BEGIN
+    -- A transaction sees the same activity each time that it looks, otherwise.
+    PERFORM pg_stat_clear_snapshot();
+    SELECT string_agg(DISTINCT a.pid::text, ', ') INTO pids
+    FROM pg_class c
+    JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid AND l.granted
+    JOIN pg_stat_activity a ON a.pid = l.pid AND a.datname = current_database()
+    WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' AND a.state LIKE 'idle in transaction%'
+      AND a.state_change < clock_timestamp() - interval '0.5 s';
     IF pids IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'transactions that have used a table of the router stay open',
             DETAIL = format('Sessions, by pid, that are idle in one: %s.', pids), HINT = 'End them.';
