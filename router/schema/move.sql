@@ -129,16 +129,43 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns from where it has none yet.';
 
--- Another router may have given it to another node.
+-- Another router may have had the old node give it to another node, or the new one give it on.
 CREATE FUNCTION credits_routes.is_given(m credits.moves) RETURNS boolean
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT credits_routes.ask_old(format(
-            'SELECT (credits.bucket_state(%s) = ''elsewhere'' AND coalesce((SELECT s.handover ->> ''given_to'' FROM credits.bucket_states s WHERE s.bucket = %s), ''%s'') = ''%s'')::text',
-            m.bucket, m.bucket, n.seq_residue, n.seq_residue))::boolean
-        FROM credits.nodes n WHERE n.node = m.to_node
+DECLARE
+    number constant int := (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = m.to_node);
+BEGIN
+    IF NOT credits_routes.ask_old(format(
+        'SELECT (credits.bucket_state(%s) = ''elsewhere'' AND coalesce((SELECT s.handover ->> ''given_to'' FROM credits.bucket_states s WHERE s.bucket = %s), ''%s'') = ''%s'')::text',
+        m.bucket, m.bucket, number, number))::boolean THEN
+        RETURN false;
+    ELSIF credits_routes.ask_new(format(
+        'SELECT (credits.bucket_state(%s) IN (''here'', ''moving'') OR EXISTS ('
+        'SELECT FROM credits.bucket_states s WHERE s.bucket = %s AND s.state = ''arriving'' AND s.copied_from = %L AND s.received IS NOT NULL))::text',
+        m.bucket, m.bucket, credits_routes.ask_old('SELECT credits.get_ledger()')))::boolean THEN
+        RETURN true;
+    END IF;
+    -- The new node has lost, to a standby, what it was sent: unless it has had the bucket, and another node has it since or expects it.
+    RETURN NOT EXISTS (
+        SELECT FROM credits.nodes n CROSS JOIN LATERAL credits_routes.ask_node(n.node, format('SELECT credits.bucket_state(%s)', m.bucket)) a (answer)
+        WHERE n.node NOT IN (m.from_node, m.to_node) AND a.answer <> 'elsewhere');
+END
     $$;
-COMMENT ON FUNCTION credits_routes.is_given(credits.moves) IS 'Whether the commit point of a move is past: the old node has given the bucket to the new one.';
+COMMENT ON FUNCTION credits_routes.is_given(credits.moves) IS
+    'Whether a move is behind its commit point: the old node has given the bucket to the new one, and no router has moved it on since.';
+
+CREATE FUNCTION credits_routes.refuse_absent(bucket int, node text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is not on %s', bucket, node),
+        DETAIL = 'Another router may have moved it, or the node has lost the end of a move.',
+        HINT = format('UPDATE credits.buckets b SET node = o.owners[1] FROM credits.bucket_owners() o WHERE o.bucket = b.bucket AND o.owners <> ARRAY[b.node]'
+                      ' has the map follow the nodes; where none has the bucket, CALL credits.move_bucket(%s, %L) does.', bucket, node);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.refuse_absent(int, text) IS 'Raises 55000: a bucket is not on the node that it was to leave.';
 
 -- noted -> expected
 CREATE FUNCTION credits_routes.prepare_move(m credits.moves) RETURNS text
@@ -146,6 +173,10 @@ CREATE FUNCTION credits_routes.prepare_move(m credits.moves) RETURNS text
     AS $$
 BEGIN
     PERFORM credits_routes.be_patient();
+    -- Where the old node does not have it, nothing may look as if it was given to the new one.
+    IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) NOT IN ('here', 'moving') THEN
+        PERFORM credits_routes.refuse_absent(m.bucket, m.from_node);
+    END IF;
     PERFORM credits_routes.expect_rows(m.bucket);
     -- The map turns without waiting for them.
     PERFORM credits_routes.make_class_views(m.bucket, m.to_node);
@@ -211,8 +242,8 @@ DECLARE
     received bigint;
 BEGIN
     PERFORM credits_routes.be_patient();
-    from_xact := credits_routes.expect_rows(m.bucket);
     PERFORM credits_routes.ask_old(format('SELECT credits.start_moving_bucket(%s)::text', m.bucket));
+    from_xact := credits_routes.expect_rows(m.bucket);
     PERFORM credits_routes.be_quick();
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL READ COMMITTED');
     PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
@@ -361,10 +392,7 @@ BEGIN
         END IF;
         first_state := 'given';
     ELSIF (SELECT a.answer FROM credits_routes.ask_node(by_map, format('SELECT credits.bucket_state(%s)', moved)) a (answer)) NOT IN ('here', 'moving') THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is not on %s', moved, by_map),
-            DETAIL = 'The map says so: another router may have moved it, or the node has lost the end of a move.',
-            HINT = format('UPDATE credits.buckets b SET node = o.owners[1] FROM credits.bucket_owners() o WHERE o.bucket = b.bucket AND o.owners <> ARRAY[b.node]'
-                          ' has the map follow the nodes; where none has the bucket, CALL credits.move_bucket(%s, %L) does.', moved, by_map);
+        PERFORM credits_routes.refuse_absent(moved, by_map);
     END IF;
     INSERT INTO credits.moves (move, bucket, from_node, to_node, state)
     SELECT coalesce(max(m.move), 0) + 1, moved, origin, new_node, first_state FROM credits.moves m;
