@@ -24,5 +24,5 @@ pub fn is_transaction_type(call: &Call<'_>) -> Result<Answer, LedgerError> {
 /// `may_have_batch(transaction_type, fusillade_batch_id)`
 pub fn may_have_batch(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let name = call.required_content(TRANSACTION_TYPE)?;
-    Ok(Answer::bool(TransactionType::from_name(name.as_bytes()) == Some(TransactionType::Usage)))
+    Ok(Answer::bool(TransactionType::from_name(name.as_bytes()).is_some_and(TransactionType::may_have_batch)))
 }

@@ -5,7 +5,6 @@ use std::ffi::CStr;
 use ledger::credits::{Amount, AmountError, Credits};
 use ledger::id::UserId;
 use ledger::numeric::DecodeError;
-use ledger::transaction_type::TransactionType;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::arguments::transaction_type;
@@ -134,7 +133,7 @@ pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let credits = exact_amount(credits)?;
     require_source_id(source_id)?;
     let batch = call.uuid_if_given(Argument(5, "fusillade_batch_id"));
-    if batch.is_some() && known_type != TransactionType::Usage {
+    if batch.is_some() && !known_type.may_have_batch() {
         return Err(LedgerError::BatchOnNonUsage(known_type));
     }
     let relations = Relations::lookup().ok_or(LedgerError::NotInstalled)?;

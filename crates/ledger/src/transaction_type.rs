@@ -45,6 +45,13 @@ impl TransactionType {
         if self.adds() { Self::AdminRemoval } else { Self::AdminGrant }
     }
 
+    /// Whether a transaction of this type may belong to a batch.
+    #[inline]
+    #[must_use]
+    pub const fn may_have_batch(self) -> bool {
+        matches!(self, Self::Usage)
+    }
+
     /// Whether an amount of this type adds to the balance. All others take from it.
     #[inline]
     #[must_use]

@@ -2,7 +2,6 @@
 
 use std::ffi::CStr;
 
-use ledger::credits::Amount;
 use ledger::transaction_type::TransactionType;
 use pgrx::Uuid;
 
@@ -149,10 +148,10 @@ impl<'call> Item<'call> {
         if text::is_blank(source_id.as_text()) {
             return false;
         }
-        let is_exact = amount.as_credits().is_ok_and(|credits| Amount::try_from(credits).is_ok());
+        let is_exact = amount.as_credits().is_ok_and(|credits| credits.require_amount().is_ok());
         is_exact
             && TransactionType::from_name(kind.as_text())
-                .is_some_and(|known| batch.is_none() || known == TransactionType::Usage)
+                .is_some_and(|known| batch.is_none() || known.may_have_batch())
     }
 
     /// Whether a transaction with its source_id is stored now, as far as its outcome tells.
