@@ -588,12 +588,13 @@ END
 COMMENT ON FUNCTION credits_routes.lock_tables() IS 'Waits until nobody uses the routed tables: as long as lock_timeout says, or half a second without one.';
 
 -- To queue behind a transaction that does nothing would have all others wait for nothing.
-CREATE FUNCTION credits_routes.refuse_idle_users() RETURNS void
+CREATE FUNCTION credits_routes.be_brief() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     pids text;
 BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
     -- A transaction sees the same activity each time that it looks, otherwise.
     PERFORM pg_stat_clear_snapshot();
     SELECT string_agg(DISTINCT a.pid::text, ', ') INTO pids
@@ -608,7 +609,8 @@ BEGIN
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.refuse_idle_users() IS 'Raises 55P03 while a transaction that has used a routed table is idle for half a second.';
+COMMENT ON FUNCTION credits_routes.be_brief() IS
+    'Has the transaction wait half a second for the routed tables, and raises 55P03 while one that has used them is idle for as long.';
 
 CREATE FUNCTION credits_routes.apply_partitions() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -1142,10 +1144,9 @@ CREATE FUNCTION credits_routes.set_apart(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    PERFORM set_config('lock_timeout', '500ms', true);
     FOR tried IN 1 .. 10 LOOP
         BEGIN
-            PERFORM credits_routes.refuse_idle_users();
+            PERFORM credits_routes.be_brief();
             PERFORM credits_routes.apply_partitions();
             RETURN 'copying';
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
@@ -1263,8 +1264,7 @@ CREATE FUNCTION credits_routes.turn_map(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    PERFORM set_config('lock_timeout', '500ms', true);
-    PERFORM credits_routes.refuse_idle_users();
+    PERFORM credits_routes.be_brief();
     UPDATE credits.buckets b SET node = m.to_node WHERE b.bucket = m.bucket AND b.node <> m.to_node;
     RETURN 'done';
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
@@ -1291,8 +1291,7 @@ BEGIN
         PERFORM credits_routes.ask_new(format('SELECT credits.return_bucket(%s)::text', m.bucket));
     END IF;
     BEGIN
-        PERFORM set_config('lock_timeout', '500ms', true);
-        PERFORM credits_routes.refuse_idle_users();
+        PERFORM credits_routes.be_brief();
         PERFORM credits_routes.apply_partitions();
     EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
         -- The next change of the map puts together what has been set apart.

@@ -201,12 +201,13 @@ END
 COMMENT ON FUNCTION credits_routes.lock_tables() IS 'Waits until nobody uses the routed tables: as long as lock_timeout says, or half a second without one.';
 
 -- To queue behind a transaction that does nothing would have all others wait for nothing.
-CREATE FUNCTION credits_routes.refuse_idle_users() RETURNS void
+CREATE FUNCTION credits_routes.be_brief() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     pids text;
 BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
     -- A transaction sees the same activity each time that it looks, otherwise.
     PERFORM pg_stat_clear_snapshot();
     SELECT string_agg(DISTINCT a.pid::text, ', ') INTO pids
@@ -221,7 +222,8 @@ BEGIN
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.refuse_idle_users() IS 'Raises 55P03 while a transaction that has used a routed table is idle for half a second.';
+COMMENT ON FUNCTION credits_routes.be_brief() IS
+    'Has the transaction wait half a second for the routed tables, and raises 55P03 while one that has used them is idle for as long.';
 
 CREATE FUNCTION credits_routes.apply_partitions() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

@@ -190,10 +190,9 @@ CREATE FUNCTION credits_routes.set_apart(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    PERFORM set_config('lock_timeout', '500ms', true);
     FOR tried IN 1 .. 10 LOOP
         BEGIN
-            PERFORM credits_routes.refuse_idle_users();
+            PERFORM credits_routes.be_brief();
             PERFORM credits_routes.apply_partitions();
             RETURN 'copying';
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
@@ -311,8 +310,7 @@ CREATE FUNCTION credits_routes.turn_map(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    PERFORM set_config('lock_timeout', '500ms', true);
-    PERFORM credits_routes.refuse_idle_users();
+    PERFORM credits_routes.be_brief();
     UPDATE credits.buckets b SET node = m.to_node WHERE b.bucket = m.bucket AND b.node <> m.to_node;
     RETURN 'done';
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
@@ -339,8 +337,7 @@ BEGIN
         PERFORM credits_routes.ask_new(format('SELECT credits.return_bucket(%s)::text', m.bucket));
     END IF;
     BEGIN
-        PERFORM set_config('lock_timeout', '500ms', true);
-        PERFORM credits_routes.refuse_idle_users();
+        PERFORM credits_routes.be_brief();
         PERFORM credits_routes.apply_partitions();
     EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
         -- The next change of the map puts together what has been set apart.
