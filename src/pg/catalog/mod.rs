@@ -3,23 +3,19 @@
 //! A lookup first compares the version of the library with that of the SQL objects: a library does not know the tables of another
 //! version. The result is cached with the oids. So an update must invalidate one of the relations, and must wait for sessions that use
 //! them: every update script begins with a statement that does both.
-//!
-//! A lock on a table does not keep its indexes in place. REINDEX CONCURRENTLY and DROP INDEX CONCURRENTLY let readers and writers
-//! go on: an index may become invalid at any time. Until all transactions have ended that held a lock on the table at that moment, the
-//! index is maintained and stays complete. On a standby, replay waits for no such transaction: an index may be gone when it is
-//! opened.
+
+mod indexes;
 
 use std::cell::Cell;
-use std::convert::Infallible;
-use std::ffi::CStr;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use self::indexes::{CAPS_INDEX_NAME, DELTA_INDEX_NAME, HOLDS_INDEX_NAME, REVERSES_INDEX_NAME};
 use super::column::{Column, Layout};
 use super::definition::Definition;
-use super::names::{find, find_column, find_index_now, find_needed, missing};
-use super::relation::{self, Access, Index};
+use super::names::{find, find_column, find_needed};
+use super::relation::{self, Access};
 use super::tables::batches::Batches;
 use super::tables::bucket_states::BucketStates;
 use super::tables::caps::Caps;
@@ -33,11 +29,6 @@ use super::tables::limits::Limits;
 use super::tables::transactions::{self, LaterColumns, Ledger};
 use super::{description, extension, relcache};
 use crate::error::LedgerError;
-
-const DELTA_INDEX_NAME: &CStr = c"credits_transactions_delta_idx";
-const HOLDS_INDEX_NAME: &CStr = c"holds_user_idx";
-const CAPS_INDEX_NAME: &CStr = c"spend_caps_user_idx";
-const REVERSES_INDEX_NAME: &CStr = c"credits_transactions_reverses_idx";
 
 /// The relations that are read and written directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,13 +89,6 @@ pub struct Relations {
     has_days: Option<Column<Checkpoints, Option<bool>>>,
 }
 
-/// Why an index cannot be read by.
-enum Unusable {
-    Missing,
-    /// It does not have every row.
-    Invalid,
-}
-
 thread_local! {
     static CACHED: Cell<Option<Relations>> = const { Cell::new(None) };
     /// The tables of the ledger's state that were looked up last. They outlive `CACHED`, which an invalidation of any of the
@@ -146,22 +130,19 @@ impl Relations {
 
     /// The relations, with a lock on the ledger that keeps it so to the end of the transaction.
     pub fn locked() -> Option<Self> {
-        loop {
-            let relations = Self::lookup()?;
-            relation::lock(relations.ledger, Access::Read);
-            // An update may have come before the lock.
-            if Self::lookup()? == relations {
-                return Some(relations);
-            }
-        }
+        Self::locked_for(Access::Read)
     }
 
     /// The relations, with a lock on the ledger for writing.
     pub fn locked_for_writing() -> Option<Self> {
+        Self::locked_for(Access::Write)
+    }
+
+    fn locked_for(access: Access) -> Option<Self> {
         loop {
             let relations = Self::lookup()?;
-            relation::lock(relations.ledger, Access::Write);
-            // An update of the extension may have committed while this waited.
+            relation::lock(relations.ledger, access);
+            // An update of the extension may have committed before this had the lock.
             if Self::lookup()? == relations {
                 return Some(relations);
             }
@@ -173,81 +154,6 @@ impl Relations {
     pub fn locked_at_commit() -> Option<Self> {
         let relations = Self::lookup()?;
         if relation::is_locked(relations.ledger, Access::Write) { Some(relations) } else { Self::locked() }
-    }
-
-    /// Opens the index of deltas with `open`. The ledger is locked. Raises 55000 if the index does not have every row.
-    pub fn open_delta_index<E>(
-        &self,
-        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
-    ) -> Result<Index, E> {
-        open_valid(Some(self.delta_index), self.ledger, DELTA_INDEX_NAME, open)
-    }
-
-    /// Opens the index of reversals with `open`. The ledger is locked. `None` if there is no index that has every row.
-    pub fn open_reverses_index<E>(
-        &self,
-        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
-    ) -> Result<Option<Index>, E> {
-        if let Some(oid) = self.reverses_index
-            && let Some(index) = open(oid)?
-            && index.is_valid()
-        {
-            return Ok(Some(index));
-        }
-        Ok(find_now(self.ledger, REVERSES_INDEX_NAME, open)?.ok())
-    }
-
-    /// Opens the index of daily totals with `open`. `daily_totals` is locked. Raises 55000 if the index does not have every row.
-    pub fn open_days_index<E>(
-        &self,
-        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
-    ) -> Result<Index, E> {
-        let days = self.days().unwrap_or_else(|error| error.raise());
-        open_valid(self.days_index, days, days::INDEX, open)
-    }
-
-    /// Opens the index of daily totals if its lock is free. `daily_totals` is locked. `None` where it is not, or the index does not have
-    /// every row.
-    pub fn open_days_index_if_free(&self) -> Option<Index> {
-        Index::open_if_free(self.days_index?).ok()?.filter(Index::is_valid)
-    }
-
-    /// Opens the index of an account's holds with `open`. `holds` is locked. Raises 55000 if the index does not have every row.
-    pub fn open_holds_index<E>(
-        &self,
-        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
-    ) -> Result<Index, E> {
-        let holds = self.holds().unwrap_or_else(|error| error.raise());
-        open_valid(self.holds_index, holds, HOLDS_INDEX_NAME, open)
-    }
-
-    /// Opens the index of an account's spend caps with `open`. `spend_caps` is locked. Raises 55000 if the index does not have every row.
-    pub fn open_caps_index<E>(
-        &self,
-        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
-    ) -> Result<Index, E> {
-        let caps = self.caps().unwrap_or_else(|error| error.raise());
-        open_valid(self.caps_index, caps, CAPS_INDEX_NAME, open)
-    }
-
-    /// Opens the index of an account's rows by date with `open`. The ledger is locked. `None` where rows have to be found without it: it
-    /// was dropped or replaced, or does not have every row.
-    pub fn open_created_index<E>(
-        &self,
-        open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
-    ) -> Result<Option<Index>, E> {
-        let Some(oid) = self.user_created_index else { return Ok(None) };
-        let created_at = transactions::CREATED_AT.any().attribute_number();
-        let is_by_date = |index: &Index| index.is_valid() && index.has_seconds_of(1, created_at);
-        Ok(open(oid)?.filter(is_by_date))
-    }
-
-    /// Opens the index that keeps the ledger's `source_id`s apart, waiting for its lock. The ledger is locked. Raises 55000 if it does not
-    /// have every row.
-    pub fn open_source_id_key(&self) -> Index {
-        let open = |oid| Ok::<_, Infallible>(Index::open(oid));
-        let Ok(index) = open_valid(self.source_id_key, self.ledger, transactions::SOURCE_ID_KEY, open);
-        index
     }
 
     /// The index that keeps the ledger's `source_id`s apart, if it is there.
@@ -408,40 +314,6 @@ impl Relations {
         ];
         needed.contains(&oid) || useful.contains(&Some(oid))
     }
-}
-
-/// Opens an index with `open`: the one that was looked up, or, where that is gone or does not have every row, the one of this name. Its table
-/// is locked. Raises 55000 if there is none that has.
-fn open_valid<E>(
-    known: Option<pg_sys::Oid>,
-    table: pg_sys::Oid,
-    name: &'static CStr,
-    open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
-) -> Result<Index, E> {
-    if let Some(oid) = known
-        && let Some(index) = open(oid)?
-        && index.is_valid()
-    {
-        return Ok(index);
-    }
-    match find_now(table, name, open)? {
-        Ok(index) => Ok(index),
-        Err(Unusable::Invalid) => LedgerError::InvalidIndex(name.to_str().unwrap_or_default()).raise(),
-        Err(Unusable::Missing) => missing(name),
-    }
-}
-
-/// Opens the index of this name with `open`, if there is one that has every row. Its table is locked.
-fn find_now<E>(
-    table: pg_sys::Oid,
-    name: &CStr,
-    open: impl Fn(pg_sys::Oid) -> Result<Option<Index>, E>,
-) -> Result<Result<Index, Unusable>, E> {
-    // REINDEX CONCURRENTLY may have put another index in its place, and this backend may not have processed the invalidation yet, so
-    // that its caches are out of date. The lock on the table keeps that other index complete, even if a third one follows.
-    let current = find_index_now(table, name);
-    let index = current.filter(|index| index.is_valid).map(|index| open(index.oid)).transpose()?.flatten();
-    Ok(index.ok_or(if current.is_some() { Unusable::Invalid } else { Unusable::Missing }))
 }
 
 fn find_later_columns(ledger: pg_sys::Oid) -> Option<LaterColumns> {
