@@ -23,15 +23,24 @@ fn tag(class: u16, stripe: u8) -> pg_sys::LOCKTAG {
     }
 }
 
-fn acquire(tag: &pg_sys::LOCKTAG, mode: u32, wait: bool) -> bool {
+/// Takes a lock; waits for transactions that have it in a mode that conflicts.
+fn lock(tag: &pg_sys::LOCKTAG, mode: u32) {
     // SAFETY: the lock belongs to the transaction, which releases it when it ends, also by error.
-    let result = unsafe { pg_sys::LockAcquire(tag, mode.cast_signed(), false, !wait) };
+    unsafe {
+        pg_sys::LockAcquire(tag, mode.cast_signed(), false, false);
+    }
+}
+
+/// Takes a lock; `false` if another transaction has it in a mode that conflicts.
+fn try_lock(tag: &pg_sys::LOCKTAG, mode: u32) -> bool {
+    // SAFETY: as for `lock`.
+    let result = unsafe { pg_sys::LockAcquire(tag, mode.cast_signed(), false, true) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
 /// Takes a stripe in SHARE mode; waits for a transaction that holds it exclusively.
 pub fn share_stripe(stripe: u8) {
-    acquire(&tag(STRIPE_CLASS, stripe), pg_sys::ShareLock, true);
+    lock(&tag(STRIPE_CLASS, stripe), pg_sys::ShareLock);
 }
 
 /// Lets go of a stripe taken by [`share_stripe`].
@@ -44,7 +53,7 @@ pub fn release_shared_stripe(stripe: u8) {
 
 /// Takes a stripe in EXCLUSIVE mode; waits for all transactions that are committing on it.
 pub fn lock_stripe(stripe: u8) {
-    acquire(&tag(STRIPE_CLASS, stripe), pg_sys::ExclusiveLock, true);
+    lock(&tag(STRIPE_CLASS, stripe), pg_sys::ExclusiveLock);
 }
 
 /// Whether the transaction has the stripe in EXCLUSIVE mode. Rolling back to a savepoint releases the locks taken since.
@@ -62,15 +71,15 @@ pub fn has_stripe(stripe: u8) -> bool {
 
 /// Takes the lock for refreshing checkpoints of a stripe that is shared; `false` if another transaction has it.
 pub fn try_lock_refresh(stripe: u8) -> bool {
-    acquire(&tag(REFRESH_CLASS, stripe), pg_sys::ExclusiveLock, false)
+    try_lock(&tag(REFRESH_CLASS, stripe), pg_sys::ExclusiveLock)
 }
 
 /// Takes the lock for refreshing checkpoints of a stripe that is shared; waits for a transaction that has it, and has the stripe, too.
 pub fn lock_refresh(stripe: u8) {
-    acquire(&tag(REFRESH_CLASS, stripe), pg_sys::ExclusiveLock, true);
+    lock(&tag(REFRESH_CLASS, stripe), pg_sys::ExclusiveLock);
 }
 
 /// Takes the lock for deleting rows of `checkpoint_changes`; `false` if another transaction has it.
 pub fn try_lock_changes() -> bool {
-    acquire(&tag(CHANGES_CLASS, 0), pg_sys::ExclusiveLock, false)
+    try_lock(&tag(CHANGES_CLASS, 0), pg_sys::ExclusiveLock)
 }
