@@ -51,10 +51,9 @@ pub fn attached_memory() -> Option<(Epoch, Segment<'static>)> {
     attached
 }
 
-/// Has shared memory grow at the next [`grow_if_full`] if too many accounts have given way to others, of which this is one if it
-/// `is_displaced`.
-pub fn note_displaced(is_displaced: bool, segment: Segment<'_>) {
-    if is_displaced && directory().is_some_and(|directory| directory.note_displaced(segment.sets())) {
+/// Notes that an account has given way to another. If too many have, shared memory grows at the next [`grow_if_full`].
+pub fn note_displaced(segment: Segment<'_>) {
+    if directory().is_some_and(|directory| directory.note_displaced(segment.sets())) {
         SHOULD_GROW.set(true);
     }
 }

@@ -166,8 +166,10 @@ impl Published {
 
     /// Publishes the fold.
     pub fn publish_fold(&self, user: &UserId, fold: &Fold) {
-        if let Some((segment, state)) = self.in_state() {
-            note_displaced(segment.account(state.database, user).publish_fold(&state, fold), segment);
+        if let Some((segment, state)) = self.in_state()
+            && segment.account(state.database, user).publish_fold(&state, fold)
+        {
+            note_displaced(segment);
         }
     }
 
@@ -215,8 +217,10 @@ impl Published {
 
     /// Publishes headroom of the user.
     pub fn publish_headroom(&self, user: &UserId, headroom: &Headroom) {
-        if let Some((segment, state)) = self.in_state() {
-            note_displaced(segment.account(state.database, user).publish_headroom(&state, headroom), segment);
+        if let Some((segment, state)) = self.in_state()
+            && segment.account(state.database, user).publish_headroom(&state, headroom)
+        {
+            note_displaced(segment);
         }
     }
 
