@@ -4,7 +4,8 @@ use ledger::credits::Credits;
 
 use super::arguments::details;
 use super::recording::{self, Given, Recorded, Recording};
-use crate::engine::{cover, holds};
+use crate::engine::cover::{self, Taking};
+use crate::engine::holds;
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
@@ -38,8 +39,11 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     ];
     // Before anything is written, where nothing but this could refuse it. A retry is not refused.
     let looks_first = may_insert_and_return_any(&relations)?;
-    let refusal =
-        if looks_first { cover::refuse_early(&relations, &user, credits, key, false).err() } else { None };
+    let refusal = if looks_first {
+        cover::refuse_early(&relations, &user, credits, key, Taking::ToCome).err()
+    } else {
+        None
+    };
     let refusal = match refusal {
         Some(refusal) if !holds::is_recorded(&relations, source_id) => {
             return Err(refuse_held(&relations, source_id).err().unwrap_or(refusal));
@@ -59,7 +63,7 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let charged = stored.unwrap_or(user);
     cover::guard_charge(charged, (tid, xact::current_subtransaction()));
     if !looks_first || charged != user {
-        cover::refuse_early(&relations, &charged, credits, key, true)?;
+        cover::refuse_early(&relations, &charged, credits, key, Taking::Written)?;
     }
     Ok(transaction)
 }

@@ -11,7 +11,7 @@ use pgrx::Uuid;
 use super::arguments::details;
 use super::nodes::and_here;
 use super::recording::{self, Existing, Given};
-use crate::engine::cover;
+use crate::engine::cover::{self, Taking};
 use crate::engine::direct::{self, Captured};
 use crate::engine::holds;
 use crate::error::LedgerError;
@@ -108,7 +108,7 @@ pub fn extend_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
         return Ok(extended.hold);
     }
     // It had expired: it is held anew, from the moment on that its time is counted from.
-    cover::refuse_early(&relations, &extended.user, extended.amount, extended.key, true)?;
+    cover::refuse_early(&relations, &extended.user, extended.amount, extended.key, Taking::Written)?;
     holds::make_anew(&relations, source_id, extended.from.min(now))?;
     let mut read = Statement::of_caller();
     let key = read.bind(Value::text(source_id));
@@ -236,7 +236,8 @@ impl NewHold<'_> {
     fn make(&self, relations: &Relations) -> Result<Answer, LedgerError> {
         // Before anything is written, where nothing but this could refuse it.
         let looks_first = privilege::may_insert_and_return_any(relations.holds()?, &ALL);
-        let refusal = if looks_first { self.refuse_early(relations, &self.user, false).err() } else { None };
+        let refusal =
+            if looks_first { self.refuse_early(relations, &self.user, Taking::ToCome).err() } else { None };
         // A retry is not refused, nor is a `source_id` that is taken: that has an error of its own.
         let refusal = match refusal {
             Some(refusal) if !self.is_taken(relations)? => return Err(refusal),
@@ -255,19 +256,14 @@ impl NewHold<'_> {
         }
         cover::guard_hold(held, (tid, xact::current_subtransaction()));
         if !looks_first || held != self.user {
-            self.refuse_early(relations, &held, true)?;
+            self.refuse_early(relations, &held, Taking::Written)?;
         }
         Ok(hold)
     }
 
     /// Refuses the hold for this account if what has committed does not cover it.
-    fn refuse_early(
-        &self,
-        relations: &Relations,
-        user: &UserId,
-        is_written: bool,
-    ) -> Result<(), LedgerError> {
-        cover::refuse_early(relations, user, self.credits, self.key, is_written)
+    fn refuse_early(&self, relations: &Relations, user: &UserId, taking: Taking) -> Result<(), LedgerError> {
+        cover::refuse_early(relations, user, self.credits, self.key, taking)
     }
 
     /// Whether a hold or a transaction has the `source_id`.

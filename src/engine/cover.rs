@@ -402,19 +402,32 @@ fn each_standing<L: Layout>(
     }
 }
 
-/// Refuses what is not covered as of now: by what has committed and the transaction's own rows, which the amount is one of if it
-/// `is_written`, and what exceeds an enforced spend cap of this API key. Whatever the caller's snapshot sees; it is not taken to have read
-/// anything. Where that takes a lock that is not free, the commit alone decides.
+/// Whether the row that takes an amount is there when [`refuse_early`] looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// It is still to be written.
+    ToCome,
+    /// It is among the transaction's own rows.
+    Written,
+}
+
+/// Refuses a hold or a charge of this amount if it is not covered as of now, by what has committed and by the transaction's own rows, or
+/// exceeds an enforced spend cap of this API key. It looks at the latest snapshot, whatever the caller's sees, and the transaction is not
+/// taken to have read anything. Where it needs a lock that is not free, it refuses nothing, and the commit decides.
 pub fn refuse_early(
     relations: &Relations,
     user: &UserId,
     amount: Credits,
     key: Option<ApiKeyId>,
-    is_written: bool,
+    taking: Taking,
 ) -> Result<(), LedgerError> {
     let published = Published::open(relations);
     let own = noted::written(user).charged();
-    if published.covers_as_much_more(user, if is_written { own } else { own.saturating_add(steps(amount)) }) {
+    let more = match taking {
+        Taking::ToCome => own.saturating_add(steps(amount)),
+        Taking::Written => own,
+    };
+    if published.covers_as_much_more(user, more) {
         return Ok(());
     }
     xact::see_own_changes();
@@ -433,7 +446,10 @@ pub fn refuse_early(
     let (held, held_by_key) = held_by_key(&mut holds, user, clock)?;
     if let Overdraft::UpTo(limit) = overdraft {
         let left = balance.checked_sub(held)?;
-        let available = if is_written { left.checked_add(amount)? } else { left };
+        let available = match taking {
+            Taking::ToCome => left,
+            Taking::Written => left.checked_add(amount)?,
+        };
         if available.checked_sub(amount)?.checked_add(limit)? < Credits::ZERO {
             return Err(LedgerError::InsufficientCredits {
                 user: *user,
@@ -451,7 +467,7 @@ pub fn refuse_early(
     let mut spends = caps.spends(user, &[], &now, Clock::At(clock), now.sight(), relations)?;
     covered.add_to(&mut spends)?;
     for spend in &mut spends {
-        if !is_written {
+        if taking == Taking::ToCome {
             spend.add_held(key, amount)?;
         }
         if let Some(refusal) = spend.refusal()? {
