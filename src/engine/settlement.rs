@@ -45,7 +45,7 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::Fold;
 use ledger::id::UserId;
 use ledger::segment::headroom::{Counted, Cover};
-use ledger::settlement::{self, Asked, Assessment, Checkpoint, Decision, Found, Request};
+use ledger::settlement::{self, Asked, Assessment, Change, Checkpoint, Decision, Found, Request};
 use ledger::statistics::Event;
 use ledger::stripe;
 
@@ -389,7 +389,7 @@ impl Settlement {
                 caps: &spends,
             };
             let decision = settlement::decide(checkpoint, &pass.sums, &asked, interval, clock)?;
-            let (refreshes, rebounds, announced, overdraft, crossings, cap_changes) = match decision {
+            let change = match decision {
                 Decision::Nothing => continue,
                 Decision::Refuse { available, limit } => {
                     let asked = cover.map_or(Ok(Credits::ZERO), |cover| cover.asked())?;
@@ -403,17 +403,16 @@ impl Settlement {
                 Decision::Exceed(refusal) => {
                     return Err(Stop::Failed(LedgerError::SpendCapReached { user: *user, refusal }));
                 }
-                Decision::Write { refreshes, rebounds, announced, overdraft, crossings, cap_changes } => {
-                    (refreshes, rebounds, announced, overdraft, crossings, cap_changes)
-                }
+                Decision::Write(change) => change,
             };
-            if rebounds {
+            if change.rebounds {
                 published.void_headroom(user);
             }
             let stored = stored.as_ref();
-            if refreshes {
+            let Change { announced, overdraft, .. } = &change;
+            if change.refreshes {
                 let refreshed = deltas.refreshed(user, fold, pass)?;
-                refresh::write(&relations, writers, user, stored, &refreshed, &announced, overdraft)?;
+                refresh::write(&relations, writers, user, stored, &refreshed, announced, *overdraft)?;
                 statistics::count(Event::Refresh, 1);
             } else {
                 checkpoint::write(
@@ -422,19 +421,19 @@ impl Settlement {
                     user,
                     stored,
                     fold,
-                    &announced,
-                    overdraft,
+                    announced,
+                    *overdraft,
                 )?;
             }
             // What another node has announced is copied with the account.
             if buckets::is_copied(user) {
                 continue;
             }
-            for crossing in &crossings {
+            for crossing in &change.crossings {
                 notification::announce(user, crossing);
                 statistics::count(crossing.direction.into(), 1);
             }
-            self.cap_changes.extend(cap_changes.into_iter().map(|change| (*user, change)));
+            self.cap_changes.extend(change.cap_changes.into_iter().map(|change| (*user, change)));
         }
         Ok(())
     }

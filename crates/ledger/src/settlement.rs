@@ -160,20 +160,24 @@ pub enum Decision {
     /// Roll back: it would exceed an enforced spend cap.
     Exceed(CapRefusal),
     /// Write the checkpoint.
-    Write {
-        /// Whether the checkpoint gets a new fold; otherwise it keeps the stored one.
-        refreshes: bool,
-        /// Whether its boundaries are others than before, or may be: headroom that was published is not true of them.
-        rebounds: bool,
-        /// The announced level that the checkpoint gets.
-        announced: Announced,
-        /// How far the user may be overdrawn from now on.
-        overdraft: Overdraft,
-        /// The crossings to notify of, in order.
-        crossings: Vec<Crossing>,
-        /// What caps became, to notify of.
-        cap_changes: Vec<CapChange>,
-    },
+    Write(Change),
+}
+
+/// What a decision changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Whether the checkpoint gets a new fold; otherwise it keeps the stored one.
+    pub refreshes: bool,
+    /// Whether its boundaries are others than before, or may be: headroom that was published is not true of them.
+    pub rebounds: bool,
+    /// The announced level that the checkpoint gets.
+    pub announced: Announced,
+    /// How far the user may be overdrawn from now on.
+    pub overdraft: Overdraft,
+    /// The crossings to notify of, in order.
+    pub crossings: Vec<Crossing>,
+    /// What caps became, to notify of.
+    pub cap_changes: Vec<CapChange>,
 }
 
 /// Decides under the exclusive stripe. `stored` is the user's checkpoint, `pass` one over the delta of it, or over all
@@ -224,7 +228,7 @@ pub fn decide(
         return Ok(Decision::Nothing);
     }
     let announced = Announced { caps, ..announced.moved_to(pass.balance(), now) };
-    Ok(Decision::Write { refreshes, rebounds, announced, overdraft, crossings, cap_changes })
+    Ok(Decision::Write(Change { refreshes, rebounds, announced, overdraft, crossings, cap_changes }))
 }
 
 /// What counts as announced before a decision, of each boundary that the user has now.
@@ -445,14 +449,14 @@ mod tests {
         let crossing = pass(&stored.fold, &[(12, -2), (OWN, -1)], &[]);
         assert_eq!(
             decide_with(Some(&stored), &crossing, None),
-            Decision::Write {
+            Decision::Write(Change {
                 refreshes: false,
                 rebounds: false,
                 announced: side(false, Some(NOW)),
                 overdraft: Overdraft::default(),
                 crossings: vec![Crossing { boundary: Credits::ZERO, direction: Direction::Down }],
                 cap_changes: Vec::new(),
-            }
+            })
         );
         let near = pass(&stored.fold, &[(12, -2)], &[]);
         assert_eq!(decide_with(Some(&stored), &near, None), Decision::Nothing);
@@ -462,14 +466,14 @@ mod tests {
     fn a_refresh_without_a_crossing_keeps_what_was_announced() {
         let stored = checkpoint(100, true);
         let three = pass(&stored.fold, &[(11, -1), (12, -1), (13, -1)], &[]);
-        let refresh = Decision::Write {
+        let refresh = Decision::Write(Change {
             refreshes: true,
             rebounds: false,
             announced: stored.announced.clone(),
             overdraft: stored.overdraft,
             crossings: Vec::new(),
             cap_changes: Vec::new(),
-        };
+        });
         assert_eq!(decide_with(Some(&stored), &three, None), refresh);
         let one = pass(&stored.fold, &[(11, -1)], &[]);
         assert_eq!(decide_with(Some(&stored), &one, None), Decision::Nothing);
@@ -487,7 +491,7 @@ mod tests {
     #[test]
     fn of_a_user_without_a_checkpoint_no_crossing_is_missed() {
         let made = |rows: &[(u64, i128)], deleted: Option<&Announced>| {
-            let Decision::Write { refreshes: true, announced, crossings, .. } =
+            let Decision::Write(Change { refreshes: true, announced, crossings, .. }) =
                 decide_with(None, &pass(&Fold::default(), rows, &[]), deleted)
             else {
                 panic!("a checkpoint is made")
@@ -514,7 +518,7 @@ mod tests {
 
     /// What was announced of each threshold, and which crossings were.
     fn written(decision: Decision) -> (Vec<Side>, Vec<i128>) {
-        let Decision::Write { announced, crossings, .. } = decision else { panic!("{decision:?}") };
+        let Decision::Write(Change { announced, crossings, .. }) = decision else { panic!("{decision:?}") };
         let sides = announced
             .thresholds
             .iter()
@@ -547,7 +551,8 @@ mod tests {
         assert_eq!(written(change(Some(&stored), &down, &[8, 5, -2])), (sides, vec![5, 0]));
         let same = pass(&stored.fold, &[], &[]);
         assert_eq!(change(Some(&stored), &same, &[5, -4]), Decision::Nothing);
-        let Decision::Write { rebounds: true, refreshes: false, .. } = change(Some(&stored), &same, &[5])
+        let Decision::Write(Change { rebounds: true, refreshes: false, .. }) =
+            change(Some(&stored), &same, &[5])
         else {
             panic!("a threshold is gone")
         };
@@ -555,7 +560,7 @@ mod tests {
         let asked = asked(Request::Rebound, None, Some(&limit));
         assert!(matches!(
             decide_asked(Some(&stored), &same, &asked),
-            Decision::Write { rebounds: true, overdraft: Overdraft::Unlimited, .. }
+            Decision::Write(Change { rebounds: true, overdraft: Overdraft::Unlimited, .. })
         ));
         // A user without rows gets a checkpoint, and one of which nothing has been announced, too.
         let nobody = pass(&Fold::default(), &[], &[]);
@@ -629,7 +634,7 @@ mod tests {
         let strict = Boundaries::default();
         assert_eq!(covered(&holding(91, Some(&strict))), refused(-1, 0));
         let endless = Boundaries::new(Overdraft::Unlimited, Vec::new());
-        assert!(matches!(covered(&holding(111, Some(&endless))), Decision::Write { .. }));
+        assert!(matches!(covered(&holding(111, Some(&endless))), Decision::Write(Change { .. })));
         // Of an account without anything.
         let nobody = self::pass(&Fold::default(), &[], &[]);
         assert_eq!(decide_asked(None, &nobody, &holding(1, Some(&strict))), refused(-1, 0));

@@ -13,7 +13,7 @@ use ledger::credits::{Credits, UNITS_PER_CREDIT};
 use ledger::crossing::{Announced, Crossing, Direction};
 use ledger::fold::{DeltaPass, Fold};
 use ledger::segment::headroom::{Counted, Headroom, Written};
-use ledger::settlement::{Asked, Assessment, Checkpoint, Decision, Found, Request, assess, decide};
+use ledger::settlement::{Asked, Assessment, Change, Checkpoint, Decision, Found, Request, assess, decide};
 
 use crate::fold::{Row, fold};
 use crate::settlement::{amount, boundaries};
@@ -258,7 +258,8 @@ impl User {
         let boundaries = (stored.is_none() || request.is_forced()).then_some(boundaries);
         let asked = Asked { request, deleted, boundaries, held: None, caps: &[] };
         let decision = decide(stored, &pass, &asked, INTERVAL, 0).expect("a few rows");
-        let Decision::Write { refreshes, rebounds, announced, overdraft, crossings, .. } = decision else {
+        let Decision::Write(Change { refreshes, rebounds, announced, overdraft, crossings, .. }) = decision
+        else {
             return None;
         };
         if rebounds {

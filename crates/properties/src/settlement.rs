@@ -8,7 +8,7 @@ use ledger::crossing::{Announced, Threshold};
 use ledger::fold::{DeltaPass, Fold};
 use ledger::overdraft::Overdraft;
 use ledger::segment::headroom::{Counted, Headroom, Written};
-use ledger::settlement::{Asked, Assessment, Checkpoint, Decision, Found, Request, assess, decide};
+use ledger::settlement::{Asked, Assessment, Change, Checkpoint, Decision, Found, Request, assess, decide};
 
 use crate::coverage::{Cluster, Moment};
 use crate::fold::{Row, fold};
@@ -323,7 +323,8 @@ fn decides_by_the_balance(
             read.overdraft != stored.overdraft || !before.eq(read.thresholds().iter().copied())
         })
     });
-    let Decision::Write { refreshes, rebounds, announced, overdraft, crossings, .. } = decision else {
+    let Decision::Write(Change { refreshes, rebounds, announced, overdraft, crossings, .. }) = decision
+    else {
         assert_eq!((expected, lags, changes), (Vec::new(), false, false), "{ledger:?} asked {asked:?}");
         return;
     };
