@@ -16,7 +16,6 @@
 //! A commit that shares the stripe goes on from what the session has added up last, and reads what has come since ([`cap_sums`]).
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::ops::Bound;
 
 use ledger::caps::{AnnouncedCap, Cap, CapSpend, Clock, MOST_CAPS};
@@ -286,7 +285,7 @@ fn add_usage(
         let mut rows = RowsByDate::new(relations, index, sight, transactions::CREATED_AT);
         return Ok(rows.each(user, from, None, |row| add_row(spends, row))?);
     }
-    let Ok(index) = relations.open_delta_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
+    let Ok(index) = relations.open_delta_index(Index::waited_for);
     let ledger = Table::open_locked(relations.ledger);
     let mut rows = IndexScan::new(ledger, index, sight, 1, transactions::CREATED_AT);
     rows.seek(&[transactions::USER_ID.equal(user)]);

@@ -7,7 +7,6 @@
 //! fewer.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::ops::{Bound, RangeBounds};
 use std::rc::Rc;
 
@@ -154,7 +153,7 @@ impl<'user> Dated<'user> {
         let sight = || Sight::AsOf(Rc::clone(&snapshot));
         let Some(oid) = relations.user_created_index else { return Ok(None) };
         let by_date = || {
-            let Ok(index) = relations.open_created_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
+            let Ok(index) = relations.open_created_index(Index::waited_for);
             index.filter(Index::is_complete)
         };
         // In the order of locks: indexes of a table by oid, and the checkpoints after those of the ledger.

@@ -183,7 +183,7 @@ pub(super) fn scan_of(
     key_columns: usize,
 ) -> Result<IndexScan<Days>, LedgerError> {
     let table = Table::open(relations.days()?, Access::Read);
-    let Ok(index) = relations.open_days_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
+    let Ok(index) = relations.open_days_index(Index::waited_for);
     Ok(scan_by(table, index, snapshot, key_columns))
 }
 

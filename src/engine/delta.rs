@@ -1,7 +1,6 @@
 //! Deltas: the ledger rows of a user that a checkpoint does not cover.
 
 use std::cell::OnceCell;
-use std::convert::Infallible;
 use std::rc::Rc;
 
 use ledger::coverage::{Coverage, OpenTransactions};
@@ -53,7 +52,7 @@ impl DeltaScan {
     /// Opens the index on `(user_id, xact_id)`, waiting for its lock. The caller has locked the ledger. Raises 55000 if the index
     /// is not valid.
     pub fn open(relations: &Relations, sight: Sight) -> Self {
-        let Ok(index) = relations.open_delta_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
+        let Ok(index) = relations.open_delta_index(Index::waited_for);
         Self::with(relations, Table::open_locked(relations.ledger).into(), index, sight)
     }
 

@@ -3,7 +3,6 @@
 //! The open holds of an account are one range of the index on `(user_id, expires_at)`. Where the scan meets an index entry of a row
 //! that is gone for everybody, the server marks the entry, and later scans pass over it without fetching a row.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 
 use ledger::credits::{Credits, SumOutOfRange};
@@ -156,7 +155,7 @@ pub fn redact(relations: &Relations, user: &UserId) -> Result<i64, LedgerError> 
     let mut redacted = 0;
     loop {
         let mut was_changed = false;
-        let Ok(index) = relations.open_holds_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
+        let Ok(index) = relations.open_holds_index(Index::waited_for);
         let snapshot = Rc::new(Snapshot::latest());
         let mut rows =
             IndexScan::new(table()?, index, Sight::AsOf(Rc::clone(&snapshot)), 1, holds::EXPIRES_AT);

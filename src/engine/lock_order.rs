@@ -97,7 +97,7 @@ impl OpenIfFree for Writers {
 /// Locks the index of deltas to the end of the transaction. The commit will read it, and need not wait then for a REINDEX that
 /// began meanwhile.
 pub fn keep_delta_index(relations: &Relations) {
-    let Ok(index) = relations.open_delta_index(|oid| Ok::<_, std::convert::Infallible>(Index::open(oid)));
+    let Ok(index) = relations.open_delta_index(Index::waited_for);
     relation::lock(index.oid(), Access::Read);
 }
 

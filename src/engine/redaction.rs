@@ -9,7 +9,6 @@
 //! commits, and that it does with the stripe.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::rc::Rc;
 
 use ledger::id::UserId;
@@ -43,7 +42,7 @@ pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
     xact::see_own_changes();
     let mut redacted = holds::redact(&relations, user)?;
     lock::lock_stripe(stripe::of_user(user));
-    let Ok(index) = relations.open_delta_index(|oid| Ok::<_, Infallible>(Index::open(oid)));
+    let Ok(index) = relations.open_delta_index(Index::waited_for);
     let snapshot = Rc::new(Snapshot::latest());
     let mut rows = IndexScan::new(ledger(), index, Sight::AsOf(Rc::clone(&snapshot)), 1, metadata);
     rows.seek(&[transactions::USER_ID.equal(user)]);

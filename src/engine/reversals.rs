@@ -10,7 +10,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
-use std::convert::Infallible;
 use std::rc::Rc;
 
 use ledger::credits::{Credits, SumOutOfRange};
@@ -54,14 +53,10 @@ pub fn forget() {
 /// the lock of the ledger and no stripe.
 pub fn wait_for_indexes(relations: &Relations) {
     let key = Index::primary_key_of(&Table::open_locked(relations.ledger)).oid();
-    let Ok(by_original) = relations.open_reverses_index(waiting);
+    let Ok(by_original) = relations.open_reverses_index(Index::waited_for);
     let mut indexes: Vec<_> = by_original.map(|index| index.oid()).into_iter().chain([key]).collect();
     indexes.sort_unstable_by_key(|oid| oid.to_u32());
     indexes.into_iter().for_each(|oid| relation::lock(oid, Access::Read));
-}
-
-fn waiting(oid: pgrx::pg_sys::Oid) -> Result<Option<Index>, Infallible> {
-    Ok(Index::open(oid))
 }
 
 /// What can still be taken back of the original, whatever the isolation level: reversals that have committed, and those of the
@@ -174,11 +169,11 @@ impl ReversalScan {
 
     /// A scan as of now, whatever the isolation level. Waits for the lock of the index; the ledger is locked.
     fn as_of_now(relations: &Relations) -> Result<Self, LedgerError> {
-        let Ok(by_original) = relations.open_reverses_index(waiting);
+        let Ok(by_original) = relations.open_reverses_index(Index::waited_for);
         let index = match by_original {
             Some(index) => ByOriginal::Index(index),
             None => {
-                let Ok(index) = relations.open_delta_index(waiting);
+                let Ok(index) = relations.open_delta_index(Index::waited_for);
                 ByOriginal::Account(index)
             }
         };

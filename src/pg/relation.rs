@@ -203,6 +203,11 @@ impl Index {
         }
     }
 
+    /// [`open`](Self::open), for a function that takes either that or [`open_if_free`](Self::open_if_free).
+    pub fn waited_for(oid: pg_sys::Oid) -> Result<Option<Self>, Infallible> {
+        Ok(Self::open(oid))
+    }
+
     /// Opens the index if its lock is free.
     #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
     pub fn open_if_free(oid: pg_sys::Oid) -> Result<Option<Self>, NotFree> {
@@ -240,7 +245,7 @@ impl Index {
     /// Opens the primary key of a table. The table's lock keeps the index complete, even while REINDEX CONCURRENTLY replaces it. On a
     /// standby replay waits for no such lock and may drop it: then the next one is opened.
     pub fn primary_key_of(table: &Table) -> Self {
-        let Ok(index) = Self::primary_key_by(table, |oid| Ok::<_, Infallible>(Self::open(oid)));
+        let Ok(index) = Self::primary_key_by(table, Self::waited_for);
         index
     }
 

@@ -5,7 +5,6 @@
 //! index is maintained and stays complete. On a standby, replay waits for no such transaction: an index may be gone when it is
 //! opened.
 
-use std::convert::Infallible;
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
@@ -93,8 +92,8 @@ impl Relations {
     /// Opens the index that keeps the ledger's `source_id`s apart, waiting for its lock. The ledger is locked. Raises 55000 if it does not
     /// have every row.
     pub fn open_source_id_key(&self) -> Index {
-        let open = |oid| Ok::<_, Infallible>(Index::open(oid));
-        let Ok(index) = open_valid(self.source_id_key, self.ledger, transactions::SOURCE_ID_KEY, open);
+        let (key, name) = (self.source_id_key, transactions::SOURCE_ID_KEY);
+        let Ok(index) = open_valid(key, self.ledger, name, Index::waited_for);
         index
     }
 }
