@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::recording::Given;
-use crate::engine::delta;
+use crate::engine::inserted;
 use crate::error::LedgerError;
 use crate::pg::call::{Argument, Call};
 use crate::pg::text::Text;
@@ -41,9 +41,9 @@ pub fn that_long_before(
 pub fn details<'call>(call: &Call<'call>, first: usize) -> Result<[Given<'call>; 5], LedgerError> {
     let argument = |place, name| Argument(first + place, name);
     let category = call.content(argument(3, "category"));
-    category.map_or(Ok(()), |category| delta::require_category(category.as_bytes()))?;
+    category.map_or(Ok(()), |category| inserted::require_category(category.as_bytes()))?;
     let metadata = call.jsonb(argument(4, "metadata"));
-    delta::require_object(metadata.is_none_or(|(_, is_object)| is_object))?;
+    inserted::require_object(metadata.is_none_or(|(_, is_object)| is_object))?;
     let uuid =
         |place, name| Given::optional(name, pg_sys::UUIDOID, call.uuid_if_given(argument(place, name)));
     Ok([

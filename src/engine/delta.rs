@@ -10,21 +10,16 @@ use ledger::fold::{DeltaPass, DeltaRow};
 use ledger::id::{BatchId, UserId};
 use ledger::transaction_type::effect;
 
-use super::{noted, reversals};
-use crate::error::LedgerError;
 use crate::pg::catalog::{self, Relations};
-use crate::pg::column::{AnyColumn, Column};
-use crate::pg::column_type::{Jsonb, Text};
+use crate::pg::column::Column;
+use crate::pg::column_type::Text;
 use crate::pg::relation::{Index, NotFree, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
 use crate::pg::scan_key::Key;
 use crate::pg::snapshot::Sight;
-use crate::pg::tables::transactions::{self, LaterColumns, Ledger};
-use crate::pg::{text, transfer, xact};
-
-/// The most characters that a category may have.
-const LONGEST_CATEGORY: usize = 200;
+use crate::pg::tables::transactions::{self, Ledger};
+use crate::pg::xact;
 
 /// What a row adds to the total of its batch.
 #[derive(Clone, Copy, Debug)]
@@ -189,64 +184,7 @@ pub fn dated_row<'row>(row: &Row<'row, Ledger>, category: Column<Ledger, Option<
     }
 }
 
-/// The furthest of the columns that the row trigger reads, [`note`] included.
-pub fn furthest_noted(relations: &Relations) -> AnyColumn<Ledger> {
-    let xact_id = transactions::XACT_ID.any();
-    relations.later_columns().map_or(xact_id, |LaterColumns { category, metadata, reverses }| {
-        xact_id.or_further(category.any()).or_further(metadata.any()).or_further(reverses.any())
-    })
-}
-
-/// Notes for settlement the user and the signed amount of a row that the transaction has inserted, and what the row takes back. Raises
-/// 23514 for a row with an infinite date, a blank `source_id`, a category that is too long, or metadata that is no object.
-pub fn note(row: &Row<'_, Ledger>, relations: &Relations) {
-    let later = relations.later_columns().unwrap_or_else(|error| error.raise());
-    require_category_and_metadata(row, later).unwrap_or_else(|error| error.raise());
-    let source_id = row.get(transactions::SOURCE_ID);
-    let is_infinite = matches!(row.get(transactions::CREATED_AT), i64::MIN | i64::MAX);
-    // Earlier versions accepted such rows: a restore, a subscriber and another node must still take them.
-    if (is_infinite || text::is_blank(&source_id)) && !is_stored_already() {
-        if is_infinite {
-            LedgerError::InfiniteDate.raise()
-        }
-        LedgerError::BlankSourceId { what: "source_id", value: text::shown(&source_id) }.raise()
-    }
-    let user = row.get(transactions::USER_ID);
-    noted::note_row(user, signed_amount(row));
-    if let Some(original) = row.get(later.reverses)
-        && !is_stored_already()
-    {
-        reversals::note(user, original);
-    }
-}
-
-/// Whether the rows that come are stored elsewhere already: what is stored must be storable again.
-fn is_stored_already() -> bool {
-    xact::restores_or_replicates() || transfer::is_any()
-}
-
-/// Raises what CHECK constraints on these columns would. Constraints cost more: the server parses and plans them for every
-/// statement, which takes 25,000 instructions, though nearly all rows have NULL in both columns.
-fn require_category_and_metadata(row: &Row<'_, Ledger>, later: LaterColumns) -> Result<(), LedgerError> {
-    let LaterColumns { category, metadata, .. } = later;
-    require_object(row.get(metadata).is_none_or(Jsonb::is_object))?;
-    row.get(category).map_or(Ok(()), |category| require_category(&category))
-}
-
-/// Refuses a category with too many characters.
-pub fn require_category(category: &[u8]) -> Result<(), LedgerError> {
-    let characters = text::characters(category);
-    if characters > LONGEST_CATEGORY {
-        return Err(LedgerError::CategoryTooLong { characters, longest: LONGEST_CATEGORY });
-    }
-    Ok(())
-}
-
-/// Refuses metadata that is not an object.
-pub fn require_object(is_object: bool) -> Result<(), LedgerError> {
-    if is_object { Ok(()) } else { Err(LedgerError::MetadataIsNoObject) }
-}
-
+/// What the row adds to the balance.
 pub(super) fn signed_amount(row: &Row<'_, Ledger>) -> Credits {
     effect(row.get(transactions::TRANSACTION_TYPE), row.get(transactions::AMOUNT))
 }

@@ -11,7 +11,7 @@ use ledger::id::UserId;
 use pgrx::pg_sys;
 
 use super::cover::Version;
-use super::{delta, holds};
+use super::{holds, inserted};
 use crate::pg::answer::{Answer, RowType};
 use crate::pg::buckets;
 use crate::pg::catalog::Relations;
@@ -243,8 +243,8 @@ impl OpenLedger {
             (transactions::XACT_ID.any(), ColumnValue::Xid8(stamp)),
         ]);
         let row = self.inserter.insert(&values, self.key)?;
-        row.deform_to(delta::furthest_noted(relations));
-        delta::note(&row, relations);
+        row.deform_to(inserted::furthest_read(relations));
+        inserted::note(&row, relations);
         Some((row, Stored { id, seq }))
     }
 }

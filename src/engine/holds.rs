@@ -9,7 +9,7 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::id::{ApiKeyId, UserId};
 use pgrx::pg_sys;
 
-use super::{cover, delta, noted};
+use super::{cover, inserted, noted};
 use crate::error::LedgerError;
 use crate::pg::buckets;
 use crate::pg::catalog::Relations;
@@ -109,8 +109,8 @@ fn require_rules(hold: &Row<'_, Holds>) -> Result<(), LedgerError> {
     if text::is_blank(&source_id) {
         return Err(LedgerError::BlankSourceId { what: "source_id", value: text::shown(&source_id) });
     }
-    delta::require_object(hold.get(holds::METADATA).is_none_or(Jsonb::is_object))?;
-    hold.get(holds::CATEGORY).map_or(Ok(()), |category| delta::require_category(&category))
+    inserted::require_object(hold.get(holds::METADATA).is_none_or(Jsonb::is_object))?;
+    hold.get(holds::CATEGORY).map_or(Ok(()), |category| inserted::require_category(&category))
 }
 
 /// Has a hold of this account that has expired give way to another one with its `source_id`, which is about to be inserted. Does

@@ -1,38 +1,54 @@
 //! The engine: checkpoints, deltas and settlement. The arithmetic is in the crate `ledger`, the server behind `pg`.
 //!
-//! - [`cover`]: what a transaction must have covered by what is available
-//! - [`dated`]: sums of a user's rows by their dates
+//! While a transaction runs:
+//!
+//! - [`inserted`]: what is checked and noted of each row that is inserted
 //! - [`direct`]: rows that are written without a statement
-//! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
-//! - [`checkpoint`]: stored checkpoints, and folding a delta with its batches into one
-//! - [`checkpoint_tids`]: a backend's cache of the tuple ids of stored checkpoints
-//! - [`changes`]: the record of changes of checkpoints that the engine has not made
-//! - [`attachment`]: the parts of shared memory that a backend is attached to
-//! - [`published`]: what a backend reads and publishes in shared memory: folds and headroom
-//! - [`balance`]: balances under the caller's snapshot
-//! - [`holds`]: what accounts hold, and whose `source_id` is taken
-//! - [`available`]: what is available of balances under the caller's snapshot
-//! - [`newest`]: the rows of a user in the order of `seq`, for a page without filters
-//! - [`running`]: the balance that each row of a user has left
-//! - [`feed`]: the ledger's rows in the order of their stamps
-//! - [`items`]: the newest rows of a user, with each batch as one item
-//! - [`by_date`]: the rows of a user by their dates
+//! - [`noted`]: the users whose balance a transaction changes
+//! - [`cover`]: what a transaction must have covered by what is available
+//! - [`redaction`]: erasing texts that people have written into an account's rows
+//!
+//! At its end:
+//!
+//! - [`settlement`]: what a commit does for the noted users
+//! - [`lock_order`]: the order in which locks are waited for
+//! - [`commit_view`]: what a settlement reads
 //! - [`boundaries`]: the boundaries that users have given accounts
 //! - [`caps`]: the spend caps that users have given accounts, and what was spent of them
+//! - [`cap_sums`]: what a session has added up of spend caps, from which its next look goes on
 //! - [`user_rows`]: rows of the tables in which users bound accounts
+//! - [`reversals`]: what transactions take back of others
+//! - [`refresh`]: refreshing checkpoints that lag while their stripe is shared
+//! - [`notification`]: the notifications of crossings and of spend caps
+//! - [`statistics`]: how often settlements did what costs something
+//! - [`prepare`]: what PREPARE TRANSACTION does for the noted users
+//!
+//! What is stored, and what a session keeps of it:
+//!
+//! - [`checkpoint`]: stored checkpoints
+//! - [`checkpoint_tids`]: a session's cache of the tuple ids of stored checkpoints
+//! - [`changes`]: the record of changes of checkpoints that the engine has not made
 //! - [`batches`]: what is folded of batches, and what a delta adds to that
 //! - [`days`]: what is folded of days
 //! - [`days_fill`]: adding up the days of accounts of earlier versions
-//! - [`redaction`]: erasing texts that people have written into an account's rows
-//! - [`reversals`]: what transactions take back of others, checked at commit
-//! - [`noted`]: the users whose balance a transaction changes
-//! - [`settlement`]: what a commit does for the noted users
-//! - [`commit_view`]: what a settlement reads
-//! - [`refresh`]: refreshing checkpoints that lag while their stripe is shared
-//! - [`prepare`]: what PREPARE TRANSACTION does for the noted users
-//! - [`lock_order`]: the order in which locks are waited for
-//! - [`statistics`]: how often settlements did what costs something
-//! - [`notification`]: the notifications of a crossing
+//!
+//! What sessions publish to each other:
+//!
+//! - [`published`]: what a session reads and publishes in shared memory: folds, headroom and counts
+//! - [`attachment`]: the parts of shared memory that a session is attached to
+//!
+//! Reading:
+//!
+//! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
+//! - [`balance`]: balances under the caller's snapshot
+//! - [`holds`]: what accounts hold, and whose `source_id` is taken
+//! - [`available`]: what is available of balances under the caller's snapshot
+//! - [`dated`]: sums of a user's rows by their dates
+//! - [`by_date`]: the rows of a user by their dates
+//! - [`newest`]: the rows of a user in the order of `seq`, for a page without filters
+//! - [`items`]: the newest rows of a user, with each batch as one item
+//! - [`running`]: the balance that each row of a user has left
+//! - [`feed`]: the ledger's rows in the order of their stamps
 
 pub mod attachment;
 pub mod available;
@@ -54,6 +70,7 @@ pub mod delta;
 pub mod direct;
 pub mod feed;
 pub mod holds;
+pub mod inserted;
 pub mod items;
 pub mod lock_order;
 pub mod newest;

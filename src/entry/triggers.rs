@@ -1,7 +1,7 @@
 //! The trigger functions of the ledger, of the tables derived from it, and of holds, limits and caps. Each refuses to be the trigger of
 //! another table, or to fire at another moment, than `sql/schema` makes it for.
 
-use crate::engine::{boundaries, caps, changes, checkpoint, delta, holds as engine_holds};
+use crate::engine::{boundaries, caps, changes, checkpoint, holds as engine_holds, inserted};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::definition::Role;
@@ -34,9 +34,9 @@ fn note_transaction(call: &TriggerCall<'_>) {
         (Some(relations), Some(row))
             if call.event() == Event::Insert && call.moment() == Moment::AfterRow =>
         {
-            row.deform_to(delta::furthest_noted(relations));
+            row.deform_to(inserted::furthest_read(relations));
             stamp::require_own(row.get(transactions::XACT_ID));
-            delta::note(&row, relations);
+            inserted::note(&row, relations);
             stamp::follow_inserted(relations, || row.get(transactions::SEQ));
         }
         _ => refuse("note_transaction() is an AFTER INSERT row trigger of credits.credits_transactions only"),
