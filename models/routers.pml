@@ -1,0 +1,237 @@
+/* Routers: two of them move one bucket among three nodes, for spin. README.md in this folder says what is abstracted; nodes.pml has what a move does
+   to the rows and the sessions of an account, with one router.
+
+   Each router has a map of its own, which may be stale, and notes one move at a time. It begins MOVES of them, to any node. It dies CRASHES times at most, at any
+   moment, and takes up what it has noted. Claims:
+
+   - two_owners: at no moment two nodes take the bucket for theirs
+   - nowhere:    when all have ended, one node has it (not claimed with LOST)
+   - and every router ends.
+
+   LOST has a standby take over for a node, once, which has lost that the bucket is arriving there. All other flags remove one part. Each must be found wrong: see
+   the script `check`. */
+
+#ifndef MOVES
+#define MOVES 2
+#endif
+#ifndef CRASHES
+#define CRASHES 1
+#endif
+
+#define NODES 3
+#define NOBODY NODES
+
+/* What a node says of the bucket. */
+#define HERE 0
+#define MOVING 1
+#define ELSEWHERE 2
+#define ARRIVING 3
+#define OWNS(n) (state[n] == HERE || state[n] == MOVING)
+#define IS_EXPECTED (state[to[me]] == ARRIVING && copied_from[to[me]] == from[me])
+
+/* What a router has noted. */
+#define NOTHING 0
+#define NOTED 1
+#define GIVEN 2
+#define UNDOING 3
+
+byte state[NODES];
+byte given_to[NODES];           /* in the tombstone */
+byte given_seq[NODES];          /* of the handover, in the tombstone, which stays while the bucket is arriving; 0: none */
+byte copied_from[NODES];        /* what the bucket is arriving from */
+byte received[NODES];           /* the seq of the handover that came with the last copy */
+bool row_locked[NODES];
+byte seq[NODES];                /* what handovers are numbered by: the sequence of the ledger */
+
+byte map[2], from[2], to[2], noted[2];
+byte last_from[2];              /* of the move that was done last, to where the map leads */
+byte asked[2];                  /* how many moves were asked for */
+bool waiting[2];
+byte crashes, ended;
+bool two_owners, nowhere;
+
+inline set_state(n, new) {
+  state[n] = new;
+  two_owners = OWNS(0) + OWNS(1) + OWNS(2) > 1;
+  assert(!two_owners)
+}
+
+/* A router that dies takes the move up again. */
+#define MAY_DIE if :: crashes < CRASHES -> crashes++; goto begin :: skip fi
+
+#ifdef ANY_TOMBSTONE
+#define IS_NAMED true
+#else
+#define IS_NAMED (given_to[from[me]] == to[me])
+#endif
+
+#ifdef NOT_ASKED_WHERE_EXPECTED
+#define HAS_GIVEN (state[from[me]] == ELSEWHERE)
+#else
+#define HAS_GIVEN (!OWNS(from[me]))
+#endif
+
+/* Whether the old node has given the bucket to the new one, and that has not given it on since: one is asked after the other. */
+inline ask_is_given() {
+  atomic { given = HAS_GIVEN && IS_NAMED; handover = given_seq[from[me]] };
+#ifndef NOT_ASKED_WHETHER_GIVEN_ON
+  if
+  :: given -> given = OWNS(to[me]) || given_seq[to[me]] < handover
+  :: else
+  fi
+#endif
+}
+
+inline expect() {
+  atomic {
+    if
+    :: state[to[me]] == ELSEWHERE || state[to[me]] == ARRIVING -> set_state(to[me], ARRIVING); copied_from[to[me]] = from[me]; done = true
+    :: else -> done = false
+    fi
+  }
+}
+
+#ifdef TAKEN_TWICE
+#define IS_NEWER true
+#else
+#define IS_NEWER (handover > given_seq[to[me]])
+#endif
+#ifdef SEQ_NOT_ADVANCED
+#define ADVANCE skip
+#else
+#define ADVANCE seq[to[me]] = (seq[to[me]] > handover -> seq[to[me]] : handover)
+#endif
+
+inline activate() {
+  atomic {
+    if
+    :: OWNS(to[me]) -> done = true
+    :: IS_EXPECTED && received[to[me]] == handover && IS_NEWER -> set_state(to[me], HERE); given_seq[to[me]] = 0; ADVANCE; done = true
+    :: else -> done = false
+    fi
+  }
+}
+
+proctype Router(byte me) {
+  byte handover;
+  bool given, done;
+begin:
+  handover = 0; given = false; done = false;
+  do
+  :: noted[me] == NOTHING && asked[me] == MOVES -> break
+  :: noted[me] == NOTHING && asked[me] < MOVES ->
+     asked[me]++;
+     /* By hand the map follows the nodes, or it does not. */
+     if
+     :: OWNS(0) -> map[me] = 0; last_from[me] = NOBODY
+     :: OWNS(1) -> map[me] = 1; last_from[me] = NOBODY
+     :: OWNS(2) -> map[me] = 2; last_from[me] = NOBODY
+     :: skip
+     fi;
+     if :: to[me] = 0 :: to[me] = 1 :: to[me] = 2 fi;
+     if
+     :: to[me] != map[me] && OWNS(map[me]) -> atomic { from[me] = map[me]; noted[me] = NOTED }
+     :: to[me] == map[me] && !OWNS(map[me]) && last_from[me] != NOBODY ->
+        /* What a standby has lost is sent again. */
+        atomic { from[me] = last_from[me]; noted[me] = GIVEN }
+     :: else
+     fi
+  :: noted[me] == NOTED ->
+     atomic {
+       !row_locked[from[me]];
+       if :: OWNS(from[me]) -> set_state(from[me], MOVING); done = true :: else -> done = false fi
+     };
+     MAY_DIE;
+     if :: !done -> noted[me] = UNDOING; goto begin :: else fi;
+     expect();
+     MAY_DIE;
+     if :: !done -> noted[me] = UNDOING; goto begin :: else fi;
+     /* The bucket is held: its row is locked. */
+     atomic {
+       !row_locked[from[me]];
+       if :: state[from[me]] == MOVING -> row_locked[from[me]] = true; seq[from[me]]++; handover = seq[from[me]]; done = true :: else -> done = false fi
+     };
+     if :: !done -> noted[me] = UNDOING; goto begin :: else fi;
+     atomic { if :: IS_EXPECTED -> received[to[me]] = handover :: else -> done = false fi };
+     if
+     :: done -> atomic { set_state(from[me], ELSEWHERE); given_to[from[me]] = to[me]; given_seq[from[me]] = handover; row_locked[from[me]] = false }
+     :: atomic { row_locked[from[me]] = false }; done = false
+     fi;
+     MAY_DIE;
+     if :: done -> noted[me] = GIVEN :: else -> noted[me] = UNDOING fi
+  :: noted[me] == GIVEN ->
+     ask_is_given();
+     if :: !given -> noted[me] = UNDOING; goto begin :: else fi;
+     activate();
+     if
+     :: done
+     :: else ->
+        /* It gets again what it has not. */
+        expect();
+        MAY_DIE;
+        if
+        :: done ->
+           atomic { if :: IS_EXPECTED -> received[to[me]] = handover :: else fi };
+           activate()
+        :: else
+        fi
+     fi;
+     MAY_DIE;
+     if
+     :: done -> atomic { map[me] = to[me]; last_from[me] = from[me]; noted[me] = NOTHING }
+     :: !done && !waiting[me] -> waiting[me] = true; (ended > 0 || waiting[1 - me])     /* it stays noted: the caller calls it again */
+     :: !done && waiting[me] -> break
+     fi
+  :: noted[me] == UNDOING ->
+     ask_is_given();
+     if :: given -> noted[me] = GIVEN; goto begin :: else fi;
+     atomic { !row_locked[from[me]]; if :: state[from[me]] == MOVING -> set_state(from[me], HERE) :: else fi };
+     MAY_DIE;
+     atomic { !row_locked[to[me]]; if :: state[to[me]] == ARRIVING -> set_state(to[me], ELSEWHERE) :: else fi };
+     MAY_DIE;
+     noted[me] = NOTHING
+  od;
+  skip;
+  d_step { handover = 0; given = false; done = false; ended++ }
+}
+
+#ifdef LOST
+/* A standby takes over for a node, and has lost that it expects the bucket. */
+proctype Standby() {
+  atomic {
+    if
+    :: state[0] == ARRIVING -> state[0] = ELSEWHERE; received[0] = 0
+    :: state[1] == ARRIVING -> state[1] = ELSEWHERE; received[1] = 0
+    :: state[2] == ARRIVING -> state[2] = ELSEWHERE; received[2] = 0
+    :: skip
+    fi
+  };
+  ended++
+}
+#define STANDBYS 1
+#else
+#define STANDBYS 0
+#endif
+
+init {
+  d_step {
+    state[1] = ELSEWHERE; state[2] = ELSEWHERE;
+    given_to[0] = NOBODY; given_to[1] = NOBODY; given_to[2] = NOBODY;
+    copied_from[0] = NOBODY; copied_from[1] = NOBODY; copied_from[2] = NOBODY;
+    last_from[0] = NOBODY; last_from[1] = NOBODY
+  };
+  atomic {
+    run Router(0);
+    run Router(1);
+#ifdef LOST
+    run Standby()
+#endif
+  };
+  ended == 2 + STANDBYS;
+#ifndef LOST
+  d_step {
+    nowhere = OWNS(0) + OWNS(1) + OWNS(2) != 1;
+    assert(!nowhere)
+  }
+#endif
+}
