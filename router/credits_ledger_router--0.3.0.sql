@@ -915,7 +915,7 @@ CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
 DECLARE
     standby record;
     away int[];
-    not_its_own int;
+    not_its_own record;
 BEGIN
     FOR standby IN
         SELECT n.node, n.seq_residue <> o.seq_residue AS has_new_number
@@ -926,16 +926,17 @@ BEGIN
     LOOP
         away := credits_routes.buckets_away(standby.node);
         FOR not_its_own IN
-            SELECT b.bucket
+            SELECT b.bucket, n.seq_residue AS given_to
             FROM credits.buckets b LEFT JOIN credits.moves m ON m.bucket = b.bucket AND m.state IN ('given', 'active')
-            WHERE coalesce(m.to_node, b.node) <> standby.node AND b.bucket <> ALL (away)
+            JOIN credits.nodes n ON n.node = coalesce(m.to_node, b.node)
+            WHERE n.node <> standby.node AND b.bucket <> ALL (away)
             ORDER BY b.bucket
         LOOP
             PERFORM credits_routes.open_session('credits_ledger_old', standby.node);
-            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', not_its_own));
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', not_its_own.bucket));
             PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN');
-            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', not_its_own));
-            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s)::text', not_its_own));
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', not_its_own.bucket));
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s, %s)::text', not_its_own.bucket, not_its_own.given_to));
             PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
             PERFORM credits_routes.close_session('credits_ledger_old');
         END LOOP;
@@ -1083,31 +1084,24 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns from where it has none yet.';
 
--- Another router may have had the old node give it to another node, or the new one give it on.
+-- Another router may have had the old node give it to another node, or the new one give it on. A node numbers its handovers above those that it has taken.
 CREATE FUNCTION credits_routes.is_given(m credits.moves) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     number constant int := (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = m.to_node);
+    given constant text := credits_routes.ask_old(format(
+        'SELECT (SELECT s.handover ->> ''seq'' FROM credits.bucket_states s'
+        ' WHERE s.bucket = %s AND s.state IN (''elsewhere'', ''arriving'') AND coalesce(s.handover ->> ''given_to'', ''%s'') = ''%s'')',
+        m.bucket, number, number));
 BEGIN
-    IF NOT credits_routes.ask_old(format(
-        'SELECT (credits.bucket_state(%s) = ''elsewhere'' AND coalesce((SELECT s.handover ->> ''given_to'' FROM credits.bucket_states s WHERE s.bucket = %s), ''%s'') = ''%s'')::text',
-        m.bucket, m.bucket, number, number))::boolean THEN
-        RETURN false;
-    ELSIF credits_routes.ask_new(format(
-        'SELECT (credits.bucket_state(%s) IN (''here'', ''moving'') OR EXISTS ('
-        'SELECT FROM credits.bucket_states s WHERE s.bucket = %s AND s.state = ''arriving'' AND s.copied_from = %L AND s.received IS NOT NULL))::text',
-        m.bucket, m.bucket, credits_routes.ask_old('SELECT credits.get_ledger()')))::boolean THEN
-        RETURN true;
-    END IF;
-    -- The new node has lost, to a standby, what it was sent: unless it has had the bucket, and another node has it since or expects it.
-    RETURN NOT EXISTS (
-        SELECT FROM credits.nodes n CROSS JOIN LATERAL credits_routes.ask_node(n.node, format('SELECT credits.bucket_state(%s)', m.bucket)) a (answer)
-        WHERE n.node NOT IN (m.from_node, m.to_node) AND a.answer <> 'elsewhere');
+    RETURN given IS NOT NULL AND credits_routes.ask_new(format(
+        'SELECT (NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.bucket = %s AND (s.handover ->> ''seq'')::bigint > %s))::text',
+        m.bucket, given))::boolean;
 END
     $$;
 COMMENT ON FUNCTION credits_routes.is_given(credits.moves) IS
-    'Whether a move is behind its commit point: the old node has given the bucket to the new one, and no router has moved it on since.';
+    'Whether a move is behind its commit point: the old node has given the bucket to the new one, and that has not given it on since.';
 
 CREATE FUNCTION credits_routes.refuse_absent(bucket int, node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -1221,12 +1215,16 @@ CREATE FUNCTION credits_routes.activate(m credits.moves) RETURNS text
 DECLARE
     handover text;
 BEGIN
-    IF NOT credits_routes.is_given(m) THEN
-        RETURN 'noted';
-    END IF;
     PERFORM credits_routes.be_patient();
-    handover := credits_routes.ask_old(format('SELECT credits.bucket_handover(%s)::text', m.bucket));
     FOR tried IN 0 .. 2 LOOP
+        IF NOT credits_routes.is_given(m) THEN
+            RETURN 'noted';
+        END IF;
+        handover := credits_routes.ask_old(format('SELECT credits.bucket_handover(%s)::text', m.bucket));
+        IF tried > 0 THEN
+            PERFORM credits_routes.copy_again(m.bucket, tried = 2);
+            PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
+        END IF;
         BEGIN
             PERFORM credits_routes.ask_new(format('SELECT credits.activate_bucket(%s, %L::jsonb)::text', m.bucket, handover));
             -- Functions follow with this transaction.
@@ -1238,8 +1236,6 @@ BEGIN
                 RAISE;
             END IF;
         END;
-        PERFORM credits_routes.copy_again(m.bucket, tried = 1);
-        PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
     END LOOP;
     RETURN NULL;
 END
@@ -1284,7 +1280,7 @@ BEGIN
         RETURN 'given';
     END IF;
     -- Where another router has moved it, neither is there what was.
-    IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) <> 'elsewhere' THEN
+    IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'moving' THEN
         PERFORM credits_routes.ask_old(format('SELECT credits.stop_moving_bucket(%s)::text', m.bucket));
     END IF;
     IF credits_routes.ask_new(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'arriving' THEN

@@ -368,6 +368,41 @@ fn a_bucket_moves_back_to_a_node_that_keeps_its_rows_or_has_purged_them() {
     }
 }
 
+/// A router was away while another moved the bucket on, and comes again with what it knows. The numbers of the nodes were far apart.
+#[test]
+fn a_handover_is_not_taken_after_the_bucket_was_given_on() {
+    let (bucket, accounts) = accounts_of_a_bucket(1);
+    for is_first_ahead in [false, true] {
+        let mut nodes = Nodes::create(&[bucket]);
+        let mut first = nodes.old.connect();
+        first.grant(accounts[0], dec!(5));
+        // Ahead of the rows, too, whose numbers go along.
+        let ahead = if is_first_ahead { &mut nodes.mover.old } else { &mut nodes.mover.new };
+        ahead.run("SELECT credits.advance_seq(1000000)");
+        let past = nodes.mover.give_away(bucket);
+        assert!(nodes.mover.activate(bucket, &past));
+
+        let mut back = Mover { old: nodes.new.connect(), new: nodes.old.connect() };
+        let handover = back.give_away(bucket);
+        // Whoever asks while the bucket is expected back is answered as before.
+        assert_eq!(back.state(bucket), ["elsewhere", "arriving"]);
+        assert_eq!(nodes.mover.old.value::<String>("SELECT credits.bucket_handover($1)::text", &[&bucket]), past);
+        assert!(back.activate(bucket, &handover));
+
+        nodes.mover.expect(bucket);
+        nodes.mover.new.run(&format!("SELECT credits.receive_handover({bucket}, '{past}')"));
+        nodes
+            .mover
+            .new
+            .try_run(&format!("SELECT credits.activate_bucket({bucket}, '{past}')"))
+            .refused("55000");
+        assert!(nodes.mover.new.value::<bool>("SELECT credits.return_bucket($1)", &[&bucket]));
+        assert_eq!(nodes.mover.state(bucket), ["here", "elsewhere"]);
+        first.charge(accounts[0], dec!(1));
+        first.assert_sound();
+    }
+}
+
 /// What people have written into holds goes to the new node, and is not kept where erasure would not reach it.
 #[test]
 fn erasure_reaches_what_was_written_into_holds_that_have_left() {

@@ -140,7 +140,7 @@ CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
 DECLARE
     standby record;
     away int[];
-    not_its_own int;
+    not_its_own record;
 BEGIN
     FOR standby IN
         SELECT n.node, n.seq_residue <> o.seq_residue AS has_new_number
@@ -151,16 +151,17 @@ BEGIN
     LOOP
         away := credits_routes.buckets_away(standby.node);
         FOR not_its_own IN
-            SELECT b.bucket
+            SELECT b.bucket, n.seq_residue AS given_to
             FROM credits.buckets b LEFT JOIN credits.moves m ON m.bucket = b.bucket AND m.state IN ('given', 'active')
-            WHERE coalesce(m.to_node, b.node) <> standby.node AND b.bucket <> ALL (away)
+            JOIN credits.nodes n ON n.node = coalesce(m.to_node, b.node)
+            WHERE n.node <> standby.node AND b.bucket <> ALL (away)
             ORDER BY b.bucket
         LOOP
             PERFORM credits_routes.open_session('credits_ledger_old', standby.node);
-            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', not_its_own));
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', not_its_own.bucket));
             PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN');
-            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', not_its_own));
-            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s)::text', not_its_own));
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', not_its_own.bucket));
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s, %s)::text', not_its_own.bucket, not_its_own.given_to));
             PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
             PERFORM credits_routes.close_session('credits_ledger_old');
         END LOOP;

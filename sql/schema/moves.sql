@@ -179,7 +179,7 @@ CREATE FUNCTION credits.bucket_handover(bucket int) RETURNS jsonb
 DECLARE
     result jsonb;
 BEGIN
-    IF credits.lock_bucket(bucket, '{moving,elsewhere}') = 'elsewhere' THEN
+    IF credits.lock_bucket(bucket, '{moving,elsewhere,arriving}') <> 'moving' THEN
         SELECT s.handover INTO result FROM credits.bucket_states s WHERE s.bucket = bucket_handover.bucket;
         IF result IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s was not given away by this node', bucket);
@@ -191,6 +191,8 @@ BEGIN
     END IF;
     RETURN jsonb_build_object(
         'ledger', credits.get_ledger(),
+        -- A node that takes the bucket numbers on above it: so a bucket's handovers are in the order of this number, whichever nodes made them.
+        'seq', nextval(pg_get_serial_sequence('credits.credits_transactions', 'seq')),
         'position', pg_current_xact_id(),
         -- An account without a checkpoint is one of which nothing was announced.
         'accounts', (SELECT coalesce(jsonb_agg(jsonb_build_object(
@@ -204,8 +206,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.bucket_handover(int) IS
-    'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, position (of the transaction), accounts (balance, and '
-    'what was announced), and the rows of holds, limits and caps. Of a bucket that was given away: the same, as it was then. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
+    'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, seq (a number that no other handover has), position (of the transaction), accounts (balance, and '
+    'what was announced), and the rows of holds, limits and caps. Of a bucket that was given away, also where it is expected again: the same, as it was then. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.give_away_bucket(bucket int, node_number int DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -344,7 +346,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument handover must not be NULL';
     ELSIF jsonb_typeof(handover) <> 'object' OR jsonb_typeof(handover -> 'accounts') IS DISTINCT FROM 'array' OR jsonb_typeof(handover -> 'holds') IS DISTINCT FROM 'array'
           OR jsonb_typeof(handover -> 'limits') IS DISTINCT FROM 'array' OR jsonb_typeof(handover -> 'caps') IS DISTINCT FROM 'array'
-          OR handover ->> 'ledger' IS NULL OR (handover ->> 'position' ~ '^[0-9]{1,19}$') IS NOT TRUE THEN
+          OR handover ->> 'ledger' IS NULL OR (handover ->> 'seq' ~ '^[0-9]{1,19}$') IS NOT TRUE OR (handover ->> 'position' ~ '^[0-9]{1,19}$') IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'argument handover must be what bucket_handover has returned';
     ELSIF EXISTS (SELECT FROM unnest(ARRAY['accounts', 'holds', 'limits', 'caps']) of, jsonb_array_elements(handover -> of) a
                   WHERE credits.bucket_of((a ->> 'user_id')::uuid) IS DISTINCT FROM bucket) THEN
@@ -386,6 +388,10 @@ BEGIN
     PERFORM credits.require_handover(bucket, handover);
     IF credits.lock_bucket(bucket, '{here,arriving}') = 'here' THEN
         RETURN false;
+    ELSIF EXISTS (SELECT FROM credits.bucket_states s
+                  WHERE s.bucket = activate_bucket.bucket AND (s.handover ->> 'seq')::bigint >= (activate_bucket.handover ->> 'seq')::bigint) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s was given away since this handover', bucket),
+            DETAIL = 'Another node has it by now, or is to have it.';
     ELSIF NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.bucket = activate_bucket.bucket AND s.copied_from = activate_bucket.handover ->> 'ledger'
                                                             AND s.received = (activate_bucket.handover ->> 'position')::xid8) THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s has not received this handover', bucket),
@@ -393,6 +399,7 @@ BEGIN
     END IF;
     PERFORM credits.begin_transfer(bucket);
     PERFORM credits.put_boundaries(bucket, handover);
+    PERFORM credits.advance_seq((handover ->> 'seq')::bigint);
     DELETE FROM credits.bucket_states s WHERE s.bucket = activate_bucket.bucket;
     -- What the old node has announced counts as announced here. Such a change of checkpoints also voids what sessions have published of accounts in an earlier stay.
     UPDATE credits.user_balance_checkpoints c
@@ -424,7 +431,7 @@ END
     $$;
 COMMENT ON FUNCTION credits.activate_bucket(int, jsonb) IS
     'New node, when the old one has given the bucket away with this handover: the bucket is here. Returns false if it is already. What the old node has announced is not announced again; what it had not got to is, '
-    'by this commit, which waits for the stripes of all accounts. 22004, 22023, 55000 if the bucket has not all that the handover lists, or another balance, 42501 for anybody but the owner of the ledger.';
+    'by this commit, which waits for the stripes of all accounts. seq goes on above that of the handover. 22004, 22023, 55000 if the bucket has not all that the handover lists, or another balance, or was given away by this node after this handover, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.return_bucket(bucket int) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp

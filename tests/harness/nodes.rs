@@ -91,15 +91,16 @@ impl Mover {
         [&mut self.old, &mut self.new].map(|node| node.value("SELECT credits.bucket_state($1)", &[&bucket]))
     }
 
-    /// All steps up to the commit point.
+    /// All steps up to the commit point. Returns the handover.
     pub fn give_away(&mut self, bucket: i32) -> String {
         let from = self.expect(bucket);
         let (_, from) = self.copy(bucket, from.as_deref());
         self.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
         let (_, from) = self.copy(bucket, Some(&from));
         self.old.run(&format!("BEGIN; SELECT credits.hold_bucket({bucket})"));
-        let handover = self.hand_over(bucket, Some(&from));
-        self.old.run(&format!("SELECT credits.give_away_bucket({bucket}); COMMIT"));
+        self.hand_over(bucket, Some(&from));
+        let handover = self.old.value("SELECT credits.give_away_bucket($1)::text", &[&bucket]);
+        self.old.run("COMMIT");
         handover
     }
 

@@ -296,10 +296,15 @@ fn rows_that_are_none_are_refused() {
 
 /// Where a handover is spoilt, with what, and what is said of it: when it is received, and when one that was received has become this one.
 /// `None`: it is taken, since nothing that counts is wrong.
-const NO_HANDOVERS: [(&str, &str, Option<&str>, Option<&str>); 46] = [
+const NO_HANDOVERS: [(&str, &str, Option<&str>, Option<&str>); 51] = [
     ("ledger", "null", Some("22023"), Some("22023")),
     ("ledger", "\"another\"", Some("55000"), Some("55000")),
     ("ledger", "{}", Some("55000"), Some("55000")),
+    ("seq", "null", Some("22023"), Some("22023")),
+    ("seq", "-1", Some("22023"), Some("22023")),
+    ("seq", "\"first\"", Some("22023"), Some("22023")),
+    ("seq", "9223372036854775808", None, Some("22003")),
+    ("seq", "4611686018427387904", None, Some("23514")),
     ("position", "null", Some("22023"), Some("22023")),
     ("position", "\"x\"", Some("22023"), Some("22023")),
     ("position", "-1", Some("22023"), Some("22023")),
