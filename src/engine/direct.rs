@@ -1,9 +1,9 @@
 //! Rows that are written without a statement, for the functions that record and hold.
 //!
-//! A statement reads and plans the constraints of its table each time, opens it, checks privileges, and queues its trigger. Where
-//! the table is as the extension has made it, the caller may insert any row, and nobody oversees statements, it would do nothing else than
-//! to store the row and have it noted. Everywhere else, and where a row cannot be stored, these functions have done nothing that could be
-//! seen, and a statement does the work or says what is wrong.
+//! A statement reads and plans the constraints of its table each time, opens it, checks privileges, and queues its trigger. If the table is
+//! as the extension has made it, the caller may insert any row, and no library oversees statements, then all that comes of it is that the
+//! row is stored and noted: these functions do just that. Otherwise, or if a row cannot be stored, they return without having done anything
+//! that could be seen, and a statement does the work or says what is wrong.
 
 use std::rc::Rc;
 
@@ -80,8 +80,9 @@ pub struct Stored {
     pub seq: i64,
 }
 
-/// Records transactions that have passed the checks of the ledger, one after the other, as rows with values for these columns, without ids. Returns what was stored of each,
-/// `None` where its `source_id` is taken. `None` for all if a statement is to record them: nothing was done then.
+/// Records transactions that have passed the checks of the ledger, one after the other. Each is a row with values for these columns, `id` not
+/// among them. Returns what was stored of each, `None` if its `source_id` is taken. Returns `None` for all, and has done nothing, if a
+/// statement is to record them.
 pub fn record_all<'a>(
     relations: &Relations,
     columns: &[AnyColumn<Ledger>],

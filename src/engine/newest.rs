@@ -42,9 +42,9 @@ enum From {
 }
 
 impl RowsBySeq {
-    /// The rows of `user`, or of all users that are on this node, with a `seq` below `before_seq`, the highest first. `None` if a query must read them: row-level
-    /// security filters the ledger for the caller, or an index is missing. Raises 42501 if the caller may not SELECT these columns, which
-    /// are read.
+    /// The rows of `user`, or of all users that are on this node, with a `seq` below `before_seq`, the highest first. `None` if a query
+    /// must read them: row-level security filters the ledger for the caller, or an index is missing. Raises 42501 if the caller may not
+    /// SELECT these columns, which are read.
     pub fn newest(
         user: Option<&UserId>,
         before_seq: Option<i64>,

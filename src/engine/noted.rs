@@ -30,7 +30,8 @@ pub struct NotedUser {
 }
 
 impl NotedUser {
-    /// Whether there is nothing to settle: holds were deleted, which crosses no boundary, or the transaction does not say what it did.
+    /// Whether the commit has only to ask if this node still has the account: all that the transaction did was to delete holds, which crosses
+    /// no boundary.
     pub fn only_asks(&self) -> bool {
         self.request == Request::Settle && self.written.is_empty() && !self.reverses
     }

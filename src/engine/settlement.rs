@@ -2,7 +2,8 @@
 //!
 //! What follows from the rows that are read here is computed by [`ledger::settlement`]. Four models have every schedule explored:
 //! `models/settlement.pml` for users whose only boundary is zero, `models/levels.pml` for one with thresholds, `models/holds.pml` for
-//! what must be covered, `models/caps.pml` for spend caps. The last column names the lines of the first that do the same, and which flag removes the step.
+//! what must be covered, `models/caps.pml` for spend caps. The last column says what does the same in `settlement.pml`, and which flag
+//! of that model removes the step.
 //!
 //! | step | done by | in the model |
 //! |---|---|---|

@@ -1,8 +1,9 @@
-//! Which accounts this ledger has, where it is one of many nodes behind a router: all but those of the buckets that `bucket_states` lists.
+//! Which accounts this ledger has, if it is one of many nodes behind a router: all but those of the buckets that `bucket_states` lists as not
+//! here.
 //!
-//! Whose bucket it is and what is read or written of it are of one moment. A commit asks once it has the stripe, as of now: whoever changes
-//! the table keeps commits out until the change is visible. A reader asks as of the snapshot that it reads with: rows that arrived
-//! after that are not the whole account, though the bucket is here by now.
+//! Whether a bucket is here, and what is read or written of it, must be of one moment. A commit asks once it has the stripe, as of now: whoever
+//! changes the table keeps commits out until the change is visible. A reader asks as of the snapshot that it reads with: that may not see all
+//! rows that have arrived, though the bucket is here by now.
 //!
 //! Each backend keeps what it has read. A change of the table sends an invalidation of the ledger, by which
 //! [`catalog::ledger_generation`] changes. Where the table is empty, a commit compares that, and nothing else.
@@ -212,9 +213,11 @@ pub fn is_here(user: &UserId) -> bool {
     !not_here.has(user)
 }
 
-/// Buckets that are not here in the snapshot of the running query; `None` if that is known to see all here. `asks` says of those that are about
-/// to leave whether it matters that they may have left: what a transaction has changed is seen before its invalidations arrive. That a bucket
-/// is about to leave was announced by another transaction, before that.
+/// Buckets that are not here in the snapshot of the running query; `None` if that is known to see all here.
+///
+/// `asks` is given the buckets that are about to leave, and says whether the caller asks for one of them. If so, the table is read with
+/// the snapshot: such a bucket may have left by a transaction that the snapshot sees and whose invalidations have not arrived. For any
+/// other bucket, what was read as of now serves: that it was about to leave was announced by a transaction before that one.
 fn elsewhere_for_reader(asks: impl FnOnce(&Buckets) -> bool) -> Option<Buckets> {
     // Where the extension is not installed, the function says so itself.
     let relations = Relations::lookup()?;
@@ -253,14 +256,14 @@ fn remember(not_here: Buckets) {
     SEEN.set(Some((catalog::ledger_generation(), Snapshot::name_of_active(), not_here)));
 }
 
-/// Has all sessions read the table again when the transaction has committed. That it has is on disk before anybody learns of it, also under
-/// `synchronous_commit = off`: another node, which takes a bucket that this one has given away, must not be alone in knowing of it after a crash.
+/// Has all sessions read the table again when the transaction has committed. The commit is on disk before anybody learns of it, also under
+/// `synchronous_commit = off`: if this node gives a bucket away and then crashes, it must know as well as the node that has taken it.
 pub fn announce_change(relations: &Relations) {
     catalog::invalidate_ledger(relations.ledger);
     xact::commit_to_disk();
 }
 
-/// `bucket_states`, if that is this table.
+/// Whether this table is `bucket_states`.
 pub fn is_table(relations: &Relations, table: pg_sys::Oid) -> bool {
     relations.bucket_states == Some(table)
 }

@@ -15,8 +15,8 @@ use super::relation::Table;
 /// The server's least: a tenth of a page.
 const LEAST_FREE: usize = pg_sys::BLCKSZ as usize / 10;
 
-// From access/heapam.h, access/tableam.h, storage/bufmgr.h and storage/bufpage.h, without the guard that pgrx puts around each call: the caller
-// has one.
+// From access/heapam.h, access/tableam.h, storage/bufmgr.h and storage/bufpage.h, without the guard that pgrx puts around each call: the
+// caller has one.
 unsafe extern "C-unwind" {
     fn GetHeapamTableAmRoutine() -> *const pg_sys::TableAmRoutine;
     fn ReleaseAndReadBuffer(

@@ -5,12 +5,12 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// How many words are drawn at once. To draw so many takes little more than to draw one: each time OpenSSL is first asked for its state.
+/// How many words are drawn at once. That costs little more than drawing one, since each time OpenSSL is first asked for its state.
 const DRAWN: usize = 64;
 
 thread_local! {
-    /// The words that are drawn, and how many of them are not given out. A process of the server draws its own: no SQL runs in the one that it was forked
-    /// from.
+    /// The words that are drawn, and how many of them are not given out. No process inherits any: it draws its own, since no SQL has run
+    /// in the process that it was forked from.
     static WORDS: ([Cell<u64>; DRAWN], Cell<usize>) = const { ([const { Cell::new(0) }; DRAWN], Cell::new(0)) };
 }
 

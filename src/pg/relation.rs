@@ -326,8 +326,8 @@ impl Index {
     /// Whether it has every row of its table, and its column at this place, from 0, is that column of its table cast to whole seconds:
     /// `timestamptz(0)`.
     pub(super) fn has_seconds_of(&self, place: usize, column: pg_sys::AttrNumber) -> bool {
-        // SAFETY: the index is open, and its description has the numbers of as many columns as it says, and its lists of nodes are copies. The first expression is that of the first column without a number. A
-        // node is looked at as what its tag says.
+        // SAFETY: the index is open, its description has the numbers of as many columns as it says, and its lists of nodes are copies. The
+        // first expression is that of the first column without a number. A node is looked at as what its tag says.
         unsafe {
             let index = &*(*self.relation).rd_index;
             let columns =

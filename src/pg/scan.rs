@@ -237,8 +237,8 @@ impl<L: Layout> IndexScan<L> {
     fn find_next(&mut self) -> bool {
         let (scan, direction, slot, memory) = (self.scan, self.direction, self.slot, self.memory);
         let (index_tid, sight, table) = (&raw mut self.index_tid, &self.sight, &self.table);
-        // SAFETY: scan and slot are valid until the scan is dropped. A tuple id of the index is within the table. An error of the server jumps over frames without destructors
-        // only.
+        // SAFETY: scan and slot are valid until the scan is dropped. A tuple id of the index is within the table. An error of the server
+        // jumps only over frames without destructors.
         unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let current = pg_sys::MemoryContextSwitchTo(memory);

@@ -54,8 +54,8 @@ struct LogRecord {
     locator: pg_sys::RelFileLocator,
 }
 
-// From storage/bufmgr.h, access/xlog.h, access/xloginsert.h and, not bound by pgrx, commands/sequence.h, without the guard that pgrx puts around each call: one stands
-// around all.
+// From storage/bufmgr.h, access/xlog.h, access/xloginsert.h and, not bound by pgrx, commands/sequence.h, without the guard that pgrx puts
+// around each call: one stands around all.
 unsafe extern "C-unwind" {
     fn nextval_internal(sequence: pg_sys::Oid, checks_privilege: bool) -> i64;
     fn relation_open(oid: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;

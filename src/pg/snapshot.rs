@@ -90,8 +90,8 @@ impl Snapshot {
     }
 }
 
-/// Tells snapshots of one session apart, as far as a transaction of another session, or an earlier command of its own, is seen by one and not by the
-/// other: of the transactions that had begun, ever fewer are open.
+/// Names a snapshot of a session: two with the same name see the same transactions of other sessions, and the same earlier commands of their
+/// own. For of the transactions below one `next`, those that are open in a later snapshot were open in an earlier one: as many are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotName {
     next: pg_sys::TransactionId,

@@ -1,9 +1,11 @@
 //! The state that a ledger is in: a digest of the versions of all rows that a change by hand replaces.
 //!
 //! To change a catalog row the server makes a new version of it, and each version has the id of the transaction that made it in
-//! xmin. So the versions of the rows that define a ledger make up a state that never comes again. To change rows of the
-//! ledger by hand, or holds and limits unnoticed, their triggers must be changed first, and they are such rows; a trigger records changes of checkpoints in a table, whose
-//! rows are part of the state. A copied database has the rows of its template, and a version of its own in `pg_database`.
+//! xmin. So the versions of the rows that define a ledger make up a state that never comes again:
+//!
+//! - Who wants to change rows of the ledger by hand, or holds and limits unnoticed, must change their triggers first, which are such rows.
+//! - A trigger records changes of checkpoints by hand in a table, whose rows are part of the state.
+//! - A copied database has the rows of its template, and a version of its own in `pg_database`.
 
 use std::ffi::CStr;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -17,9 +17,9 @@ pub fn flush() {
     }
 }
 
-/// Where the last record ends. The next one goes behind the header of a page, if that is where it begins: there is nothing to flush of a page that
-/// has no record yet, as after a switch to a new file, and XLogFlush() refuses to. (GetXLogInsertEndRecPtr() is that. Minor releases have it that
-/// came after those that this library runs on.)
+/// Where the last record ends. The server says only where the next one begins: on a page without a record, as after a switch to a new
+/// file, that is behind the page's header, up to which there is nothing to flush, and XLogFlush() refuses to. (GetXLogInsertEndRecPtr()
+/// says where the last one ends, but this library also runs on minor releases that do not have it yet.)
 fn end_of_last_record() -> pg_sys::XLogRecPtr {
     // SAFETY: the position may be read at any time, and the size of a file is set once, when the server starts.
     let (next, file) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size) };

@@ -23,8 +23,8 @@ pub struct Part {
 }
 
 impl Before {
-    /// The rows before a moment, which is `now` or another. The part is the one of the two that the moment cuts its day into which is
-    /// likely to have fewer rows: the shorter one, as far as it is not to come.
+    /// The rows before a moment. It cuts its day in two; `part` is the one that is likely to have fewer rows: the shorter one, of which what
+    /// comes after `now` is not counted.
     #[must_use]
     pub fn moment(moment: i64, now: i64) -> Self {
         let day = Day::of(moment);

@@ -75,7 +75,8 @@ pub fn effect(known: Option<TransactionType>, amount: Credits) -> Credits {
     if known.is_some_and(TransactionType::adds) { amount } else { Credits::from_units(-amount.units()) }
 }
 
-/// The signed amount as [`effect`] has it, as an SQL expression over a column `amount`. `type_name` is an SQL expression for the name of the type.
+/// The signed amount as [`effect`] has it, as an SQL expression over a column `amount`. `type_name` is an SQL expression for the name of
+/// the type.
 #[must_use]
 pub fn effect_sql(type_name: &str) -> String {
     let adding: Vec<String> = TransactionType::ALL

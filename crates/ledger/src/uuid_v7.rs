@@ -1,4 +1,5 @@
-//! Uuids of version 7, which are ordered by the time at which they were made ([RFC 9562](https://www.rfc-editor.org/rfc/rfc9562), section 5.7).
+//! Uuids of version 7, which are ordered by the time at which they were made
+//! ([RFC 9562](https://www.rfc-editor.org/rfc/rfc9562), section 5.7).
 //!
 //! | bits | |
 //! |---|---|
@@ -8,9 +9,9 @@
 //! | 2 | the variant |
 //! | 62 | random |
 //!
-//! The 60 bits of time are one number, a **tick**. Each uuid of a session has a later tick than the one before: where the clock has not moved
-//! on, or has gone back, the next one. So the uuids of a session ascend whatever the clock does, and the random bits tell those of several
-//! sessions apart. The server's own `uuidv7()`, which Postgres has since 18, does the same.
+//! The 60 bits of time are one number, a **tick**. Each uuid of a session has a later tick than the one before: that of the clock, or the next
+//! tick if the clock has not moved on or has gone back. So the uuids of a session ascend whatever the clock does. Random bits tell uuids
+//! of several sessions apart. The server's own `uuidv7()`, which Postgres has since 18, does the same.
 
 /// The tick of the uuid that a session has made last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -364,8 +364,8 @@ impl Account {
     }
 }
 
-/// Whoever listens knows of each cap what it is once somebody has settled who has to look, and is told nothing twice, whatever the clock does and
-/// however the caps are changed. While there is something left, nothing comes to be reached.
+/// A listener knows the state of each cap, as soon as somebody has settled who had to look, and is told nothing twice, whatever the clock does
+/// and however the caps are changed. While there is something left of a cap, it does not come to be reached.
 ///
 /// # Errors
 /// If there are too few bytes.

@@ -1,9 +1,9 @@
 //! Recording many transactions with one call.
 //!
-//! All items that look right are inserted in the order of their source_ids, so that two calls with the same items do not
-//! deadlock: without a statement where that comes to the same, or else by one. Items that are stored already are skipped (`ON CONFLICT DO NOTHING`),
-//! and these are looked up afterwards. If that raises an error, each half of the items is inserted by itself, down to the single item that cannot be. An item that looks wrong is
-//! inserted alone, and the server says what is wrong with it.
+//! All items that look right are inserted in the order of their source_ids, so that two calls with the same items do not deadlock: without
+//! a statement where that comes to the same, or else by one. Items that are stored already are skipped (`ON CONFLICT DO NOTHING`), and
+//! looked up afterwards. If the statement raises an error, each half of the items is inserted by itself, down to the single item that
+//! cannot be. An item that looks wrong is inserted alone, and the server says what is wrong with it.
 //!
 //! Of items with the same source_id, the first is inserted. If it is stored then, the others are compared with it, all by one
 //! query; if it is refused, the next one is inserted. So no item is inserted or looked up more than a few times, whatever becomes of the

@@ -1,5 +1,7 @@
-//! The statements of a call: one inserts items, where a statement has to, and one looks up what is stored under their keys. They run as statements of the caller's, so
-//! that triggers find its search_path, and everything is named with its schema; `unnest` of several arrays is the server's by its syntax.
+//! The statements of a call: one inserts items, where a statement has to, and one looks up what is stored under their keys.
+//!
+//! They run as statements of the caller's, so that triggers find its search_path. So everything is named with its schema, except `unnest` of
+//! several arrays, which is the server's by its syntax.
 
 use pgrx::Uuid;
 
