@@ -1,6 +1,7 @@
 //! Harness of the tests from outside: a throwaway cluster, a database for each test, and sessions that can be stepped.
 //!
 //! - [`cluster`]: the one Postgres cluster of a test process, started on first use and removed however the process ends
+//! - [`extent`]: how much a test does
 //! - [`functions`]: functions that tests of all functions treat apart
 //! - [`lifecycle`]: what happens to a cluster's server: stopped, killed, copied, promoted
 //! - [`contents`]: what a ledger holds, to be compared with a copy of it
@@ -23,6 +24,8 @@ pub mod cluster;
 pub mod contents;
 #[path = "harness/database.rs"]
 pub mod database;
+#[path = "harness/extent.rs"]
+pub mod extent;
 #[path = "harness/functions.rs"]
 pub mod functions;
 #[path = "harness/lifecycle.rs"]
@@ -45,6 +48,7 @@ pub mod soundness;
 pub mod stepping;
 
 pub use database::Database;
+pub use extent::asked_for;
 pub use lifecycle::Shutdown;
 pub use listener::{Direction, Listener, Notification};
 pub use racing::{Outcome, Racer};

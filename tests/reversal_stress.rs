@@ -5,7 +5,9 @@
 
 use std::thread;
 
-use credits_ledger_tests::{Database, Decimal, Outcome, Racer, Refused, Session, Uuid, seed, stripe_of};
+use credits_ledger_tests::{
+    Database, Decimal, Outcome, Racer, Refused, Session, Uuid, asked_for, seed, stripe_of,
+};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
@@ -13,8 +15,7 @@ use rand::{RngExt, SeedableRng};
 const CLIENTS: usize = 8;
 
 fn rounds() -> u32 {
-    std::env::var("CREDITS_LEDGER_STRESS_REVERSALS")
-        .map_or(20, |rounds| rounds.parse().expect("CREDITS_LEDGER_STRESS_REVERSALS is a number"))
+    asked_for("CREDITS_LEDGER_STRESS_REVERSALS", 20)
 }
 
 /// A transaction to take back.

@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::thread;
 
-use credits_ledger_tests::{Database, Decimal, Outcome, Racer, Refused, Session, Uuid, seed, stripe_of};
+use credits_ledger_tests::{
+    Database, Decimal, Outcome, Racer, Refused, Session, Uuid, asked_for, seed, stripe_of,
+};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
@@ -15,8 +17,7 @@ use rand::{RngExt, SeedableRng};
 const CLIENTS: usize = 8;
 
 fn fills() -> u32 {
-    std::env::var("CREDITS_LEDGER_STRESS_FILLS")
-        .map_or(20, |fills| fills.parse().expect("CREDITS_LEDGER_STRESS_FILLS is a number"))
+    asked_for("CREDITS_LEDGER_STRESS_FILLS", 20)
 }
 
 /// Whether what was taken may be given back: then an account may have room again after a client was refused.

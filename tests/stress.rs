@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use credits_ledger_tests::{Database, Decimal, Direction, Listener, Session, Uuid, seed, stripe_of};
+use credits_ledger_tests::{
+    Database, Decimal, Direction, Listener, Session, Uuid, asked_for, seed, stripe_of,
+};
 use postgres::Error;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -19,8 +21,7 @@ const WRITERS: usize = 8;
 const ROUNDS_PER_USERS: u32 = 25;
 
 fn rounds() -> u32 {
-    std::env::var("CREDITS_LEDGER_STRESS_ROUNDS")
-        .map_or(2000, |rounds| rounds.parse().expect("a number of rounds"))
+    asked_for("CREDITS_LEDGER_STRESS_ROUNDS", 2000)
 }
 
 /// What one writer does in a round: a transaction, statement by statement.

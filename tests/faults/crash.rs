@@ -11,7 +11,9 @@ use std::thread;
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::database::PATIENCE;
 use credits_ledger_tests::lifecycle::Paused;
-use credits_ledger_tests::{Database, Decimal, Direction, Session, Shutdown, Uuid, dec, seed, user};
+use credits_ledger_tests::{
+    Database, Decimal, Direction, Session, Shutdown, Uuid, asked_for, dec, seed, user,
+};
 use postgres::Error;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -29,8 +31,7 @@ credits_ledger.checkpoint_interval = 4
 ";
 
 fn rounds() -> u32 {
-    std::env::var("CREDITS_LEDGER_CRASH_ROUNDS")
-        .map_or(4, |rounds| rounds.parse().expect("CREDITS_LEDGER_CRASH_ROUNDS is a number"))
+    asked_for("CREDITS_LEDGER_CRASH_ROUNDS", 4)
 }
 
 /// A transaction of a writer.

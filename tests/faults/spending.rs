@@ -12,7 +12,9 @@ use std::thread;
 
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::listener::CROSSING_CHANNEL;
-use credits_ledger_tests::{Database, Decimal, Listener, Refused, Session, Shutdown, Uuid, seed, user};
+use credits_ledger_tests::{
+    Database, Decimal, Listener, Refused, Session, Shutdown, Uuid, asked_for, seed, user,
+};
 use postgres::Error;
 use postgres::types::PgLsn;
 use rand::rngs::StdRng;
@@ -34,8 +36,7 @@ credits_ledger.checkpoint_interval = 4
 ";
 
 fn rounds() -> u32 {
-    std::env::var("CREDITS_LEDGER_SPENDING_ROUNDS")
-        .map_or(6, |rounds| rounds.parse().expect("CREDITS_LEDGER_SPENDING_ROUNDS is a number"))
+    asked_for("CREDITS_LEDGER_SPENDING_ROUNDS", 6)
 }
 
 /// What a round adds to clients that hold, charge, capture, release and extend.

@@ -6,7 +6,9 @@ use std::thread;
 
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::contents::USERS;
-use credits_ledger_tests::{Database, Decimal, Direction, Refused, Session, Shutdown, Uuid, dec, seed, user};
+use credits_ledger_tests::{
+    Database, Decimal, Direction, Refused, Session, Shutdown, Uuid, asked_for, dec, seed, user,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -190,9 +192,7 @@ fn a_standby_answers_those_who_see_some_rows_only() {
 
 /// Transactions of each writer.
 fn transactions() -> u32 {
-    std::env::var("CREDITS_LEDGER_STANDBY_TRANSACTIONS").map_or(150, |transactions| {
-        transactions.parse().expect("CREDITS_LEDGER_STANDBY_TRANSACTIONS is a number")
-    })
+    asked_for("CREDITS_LEDGER_STANDBY_TRANSACTIONS", 150)
 }
 
 /// A transaction of a writer on the primary, at times with more subtransactions than a snapshot lists.

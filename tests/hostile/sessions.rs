@@ -6,7 +6,7 @@
 use std::thread;
 
 use credits_ledger_tests::functions::OF_A_MOVE;
-use credits_ledger_tests::{Database, Session, Uuid, seed, user};
+use credits_ledger_tests::{Database, Session, Uuid, asked_for, seed, user};
 use postgres::types::ToSql;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -49,8 +49,7 @@ const CHANGES: [(&str, &[&str]); 10] = [
 
 /// The number of calls, over all sessions.
 fn calls() -> u32 {
-    std::env::var("CREDITS_LEDGER_HOSTILE_CALLS")
-        .map_or(10_000, |calls| calls.parse().expect("CREDITS_LEDGER_HOSTILE_CALLS is a number"))
+    asked_for("CREDITS_LEDGER_HOSTILE_CALLS", 10_000)
 }
 
 /// A session and what it has recorded.

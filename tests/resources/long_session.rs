@@ -1,6 +1,6 @@
 //! Very many transactions in one session.
 
-use credits_ledger_tests::Session;
+use credits_ledger_tests::{Session, asked_for};
 
 use crate::footprint::{Memory, assert_nothing_held, assert_nothing_left, quiet_database};
 
@@ -9,8 +9,7 @@ const USERS: u32 = 6000;
 
 /// `CREDITS_LEDGER_TRANSACTIONS` asks for more.
 pub fn transactions() -> u32 {
-    std::env::var("CREDITS_LEDGER_TRANSACTIONS")
-        .map_or(20_000, |transactions| transactions.parse().expect("CREDITS_LEDGER_TRANSACTIONS is a number"))
+    asked_for("CREDITS_LEDGER_TRANSACTIONS", 20_000)
 }
 
 /// Transactions of one row each, over all users in turn; every third crosses zero, every fifth reads, a few roll back.

@@ -3,15 +3,14 @@
 
 use std::fmt::Debug;
 
-use credits_ledger_tests::{Database, Decimal, Session, Uuid, dec, user};
+use credits_ledger_tests::{Database, Decimal, Session, Uuid, asked_for, dec, user};
 
 /// Half of the rows are one user's, four in five of those in batches of 44.
 const ROWS: u32 = 200_000;
 
 /// `CREDITS_LEDGER_ROWS` asks for a longer one.
 fn rows() -> u32 {
-    std::env::var("CREDITS_LEDGER_ROWS")
-        .map_or(ROWS, |rows| rows.parse().expect("CREDITS_LEDGER_ROWS is a number"))
+    asked_for("CREDITS_LEDGER_ROWS", ROWS)
 }
 
 const WHALE: &str = "md5('u0')::uuid";

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use credits_ledger_tests::{Database, Decimal, Session, Uuid, seed, user};
+use credits_ledger_tests::{Database, Decimal, Session, Uuid, asked_for, seed, user};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -339,8 +339,7 @@ fn this_month(session: &mut Session) -> std::ops::Range<SystemTime> {
 
 #[test]
 fn every_function_agrees_with_a_naive_ledger() {
-    let steps = std::env::var("CREDITS_LEDGER_STEPS")
-        .map_or(STEPS, |steps| steps.parse().expect("CREDITS_LEDGER_STEPS is a number"));
+    let steps = asked_for("CREDITS_LEDGER_STEPS", STEPS);
     let mut world = World { random: StdRng::seed_from_u64(seed()), committed: Model::default(), sources: 0 };
     let db = Database::create();
     // A short interval, so that most rows are folded and few are not.
