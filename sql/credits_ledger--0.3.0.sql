@@ -2815,9 +2815,9 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.make_class_views(int, int) IS
-    'For a router: makes views in the schema credits_classes of the tables and views that have accounts, each of those whose bucket leaves this remainder. LC003 for who reads one of which a bucket is not here. Who '
-    'uses them needs the privileges on what they are of. Again to have columns of a later version. 22004, 22023, 55000 if that schema is another role''s, 0A000 before Postgres 15. For the owner '
-    'of the ledger.';
+    'For a router: makes a view of each table and view that has accounts, in the schema credits_classes, with the accounts whose bucket leaves this remainder. A caller of a view needs the privileges on the '
+    'table or view below it. Reading a view raises LC003 if a bucket of the class is not here. Called again, it replaces the views and adds columns of a later version. 22004, 22023, 55000 if that schema is '
+    'another role''s, 0A000 before Postgres 15. For the owner of the ledger.';
 
 -- Nodes give out numbers of one series, of which each has its residue: rows keep theirs when their account moves. The series of the column is no
 -- part of a dump; this row is, and has the restored ledger follow it.
@@ -2832,7 +2832,7 @@ CREATE TABLE credits.node (
 COMMENT ON TABLE credits.node IS
     'The number of this ledger among the nodes behind a router, in its only row; empty without a router. Written by set_node_number.';
 COMMENT ON COLUMN credits.node.is_only IS 'Always true: it keeps the table at one row.';
-COMMENT ON COLUMN credits.node.node_number IS 'seq of the rows that this ledger numbers leaves it when divided by 1,024.';
+COMMENT ON COLUMN credits.node.node_number IS 'What each seq that this ledger gives out leaves when divided by 1,024.';
 COMMENT ON CONSTRAINT there_is_one ON credits.node IS 'A ledger has one number.';
 COMMENT ON CONSTRAINT number_is_residue ON credits.node IS 'There are 1,024 numbers.';
 
@@ -2887,8 +2887,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.set_node_number(int) IS
-    'Gives this ledger a number among the nodes behind a router, 0 to 1023, which no other node may have: from now on seq leaves it when divided by 1,024, above '
-    'all given out so far. Waits for transactions that have drawn a number, where the number is another one than before. 22004, 22023, 42501 for anybody but the owner of the ledger.';
+    'Gives this ledger a number among the nodes behind a router, 0 to 1023, which no other node may have. From now on each seq leaves that number when divided by 1,024, and is above '
+    'all given out so far. Waits for transactions that have drawn a seq, unless the ledger has this number already. 22004, 22023, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.get_node_number() RETURNS int
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -3016,8 +3016,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.disown_buckets(int[]) IS
-    'Says that these buckets are on other nodes: accounts of theirs are refused from now on, with LC003, by commits and by whoever reads them. Returns how many were here. Waits for all '
-    'transactions that have written, and writers wait for it. Costs a scan of the ledger: for a node that is new. 22004, 22023, 55000 if one of them has accounts here, 42501 for anybody but the owner of the ledger.';
+    'For a new node: says that these buckets are on other nodes. From the commit on, commits and reads of their accounts are refused with LC003. Returns how many were here. Waits for all '
+    'transactions that have written, and writers wait for it. Costs a scan of the ledger. 22004, 22023, 55000 if one of them has accounts here, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.own_buckets(buckets int[]) RETURNS int
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
