@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use credits_ledger_tests::cluster::Cluster;
-use credits_ledger_tests::{Database, Listener, Session, Uuid, dec, seed, user};
+use credits_ledger_tests::{Database, Decimal, Listener, Session, Uuid, dec, seed, user};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -181,4 +181,20 @@ fn announced_is_what_a_query_finds() {
     }
     assert!(announced > 0 && by_days > 20, "seed {seed}: {announced}, {by_days}");
     session.assert_sound();
+}
+
+/// The day before it would be out of range.
+#[test]
+fn a_window_that_ends_on_the_first_day_of_all_is_empty() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.charge(user(1), dec!(1));
+    for end in
+        ["4714-11-24 00:00:00+00 BC", "4714-11-24 12:00:00+00 BC", "4714-11-25 00:00:00+00 BC", "-infinity"]
+    {
+        let spent = format!("SELECT credits.visible_spend('{}', NULL, '-infinity', '{end}')", user(1));
+        assert_eq!(session.value::<Decimal>(&spent, &[]), dec!(0), "{end}");
+    }
+    let spent = format!("SELECT credits.visible_spend('{}', NULL, '-infinity', NULL)", user(1));
+    assert_eq!(session.value::<Decimal>(&spent, &[]), dec!(1));
 }

@@ -17,9 +17,9 @@ CREATE FUNCTION credits.visible_spend(user_id uuid, api_key_ids uuid[], window_s
     RETURNS numeric
     LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
     AS $$
-        -- The days that lie in the window from their first moment to their last.
+        -- The days that lie in the window from their first moment to their last. There is no day before the first one of all.
         SELECT (SELECT coalesce(sum(d.total_amount), 0)
-                FROM credits.usage_by_day(visible_spend.user_id, w.first_day, w.day_of_end - 1) d
+                FROM credits.usage_by_day(visible_spend.user_id, w.first_day, w.day_of_end - (w.day_of_end > '4714-11-24 BC')::int) d
                 WHERE d.transaction_type = 'usage' AND (d.day < w.day_of_end OR w.day_of_end IS NULL)
                   AND (d.api_key_id = ANY (visible_spend.api_key_ids) OR visible_spend.api_key_ids IS NULL))
              -- Of the days on which it begins and ends, the rows. Periods end at midnight.
