@@ -386,7 +386,10 @@ fn a_handover_is_not_taken_after_the_bucket_was_given_on() {
         let handover = back.give_away(bucket);
         // Whoever asks while the bucket is expected back is answered as before.
         assert_eq!(back.state(bucket), ["elsewhere", "arriving"]);
-        assert_eq!(nodes.mover.old.value::<String>("SELECT credits.bucket_handover($1)::text", &[&bucket]), past);
+        assert_eq!(
+            nodes.mover.old.value::<String>("SELECT credits.bucket_handover($1)::text", &[&bucket]),
+            past
+        );
         assert!(back.activate(bucket, &handover));
 
         nodes.mover.expect(bucket);

@@ -53,8 +53,7 @@ fn calls(session: &mut Session) -> Vec<String> {
 
 /// A bucket is given away, purged and taken again.
 fn a_move() -> Vec<String> {
-    let handover =
-        r#"{"ledger": "another/1", "seq": 1000000, "position": "1", "accounts": [], "holds": [], "limits": [], "caps": []}"#;
+    let handover = r#"{"ledger": "another/1", "seq": 1000000, "position": "1", "accounts": [], "holds": [], "limits": [], "caps": []}"#;
     [
         "start_moving_bucket(7)",
         "stop_moving_bucket(7)",
