@@ -288,3 +288,32 @@ fn rows_whose_keys_may_be_unchecked_are_not_redacted() {
     session.run("ROLLBACK");
     session.assert_sound();
 }
+
+/// The server takes a value of a column that is NOT NULL for granted.
+#[test]
+fn what_is_not_null_is_not_cleared() {
+    let db = Database::create();
+    let mut session = db.connect();
+    for (table, insert) in [
+        (
+            "credits_transactions",
+            "(user_id, transaction_type, amount, source_id, description) SELECT $1, 'usage', 1, 'one', 'secret'",
+        ),
+        (
+            "holds",
+            "(user_id, amount, source_id, description, expires_at) SELECT $1, 1, 'two', 'secret', now() + interval '1 hour'",
+        ),
+    ] {
+        session.run(&format!("ALTER TABLE credits.{table} ALTER COLUMN description SET NOT NULL"));
+        session.run(&format!(
+            "INSERT INTO credits.{table} {}",
+            insert.replace("$1", &format!("'{}'::uuid", user(1)))
+        ));
+        let error =
+            session.try_run(&format!("SELECT credits.redact_account('{}')", user(1))).refused("23502");
+        assert_eq!(error.message(), "column description is NOT NULL, so it cannot be cleared");
+        session.run(&format!("ALTER TABLE credits.{table} ALTER COLUMN description DROP NOT NULL"));
+    }
+    assert_eq!(redact(&mut session, 1), 2);
+    session.assert_sound();
+}

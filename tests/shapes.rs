@@ -158,6 +158,14 @@ fn all() -> Vec<(String, &'static str, &'static str)> {
         fill(OF_CAPS, "{table}", "spend_caps"),
         fill(OF_DERIVED_TABLES, "{derived}", "user_balance_checkpoints"),
         fill(OF_DERIVED_TABLES, "{derived}", "batch_aggregates"),
+        fill(
+            &[(
+                "ALTER TABLE {derived} ALTER COLUMN crossed_at SET NOT NULL",
+                "NOT NULL for column crossed_at",
+            )],
+            "{derived}",
+            "user_balance_checkpoints",
+        ),
         fill(&OF_DERIVED_TABLES[..1], "{derived}", "dumped_row_security"),
         fill(
             &[("ALTER TABLE {derived} DROP COLUMN problem CASCADE", "dropping column problem")],
@@ -306,10 +314,12 @@ fn nothing_is_rewritten_first_and_refused_then() {
         changes.push("ALTER TABLE credits.credits_transactions SET ACCESS METHOD other");
     }
     if version >= 170_000 {
-        changes.push(
+        changes.extend([
             "ALTER TABLE credits.credits_transactions ALTER COLUMN xact_id
              SET EXPRESSION AS (credits.current_xact_id(seq + 1))",
-        );
+            "ALTER TABLE credits.credits_transactions ALTER COLUMN xact_id
+             SET EXPRESSION AS (credits.current_xact_id(seq))",
+        ]);
     }
     let stamps = "SELECT array_agg(xact_id::text) FROM credits.credits_transactions";
     let before: Vec<String> = session.value(stamps, &[]);
@@ -318,6 +328,33 @@ fn nothing_is_rewritten_first_and_refused_then() {
         assert!(error.message().contains("keeps the shape"), "{change}: {error:?}");
     }
     assert_eq!(session.value::<Vec<String>>(stamps, &[]), before);
+}
+
+/// NOT NULL of the owner's may go again, that of the extension may not.
+#[test]
+fn only_what_the_extension_has_made_not_null_stays_so() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let columns = |condition: &str| {
+        format!(
+            "SELECT format('%s ALTER COLUMN %I', attrelid::regclass, attname) FROM pg_attribute
+             JOIN pg_class ON pg_class.oid = attrelid
+             WHERE relnamespace = 'credits'::regnamespace AND relkind = 'r' AND attnum > 0 AND {condition}"
+        )
+    };
+    for column in session.values::<String>(&columns("NOT attnotnull"), &[]) {
+        session.run(&unguarded(&format!("ALTER TABLE {column} SET NOT NULL")));
+        session.run(&format!("ALTER TABLE {column} DROP NOT NULL"));
+    }
+    let not_null = columns(
+        "attnotnull AND attidentity = '' AND NOT EXISTS
+             (SELECT FROM pg_index WHERE indrelid = attrelid AND indisprimary AND attnum = ANY (indkey))",
+    );
+    for column in session.values::<String>(&not_null, &[]) {
+        let error = session.try_run(&format!("ALTER TABLE {column} DROP NOT NULL")).refused("55000");
+        assert!(error.message().contains("keeps the shape"), "{column}: {error:?}");
+    }
+    session.assert_as_made();
 }
 
 /// A command inside another, and one that failed before.

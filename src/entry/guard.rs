@@ -88,8 +88,10 @@ fn guard_ledger(call: &EventTriggerCall<'_>) {
         b"ddl_command_start" => begin(call.command()),
         b"ddl_command_end" => end(call.command()),
         _ => {
-            call.rewrite().iter().for_each(refuse_other_storage);
+            let rewrite = call.rewrite();
+            rewrite.iter().for_each(refuse_other_storage);
             refuse_changes(None);
+            rewrite.iter().for_each(refuse_new_stamps);
         }
     }
 }
@@ -176,6 +178,17 @@ fn refuse_other_storage(rewrite: &Rewrite) {
     }
 }
 
+/// `SET EXPRESSION` has the rows stamped anew also where the expression is the one that was there, which is no change of the shape.
+fn refuse_new_stamps(rewrite: &Rewrite) {
+    if rewrite.computes_column {
+        with_beginning(None, |noted| {
+            if noted.oid == rewrite.table && noted.definition.role == Role::Ledger {
+                refuse(noted.definition, Change::Stamped);
+            }
+        });
+    }
+}
+
 /// Shows each relation as it was when this command, or else the innermost one, began.
 fn with_beginning(command: Option<CommandId>, look: impl FnMut(&Noted)) {
     UNDER_WAY.with_borrow(|commands| {
@@ -190,8 +203,9 @@ fn with_beginning(command: Option<CommandId>, look: impl FnMut(&Noted)) {
 fn is_refused(definition: &Definition, change: &Change) -> bool {
     match (definition.role, change) {
         // An application's own, which it may take away again.
-        (Role::Ledger | Role::Dumped, Change::GotCheck(_) | Change::GotTrigger)
+        (Role::Ledger | Role::Dumped, Change::GotCheck(_) | Change::GotNotNull(_) | Change::GotTrigger)
         | (Role::Derived, Change::LostCheck(_)) => false,
+        (_, Change::LostNotNull(name)) => !definition.may_be_null(name),
         (Role::Ledger | Role::Dumped, Change::LostCheck(name)) => definition.checks.contains(&name.as_str()),
         _ => true,
     }

@@ -164,6 +164,9 @@ const fn hint_of_shape(role: Role, change: &Change) -> &'static str {
         (Role::Ledger | Role::Dumped, Change::LostCheck(_) | Change::LostKey(_)) => {
             "A dump would be restored with it, and without all rows if one of them does not pass."
         }
+        (Role::Ledger, Change::Stamped) => {
+            "What was folded would be added once more: balances go by the stamps that rows were inserted with."
+        }
         (Role::Ledger, _) => {
             "A dump has the rows and not the change, so that a restore would lose them. What belongs to a transaction goes into \
              metadata, or into a table of your own keyed by id."
@@ -174,6 +177,9 @@ const fn hint_of_shape(role: Role, change: &Change) -> &'static str {
         (Role::Derived, Change::GotTrigger) => {
             "What the engine writes fires no triggers. REINDEX, CLUSTER and VACUUM FULL are the tools for this table, not \
              those that copy what triggers tell them, as pg_repack does."
+        }
+        (Role::Derived, Change::GotNotNull(_)) => {
+            "The engine writes the table itself, and NULL where there is no value."
         }
         (Role::Derived, _) => {
             "The engine writes the table itself. What belongs to an account goes into a table of your own keyed by user_id."

@@ -21,6 +21,8 @@ use crate::error::LedgerError;
 pub trait ColumnType {
     /// Its type in the server.
     const OID: pg_sys::Oid;
+    /// Whether the extension has made it without NOT NULL.
+    const MAY_BE_NULL: bool;
 
     /// What a row has in it, which may borrow from the row.
     type Value<'row>;
@@ -52,6 +54,7 @@ pub trait StoredType {
 
 impl<T: StoredType> ColumnType for T {
     const OID: pg_sys::Oid = T::OID;
+    const MAY_BE_NULL: bool = false;
     type Value<'row> = T::Value<'row>;
 
     #[inline]
@@ -63,6 +66,7 @@ impl<T: StoredType> ColumnType for T {
 
 impl<T: StoredType> ColumnType for Option<T> {
     const OID: pg_sys::Oid = T::OID;
+    const MAY_BE_NULL: bool = true;
     type Value<'row> = Option<T::Value<'row>>;
 
     #[inline]

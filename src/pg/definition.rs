@@ -30,6 +30,8 @@ pub struct Definition {
     pub role: Role,
     /// The types of the columns that are read and written by number. An owner may have added others after them.
     pub columns: &'static [Oid],
+    /// Which of them the extension has made without NOT NULL. Empty for a type, whose columns have none.
+    pub may_be_null: &'static [bool],
     /// The names of a table's columns, without those that an application has added. Empty for a type, which cannot get any.
     pub names: &'static [&'static str],
     /// The indexes that keep its rows apart.
@@ -59,6 +61,7 @@ pub static CREDIT_TRANSACTION: Definition = Definition {
     columns: &[
         UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID,
     ],
+    may_be_null: &[],
     names: &[],
     keys: &[],
     checks: &[],
@@ -72,6 +75,7 @@ pub static TRANSACTION_WITH_CATEGORY: Definition = Definition {
     columns: &[
         UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, TEXTOID, TEXTOID, INT4OID,
     ],
+    may_be_null: &[],
     names: &[],
     keys: &[],
     checks: &[],
@@ -85,6 +89,7 @@ pub static TRANSACTION_WITH_BALANCE: Definition = Definition {
     columns: &[
         UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID, NUMERICOID,
     ],
+    may_be_null: &[],
     names: &[],
     keys: &[],
     checks: &[],
@@ -98,6 +103,7 @@ pub static CREDIT_HOLD: Definition = Definition {
     columns: &[
         TEXTOID, UUIDOID, NUMERICOID, TEXTOID, UUIDOID, UUIDOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
     ],
+    may_be_null: &[],
     names: &[],
     keys: &[],
     checks: &[],
@@ -108,6 +114,7 @@ pub static RECORDED_TRANSACTION: Definition = Definition {
     name: c"recorded_transaction",
     role: Role::ResultType,
     columns: &[INT4OID, TEXTOID, TEXTOID, UUIDOID, INT8OID, TEXTOID],
+    may_be_null: &[],
     names: &[],
     keys: &[],
     checks: &[],
@@ -122,6 +129,7 @@ pub static FEED_ITEM: Definition = Definition {
         TEXTOID, UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID, TEXTOID,
         JSONBOID, UUIDOID,
     ],
+    may_be_null: &[],
     names: &[],
     keys: &[],
     checks: &[],
@@ -133,6 +141,7 @@ pub static DUMPED_ROW_SECURITY: Definition = Definition {
     name: c"dumped_row_security",
     role: Role::Derived,
     columns: &[TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID],
+    may_be_null: &[false, false, false, true, true, true, true, true, true],
     names: &[
         "table_name", "kind", "policy", "is_permissive", "command", "roles", "using_expression", "check_expression", "problem",
     ],
@@ -145,6 +154,7 @@ pub static NODE: Definition = Definition {
     name: c"node",
     role: Role::Derived,
     columns: &[BOOLOID, INT4OID],
+    may_be_null: &[false; 2],
     names: &["is_only", "node_number"],
     keys: &[c"node_pkey"],
     checks: &[],
@@ -155,6 +165,7 @@ pub static PURGED_BUCKETS: Definition = Definition {
     name: c"purged_buckets",
     role: Role::Derived,
     columns: &[INT2OID, TIMESTAMPTZOID, INT8OID, NUMERICOID, TEXTOID],
+    may_be_null: &[false; 5],
     names: &["bucket", "purged_at", "transaction_count", "balance", "digest"],
     keys: &[c"purged_buckets_pkey"],
     checks: &[],
@@ -195,5 +206,11 @@ impl Definition {
     /// Its name, for messages.
     pub fn display_name(&self) -> &'static str {
         self.name.to_str().unwrap_or_default()
+    }
+
+    /// Whether the extension has made a table's column without NOT NULL, as those that an update has added.
+    pub fn may_be_null(&self, column: &str) -> bool {
+        let place = self.names.iter().position(|name| *name == column);
+        place.is_none_or(|place| self.may_be_null.get(place).copied().unwrap_or(true))
     }
 }

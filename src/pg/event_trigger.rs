@@ -19,6 +19,8 @@ pub struct Rewrite {
     pub table: pg_sys::Oid,
     /// Whether it becomes logged or unlogged, or gets another access method.
     pub stores_otherwise: bool,
+    /// Whether a column is computed anew for each row: a new one with a default, or one with `SET EXPRESSION`.
+    pub computes_column: bool,
 }
 
 impl<'call> EventTriggerCall<'call> {
@@ -48,7 +50,12 @@ impl<'call> EventTriggerCall<'call> {
                 direct_function_call::<i32>(pg_sys::pg_event_trigger_table_rewrite_reason, &[])?,
             )
         };
-        Some(Rewrite { table, stores_otherwise: reason.cast_unsigned() & OTHER_STORAGE != 0 })
+        let has = |reasons: u32| reason.cast_unsigned() & reasons != 0;
+        Some(Rewrite {
+            table,
+            stores_otherwise: has(OTHER_STORAGE),
+            computes_column: has(pg_sys::AT_REWRITE_DEFAULT_VAL),
+        })
     }
 }
 

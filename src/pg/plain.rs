@@ -23,8 +23,6 @@ pub trait Plain: Layout {
     const NOTING_TRIGGER: &'static CStr;
     /// The events that this fires on.
     const NOTED: u32;
-    /// The columns that must not be NULL.
-    const NOT_NULL: &'static [&'static str];
     /// The column that is numbered by a sequence, if there is one.
     const NUMBERED: Option<&'static str>;
     /// The columns that have defaults or are generated, in their order, with the expressions as the server writes them.
@@ -44,8 +42,6 @@ const AMOUNT_IS_EXACT: (&CStr, &CStr) = (c"amount_is_positive_and_exact", c"cred
 impl Plain for Ledger {
     const NOTING_TRIGGER: &'static CStr = c"note_transaction";
     const NOTED: u32 = INSERT;
-    const NOT_NULL: &'static [&'static str] =
-        &["id", "user_id", "transaction_type", "amount", "source_id", "created_at", "seq", "xact_id"];
     const NUMBERED: Option<&'static str> = Some("seq");
     const DEFAULTS: &'static [(&'static str, &'static CStr)] = &[
         ("id", c"credits.uuid_v7()"),
@@ -63,7 +59,6 @@ impl Plain for Ledger {
 impl Plain for Holds {
     const NOTING_TRIGGER: &'static CStr = c"note_hold";
     const NOTED: u32 = INSERT | UPDATE | DELETE;
-    const NOT_NULL: &'static [&'static str] = &["source_id", "user_id", "amount", "created_at", "expires_at"];
     const NUMBERED: Option<&'static str> = None;
     const DEFAULTS: &'static [(&'static str, &'static CStr)] = &[("created_at", c"clock_timestamp()")];
     const CHECKS: &'static [(&'static CStr, &'static CStr)] = &[AMOUNT_IS_EXACT];
@@ -139,7 +134,7 @@ unsafe fn has_columns<L: Plain>(relation: pg_sys::Relation) -> bool {
                 let is_of = |names: &[&str]| names.iter().any(|known| name.to_bytes() == known.as_bytes());
                 !column.attisdropped
                     && is_of(L::DEFINITION.names)
-                    && (!column.attnotnull || is_of(L::NOT_NULL))
+                    && (!column.attnotnull || !L::DEFINITION.may_be_null(&name.to_string_lossy()))
                     && (column.attidentity != 0) == L::NUMBERED.is_some_and(|numbered| is_of(&[numbered]))
             })
     }

@@ -10,6 +10,7 @@ use std::slice;
 use std::thread::panicking;
 
 use pgrx::pg_sys;
+use pgrx::prelude::*;
 
 use super::column::{AnyColumn, Column, Layout};
 use super::column_type::Timestamptz;
@@ -104,8 +105,12 @@ impl<L: Layout> RowReplacer<L> {
             let new_values = slice::from_raw_parts_mut((*self.slot).tts_values, count);
             let new_nulls = slice::from_raw_parts_mut((*self.slot).tts_isnull, count);
             for place in 0..count {
-                let is_dropped = description::column(description, place).attisdropped;
+                let column = description::column(description, place);
+                let is_dropped = column.attisdropped;
                 let is_new = columns.iter().any(|column| column.number() == place + 1);
+                if is_new && is_null && column.attnotnull {
+                    refuse_null(&description::text(column.attname.data.as_ptr()));
+                }
                 let (stored, was_null) =
                     if is_new { (value, is_null) } else { (values[place], nulls[place]) };
                 new_nulls[place] = was_null || is_dropped;
@@ -224,6 +229,15 @@ impl<L: Layout> RowReplacer<L> {
             stored_at
         }
     }
+}
+
+/// The server reads a column that is NOT NULL without looking whether it is.
+fn refuse_null(column: &str) -> ! {
+    ereport!(
+        ERROR,
+        PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
+        format!("column {column} is NOT NULL, so it cannot be cleared")
+    );
 }
 
 /// Deletes the row at `tid`, which the snapshot has seen, once other transactions that are writing it have ended. False if one of them

@@ -47,6 +47,8 @@ pub enum Change {
     Renamed,
     /// `SET UNLOGGED`, `SET ACCESS METHOD`.
     Stored,
+    /// Its rows are stamped anew.
+    Stamped,
     /// `OF`
     MadeOfType,
     /// A new column.
@@ -55,8 +57,12 @@ pub enum Change {
     ColumnDropped(String),
     /// A column of another name.
     ColumnRenamed(String),
-    /// A column of another type or collation, generated otherwise, no identity or not `NOT NULL` any more.
+    /// A column of another type or collation, generated otherwise or no identity any more.
     ColumnAltered(String),
+    /// A column that is not `NOT NULL` any more.
+    LostNotNull(String),
+    /// A column that is `NOT NULL` from now on.
+    GotNotNull(String),
     /// It inherits, or is a partition.
     GotParent,
     /// A table inherits from it.
@@ -80,11 +86,15 @@ impl fmt::Display for Change {
         match self {
             Self::Renamed => write!(f, "another name"),
             Self::Stored => write!(f, "another way to store it"),
+            Self::Stamped => write!(f, "another xact_id for each row"),
             Self::MadeOfType => write!(f, "OF a type"),
             Self::ColumnAdded(name) => write!(f, "a new column {name}"),
             Self::ColumnDropped(name) => write!(f, "dropping column {name}"),
             Self::ColumnRenamed(name) => write!(f, "another name for column {name}"),
-            Self::ColumnAltered(name) => write!(f, "another definition of column {name}"),
+            Self::ColumnAltered(name) | Self::LostNotNull(name) => {
+                write!(f, "another definition of column {name}")
+            }
+            Self::GotNotNull(name) => write!(f, "NOT NULL for column {name}"),
             Self::GotParent => write!(f, "a table that it inherits from or is a partition of"),
             Self::GotChild => write!(f, "a table that inherits from it"),
             Self::GotRule => write!(f, "a rule"),
@@ -200,10 +210,11 @@ impl Column {
             Some(Change::ColumnRenamed(name()))
         } else if self.data_type != after.data_type
             || self.generated != after.generated
-            || (self.not_null && !after.not_null)
             || (self.is_identity && !after.is_identity)
         {
             Some(Change::ColumnAltered(name()))
+        } else if self.not_null != after.not_null {
+            Some(if after.not_null { Change::GotNotNull(name()) } else { Change::LostNotNull(name()) })
         } else {
             None
         }

@@ -34,6 +34,7 @@ macro_rules! table {
                 name: $name,
                 role: $role,
                 columns: &[$(<$of as $crate::pg::column_type::ColumnType>::OID),*],
+                may_be_null: &[$(<$of as $crate::pg::column_type::ColumnType>::MAY_BE_NULL),*],
                 names: &[$($column_name,)* $($($later),*)?],
                 keys: $keys,
                 checks: &[$($($check),*)?],
