@@ -170,8 +170,15 @@ class Nodes:
         node.sql(f"ALTER ROLE postgres PASSWORD {quoted(PASSWORD)}; CREATE ROLE clerk LOGIN IN ROLE credits_charger, credits_limiter PASSWORD {quoted(PASSWORD)}")
         return node
 
-    def add(self, name, residue):
-        self.router.sql(f"INSERT INTO credits.nodes (node, host, port, dbname, seq_residue) VALUES ('{name}', '127.0.0.1', {self.nodes[name].port}, '{name}', {residue})")
+    def add(self, name, residue, database=None):
+        self.router.sql(f"INSERT INTO credits.nodes (node, host, port, dbname, seq_residue) VALUES ('{name}', '127.0.0.1', {self.nodes[name].port}, '{name}', {residue})", database=database)
+
+    def copy_router(self, database):
+        """Another router, with the map of now. Returns the dump that it was made of."""
+        dump = subprocess.run([BIN / "pg_dump", "-h", self.router.folder, "-p", str(self.router.port), "-U", "postgres", "router"], check=True, text=True, stdout=subprocess.PIPE).stdout
+        self.router.sql(f"CREATE DATABASE {database}", database="postgres")
+        self.router.sql(dump, database=database)
+        return dump
 
     def of(self, account):
         return self.nodes[self.homes.get(account) or self.router.sql(f"SELECT credits.node_of('{account}')")]
