@@ -5,8 +5,8 @@
 -- The schema credits may have been made by somebody else, with operators in it: names without a schema are the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- What carries the routes. Clients have no business in it; a role that may call a function of the schema credits needs the one of the
--- same name in here, too.
+-- The functions and foreign tables that lead to the nodes. Clients do not name them, but a role that may call a function of the schema
+-- credits needs EXECUTE on the function of the same name in here, too.
 CREATE SCHEMA credits_routes;
 COMMENT ON SCHEMA credits_routes IS 'Parts of credits_ledger_router: routes to the nodes, and the foreign tables that lead there.';
 
@@ -33,7 +33,7 @@ COMMENT ON COLUMN credits.nodes.host IS 'Where it is: a name, an address, or the
 COMMENT ON COLUMN credits.nodes.port IS 'Where it listens.';
 COMMENT ON COLUMN credits.nodes.dbname IS 'The database that has credits_ledger.';
 COMMENT ON COLUMN credits.nodes.options IS 'Further options of libpq, as {"sslmode": "verify-full", "connect_timeout": "3"}; no user and no password.';
-COMMENT ON COLUMN credits.nodes.seq_residue IS 'What is left of each seq of the node when it is divided by 1024: no two nodes draw the same.';
+COMMENT ON COLUMN credits.nodes.seq_residue IS 'The remainder that each seq of the node leaves when it is divided by 1024: no two nodes have the same.';
 
 CREATE TABLE credits.buckets (
     bucket int  NOT NULL,
@@ -47,7 +47,7 @@ CREATE INDEX buckets_node_idx ON credits.buckets (node, bucket);
 COMMENT ON TABLE credits.buckets IS
     'The map: which node has the accounts of a bucket. All 1,024 are there, or none. A change applies at its commit, to functions and tables alike.';
 COMMENT ON COLUMN credits.buckets.bucket IS 'Number of the bucket, 0 to 1023: bucket_of() of its accounts.';
-COMMENT ON COLUMN credits.buckets.node IS 'The node that has them.';
+COMMENT ON COLUMN credits.buckets.node IS 'The node that has these accounts.';
 
 CREATE TABLE credits.moves (
     move        int         NOT NULL,
@@ -69,20 +69,20 @@ CREATE TABLE credits.moves (
 );
 CREATE UNIQUE INDEX one_move_at_a_time ON credits.moves ((true)) WHERE state NOT IN ('done', 'undone');
 COMMENT ON TABLE credits.moves IS
-    'Moves of buckets, by move_bucket: at most one that is neither done nor undone. What is noted here has a move go on, or be undone, whatever dies in the middle.';
+    'Moves of buckets, by move_bucket: at most one that is neither done nor undone. After a crash of any part, the next call of move_bucket reads here how to go on with the move, or undo it.';
 COMMENT ON COLUMN credits.moves.move IS 'Number of the move.';
-COMMENT ON COLUMN credits.moves.bucket IS 'What is moved.';
-COMMENT ON COLUMN credits.moves.from_node IS 'The node that has it.';
-COMMENT ON COLUMN credits.moves.to_node IS 'The node that is to have it.';
+COMMENT ON COLUMN credits.moves.bucket IS 'The bucket that is moved.';
+COMMENT ON COLUMN credits.moves.from_node IS 'The old node, which it leaves.';
+COMMENT ON COLUMN credits.moves.to_node IS 'The new node, where it goes.';
 COMMENT ON COLUMN credits.moves.state IS
     'noted; expected by the new node, and to be set apart in the tables; copying; copied, and to be handed over; given: behind the commit point; active: the new node serves it, and the map is to turn; done; undoing; undone.';
 COMMENT ON COLUMN credits.moves.started_at IS 'When it was noted.';
 COMMENT ON COLUMN credits.moves.changed_at IS 'When its state, or what it has copied, changed last.';
 COMMENT ON COLUMN credits.moves.passes IS 'How many times rows were copied.';
 COMMENT ON COLUMN credits.moves.holds IS 'How many times the bucket was held on its old node, to be handed over.';
-COMMENT ON COLUMN credits.moves.rows_copied IS 'How many rows the new node has got, and did not have.';
-COMMENT ON COLUMN credits.moves.pause IS 'How long commits of the old node waited: until the bucket was given away.';
-COMMENT ON COLUMN credits.moves.problem IS 'Why it was undone: sqlstate, message, detail, hint of the error; NULL if for another move.';
+COMMENT ON COLUMN credits.moves.rows_copied IS 'How many rows were copied that the new node did not have.';
+COMMENT ON COLUMN credits.moves.pause IS 'How long the old node kept commits waiting, until the bucket was given away.';
+COMMENT ON COLUMN credits.moves.problem IS 'The error that it was undone for: sqlstate, message, detail, hint; NULL if it made way for another move.';
 
 SELECT pg_extension_config_dump('credits.nodes', '');
 SELECT pg_extension_config_dump('credits.buckets', '');
@@ -91,7 +91,7 @@ SELECT pg_extension_config_dump('credits.moves', '');
 CREATE FUNCTION credits.spread_buckets(nodes text[]) RETURNS TABLE (bucket int, node text)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
-        -- A node gets whole residue classes of 64, neighbours in the order of their bits reversed: they make few partitions.
+        -- Each node gets whole residue classes modulo 64 that are neighbours in bit-reversed order: so the map needs few partitions.
         SELECT b, nodes[1 + (reversed.place * cardinality(nodes)) / 64]
         FROM generate_series(0, 1023) b
         CROSS JOIN LATERAL (SELECT sum((b >> bit & 1) << (5 - bit))::int AS place FROM generate_series(0, 5) bit) reversed
@@ -101,7 +101,7 @@ CREATE FUNCTION credits.spread_buckets(nodes text[]) RETURNS TABLE (bucket int, 
 COMMENT ON FUNCTION credits.spread_buckets(text[]) IS
     'All buckets in equal shares (of 16) for these nodes, 64 at most: INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(...).';
 
--- For rows that come by INSERT and COPY; functions have it from their node.
+-- The default of id for rows that are inserted into a table of the router. Functions get ids from their node.
 CREATE FUNCTION credits.uuid_v7() RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL SAFE
     RETURN encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
@@ -109,8 +109,8 @@ CREATE FUNCTION credits.uuid_v7() RETURNS uuid
                                   52, 1), 53, 1), 'hex')::uuid;
 COMMENT ON FUNCTION credits.uuid_v7() IS 'A uuid of version 7: in the order of time, to the millisecond.';
 
--- Sessions on nodes that last longer than a call of PL/Proxy, and statements for a node that does not have a bucket yet: by dblink, on the servers
--- of the map, as the role by which the owner was let in. Bound when they are created, to the schema that dblink is in.
+-- dblink does what PL/Proxy cannot: sessions on nodes that outlast a call, and statements for a node that has no bucket yet. It uses the servers of the
+-- map, as the role by which the owner was let in. These functions are bound to the schema of dblink when they are created.
 
 SELECT set_config('search_path', format('pg_catalog, %I, pg_temp', e.extnamespace::regnamespace), true) FROM pg_extension e WHERE e.extname = 'dblink';
 
@@ -165,7 +165,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.close_session(text) IS 'Ends a session, if it is open: its transaction is rolled back.';
 
--- Whatever becomes of the router, the node lets go of what the session has locked: at the latest after five seconds.
+-- If the router dies or is cut off, the node ends the session after five to eight seconds, and so releases its locks.
 CREATE FUNCTION credits_routes.open_session(session text, node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -385,7 +385,7 @@ CREATE TABLE credits.thresholds (
 ) PARTITION BY HASH (user_id);
 COMMENT ON TABLE credits.thresholds IS 'Routed to the nodes by user_id. Of every user with a transaction, zero and the thresholds from spending_limits: is_above, the side of each last announced; crossed_at, when that last changed. For one user: index lookups.';
 
--- The map is two tables. What leads to the nodes is made of them by triggers, in the transaction that changes them: a server of
+-- The map is the tables nodes and buckets. Triggers make from them, in the transaction that changes them, what leads to the nodes: a server of
 -- postgres_fdw for each node, a cluster of PL/Proxy with a partition for each bucket, and for each routed table partitions whose bounds
 -- are residue classes of buckets. Each step compares what is there with what the map says, so it can be repeated.
 
@@ -406,7 +406,7 @@ CREATE FUNCTION credits_routes.connection_string(n credits.nodes) RETURNS text
         SELECT string_agg(format('%s=''%s''', o.name, replace(replace(o.value, E'\\', E'\\\\'), '''', E'\\''')), ' ')
         FROM credits_routes.connection_options(n) o
     $$;
-COMMENT ON FUNCTION credits_routes.connection_string(credits.nodes) IS 'The same as a string.';
+COMMENT ON FUNCTION credits_routes.connection_string(credits.nodes) IS 'How libpq reaches a node, without a user, as a connection string.';
 
 -- Writes CREATE SERVER or ALTER SERVER so that the server has these options and no others; only what differs.
 CREATE FUNCTION credits_routes.set_server_options(server name, wrapper name, wanted jsonb) RETURNS void
@@ -464,7 +464,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.map_user(text, name, text, text) IS 'Lets a role in to one server.';
 
--- Whoever has been let in is let in to a server that comes later.
+-- Roles that have been let in are let in to a server that is added later.
 CREATE FUNCTION credits_routes.copy_user_mappings() RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -478,8 +478,8 @@ CREATE FUNCTION credits_routes.copy_user_mappings() RETURNS void
     $$;
 COMMENT ON FUNCTION credits_routes.copy_user_mappings() IS 'Gives each server the user mappings that it lacks and another has.';
 
--- A partition for each bucket, then one for each number that a node may have: a node without buckets is asked, too, by its own. Where a number is
--- nobody's, it leads where the bucket does.
+-- The cluster has a partition for each bucket, then one for each number that a node may have. By these a node is called that has no buckets, too. One whose
+-- number no node has leads where the bucket of that number does.
 CREATE FUNCTION credits_routes.apply_cluster() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -525,7 +525,7 @@ END
 COMMENT ON FUNCTION credits_routes.apply_nodes() IS 'Trigger: applies a change of nodes.';
 
 -- The fewest residue classes such that each is on one node: (1, 0) if one node has everything, 1,024 of them at worst. A bucket that is about to leave
--- its node is a class of its own: while it is nowhere, whoever reads a class that it is in is told to ask again.
+-- its node is a class of its own: while no node has it, reads of this class alone are refused.
 CREATE FUNCTION credits_routes.classes(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS TABLE (modulus int, remainder int, node text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -546,8 +546,8 @@ CREATE FUNCTION credits_routes.classes(moved int DEFAULT NULL, new_node text DEF
     $$;
 COMMENT ON FUNCTION credits_routes.classes(int, text) IS 'The partitions of a routed table, by the map, or with a bucket moved to a node.';
 
--- postgres_fdw does not send the bounds of a partition: each has a view on its node that is no larger. Those that are there stay: whoever reads one
--- would have to be waited for.
+-- postgres_fdw does not send the bounds of a partition. So each partition leads to a view on its node that has these bounds. A view that is there is kept:
+-- to make it anew would wait for its readers.
 CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -587,7 +587,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.lock_tables() IS 'Waits until nobody uses the routed tables: as long as lock_timeout says, or half a second without one.';
 
--- To queue behind a transaction that does nothing would have all others wait for nothing.
+-- Whoever wants to use a table queues behind a session that waits to lock it. So none waits while an idle transaction has a table locked.
 CREATE FUNCTION credits_routes.be_brief() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -595,7 +595,7 @@ DECLARE
     pids text;
 BEGIN
     PERFORM set_config('lock_timeout', '500ms', true);
-    -- A transaction sees the same activity each time that it looks, otherwise.
+    -- Without this, a transaction sees the same pg_stat_activity each time.
     PERFORM pg_stat_clear_snapshot();
     SELECT string_agg(DISTINCT a.pid::text, ', ') INTO pids
     FROM pg_class c
@@ -619,9 +619,9 @@ DECLARE
     changes text[];
     change text;
 BEGIN
-    -- Who changes the map meanwhile comes after this, and sees what it has left.
+    -- Another session that changes the map waits here, and then compares with what this one has made.
     PERFORM pg_advisory_xact_lock(hashtextextended('credits.apply_partitions', 0));
-    -- What takes time comes before anything is locked here.
+    -- This takes time: so it comes before the tables are locked.
     PERFORM credits_routes.make_class_views();
     WITH routed AS (
         SELECT c.oid, c.relname FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p'
@@ -634,7 +634,7 @@ BEGIN
         FROM pg_inherits i JOIN routed t ON t.oid = i.inhparent JOIN pg_class p ON p.oid = i.inhrelid
         JOIN pg_foreign_table f ON f.ftrelid = p.oid JOIN pg_foreign_server s ON s.oid = f.ftserver
     )
-    -- The old ones make room first.
+    -- Old partitions are dropped before new ones take their bounds.
     SELECT array_agg(CASE WHEN w.partition IS NULL THEN format('DROP FOREIGN TABLE credits_routes.%I', p.partition)
                           ELSE format('CREATE FOREIGN TABLE credits_routes.%I PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s)'
                                       ' SERVER %I OPTIONS (schema_name ''credits_classes'')',
@@ -715,11 +715,11 @@ COMMENT ON FUNCTION credits.node_of(uuid) IS 'The node of an account by the map.
 
 CREATE FUNCTION credits_routes.bucket(user_id uuid) RETURNS int
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    -- A node knows what to say about an account that is NULL: any of them.
+    -- NULL goes to any node, which raises the error for it.
     RETURN coalesce(credits.bucket_of(user_id), 0);
 COMMENT ON FUNCTION credits_routes.bucket(uuid) IS 'The bucket of an account; 0 for NULL.';
 
--- As their owner: callers need not read the map.
+-- SECURITY DEFINER: callers need no privilege on the map.
 CREATE FUNCTION credits_routes.nodes() RETURNS text[]
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT array_agg(n.node ORDER BY n.node) FROM credits.nodes n $$;
@@ -730,8 +730,8 @@ CREATE FUNCTION credits_routes.place_of_node(node text) RETURNS int
     AS $$ SELECT 1024 + n.seq_residue FROM credits.nodes n WHERE n.node = place_of_node.node $$;
 COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'Where the cluster has a node by itself, for calls to nodes by name.';
 
--- A session hears of changes of the catalog when it locks a table that it has not locked before, and a call of a function locks none. The lock
--- goes with the try that took it.
+-- A session learns of changes of the catalog when it locks a table that it has no lock on, and to call a function locks none. The try that fails
+-- releases the lock, so the next one takes it anew.
 CREATE TABLE credits_routes.unused ();
 COMMENT ON TABLE credits_routes.unused IS 'Locked by read_the_map_again, and by nothing else.';
 
@@ -740,7 +740,7 @@ CREATE FUNCTION credits_routes.read_the_map_again() RETURNS void
     AS $$ BEGIN PERFORM FROM credits_routes.unused; END $$;
 COMMENT ON FUNCTION credits_routes.read_the_map_again() IS 'Has PL/Proxy notice that the map has turned since the statement began.';
 
--- PL/Proxy names itself in what a node says; a client looks for the node's own words.
+-- PL/Proxy puts its own name before the message of a node. Clients get the message without it.
 CREATE FUNCTION credits_routes.try_again(tried int, state text, message text, detail text, hint text) RETURNS int
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -773,8 +773,8 @@ COMMENT ON FUNCTION credits_routes.try_again(int, text, text, text, text) IS
     'Waits a little if the account is being moved (LC003), for about 8 s in 100 tries, and returns the count of tries; raises any other error '
     'in the node''s own words.';
 
--- The map and the nodes are never of two minds. Each node has its own word on which buckets it has (credits.bucket_states); whatever changes the map
--- asks for it, and the map does not take the place of a move.
+-- The map and the nodes always agree. Each node stores which buckets it has (credits.bucket_states). Whatever changes the map compares it with what the nodes
+-- say, and changes no node that has accounts: move_bucket does.
 
 CREATE FUNCTION credits_routes.buckets_away(node text) RETURNS int[]
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -795,7 +795,7 @@ CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, ow
 COMMENT ON FUNCTION credits.bucket_owners() IS
     'All buckets: the node by the map, and the nodes that say they have it, which is that one alone unless the bucket is being moved. Asks all nodes. For superusers.';
 
--- A number of its own, above all that others have given out.
+-- Each node has a number of its own, and its seq begins above all that other nodes have given out.
 CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -807,7 +807,7 @@ BEGIN
     FROM credits.nodes n
     CROSS JOIN LATERAL credits_routes.ask_node(n.node,
         'SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(''credits.credits_transactions'', ''seq'')::regclass), 0)::text') a (answer);
-    -- First above those of a node that had none: they have all residues.
+    -- Before it has the number: a node without one has given out a seq of each residue.
     PERFORM credits_routes.ask_node(node, format('SELECT credits.advance_seq(%s)::text', past));
     PERFORM credits_routes.ask_node(node, format('SELECT credits.set_node_number(%s)::text', residue));
 END
@@ -819,7 +819,7 @@ CREATE FUNCTION credits_routes.disown(node text, buckets int[]) RETURNS void
     AS $$ BEGIN PERFORM credits_routes.ask_node(node, format('SELECT credits.disown_buckets(%L)::text', buckets)); END $$;
 COMMENT ON FUNCTION credits_routes.disown(text, int[]) IS 'Has a node say that it does not have these buckets; 55000 if it has accounts of theirs.';
 
--- The map is filled. A node that has never been asked says that it has everything: it is told what it has not. Any other has its say.
+-- The map is filled. A node that says it has all buckets is new, and is told which it does not have. What any other says is compared with the map.
 CREATE FUNCTION credits_routes.share_out_buckets() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -850,7 +850,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.share_out_buckets() IS 'Has new nodes say which buckets they have, by the map, and compares the map with what the others say.';
 
--- By hand the map follows the nodes: on a router that has not moved the bucket itself.
+-- The map is changed by hand only to follow the nodes, on a router that has not moved the bucket itself.
 CREATE FUNCTION credits_routes.agree_with_nodes() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -907,8 +907,8 @@ CREATE TRIGGER take_in_nodes AFTER INSERT ON credits.nodes REFERENCING NEW TABLE
     FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.take_in_nodes();
 COMMENT ON TRIGGER take_in_nodes ON credits.nodes IS 'Has a node that is added say that it has no bucket.';
 
--- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves: nobody
--- else may take a bucket for his own that is on another node by the map, or behind the commit point of a move.
+-- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves, or two nodes would take
+-- the bucket for theirs: one that is on another node by the map, or behind the commit point of a move.
 CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -954,16 +954,16 @@ CREATE TRIGGER carry_over_moves AFTER UPDATE ON credits.nodes REFERENCING OLD TA
 COMMENT ON TRIGGER carry_over_moves ON credits.nodes IS 'Has a standby that takes over give up what its node has given away.';
 
 -- Moving a bucket while it is charged. models/nodes.pml has the order of the steps and what each is there for; the names of states are those of
--- credits.moves. A step is a transaction on the router: what it finds out is noted at its end, and whoever comes again goes on from the note, after
--- asking the old node, which alone says whether the commit point is past.
+-- credits.moves. Each step is a transaction on the router, which notes the next state at its end. After an interruption, the next call goes on from
+-- the state that was noted, after it has asked the nodes whether the commit point is past.
 
 CREATE FUNCTION credits_routes.mover_key() RETURNS bigint
     LANGUAGE sql IMMUTABLE RETURN hashtextextended('credits.move_bucket', 0);
-COMMENT ON FUNCTION credits_routes.mover_key() IS 'The advisory lock of whoever moves a bucket.';
+COMMENT ON FUNCTION credits_routes.mover_key() IS 'The advisory lock of the session that moves a bucket.';
 
 CREATE FUNCTION credits_routes.bucket_key(bucket int) RETURNS bigint
     LANGUAGE sql IMMUTABLE RETURN hashtextextended('credits.move_bucket', 1 + bucket);
-COMMENT ON FUNCTION credits_routes.bucket_key(int) IS 'The advisory lock of whoever moves this bucket; shared by what must not happen meanwhile.';
+COMMENT ON FUNCTION credits_routes.bucket_key(int) IS 'The advisory lock of the session that moves this bucket. What must not happen during a move takes it shared.';
 
 CREATE FUNCTION credits_routes.key_holder(key bigint) RETURNS int
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -1017,7 +1017,7 @@ CREATE FUNCTION credits_routes.close_sessions() RETURNS void
     AS $$ SELECT credits_routes.close_session('credits_ledger_old'); SELECT credits_routes.close_session('credits_ledger_new') $$;
 COMMENT ON FUNCTION credits_routes.close_sessions() IS 'Ends the mover''s sessions: what they have begun is rolled back.';
 
--- Who has outlived a mover that died holds the bucket's row for five seconds at most: the steps that want it wait longer.
+-- A session of a mover that died may hold the bucket's row for five more seconds. The steps that lock the row wait longer.
 CREATE FUNCTION credits_routes.be_patient() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1029,9 +1029,9 @@ BEGIN
     PERFORM credits_routes.ask_new(timeouts);
 END
     $$;
-COMMENT ON FUNCTION credits_routes.be_patient() IS 'Has the mover''s sessions wait for locks: nobody waits for them.';
+COMMENT ON FUNCTION credits_routes.be_patient() IS 'Has the mover''s sessions wait long for locks: in these steps nobody waits for the mover.';
 
--- While the bucket is held, commits of the old node wait: so nothing lasts.
+-- While the bucket is held, commits of the old node wait: so each statement ends soon, or fails.
 CREATE FUNCTION credits_routes.be_quick() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1042,7 +1042,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.be_quick() IS 'Has the mover''s sessions give up soon: commits wait for them.';
 
--- Rows go through the router as text, which it does not look at.
+-- Rows pass through the router as text, which it does not parse.
 CREATE FUNCTION credits_routes.copy_rows(bucket int, from_xact text, below_xact text, new_position text, until timestamptz) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1121,19 +1121,20 @@ CREATE FUNCTION credits_routes.prepare_move(m credits.moves) RETURNS text
     AS $$
 BEGIN
     PERFORM credits_routes.be_patient();
-    -- Where the old node does not have it, nothing may look as if it was given to the new one.
+    -- The new node does not expect what the old one cannot give.
     IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) NOT IN ('here', 'moving') THEN
         PERFORM credits_routes.refuse_absent(m.bucket, m.from_node);
     END IF;
     PERFORM credits_routes.expect_rows(m.bucket);
-    -- The map turns without waiting for them.
+    -- They are made now, so that the map does not wait for them when it turns.
     PERFORM credits_routes.make_class_views(m.bucket, m.to_node);
     RETURN 'expected';
 END
     $$;
 COMMENT ON FUNCTION credits_routes.prepare_move(credits.moves) IS 'Step: the bucket is arriving at the new node.';
 
--- expected -> copying. From here on the bucket has partitions of its own: when it is given away, the tables serve its neighbours, however long they cannot turn.
+-- expected -> copying. From here on the bucket has partitions of its own. So after it is given away, the tables serve the other buckets of its class, even if the map cannot
+-- turn for long.
 CREATE FUNCTION credits_routes.set_apart(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1154,7 +1155,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.set_apart(credits.moves) IS 'Step: the tables get partitions for the bucket alone, when nobody uses them.';
 
--- copying -> copying or copied. What is below the lowest transaction that ran at a moment that is past has ended: nothing comes there any more.
+-- copying -> copying or copied. All transactions below the xmin of an earlier snapshot have ended: no row of theirs is still to come.
 CREATE FUNCTION credits_routes.copy_pass(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1166,8 +1167,8 @@ BEGIN
     PERFORM credits_routes.be_patient();
     from_xact := credits_routes.expect_rows(m.bucket);
     below_xact := credits_routes.ask_old('SELECT pg_snapshot_xmin(pg_current_snapshot())::text');
-    -- After a crash, a server gives out ids again of which nothing was in its log yet, as those of transactions that were rolled back. This is in the log when it has
-    -- committed, and so is that its id, which is not below, was given out.
+    -- After a crash, a server gives out ids again of which nothing was in its log yet, as those of transactions that were rolled back. This message is in the log when it has
+    -- committed, and its id is not below below_xact: so ids below that are not given out again.
     PERFORM credits_routes.ask_old($s$SELECT set_config('synchronous_commit', 'on', true) || pg_logical_emit_message(true, 'credits_ledger_router', 'copied')$s$);
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
     received := credits_routes.copy_rows(m.bucket, from_xact, below_xact, below_xact, 'infinity');
@@ -1207,8 +1208,8 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.hand_over(credits.moves) IS 'Step: holds the bucket, copies the rest, and gives it away.';
 
--- given -> active. The commit point has been noted: whoever takes over for the old node is told. It is asked once more, as it may have taken over
--- before. The new node may have lost what it has been sent last, to a standby: what it has not, it gets, as the old node's rows do not change any more.
+-- given -> active. The commit point has been noted, so a standby that takes over for the old node from now on is told of it. One may have taken over before that:
+-- so the nodes are asked once more. The new node may be a standby that lacks what was sent last: that is sent again, as the old node's rows do not change any more.
 CREATE FUNCTION credits_routes.activate(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1270,7 +1271,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.turn_map(credits.moves) IS 'Step: the map turns, when nobody uses the tables.';
 
--- undoing -> undone, or given. On the old node first: at no moment nobody has the bucket.
+-- undoing -> undone, or given. The old node first: when it has stopped moving the bucket, no session of an earlier mover can still give it to the new one.
 CREATE FUNCTION credits_routes.undo_move(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1279,7 +1280,7 @@ BEGIN
     IF credits_routes.is_given(m) THEN
         RETURN 'given';
     END IF;
-    -- Where another router has moved it, neither is there what was.
+    -- If another router has moved the bucket, these states are not of this move, and stay.
     IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'moving' THEN
         PERFORM credits_routes.ask_old(format('SELECT credits.stop_moving_bucket(%s)::text', m.bucket));
     END IF;
@@ -1290,7 +1291,7 @@ BEGIN
         PERFORM credits_routes.be_brief();
         PERFORM credits_routes.apply_partitions();
     EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-        -- The next change of the map puts together what has been set apart.
+        -- The next change of the map joins the partitions again.
         NULL;
     END;
     RETURN 'undone';
@@ -1298,7 +1299,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.undo_move(credits.moves) IS 'Step: the old node has the bucket as before.';
 
--- What a call that comes upon a move does first.
+-- What a call does first if a move is not over.
 CREATE FUNCTION credits_routes.resume_move(m credits.moves, is_wanted boolean) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1314,7 +1315,7 @@ BEGIN
     RETURN 'undoing';
 END
     $$;
-COMMENT ON FUNCTION credits_routes.resume_move(credits.moves, boolean) IS 'Where a move that was noted goes on, as the old node says.';
+COMMENT ON FUNCTION credits_routes.resume_move(credits.moves, boolean) IS 'The state that a move which is not over goes on from, after the nodes were asked.';
 
 -- Notes what is asked for; false if there is nothing to do.
 CREATE FUNCTION credits_routes.note_move(moved int, new_node text) RETURNS boolean
@@ -1329,7 +1330,7 @@ BEGIN
         IF (SELECT a.answer FROM credits_routes.ask_node(new_node, format('SELECT credits.bucket_state(%s)', moved)) a (answer)) IN ('here', 'moving') THEN
             RETURN false;
         END IF;
-        -- A standby that has lost the end of a move to it gets that again.
+        -- The node may be a standby that has lost the end of a move: that is repeated.
         SELECT m.from_node INTO origin FROM credits.moves m
         WHERE m.bucket = moved AND m.to_node = new_node AND m.state = 'done' ORDER BY m.move DESC LIMIT 1;
         IF NOT FOUND THEN
@@ -1375,7 +1376,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.begin_moving(int, text) IS 'Checks the arguments of move_bucket, and locks.';
 
--- One step. What fails is told in the outcome, so that its end can be noted.
+-- One step. An error is returned, not raised, so that the state after it can be noted.
 CREATE FUNCTION credits_routes.move_on(moved int, new_node text, is_resumed boolean, OUT is_over boolean, OUT problem jsonb)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1392,7 +1393,7 @@ BEGIN
             is_over := NOT credits_routes.note_move(moved, new_node);
             RETURN;
         END IF;
-        -- What must not happen to the bucket meanwhile shares this.
+        -- What must not happen to the bucket during a move takes this lock shared.
         IF NOT credits_routes.holds_key(credits_routes.bucket_key(m.bucket)) THEN
             PERFORM set_config('lock_timeout', '5s', true);
             PERFORM pg_advisory_lock(credits_routes.bucket_key(m.bucket));
@@ -1435,8 +1436,8 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.move_on(int, text, boolean) IS 'Takes a step of the move that is noted, or notes one.';
 
--- Before the commit point it is undone, unless somebody was only in the way; behind it, it stays noted. Whether it is past, the old node says: its
--- COMMIT may have gone through without an answer.
+-- Before the commit point, a move that fails is undone, or tried again if a lock was in the way; behind it, it stays noted. COMMIT on the old node may have
+-- succeeded without an answer: so the nodes are asked whether the commit point is past.
 CREATE FUNCTION credits_routes.state_after(m credits.moves, problem jsonb) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1491,7 +1492,7 @@ DECLARE
     outcome record;
     is_resumed boolean := true;
 BEGIN
-    -- In a transaction block this fails, before the lock of the session is there, which would outlive the error.
+    -- In a transaction block this fails, and does so before the session takes its advisory lock, which would outlive the error.
     COMMIT;
     PERFORM credits_routes.begin_moving(bucket, node);
     LOOP
@@ -1536,10 +1537,10 @@ COMMENT ON PROCEDURE credits.purge_bucket(int, text) IS
     'Removes from a node the rows of a bucket that it has given away, if the node of the map says that it serves it. The feed of the node loses them: what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, '
     '55000 if the bucket is there or is not served, 55006 while a bucket is moved. For superusers.';
 
--- Routes that are not made by rule. Whatever is sent to the nodes as it stands is text to PL/Proxy, which replaces the names of arguments in
--- it: they differ from those of columns.
+-- Routes that router/generate cannot make by rule. PL/Proxy takes the SELECT in its functions as text, and replaces the names of arguments in it:
+-- so no argument has the name of a column.
 
--- What all nodes answer together is right if each bucket was on one of them when it answered. A node says so in the statement that answers.
+-- The answers of all nodes together are complete if each bucket was on exactly one of them. So each node says which buckets it has, in the statement that answers.
 CREATE FUNCTION credits_routes.are_all(owned bit, buckets bigint) RETURNS boolean
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1571,9 +1572,9 @@ BEGIN
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.require_bucket(int) IS 'LC003 if the node that has said no does not have the bucket.';
+COMMENT ON FUNCTION credits_routes.require_bucket(int) IS 'Raises LC003 if the node of a bucket, by the map, does not have it: then its answer that there is nothing does not count.';
 
--- Where an account is not named. Asked of all nodes: those that an account has moved away from may have it, too, and the same answer.
+-- For calls that name no account. All nodes are asked. One that an account has left may have kept its rows: then both name the same account.
 CREATE FUNCTION credits_routes.accounts_by_source(source text) RETURNS TABLE (account uuid, is_hold boolean, owned varbit)
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
@@ -1618,7 +1619,7 @@ BEGIN
         SELECT (array_agg(a.account ORDER BY a.is_hold DESC, a.account) FILTER (WHERE a.owned IS NULL))[1], bit_or(a.owned), sum(bit_count(a.owned))
         INTO account, owned, buckets
         FROM credits_routes.accounts_by_source(source) a;
-        -- Nobody has it: any node says so. It may be on its way.
+        -- No node has it. That counts unless a bucket was between two nodes.
         IF account IS NULL THEN
             PERFORM credits_routes.are_all(owned, buckets);
         END IF;
@@ -1626,7 +1627,7 @@ BEGIN
     RETURN credits_routes.bucket(account);
 END
     $$;
-COMMENT ON FUNCTION credits_routes.bucket_by_source(text) IS 'The bucket of a source_id, by the hint or by asking all nodes. LC003 if it may be on its way.';
+COMMENT ON FUNCTION credits_routes.bucket_by_source(text) IS 'The bucket of a source_id, by the hint or by asking all nodes. LC003 if no node has it and a bucket is being moved.';
 
 CREATE FUNCTION credits_routes.bucket_by_transaction(transaction uuid) RETURNS int
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -1647,9 +1648,9 @@ BEGIN
     RETURN credits_routes.bucket(account);
 END
     $$;
-COMMENT ON FUNCTION credits_routes.bucket_by_transaction(uuid) IS 'The bucket of a transaction, by the hint or by asking all nodes. LC003 if it may be on its way.';
+COMMENT ON FUNCTION credits_routes.bucket_by_transaction(uuid) IS 'The bucket of a transaction, by the hint or by asking all nodes. LC003 if no node has it and a bucket is being moved.';
 
--- Erasure reaches the rows that a bucket has left behind, too. While they are copied, they might be copied as they were.
+-- redact_account clears the rows that a bucket has left behind on other nodes, too. A move at the same time could copy them as they were before.
 CREATE FUNCTION credits_routes.keep_bucket(account uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1664,13 +1665,13 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.keep_bucket(uuid) IS 'Keeps the bucket of an account from being moved until the transaction ends. LC003 if it is being moved.';
 
--- As its owner: callers need not read the map.
+-- SECURITY DEFINER: callers need no privilege on the map.
 CREATE FUNCTION credits_routes.are_on_many_nodes(homes int[]) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT count(DISTINCT b.node) > 1 FROM credits.buckets b WHERE b.bucket = ANY (homes) $$;
 COMMENT ON FUNCTION credits_routes.are_on_many_nodes(int[]) IS 'Whether buckets are on more than one node.';
 
--- Each node gets its items as an array of its own, and where each stands in the caller's.
+-- Each node gets an array of its items, and one of their places in the caller's array.
 CREATE FUNCTION credits_routes.record_transactions(items jsonb[], places int[], homes int[]) RETURNS SETOF credits.recorded_transaction
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
@@ -1680,7 +1681,7 @@ CREATE FUNCTION credits_routes.record_transactions(items jsonb[], places int[], 
         SELECT (places::int[])[r.item] AS item, r.source_id, r.outcome, r.transaction_id, r.seq, r.detail
         FROM credits.record_transactions(to_jsonb(items::jsonb[])) r;
     $$;
-COMMENT ON FUNCTION credits_routes.record_transactions(jsonb[], int[], int[]) IS 'Items for the nodes of these buckets.';
+COMMENT ON FUNCTION credits_routes.record_transactions(jsonb[], int[], int[]) IS 'Records each item on the node of its bucket, and names it by its place in the caller''s array.';
 
 CREATE FUNCTION credits_routes.record_whole(whole jsonb) RETURNS SETOF credits.recorded_transaction
     LANGUAGE plproxy SET client_min_messages = warning
@@ -1689,9 +1690,9 @@ CREATE FUNCTION credits_routes.record_whole(whole jsonb) RETURNS SETOF credits.r
         RUN ON 0;
         TARGET credits.record_transactions;
     $$;
-COMMENT ON FUNCTION credits_routes.record_whole(jsonb) IS 'What is no array of items, for a node to refuse.';
+COMMENT ON FUNCTION credits_routes.record_whole(jsonb) IS 'Sends what is no array of items to a node, which refuses it.';
 
--- Of an item that names no account, a node says so.
+-- An item that names no account goes to the node of bucket 0, which refuses it.
 CREATE FUNCTION credits_routes.bucket_of_item(item jsonb) RETURNS int
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1701,8 +1702,8 @@ CREATE FUNCTION credits_routes.bucket_of_item(item jsonb) RETURNS int
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_of_item(jsonb) IS 'The bucket of an item of record_transactions; 0 if it names no account.';
 
--- A node records its items in a transaction of its own. Where one of several has been told to ask again, the others may have recorded theirs: an item
--- that says "exists" was recorded by the first try if its id is the one that it was sent with.
+-- Each node records its items in a transaction of its own. If one of them answers LC003, the call is repeated, and the others have recorded their items
+-- already. So items are sent with ids: one that "exists" with the id that it was sent with was recorded by an earlier try.
 CREATE FUNCTION credits_routes.with_ids(transactions jsonb) RETURNS jsonb
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1742,9 +1743,9 @@ BEGIN
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.record_split(jsonb, jsonb, int) IS 'record_transactions over all nodes: the items as they were given and as they are sent, and how often they have been.';
+COMMENT ON FUNCTION credits_routes.record_split(jsonb, jsonb, int) IS 'record_transactions over all nodes: of the items as the caller gave them, as they are sent, and after how many tries.';
 
--- The ledgers read forward. A position is where each node was left.
+-- The feed of all nodes. A position of it has the position of each node.
 CREATE FUNCTION credits_routes.feed(nodes text[], positions text[], most bigint)
     RETURNS TABLE (node text, feed_position text, id uuid, user_id uuid, transaction_type text, amount numeric, source_id text,
                    description text, created_at timestamptz, seq bigint, fusillade_batch_id uuid, api_key_id uuid, category text,

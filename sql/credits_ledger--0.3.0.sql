@@ -3137,10 +3137,10 @@ CREATE FUNCTION credits.start_moving_bucket(bucket int) RETURNS void
     AS $$
 BEGIN
     PERFORM credits.bucket_state(bucket);
-    -- Who holds a bucket waits until all sessions have been told which are about to leave: a commit is seen a moment before that, and readers believe
-    -- what they remember of any other bucket.
+    -- hold_bucket waits for this lock, and so until all sessions have been told that the bucket is about to leave. A commit is visible a moment before its invalidations
+    -- are sent, and readers trust what they remember of a bucket that is not about to leave.
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('credits.hold_bucket', 0));
-    -- Without a row there is nothing to lock: whoever comes second waits here.
+    -- A bucket that is here has no row to lock. Of two sessions that insert one, the second waits here.
     INSERT INTO credits.bucket_states AS s (bucket, state) VALUES (start_moving_bucket.bucket, 'moving') ON CONFLICT DO NOTHING;
     PERFORM credits.lock_bucket(bucket, '{moving}');
 END
@@ -3163,7 +3163,7 @@ END
 COMMENT ON FUNCTION credits.stop_moving_bucket(int) IS
     'Old node: takes start_moving_bucket back; false if the bucket is here anyway. 22004, 22023, 55000 if it is not here, 42501 for anybody but the owner of the ledger.';
 
--- Bound when it is created, so that no search_path can change it; a query that calls it in FROM has this query in its place, and streams.
+-- The body is bound when it is created, so that no search_path can change it. A query that calls the function in FROM has it inlined, and streams.
 CREATE FUNCTION credits.bucket_transactions(bucket int, from_xact_id xid8, below_xact_id xid8) RETURNS SETOF credits.credits_transactions
     LANGUAGE sql STABLE
     BEGIN ATOMIC
@@ -3188,7 +3188,7 @@ BEGIN
             DETAIL = 'Another would not see what has committed while it waited.';
     END IF;
     PERFORM credits.bucket_state(bucket);
-    -- A mark that has not committed refuses nobody.
+    -- Before start_moving_bucket has committed, nobody is kept from preparing.
     IF pg_current_xact_id_if_assigned() IS NOT NULL AND NOT credits.holds_stripes(bucket) THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'hold_bucket() needs a transaction that has written nothing yet';
     END IF;
@@ -3196,8 +3196,8 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('credits.hold_bucket', 0));
     PERFORM credits.lock_bucket(bucket, '{moving}');
     PERFORM credits.refuse_prepared(written);
-    -- Who has rows in flight may have been about to be prepared before the bucket was moving. No lock of a relation is kept while this waits: a maintenance command
-    -- in the queue for it would keep those away that are waited for.
+    -- A transaction with rows in flight may have been about to prepare before the bucket was moving: so all are waited for. No lock of a relation is kept meanwhile: a
+    -- maintenance command that queues behind it would block those that are waited for.
     FOR writer IN
         WITH locks AS MATERIALIZED (SELECT * FROM pg_locks)
         SELECT DISTINCT x.transactionid::text::bigint
@@ -3278,10 +3278,10 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('node_number must be 0 to 1023, not %s', node_number);
     END IF;
     PERFORM credits.lock_bucket(bucket, '{moving}');
-    -- Of several routers one has the bucket given away, and the others are not to take it for theirs.
+    -- By the number of the node, no other router takes this for the handover of its own move.
     result := credits.bucket_handover(bucket) || jsonb_build_object('given_to', node_number);
     PERFORM credits.begin_transfer(bucket);
-    -- Without what erasure must reach, which is on the new node.
+    -- Stored without the texts of people: erasure reaches those on the new node.
     UPDATE credits.bucket_states s
     SET state = 'elsewhere', copied_from = NULL, copied_to = NULL, received = NULL,
         handover = result || jsonb_build_object('holds',
@@ -3296,7 +3296,7 @@ COMMENT ON FUNCTION credits.give_away_bucket(int, int) IS
     'does where that is NULL. Deletes holds, limits and caps of the bucket here. The commit '
     'is the point of no return. Rows of the ledger and what is derived from them stay until purge_bucket. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
--- Whoever has locked one of these rows has changed it, waits for its stripe, and will be refused; the row is nobody's then. Waited for, the two would wait for each other.
+-- A session that has locked one of these rows has changed it, waits for its stripe, and will be refused. To wait for it would be a deadlock: its row is left, and counts for nothing.
 CREATE FUNCTION credits.drop_boundaries(bucket int) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -3460,7 +3460,7 @@ BEGIN
     PERFORM credits.put_boundaries(bucket, handover);
     PERFORM credits.advance_seq((handover ->> 'seq')::bigint);
     DELETE FROM credits.bucket_states s WHERE s.bucket = activate_bucket.bucket;
-    -- What the old node has announced counts as announced here. Such a change of checkpoints also voids what sessions have published of accounts in an earlier stay.
+    -- What the old node has announced counts as announced here. This also voids what sessions have published of these accounts when they were here before.
     UPDATE credits.user_balance_checkpoints c
     SET is_positive = false, crossed_at = NULL, thresholds = NULL, thresholds_below = NULL, thresholds_crossed_at = NULL, cap_ids = NULL, caps_reached_until = NULL
     WHERE credits.bucket_of(c.user_id) = bucket
@@ -3475,7 +3475,7 @@ BEGIN
     SET is_positive = excluded.is_positive, crossed_at = excluded.crossed_at, thresholds = excluded.thresholds, thresholds_below = excluded.thresholds_below,
         thresholds_crossed_at = excluded.thresholds_crossed_at, cap_ids = excluded.cap_ids, caps_reached_until = excluded.caps_reached_until;
     SELECT array_agg(c.user_id) INTO users FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = bucket;
-    -- Has the commit decide about each of them.
+    -- The commit then decides about each of them.
     SELECT a.user_id INTO differing
     FROM credits.refresh_checkpoints_bulk(coalesce(users, '{}')) b
     RIGHT JOIN jsonb_populate_recordset(NULL::credits.user_balance_checkpoints, handover -> 'accounts') a ON a.user_id = b.user_id

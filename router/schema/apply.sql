@@ -1,4 +1,4 @@
--- The map is two tables. What leads to the nodes is made of them by triggers, in the transaction that changes them: a server of
+-- The map is the tables nodes and buckets. Triggers make from them, in the transaction that changes them, what leads to the nodes: a server of
 -- postgres_fdw for each node, a cluster of PL/Proxy with a partition for each bucket, and for each routed table partitions whose bounds
 -- are residue classes of buckets. Each step compares what is there with what the map says, so it can be repeated.
 
@@ -19,7 +19,7 @@ CREATE FUNCTION credits_routes.connection_string(n credits.nodes) RETURNS text
         SELECT string_agg(format('%s=''%s''', o.name, replace(replace(o.value, E'\\', E'\\\\'), '''', E'\\''')), ' ')
         FROM credits_routes.connection_options(n) o
     $$;
-COMMENT ON FUNCTION credits_routes.connection_string(credits.nodes) IS 'The same as a string.';
+COMMENT ON FUNCTION credits_routes.connection_string(credits.nodes) IS 'How libpq reaches a node, without a user, as a connection string.';
 
 -- Writes CREATE SERVER or ALTER SERVER so that the server has these options and no others; only what differs.
 CREATE FUNCTION credits_routes.set_server_options(server name, wrapper name, wanted jsonb) RETURNS void
@@ -77,7 +77,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.map_user(text, name, text, text) IS 'Lets a role in to one server.';
 
--- Whoever has been let in is let in to a server that comes later.
+-- Roles that have been let in are let in to a server that is added later.
 CREATE FUNCTION credits_routes.copy_user_mappings() RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -91,8 +91,8 @@ CREATE FUNCTION credits_routes.copy_user_mappings() RETURNS void
     $$;
 COMMENT ON FUNCTION credits_routes.copy_user_mappings() IS 'Gives each server the user mappings that it lacks and another has.';
 
--- A partition for each bucket, then one for each number that a node may have: a node without buckets is asked, too, by its own. Where a number is
--- nobody's, it leads where the bucket does.
+-- The cluster has a partition for each bucket, then one for each number that a node may have. By these a node is called that has no buckets, too. One whose
+-- number no node has leads where the bucket of that number does.
 CREATE FUNCTION credits_routes.apply_cluster() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -138,7 +138,7 @@ END
 COMMENT ON FUNCTION credits_routes.apply_nodes() IS 'Trigger: applies a change of nodes.';
 
 -- The fewest residue classes such that each is on one node: (1, 0) if one node has everything, 1,024 of them at worst. A bucket that is about to leave
--- its node is a class of its own: while it is nowhere, whoever reads a class that it is in is told to ask again.
+-- its node is a class of its own: while no node has it, reads of this class alone are refused.
 CREATE FUNCTION credits_routes.classes(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS TABLE (modulus int, remainder int, node text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -159,8 +159,8 @@ CREATE FUNCTION credits_routes.classes(moved int DEFAULT NULL, new_node text DEF
     $$;
 COMMENT ON FUNCTION credits_routes.classes(int, text) IS 'The partitions of a routed table, by the map, or with a bucket moved to a node.';
 
--- postgres_fdw does not send the bounds of a partition: each has a view on its node that is no larger. Those that are there stay: whoever reads one
--- would have to be waited for.
+-- postgres_fdw does not send the bounds of a partition. So each partition leads to a view on its node that has these bounds. A view that is there is kept:
+-- to make it anew would wait for its readers.
 CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -200,7 +200,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.lock_tables() IS 'Waits until nobody uses the routed tables: as long as lock_timeout says, or half a second without one.';
 
--- To queue behind a transaction that does nothing would have all others wait for nothing.
+-- Whoever wants to use a table queues behind a session that waits to lock it. So none waits while an idle transaction has a table locked.
 CREATE FUNCTION credits_routes.be_brief() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -208,7 +208,7 @@ DECLARE
     pids text;
 BEGIN
     PERFORM set_config('lock_timeout', '500ms', true);
-    -- A transaction sees the same activity each time that it looks, otherwise.
+    -- Without this, a transaction sees the same pg_stat_activity each time.
     PERFORM pg_stat_clear_snapshot();
     SELECT string_agg(DISTINCT a.pid::text, ', ') INTO pids
     FROM pg_class c
@@ -232,9 +232,9 @@ DECLARE
     changes text[];
     change text;
 BEGIN
-    -- Who changes the map meanwhile comes after this, and sees what it has left.
+    -- Another session that changes the map waits here, and then compares with what this one has made.
     PERFORM pg_advisory_xact_lock(hashtextextended('credits.apply_partitions', 0));
-    -- What takes time comes before anything is locked here.
+    -- This takes time: so it comes before the tables are locked.
     PERFORM credits_routes.make_class_views();
     WITH routed AS (
         SELECT c.oid, c.relname FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p'
@@ -247,7 +247,7 @@ BEGIN
         FROM pg_inherits i JOIN routed t ON t.oid = i.inhparent JOIN pg_class p ON p.oid = i.inhrelid
         JOIN pg_foreign_table f ON f.ftrelid = p.oid JOIN pg_foreign_server s ON s.oid = f.ftserver
     )
-    -- The old ones make room first.
+    -- Old partitions are dropped before new ones take their bounds.
     SELECT array_agg(CASE WHEN w.partition IS NULL THEN format('DROP FOREIGN TABLE credits_routes.%I', p.partition)
                           ELSE format('CREATE FOREIGN TABLE credits_routes.%I PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s)'
                                       ' SERVER %I OPTIONS (schema_name ''credits_classes'')',
@@ -328,11 +328,11 @@ COMMENT ON FUNCTION credits.node_of(uuid) IS 'The node of an account by the map.
 
 CREATE FUNCTION credits_routes.bucket(user_id uuid) RETURNS int
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    -- A node knows what to say about an account that is NULL: any of them.
+    -- NULL goes to any node, which raises the error for it.
     RETURN coalesce(credits.bucket_of(user_id), 0);
 COMMENT ON FUNCTION credits_routes.bucket(uuid) IS 'The bucket of an account; 0 for NULL.';
 
--- As their owner: callers need not read the map.
+-- SECURITY DEFINER: callers need no privilege on the map.
 CREATE FUNCTION credits_routes.nodes() RETURNS text[]
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT array_agg(n.node ORDER BY n.node) FROM credits.nodes n $$;
@@ -343,8 +343,8 @@ CREATE FUNCTION credits_routes.place_of_node(node text) RETURNS int
     AS $$ SELECT 1024 + n.seq_residue FROM credits.nodes n WHERE n.node = place_of_node.node $$;
 COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'Where the cluster has a node by itself, for calls to nodes by name.';
 
--- A session hears of changes of the catalog when it locks a table that it has not locked before, and a call of a function locks none. The lock
--- goes with the try that took it.
+-- A session learns of changes of the catalog when it locks a table that it has no lock on, and to call a function locks none. The try that fails
+-- releases the lock, so the next one takes it anew.
 CREATE TABLE credits_routes.unused ();
 COMMENT ON TABLE credits_routes.unused IS 'Locked by read_the_map_again, and by nothing else.';
 
@@ -353,7 +353,7 @@ CREATE FUNCTION credits_routes.read_the_map_again() RETURNS void
     AS $$ BEGIN PERFORM FROM credits_routes.unused; END $$;
 COMMENT ON FUNCTION credits_routes.read_the_map_again() IS 'Has PL/Proxy notice that the map has turned since the statement began.';
 
--- PL/Proxy names itself in what a node says; a client looks for the node's own words.
+-- PL/Proxy puts its own name before the message of a node. Clients get the message without it.
 CREATE FUNCTION credits_routes.try_again(tried int, state text, message text, detail text, hint text) RETURNS int
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$

@@ -3,8 +3,8 @@
 -- The schema credits may have been made by somebody else, with operators in it: names without a schema are the server's own.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- What carries the routes. Clients have no business in it; a role that may call a function of the schema credits needs the one of the
--- same name in here, too.
+-- The functions and foreign tables that lead to the nodes. Clients do not name them, but a role that may call a function of the schema
+-- credits needs EXECUTE on the function of the same name in here, too.
 CREATE SCHEMA credits_routes;
 COMMENT ON SCHEMA credits_routes IS 'Parts of credits_ledger_router: routes to the nodes, and the foreign tables that lead there.';
 
@@ -31,7 +31,7 @@ COMMENT ON COLUMN credits.nodes.host IS 'Where it is: a name, an address, or the
 COMMENT ON COLUMN credits.nodes.port IS 'Where it listens.';
 COMMENT ON COLUMN credits.nodes.dbname IS 'The database that has credits_ledger.';
 COMMENT ON COLUMN credits.nodes.options IS 'Further options of libpq, as {"sslmode": "verify-full", "connect_timeout": "3"}; no user and no password.';
-COMMENT ON COLUMN credits.nodes.seq_residue IS 'What is left of each seq of the node when it is divided by 1024: no two nodes draw the same.';
+COMMENT ON COLUMN credits.nodes.seq_residue IS 'The remainder that each seq of the node leaves when it is divided by 1024: no two nodes have the same.';
 
 CREATE TABLE credits.buckets (
     bucket int  NOT NULL,
@@ -45,7 +45,7 @@ CREATE INDEX buckets_node_idx ON credits.buckets (node, bucket);
 COMMENT ON TABLE credits.buckets IS
     'The map: which node has the accounts of a bucket. All 1,024 are there, or none. A change applies at its commit, to functions and tables alike.';
 COMMENT ON COLUMN credits.buckets.bucket IS 'Number of the bucket, 0 to 1023: bucket_of() of its accounts.';
-COMMENT ON COLUMN credits.buckets.node IS 'The node that has them.';
+COMMENT ON COLUMN credits.buckets.node IS 'The node that has these accounts.';
 
 CREATE TABLE credits.moves (
     move        int         NOT NULL,
@@ -67,20 +67,20 @@ CREATE TABLE credits.moves (
 );
 CREATE UNIQUE INDEX one_move_at_a_time ON credits.moves ((true)) WHERE state NOT IN ('done', 'undone');
 COMMENT ON TABLE credits.moves IS
-    'Moves of buckets, by move_bucket: at most one that is neither done nor undone. What is noted here has a move go on, or be undone, whatever dies in the middle.';
+    'Moves of buckets, by move_bucket: at most one that is neither done nor undone. After a crash of any part, the next call of move_bucket reads here how to go on with the move, or undo it.';
 COMMENT ON COLUMN credits.moves.move IS 'Number of the move.';
-COMMENT ON COLUMN credits.moves.bucket IS 'What is moved.';
-COMMENT ON COLUMN credits.moves.from_node IS 'The node that has it.';
-COMMENT ON COLUMN credits.moves.to_node IS 'The node that is to have it.';
+COMMENT ON COLUMN credits.moves.bucket IS 'The bucket that is moved.';
+COMMENT ON COLUMN credits.moves.from_node IS 'The old node, which it leaves.';
+COMMENT ON COLUMN credits.moves.to_node IS 'The new node, where it goes.';
 COMMENT ON COLUMN credits.moves.state IS
     'noted; expected by the new node, and to be set apart in the tables; copying; copied, and to be handed over; given: behind the commit point; active: the new node serves it, and the map is to turn; done; undoing; undone.';
 COMMENT ON COLUMN credits.moves.started_at IS 'When it was noted.';
 COMMENT ON COLUMN credits.moves.changed_at IS 'When its state, or what it has copied, changed last.';
 COMMENT ON COLUMN credits.moves.passes IS 'How many times rows were copied.';
 COMMENT ON COLUMN credits.moves.holds IS 'How many times the bucket was held on its old node, to be handed over.';
-COMMENT ON COLUMN credits.moves.rows_copied IS 'How many rows the new node has got, and did not have.';
-COMMENT ON COLUMN credits.moves.pause IS 'How long commits of the old node waited: until the bucket was given away.';
-COMMENT ON COLUMN credits.moves.problem IS 'Why it was undone: sqlstate, message, detail, hint of the error; NULL if for another move.';
+COMMENT ON COLUMN credits.moves.rows_copied IS 'How many rows were copied that the new node did not have.';
+COMMENT ON COLUMN credits.moves.pause IS 'How long the old node kept commits waiting, until the bucket was given away.';
+COMMENT ON COLUMN credits.moves.problem IS 'The error that it was undone for: sqlstate, message, detail, hint; NULL if it made way for another move.';
 
 SELECT pg_extension_config_dump('credits.nodes', '');
 SELECT pg_extension_config_dump('credits.buckets', '');
@@ -89,7 +89,7 @@ SELECT pg_extension_config_dump('credits.moves', '');
 CREATE FUNCTION credits.spread_buckets(nodes text[]) RETURNS TABLE (bucket int, node text)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
-        -- A node gets whole residue classes of 64, neighbours in the order of their bits reversed: they make few partitions.
+        -- Each node gets whole residue classes modulo 64 that are neighbours in bit-reversed order: so the map needs few partitions.
         SELECT b, nodes[1 + (reversed.place * cardinality(nodes)) / 64]
         FROM generate_series(0, 1023) b
         CROSS JOIN LATERAL (SELECT sum((b >> bit & 1) << (5 - bit))::int AS place FROM generate_series(0, 5) bit) reversed
@@ -99,7 +99,7 @@ CREATE FUNCTION credits.spread_buckets(nodes text[]) RETURNS TABLE (bucket int, 
 COMMENT ON FUNCTION credits.spread_buckets(text[]) IS
     'All buckets in equal shares (of 16) for these nodes, 64 at most: INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(...).';
 
--- For rows that come by INSERT and COPY; functions have it from their node.
+-- The default of id for rows that are inserted into a table of the router. Functions get ids from their node.
 CREATE FUNCTION credits.uuid_v7() RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL SAFE
     RETURN encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())

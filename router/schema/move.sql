@@ -1,14 +1,14 @@
 -- Moving a bucket while it is charged. models/nodes.pml has the order of the steps and what each is there for; the names of states are those of
--- credits.moves. A step is a transaction on the router: what it finds out is noted at its end, and whoever comes again goes on from the note, after
--- asking the old node, which alone says whether the commit point is past.
+-- credits.moves. Each step is a transaction on the router, which notes the next state at its end. After an interruption, the next call goes on from
+-- the state that was noted, after it has asked the nodes whether the commit point is past.
 
 CREATE FUNCTION credits_routes.mover_key() RETURNS bigint
     LANGUAGE sql IMMUTABLE RETURN hashtextextended('credits.move_bucket', 0);
-COMMENT ON FUNCTION credits_routes.mover_key() IS 'The advisory lock of whoever moves a bucket.';
+COMMENT ON FUNCTION credits_routes.mover_key() IS 'The advisory lock of the session that moves a bucket.';
 
 CREATE FUNCTION credits_routes.bucket_key(bucket int) RETURNS bigint
     LANGUAGE sql IMMUTABLE RETURN hashtextextended('credits.move_bucket', 1 + bucket);
-COMMENT ON FUNCTION credits_routes.bucket_key(int) IS 'The advisory lock of whoever moves this bucket; shared by what must not happen meanwhile.';
+COMMENT ON FUNCTION credits_routes.bucket_key(int) IS 'The advisory lock of the session that moves this bucket. What must not happen during a move takes it shared.';
 
 CREATE FUNCTION credits_routes.key_holder(key bigint) RETURNS int
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -62,7 +62,7 @@ CREATE FUNCTION credits_routes.close_sessions() RETURNS void
     AS $$ SELECT credits_routes.close_session('credits_ledger_old'); SELECT credits_routes.close_session('credits_ledger_new') $$;
 COMMENT ON FUNCTION credits_routes.close_sessions() IS 'Ends the mover''s sessions: what they have begun is rolled back.';
 
--- Who has outlived a mover that died holds the bucket's row for five seconds at most: the steps that want it wait longer.
+-- A session of a mover that died may hold the bucket's row for five more seconds. The steps that lock the row wait longer.
 CREATE FUNCTION credits_routes.be_patient() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -74,9 +74,9 @@ BEGIN
     PERFORM credits_routes.ask_new(timeouts);
 END
     $$;
-COMMENT ON FUNCTION credits_routes.be_patient() IS 'Has the mover''s sessions wait for locks: nobody waits for them.';
+COMMENT ON FUNCTION credits_routes.be_patient() IS 'Has the mover''s sessions wait long for locks: in these steps nobody waits for the mover.';
 
--- While the bucket is held, commits of the old node wait: so nothing lasts.
+-- While the bucket is held, commits of the old node wait: so each statement ends soon, or fails.
 CREATE FUNCTION credits_routes.be_quick() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -87,7 +87,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.be_quick() IS 'Has the mover''s sessions give up soon: commits wait for them.';
 
--- Rows go through the router as text, which it does not look at.
+-- Rows pass through the router as text, which it does not parse.
 CREATE FUNCTION credits_routes.copy_rows(bucket int, from_xact text, below_xact text, new_position text, until timestamptz) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -166,19 +166,20 @@ CREATE FUNCTION credits_routes.prepare_move(m credits.moves) RETURNS text
     AS $$
 BEGIN
     PERFORM credits_routes.be_patient();
-    -- Where the old node does not have it, nothing may look as if it was given to the new one.
+    -- The new node does not expect what the old one cannot give.
     IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) NOT IN ('here', 'moving') THEN
         PERFORM credits_routes.refuse_absent(m.bucket, m.from_node);
     END IF;
     PERFORM credits_routes.expect_rows(m.bucket);
-    -- The map turns without waiting for them.
+    -- They are made now, so that the map does not wait for them when it turns.
     PERFORM credits_routes.make_class_views(m.bucket, m.to_node);
     RETURN 'expected';
 END
     $$;
 COMMENT ON FUNCTION credits_routes.prepare_move(credits.moves) IS 'Step: the bucket is arriving at the new node.';
 
--- expected -> copying. From here on the bucket has partitions of its own: when it is given away, the tables serve its neighbours, however long they cannot turn.
+-- expected -> copying. From here on the bucket has partitions of its own. So after it is given away, the tables serve the other buckets of its class, even if the map cannot
+-- turn for long.
 CREATE FUNCTION credits_routes.set_apart(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -199,7 +200,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.set_apart(credits.moves) IS 'Step: the tables get partitions for the bucket alone, when nobody uses them.';
 
--- copying -> copying or copied. What is below the lowest transaction that ran at a moment that is past has ended: nothing comes there any more.
+-- copying -> copying or copied. All transactions below the xmin of an earlier snapshot have ended: no row of theirs is still to come.
 CREATE FUNCTION credits_routes.copy_pass(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -211,8 +212,8 @@ BEGIN
     PERFORM credits_routes.be_patient();
     from_xact := credits_routes.expect_rows(m.bucket);
     below_xact := credits_routes.ask_old('SELECT pg_snapshot_xmin(pg_current_snapshot())::text');
-    -- After a crash, a server gives out ids again of which nothing was in its log yet, as those of transactions that were rolled back. This is in the log when it has
-    -- committed, and so is that its id, which is not below, was given out.
+    -- After a crash, a server gives out ids again of which nothing was in its log yet, as those of transactions that were rolled back. This message is in the log when it has
+    -- committed, and its id is not below below_xact: so ids below that are not given out again.
     PERFORM credits_routes.ask_old($s$SELECT set_config('synchronous_commit', 'on', true) || pg_logical_emit_message(true, 'credits_ledger_router', 'copied')$s$);
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
     received := credits_routes.copy_rows(m.bucket, from_xact, below_xact, below_xact, 'infinity');
@@ -252,8 +253,8 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.hand_over(credits.moves) IS 'Step: holds the bucket, copies the rest, and gives it away.';
 
--- given -> active. The commit point has been noted: whoever takes over for the old node is told. It is asked once more, as it may have taken over
--- before. The new node may have lost what it has been sent last, to a standby: what it has not, it gets, as the old node's rows do not change any more.
+-- given -> active. The commit point has been noted, so a standby that takes over for the old node from now on is told of it. One may have taken over before that:
+-- so the nodes are asked once more. The new node may be a standby that lacks what was sent last: that is sent again, as the old node's rows do not change any more.
 CREATE FUNCTION credits_routes.activate(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -315,7 +316,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.turn_map(credits.moves) IS 'Step: the map turns, when nobody uses the tables.';
 
--- undoing -> undone, or given. On the old node first: at no moment nobody has the bucket.
+-- undoing -> undone, or given. The old node first: when it has stopped moving the bucket, no session of an earlier mover can still give it to the new one.
 CREATE FUNCTION credits_routes.undo_move(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -324,7 +325,7 @@ BEGIN
     IF credits_routes.is_given(m) THEN
         RETURN 'given';
     END IF;
-    -- Where another router has moved it, neither is there what was.
+    -- If another router has moved the bucket, these states are not of this move, and stay.
     IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) = 'moving' THEN
         PERFORM credits_routes.ask_old(format('SELECT credits.stop_moving_bucket(%s)::text', m.bucket));
     END IF;
@@ -335,7 +336,7 @@ BEGIN
         PERFORM credits_routes.be_brief();
         PERFORM credits_routes.apply_partitions();
     EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-        -- The next change of the map puts together what has been set apart.
+        -- The next change of the map joins the partitions again.
         NULL;
     END;
     RETURN 'undone';
@@ -343,7 +344,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.undo_move(credits.moves) IS 'Step: the old node has the bucket as before.';
 
--- What a call that comes upon a move does first.
+-- What a call does first if a move is not over.
 CREATE FUNCTION credits_routes.resume_move(m credits.moves, is_wanted boolean) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -359,7 +360,7 @@ BEGIN
     RETURN 'undoing';
 END
     $$;
-COMMENT ON FUNCTION credits_routes.resume_move(credits.moves, boolean) IS 'Where a move that was noted goes on, as the old node says.';
+COMMENT ON FUNCTION credits_routes.resume_move(credits.moves, boolean) IS 'The state that a move which is not over goes on from, after the nodes were asked.';
 
 -- Notes what is asked for; false if there is nothing to do.
 CREATE FUNCTION credits_routes.note_move(moved int, new_node text) RETURNS boolean
@@ -374,7 +375,7 @@ BEGIN
         IF (SELECT a.answer FROM credits_routes.ask_node(new_node, format('SELECT credits.bucket_state(%s)', moved)) a (answer)) IN ('here', 'moving') THEN
             RETURN false;
         END IF;
-        -- A standby that has lost the end of a move to it gets that again.
+        -- The node may be a standby that has lost the end of a move: that is repeated.
         SELECT m.from_node INTO origin FROM credits.moves m
         WHERE m.bucket = moved AND m.to_node = new_node AND m.state = 'done' ORDER BY m.move DESC LIMIT 1;
         IF NOT FOUND THEN
@@ -420,7 +421,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.begin_moving(int, text) IS 'Checks the arguments of move_bucket, and locks.';
 
--- One step. What fails is told in the outcome, so that its end can be noted.
+-- One step. An error is returned, not raised, so that the state after it can be noted.
 CREATE FUNCTION credits_routes.move_on(moved int, new_node text, is_resumed boolean, OUT is_over boolean, OUT problem jsonb)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -437,7 +438,7 @@ BEGIN
             is_over := NOT credits_routes.note_move(moved, new_node);
             RETURN;
         END IF;
-        -- What must not happen to the bucket meanwhile shares this.
+        -- What must not happen to the bucket during a move takes this lock shared.
         IF NOT credits_routes.holds_key(credits_routes.bucket_key(m.bucket)) THEN
             PERFORM set_config('lock_timeout', '5s', true);
             PERFORM pg_advisory_lock(credits_routes.bucket_key(m.bucket));
@@ -480,8 +481,8 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.move_on(int, text, boolean) IS 'Takes a step of the move that is noted, or notes one.';
 
--- Before the commit point it is undone, unless somebody was only in the way; behind it, it stays noted. Whether it is past, the old node says: its
--- COMMIT may have gone through without an answer.
+-- Before the commit point, a move that fails is undone, or tried again if a lock was in the way; behind it, it stays noted. COMMIT on the old node may have
+-- succeeded without an answer: so the nodes are asked whether the commit point is past.
 CREATE FUNCTION credits_routes.state_after(m credits.moves, problem jsonb) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -536,7 +537,7 @@ DECLARE
     outcome record;
     is_resumed boolean := true;
 BEGIN
-    -- In a transaction block this fails, before the lock of the session is there, which would outlive the error.
+    -- In a transaction block this fails, and does so before the session takes its advisory lock, which would outlive the error.
     COMMIT;
     PERFORM credits_routes.begin_moving(bucket, node);
     LOOP

@@ -1,5 +1,5 @@
--- The map and the nodes are never of two minds. Each node has its own word on which buckets it has (credits.bucket_states); whatever changes the map
--- asks for it, and the map does not take the place of a move.
+-- The map and the nodes always agree. Each node stores which buckets it has (credits.bucket_states). Whatever changes the map compares it with what the nodes
+-- say, and changes no node that has accounts: move_bucket does.
 
 CREATE FUNCTION credits_routes.buckets_away(node text) RETURNS int[]
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -20,7 +20,7 @@ CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, ow
 COMMENT ON FUNCTION credits.bucket_owners() IS
     'All buckets: the node by the map, and the nodes that say they have it, which is that one alone unless the bucket is being moved. Asks all nodes. For superusers.';
 
--- A number of its own, above all that others have given out.
+-- Each node has a number of its own, and its seq begins above all that other nodes have given out.
 CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -32,7 +32,7 @@ BEGIN
     FROM credits.nodes n
     CROSS JOIN LATERAL credits_routes.ask_node(n.node,
         'SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(''credits.credits_transactions'', ''seq'')::regclass), 0)::text') a (answer);
-    -- First above those of a node that had none: they have all residues.
+    -- Before it has the number: a node without one has given out a seq of each residue.
     PERFORM credits_routes.ask_node(node, format('SELECT credits.advance_seq(%s)::text', past));
     PERFORM credits_routes.ask_node(node, format('SELECT credits.set_node_number(%s)::text', residue));
 END
@@ -44,7 +44,7 @@ CREATE FUNCTION credits_routes.disown(node text, buckets int[]) RETURNS void
     AS $$ BEGIN PERFORM credits_routes.ask_node(node, format('SELECT credits.disown_buckets(%L)::text', buckets)); END $$;
 COMMENT ON FUNCTION credits_routes.disown(text, int[]) IS 'Has a node say that it does not have these buckets; 55000 if it has accounts of theirs.';
 
--- The map is filled. A node that has never been asked says that it has everything: it is told what it has not. Any other has its say.
+-- The map is filled. A node that says it has all buckets is new, and is told which it does not have. What any other says is compared with the map.
 CREATE FUNCTION credits_routes.share_out_buckets() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -75,7 +75,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.share_out_buckets() IS 'Has new nodes say which buckets they have, by the map, and compares the map with what the others say.';
 
--- By hand the map follows the nodes: on a router that has not moved the bucket itself.
+-- The map is changed by hand only to follow the nodes, on a router that has not moved the bucket itself.
 CREATE FUNCTION credits_routes.agree_with_nodes() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -132,8 +132,8 @@ CREATE TRIGGER take_in_nodes AFTER INSERT ON credits.nodes REFERENCING NEW TABLE
     FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.take_in_nodes();
 COMMENT ON TRIGGER take_in_nodes ON credits.nodes IS 'Has a node that is added say that it has no bucket.';
 
--- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves: nobody
--- else may take a bucket for his own that is on another node by the map, or behind the commit point of a move.
+-- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves, or two nodes would take
+-- the bucket for theirs: one that is on another node by the map, or behind the commit point of a move.
 CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$

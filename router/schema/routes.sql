@@ -1,7 +1,7 @@
--- Routes that are not made by rule. Whatever is sent to the nodes as it stands is text to PL/Proxy, which replaces the names of arguments in
--- it: they differ from those of columns.
+-- Routes that router/generate cannot make by rule. PL/Proxy takes the SELECT in its functions as text, and replaces the names of arguments in it:
+-- so no argument has the name of a column.
 
--- What all nodes answer together is right if each bucket was on one of them when it answered. A node says so in the statement that answers.
+-- The answers of all nodes together are complete if each bucket was on exactly one of them. So each node says which buckets it has, in the statement that answers.
 CREATE FUNCTION credits_routes.are_all(owned bit, buckets bigint) RETURNS boolean
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -33,9 +33,9 @@ BEGIN
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.require_bucket(int) IS 'LC003 if the node that has said no does not have the bucket.';
+COMMENT ON FUNCTION credits_routes.require_bucket(int) IS 'Raises LC003 if the node of a bucket, by the map, does not have it: then its answer that there is nothing does not count.';
 
--- Where an account is not named. Asked of all nodes: those that an account has moved away from may have it, too, and the same answer.
+-- For calls that name no account. All nodes are asked. One that an account has left may have kept its rows: then both name the same account.
 CREATE FUNCTION credits_routes.accounts_by_source(source text) RETURNS TABLE (account uuid, is_hold boolean, owned varbit)
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
@@ -80,7 +80,7 @@ BEGIN
         SELECT (array_agg(a.account ORDER BY a.is_hold DESC, a.account) FILTER (WHERE a.owned IS NULL))[1], bit_or(a.owned), sum(bit_count(a.owned))
         INTO account, owned, buckets
         FROM credits_routes.accounts_by_source(source) a;
-        -- Nobody has it: any node says so. It may be on its way.
+        -- No node has it. That counts unless a bucket was between two nodes.
         IF account IS NULL THEN
             PERFORM credits_routes.are_all(owned, buckets);
         END IF;
@@ -88,7 +88,7 @@ BEGIN
     RETURN credits_routes.bucket(account);
 END
     $$;
-COMMENT ON FUNCTION credits_routes.bucket_by_source(text) IS 'The bucket of a source_id, by the hint or by asking all nodes. LC003 if it may be on its way.';
+COMMENT ON FUNCTION credits_routes.bucket_by_source(text) IS 'The bucket of a source_id, by the hint or by asking all nodes. LC003 if no node has it and a bucket is being moved.';
 
 CREATE FUNCTION credits_routes.bucket_by_transaction(transaction uuid) RETURNS int
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -109,9 +109,9 @@ BEGIN
     RETURN credits_routes.bucket(account);
 END
     $$;
-COMMENT ON FUNCTION credits_routes.bucket_by_transaction(uuid) IS 'The bucket of a transaction, by the hint or by asking all nodes. LC003 if it may be on its way.';
+COMMENT ON FUNCTION credits_routes.bucket_by_transaction(uuid) IS 'The bucket of a transaction, by the hint or by asking all nodes. LC003 if no node has it and a bucket is being moved.';
 
--- Erasure reaches the rows that a bucket has left behind, too. While they are copied, they might be copied as they were.
+-- redact_account clears the rows that a bucket has left behind on other nodes, too. A move at the same time could copy them as they were before.
 CREATE FUNCTION credits_routes.keep_bucket(account uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -126,13 +126,13 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.keep_bucket(uuid) IS 'Keeps the bucket of an account from being moved until the transaction ends. LC003 if it is being moved.';
 
--- As its owner: callers need not read the map.
+-- SECURITY DEFINER: callers need no privilege on the map.
 CREATE FUNCTION credits_routes.are_on_many_nodes(homes int[]) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT count(DISTINCT b.node) > 1 FROM credits.buckets b WHERE b.bucket = ANY (homes) $$;
 COMMENT ON FUNCTION credits_routes.are_on_many_nodes(int[]) IS 'Whether buckets are on more than one node.';
 
--- Each node gets its items as an array of its own, and where each stands in the caller's.
+-- Each node gets an array of its items, and one of their places in the caller's array.
 CREATE FUNCTION credits_routes.record_transactions(items jsonb[], places int[], homes int[]) RETURNS SETOF credits.recorded_transaction
     LANGUAGE plproxy SET client_min_messages = warning
     AS $$
@@ -142,7 +142,7 @@ CREATE FUNCTION credits_routes.record_transactions(items jsonb[], places int[], 
         SELECT (places::int[])[r.item] AS item, r.source_id, r.outcome, r.transaction_id, r.seq, r.detail
         FROM credits.record_transactions(to_jsonb(items::jsonb[])) r;
     $$;
-COMMENT ON FUNCTION credits_routes.record_transactions(jsonb[], int[], int[]) IS 'Items for the nodes of these buckets.';
+COMMENT ON FUNCTION credits_routes.record_transactions(jsonb[], int[], int[]) IS 'Records each item on the node of its bucket, and names it by its place in the caller''s array.';
 
 CREATE FUNCTION credits_routes.record_whole(whole jsonb) RETURNS SETOF credits.recorded_transaction
     LANGUAGE plproxy SET client_min_messages = warning
@@ -151,9 +151,9 @@ CREATE FUNCTION credits_routes.record_whole(whole jsonb) RETURNS SETOF credits.r
         RUN ON 0;
         TARGET credits.record_transactions;
     $$;
-COMMENT ON FUNCTION credits_routes.record_whole(jsonb) IS 'What is no array of items, for a node to refuse.';
+COMMENT ON FUNCTION credits_routes.record_whole(jsonb) IS 'Sends what is no array of items to a node, which refuses it.';
 
--- Of an item that names no account, a node says so.
+-- An item that names no account goes to the node of bucket 0, which refuses it.
 CREATE FUNCTION credits_routes.bucket_of_item(item jsonb) RETURNS int
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -163,8 +163,8 @@ CREATE FUNCTION credits_routes.bucket_of_item(item jsonb) RETURNS int
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_of_item(jsonb) IS 'The bucket of an item of record_transactions; 0 if it names no account.';
 
--- A node records its items in a transaction of its own. Where one of several has been told to ask again, the others may have recorded theirs: an item
--- that says "exists" was recorded by the first try if its id is the one that it was sent with.
+-- Each node records its items in a transaction of its own. If one of them answers LC003, the call is repeated, and the others have recorded their items
+-- already. So items are sent with ids: one that "exists" with the id that it was sent with was recorded by an earlier try.
 CREATE FUNCTION credits_routes.with_ids(transactions jsonb) RETURNS jsonb
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -204,9 +204,9 @@ BEGIN
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.record_split(jsonb, jsonb, int) IS 'record_transactions over all nodes: the items as they were given and as they are sent, and how often they have been.';
+COMMENT ON FUNCTION credits_routes.record_split(jsonb, jsonb, int) IS 'record_transactions over all nodes: of the items as the caller gave them, as they are sent, and after how many tries.';
 
--- The ledgers read forward. A position is where each node was left.
+-- The feed of all nodes. A position of it has the position of each node.
 CREATE FUNCTION credits_routes.feed(nodes text[], positions text[], most bigint)
     RETURNS TABLE (node text, feed_position text, id uuid, user_id uuid, transaction_type text, amount numeric, source_id text,
                    description text, created_at timestamptz, seq bigint, fusillade_batch_id uuid, api_key_id uuid, category text,

@@ -1,5 +1,5 @@
--- Sessions on nodes that last longer than a call of PL/Proxy, and statements for a node that does not have a bucket yet: by dblink, on the servers
--- of the map, as the role by which the owner was let in. Bound when they are created, to the schema that dblink is in.
+-- dblink does what PL/Proxy cannot: sessions on nodes that outlast a call, and statements for a node that has no bucket yet. It uses the servers of the
+-- map, as the role by which the owner was let in. These functions are bound to the schema of dblink when they are created.
 
 SELECT set_config('search_path', format('pg_catalog, %I, pg_temp', e.extnamespace::regnamespace), true) FROM pg_extension e WHERE e.extname = 'dblink';
 
@@ -54,7 +54,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.close_session(text) IS 'Ends a session, if it is open: its transaction is rolled back.';
 
--- Whatever becomes of the router, the node lets go of what the session has locked: at the latest after five seconds.
+-- If the router dies or is cut off, the node ends the session after five to eight seconds, and so releases its locks.
 CREATE FUNCTION credits_routes.open_session(session text, node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
