@@ -4,8 +4,8 @@ use ledger::credits::Credits;
 
 use super::arguments::details;
 use super::recording::{self, Given, Recorded, Recording};
-use crate::engine::cover::{self, Taking};
-use crate::engine::holds;
+use crate::engine::early_refusal::{self, Taking};
+use crate::engine::{claims, holds};
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
@@ -40,7 +40,7 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     // Before anything is written, where nothing but this could refuse it. A retry is not refused.
     let looks_first = may_insert_and_return_any(&relations)?;
     let refusal = if looks_first {
-        cover::refuse_early(&relations, &user, credits, key, Taking::ToCome).err()
+        early_refusal::refuse_early(&relations, &user, credits, key, Taking::ToCome).err()
     } else {
         None
     };
@@ -61,9 +61,9 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     }
     refuse_held(&relations, source_id)?;
     let charged = stored.unwrap_or(user);
-    cover::guard_charge(charged, (tid, xact::current_subtransaction()));
+    claims::guard_charge(charged, (tid, xact::current_subtransaction()));
     if !looks_first || charged != user {
-        cover::refuse_early(&relations, &charged, credits, key, Taking::Written)?;
+        early_refusal::refuse_early(&relations, &charged, credits, key, Taking::Written)?;
     }
     Ok(transaction)
 }

@@ -11,8 +11,9 @@ use pgrx::Uuid;
 use super::arguments::details;
 use super::nodes::and_here;
 use super::recording::{self, Existing, Given};
-use crate::engine::cover::{self, Taking};
+use crate::engine::claims;
 use crate::engine::direct::{self, Captured};
+use crate::engine::early_refusal::{self, Taking};
 use crate::engine::holds;
 use crate::error::LedgerError;
 use crate::pg::answer::{Answer, RowType};
@@ -63,7 +64,7 @@ pub fn capture_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     until_met(&relations, source_id, || {
         match captured(&relations, source_id, amount.map(|(value, _)| value), call.row_type()) {
             Some(Captured { hold, user, recorded: Some((transaction, tid)) }) => {
-                cover::note_capture(hold, user, (tid, xact::current_subtransaction()));
+                claims::note_capture(hold, user, (tid, xact::current_subtransaction()));
                 Ok(Some(transaction))
             }
             // Deleted, but not recorded: the ledger has the source_id already.
@@ -104,11 +105,11 @@ pub fn extend_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
     let extended = until_met(&relations, source_id, || Ok(extended(source_id, span)))?;
     let now = xact::now();
-    if cover::guard_extension((extended.tid, xact::current_subtransaction()), now) {
+    if claims::guard_extension((extended.tid, xact::current_subtransaction()), now) {
         return Ok(extended.hold);
     }
     // It had expired: it is held anew, from the moment on that its time is counted from.
-    cover::refuse_early(&relations, &extended.user, extended.amount, extended.key, Taking::Written)?;
+    early_refusal::refuse_early(&relations, &extended.user, extended.amount, extended.key, Taking::Written)?;
     holds::make_anew(&relations, source_id, extended.from.min(now))?;
     let mut read = Statement::of_caller();
     let key = read.bind(Value::text(source_id));
@@ -254,7 +255,7 @@ impl NewHold<'_> {
         if let Some(refusal) = refusal {
             return Err(refusal);
         }
-        cover::guard_hold(held, (tid, xact::current_subtransaction()));
+        claims::guard_hold(held, (tid, xact::current_subtransaction()));
         if !looks_first || held != self.user {
             self.refuse_early(relations, &held, Taking::Written)?;
         }
@@ -263,7 +264,7 @@ impl NewHold<'_> {
 
     /// Refuses the hold for this account if what has committed does not cover it.
     fn refuse_early(&self, relations: &Relations, user: &UserId, taking: Taking) -> Result<(), LedgerError> {
-        cover::refuse_early(relations, user, self.credits, self.key, taking)
+        early_refusal::refuse_early(relations, user, self.credits, self.key, taking)
     }
 
     /// Whether a hold or a transaction has the `source_id`.

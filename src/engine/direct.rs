@@ -10,7 +10,7 @@ use std::rc::Rc;
 use ledger::id::UserId;
 use pgrx::pg_sys;
 
-use super::cover::Version;
+use super::claims::Version;
 use super::{holds, inserted};
 use crate::pg::answer::{Answer, RowType};
 use crate::pg::buckets;

@@ -9,7 +9,7 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::id::{ApiKeyId, UserId};
 use pgrx::pg_sys;
 
-use super::{cover, inserted, noted};
+use super::{claims, inserted, noted};
 use crate::error::LedgerError;
 use crate::pg::buckets;
 use crate::pg::catalog::Relations;
@@ -93,14 +93,14 @@ pub fn note_made(hold: &Row<'_, Holds>) {
 pub fn note_update(old: &Row<'_, Holds>, new: &Row<'_, Holds>) {
     let user = new.get(holds::USER_ID);
     noted::note_hold(user, new.get(holds::AMOUNT));
-    cover::note_update(user, old.get(holds::EXPIRES_AT), old.version(), new.version());
+    claims::note_update(user, old.get(holds::EXPIRES_AT), old.version(), new.version());
 }
 
 /// Notes that the transaction has deleted a hold.
 pub fn note_deleted(hold: &Row<'_, Holds>) {
     let user = hold.get(holds::USER_ID);
     noted::note_release(user);
-    cover::note_release(user, hold.get(holds::AMOUNT));
+    claims::note_release(user, hold.get(holds::AMOUNT));
 }
 
 /// The rules that the row trigger of the ledger has for its rows.
@@ -142,7 +142,7 @@ pub fn make_anew(relations: &Relations, source_id: Text, now: i64) -> Result<(),
     let replacer = RowReplacer::new(Table::open(holds, Access::Write));
     if let Some(hold) = rows.next() {
         let stored_at = replacer.set_time(&hold, holds::CREATED_AT, now, &snapshot);
-        cover::note_hold_moved(hold.version(), (stored_at, xact::current_subtransaction()));
+        claims::note_hold_moved(hold.version(), (stored_at, xact::current_subtransaction()));
     }
     Ok(())
 }
@@ -171,7 +171,7 @@ pub fn redact(relations: &Relations, user: &UserId) -> Result<i64, LedgerError> 
             if replacer.lock_unless_changed(&hold, &snapshot) {
                 let texts = columns![holds::DESCRIPTION, holds::METADATA];
                 let moved_to = replacer.clear(&hold, &texts, &snapshot);
-                cover::note_hold_moved(hold.version(), (moved_to, xact::current_subtransaction()));
+                claims::note_hold_moved(hold.version(), (moved_to, xact::current_subtransaction()));
                 redacted += 1;
             } else {
                 was_changed = true;

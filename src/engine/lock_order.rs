@@ -26,7 +26,7 @@
 
 use pgrx::pg_sys;
 
-use super::cover;
+use super::claims;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{self, Access, Index, NotFree, Table};
@@ -105,7 +105,7 @@ pub fn keep_delta_index(relations: &Relations) {
 /// lock of the ledger and no stripe.
 pub fn wait_for_relations(relations: &Relations) {
     wait_for_derived(relations);
-    if cover::may_be_asked() {
+    if claims::any_guarded() {
         lock_all(relations.holds(), |oid| relation::lock(oid, Access::Read));
     }
     wait_for_boundaries(relations);

@@ -5,7 +5,8 @@
 //! - [`inserted`]: what is checked and noted of each row that is inserted
 //! - [`direct`]: rows that are written without a statement
 //! - [`noted`]: the users whose balance a transaction changes
-//! - [`cover`]: what a transaction must have covered by what is available
+//! - [`claims`]: the rows by which a transaction takes credits, which its commit must have covered
+//! - [`early_refusal`]: refusing a hold or a charge by the call
 //! - [`redaction`]: erasing texts that people have written into an account's rows
 //!
 //! At its end:
@@ -13,6 +14,7 @@
 //! - [`settlement`]: what a commit does for the noted users
 //! - [`lock_order`]: the order in which locks are waited for
 //! - [`commit_view`]: what a settlement reads
+//! - [`cover`]: what a transaction must have covered by what is available
 //! - [`boundaries`]: the boundaries that users have given accounts
 //! - [`caps`]: the spend caps that users have given accounts, and what was spent of them
 //! - [`cap_sums`]: what a session has added up of spend caps, from which its next look goes on
@@ -61,6 +63,7 @@ pub mod caps;
 pub mod changes;
 pub mod checkpoint;
 pub mod checkpoint_tids;
+pub mod claims;
 pub mod commit_view;
 pub mod cover;
 pub mod dated;
@@ -68,6 +71,7 @@ pub mod days;
 pub mod days_fill;
 pub mod delta;
 pub mod direct;
+pub mod early_refusal;
 pub mod feed;
 pub mod holds;
 pub mod inserted;

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use ledger::id::UserId;
 use ledger::stripe;
 
-use super::{cover, holds, lock_order};
+use super::{claims, holds, lock_order};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Index, Table};
@@ -54,7 +54,7 @@ pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
                 return Err(LedgerError::UncheckedRows(*user));
             }
             let moved_to = replacer.clear(&row, &columns![transactions::DESCRIPTION, metadata], &snapshot);
-            cover::note_charge_moved(row.version(), (moved_to, xact::current_subtransaction()));
+            claims::note_charge_moved(row.version(), (moved_to, xact::current_subtransaction()));
             redacted += 1;
         }
     }

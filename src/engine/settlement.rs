@@ -52,8 +52,9 @@ use ledger::stripe;
 
 use super::boundaries::LimitsScan;
 use super::caps::CapsScan;
+use super::claims;
 use super::commit_view::{CommitView, Moment};
-use super::cover::{self, CoverScans};
+use super::cover::CoverScans;
 use super::lock_order::{self, OpenIfFree, Writers};
 use super::noted::{self, NotedUser};
 use super::published::Published;
@@ -253,7 +254,7 @@ impl Settlement {
         if reversals::any_noted() {
             ReversalScans::get_or_open(&mut self.reversals, &self.relations)?;
         }
-        if cover::may_be_asked() {
+        if claims::any_guarded() {
             CoverScans::get_or_open(&mut self.cover, &self.relations)?;
         }
         LimitsScan::get_or_open(&mut self.limits, &self.relations)?;
@@ -270,7 +271,7 @@ impl Settlement {
             let NotedUser { request, written, .. } = noted;
             let has_headroom = *request == Request::Settle && *has_headroom;
             // What is published of the cover stays true while a crossing or a checkpoint that lags has the balance read.
-            let may_ask = cover::may_be_asked_of(user) && !published.covers(user, counted);
+            let may_ask = claims::guards(user) && !published.covers(user, counted);
             if has_headroom && !may_ask {
                 continue;
             }
@@ -306,7 +307,7 @@ impl Settlement {
             }
             let cover = covered.map(|covered| Cover {
                 held: covered.held,
-                released: cover::released(user),
+                released: claims::released(user),
                 charged_since: published.charged_since(user, counted),
             });
             let interval = settings::checkpoint_interval();
@@ -361,7 +362,7 @@ impl Settlement {
             let pass = deltas.pass(user, fold, published)?;
             let interval = settings::checkpoint_interval();
             let cover = match &mut self.cover {
-                Some(scans) if cover::may_be_asked_of(user) => scans.cover(user, &now, clock, &relations)?,
+                Some(scans) if claims::guards(user) => scans.cover(user, &now, clock, &relations)?,
                 _ => None,
             };
             let boundaries = (stored.is_none() || request.is_forced()).then(|| limits.find(user, &now));

@@ -12,7 +12,7 @@ mod functions;
 mod guard;
 mod triggers;
 
-use crate::engine::{cover, noted, prepare, redaction, reversals, settlement, statistics};
+use crate::engine::{claims, noted, prepare, redaction, reversals, settlement, statistics};
 use crate::pg::xact::Hooks;
 use crate::pg::{catalog, transfer, xact};
 
@@ -25,7 +25,7 @@ pub fn init() {
         committed: statistics::publish,
         forget: || {
             noted::forget();
-            cover::forget();
+            claims::forget();
             redaction::forget();
             reversals::forget();
             transfer::forget();

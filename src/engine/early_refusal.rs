@@ -1,0 +1,95 @@
+//! Refuses a hold or a charge by the call, where what has committed and the transaction's own rows do not cover it. That is advice: the
+//! commit decides.
+
+use ledger::caps::{Asked, Clock};
+use ledger::credits::Credits;
+use ledger::id::{ApiKeyId, UserId};
+use ledger::overdraft::Overdraft;
+use ledger::segment::headroom::steps;
+
+use super::boundaries::LimitsScan;
+use super::caps::CapsScan;
+use super::commit_view::Moment;
+use super::cover::{Covered, held_by_key};
+use super::holds::HoldScan;
+use super::lock_order::OpenIfFree;
+use super::published::Published;
+use super::{balance, noted};
+use crate::error::LedgerError;
+use crate::pg::catalog::Relations;
+use crate::pg::xact;
+
+/// Whether the row that takes an amount is there when [`refuse_early`] looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// It is still to be written.
+    ToCome,
+    /// It is among the transaction's own rows.
+    Written,
+}
+
+/// Refuses a hold or a charge of this amount if it is not covered as of now, by what has committed and by the transaction's own rows, or
+/// exceeds an enforced spend cap of this API key. It looks at the latest snapshot, whatever the caller's sees, and the transaction is not
+/// taken to have read anything. Where it needs a lock that is not free, it refuses nothing, and the commit decides.
+pub fn refuse_early(
+    relations: &Relations,
+    user: &UserId,
+    amount: Credits,
+    key: Option<ApiKeyId>,
+    taking: Taking,
+) -> Result<(), LedgerError> {
+    let published = Published::open(relations);
+    let own = noted::written(user).charged();
+    let more = match taking {
+        Taking::ToCome => own.saturating_add(steps(amount)),
+        Taking::Written => own,
+    };
+    if published.covers_as_much_more(user, more) {
+        return Ok(());
+    }
+    xact::see_own_changes();
+    let now = Moment::now();
+    let Ok(mut limits) = LimitsScan::open_if_free(relations) else { return Ok(()) };
+    let overdraft = limits.find(user, &now).overdraft;
+    let Ok(mut caps) = CapsScan::open_if_free(relations) else { return Ok(()) };
+    let is_capped = caps.find(user, &now)?.iter().any(|cap| cap.is_enforced && cap.has_key(key));
+    if overdraft == Overdraft::Unlimited && !is_capped {
+        return Ok(());
+    }
+    let Ok(mut holds) = HoldScan::open_if_free(relations, now.sight()) else { return Ok(()) };
+    let balance = balance::as_of(relations, user, now.snapshot())?;
+    // Later than the snapshot: what has expired by then is not held any more, whatever the snapshot sees of it.
+    let clock = xact::now();
+    let (held, held_by_key) = held_by_key(&mut holds, user, clock)?;
+    if let Overdraft::UpTo(limit) = overdraft {
+        let left = balance.checked_sub(held)?;
+        let available = match taking {
+            Taking::ToCome => left,
+            Taking::Written => left.checked_add(amount)?,
+        };
+        if available.checked_sub(amount)?.checked_add(limit)? < Credits::ZERO {
+            return Err(LedgerError::InsufficientCredits {
+                user: *user,
+                asked: amount,
+                available,
+                overdraft_limit: limit,
+            });
+        }
+    }
+    if !is_capped {
+        return Ok(());
+    }
+    let asked = Asked { key, amount, created_at: None };
+    let covered = Covered { asked: vec![asked], held, held_by_key };
+    let mut spends = caps.spends(user, &[], &now, Clock::At(clock), now.sight(), relations)?;
+    covered.add_to(&mut spends)?;
+    for spend in &mut spends {
+        if taking == Taking::ToCome {
+            spend.add_held(key, amount)?;
+        }
+        if let Some(refusal) = spend.refusal()? {
+            return Err(LedgerError::SpendCapReached { user: *user, refusal });
+        }
+    }
+    Ok(())
+}
