@@ -40,6 +40,16 @@ fn meet(session: &mut Session, accounts: u32) {
 /// Enough that memory grows which has just been made.
 const MANY: u32 = 8_000;
 
+/// Meets more accounts each time until memory has grown: what it has room for hardly has it grow, however often it comes.
+fn meet_until_it_grows(cluster: &Cluster, session: &mut Session) {
+    let before = size(cluster);
+    let mut accounts = MANY;
+    while size(cluster) == before {
+        meet(session, accounts);
+        accounts *= 2;
+    }
+}
+
 /// User 1 has 100 credits, and headroom is published.
 fn tell(session: &mut Session) {
     let missing = dec!(100) - session.balance(user(1));
@@ -124,10 +134,7 @@ fn sessions_that_were_there_before_count_where_the_others_do() {
     for _ in 0..2 {
         tell(&mut first);
         tell(&mut second);
-        let before = size(&cluster);
-        while size(&cluster) == before {
-            meet(&mut third, 2 * MANY);
-        }
+        meet_until_it_grows(&cluster, &mut third);
         tell(&mut first);
         tell(&mut second);
         cross(&mut listener, &mut first, &mut second);
@@ -147,15 +154,12 @@ fn memory_grows_between_the_rows_of_a_transaction_and_its_end() {
     let [mut first, mut second, mut third] = connect(&db);
     for (in_two_phases, left) in [(false, "commits"), (true, "is prepared")] {
         tell(&mut first);
-        let before = size(&cluster);
         first.run("BEGIN");
         first.charge(user(1), dec!(60));
         if in_two_phases {
             first.run("PREPARE TRANSACTION 'prepared'");
         }
-        while size(&cluster) == before {
-            meet(&mut third, 2 * MANY);
-        }
+        meet_until_it_grows(&cluster, &mut third);
         listener.drain();
         second.charge(user(1), dec!(1));
         second.charge(user(1), dec!(30));
@@ -174,10 +178,7 @@ fn a_session_that_cannot_attach_to_a_new_part_is_looked_at() {
     let mut listener = db.listen();
     let [mut first, mut second, mut third] = connect(&db);
     tell(&mut first);
-    let before = size(&cluster);
-    while size(&cluster) == before {
-        meet(&mut third, MANY);
-    }
+    meet_until_it_grows(&cluster, &mut third);
     tell(&mut first);
     let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
     listener.drain();
