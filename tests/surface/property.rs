@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use crate::calls::{Calls, Filters, Page, Transaction};
 use crate::model::{Model, cut};
 
-const STEPS: u32 = 3000;
+const STEPS: u32 = 1500;
 const STEPS_BETWEEN_CHECKS: u32 = 30;
 const SESSIONS: usize = 4;
 const USERS: u32 = 3;
