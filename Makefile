@@ -336,11 +336,11 @@ test-units: ## what needs no server, and is the same for every Postgres
 	cargo test --quiet --locked -p ledger -p properties -p credits_ledger_demo
 
 .PHONY: test-server
-test-server: build check-schema ## everything from outside against a throwaway cluster (TESTS="faults surface": these targets only)
+test-server: build check-schema ## everything from outside against a throwaway cluster (TESTS="faults surface": these targets only; SKIP="days:: stress::": not these tests)
 	$(private_server)
 	# Tests wait for the server, and for each other's locks: four at a time keep two cores busy.
 	export RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(($$(nproc) > 4 ? $$(nproc) : 4))}
-	cargo test --locked --no-fail-fast -p credits_ledger_tests $(addprefix --test ,$(TESTS))
+	cargo test --locked --no-fail-fast -p credits_ledger_tests $(addprefix --test ,$(TESTS)) -- $(addprefix --skip ,$(SKIP))
 
 # Stable Rust does without a sanitizer: the crate has no unsafe code that one could watch. `make test` looks at the same
 # properties, with random inputs instead of a fuzzer's.
