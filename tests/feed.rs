@@ -273,3 +273,22 @@ fn an_extension_made_anew_has_positions_of_its_own() {
     session.try_run(&after).refused("22023");
     assert_eq!(session.read_feed(None, 10).1, ["a"]);
 }
+
+/// A copy of a ledger takes its positions, until its owner says that it is another.
+#[test]
+fn a_ledger_that_is_given_another_name_has_positions_of_its_own() {
+    let db = Database::create();
+    let (mut session, mut other) = (db.connect(), db.connect());
+    charge(&mut session, "a");
+    charge(&mut session, "b");
+    let position: String =
+        session.value("SELECT feed_position FROM credits.transactions_after(\"limit\" => 1)", &[]);
+    assert_eq!(other.read_feed(Some(&position), 10).1, ["b"]);
+    session.run("UPDATE credits.ledger_identity SET ledger_id = gen_random_uuid()");
+    for session in [&mut session, &mut other] {
+        session.try_run(&format!("SELECT * FROM credits.transactions_after('{position}')")).refused("22023");
+        assert_eq!(session.read_feed(None, 10).1, ["a", "b"]);
+    }
+    session.assert_sound();
+    session.assert_as_made();
+}
