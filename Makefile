@@ -199,15 +199,17 @@ installcheck: ## a short test of an installation in a running server, with the p
 	  --dbname=credits_ledger_regression ledger refusals roles
 
 # The demo has a server of its own, out of reach of `make build` and the tests. Its library is the one that `make install` would install, if
-# there is one for the server that was given, and else that of `make build`: a release build takes longer than the demo.
+# there is one for the server that was given, and else a debug build: a release build takes longer than the demo. Cargo builds the two programs
+# in one call, and what both use once: two calls differ in features. So the first `make build` after a demo compiles the library again.
 define demo_programs
 	$(private_server)
-	library=$(BUILT)/credits_ledger.so
-	if ! { $(is_built); }; then
-	  $(call build,$(headers),dev)
+	if $(is_built); then
+	  library=$(BUILT)/credits_ledger.so
+	  cargo build $(QUIET) --locked -p credits_ledger_demo --target-dir $(TARGET)
+	else
 	  library=$(TARGET)/debug/libcredits_ledger.so
+	  $(call build,$(headers),dev) -p credits_ledger -p credits_ledger_demo --bin demo
 	fi
-	cargo build $(QUIET) --locked -p credits_ledger_demo --target-dir $(TARGET)
 	server=$$(PG_CONFIG=$(PG_CONFIG) tools/postgres.sh private $(PG) demo)
 	$(call install_into,$$server,$$library)
 endef
