@@ -24,8 +24,9 @@ endif
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SCRIPT := sql/credits_ledger--$(VERSION).sql
 
-# Cargo keeps one build per feature set and profile apart only by folder.
+# The library of each major has a folder of its own. What it is made of is in one, so that what all majors share is compiled once.
 TARGET := target/pg$(PG)
+export CARGO_BUILD_BUILD_DIR := $(CURDIR)/target
 export CARGO_TERM_COLOR ?= auto
 QUIET := --quiet
 
