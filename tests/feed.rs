@@ -277,7 +277,7 @@ fn an_extension_made_anew_has_positions_of_its_own() {
 /// A copy of a ledger takes its positions, until its owner says that it is another.
 #[test]
 fn a_ledger_that_is_given_another_name_has_positions_of_its_own() {
-    let db = Database::create();
+    let db = Database::create_alone();
     let (mut session, mut other) = (db.connect(), db.connect());
     charge(&mut session, "a");
     charge(&mut session, "b");
