@@ -144,12 +144,13 @@ impl Argument {
     /// A good value, or one that need not be, if `spoils`.
     fn value(&self, random: &mut StdRng, users: &[Uuid], function: &str, spoils: bool) -> Value {
         if spoils && random.random_bool(0.1) {
-            // seq is ignored, a constraint takes NULL as the server does, a view takes NULLs for what has no bound, and the bucket of NULL
-            // is NULL.
+            // seq is ignored, a constraint takes NULL as the server does, a view takes NULLs for what has no bound, though not for the
+            // account, and the bucket of NULL is NULL.
             let needed =
                 ["skip", "idle", "grace", "expires_in"].contains(&self.name.as_str()) || !self.has_default;
             let takes_null = ["seq", "thresholds"].contains(&self.name.as_str())
-                || [OF_A_VIEW, "bucket_of"].contains(&function)
+                || (function == OF_A_VIEW && self.name != "user_id")
+                || function == "bucket_of"
                 || OF_CONSTRAINTS.contains(&function);
             return if !needed || takes_null {
                 Value::null()
