@@ -136,7 +136,7 @@ fn the_sql_reference_has_every_setting_with_its_default() {
 }
 
 /// What the errors of the library are in SQL. A new one is added here, and to the page.
-const SQLSTATES: [(&str, &str); 18] = [
+const SQLSTATES: [(&str, &str); 19] = [
     ("ACTIVE_SQL_TRANSACTION", "25001"),
     ("CHECK_VIOLATION", "23514"),
     ("DATATYPE_MISMATCH", "42804"),
@@ -146,6 +146,7 @@ const SQLSTATES: [(&str, &str); 18] = [
     ("INSUFFICIENT_PRIVILEGE", "42501"),
     ("INVALID_PARAMETER_VALUE", "22023"),
     ("INVALID_TRANSACTION_STATE", "25000"),
+    ("NOT_NULL_VIOLATION", "23502"),
     ("NO_DATA_FOUND", "P0002"),
     ("NULL_VALUE_NOT_ALLOWED", "22004"),
     ("NUMERIC_VALUE_OUT_OF_RANGE", "22003"),

@@ -122,6 +122,7 @@ impl LedgerError {
             Self::PreparedLimits => {
                 Some("Use COMMIT: it copies what has changed into the accounts' checkpoints.")
             }
+            Self::ClearedNotNull(_) => Some("Its owner has made it so. Drop NOT NULL from it first."),
             Self::HoldsTransactions => Some(
                 "They are the only record of everybody's credits. A superuser who wants them gone says \
                  SET credits_ledger.allow_drop = on first.",

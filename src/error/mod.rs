@@ -341,6 +341,9 @@ pub enum LedgerError {
     /// Rows of the account that the redacting transaction has inserted, where keys are checked after a row is inserted.
     #[error("the transaction has inserted rows of user {0} whose foreign or unique keys may be unchecked")]
     UncheckedRows(UserId),
+    /// A column that is to be cleared has been made NOT NULL. The server reads such a column without looking whether it is NULL.
+    #[error("column {0} is NOT NULL, so it cannot be cleared")]
+    ClearedNotNull(String),
     /// A ledger that holds transactions is about to be dropped.
     #[error("credits_transactions holds transactions: dropping it is refused")]
     HoldsTransactions,

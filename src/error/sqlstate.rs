@@ -67,6 +67,7 @@ impl LedgerError {
             | Self::HoldConflict { .. }
             | Self::CapturedAlready(_)
             | Self::Held(_) => PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
+            Self::ClearedNotNull(_) => PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
             Self::NoHold(_) => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
             Self::HoldOfLater(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::InsufficientCredits { .. } | Self::SpendCapReached { .. } => {

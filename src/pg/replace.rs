@@ -10,7 +10,6 @@ use std::slice;
 use std::thread::panicking;
 
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use super::column::{AnyColumn, Column, Layout};
 use super::column_type::Timestamptz;
@@ -20,6 +19,7 @@ use super::memory::Scratch;
 use super::relation::Table;
 use super::row::Row;
 use super::snapshot::Snapshot;
+use crate::error::LedgerError;
 
 /// A table open for writing, with its indexes.
 pub struct RowReplacer<L> {
@@ -109,7 +109,7 @@ impl<L: Layout> RowReplacer<L> {
                 let is_dropped = column.attisdropped;
                 let is_new = columns.iter().any(|column| column.number() == place + 1);
                 if is_new && is_null && column.attnotnull {
-                    refuse_null(&description::text(column.attname.data.as_ptr()));
+                    LedgerError::ClearedNotNull(description::text(column.attname.data.as_ptr())).raise();
                 }
                 let (stored, was_null) =
                     if is_new { (value, is_null) } else { (values[place], nulls[place]) };
@@ -229,15 +229,6 @@ impl<L: Layout> RowReplacer<L> {
             stored_at
         }
     }
-}
-
-/// The server reads a column that is NOT NULL without looking whether it is.
-fn refuse_null(column: &str) -> ! {
-    ereport!(
-        ERROR,
-        PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
-        format!("column {column} is NOT NULL, so it cannot be cleared")
-    );
 }
 
 /// Deletes the row at `tid`, which the snapshot has seen, once other transactions that are writing it have ended. False if one of them
