@@ -795,12 +795,17 @@ CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, ow
 COMMENT ON FUNCTION credits.bucket_owners() IS
     'All buckets: the node by the map, and the nodes that say they have it, which is that one alone unless the bucket is being moved. Asks all nodes. For superusers.';
 
+CREATE FUNCTION credits_routes.number_of_node(node text) RETURNS int
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT n.seq_residue FROM credits.nodes n WHERE n.node = number_of_node.node $$;
+COMMENT ON FUNCTION credits_routes.number_of_node(text) IS 'The number of a node: what each of its seq leaves when it is divided by 1024.';
+
 -- Each node has a number of its own, and its seq begins above all that other nodes have given out.
 CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    residue constant int := (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = number_node.node);
+    residue constant int := credits_routes.number_of_node(node);
     past bigint;
 BEGIN
     SELECT max(a.answer::bigint) INTO past
@@ -1089,7 +1094,7 @@ CREATE FUNCTION credits_routes.is_given(m credits.moves) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    number constant int := (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = m.to_node);
+    number constant int := credits_routes.number_of_node(m.to_node);
     given constant text := credits_routes.ask_old(format(
         'SELECT (SELECT s.handover ->> ''seq'' FROM credits.bucket_states s'
         ' WHERE s.bucket = %s AND s.state IN (''elsewhere'', ''arriving'') AND coalesce(s.handover ->> ''given_to'', ''%s'') = ''%s'')',
@@ -1197,8 +1202,7 @@ BEGIN
     PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
     held_at := clock_timestamp();
     received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
-    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s)::text', m.bucket,
-        (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = m.to_node)));
+    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s)::text', m.bucket, credits_routes.number_of_node(m.to_node)));
     PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
     -- The commit point.
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');

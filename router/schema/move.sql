@@ -134,7 +134,7 @@ CREATE FUNCTION credits_routes.is_given(m credits.moves) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    number constant int := (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = m.to_node);
+    number constant int := credits_routes.number_of_node(m.to_node);
     given constant text := credits_routes.ask_old(format(
         'SELECT (SELECT s.handover ->> ''seq'' FROM credits.bucket_states s'
         ' WHERE s.bucket = %s AND s.state IN (''elsewhere'', ''arriving'') AND coalesce(s.handover ->> ''given_to'', ''%s'') = ''%s'')',
@@ -242,8 +242,7 @@ BEGIN
     PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
     held_at := clock_timestamp();
     received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
-    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s)::text', m.bucket,
-        (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = m.to_node)));
+    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s)::text', m.bucket, credits_routes.number_of_node(m.to_node)));
     PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
     -- The commit point.
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');

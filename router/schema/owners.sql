@@ -20,12 +20,17 @@ CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, ow
 COMMENT ON FUNCTION credits.bucket_owners() IS
     'All buckets: the node by the map, and the nodes that say they have it, which is that one alone unless the bucket is being moved. Asks all nodes. For superusers.';
 
+CREATE FUNCTION credits_routes.number_of_node(node text) RETURNS int
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT n.seq_residue FROM credits.nodes n WHERE n.node = number_of_node.node $$;
+COMMENT ON FUNCTION credits_routes.number_of_node(text) IS 'The number of a node: what each of its seq leaves when it is divided by 1024.';
+
 -- Each node has a number of its own, and its seq begins above all that other nodes have given out.
 CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    residue constant int := (SELECT n.seq_residue FROM credits.nodes n WHERE n.node = number_node.node);
+    residue constant int := credits_routes.number_of_node(node);
     past bigint;
 BEGIN
     SELECT max(a.answer::bigint) INTO past
