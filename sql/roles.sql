@@ -4,7 +4,7 @@
 -- credits_reader   reads
 -- credits_writer   reads and records
 -- credits_charger  reads, records, holds and charges
--- credits_limiter  reads, and sets limits, thresholds and spend caps. A backend that may do all is a member of both
+-- credits_limiter  reads, and sets limits, thresholds and spend caps. An application that may do all is a member of both
 --
 -- None of them is a way around row-level security: with a policy on credits.credits_transactions, a member sees what that
 -- lets it see. Views and functions that are not named here are for operators.

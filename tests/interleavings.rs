@@ -30,7 +30,7 @@ fn apply(session: &mut Session, user: Uuid, change: Decimal) {
     session.insert(user, kind, change.abs()).unwrap();
 }
 
-/// The crossings since the last look, with the backend that announced each.
+/// The crossings since the last look, with the session that announced each.
 fn announced(listener: &mut Listener) -> Vec<(Uuid, Direction, i32)> {
     let notifications = listener.drain();
     let crossings = notifications.iter().filter(|n| n.channel == CROSSING_CHANNEL);

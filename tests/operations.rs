@@ -163,7 +163,7 @@ fn databases_are_counted_apart() {
     other.grant(user(1), dec!(1));
     assert_eq!(statistics(&mut session)[1], 2);
     assert_eq!(statistics(&mut other)[1], 1);
-    // Another backend of the same database reads the same.
+    // Another session of the same database reads the same.
     assert_eq!(statistics(&mut db.connect())[1], 2);
 }
 

@@ -108,7 +108,7 @@ fn run(statements: &[Statement]) -> Vec<String> {
         .collect()
 }
 
-/// The backend's number is another one each time.
+/// The process id is another one each time.
 fn without_pid(text: &str) -> String {
     let line = |line: &str| match line.split_once("server process with PID ") {
         Some((before, _)) => format!("{before}server process"),

@@ -32,7 +32,7 @@ fn rows_written_with_the_trigger_off_are_announced_later() {
     session.assert_sound();
 }
 
-/// A backend looks for a checkpoint first where it last found it. Meanwhile others make checkpoints anew, so that each
+/// A session looks for a checkpoint first where it last found it. Meanwhile others make checkpoints anew, so that each
 /// place holds another user's, rewrite the table, and shorten it.
 #[test]
 fn a_checkpoint_is_found_wherever_it_has_moved() {
@@ -130,7 +130,7 @@ fn the_extension_may_be_dropped_beside_inserts() {
     session.assert_sound();
 }
 
-/// Backends remember tables and balances: both end with the extension.
+/// Sessions remember tables and balances: both end with the extension.
 #[test]
 fn the_extension_may_be_made_anew() {
     let db = Database::create();

@@ -129,14 +129,14 @@ fn reads_work_in_read_only_transactions_and_never_write() {
     session.run("ROLLBACK");
 }
 
-/// A reader of the past keeps it, while other sessions and its own backend see, settle and fold what comes after.
+/// A reader of the past keeps it, while other sessions, and its own, see, settle and fold what comes after.
 #[test]
 fn repeatable_read_keeps_its_past() {
     for isolation in ["REPEATABLE READ", "SERIALIZABLE"] {
         let db = Database::create();
         let (mut reader, mut writer) = (db.connect(), db.connect());
         writer.grant(user(1), dec!(100));
-        // The backend has met the user before.
+        // The session has met the user before.
         assert_eq!(balance_by_every_way(&mut reader, user(1)), dec!(100));
         reader.run(&format!("BEGIN ISOLATION LEVEL {isolation}"));
         assert_eq!(balance_by_every_way(&mut reader, user(1)), dec!(100));
@@ -158,7 +158,7 @@ fn repeatable_read_keeps_its_past() {
     }
 }
 
-/// A cursor's snapshot is older than what its own backend reads between two fetches.
+/// A cursor's snapshot is older than what its own session reads between two fetches.
 #[test]
 fn a_cursor_keeps_its_past() {
     let db = Database::create();
@@ -200,7 +200,7 @@ fn a_cursor_does_not_see_later_own_rows() {
     session.assert_sound();
 }
 
-/// An exported snapshot may be far older than anything the importing backend has read.
+/// An exported snapshot may be far older than anything the importing session has read.
 #[test]
 fn an_imported_snapshot_is_served() {
     let db = Database::create();

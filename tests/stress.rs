@@ -208,7 +208,7 @@ fn no_crossing_is_missed_and_none_is_announced_twice() {
         if round % ROUNDS_PER_USERS == 0 {
             current = users(&mut random);
             balances.clear();
-            // New backends remember nothing of anyone.
+            // New sessions remember nothing of anyone.
             writers = Writers::start(&db);
         }
         writers.perform(

@@ -1,4 +1,4 @@
-//! The parts of shared memory that this backend is attached to, and when they grow.
+//! The parts of shared memory that this session is attached to, and when they grow.
 
 use std::cell::{Cell, OnceCell};
 
@@ -12,13 +12,13 @@ thread_local! {
     /// Looked up once; `None` if the server has no room for it.
     static DIRECTORY: OnceCell<Option<&'static Directory>> = const { OnceCell::new() };
     static ATTACHMENT: Cell<Attachment> = const { Cell::new(Attachment { memory: None, calls: 0 }) };
-    /// Whether accounts give way for want of room, as this backend has noticed.
+    /// Whether accounts give way for want of room, as this session has noticed.
     static SHOULD_GROW: Cell<bool> = const { Cell::new(false) };
 }
 
 #[derive(Clone, Copy)]
 struct Attachment {
-    /// What this backend has attached to, and the epoch in which that was all.
+    /// What this session has attached to, and the epoch in which that was all.
     memory: Option<(Epoch, Segment<'static>)>,
     /// How often [`attached_memory`] has not attached to all of it since.
     calls: u32,
@@ -29,7 +29,7 @@ pub fn directory() -> Option<&'static Directory> {
     DIRECTORY.with(|directory| *directory.get_or_init(Directory::find))
 }
 
-/// Shared memory as of now. A backend attaches to each part of it once and stays attached; where it cannot, it tries again at the second
+/// Shared memory as of now. A session attaches to each part of it once and stays attached; where it cannot, it tries again at the second
 /// call, the fourth, the eighth and so on.
 pub fn attached_memory() -> Option<(Epoch, Segment<'static>)> {
     let Attachment { memory, calls } = ATTACHMENT.get();
@@ -58,7 +58,7 @@ pub fn note_displaced(segment: Segment<'_>) {
     }
 }
 
-/// Has shared memory grow if this backend has found it full. The transaction has no stripe: it may take some milliseconds.
+/// Has shared memory grow if this session has found it full. The transaction has no stripe: it may take some milliseconds.
 pub fn grow_if_full() {
     if SHOULD_GROW.get() && !xact::is_parallel() {
         SHOULD_GROW.set(false);

@@ -1,4 +1,4 @@
-//! What a backend keeps of what was spent of accounts' caps, so that the next commit that looks reads only what has come since.
+//! What a session keeps of what was spent of accounts' caps, so that the next commit that looks reads only what has come since.
 //!
 //! What the rows of a coverage add up to stays true for good, as long as nobody but the engine changes the ledger and its checkpoints. So it
 //! is kept under the name of a state ([`super::published`]), and with the caps and windows that it was added up for. It is not published: a

@@ -1,6 +1,6 @@
 //! The rows by which a transaction takes credits: the holds that it makes and the charges that it records.
 //!
-//! They are remembered in backend memory. Those that are still there when the transaction commits ask for [cover](super::cover): a
+//! They are remembered in session memory. Those that are still there when the transaction commits ask for [cover](super::cover): a
 //! savepoint rolled back and a release take them away. Where a hold is extended or captured by the transaction that made it, what
 //! becomes of it asks in its place. An extension asks only if the hold has expired by then: until it has, it is held already.
 

@@ -1,4 +1,4 @@
-//! The users whose balance a transaction changes. It notes them in backend memory as it runs, and settles them when it commits.
+//! The users whose balance a transaction changes. It notes them in session memory as it runs, and settles them when it commits.
 //!
 //! A user stays noted if the savepoint with its rows is rolled back: its settlement finds nothing to do then, or writes the
 //! checkpoint as it was.

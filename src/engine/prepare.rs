@@ -16,7 +16,7 @@ use crate::pg::{buckets, transfer};
 /// transaction that goes to `prepared`, in `models/settlement.pml`). Raises 0A000 for a transaction that cannot be prepared:
 ///
 /// - one that has redacted, or transferred a bucket, holds stripes
-/// - one that has deleted checkpoints keeps what they announced in this backend's memory
+/// - one that has deleted checkpoints keeps what they announced in this session's memory
 /// - one with reversals would commit without the check that its settlement makes
 /// - one that has changed boundaries would leave them out of the checkpoints
 pub fn count_noted() {

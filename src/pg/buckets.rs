@@ -5,7 +5,7 @@
 //! changes the table keeps commits out until the change is visible. A reader asks as of the snapshot that it reads with: that may not see all
 //! rows that have arrived, though the bucket is here by now.
 //!
-//! Each backend keeps what it has read. A change of the table sends an invalidation of the ledger, by which
+//! Each session keeps what it has read. A change of the table sends an invalidation of the ledger, by which
 //! [`catalog::ledger_generation`] changes. Where the table is empty, a commit compares that, and nothing else.
 
 use std::cell::{Cell, RefCell};

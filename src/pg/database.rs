@@ -1,4 +1,4 @@
-//! The database of this backend.
+//! The database of this session.
 
 use pgrx::pg_sys;
 
@@ -14,7 +14,7 @@ const BY_OID: Lookup = Lookup {
 
 /// Its oid.
 pub fn oid() -> u32 {
-    // SAFETY: the server sets this variable before it runs the first transaction of a backend, and never again.
+    // SAFETY: the server sets this variable before it runs the first transaction of a session, and never again.
     unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 

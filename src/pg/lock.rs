@@ -58,7 +58,7 @@ pub fn lock_stripe(stripe: u8) {
 
 /// Whether the transaction has the stripe in EXCLUSIVE mode. Rolling back to a savepoint releases the locks taken since.
 pub fn has_stripe(stripe: u8) -> bool {
-    // SAFETY: looks at the backend's own locks.
+    // SAFETY: looks at the session's own locks.
     unsafe {
         #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
         let has = pg_sys::LockHeldByMe(&tag(STRIPE_CLASS, stripe), pg_sys::ExclusiveLock.cast_signed());

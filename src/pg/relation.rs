@@ -67,7 +67,7 @@ pub fn lock_if_free(oid: pg_sys::Oid, access: Access) -> Result<(), NotFree> {
 
 /// Whether the transaction holds a lock of this mode. Rolling back to a savepoint releases the locks taken since.
 pub fn is_locked(oid: pg_sys::Oid, access: Access) -> bool {
-    // SAFETY: looks at the backend's own locks.
+    // SAFETY: looks at the session's own locks.
     unsafe { pg_sys::CheckRelationOidLockedByMe(oid, access.lock_mode(), false) }
 }
 

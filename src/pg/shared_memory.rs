@@ -1,4 +1,4 @@
-//! Memory that all backends of the server share: the statistics and the directory in the main segment, and the parts of dynamic
+//! Memory that all sessions of the server share: the statistics and the directory in the main segment, and the parts of dynamic
 //! shared memory that the directory leads to.
 
 use std::ffi::CStr;
@@ -18,7 +18,7 @@ use super::xact;
 const STATISTICS: &CStr = c"credits_ledger statistics 3";
 const DIRECTORY: &CStr = c"credits_ledger directory 6";
 
-/// The statistics of this server, made by the first backend that asks; `None` if there is no room for them.
+/// The statistics of this server, made by the first session that asks; `None` if there is no room for them.
 ///
 /// They come out of the 100 kB that the server's main segment has to spare, of which they need 7. Those are there on every
 /// major, whether the library is preloaded or loaded by the first call of a session. Space that a library requests at start
@@ -26,12 +26,12 @@ const DIRECTORY: &CStr = c"credits_ledger directory 6";
 /// subtransaction: not for parallel workers, nor for the end of a transaction.
 pub fn statistics() -> Option<&'static Statistics> {
     xact::attempt("counting settlements", || {
-        // SAFETY: statistics are atomics, so backends may use them at once; the closure writes a whole value.
+        // SAFETY: statistics are atomics, so sessions may use them at once; the closure writes a whole value.
         unsafe { in_main_segment(STATISTICS, |place: *mut Statistics| place.write(Statistics::default())) }
     })
 }
 
-/// Leads all backends to the parts of dynamic shared memory that they publish in.
+/// Leads all sessions to the parts of dynamic shared memory that they publish in.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Directory {
@@ -58,7 +58,7 @@ const _: () = assert!(
     "a change of the layout needs a name with the next version"
 );
 
-/// How many parts there are, and how many counts have been lost, of all backends and databases: in one word, so that both are
+/// How many parts there are, and how many counts have been lost, of all sessions and databases: in one word, so that both are
 /// of one moment. What is published in one epoch is not used in another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch(u64);
@@ -84,12 +84,12 @@ impl Epoch {
     }
 }
 
-/// The parts that this backend is attached to.
+/// The parts that this session is attached to.
 static PARTS: Parts<'static> = Parts::new();
 
 impl Directory {
-    /// The directory of this server, made by the first backend that asks; `None` if there is no room for it. Then no backend
-    /// has one, because no room comes free before the server restarts. Raises any other error: another backend may have found
+    /// The directory of this server, made by the first session that asks; `None` if there is no room for it. Then no session
+    /// has one, because no room comes free before the server restarts. Raises any other error: another session may have found
     /// the directory. Runs a subtransaction: not for parallel workers, nor for the end of a transaction.
     pub fn find() -> Option<&'static Self> {
         xact::attempt_if_room("sharing folds", || {
@@ -98,7 +98,7 @@ impl Directory {
                 displaced: AtomicU64::new(0),
                 parts: [const { Part { handle: AtomicU32::new(0), sets: AtomicU32::new(0) } }; MOST_PARTS],
             };
-            // SAFETY: a directory is atomics, so backends may use it at once; the closure writes a whole value.
+            // SAFETY: a directory is atomics, so sessions may use it at once; the closure writes a whole value.
             unsafe { in_main_segment(DIRECTORY, |place: *mut Self| place.write(empty)) }
         })
     }
@@ -109,7 +109,7 @@ impl Directory {
         Epoch(self.epoch.load(Ordering::SeqCst))
     }
 
-    /// Attaches this backend to all parts until it exits, and returns the memory of the epoch; `None` if that fails. The first backend
+    /// Attaches this session to all parts until it exits, and returns the memory of the epoch; `None` if that fails. The first session
     /// makes the first part; parts stay until the server stops. Runs a subtransaction: not for parallel workers, nor for the end of a
     /// transaction.
     pub fn attach(&self) -> Option<(Epoch, Segment<'static>)> {
@@ -121,7 +121,7 @@ impl Directory {
                 }
                 let epoch = self.epoch();
                 for number in PARTS.count()..epoch.parts() {
-                    // SAFETY: this backend is not attached to that part.
+                    // SAFETY: this session is not attached to that part.
                     unsafe { self.attach_to_part(number) };
                 }
                 epoch
@@ -144,7 +144,7 @@ impl Directory {
                 let parts = self.epoch().parts();
                 let sets = self.parts[..parts].iter().map(|part| part.sets.load(Ordering::Relaxed) as usize);
                 let sets: usize = sets.sum();
-                // Another backend may have been asked at the same time.
+                // Another session may have been asked at the same time.
                 if !is_full(self.displaced.load(Ordering::Relaxed), sets) {
                     return;
                 }
@@ -176,14 +176,14 @@ impl Directory {
         self.epoch.fetch_add(Epoch::PART, Ordering::SeqCst);
     }
 
-    /// Attaches this backend to the part of this number until it exits.
+    /// Attaches this session to the part of this number until it exits.
     ///
     /// # Safety
-    /// It is made, and this backend is attached to all before it, and not to it.
+    /// It is made, and this session is attached to all before it, and not to it.
     unsafe fn attach_to_part(&self, number: usize) {
         let part = &self.parts[number];
         // SAFETY: the segment is pinned, has so many sets, and stays mapped as long as this backend lives. Its address is aligned to a
-        // cache line, and backends use its atomics at once.
+        // cache line, and sessions use its atomics at once.
         unsafe {
             let segment = pg_sys::dsm_attach(part.handle.load(Ordering::Relaxed));
             assert!(!segment.is_null(), "the segment of the handle is gone");
@@ -198,7 +198,7 @@ impl Directory {
         }
     }
 
-    /// Records that this backend, not being attached, has written rows that are not counted in shared memory.
+    /// Records that this session, not being attached, has written rows that are not counted in shared memory.
     pub fn record_lost_count(&self) {
         self.epoch.fetch_add(Epoch::LOST_COUNT, Ordering::SeqCst);
     }
@@ -209,7 +209,7 @@ fn is_full(displaced: u64, sets: usize) -> bool {
     displaced >= sets as u64
 }
 
-/// Does something while no other backend makes parts, or attaches to them.
+/// Does something while no other session makes parts, or attaches to them.
 fn locked<R>(work: impl FnOnce() -> R) -> R {
     // SAFETY: the lock is released with the subtransaction if the work fails.
     unsafe {
@@ -221,14 +221,14 @@ fn locked<R>(work: impl FnOnce() -> R) -> R {
     }
 }
 
-/// A value in the server's main segment, made by the first backend that asks; an error if there is no room for it.
+/// A value in the server's main segment, made by the first session that asks; an error if there is no room for it.
 ///
 /// # Safety
 /// Several processes must be able to use a `T` at once, and `init` must write a whole one.
 unsafe fn in_main_segment<T>(name: &CStr, init: impl FnOnce(*mut T)) -> &'static T {
     let mut found = false;
     // SAFETY: the lock is released with the transaction or subtransaction if there is no room. The memory is as large as
-    // asked for, aligned to a cache line, never given back, and other backends find it only after the lock is released.
+    // asked for, aligned to a cache line, never given back, and other sessions find it only after the lock is released.
     unsafe {
         let lock = init_lock();
         pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);

@@ -56,7 +56,7 @@ fn all_stripes() -> impl Iterator<Item = u8> {
     (0..stripe::STRIPES).filter_map(|stripe| u8::try_from(stripe).ok())
 }
 
-/// Raises 0A000 if the transaction, which is about to be prepared, transfers a bucket: what it may do is in this backend's memory, and its
+/// Raises 0A000 if the transaction, which is about to be prepared, transfers a bucket: what it may do is in this session's memory, and its
 /// locks would keep others out until `COMMIT PREPARED`.
 pub fn refuse_to_prepare() {
     if is_any() {

@@ -13,7 +13,7 @@ use crate::{Listener, Session};
 /// How long a test waits for something that must happen. No test measures time: only a broken one ever waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Whether a backend has a stripe in a mode.
+/// Whether a session has a stripe in a mode.
 const HAS_A_STRIPE: &str = "SELECT EXISTS (SELECT FROM pg_locks
                                            WHERE pid = $1 AND locktype = 'advisory' AND objsubid = 193 AND mode = $2 AND granted)";
 
@@ -138,7 +138,7 @@ impl Database {
         Listener::new(self.connect())
     }
 
-    /// Waits until a backend waits for a lock that another holds.
+    /// Waits until a session waits for a lock that another holds.
     pub fn until_blocked(&self, pid: i32) {
         self.until(
             "SELECT EXISTS (SELECT FROM pg_stat_activity
@@ -147,7 +147,7 @@ impl Database {
         );
     }
 
-    /// Waits until a backend has done what it was asked for last, which is this, or waits for a lock that another holds.
+    /// Waits until a session has done what it was asked for last, which is this, or waits for a lock that another holds.
     pub fn until_blocked_or_done(&self, pid: i32, sql: &str) {
         self.until(
             "SELECT (query = $2 AND (state LIKE 'idle%'
@@ -157,12 +157,12 @@ impl Database {
         );
     }
 
-    /// Waits until the settlement of a backend has a stripe in this mode.
+    /// Waits until the settlement of a session has a stripe in this mode.
     pub fn until_it_has_a_stripe(&self, pid: i32, mode: &str) {
         self.until(HAS_A_STRIPE, &[&pid, &mode]);
     }
 
-    /// Whether the settlement of a backend has a stripe in this mode.
+    /// Whether the settlement of a session has a stripe in this mode.
     pub fn has_a_stripe(&self, pid: i32, mode: &str) -> bool {
         self.observe(|observer| observer.value(HAS_A_STRIPE, &[&pid, &mode]))
     }

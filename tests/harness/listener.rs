@@ -34,7 +34,7 @@ pub struct Notification {
     pub channel: String,
     /// What.
     pub payload: String,
-    /// From which backend.
+    /// Process id of the session that sent it.
     pub pid: i32,
 }
 

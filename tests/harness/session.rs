@@ -69,7 +69,7 @@ impl Session {
         Self { client, pid }
     }
 
-    /// Process id of the backend.
+    /// Process id of its backend.
     #[must_use]
     pub const fn pid(&self) -> i32 {
         self.pid

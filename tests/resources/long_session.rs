@@ -4,7 +4,7 @@ use credits_ledger_tests::{Session, asked_for};
 
 use crate::footprint::{Memory, assert_nothing_held, assert_nothing_left, quiet_database};
 
-/// More than a backend remembers the places of checkpoints of.
+/// More than a session remembers the places of checkpoints of.
 const USERS: u32 = 6000;
 
 /// `CREDITS_LEDGER_TRANSACTIONS` asks for more.

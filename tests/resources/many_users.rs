@@ -33,7 +33,7 @@ fn the_first_credits_of_all(db: &Database, session: &mut Session) {
     assert!(unread < 0.01, "{unread} of the queue are still taken");
 }
 
-/// A million users of which few are different, and very many different ones, whether the backend has met them or not.
+/// A million users of which few are different, and very many different ones, whether the session has met them or not.
 fn bulk_reads_in_bounded_memory(session: &mut Session) {
     for (ids, distinct) in [("n % 1000", 1000), ("n % 100000", USERS)] {
         session.run(&format!(

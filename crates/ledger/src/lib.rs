@@ -15,7 +15,7 @@
 //! - [`places`]: a small cache of what is known of users
 //! - [`period`]: days, weeks and months of the UTC calendar, after which a spend cap begins anew
 //! - [`reversal`]: what may take back a transaction, and how much of it
-//! - [`segment`]: what backends publish to each other in dynamic shared memory
+//! - [`segment`]: what sessions publish to each other in dynamic shared memory
 //! - [`sequence`]: how a sequence follows rows that come with a number of their own
 //! - [`settlement`]: what a commit has to do for a user, given what it has read of it
 //! - [`statistics`]: how often settlements did what costs something

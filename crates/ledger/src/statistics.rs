@@ -1,6 +1,6 @@
 //! How often settlements did what costs something, counted for each database in shared memory.
 //!
-//! A backend counts in its own [`Counts`] and adds them to the shared [`Counters`] when its transaction has committed.
+//! A session counts in its own [`Counts`] and adds them to the shared [`Counters`] when its transaction has committed.
 //! Everything shared is atomic and begins as zeros, so adding needs no lock and cannot fail.
 
 use std::array;
@@ -68,7 +68,7 @@ pub struct Counters {
     counts: [AtomicU64; Event::COUNT],
 }
 
-// Backends of one server may run libraries of different builds. A change of a number here needs a name with the next
+// Sessions of one server may run libraries of different builds. A change of a number here needs a name with the next
 // version for the statistics.
 const _: () = {
     assert!(
@@ -179,7 +179,7 @@ mod tests {
         assert!(statistics.of_database(1, 1).is_some());
     }
 
-    /// Backends that look up a new database at once agree on its place.
+    /// Sessions that look up a new database at once agree on its place.
     #[test]
     fn a_place_is_taken_once() {
         let statistics = Statistics::default();

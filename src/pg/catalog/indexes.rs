@@ -126,7 +126,7 @@ fn open_if_valid<E>(
     {
         return Ok(Ok(index));
     }
-    // REINDEX CONCURRENTLY may have put another index in its place, and this backend may not have processed the invalidation yet, so
+    // REINDEX CONCURRENTLY may have put another index in its place, and this session may not have processed the invalidation yet, so
     // that its caches are out of date. The lock on the table keeps that other index complete, even if a third one follows.
     let current = find_index_now(table, name);
     let index = current.filter(|index| index.is_valid).map(|index| open(index.oid)).transpose()?.flatten();

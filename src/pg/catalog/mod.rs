@@ -1,4 +1,4 @@
-//! Oids of the extension's relations, cached per backend and dropped when one of them changes.
+//! Oids of the extension's relations, cached per session and dropped when one of them changes.
 //!
 //! A lookup first compares the version of the library with that of the SQL objects: a library does not know the tables of another
 //! version. The result is cached with the oids. So an update must invalidate one of the relations, and must wait for sessions that use

@@ -26,7 +26,7 @@ pub fn straggler_words(words: &Words) -> usize {
     usize::try_from(words[STRAGGLER_COUNT]).ok().filter(|&count| count <= INLINE_STRAGGLERS).unwrap_or(1)
 }
 
-/// The words of a fold; `None` if another backend is writing the set of its stragglers.
+/// The words of a fold; `None` if another session is writing the set of its stragglers.
 pub fn encode(
     fold: &Fold,
     complete_at: Option<u64>,

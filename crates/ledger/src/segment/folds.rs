@@ -1,9 +1,9 @@
-//! Folds that backends publish to each other.
+//! Folds that sessions publish to each other.
 //!
-//! What a coverage covers never changes, so a fold that one backend has computed serves all of them. The latest fold of a user
+//! What a coverage covers never changes, so a fold that one session has computed serves all of them. The latest fold of a user
 //! is published, and the next settlement of the user reads only the rows that came after it.
 //!
-//! Often none came after it. Every row is counted ([`super::headroom`]) before it is committed. So if a backend reads the
+//! Often none came after it. Every row is counted ([`super::headroom`]) before it is committed. So if a session reads the
 //! count of a user's rows, and finds afterwards no row that the fold does not cover, neither committed nor in flight, the fold
 //! is *complete* as long as the count stays the same: a snapshot that sees a row which the fold does not cover finds a higher
 //! count.
@@ -33,7 +33,7 @@ const _: () = {
 pub struct PublishedFold {
     /// The fold.
     pub fold: Fold,
-    /// The fold has every row of the user while this is the count of the user's rows; `None` if no backend has found out.
+    /// The fold has every row of the user while this is the count of the user's rows; `None` if no session has found out.
     pub complete_at: Option<u64>,
 }
 
@@ -64,7 +64,7 @@ impl Account<'_> {
     }
 
     /// Publishes a fold of the user, unless the published one has more rows, or as many and no more stragglers. Gives up if
-    /// another backend is writing the slot. Returns whether another user's fold of the same ledger has given way.
+    /// another session is writing the slot. Returns whether another user's fold of the same ledger has given way.
     pub fn publish_fold(&self, state: &StateName, fold: &Fold) -> bool {
         let worth = |fold: &Fold| (fold.transaction_count, Reverse(fold.coverage.stragglers().len()));
         self.replace_fold(state, fold, None, |published| {

@@ -1,4 +1,4 @@
-//! Where backends count what they write of users, and publish [`headroom`](super::headroom).
+//! Where sessions count what they write of users, and publish [`headroom`](super::headroom).
 //!
 //! Counts are those of all users that share them. That makes them too high, never too low. Headroom is of one user. If two sessions
 //! publish some of the same user at once, each of them may find a place of its own for it: both are true, and both are voided.
@@ -115,7 +115,7 @@ impl Account<'_> {
 
     /// Publishes headroom of the user. Its two ceilings for crossings replace those that were published before in the same state, which
     /// may be of another level. If it has none, the published ones stay, true as ever. Of `covered_until` and `rows_folded` the higher
-    /// stays. Gives up if another backend is writing the slot. Returns whether another user's headroom of the same ledger has given way.
+    /// stays. Gives up if another session is writing the slot. Returns whether another user's headroom of the same ledger has given way.
     pub fn publish_headroom(&self, state: &StateName, headroom: &Headroom) -> bool {
         let key = place::key(state, self.user);
         let (ways, slots) = self.set.headrooms();

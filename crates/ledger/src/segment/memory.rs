@@ -30,7 +30,7 @@ pub const MOST_PARTS: usize = 32;
 /// A part that adds less than this share of the sets that are there is not worth it that everybody looks again.
 const SMALLEST_SHARE: usize = 8;
 
-// Backends of one server may run libraries of different builds. A change of a number here needs a name with the next
+// Sessions of one server may run libraries of different builds. A change of a number here needs a name with the next
 // version for the directory that leads to the parts.
 const _: () = {
     assert!(align_of::<Base>() == 64, "it is aligned to a cache line, as its parts are");

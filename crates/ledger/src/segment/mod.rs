@@ -1,10 +1,10 @@
-//! What the backends of a server publish to each other about users: the layout of dynamic shared memory, and the protocol of each
+//! What the sessions of a server publish to each other about users: the layout of dynamic shared memory, and the protocol of each
 //! of its parts.
 //!
 //! What is published is true of one state of a ledger. An owner may change the ledger on purpose, and an operator may repair a
 //! checkpoint by hand: then the ledger is in another state. So everything is published under the name of a state, and a look-up
-//! under another name finds nothing. No backend has to be informed in time: one that still takes an old state for the current
-//! one publishes under the old name, where no backend that has determined the new state looks.
+//! under another name finds nothing. No session has to be informed in time: one that still takes an old state for the current
+//! one publishes under the old name, where no session that has determined the new state looks.
 //!
 //! A user belongs to one of many [`set`]s, which users share. There is room in it for the headroom and the folds of a few: what is
 //! published for one displaces what was published for another, and can be derived again. The counts belong to the set and not to

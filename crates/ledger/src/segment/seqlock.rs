@@ -28,7 +28,7 @@ impl<const WORDS: usize> SeqLock<WORDS> {
     }
 
     /// Reads the first words, and as many after them as `more` says when it is given those. Returns the version and the words,
-    /// zeros for those that were not read; `None` if another backend was writing.
+    /// zeros for those that were not read; `None` if another session was writing.
     ///
     /// `more` is called with words that may be torn. `first` and what it returns must not exceed `WORDS` together.
     pub fn read(
@@ -46,7 +46,7 @@ impl<const WORDS: usize> SeqLock<WORDS> {
         whole.then_some((version, words))
     }
 
-    /// Reads the words after a key, if they begin with it; `None` also if another backend was writing. A key and what follows it must be
+    /// Reads the words after a key, if they begin with it; `None` also if another session was writing. A key and what follows it must be
     /// all words.
     #[inline]
     pub fn read_of<const KEY: usize, const REST: usize>(&self, key: &[u64; KEY]) -> Option<[u64; REST]> {

@@ -34,7 +34,7 @@ impl StragglerSets {
         (version == id / SETS as u64).then(|| words[1..=count(&words)].to_vec())
     }
 
-    /// Puts the set there unless it is there, and returns its id. `None` if another backend is writing the slot, or if there are
+    /// Puts the set there unless it is there, and returns its id. `None` if another session is writing the slot, or if there are
     /// more than [`MAX_STRAGGLERS`].
     #[must_use]
     pub fn intern(&self, stragglers: &[u64]) -> Option<u64> {
