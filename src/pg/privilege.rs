@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 
 use super::catalog::Relations;
 use super::column::{AnyColumn, Layout};
+use super::tables::columns;
 use super::tables::transactions::{self, Ledger};
 
 /// Which rows of a table a caller may read.
@@ -33,6 +34,17 @@ fn may(table: pg_sys::Oid, privilege: u32) -> bool {
         let result = pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::AclMode::from(privilege));
         result == pg_sys::AclResult::ACLCHECK_OK
     }
+}
+
+/// Whether the caller has this privilege on each of the columns: on the table, or on every one of them.
+fn may_on_columns<L: Layout>(table: pg_sys::Oid, privilege: u32, columns: &[AnyColumn<L>]) -> bool {
+    let may_on = |column: &AnyColumn<L>| {
+        let (number, mode) = (column.attribute_number(), pg_sys::AclMode::from(privilege));
+        // SAFETY: a catalog lookup. It raises an error if the table is gone.
+        let result = unsafe { pg_sys::pg_attribute_aclcheck(table, number, pg_sys::GetUserId(), mode) };
+        result == pg_sys::AclResult::ACLCHECK_OK
+    };
+    may(table, privilege) || columns.iter().all(may_on)
 }
 
 /// Whether a statement of the caller's may delete any row of the table and return it: with DELETE and SELECT on it, and no policy that
@@ -77,18 +89,9 @@ pub fn require_insert(relations: &Relations, columns: &[AnyColumn<Ledger>]) {
 }
 
 fn require<L: Layout>(table: pg_sys::Oid, privilege: u32, columns: &[AnyColumn<L>]) {
-    if may(table, privilege) {
-        return;
-    }
-    // SAFETY: catalog lookups. They raise an error if the table is gone.
-    unsafe {
-        let role = pg_sys::GetUserId();
-        let may = |column: &AnyColumn<L>| {
-            let column = column.attribute_number();
-            pg_sys::pg_attribute_aclcheck(table, column, role, pg_sys::AclMode::from(privilege))
-                == pg_sys::AclResult::ACLCHECK_OK
-        };
-        if !columns.iter().all(may) {
+    if !may_on_columns(table, privilege, columns) {
+        // SAFETY: raises the error, with the name of the table, or NULL if it is gone.
+        unsafe {
             pg_sys::aclcheck_error(
                 pg_sys::AclResult::ACLCHECK_NO_PRIV,
                 pg_sys::ObjectType::OBJECT_TABLE,
@@ -129,41 +132,18 @@ pub fn is_owner(relations: &Relations) -> bool {
 
 /// Whether the caller may insert rows with a `seq` of its choice: whether it has INSERT on that column.
 pub fn may_choose_seq(relations: &Relations) -> bool {
-    let insert = pg_sys::AclMode::from(pg_sys::ACL_INSERT);
-    let (table, column) = (relations.ledger, transactions::SEQ.any().attribute_number());
-    // SAFETY: catalog lookups. They raise an error if the table is gone.
-    unsafe {
-        let role = pg_sys::GetUserId();
-        pg_sys::pg_class_aclcheck(table, role, insert) == pg_sys::AclResult::ACLCHECK_OK
-            || pg_sys::pg_attribute_aclcheck(table, column, role, insert) == pg_sys::AclResult::ACLCHECK_OK
-    }
+    may_on_columns(relations.ledger, pg_sys::ACL_INSERT, &columns![transactions::SEQ])
 }
 
 /// Raises 42501 unless the caller may insert rows with a `seq` of its choice.
 pub fn require_choosing_seq(relations: &Relations) {
-    if may_choose_seq(relations) {
-        return;
-    }
-    // SAFETY: raises the error, with the name of the table, or NULL if it is gone.
-    unsafe {
-        pg_sys::aclcheck_error(
-            pg_sys::AclResult::ACLCHECK_NO_PRIV,
-            pg_sys::ObjectType::OBJECT_TABLE,
-            pg_sys::get_rel_name(relations.ledger),
-        );
-    }
+    require_insert(relations, &columns![transactions::SEQ]);
 }
 
 /// Whether a statement of the caller's may insert any row into the table that has these columns, and return it: with INSERT on them, SELECT
 /// on the table, and no policy that could refuse the row.
 pub fn may_insert_and_return_any<L: Layout>(table: pg_sys::Oid, columns: &[AnyColumn<L>]) -> bool {
-    let insert = pg_sys::AclMode::from(pg_sys::ACL_INSERT);
-    // SAFETY: catalog lookups. They raise an error if the table is gone.
-    let may_insert = |column: &AnyColumn<L>| unsafe {
-        pg_sys::pg_attribute_aclcheck(table, column.attribute_number(), pg_sys::GetUserId(), insert)
-            == pg_sys::AclResult::ACLCHECK_OK
-    };
     view_of(table) == View::Whole
         && may(table, pg_sys::ACL_SELECT)
-        && (may(table, pg_sys::ACL_INSERT) || columns.iter().all(may_insert))
+        && may_on_columns(table, pg_sys::ACL_INSERT, columns)
 }
