@@ -55,85 +55,38 @@ pub enum Role {
 
 /// `credit_transaction`
 #[rustfmt::skip]
-pub static CREDIT_TRANSACTION: Definition = Definition {
-    name: c"credit_transaction",
-    role: Role::ResultType,
-    columns: &[
-        UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID,
-    ],
-    may_be_null: &[],
-    names: &[],
-    keys: &[],
-    checks: &[],
-};
+pub static CREDIT_TRANSACTION: Definition = Definition::of_result(c"credit_transaction", &[
+    UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID,
+]);
 
 /// `transaction_with_category`
 #[rustfmt::skip]
-pub static TRANSACTION_WITH_CATEGORY: Definition = Definition {
-    name: c"transaction_with_category",
-    role: Role::ResultType,
-    columns: &[
-        UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, TEXTOID, TEXTOID, INT4OID,
-    ],
-    may_be_null: &[],
-    names: &[],
-    keys: &[],
-    checks: &[],
-};
+pub static TRANSACTION_WITH_CATEGORY: Definition = Definition::of_result(c"transaction_with_category", &[
+    UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, TEXTOID, TEXTOID, INT4OID,
+]);
 
 /// `transaction_with_balance`
 #[rustfmt::skip]
-pub static TRANSACTION_WITH_BALANCE: Definition = Definition {
-    name: c"transaction_with_balance",
-    role: Role::ResultType,
-    columns: &[
-        UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID, NUMERICOID,
-    ],
-    may_be_null: &[],
-    names: &[],
-    keys: &[],
-    checks: &[],
-};
+pub static TRANSACTION_WITH_BALANCE: Definition = Definition::of_result(c"transaction_with_balance", &[
+    UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID, NUMERICOID,
+]);
 
 /// `credit_hold`
 #[rustfmt::skip]
-pub static CREDIT_HOLD: Definition = Definition {
-    name: c"credit_hold",
-    role: Role::ResultType,
-    columns: &[
-        TEXTOID, UUIDOID, NUMERICOID, TEXTOID, UUIDOID, UUIDOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-    ],
-    may_be_null: &[],
-    names: &[],
-    keys: &[],
-    checks: &[],
-};
+pub static CREDIT_HOLD: Definition = Definition::of_result(c"credit_hold", &[
+    TEXTOID, UUIDOID, NUMERICOID, TEXTOID, UUIDOID, UUIDOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+]);
 
 /// `recorded_transaction`
-pub static RECORDED_TRANSACTION: Definition = Definition {
-    name: c"recorded_transaction",
-    role: Role::ResultType,
-    columns: &[INT4OID, TEXTOID, TEXTOID, UUIDOID, INT8OID, TEXTOID],
-    may_be_null: &[],
-    names: &[],
-    keys: &[],
-    checks: &[],
-};
+pub static RECORDED_TRANSACTION: Definition =
+    Definition::of_result(c"recorded_transaction", &[INT4OID, TEXTOID, TEXTOID, UUIDOID, INT8OID, TEXTOID]);
 
 /// `feed_item`
 #[rustfmt::skip]
-pub static FEED_ITEM: Definition = Definition {
-    name: c"feed_item",
-    role: Role::ResultType,
-    columns: &[
-        TEXTOID, UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID, TEXTOID,
-        JSONBOID, UUIDOID,
-    ],
-    may_be_null: &[],
-    names: &[],
-    keys: &[],
-    checks: &[],
-};
+pub static FEED_ITEM: Definition = Definition::of_result(c"feed_item", &[
+    TEXTOID, UUIDOID, UUIDOID, TEXTOID, NUMERICOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, UUIDOID, UUIDOID, TEXTOID,
+    JSONBOID, UUIDOID,
+]);
 
 /// `dumped_row_security`, whose row type a function returns for dumps to read
 #[rustfmt::skip]
@@ -203,6 +156,11 @@ pub const KEEPING_TRIGGERS: [&CStr; 3] = [c"append_only", c"append_only_applied"
 pub const KEEPING_TRIGGERS_OF_HOLDS: [&CStr; 2] = [c"note_hold", c"only_extended"];
 
 impl Definition {
+    /// A type with these columns.
+    const fn of_result(name: &'static CStr, columns: &'static [Oid]) -> Self {
+        Self { name, role: Role::ResultType, columns, may_be_null: &[], names: &[], keys: &[], checks: &[] }
+    }
+
     /// Its name, for messages.
     pub fn display_name(&self) -> &'static str {
         self.name.to_str().unwrap_or_default()
