@@ -57,7 +57,7 @@ impl<L: Layout> RowReplacer<L> {
     /// Updates the row to have NULL in these columns, and its other columns as they are. The caller has found it with the
     /// snapshot, and keeps other transactions from updating it meanwhile. Returns where the new version is.
     pub fn clear(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>], snapshot: &Snapshot) -> Tid {
-        self.replace_with(row, columns, pg_sys::Datum::null(), true, snapshot)
+        self.replace_with(row, columns, None, snapshot)
     }
 
     /// Updates the row to have this time in the column, as [`clear`](Self::clear) does.
@@ -68,34 +68,33 @@ impl<L: Layout> RowReplacer<L> {
         microseconds: i64,
         snapshot: &Snapshot,
     ) -> Tid {
-        self.replace_with(row, &[column.any()], pg_sys::Datum::from(microseconds), false, snapshot)
+        self.replace_with(row, &[column.any()], Some(pg_sys::Datum::from(microseconds)), snapshot)
     }
 
     fn replace_with(
         &self,
         row: &Row<'_, L>,
         columns: &[AnyColumn<L>],
-        value: pg_sys::Datum,
-        is_null: bool,
+        value: Option<pg_sys::Datum>,
         snapshot: &Snapshot,
     ) -> Tid {
         self.memory.borrow_mut().step(|| {
             // SAFETY: the row is of this table, since its layout is, and its slot holds it while the new version is formed and
-            // stored. The value is NULL, or one that is passed by value, of the columns' type.
+            // stored. A value is passed by value, and of the columns' type.
             unsafe {
-                self.fill(row, columns, value, is_null);
+                self.fill(row, columns, value);
                 self.replace(row.tid(), snapshot)
             }
         })
     }
 
-    /// Forms the new version in the slot: the row with this value in these columns, and with NULL in those that have been
+    /// Forms the new version in the slot: the row with this value, or NULL, in these columns, and with NULL in those that have been
     /// dropped. Values that are held by reference stay in the row, so it must last as long as the slot is
     /// used.
     ///
     /// # Safety
     /// The row is one of the table, and the value is one of these columns.
-    unsafe fn fill(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>], value: pg_sys::Datum, is_null: bool) {
+    unsafe fn fill(&self, row: &Row<'_, L>, columns: &[AnyColumn<L>], value: Option<pg_sys::Datum>) {
         // SAFETY: the caller's promise: row and slot have as many columns as the table.
         unsafe {
             let description = (*self.slot).tts_tupleDescriptor;
@@ -106,15 +105,14 @@ impl<L: Layout> RowReplacer<L> {
             let new_nulls = slice::from_raw_parts_mut((*self.slot).tts_isnull, count);
             for place in 0..count {
                 let column = description::column(description, place);
-                let is_dropped = column.attisdropped;
                 let is_new = columns.iter().any(|column| column.number() == place + 1);
-                if is_new && is_null && column.attnotnull {
+                if is_new && value.is_none() && column.attnotnull {
                     LedgerError::ClearedNotNull(description::text(column.attname.data.as_ptr())).raise();
                 }
-                let (stored, was_null) =
-                    if is_new { (value, is_null) } else { (values[place], nulls[place]) };
-                new_nulls[place] = was_null || is_dropped;
-                new_values[place] = if new_nulls[place] { pg_sys::Datum::null() } else { stored };
+                let kept = (!nulls[place]).then_some(values[place]);
+                let stored = if is_new { value } else { kept }.filter(|_| !column.attisdropped);
+                new_nulls[place] = stored.is_none();
+                new_values[place] = stored.unwrap_or(pg_sys::Datum::null());
             }
             pg_sys::ExecStoreVirtualTuple(self.slot);
         }
