@@ -20,7 +20,7 @@ use super::column_type::{Jsonb, StoredType};
 use super::raised::guard;
 use super::text::Text;
 use super::value::Value;
-use super::{buckets, description, json, numeric};
+use super::{array, buckets, description, json, numeric};
 use crate::error::LedgerError;
 
 /// The arguments of the running call and the place where its result goes.
@@ -47,6 +47,9 @@ impl Interval {
         Value::of(pg_sys::INTERVALOID, self.datum).shown()
     }
 }
+
+/// A `numeric` as the client wrote it, and its value where it is one that a sum could hold.
+pub type Numeric<'call> = (Value<'call>, Result<Credits, DecodeError>);
 
 impl Argument {
     /// The error for an argument that is needed and NULL.
@@ -137,18 +140,13 @@ impl<'call> Call<'call> {
         self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
     }
 
-    /// A `numeric` that must be given, as the client wrote it, and its value where it is one that a sum could hold.
-    #[allow(clippy::type_complexity)]
-    pub fn required_numeric(
-        &self,
-        argument: Argument,
-    ) -> Result<(Value<'call>, Result<Credits, DecodeError>), LedgerError> {
+    /// A `numeric` that must be given.
+    pub fn required_numeric(&self, argument: Argument) -> Result<Numeric<'call>, LedgerError> {
         self.numeric(argument).ok_or_else(|| argument.missing())
     }
 
-    /// A `numeric`, if given, as the client wrote it, and its value where it is one that a sum could hold.
-    #[allow(clippy::type_complexity)]
-    pub fn numeric(&self, argument: Argument) -> Option<(Value<'call>, Result<Credits, DecodeError>)> {
+    /// A `numeric`, if given.
+    pub fn numeric(&self, argument: Argument) -> Option<Numeric<'call>> {
         let value = self.value(argument, pg_sys::NUMERICOID)?;
         // SAFETY: the declaration says numeric.
         Some((value, unsafe { numeric::from_datum(value.datum) }))
@@ -223,26 +221,11 @@ impl<'call> Call<'call> {
     /// The elements of a `uuid[]` that must be given, without NULLs in it, and names accounts. LC003 for one that is not on this node.
     pub fn user_ids(&self, argument: Argument) -> Result<Vec<UserId>, LedgerError> {
         let array = self.uuid_array(argument)?;
-        let (mut elements, mut count) = (std::ptr::null_mut(), 0);
-        // SAFETY: the declaration says uuid[], and there is no NULL in it; each element is 16 bytes in the array, and a `UserId` is
-        // laid out as they are.
-        unsafe {
-            pg_sys::deconstruct_array(
-                array.datum.cast_mut_ptr(),
-                pg_sys::UUIDOID,
-                16,
-                false,
-                pg_sys::TYPALIGN_CHAR.cast_signed(),
-                &raw mut elements,
-                std::ptr::null_mut(),
-                &raw mut count,
-            );
-            let elements = std::slice::from_raw_parts(elements, usize::try_from(count).unwrap_or_default());
-            let users: Vec<UserId> =
-                elements.iter().map(|element| *element.cast_mut_ptr::<UserId>()).collect();
-            buckets::require_for_reader(&users)?;
-            Ok(users)
-        }
+        // SAFETY: the declaration says uuid[].
+        let users: Vec<UserId> =
+            unsafe { array::uuids(array.datum) }.into_iter().map(UserId::from_bytes).collect();
+        buckets::require_for_reader(&users)?;
+        Ok(users)
     }
 
     /// A `text[]`, if given, without NULLs in it: to be bound, and to be looked at.
