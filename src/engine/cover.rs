@@ -33,28 +33,43 @@ pub fn refuse_to_prepare() -> Result<(), LedgerError> {
     let mut standing = Standing::with(&relations, Table::open(relations.holds()?, Access::Read));
     let now = Snapshot::latest();
     for user in &users {
-        if !standing.asked(user, &now, i64::MAX).is_empty() {
+        if standing.asked(user, &now, i64::MAX).is_some() {
             return Err(LedgerError::PreparedHold);
         }
     }
     Ok(())
 }
 
-/// What is held, by the API keys that it is held for: in runs of holds with the same one.
-pub(super) type HeldByKey = Vec<(Option<ApiKeyId>, Credits)>;
-
 /// What an account must have covered.
 #[derive(Clone, Debug)]
 pub struct Covered {
     /// What the rows that are there ask for, each.
-    pub(super) asked: Vec<Asked>,
+    asked: Vec<Asked>,
     /// What is held of the account's balance, those rows included.
     pub held: Credits,
-    /// The same by key.
-    pub(super) held_by_key: HeldByKey,
+    /// The same, in runs of holds for the same API key.
+    held_by_key: Vec<(Option<ApiKeyId>, Credits)>,
 }
 
 impl Covered {
+    /// What these rows ask for, with what the account holds at this time as the scan sees it.
+    pub(super) fn new(
+        asked: Vec<Asked>,
+        holds: &mut HoldScan,
+        user: &UserId,
+        clock: i64,
+    ) -> Result<Self, SumOutOfRange> {
+        let mut runs: Vec<(Option<ApiKeyId>, Credits)> = Vec::new();
+        let held = holds.held_by_key(user, clock, |key, amount| {
+            match runs.last_mut() {
+                Some((last, sum)) if *last == key => *sum = sum.checked_add(amount)?,
+                _ => runs.push((key, amount)),
+            }
+            Ok(())
+        })?;
+        Ok(Self { asked, held, held_by_key: runs })
+    }
+
     /// What the rows that are there ask for, in sum.
     pub fn asked(&self) -> Result<Credits, SumOutOfRange> {
         self.asked.iter().try_fold(Credits::ZERO, |sum, asked| sum.checked_add(asked.amount))
@@ -72,23 +87,6 @@ impl Covered {
         }
         Ok(())
     }
-}
-
-/// What the account holds as the scan sees it, in all and by key.
-pub(super) fn held_by_key(
-    holds: &mut HoldScan,
-    user: &UserId,
-    clock: i64,
-) -> Result<(Credits, HeldByKey), SumOutOfRange> {
-    let mut runs = HeldByKey::new();
-    let held = holds.held_by_key(user, clock, |key, amount| {
-        match runs.last_mut() {
-            Some((last, sum)) if *last == key => *sum = sum.checked_add(amount)?,
-            _ => runs.push((key, amount)),
-        }
-        Ok(())
-    })?;
-    Ok((held, runs))
 }
 
 /// Looks at the rows that may ask for cover, and at holds.
@@ -118,11 +116,7 @@ impl CoverScans {
         clock: i64,
     ) -> Result<Option<Covered>, SumOutOfRange> {
         let asked = self.standing.asked(user, now.snapshot(), clock);
-        if asked.is_empty() {
-            return Ok(None);
-        }
-        let (held, held_by_key) = held_by_key(&mut self.dirty, user, clock)?;
-        Ok(Some(Covered { asked, held, held_by_key }))
+        asked.map(|asked| Covered::new(asked, &mut self.dirty, user, clock)).transpose()
     }
 
     /// What the account must have covered at a moment; `None` if no row asks.
@@ -133,12 +127,9 @@ impl CoverScans {
         clock: i64,
         relations: &Relations,
     ) -> Result<Option<Covered>, SumOutOfRange> {
-        let asked = self.standing.asked(user, now.snapshot(), clock);
-        if asked.is_empty() {
-            return Ok(None);
-        }
-        let (held, held_by_key) = held_by_key(&mut self.dirty.again(relations, now.sight()), user, clock)?;
-        Ok(Some(Covered { asked, held, held_by_key }))
+        let Some(asked) = self.standing.asked(user, now.snapshot(), clock) else { return Ok(None) };
+        let mut holds = self.dirty.again(relations, now.sight());
+        Covered::new(asked, &mut holds, user, clock).map(Some)
     }
 }
 
@@ -163,8 +154,8 @@ impl Standing {
         }
     }
 
-    /// What the account's rows that are there ask to be covered, each.
-    fn asked(&mut self, user: &UserId, snapshot: &Snapshot, clock: i64) -> Vec<Asked> {
+    /// What the account's rows that are there ask to be covered, each; `None` if none asks.
+    fn asked(&mut self, user: &UserId, snapshot: &Snapshot, clock: i64) -> Option<Vec<Asked>> {
         let mut asked = Vec::new();
         claims::each_asking(user, clock, |claim| match claim {
             Asking::Hold(version) => {
@@ -181,7 +172,7 @@ impl Standing {
                 }
             }
         });
-        asked
+        (!asked.is_empty()).then_some(asked)
     }
 }
 

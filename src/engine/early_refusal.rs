@@ -10,7 +10,7 @@ use ledger::segment::headroom::steps;
 use super::boundaries::LimitsScan;
 use super::caps::CapsScan;
 use super::commit_view::Moment;
-use super::cover::{Covered, held_by_key};
+use super::cover::Covered;
 use super::holds::HoldScan;
 use super::lock_order::OpenIfFree;
 use super::published::Published;
@@ -60,27 +60,19 @@ pub fn refuse_early(
     let balance = balance::as_of(relations, user, now.snapshot())?;
     // Later than the snapshot: what has expired by then is not held any more, whatever the snapshot sees of it.
     let clock = xact::now();
-    let (held, held_by_key) = held_by_key(&mut holds, user, clock)?;
+    let asked = Asked { key, amount, created_at: None };
+    let covered = Covered::new(vec![asked], &mut holds, user, clock)?;
     if let Overdraft::UpTo(limit) = overdraft {
-        let left = balance.checked_sub(held)?;
+        let left = balance.checked_sub(covered.held)?;
         let available = match taking {
             Taking::ToCome => left,
             Taking::Written => left.checked_add(amount)?,
         };
-        if available.checked_sub(amount)?.checked_add(limit)? < Credits::ZERO {
-            return Err(LedgerError::InsufficientCredits {
-                user: *user,
-                asked: amount,
-                available,
-                overdraft_limit: limit,
-            });
-        }
+        refuse_below(user, amount, available, limit)?;
     }
     if !is_capped {
         return Ok(());
     }
-    let asked = Asked { key, amount, created_at: None };
-    let covered = Covered { asked: vec![asked], held, held_by_key };
     let mut spends = caps.spends(user, &[], &now, Clock::At(clock), now.sight(), relations)?;
     covered.add_to(&mut spends)?;
     for spend in &mut spends {
@@ -90,6 +82,19 @@ pub fn refuse_early(
         if let Some(refusal) = spend.refusal()? {
             return Err(LedgerError::SpendCapReached { user: *user, refusal });
         }
+    }
+    Ok(())
+}
+
+/// Refuses an amount that would leave less available than the limit, which is this far below zero.
+fn refuse_below(
+    user: &UserId,
+    asked: Credits,
+    available: Credits,
+    overdraft_limit: Credits,
+) -> Result<(), LedgerError> {
+    if available.checked_sub(asked)?.checked_add(overdraft_limit)? < Credits::ZERO {
+        return Err(LedgerError::InsufficientCredits { user: *user, asked, available, overdraft_limit });
     }
     Ok(())
 }
