@@ -103,17 +103,21 @@ pub fn shared_memory_size() -> usize {
 
 /// The channel for `credits_transactions:{microseconds}`, unless it is off.
 pub fn config_channel() -> Option<CString> {
-    CONFIG_CHANNEL.get().filter(|channel| !channel.is_empty())
+    unless_off(&CONFIG_CHANNEL)
 }
 
 /// The channel for who crossed in which direction, unless it is off.
 pub fn crossing_channel() -> Option<CString> {
-    CROSSING_CHANNEL.get().filter(|channel| !channel.is_empty())
+    unless_off(&CROSSING_CHANNEL)
 }
 
 /// The channel for which spend cap was reached or is open again, unless it is off.
 pub fn cap_channel() -> Option<CString> {
-    CAP_CHANNEL.get().filter(|channel| !channel.is_empty())
+    unless_off(&CAP_CHANNEL)
+}
+
+fn unless_off(channel: &GucSetting<Option<CString>>) -> Option<CString> {
+    channel.get().filter(|channel| !channel.is_empty())
 }
 
 /// Whether a ledger that holds transactions may be dropped.

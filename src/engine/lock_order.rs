@@ -120,8 +120,10 @@ pub fn wait_for_everything(relations: &Relations) {
         Ok(relations.batches),
         relations.days(),
         relations.holds(),
+        relations.limits(),
+        relations.caps(),
     ];
-    for table in tables.into_iter().chain([relations.limits(), relations.caps()]) {
+    for table in tables {
         lock_all(table, lock_for_both);
     }
 }

@@ -137,9 +137,7 @@ impl DirtySnapshot {
         // SAFETY: the server writes here while a scan looks at a row, not now.
         unsafe { (*self.0.get()).xmin != pg_sys::InvalidTransactionId }
     }
-}
 
-impl DirtySnapshot {
     /// The other transaction that has not ended and has inserted the row that a scan has just found, or is deleting it.
     pub(super) fn writer_of_last_row(&self) -> Option<Writer> {
         // SAFETY: the server writes here while a scan looks at a row, not now.
