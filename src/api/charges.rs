@@ -5,7 +5,7 @@ use ledger::credits::Credits;
 use super::arguments::details;
 use super::recording::{self, Given, Recorded, Recording};
 use crate::engine::early_refusal::{self, Taking};
-use crate::engine::{claims, holds};
+use crate::engine::{claims, source_ids};
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
@@ -45,7 +45,7 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
         None
     };
     let refusal = match refusal {
-        Some(refusal) if !holds::is_recorded(&relations, source_id) => {
+        Some(refusal) if !source_ids::has_transaction(&relations, source_id) => {
             return Err(refuse_held(&relations, source_id).err().unwrap_or(refusal));
         }
         refusal => refusal,
@@ -70,7 +70,7 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
 
 /// Refuses the `source_id` of an open hold, which credits would not help, before a lack of credits, which the hold itself may be.
 fn refuse_held(relations: &Relations, source_id: Text) -> Result<(), LedgerError> {
-    if holds::is_held(relations, source_id)? {
+    if source_ids::has_open_hold(relations, source_id)? {
         return Err(LedgerError::Held(source_id.to_string()));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Holds: credits that are reserved for usage to come.
+//! Capturing, releasing and extending holds. Making them is in [`new_hold`](super::new_hold).
 //!
 //! Each function runs its statements as the caller's, with the caller's privileges, triggers and policies. What a statement does not
 //! tell is looked up by the engine: whether the ledger has a `source_id`, and whether another hold has come in place of one that was
@@ -8,13 +8,12 @@ use ledger::credits::{Amount, Credits};
 use ledger::id::{ApiKeyId, UserId};
 use pgrx::Uuid;
 
-use super::arguments::details;
 use super::nodes::and_here;
 use super::recording::{self, Existing, Given};
 use crate::engine::claims;
 use crate::engine::direct::{self, Captured};
 use crate::engine::early_refusal::{self, Taking};
-use crate::engine::holds;
+use crate::engine::{holds, source_ids};
 use crate::error::LedgerError;
 use crate::pg::answer::{Answer, RowType};
 use crate::pg::call::{Argument, Call, Interval};
@@ -23,7 +22,7 @@ use crate::pg::fetch::Tid;
 use crate::pg::numeric::Numeric;
 use crate::pg::privilege::{self, View};
 use crate::pg::statement::{Parameter, Statement};
-use crate::pg::tables::holds::{ALL, CREDIT_HOLD_NAMES, HOLDS_KEY};
+use crate::pg::tables::holds::CREDIT_HOLD_NAMES;
 use crate::pg::tables::transactions::CREDIT_TRANSACTION_NAMES;
 use crate::pg::text::Text;
 use crate::pg::value::Value;
@@ -33,24 +32,7 @@ use crate::pg::xact;
 const LONGEST: i64 = 30 * 86_400_000_000;
 
 /// How often a statement is run again that has missed a hold.
-const ATTEMPTS: u8 = 10;
-
-/// `create_hold(user_id, amount, source_id, expires_in, description, fusillade_batch_id, api_key_id, category, metadata)`
-pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    const USER_ID: Argument = Argument(0, "user_id");
-    let (user_id, user) = (call.uuid(USER_ID)?, *call.user_id(USER_ID)?);
-    let (amount, credits) = call.required_numeric(Argument(1, "amount"))?;
-    let source_id = call.required_content(Argument(2, "source_id"))?;
-    let span = span(call.required_interval(Argument(3, "expires_in"))?)?;
-    let credits = recording::exact_amount(credits)?.into();
-    recording::require_source_id(source_id)?;
-    let details = details(call, 4)?;
-    let key = call.api_key(Argument(6, "api_key_id"));
-    let returns = call.row_type();
-    xact::refuse_if_read_only(c"create_hold()");
-    let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
-    NewHold { user, user_id, credits, amount, source_id, span, key, details, returns }.make(&relations)
-}
+pub(super) const ATTEMPTS: u8 = 10;
 
 /// `capture_hold(source_id, amount)`
 pub fn capture_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
@@ -124,7 +106,7 @@ pub fn extend_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
 }
 
 /// A span of time to hold credits for, in microseconds.
-fn span(interval: Interval) -> Result<i64, LedgerError> {
+pub(super) fn span(interval: Interval) -> Result<i64, LedgerError> {
     i64::try_from(interval.microseconds)
         .ok()
         .filter(|&span| 0 < span && span <= LONGEST)
@@ -142,7 +124,7 @@ fn until_met<T>(
         if let Some(met) = attempt()? {
             return Ok(met);
         }
-        if !holds::exists_here(relations, source_id)?
+        if !source_ids::has_hold_here(relations, source_id)?
             || privilege::view_of(relations.holds()?) == View::Filtered
         {
             return Err(LedgerError::NoHold(source_id.to_string()));
@@ -187,183 +169,6 @@ fn extended(source_id: Text, span: i64) -> Option<Extended> {
             from: row.value(6).unwrap_or(i64::MAX),
         },
     )
-}
-
-/// A hold to make.
-struct NewHold<'call> {
-    user: UserId,
-    user_id: Value<'call>,
-    credits: Credits,
-    /// As the client wrote it.
-    amount: Value<'call>,
-    source_id: Text,
-    span: i64,
-    /// The API key, which is among the details.
-    key: Option<ApiKeyId>,
-    details: [Given<'call>; 5],
-    /// The type of the result.
-    returns: RowType,
-}
-
-/// A hold that is there.
-enum Held {
-    /// Made now.
-    Anew(New),
-    /// Made before: this is a retry.
-    Before(Answer),
-}
-
-/// A hold that was made.
-struct New {
-    hold: Answer,
-    /// Where it is stored.
-    tid: Tid,
-    /// Of which account it is: a trigger may have changed that.
-    user: UserId,
-}
-
-/// The stored hold that has a `source_id`.
-struct Stored {
-    hold: Answer,
-    is_of_user: bool,
-    is_of_amount: bool,
-    is_open: bool,
-    /// For people.
-    summary: String,
-}
-
-impl NewHold<'_> {
-    /// Makes the hold, which the commit then requires to be covered; returns the one that is there if this is a retry.
-    fn make(&self, relations: &Relations) -> Result<Answer, LedgerError> {
-        // Before anything is written, where nothing but this could refuse it.
-        let looks_first = privilege::may_insert_and_return_any(relations.holds()?, &ALL);
-        let refusal =
-            if looks_first { self.refuse_early(relations, &self.user, Taking::ToCome).err() } else { None };
-        // A retry is not refused, nor is a `source_id` that is taken: that has an error of its own.
-        let refusal = match refusal {
-            Some(refusal) if !self.is_taken(relations)? => return Err(refusal),
-            refusal => refusal,
-        };
-        let New { hold, tid, user: held } = match self.insert(relations)? {
-            Held::Before(hold) => return Ok(hold),
-            Held::Anew(hold) => hold,
-        };
-        // After the row is there: if this has waited for a capture of an earlier hold, it sees what that has recorded.
-        if holds::is_recorded(relations, self.source_id) {
-            return Err(LedgerError::CapturedAlready(self.source_id.to_string()));
-        }
-        if let Some(refusal) = refusal {
-            return Err(refusal);
-        }
-        claims::guard_hold(held, (tid, xact::current_subtransaction()));
-        if !looks_first || held != self.user {
-            self.refuse_early(relations, &held, Taking::Written)?;
-        }
-        Ok(hold)
-    }
-
-    /// Refuses the hold for this account if what has committed does not cover it.
-    fn refuse_early(&self, relations: &Relations, user: &UserId, taking: Taking) -> Result<(), LedgerError> {
-        early_refusal::refuse_early(relations, user, self.credits, self.key, taking)
-    }
-
-    /// Whether a hold or a transaction has the `source_id`.
-    fn is_taken(&self, relations: &Relations) -> Result<bool, LedgerError> {
-        Ok(holds::exists(relations, self.source_id)? || holds::is_recorded(relations, self.source_id))
-    }
-
-    /// Makes the hold, unless it is there. One of the same account that has expired gives way.
-    fn insert(&self, relations: &Relations) -> Result<Held, LedgerError> {
-        for _ in 0..ATTEMPTS {
-            let inserted =
-                recording::unless_too_long(self.source_id, HOLDS_KEY, || self.try_insert(relations))
-                    .ok_or_else(|| recording::too_long(self.source_id))?;
-            if let Some(new) = inserted {
-                return Ok(Held::Anew(new));
-            }
-            match self.find() {
-                Some(stored) if stored.is_of_user && !stored.is_open => {
-                    holds::give_way(relations, self.source_id, &self.user)?;
-                }
-                Some(stored) if stored.is_of_user && stored.is_of_amount => {
-                    return Ok(Held::Before(stored.hold));
-                }
-                Some(stored) => return Err(self.conflict(Some(stored.summary))),
-                None if privilege::view_of(relations.holds()?) == View::Filtered
-                    && holds::exists(relations, self.source_id)? =>
-                {
-                    return Err(self.conflict(None));
-                }
-                // Deleted meanwhile, or left out by a trigger.
-                None => {}
-            }
-        }
-        Err(LedgerError::HoldLeftOut(self.source_id.to_string()))
-    }
-
-    fn try_insert(&self, relations: &Relations) -> Option<New> {
-        let [description, batch, api_key, category, metadata] = self.details;
-        let now = xact::now();
-        let columns = [
-            Given::new("source_id", Value::text(self.source_id)),
-            Given::new("user_id", self.user_id),
-            Given::new("amount", self.amount),
-            description,
-            batch,
-            api_key,
-            category,
-            metadata,
-            Given::new("created_at", Value::time(now)),
-            Given::new("expires_at", Value::time(now.saturating_add(self.span))),
-        ];
-        if recording::fits(self.source_id)
-            && let Some((hold, tid)) =
-                direct::hold(relations, &recording::given_values(&columns), self.returns)
-        {
-            return Some(New { hold, tid, user: self.user });
-        }
-        let mut insert = Statement::of_caller();
-        let (names, values) = (recording::columns(&columns), recording::parameters(&columns, &mut insert));
-        insert.first_row(
-            &format!(
-                "INSERT INTO credits.holds ({names}) VALUES ({values}) ON CONFLICT (source_id) DO NOTHING \
-                 RETURNING ROW({})::credits.credit_hold, ctid, user_id",
-                *CREDIT_HOLD_NAMES
-            ),
-            |row| New { hold: row.answer(1), tid: row.value(2).unwrap_or_default(), user: row.user(3) },
-        )
-    }
-
-    /// The stored hold with this `source_id`; `None` if the caller does not see one.
-    fn find(&self) -> Option<Stored> {
-        let mut find = Statement::of_caller();
-        let [key, user, amount] =
-            [Value::text(self.source_id), self.user_id, self.amount].map(|value| find.bind(value));
-        find.first_row(
-            &format!(
-                "SELECT ROW({})::credits.credit_hold, user_id OPERATOR(pg_catalog.=) {user}, \
-                   amount OPERATOR(pg_catalog.=) {amount}, expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(), \
-                   pg_catalog.format('%s for user %s until %s', amount, user_id, expires_at) \
-                 FROM credits.holds WHERE source_id OPERATOR(pg_catalog.=) {key}",
-                *CREDIT_HOLD_NAMES
-            ),
-            |row| Stored {
-                hold: row.answer(1),
-                is_of_user: row.value(2).unwrap_or_default(),
-                is_of_amount: row.value(3).unwrap_or_default(),
-                is_open: row.value(4).unwrap_or_default(),
-                summary: row.value(5).unwrap_or_default(),
-            },
-        )
-    }
-
-    fn conflict(&self, stored: Option<String>) -> LedgerError {
-        LedgerError::HoldConflict {
-            source_id: self.source_id.to_string(),
-            asked: format!("{} for user {}", self.credits, self.user),
-            stored,
-        }
-    }
 }
 
 /// Deletes the hold and records usage of what it held, or of this amount. `None` if there is no hold to be seen.
@@ -415,7 +220,7 @@ fn recorded_before(
     same.extend(user.as_ref().map(|user| Given::new("user_id", Value::uuid(user.as_bytes()))));
     match recording::find(source_id, &same) {
         Some(Existing { transaction, is_same: true, .. }) => Ok(Some(transaction)),
-        None if user.is_none() && !holds::is_recorded(relations, source_id) => Ok(None),
+        None if user.is_none() && !source_ids::has_transaction(relations, source_id) => Ok(None),
         None if user.is_none() && xact::has_one_snapshot() && privilege::view(relations) == View::Whole => {
             Err(LedgerError::HoldOfLater(source_id.to_string()))
         }

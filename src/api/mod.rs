@@ -17,6 +17,7 @@ mod filters;
 pub mod grouped;
 pub mod holds;
 pub mod moves;
+pub mod new_hold;
 mod newest;
 pub mod nodes;
 pub mod open_holds;

@@ -11,7 +11,7 @@ use ledger::id::UserId;
 use pgrx::pg_sys;
 
 use super::claims::Version;
-use super::{holds, inserted};
+use super::{holds, inserted, source_ids};
 use crate::pg::answer::{Answer, RowType};
 use crate::pg::buckets;
 use crate::pg::catalog::Relations;
@@ -163,7 +163,7 @@ pub fn capture(
     let mut ledger = open_ledger(relations, &into)?;
     xact::see_own_changes();
     let snapshot = Rc::new(Snapshot::latest());
-    let mut rows = holds::by_source_id(oid, Access::Write, Sight::AsOf(Rc::clone(&snapshot)));
+    let mut rows = source_ids::scan_holds(oid, Access::Write, Sight::AsOf(Rc::clone(&snapshot)));
     rows.seek(&[held::SOURCE_ID.equal(source_id)]);
     let hold = rows.next().filter(|hold| buckets::is_here(&hold.get(held::USER_ID)))?;
     if !replace::delete_unless_changed(&table, hold.tid(), &snapshot) {

@@ -1,4 +1,5 @@
-//! Holds as the engine reads them: what an account holds, and whose `source_id` is taken.
+//! Holds: what an account holds, what is noted of those that a transaction makes, extends and deletes, and how rows of holds are replaced
+//! without a statement.
 //!
 //! The open holds of an account are one range of the index on `(user_id, expires_at)`. Where the scan meets an index entry of a row
 //! that is gone for everybody, the server marks the entry, and later scans pass over it without fetching a row.
@@ -7,22 +8,18 @@ use std::rc::Rc;
 
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::id::{ApiKeyId, UserId};
-use pgrx::pg_sys;
 
-use super::{claims, inserted, noted};
+use super::{claims, inserted, noted, source_ids};
 use crate::error::LedgerError;
-use crate::pg::buckets;
 use crate::pg::catalog::Relations;
-use crate::pg::column::Layout;
 use crate::pg::column_type::Jsonb;
 use crate::pg::relation::{Access, Index, NotFree, Table};
 use crate::pg::replace::{self, RowReplacer};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
-use crate::pg::scan_key::Key;
-use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
+use crate::pg::snapshot::{Sight, Snapshot};
+use crate::pg::tables::columns;
 use crate::pg::tables::holds::{self, Holds};
-use crate::pg::tables::{columns, transactions};
 use crate::pg::text::{self, Text};
 use crate::pg::xact;
 
@@ -118,7 +115,7 @@ fn require_rules(hold: &Row<'_, Holds>) -> Result<(), LedgerError> {
 pub fn give_way(relations: &Relations, source_id: Text, user: &UserId) -> Result<(), LedgerError> {
     let holds = relations.holds()?;
     let snapshot = Rc::new(Snapshot::latest());
-    let mut rows = by_source_id(holds, Access::Write, Sight::without_siread(&snapshot));
+    let mut rows = source_ids::scan_holds(holds, Access::Write, Sight::without_siread(&snapshot));
     rows.seek(&[holds::SOURCE_ID.equal(source_id)]);
     let now = xact::now();
     let expired = rows
@@ -137,7 +134,7 @@ pub fn make_anew(relations: &Relations, source_id: Text, now: i64) -> Result<(),
     xact::see_own_changes();
     let holds = relations.holds()?;
     let snapshot = Rc::new(Snapshot::latest());
-    let mut rows = by_source_id(holds, Access::Write, Sight::without_siread(&snapshot));
+    let mut rows = source_ids::scan_holds(holds, Access::Write, Sight::without_siread(&snapshot));
     rows.seek(&[holds::SOURCE_ID.equal(source_id)]);
     let replacer = RowReplacer::new(Table::open(holds, Access::Write));
     if let Some(hold) = rows.next() {
@@ -182,77 +179,5 @@ pub fn redact(relations: &Relations, user: &UserId) -> Result<i64, LedgerError> 
         }
         // The next snapshot sees what has been cleared.
         xact::see_own_changes();
-    }
-}
-
-/// A scan of the holds by their `source_id`.
-pub fn by_source_id(holds: pg_sys::Oid, access: Access, sight: Sight) -> IndexScan<Holds> {
-    let table = Table::open(holds, access);
-    let index = Index::primary_key_of(&table);
-    IndexScan::new(table, index, sight, 1, holds::EXPIRES_AT)
-}
-
-/// Whether a transaction has this `source_id`, a committed one or one of the caller's own; waits for one that is about to take it.
-/// The caller has locked the ledger.
-pub fn is_recorded(relations: &Relations, source_id: Text) -> bool {
-    is_taken(
-        transactions::SOURCE_ID.equal(source_id),
-        |_| true,
-        || {
-            let table = Table::open_locked(relations.ledger);
-            let index = relations.open_source_id_key();
-            IndexScan::new(table, index, Sight::Dirty(DirtySnapshot::new()), 1, transactions::SOURCE_ID)
-        },
-    )
-}
-
-/// Whether a hold that is open now has this `source_id`, a committed one or one of the caller's own; waits for transactions that are
-/// making, extending or deleting one.
-pub fn is_held(relations: &Relations, source_id: Text) -> Result<bool, LedgerError> {
-    let now = xact::now();
-    has_hold(relations, source_id, |hold| hold.get(holds::EXPIRES_AT) > now)
-}
-
-/// Whether there is a hold with this `source_id`, whether open or expired; waits as [`is_held`] does.
-pub fn exists(relations: &Relations, source_id: Text) -> Result<bool, LedgerError> {
-    has_hold(relations, source_id, |_| true)
-}
-
-/// Whether there is a hold with this `source_id`, of an account that is here; waits as [`is_held`] does.
-pub fn exists_here(relations: &Relations, source_id: Text) -> Result<bool, LedgerError> {
-    has_hold(relations, source_id, |hold| buckets::is_here(&hold.get(holds::USER_ID)))
-}
-
-fn has_hold(
-    relations: &Relations,
-    source_id: Text,
-    counts: impl Fn(&Row<'_, Holds>) -> bool,
-) -> Result<bool, LedgerError> {
-    let holds = relations.holds()?;
-    let open = || by_source_id(holds, Access::Read, Sight::Dirty(DirtySnapshot::new()));
-    Ok(is_taken(holds::SOURCE_ID.equal(source_id), counts, open))
-}
-
-/// Whether a row with this key counts, once the transaction that is writing it has ended.
-fn is_taken<L: Layout>(
-    key: Key<L>,
-    counts: impl Fn(&Row<'_, L>) -> bool,
-    open: impl Fn() -> IndexScan<L>,
-) -> bool {
-    let key = [key];
-    loop {
-        let mut rows = open();
-        rows.seek(&key);
-        let found = loop {
-            match rows.next() {
-                None => return false,
-                Some(row) if counts(&row) => break rows.writer(),
-                Some(_) => {}
-            }
-        };
-        let Some(writer) = found else { return true };
-        // Pages are not kept pinned while this waits.
-        drop(rows);
-        xact::wait_for(writer);
     }
 }

@@ -16,7 +16,8 @@
 //! - [`commit_view`]: what a settlement reads
 //! - [`cover`]: what a transaction must have covered by what is available
 //! - [`boundaries`]: the boundaries that users have given accounts
-//! - [`caps`]: the spend caps that users have given accounts, and what was spent of them
+//! - [`caps`]: the spend caps that users have given accounts
+//! - [`cap_usage`]: what was spent of spend caps, added up from usage
 //! - [`cap_sums`]: what a session has added up of spend caps, from which its next look goes on
 //! - [`user_rows`]: rows of the tables in which users bound accounts
 //! - [`reversals`]: what transactions take back of others
@@ -43,7 +44,8 @@
 //!
 //! - [`delta`]: the ledger rows of a user that a checkpoint does not cover
 //! - [`balance`]: balances under the caller's snapshot
-//! - [`holds`]: what accounts hold, and whose `source_id` is taken
+//! - [`holds`]: what accounts hold, and what is noted of their holds
+//! - [`source_ids`]: whether a `source_id` is taken, by a transaction or by a hold
 //! - [`available`]: what is available of balances under the caller's snapshot
 //! - [`dated`]: sums of a user's rows by their dates
 //! - [`by_date`]: the rows of a user by their dates
@@ -59,6 +61,7 @@ pub mod batches;
 pub mod boundaries;
 pub mod by_date;
 mod cap_sums;
+mod cap_usage;
 pub mod caps;
 pub mod changes;
 pub mod checkpoint;
@@ -87,5 +90,6 @@ pub mod refresh;
 pub mod reversals;
 pub mod running;
 pub mod settlement;
+pub mod source_ids;
 pub mod statistics;
 pub mod user_rows;

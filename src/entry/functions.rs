@@ -2,8 +2,8 @@
 //! and what answers them.
 
 use crate::api::{
-    balances, bulk, charges, checks, days, feed, grouped, holds, moves, nodes, open_holds, recording,
-    reversals, statements, topup, transactions,
+    balances, bulk, charges, checks, days, feed, grouped, holds, moves, new_hold, nodes, open_holds,
+    recording, reversals, statements, topup, transactions,
 };
 use crate::pg::entry_point::entry_points;
 use crate::pg::{stamp, uuid_v7};
@@ -23,7 +23,7 @@ entry_points! { functions:
     visible_held => balances::visible_held;
     record_transactions => bulk::record_transactions;
     reverse_transaction => reversals::reverse_transaction;
-    create_hold => holds::create_hold;
+    create_hold => new_hold::create_hold;
     capture_hold => holds::capture_hold;
     release_hold => holds::release_hold;
     extend_hold => holds::extend_hold;
