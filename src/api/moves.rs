@@ -1,10 +1,11 @@
 //! What moves buckets of accounts from one node to another: the parts of `sql/schema/moves.sql` that SQL cannot express.
 
+use ledger::bucket::BUCKETS;
+
 use super::arguments::required;
 use crate::engine::lock_order;
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
-use crate::pg::buckets::BUCKETS;
 use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
 use crate::pg::{privilege, transfer, xact};

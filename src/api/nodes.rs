@@ -1,9 +1,11 @@
 //! Which buckets of accounts this ledger has, where it is one of many nodes, for whoever reads it: each as of the snapshot of the statement.
 
+use ledger::bucket::Class;
+
 use super::arguments::required;
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
-use crate::pg::buckets::{self, Class};
+use crate::pg::buckets;
 use crate::pg::call::{Argument, Call};
 
 /// `owned_buckets()`

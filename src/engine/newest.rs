@@ -4,13 +4,14 @@
 
 use std::rc::Rc;
 
+use ledger::bucket::Buckets;
 use ledger::credits::Credits;
 use ledger::id::UserId;
 use pgrx::pg_sys;
 
 use super::delta;
 use crate::error::LedgerError;
-use crate::pg::buckets::{self, Buckets};
+use crate::pg::buckets;
 use crate::pg::catalog::Relations;
 use crate::pg::column::{AnyColumn, Column, Layout};
 use crate::pg::column_type::ColumnType;
@@ -109,7 +110,11 @@ impl RowsBySeq {
         };
         self.last = next.map(|(_, place)| place);
         let row = self.scans[self.last?].current()?;
-        Some(self.elsewhere.is_some_and(|elsewhere| elsewhere.has(&row.get(transactions::USER_ID))))
+        Some(
+            self.elsewhere.is_some_and(|elsewhere| {
+                elsewhere.contains(buckets::of_user(&row.get(transactions::USER_ID)))
+            }),
+        )
     }
 }
 

@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
 
+use ledger::bucket::{BUCKETS, Buckets};
 use ledger::coverage::OpenTransactions;
 use ledger::id::UserId;
 use pgrx::pg_sys;
@@ -24,9 +25,6 @@ use super::tables::bucket_states;
 use super::{transfer, xact};
 use crate::error::LedgerError;
 
-/// How many buckets there are.
-pub const BUCKETS: u64 = 1024;
-
 /// The seed of the hash that `credits.bucket_of` has, of hash partitions, and what these add to it modulo [`BUCKETS`].
 const SEED: u64 = 8_816_678_312_871_386_365;
 const ADDED: u64 = 227;
@@ -34,63 +32,6 @@ const ADDED: u64 = 227;
 // From common/hashfn.h.
 unsafe extern "C" {
     safe fn hash_bytes_extended(bytes: *const u8, length: i32, seed: u64) -> u64;
-}
-
-/// A set of buckets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Buckets([u64; 16]);
-
-impl Buckets {
-    /// The lowest whose number leaves the remainder of the class.
-    pub fn first_of(&self, class: Class) -> Option<u64> {
-        (class.remainder..BUCKETS).step_by(class.modulus).find(|&bucket| self.contains(bucket))
-    }
-
-    /// Of each bucket, in their order, whether it is not in the set.
-    pub fn others(&self) -> Vec<bool> {
-        (0..BUCKETS).map(|bucket| !self.contains(bucket)).collect()
-    }
-
-    /// Whether the account's is among them.
-    pub fn has(&self, user: &UserId) -> bool {
-        self.contains(bucket_of(user))
-    }
-
-    /// Adds one.
-    pub fn insert(&mut self, bucket: u64) {
-        if let Some(word) = self.0.get_mut(word_of(bucket)) {
-            *word |= 1 << (bucket % 64);
-        }
-    }
-
-    /// Whether this one is among them.
-    pub fn contains(&self, bucket: u64) -> bool {
-        self.0.get(word_of(bucket)).is_some_and(|word| word >> (bucket % 64) & 1 == 1)
-    }
-
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// The buckets whose number leaves a remainder when divided by a modulus.
-#[derive(Clone, Copy, Debug)]
-pub struct Class {
-    modulus: usize,
-    remainder: u64,
-}
-
-impl Class {
-    /// `None` unless the modulus is a power of two, and both are in bounds.
-    pub fn new(modulus: i32, remainder: i32) -> Option<Self> {
-        let (modulus, remainder) = (u64::try_from(modulus).ok()?, u64::try_from(remainder).ok()?);
-        let is_class = modulus.is_power_of_two() && modulus <= BUCKETS && remainder < modulus;
-        is_class.then_some(Self { modulus: usize::try_from(modulus).ok()?, remainder })
-    }
-}
-
-fn word_of(bucket: u64) -> usize {
-    usize::try_from(bucket / 64).unwrap_or(usize::MAX)
 }
 
 /// What the table says of buckets that are not simply here.
@@ -134,19 +75,20 @@ pub fn require_at_commit<'a>(
     // A stripe is held, so no lock is waited for. Who finds the table locked is told to ask again.
     let is_read = read_if_changed(relations, Table::open_if_free, Index::primary_key_if_free);
     let States { not_here, arriving, .. } = STATES.get();
-    let is_copied = |user: &UserId| arriving.has(user) && transfer::is_begun(bucket_of(user));
-    let elsewhere = users.find(|user| is_read.is_err() || not_here.has(user) && !is_copied(user));
+    let is_copied = |user: &UserId| arriving.contains(of_user(user)) && transfer::is_begun(of_user(user));
+    let elsewhere =
+        users.find(|user| is_read.is_err() || not_here.contains(of_user(user)) && !is_copied(user));
     elsewhere.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
 }
 
 /// Whether what the committing transaction writes of this account are copies of what another node has. [`require_at_commit`] has asked for it.
 pub fn is_copied(user: &UserId) -> bool {
-    transfer::is_any() && STATES.get().arriving.has(user) && transfer::is_begun(bucket_of(user))
+    transfer::is_any() && STATES.get().arriving.contains(of_user(user)) && transfer::is_begun(of_user(user))
 }
 
 /// Whether the transaction removes what is left here of this account, which is another node's by now.
 pub fn is_left_behind(relations: &Relations, user: &UserId) -> bool {
-    transfer::is_any() && is_left(bucket_of(user), &states_now(relations))
+    transfer::is_any() && is_left(of_user(user), &states_now(relations))
 }
 
 /// Whether the transaction removes what is left here of a bucket that is another node's by now.
@@ -181,7 +123,7 @@ pub fn require_to_prepare<'a>(
     read_now(relations);
     let States { not_here, moving, .. } = STATES.get();
     for user in users {
-        let bucket = bucket_of(user);
+        let bucket = of_user(user);
         if not_here.contains(bucket) {
             return Err(LedgerError::NotHere { user: *user });
         } else if moving.contains(bucket) {
@@ -193,8 +135,8 @@ pub fn require_to_prepare<'a>(
 
 /// Refuses accounts that this node does not have in the snapshot of the running query.
 pub fn require_for_reader(users: &[UserId]) -> Result<(), LedgerError> {
-    let not_here = elsewhere_for_reader(|moving| users.iter().any(|user| moving.has(user)));
-    let user = not_here.and_then(|not_here| users.iter().find(|user| not_here.has(user)));
+    let not_here = elsewhere_for_reader(|moving| users.iter().any(|user| moving.contains(of_user(user))));
+    let user = not_here.and_then(|not_here| users.iter().find(|user| not_here.contains(of_user(user))));
     user.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
 }
 
@@ -210,7 +152,7 @@ pub fn is_here(user: &UserId) -> bool {
         remember(not_here);
         not_here
     });
-    !not_here.has(user)
+    !not_here.contains(of_user(user))
 }
 
 /// Buckets that are not here in the snapshot of the running query; `None` if that is known to see all here.
@@ -276,7 +218,8 @@ fn last_read_next() -> pg_sys::TransactionId {
     LAST_READ.get().map_or(pg_sys::InvalidTransactionId, |last| last.next)
 }
 
-fn bucket_of(user: &UserId) -> u64 {
+/// The bucket of an account.
+pub fn of_user(user: &UserId) -> u64 {
     let bytes = user.as_bytes();
     let hash = hash_bytes_extended(bytes.as_ptr(), 16, SEED);
     (hash % BUCKETS + ADDED) % BUCKETS

@@ -5,9 +5,9 @@
 
 use std::cell::Cell;
 
+use ledger::bucket::Buckets;
 use ledger::stripe;
 
-use super::buckets::Buckets;
 use super::lock;
 use crate::error::LedgerError;
 

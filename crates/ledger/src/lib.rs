@@ -2,6 +2,7 @@
 //!
 //! - [`before`]: the rows before a moment, as whole days and a part of one
 //! - [`boundaries`]: how far an account may be overdrawn, and its thresholds
+//! - [`bucket`]: sets and classes of the buckets that accounts fall into
 //! - [`caps`]: what an account's API keys have spent in a window, and the caps that it can reach
 //! - [`credits`]: exact sums of credits, and the amounts that a transaction may have
 //! - [`id`]: ids of accounts, transactions, batches and ledgers
@@ -28,6 +29,7 @@
 
 pub mod before;
 pub mod boundaries;
+pub mod bucket;
 pub mod caps;
 pub mod coverage;
 pub mod credits;
