@@ -98,6 +98,15 @@ pub(super) struct Recorded {
     pub(super) user: Option<UserId>,
 }
 
+/// What a statement returns of a row that it inserts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Returned {
+    /// The columns of `credit_transaction`.
+    Row,
+    /// Where it is stored and of which account it is, too. That takes SELECT on the whole ledger.
+    RowAndPlace,
+}
+
 /// The outcome of inserting a transaction.
 enum Inserted {
     /// The transaction is stored.
@@ -162,7 +171,7 @@ pub(super) fn record(
     recording: &Recording<'_, '_>,
     asked: impl FnOnce() -> String,
 ) -> Result<Answer, LedgerError> {
-    record_returning(relations, recording, false, asked).map(|recorded| recorded.transaction)
+    record_returning(relations, recording, Returned::Row, asked).map(|recorded| recorded.transaction)
 }
 
 /// Does what [`record`] does, and says where a new row is stored and of which account it is, which a trigger may have changed. That takes
@@ -172,17 +181,17 @@ pub(super) fn record_and_locate(
     recording: &Recording<'_, '_>,
     asked: impl FnOnce() -> String,
 ) -> Result<Recorded, LedgerError> {
-    record_returning(relations, recording, true, asked)
+    record_returning(relations, recording, Returned::RowAndPlace, asked)
 }
 
 fn record_returning(
     relations: &Relations,
     recording: &Recording<'_, '_>,
-    locates: bool,
+    returned: Returned,
     asked: impl FnOnce() -> String,
 ) -> Result<Recorded, LedgerError> {
     let source_id = recording.source_id;
-    let is_left_out = match insert(relations, recording, locates) {
+    let is_left_out = match insert(relations, recording, returned) {
         Inserted::TooLong => return Err(too_long(source_id)),
         Inserted::Recorded(recorded) => return Ok(recorded),
         Inserted::Taken => false,
@@ -205,7 +214,7 @@ fn record_returning(
 }
 
 /// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
-fn insert(relations: &Relations, recording: &Recording<'_, '_>, locates: bool) -> Inserted {
+fn insert(relations: &Relations, recording: &Recording<'_, '_>, returned: Returned) -> Inserted {
     if let Some(returns) = recording.directly
         && fits(recording.source_id)
         && let Some(recorded) = direct::record(relations, &given_values(recording.columns), returns)
@@ -217,6 +226,7 @@ fn insert(relations: &Relations, recording: &Recording<'_, '_>, locates: bool) -
             direct::Recorded::Taken => Inserted::Taken,
         };
     }
+    let locates = returned == Returned::RowAndPlace;
     let mut insert = Statement::of_caller();
     let (names, values) = (columns(recording.columns), parameters(recording.columns, &mut insert));
     let sql = format!(
