@@ -1,13 +1,20 @@
 //! The trigger functions of the ledger, of the tables derived from it, and of holds, limits and caps. Each refuses to be the trigger of
 //! another table, or to fire at another moment, than `sql/schema` makes it for.
 
+use ledger::id::UserId;
+
 use crate::engine::{boundaries, caps, changes, checkpoint, holds as engine_holds, inserted};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
+use crate::pg::column::Column;
 use crate::pg::definition::Role;
 use crate::pg::entry_point::entry_points;
-use crate::pg::tables::{caps as spend_caps, checkpoints, columns, holds, limits, transactions};
-use crate::pg::trigger::{Event, Moment, Outcome, TriggerCall, refuse};
+use crate::pg::row::Row;
+use crate::pg::tables::checkpoints::{self, Checkpoints};
+use crate::pg::tables::holds::{self, Holds};
+use crate::pg::tables::transactions::{self, Ledger};
+use crate::pg::tables::{caps as spend_caps, columns, limits};
+use crate::pg::trigger::{Event, Moment, Outcome, TriggerCall, Triggered, refuse};
 use crate::pg::{buckets, names, stamp, transfer, xact};
 
 entry_points! { triggers:
@@ -29,7 +36,7 @@ entry_points! { triggers:
 /// `credits.note_transaction()`: row trigger that notes whose balance the transaction changes, and by how much. Runs for every row.
 fn note_transaction(call: &TriggerCall<'_>) {
     let relations = Relations::lookup();
-    let row = relations.as_ref().and_then(|relations| call.ledger_row(relations));
+    let row = relations.as_ref().and_then(|relations| call.row::<Ledger>(relations));
     match (&relations, row) {
         (Some(relations), Some(row))
             if call.event() == Event::Insert && call.moment() == Moment::AfterRow =>
@@ -50,7 +57,7 @@ fn refuse_change(call: &TriggerCall<'_>) -> Outcome {
         && transfer::is_any()
         && let Some(relations) = Relations::lookup().filter(|found| found.ledger == call.table())
     {
-        match (call.moment(), call.ledger_row(&relations)) {
+        match (call.moment(), call.row::<Ledger>(&relations)) {
             (Moment::BeforeRow, Some(row))
                 if buckets::is_left_behind(&relations, &row.get(transactions::USER_ID)) =>
             {
@@ -115,7 +122,7 @@ fn announce_buckets(call: &TriggerCall<'_>) {
 /// `credits.keep_announced()`: trigger of checkpoints that are deleted by hand, row by row, or all at once.
 fn keep_announced(call: &TriggerCall<'_>) {
     let relations = Relations::lookup().filter(|found| found.checkpoints == call.table());
-    let row = relations.as_ref().and_then(|relations| call.checkpoint_row(relations));
+    let row = relations.as_ref().and_then(|relations| call.row::<Checkpoints>(relations));
     match (relations, call.moment(), call.event(), row) {
         (Some(relations), Moment::AfterRow, Event::Delete, Some(row))
             if buckets::is_left_behind(&relations, &row.get(checkpoints::USER_ID)) =>
@@ -138,46 +145,39 @@ fn keep_announced(call: &TriggerCall<'_>) {
 
 /// `credits.note_limits()`: trigger of changes of boundaries, row by row, or before all are gone at once.
 fn note_limits(call: &TriggerCall<'_>) {
-    let relations = Relations::lookup().filter(|found| found.limits().ok() == Some(call.table()));
-    let row = relations.as_ref().and_then(|relations| call.limits_row(relations));
-    match (relations, call.moment(), call.event(), row) {
-        (Some(relations), Moment::AfterRow, Event::Delete, Some(row))
-            if buckets::is_left_behind(&relations, &row.get(limits::USER_ID)) =>
-        {
-            Ok(())
-        }
-        (Some(relations), Moment::AfterRow, Event::Insert | Event::Update | Event::Delete, Some(row)) => {
-            boundaries::note_changed(&row, call.new_limits_row(&relations).as_ref())
-        }
-        (Some(relations), Moment::BeforeStatement, Event::Truncate, _) => {
-            boundaries::note_truncated(&relations)
-        }
-        _ => refuse(
-            "note_limits() is an AFTER INSERT, UPDATE or DELETE row trigger, and a BEFORE TRUNCATE trigger, of \
-             credits.spending_limits only",
-        ),
-    }
-    .unwrap_or_else(|error| error.raise());
+    note_bounds(call, limits::USER_ID, boundaries::note_changed, boundaries::note_truncated, "note_limits");
 }
 
 /// `credits.note_caps()`: trigger of changes of spend caps, row by row, or before all are gone at once.
 fn note_caps(call: &TriggerCall<'_>) {
-    let relations = Relations::lookup().filter(|found| found.caps().ok() == Some(call.table()));
-    let cap = relations.as_ref().and_then(|relations| call.cap(relations));
-    match (relations, call.moment(), call.event(), cap) {
-        (Some(relations), Moment::AfterRow, Event::Delete, Some(cap))
-            if buckets::is_left_behind(&relations, &cap.get(spend_caps::USER_ID)) =>
+    note_bounds(call, spend_caps::USER_ID, caps::note_changed, caps::note_truncated, "note_caps");
+}
+
+/// The trigger of this name, of a table in which users bound accounts.
+fn note_bounds<L: Triggered>(
+    call: &TriggerCall<'_>,
+    user: Column<L, UserId>,
+    note_changed: impl Fn(&Row<'_, L>, Option<&Row<'_, L>>) -> Result<(), LedgerError>,
+    note_truncated: impl Fn(&Relations) -> Result<(), LedgerError>,
+    name: &str,
+) {
+    let relations = Relations::lookup().filter(|found| L::oid(found) == Some(call.table()));
+    let row = relations.as_ref().and_then(|relations| call.row::<L>(relations));
+    match (relations, call.moment(), call.event(), row) {
+        (Some(relations), Moment::AfterRow, Event::Delete, Some(row))
+            if buckets::is_left_behind(&relations, &row.get(user)) =>
         {
             Ok(())
         }
-        (Some(relations), Moment::AfterRow, Event::Insert | Event::Update | Event::Delete, Some(cap)) => {
-            caps::note_changed(&cap, call.new_cap(&relations).as_ref())
+        (Some(relations), Moment::AfterRow, Event::Insert | Event::Update | Event::Delete, Some(row)) => {
+            note_changed(&row, call.new_row(&relations).as_ref())
         }
-        (Some(relations), Moment::BeforeStatement, Event::Truncate, _) => caps::note_truncated(&relations),
-        _ => refuse(
-            "note_caps() is an AFTER INSERT, UPDATE or DELETE row trigger, and a BEFORE TRUNCATE trigger, of \
-             credits.spend_caps only",
-        ),
+        (Some(relations), Moment::BeforeStatement, Event::Truncate, _) => note_truncated(&relations),
+        _ => refuse(format!(
+            "{name}() is an AFTER INSERT, UPDATE or DELETE row trigger, and a BEFORE TRUNCATE trigger, of \
+             credits.{} only",
+            L::DEFINITION.display_name()
+        )),
     }
     .unwrap_or_else(|error| error.raise());
 }
@@ -186,7 +186,7 @@ fn note_caps(call: &TriggerCall<'_>) {
 fn note_hold(call: &TriggerCall<'_>) {
     let relations = Relations::lookup();
     let [hold, new] = match &relations {
-        Some(relations) => [call.hold(relations), call.new_hold(relations)],
+        Some(relations) => [call.row::<Holds>(relations), call.new_row::<Holds>(relations)],
         None => [None, None],
     };
     match (call.moment(), call.event(), hold, new) {
@@ -207,7 +207,7 @@ fn refuse_hold_change(call: &TriggerCall<'_>) {
     let Some(relations) = Relations::lookup().filter(|found| found.holds().ok() == Some(call.table())) else {
         refuse_other_trigger()
     };
-    match (call.moment(), call.event(), call.hold(&relations), call.new_hold(&relations)) {
+    match (call.moment(), call.event(), call.row::<Holds>(&relations), call.new_row::<Holds>(&relations)) {
         (Moment::AfterRow, Event::Update, Some(old), Some(new)) => {
             // What a publisher's UPDATE tells of: an expired hold that is extended is made anew, and a redaction clears both texts.
             let is_cleared = || new.is_null(holds::DESCRIPTION) && new.is_null(holds::METADATA);

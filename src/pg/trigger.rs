@@ -76,85 +76,75 @@ impl<'call> TriggerCall<'call> {
         }
     }
 
-    /// The row of the ledger that the trigger fires for; `None` for a trigger of another table, or one that fires once for a
+    /// The row that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger of another table, or one that fires once for a
     /// statement.
-    pub fn ledger_row(&self, relations: &Relations) -> Option<Row<'call, Ledger>> {
-        // SAFETY: this is the layout of the ledger.
-        unsafe { self.row_of(relations.ledger) }
+    pub fn row<L: Triggered>(&self, relations: &Relations) -> Option<Row<'call, L>> {
+        // SAFETY: the slot is the trigger's.
+        unsafe { self.row_in(self.0.tg_trigslot, relations) }
     }
 
-    /// The checkpoint that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger of another table, or one that
-    /// fires once for a statement.
-    pub fn checkpoint_row(&self, relations: &Relations) -> Option<Row<'call, Checkpoints>> {
-        // SAFETY: this is the layout of the checkpoints.
-        unsafe { self.row_of(relations.checkpoints) }
-    }
-
-    /// The hold that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger of another table, or one that fires once
-    /// for a statement.
-    pub fn hold(&self, relations: &Relations) -> Option<Row<'call, Holds>> {
-        // SAFETY: this is the layout of the holds.
-        unsafe { self.row_of(relations.holds().ok()?) }
-    }
-
-    /// What an `UPDATE` makes of the hold.
-    pub fn new_hold(&self, relations: &Relations) -> Option<Row<'call, Holds>> {
-        // SAFETY: this is the layout of the holds.
-        unsafe { self.new_row_of(relations.holds().ok()?) }
-    }
-
-    /// The row of `spending_limits` that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger of another table, or
-    /// one that fires once for a statement.
-    pub fn limits_row(&self, relations: &Relations) -> Option<Row<'call, Limits>> {
-        // SAFETY: this is the layout of the limits.
-        unsafe { self.row_of(relations.limits().ok()?) }
-    }
-
-    /// What an `UPDATE` makes of the row of `spending_limits`.
-    pub fn new_limits_row(&self, relations: &Relations) -> Option<Row<'call, Limits>> {
-        // SAFETY: this is the layout of the limits.
-        unsafe { self.new_row_of(relations.limits().ok()?) }
-    }
-
-    /// The row of `spend_caps` that the trigger fires for, of an `UPDATE` the old one; `None` for a trigger of another table, or one that
-    /// fires once for a statement.
-    pub fn cap(&self, relations: &Relations) -> Option<Row<'call, Caps>> {
-        // SAFETY: this is the layout of the caps.
-        unsafe { self.row_of(relations.caps().ok()?) }
-    }
-
-    /// What an `UPDATE` makes of the row of `spend_caps`.
-    pub fn new_cap(&self, relations: &Relations) -> Option<Row<'call, Caps>> {
-        // SAFETY: this is the layout of the caps.
-        unsafe { self.new_row_of(relations.caps().ok()?) }
-    }
-
-    /// # Safety
-    /// The layout is that of the table, which is one of those in [`Relations`].
-    unsafe fn row_of<L: Layout>(&self, table: pg_sys::Oid) -> Option<Row<'call, L>> {
-        // SAFETY: the caller's promise.
-        unsafe { self.row_in(self.0.tg_trigslot, table) }
-    }
-
-    /// # Safety
-    /// The layout is that of the table, which is one of those in [`Relations`].
-    unsafe fn new_row_of<L: Layout>(&self, table: pg_sys::Oid) -> Option<Row<'call, L>> {
+    /// What an `UPDATE` makes of the row; `None` for any other trigger.
+    pub fn new_row<L: Triggered>(&self, relations: &Relations) -> Option<Row<'call, L>> {
         // The server sets this slot for an UPDATE only.
         let slot = if self.event() == Event::Update { self.0.tg_newslot } else { std::ptr::null_mut() };
-        // SAFETY: the caller's promise.
-        unsafe { self.row_in(slot, table) }
+        // SAFETY: the slot is the trigger's.
+        unsafe { self.row_in(slot, relations) }
     }
 
     /// # Safety
-    /// The slot is one of the trigger's; the layout is that of the table, which is one of those in [`Relations`].
-    unsafe fn row_in<L: Layout>(
+    /// The slot is one of the trigger's.
+    unsafe fn row_in<L: Triggered>(
         &self,
         slot: *mut pg_sys::TupleTableSlot,
-        table: pg_sys::Oid,
+        relations: &Relations,
     ) -> Option<Row<'call, L>> {
         // SAFETY: the server holds the row in this slot while the trigger runs; no session inserted it but this one. The table was
-        // compared with its layout when it was looked up, and is locked since before.
-        (self.table() == table && !slot.is_null()).then(|| unsafe { Row::new(slot, false) })
+        // compared with the layout when it was looked up, and is locked since before.
+        (L::oid(relations) == Some(self.table()) && !slot.is_null()).then(|| unsafe { Row::new(slot, false) })
+    }
+}
+
+/// A table with triggers of ours that look at its rows.
+///
+/// # Safety
+/// The oid is that of the table with this layout, which [`Relations::lookup`] has compared.
+pub unsafe trait Triggered: Layout {
+    /// Its oid; `None` if it is missing.
+    fn oid(relations: &Relations) -> Option<pg_sys::Oid>;
+}
+
+// SAFETY: its own table.
+unsafe impl Triggered for Ledger {
+    fn oid(relations: &Relations) -> Option<pg_sys::Oid> {
+        Some(relations.ledger)
+    }
+}
+
+// SAFETY: its own table.
+unsafe impl Triggered for Checkpoints {
+    fn oid(relations: &Relations) -> Option<pg_sys::Oid> {
+        Some(relations.checkpoints)
+    }
+}
+
+// SAFETY: its own table.
+unsafe impl Triggered for Holds {
+    fn oid(relations: &Relations) -> Option<pg_sys::Oid> {
+        relations.holds().ok()
+    }
+}
+
+// SAFETY: its own table.
+unsafe impl Triggered for Limits {
+    fn oid(relations: &Relations) -> Option<pg_sys::Oid> {
+        relations.limits().ok()
+    }
+}
+
+// SAFETY: its own table.
+unsafe impl Triggered for Caps {
+    fn oid(relations: &Relations) -> Option<pg_sys::Oid> {
+        relations.caps().ok()
     }
 }
 
