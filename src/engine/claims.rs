@@ -39,6 +39,13 @@ struct Claim {
     is_guarded: bool,
 }
 
+impl Claim {
+    /// That of a row which a function has made now.
+    const fn by_function(user: UserId) -> Self {
+        Self { user, open_until: None, is_guarded: true }
+    }
+}
+
 /// What rows of the running transaction ask.
 #[derive(Default)]
 struct Claims {
@@ -81,6 +88,12 @@ impl Rows {
     fn claim_of(&self, version: Version) -> Option<Claim> {
         self.claims.get(&key(version)).copied()
     }
+
+    /// Remembers that a version has come in place of another, and returns what that asked.
+    fn replace(&mut self, old: Version, new: Version) -> Option<Claim> {
+        self.moved.insert(key(old), new);
+        self.claim_of(old)
+    }
 }
 
 /// The rows of an account that may ask for cover.
@@ -120,22 +133,19 @@ fn version((address, stored_by): Key) -> Version {
 
 /// Remembers that `create_hold` has made a hold of this account.
 pub fn guard_hold(user: UserId, hold: Version) {
-    let claim = Claim { user, open_until: None, is_guarded: true };
-    CLAIMS.with_borrow_mut(|claims| claims.claim_hold(hold, claim));
+    CLAIMS.with_borrow_mut(|claims| claims.claim_hold(hold, Claim::by_function(user)));
 }
 
 /// Remembers that `charge` has recorded a transaction of this account.
 pub fn guard_charge(user: UserId, charge: Version) {
-    let claim = Claim { user, open_until: None, is_guarded: true };
-    CLAIMS.with_borrow_mut(|claims| claims.claim_charge(charge, claim));
+    CLAIMS.with_borrow_mut(|claims| claims.claim_charge(charge, Claim::by_function(user)));
 }
 
 /// Remembers that an update has replaced a version of a hold, which would have expired at this time.
 pub fn note_update(user: UserId, expired_at: i64, old: Version, new: Version) {
     CLAIMS.with_borrow_mut(|claims| {
         let by_hand = Claim { user, open_until: Some(expired_at), is_guarded: false };
-        let claim = claims.holds.claim_of(old).unwrap_or(by_hand);
-        claims.holds.moved.insert(key(old), new);
+        let claim = claims.holds.replace(old, new).unwrap_or(by_hand);
         claims.claim_hold(new, claim);
     });
 }
@@ -163,8 +173,7 @@ pub fn note_capture(hold: Version, user: UserId, charge: Version) {
 /// Remembers that a version of a hold has come in place of another.
 pub fn note_hold_moved(old: Version, new: Version) {
     CLAIMS.with_borrow_mut(|claims| {
-        claims.holds.moved.insert(key(old), new);
-        if let Some(claim) = claims.holds.claim_of(old) {
+        if let Some(claim) = claims.holds.replace(old, new) {
             claims.claim_hold(new, claim);
         }
     });
@@ -173,8 +182,7 @@ pub fn note_hold_moved(old: Version, new: Version) {
 /// Remembers that a version of a row of the ledger has come in place of another.
 pub fn note_charge_moved(old: Version, new: Version) {
     CLAIMS.with_borrow_mut(|claims| {
-        claims.charges.moved.insert(key(old), new);
-        if let Some(claim) = claims.charges.claim_of(old) {
+        if let Some(claim) = claims.charges.replace(old, new) {
             claims.claim_charge(new, claim);
         }
     });
