@@ -27,6 +27,32 @@ struct Found {
     source_id: Vec<u8>,
 }
 
+impl Found {
+    /// The row of a reversal: of the same account, key and category, and of the opposite type.
+    fn reversal<'a>(
+        &'a self,
+        amount: Credits,
+        source_id: Text,
+        description: Option<Value<'a>>,
+        reverses: Given<'a>,
+    ) -> [Given<'a>; 8] {
+        let Self { original, api_key_id, category, source_id: reversed } = self;
+        let kind = original.kind.map_or(TransactionType::AdminGrant, TransactionType::of_reversal);
+        let default_description = || Value::text_of(&[b"Reversal of ", &reversed[..]].concat());
+        let api_key_id = api_key_id.as_ref().map(|key| Value::uuid(key.as_bytes()));
+        [
+            Given::new("user_id", Value::uuid(original.user.as_bytes())),
+            Given::new("transaction_type", Value::text_of(kind.name().as_bytes())),
+            Given::new("amount", Value::credits(amount)),
+            Given::new("source_id", Value::text(source_id)),
+            Given::new("description", description.unwrap_or_else(default_description)),
+            Given::optional("api_key_id", pg_sys::UUIDOID, api_key_id),
+            Given::optional("category", pg_sys::TEXTOID, category.as_deref().map(Value::text_of)),
+            reverses,
+        ]
+    }
+}
+
 /// `reverse_transaction(transaction_id, source_id, amount, description)`
 pub fn reverse_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let id = call.transaction_id(Argument(0, "transaction_id"))?;
@@ -37,8 +63,8 @@ pub fn reverse_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     xact::refuse_if_read_only(c"reverse_transaction()");
     // Before the indexes, which it reads by: they are kept locked.
     let relations = Relations::locked_for_writing().ok_or(LedgerError::NotInstalled)?;
-    let Found { original, api_key_id, category, source_id: reversed } =
-        find(id).ok_or(LedgerError::UnknownTransaction(*id))?;
+    let found = find(id).ok_or(LedgerError::UnknownTransaction(*id))?;
+    let original = found.original;
     if original.is_reversal {
         return Err(LedgerError::ReversalOfReversal(*id));
     }
@@ -54,24 +80,9 @@ pub fn reverse_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     {
         return Ok(existing.transaction);
     }
-    let kind = original.kind.map_or(TransactionType::AdminGrant, TransactionType::of_reversal);
-    let default_description = || Value::text_of(&[b"Reversal of ", &reversed[..]].concat());
-    let description = call.text(Argument(3, "description")).unwrap_or_else(default_description);
-    let columns = [
-        Given::new("user_id", Value::uuid(original.user.as_bytes())),
-        Given::new("transaction_type", Value::text_of(kind.name().as_bytes())),
-        // Where nothing is left, the row does not stay.
-        Given::new("amount", Value::credits(if amount.is_positive() { amount } else { original.amount })),
-        Given::new("source_id", Value::text(source_id)),
-        Given::new("description", description),
-        Given::optional(
-            "api_key_id",
-            pg_sys::UUIDOID,
-            api_key_id.as_ref().map(|key| Value::uuid(key.as_bytes())),
-        ),
-        Given::optional("category", pg_sys::TEXTOID, category.as_deref().map(Value::text_of)),
-        reverses,
-    ];
+    // Where nothing is left, the row does not stay.
+    let recorded = if amount.is_positive() { amount } else { original.amount };
+    let columns = found.reversal(recorded, source_id, call.text(Argument(3, "description")), reverses);
     let asked = || match given {
         Some(amount) => format!("a reversal of {amount} of transaction {id}"),
         None => format!("a reversal of transaction {id}"),
