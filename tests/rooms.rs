@@ -44,7 +44,7 @@ fn every_module_of_the_library_is_in_a_room() {
 }
 
 #[test]
-fn unsafe_code_is_in_the_cellar_only() {
+fn unsafe_code_is_in_the_room_pg_only() {
     for file in rust_files(Path::new(&format!("{ROOT}/src"))) {
         if !file.starts_with(format!("{ROOT}/src/pg")) {
             assert!(!has_word(&code(&file), "unsafe"), "{} has unsafe code", file.display());

@@ -58,7 +58,6 @@ pub fn is_of_state(words: &[u64], state: &StateName) -> bool {
 /// The high and the low word.
 #[inline]
 pub fn halves(value: u128) -> [u64; 2] {
-    // What is cut off is the other half.
-    #[allow(clippy::cast_possible_truncation)]
+    #[allow(clippy::cast_possible_truncation, reason = "what is cut off is the other half")]
     [(value >> 64) as u64, value as u64]
 }
