@@ -1,8 +1,6 @@
 //! A commit that waits for a stripe can be given up, and leaves nothing behind.
 
-use credits_ledger_tests::{
-    Background, Database, Direction, HeldCommit, Listener, Refused, Session, dec, user,
-};
+use credits_ledger_tests::{Background, Database, Direction, HeldCommit, Listener, Refused, dec, user};
 use postgres::Error;
 use postgres::error::SqlState;
 
@@ -34,21 +32,12 @@ fn database() -> (Database, Listener) {
     (db, listener)
 }
 
-/// Settlement locks that sessions of this database hold or wait for.
-fn stripe_locks(session: &mut Session) -> i64 {
-    session.value(
-        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
-         WHERE locktype = 'advisory' AND datname = current_database()",
-        &[],
-    )
-}
-
 /// The holder's commit goes on as if the other had never been; the other can try again.
 fn assert_only_the_holder_committed(db: &Database, listener: &mut Listener, held: HeldCommit<'_>) {
     let mut session = held.release();
     assert_eq!(listener.crossings(), [(user(1), Down)]);
     assert_eq!(session.balance(user(1)), dec!(-10));
-    assert_eq!(stripe_locks(&mut session), 0);
+    assert_eq!(session.stripe_locks(), 0);
     let mut again = db.connect();
     again.grant(user(1), dec!(100));
     assert_eq!(listener.crossings(), [(user(1), Up)]);
@@ -195,13 +184,13 @@ fn no_lock_outlives_its_transaction() {
     for number in 0..300 {
         session.grant(user(number), dec!(1));
         session.charge(user(number), dec!(1));
-        assert_eq!(stripe_locks(&mut session), 0);
+        assert_eq!(session.stripe_locks(), 0);
     }
     session.run("BEGIN");
     session.charge(user(1), dec!(1));
-    assert_eq!(stripe_locks(&mut session), 0, "no stripe is held while the application works");
+    assert_eq!(session.stripe_locks(), 0, "no stripe is held while the application works");
     session.run("COMMIT");
-    assert_eq!(stripe_locks(&mut session), 0);
+    assert_eq!(session.stripe_locks(), 0);
 }
 
 /// Another commit that has the stripe for itself would wait for this one, which would wait for the stripe.
@@ -222,7 +211,7 @@ fn a_commit_that_has_refreshed_a_checkpoint_waits_for_no_table() {
     session.grant(user(100), dec!(1));
     let committing = session.background(|session| session.try_run("COMMIT"));
     db.until_blocked(committing.pid());
-    assert_eq!(stripe_locks(&mut db.connect()), 0, "neither stripes nor refreshes");
+    assert_eq!(db.connect().stripe_locks(), 0, "neither stripes nor refreshes");
     locker.run("COMMIT");
     let (mut session, committed) = committing.finish();
     committed.unwrap();

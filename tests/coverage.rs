@@ -4,14 +4,6 @@ use credits_ledger_tests::{Database, Refused, Session, dec, user};
 use postgres::Error;
 use rust_decimal::Decimal;
 
-/// A database in which user 1 has so many credits.
-fn database(credits: Decimal) -> (Database, Session) {
-    let db = Database::create();
-    let mut session = db.connect();
-    session.grant(user(1), credits);
-    (db, session)
-}
-
 /// Runs statements one by one. One that begins with the name of a function calls it; `USER` is user 1.
 fn try_call(session: &mut Session, statements: &str) -> Result<(), Error> {
     statements.replace("USER", &user(1).to_string()).split("; ").try_for_each(|statement| {
@@ -35,7 +27,7 @@ fn available(session: &mut Session) -> Decimal {
 
 /// A transaction that does this while another one takes 7 of 10 credits, and commits after it.
 fn beside_seven(calls: &str) -> (Database, Session, Result<(), Error>) {
-    let (db, mut other) = database(dec!(10));
+    let (db, mut other) = Database::create_with(dec!(10));
     let mut session = db.connect();
     call(&mut other, "BEGIN; create_hold('USER', 7, 'other')");
     call(&mut session, &format!("BEGIN; {calls}"));
@@ -116,7 +108,7 @@ fn what_becomes_of_a_hold_asks_in_its_place() {
 /// A charge that is redacted is stored anew.
 #[test]
 fn a_redacted_row_asks() {
-    let (db, other) = database(dec!(10));
+    let (db, other) = Database::create_with(dec!(10));
     let mut session = db.connect();
     call(&mut session, "BEGIN; charge('USER', 4, 'a', 'secret'); SELECT credits.redact_account('USER')");
     let waits = other.background(|other| try_call(other, "charge('USER', 7, 'b')"));
@@ -124,7 +116,7 @@ fn a_redacted_row_asks() {
     session.run("COMMIT");
     waits.finish().1.refused("LC001");
     // The other way round: the redaction waits for nobody, and its commit is refused.
-    let (db, mut other) = database(dec!(10));
+    let (db, mut other) = Database::create_with(dec!(10));
     let mut session = db.connect();
     call(&mut session, "BEGIN; charge('USER', 4, 'a', 'secret')");
     call(&mut other, "charge('USER', 7, 'b')");
@@ -155,7 +147,7 @@ fn what_a_trigger_makes_of_a_row_asks() {
         ("INSERT ON credits.credits_transactions", redacts, "charge('USER', 4, 'a', 'secret')"),
     ] {
         for name in ["aa_before", "zz_behind"] {
-            let (_db, mut session) = database(dec!(10));
+            let (_db, mut session) = Database::create_with(dec!(10));
             session.run(&format!(
                 "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('expired', '{}', 4, 'yesterday');
                  CREATE FUNCTION public.act() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -184,7 +176,7 @@ fn a_row_asks_as_it_is_stored() {
         ("credits_transactions", "charge('USER', 4, 'a')"),
         ("credits_transactions", "create_hold('USER', 4, 'a'); capture_hold('a')"),
     ] {
-        let (db, mut session) = database(dec!(100));
+        let (db, mut session) = Database::create_with(dec!(100));
         session.grant(user(2), dec!(10));
         let mut other = db.connect();
         session.run(&format!(
@@ -226,7 +218,7 @@ fn a_table_that_the_transaction_has_rewritten() {
             "CLUSTER credits.credits_transactions USING credits_transactions_pkey",
         ),
     ] {
-        let (_db, mut session) = database(dec!(10));
+        let (_db, mut session) = Database::create_with(dec!(10));
         for end in ["COMMIT", "PREPARE TRANSACTION 'p'"] {
             call(
                 &mut session,
@@ -250,7 +242,7 @@ fn a_table_that_the_transaction_has_rewritten() {
 /// After a savepoint is rolled back, VACUUM may clear away its row, and another one be stored in its place.
 #[test]
 fn a_row_in_place_of_one_that_was_rolled_back_asks_for_nothing() {
-    let (db, mut other) = database(dec!(10));
+    let (db, mut other) = Database::create_with(dec!(10));
     let mut session = db.connect();
     call(&mut other, "BEGIN; create_hold('USER', 7, 'other')");
     call(
@@ -270,7 +262,7 @@ fn a_row_in_place_of_one_that_was_rolled_back_asks_for_nothing() {
 
 #[test]
 fn an_open_hold_is_extended_whatever_is_there() {
-    let (db, mut other) = database(dec!(10));
+    let (db, mut other) = Database::create_with(dec!(10));
     call(&mut other, "create_hold('USER', 7, 'a'); create_transaction('USER', 'usage', 100, 'u')");
     let mut session = db.connect();
     call(&mut session, "extend_hold('a', '2 hours'); BEGIN; extend_hold('a', '3 hours'); COMMIT");
@@ -284,7 +276,7 @@ fn an_extension_of_an_expired_hold_against_a_new_hold() {
         "UPDATE credits.holds SET expires_at = clock_timestamp() - interval '1 second' WHERE source_id = 'a'";
     // Whoever commits first gets it.
     for extension_is_first in [true, false] {
-        let (db, mut first) = database(dec!(10));
+        let (db, mut first) = Database::create_with(dec!(10));
         let mut second = db.connect();
         call(&mut first, &format!("create_hold('USER', 7, 'a'); {expire}"));
         let calls = ["BEGIN; extend_hold('a', '2 hours')", "BEGIN; create_hold('USER', 4, 'b')"];
@@ -305,7 +297,7 @@ fn an_extension_of_a_hold_that_expires_before_the_commit() {
         "extend_hold('a', '1 hour'); extend_hold('a', '2 hours')",
         "extend_hold('a', '1 hour'); capture_hold('a')",
     ] {
-        let (db, mut other) = database(dec!(10));
+        let (db, mut other) = Database::create_with(dec!(10));
         let mut session = db.connect();
         call(&mut other, "create_hold('USER', 7, 'a', '700 milliseconds')");
         call(&mut session, &format!("BEGIN; {extended}"));
@@ -335,7 +327,7 @@ fn an_account_without_any_row() {
 /// The limit as the transaction itself has set it.
 #[test]
 fn a_limit_that_the_transaction_sets() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     let limit = |limit: &str| {
         format!(
             "INSERT INTO credits.spending_limits (user_id, overdraft_limit) VALUES ('USER', {limit})
@@ -354,7 +346,7 @@ fn a_limit_that_the_transaction_sets() {
 /// Many accounts in one transaction: one that is not covered refuses all.
 #[test]
 fn every_account_of_a_transaction_is_covered() {
-    let (db, mut other) = database(dec!(10));
+    let (db, mut other) = Database::create_with(dec!(10));
     let mut session = db.connect();
     for number in 2..200 {
         other.grant(user(number), dec!(10));
@@ -411,7 +403,7 @@ fn what_must_be_covered_is_not_prepared() {
 /// Of holds that were published as covered, the last that fits is told from the first that does not, to the millionth and beyond.
 #[test]
 fn exactly_as_many_are_admitted_as_fit() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     for number in 0..100 {
         call(&mut session, &format!("create_hold('USER', 0.1, '{number}')"));
     }
@@ -425,7 +417,7 @@ fn exactly_as_many_are_admitted_as_fit() {
 /// A covered account that is far from its limit is not looked at by each commit.
 #[test]
 fn a_covered_account_is_decided_without_its_stripe() {
-    let (_db, mut session) = database(dec!(1000));
+    let (_db, mut session) = Database::create_with(dec!(1000));
     call(&mut session, "create_hold('USER', 1, 'a')");
     let sections = "SELECT exclusive_sections FROM credits.settlement_statistics()";
     let before: i64 = session.value(sections, &[]);
@@ -443,7 +435,7 @@ fn a_covered_account_is_decided_without_its_stripe() {
 /// Where the owner has taken the trigger away that notes holds, nothing says how much was held since: so each commit looks.
 #[test]
 fn holds_that_nobody_notes_are_looked_for() {
-    let (_db, mut session) = database(dec!(1000));
+    let (_db, mut session) = Database::create_with(dec!(1000));
     session.run("ALTER TABLE credits.holds DISABLE TRIGGER note_hold");
     for number in 0..3 {
         call(&mut session, &format!("charge('USER', 1, '{number}')"));

@@ -47,16 +47,9 @@ const WRITTEN: [&str; 5] = [
     "item more usage 0.5 f",
 ];
 
-fn database() -> (Database, Session) {
-    let db = Database::create();
-    let mut session = db.connect();
-    session.grant(user(1), dec!(1000));
-    (db, session)
-}
-
 #[test]
 fn no_statement_is_planned() {
-    let (db, mut session) = database();
+    let (db, mut session) = Database::create_with(dec!(1000));
     let mut fresh = db.connect();
     write(&mut fresh, "plain").unwrap();
     assert_eq!(planned(&mut fresh), 0);
@@ -89,7 +82,7 @@ fn no_statement_is_planned() {
 /// What a function returns is the row as it is stored, to the last column.
 #[test]
 fn the_stored_rows_are_returned() {
-    let (_db, mut session) = database();
+    let (_db, mut session) = Database::create_with(dec!(1000));
     let all = "description => 'chat', fusillade_batch_id => 'bbbbbbbb-0000-4000-8000-000000000000',
                api_key_id => 'aaaaaaaa-0000-4000-8000-000000000000'";
     let later = "category => 'model', metadata => '{\"n\": [1, 2]}'";
@@ -144,7 +137,7 @@ fn the_stored_rows_are_returned() {
 /// Of an array, each item keeps what it brings, and is given what it does not.
 #[test]
 fn items_of_an_array_keep_their_values() {
-    let (_db, mut session) = database();
+    let (_db, mut session) = Database::create_with(dec!(1000));
     let item = |source_id: &str, more: &str| {
         format!(
             r#"{{"user_id": "{}", "transaction_type": "usage", "amount": "1.50", "source_id": "{source_id}"{more}}}"#,
@@ -188,7 +181,7 @@ const LOG: &str = "
 
 #[test]
 fn constraints_defaults_and_rules_of_the_owner_hold() {
-    let (db, mut admin) = database();
+    let (db, mut admin) = Database::create_with(dec!(1000));
     admin.run(LOG);
     let ledger = "credits.credits_transactions";
     let seen = [
@@ -299,7 +292,7 @@ fn constraints_defaults_and_rules_of_the_owner_hold() {
 
 #[test]
 fn keys_of_the_owner_hold() {
-    let (db, mut admin) = database();
+    let (db, mut admin) = Database::create_with(dec!(1000));
     let ledger = "credits.credits_transactions";
     for (number, (key, sqlstate)) in [
         (format!("CREATE UNIQUE INDEX key ON {ledger} (api_key_id)"), "23505"),
@@ -342,7 +335,7 @@ fn keys_of_the_owner_hold() {
 /// Of holds, deletions are the owner's to see as well.
 #[test]
 fn triggers_and_constraints_of_holds_hold() {
-    let (db, mut admin) = database();
+    let (db, mut admin) = Database::create_with(dec!(1000));
     admin.run(LOG);
     let changes = [
         (
@@ -402,7 +395,7 @@ fn triggers_and_constraints_of_holds_hold() {
 /// One that the caller may not have done by a statement is not done without one.
 #[test]
 fn privileges_are_those_of_a_statement() {
-    let (db, mut admin) = database();
+    let (db, mut admin) = Database::create_with(dec!(1000));
     let role = db.create_role("limited");
     let all = "INSERT, SELECT, DELETE ON credits.credits_transactions, credits.holds";
     admin.run(&format!(
@@ -447,7 +440,7 @@ fn privileges_are_those_of_a_statement() {
 /// Where the key is taken, a statement waits, finds out and says so.
 #[test]
 fn keys_that_are_taken_meanwhile_are_found_out() {
-    let (db, mut admin) = database();
+    let (db, mut admin) = Database::create_with(dec!(1000));
     let charge = format!("SELECT credits.charge('{}', 2, 'key')", user(1));
     let mut first = db.connect();
     first.run("BEGIN");
@@ -488,7 +481,7 @@ fn session_rows(session: &mut Session) -> i64 {
 /// A capture finds the key taken once it has deleted the hold.
 #[test]
 fn a_capture_beside_a_row_of_its_key_records_nothing() {
-    let (db, mut session) = database();
+    let (db, mut session) = Database::create_with(dec!(1000));
     session.run(&format!("SELECT credits.create_hold('{}', 3, 'key')", user(1)));
     session.charge(user(1), dec!(1));
     session.run(&format!(

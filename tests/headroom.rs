@@ -6,16 +6,6 @@ use credits_ledger_tests::{Database, Direction, Session, dec, stripe_of, user};
 use super::folds::Sealed;
 use Direction::{Down, Up};
 
-/// Sessions that have settled before, so that none of them attaches later on.
-fn sessions<const N: usize>(db: &Database) -> [Session; N] {
-    let mut sessions = std::array::from_fn(|_| db.connect());
-    for session in &mut sessions {
-        session.run("SET lock_timeout = '50s'");
-        session.grant(user(90), dec!(1));
-    }
-    sessions
-}
-
 /// Does something while no session can read a checkpoint.
 fn without_checkpoints(keeper: &mut Session, work: impl FnOnce()) {
     keeper.run("BEGIN; LOCK TABLE credits.user_balance_checkpoints IN ACCESS EXCLUSIVE MODE");
@@ -33,7 +23,7 @@ fn tell(session: &mut Session) {
 #[test]
 fn charges_far_from_zero_read_nothing() {
     let db = Database::create_alone();
-    let [mut keeper, mut first, mut second] = sessions(&db);
+    let [mut keeper, mut first, mut second] = db.connect_settled();
     tell(&mut first);
     without_checkpoints(&mut keeper, || {
         for _ in 0..20 {
@@ -50,7 +40,7 @@ fn charges_far_from_zero_read_nothing() {
 #[test]
 fn rows_far_below_zero_read_nothing() {
     let db = Database::create_alone();
-    let [mut keeper, mut first, mut second] = sessions(&db);
+    let [mut keeper, mut first, mut second] = db.connect_settled();
     let mut listener = db.listen();
     first.charge(user(1), dec!(100));
     first.charge(user(1), dec!(1));
@@ -73,7 +63,7 @@ fn rows_far_below_zero_read_nothing() {
 #[test]
 fn rows_between_thresholds_read_nothing() {
     let db = Database::create_alone();
-    let [mut keeper, mut first, mut second] = sessions(&db);
+    let [mut keeper, mut first, mut second] = db.connect_settled();
     let mut listener = db.listen();
     first.run(&format!(
         "INSERT INTO credits.spending_limits (user_id, thresholds) VALUES ('{}', '{{-50,50,-200,200}}')",
@@ -101,7 +91,7 @@ fn rows_between_thresholds_read_nothing() {
 fn the_charge_that_reaches_zero_is_announced() {
     let db = Database::create_alone();
     for last in [dec!(10), dec!(10.000000000000001), dec!(11), dec!(5000)] {
-        let mut sessions: [Session; 3] = sessions(&db);
+        let mut sessions: [Session; 3] = db.connect_settled();
         tell(&mut sessions[0]);
         let mut listener = db.listen();
         // A listener is a session that has just come.
@@ -128,7 +118,7 @@ fn the_charge_that_reaches_zero_is_announced() {
 #[test]
 fn charges_in_flight_count_when_they_commit() {
     let db = Database::create_alone();
-    let [mut first, mut second, mut third] = sessions(&db);
+    let [mut first, mut second, mut third] = db.connect_settled();
     let mut listener = db.listen();
     tell(&mut first);
     listener.drain();
@@ -148,7 +138,7 @@ fn charges_in_flight_count_when_they_commit() {
 #[test]
 fn a_prepared_charge_counts() {
     let db = Database::create_alone();
-    let [mut first, mut second] = sessions(&db);
+    let [mut first, mut second] = db.connect_settled();
     let mut listener = db.listen();
     tell(&mut first);
     listener.drain();
@@ -170,7 +160,7 @@ fn a_grant_that_does_not_commit_is_not_there_to_spend() {
     let db = Database::create_alone();
     let stripe = |number| stripe_of(user(number));
     let later = (2..).find(|&number| stripe(number) > stripe(1)).unwrap();
-    let [mut first, mut granting, mut crossing] = sessions(&db);
+    let [mut first, mut granting, mut crossing] = db.connect_settled();
     let mut listener = db.listen();
     first.grant(user(later), dec!(1));
     first.grant(user(1), dec!(10));
@@ -201,7 +191,7 @@ fn a_grant_that_does_not_commit_is_not_there_to_spend() {
 #[test]
 fn rows_that_no_trigger_noted_end_what_was_published() {
     let db = Database::create_alone();
-    let [mut first, mut owner] = sessions(&db);
+    let [mut first, mut owner] = db.connect_settled();
     let mut listener = db.listen();
     let trigger =
         |how: &str| format!("ALTER TABLE credits.credits_transactions {how} TRIGGER note_transaction");
@@ -243,7 +233,7 @@ fn rows_that_no_trigger_noted_end_what_was_published() {
 #[test]
 fn a_checkpoint_that_is_lost_comes_back_with_the_next_charge() {
     let db = Database::create_alone();
-    let [mut first, mut owner] = sessions(&db);
+    let [mut first, mut owner] = db.connect_settled();
     for delete in ["DELETE FROM", "TRUNCATE"] {
         tell(&mut first);
         owner.lose_checkpoints(&format!("{delete} credits.user_balance_checkpoints"));
@@ -260,7 +250,7 @@ fn a_session_that_cannot_count_is_looked_at() {
     let cluster =
         Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
     let db = Database::create_in(&cluster);
-    let [mut keeper, mut first] = sessions(&db);
+    let [mut keeper, mut first] = db.connect_settled();
     let mut listener = db.listen();
     let mut stranger = db.connect();
     stranger.run("SET lock_timeout = '50s'");
@@ -311,7 +301,7 @@ fn a_prepared_charge_that_cannot_be_counted_is_looked_at() {
     let cluster =
         Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
     let db = Database::create_in(&cluster);
-    let [mut keeper, mut first] = sessions(&db);
+    let [mut keeper, mut first] = db.connect_settled();
     let mut stranger = db.connect();
     tell(&mut first);
     without_checkpoints(&mut keeper, || first.charge(user(1), dec!(1)));
@@ -331,7 +321,7 @@ fn a_prepared_charge_that_cannot_be_counted_is_looked_at() {
 #[test]
 fn a_checkpoint_is_refreshed_earlier_where_nothing_is_published() {
     let db = Database::create_alone();
-    let [mut session] = sessions(&db);
+    let [mut session] = db.connect_settled();
     session.run("SET credits_ledger.checkpoint_interval = 20");
     tell(&mut session);
     session.refresh(user(1));
@@ -358,7 +348,7 @@ fn a_checkpoint_is_refreshed_earlier_where_nothing_is_published() {
 #[test]
 fn a_checkpoint_is_refreshed_when_it_lags_by_the_interval() {
     let db = Database::create_alone();
-    let [mut session] = sessions(&db);
+    let [mut session] = db.connect_settled();
     session.run("SET credits_ledger.checkpoint_interval = 5");
     tell(&mut session);
     session.refresh(user(1));

@@ -2,15 +2,6 @@
 
 use credits_ledger_tests::{Database, Refused, Session, dec, user};
 use postgres::Error;
-use rust_decimal::Decimal;
-
-/// A database in which user 1 has so many credits.
-fn database(credits: Decimal) -> (Database, Session) {
-    let db = Database::create();
-    let mut session = db.connect();
-    session.grant(user(1), credits);
-    (db, session)
-}
 
 /// What a call for user 1 returns, as text.
 fn call(session: &mut Session, function: &str) -> Result<String, Error> {
@@ -42,7 +33,7 @@ fn usage(session: &mut Session) -> Vec<String> {
 
 #[test]
 fn a_hold_is_stored_as_it_was_asked_for() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     let text: String = session.value(
         "SELECT format('%s %s %s %s %s %s %s %s', h.source_id, h.user_id, h.amount, h.description, h.fusillade_batch_id,
                        h.api_key_id, h.category, h.metadata)
@@ -67,7 +58,7 @@ fn detail(asked: &str, available: &str, limit: &str) -> String {
 
 #[test]
 fn what_is_held_cannot_be_held_again() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     hold(&mut session, "7", "a").unwrap();
     let refusal = hold(&mut session, "3.000000000000001", "b").refused("LC001");
     let message = refusal.message();
@@ -88,7 +79,7 @@ fn what_is_held_cannot_be_held_again() {
 
 #[test]
 fn a_limit_says_how_far_below_zero() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     session.run(&format!(
         "INSERT INTO credits.spending_limits (user_id, overdraft_limit) VALUES ('{}', 5), ('{}', NULL)",
         user(1),
@@ -110,7 +101,7 @@ fn a_limit_says_how_far_below_zero() {
 
 #[test]
 fn a_retry_returns_the_hold() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     let first = hold(&mut session, "7", "a").unwrap();
     assert_eq!(hold(&mut session, "7.00", "a").unwrap(), first);
     session.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
@@ -126,7 +117,7 @@ fn a_retry_returns_the_hold() {
 
 #[test]
 fn an_expired_hold_gives_way_to_one_of_the_same_user() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     let first = hold(&mut session, "7", "a").unwrap();
     expire(&mut session, "a");
     session.grant(user(2), dec!(10));
@@ -139,7 +130,7 @@ fn an_expired_hold_gives_way_to_one_of_the_same_user() {
 /// Needed to hold: INSERT, and SELECT for what is returned.
 #[test]
 fn whoever_may_insert_holds_in_place_of_an_expired_one() {
-    let (db, mut owner) = database(dec!(10));
+    let (db, mut owner) = Database::create_with(dec!(10));
     let role = db.create_role("holder");
     owner.run(&format!(
         "GRANT USAGE ON SCHEMA credits TO {role}; GRANT INSERT, SELECT ON credits.holds TO {role};
@@ -156,7 +147,7 @@ fn whoever_may_insert_holds_in_place_of_an_expired_one() {
 /// A refusal names what is available: only to whoever could have read it.
 #[test]
 fn whoever_may_not_hold_or_charge_is_not_told_what_is_available() {
-    let (db, mut owner) = database(dec!(10));
+    let (db, mut owner) = Database::create_with(dec!(10));
     let role = db.create_role("writes_only");
     owner.run(&format!(
         "GRANT USAGE ON SCHEMA credits TO {role}; GRANT INSERT ON credits.holds, credits.credits_transactions TO {role};
@@ -172,7 +163,7 @@ fn whoever_may_not_hold_or_charge_is_not_told_what_is_available() {
 
 #[test]
 fn a_hold_is_captured() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     call(
         &mut session,
         "create_hold('USER', 2, 'a', '1 hour', 'chat', 'USER', 'USER', 'model', '{\"k\": 1}')",
@@ -194,7 +185,7 @@ fn a_hold_is_captured() {
 
 #[test]
 fn a_capture_is_never_refused_for_lack_of_credits() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     hold(&mut session, "2", "a").unwrap();
     hold(&mut session, "3", "b").unwrap();
     call(&mut session, "capture_hold('a', 100)").unwrap();
@@ -206,7 +197,7 @@ fn a_capture_is_never_refused_for_lack_of_credits() {
 
 #[test]
 fn a_captured_hold_is_captured_once() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     hold(&mut session, "2", "a").unwrap();
     let first = call(&mut session, "capture_hold('a', 1)").unwrap();
     assert_eq!(call(&mut session, "capture_hold('a', 1.0)").unwrap(), first);
@@ -223,7 +214,7 @@ fn a_captured_hold_is_captured_once() {
 /// Somebody has recorded the usage without capturing the hold.
 #[test]
 fn a_hold_whose_usage_is_there_already_is_released() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     let insert =
         "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES";
     for (source_id, amount) in [("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")] {
@@ -245,7 +236,7 @@ fn a_hold_whose_usage_is_there_already_is_released() {
 
 #[test]
 fn a_charge_does_not_take_the_source_id_of_an_open_hold() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     hold(&mut session, "2", "a").unwrap();
     call(&mut session, "charge('USER', 2, 'a')").refused("23505");
     assert_eq!(usage(&mut session), [""; 0]);
@@ -259,7 +250,7 @@ fn a_charge_does_not_take_the_source_id_of_an_open_hold() {
 
 #[test]
 fn a_charge_is_retried_as_a_transaction_is() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     let charged = call(
         &mut session,
         "charge(user_id => 'USER', amount => 7, source_id => 'a', description => 'chat', fusillade_batch_id => 'USER',
@@ -283,7 +274,7 @@ fn a_charge_is_retried_as_a_transaction_is() {
 
 #[test]
 fn an_open_hold_is_extended_whatever_is_available() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     hold(&mut session, "7", "a").unwrap();
     session.charge(user(1), dec!(50));
     let made: String = session.value("SELECT created_at::text FROM credits.holds", &[]);
@@ -305,7 +296,7 @@ fn an_open_hold_is_extended_whatever_is_available() {
 
 #[test]
 fn an_expired_hold_is_held_anew() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     hold(&mut session, "7", "a").unwrap();
     expire(&mut session, "a");
     let made: String = session.value("SELECT created_at::text FROM credits.holds", &[]);
@@ -331,7 +322,7 @@ fn an_expired_hold_is_held_anew() {
 
 #[test]
 fn arguments_are_checked() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     let refusals = [
         ("create_hold(NULL, 1, 'a')", "22004"),
         ("create_hold('USER', NULL, 'a')", "22004"),
@@ -396,7 +387,7 @@ fn long_source_id() -> String {
 /// Rows that are put into the table by hand keep the same rules, and are not refused for lack of credits.
 #[test]
 fn a_hold_by_hand() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     let insert = |values: &str| {
         format!(
             "INSERT INTO credits.holds (source_id, user_id, amount, expires_at, category, metadata) VALUES ({values})"
@@ -414,7 +405,7 @@ fn a_hold_by_hand() {
 
 #[test]
 fn a_refused_or_rolled_back_hold_uses_up_no_source_id() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     hold(&mut session, "11", "a").refused("LC001");
     session.run("BEGIN");
     hold(&mut session, "4", "a").unwrap();
@@ -432,7 +423,7 @@ fn a_refused_or_rolled_back_hold_uses_up_no_source_id() {
 #[test]
 fn a_call_is_refused_by_what_has_committed() {
     for isolation in ["REPEATABLE READ", "SERIALIZABLE"] {
-        let (db, mut other) = database(dec!(10));
+        let (db, mut other) = Database::create_with(dec!(10));
         let mut session = db.connect();
         session.run(&format!(
             "BEGIN ISOLATION LEVEL {isolation}; SELECT count(*) FROM credits.credits_transactions"
@@ -452,7 +443,7 @@ fn a_call_is_refused_by_what_has_committed() {
 /// Nobody conflicts with a look at what is available.
 #[test]
 fn a_serializable_call_has_read_nothing_of_others() {
-    let (db, mut other) = database(dec!(100));
+    let (db, mut other) = Database::create_with(dec!(100));
     let mut session = db.connect();
     session.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
     hold(&mut session, "1", "a").unwrap();
@@ -465,7 +456,7 @@ fn a_serializable_call_has_read_nothing_of_others() {
 
 #[test]
 fn a_retry_that_waits_for_a_capture_is_told() {
-    let (db, mut first) = database(dec!(10));
+    let (db, mut first) = Database::create_with(dec!(10));
     hold(&mut first, "2", "a").unwrap();
     first.run("BEGIN");
     call(&mut first, "capture_hold('a')").unwrap();
@@ -479,7 +470,7 @@ fn a_retry_that_waits_for_a_capture_is_told() {
 
 #[test]
 fn two_captures_at_once_record_one_row() {
-    let (db, mut first) = database(dec!(10));
+    let (db, mut first) = Database::create_with(dec!(10));
     hold(&mut first, "2", "a").unwrap();
     first.run("BEGIN");
     let captured = call(&mut first, "capture_hold('a', 1)").unwrap();
@@ -500,7 +491,7 @@ fn a_capture_never_misses_a_hold_that_another_session_replaces() {
         ("DELETE FROM credits.holds; SELECT credits.create_hold('USER', 3, 'a')", "ROLLBACK", "2"),
     ] {
         for expired in [false, true] {
-            let (db, mut first) = database(dec!(10));
+            let (db, mut first) = Database::create_with(dec!(10));
             hold(&mut first, "2", "a").unwrap();
             if expired {
                 expire(&mut first, "a");
@@ -518,7 +509,7 @@ fn a_capture_never_misses_a_hold_that_another_session_replaces() {
 
 #[test]
 fn two_holds_in_place_of_an_expired_one() {
-    let (db, mut first) = database(dec!(10));
+    let (db, mut first) = Database::create_with(dec!(10));
     hold(&mut first, "2", "a").unwrap();
     expire(&mut first, "a");
     first.run("BEGIN");
@@ -532,7 +523,7 @@ fn two_holds_in_place_of_an_expired_one() {
 
 #[test]
 fn an_older_snapshot_is_told_to_retry() {
-    let (db, mut other) = database(dec!(10));
+    let (db, mut other) = Database::create_with(dec!(10));
     let mut session = db.connect();
     for function in ["capture_hold('a')", "release_hold('a')", "extend_hold('a', '1 hour')"] {
         session.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM credits.holds");
@@ -545,7 +536,7 @@ fn an_older_snapshot_is_told_to_retry() {
 
 #[test]
 fn a_trigger_that_leaves_a_row_out() {
-    let (_db, mut session) = database(dec!(10));
+    let (_db, mut session) = Database::create_with(dec!(10));
     hold(&mut session, "2", "a").unwrap();
     session.run(
         "CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -566,7 +557,7 @@ fn a_trigger_that_leaves_a_row_out() {
 /// Row-level security filters holds and the ledger for the caller, and what is available is the account's all the same.
 #[test]
 fn a_caller_who_sees_a_part_of_the_rows() {
-    let (db, mut owner) = database(dec!(10));
+    let (db, mut owner) = Database::create_with(dec!(10));
     let role = db.create_role("tenant");
     owner.run(&format!(
         "GRANT USAGE ON SCHEMA credits TO {role}; GRANT INSERT, SELECT, UPDATE, DELETE ON credits.holds TO {role};

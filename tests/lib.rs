@@ -55,6 +55,6 @@ pub use racing::{Outcome, Racer};
 pub use random::seed;
 pub use refusal::Refused;
 pub use rust_decimal::{Decimal, dec};
-pub use session::{Session, correction, stripe_of, unguarded, user};
+pub use session::{Session, correction, rebuild, stripe_of, unguarded, user};
 pub use stepping::{Background, HeldCommit};
 pub use uuid::Uuid;

@@ -1,20 +1,12 @@
 //! Checkpoints that are changed or deleted by hand: what is rebuilt, and what goes on beside it.
 
-use credits_ledger_tests::{Database, Decimal, Direction, Refused, Session, Uuid, dec, stripe_of, user};
+use credits_ledger_tests::{
+    Database, Decimal, Direction, Refused, Session, Uuid, dec, rebuild, stripe_of, user,
+};
 
 use Direction::{Down, Up};
 
 const TRUNCATE: &str = "TRUNCATE credits.user_balance_checkpoints";
-
-/// Deletes a user's checkpoint and has it made anew, as the manual says.
-fn rebuild(number: u32) -> String {
-    format!(
-        "WITH deleted AS (
-             DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}' RETURNING user_id)
-         SELECT credits.refresh_checkpoint(user_id) FROM deleted",
-        user(number)
-    )
-}
 
 /// A damaged checkpoint is rebuilt while a charge waits for its stripe, the only one or a later one: what was published
 /// from it before must not decide.
@@ -49,7 +41,7 @@ fn a_charge_that_waited_for_a_repair_does_not_use_what_was_published_before() {
             assert_eq!(reader.balance(user(1)), dec!(999), "as published");
         }
         repairing.run("BEGIN");
-        repairing.run(&rebuild(1));
+        repairing.run(&rebuild(user(1)));
         let held = db.hold_commit(repairing);
         let committing = charging.background(|session| session.try_run("COMMIT"));
         db.until_blocked(committing.pid());
@@ -122,7 +114,7 @@ fn changes_at_once_do_not_wait_for_each_other() {
         assert_eq!(reader.balance(user(number)), balance.into(), "user {number}");
     }
     for number in 0..4 {
-        sessions[0].run(&rebuild(number));
+        sessions[0].run(&rebuild(user(number)));
     }
     assert!(noted(&mut reader) <= 2, "those of before are removed");
     reader.assert_sound();
@@ -168,7 +160,7 @@ fn what_is_noted_cannot_be_taken_back() {
         owner.run(
             "UPDATE credits.user_balance_checkpoints SET balance = 7, watermark = '3', transaction_count = 0",
         );
-        owner.run(&rebuild(1));
+        owner.run(&rebuild(user(1)));
         owner.run("UPDATE credits.user_balance_checkpoints SET balance = 50");
         assert_eq!(db.connect().balance(user(1)), dec!(50), "{remove}");
         owner.run(remove);
@@ -198,7 +190,7 @@ fn where_changes_are_not_noted_nothing_is_told() {
             assert_eq!(session.balance(user(1)), balance, "{alter}");
         }
     }
-    owner.run(&rebuild(1));
+    owner.run(&rebuild(user(1)));
     session.assert_sound();
     assert_eq!(session.balance(user(1)), dec!(100));
 }
@@ -231,7 +223,7 @@ fn a_crossing_that_is_not_announced_survives_a_rebuild() {
     let delete = "DELETE FROM credits.user_balance_checkpoints";
     let recheck = format!("SELECT credits.refresh_checkpoint('{}')", user(1));
     for lost in [
-        rebuild(1),
+        rebuild(user(1)),
         delete.to_owned(),
         "TRUNCATE credits.user_balance_checkpoints".to_owned(),
         "SET LOCAL session_replication_role = replica; TRUNCATE credits.user_balance_checkpoints".to_owned(),

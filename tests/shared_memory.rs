@@ -60,15 +60,6 @@ fn tell(session: &mut Session) {
     session.charge(user(1), dec!(1));
 }
 
-fn connect<const N: usize>(db: &Database) -> [Session; N] {
-    let mut sessions = std::array::from_fn(|_| db.connect());
-    for session in &mut sessions {
-        session.run("SET lock_timeout = '50s'");
-        session.grant(user(90), dec!(1));
-    }
-    sessions
-}
-
 /// Two sessions take turns: each is far from zero by what it has written itself.
 fn cross(listener: &mut Listener, first: &mut Session, second: &mut Session) {
     listener.drain();
@@ -85,7 +76,7 @@ fn cross(listener: &mut Listener, first: &mut Session, second: &mut Session) {
 fn it_grows_with_the_accounts_and_no_further_than_it_may() {
     let (cluster, db) = start();
     let before = size(&cluster);
-    let [mut session] = connect(&db);
+    let [mut session] = db.connect_settled();
     session.run("SET credits_ledger.shared_memory_size = '3MB'");
     let size = |cluster: &Cluster| size(cluster) - before;
     let first = size(&cluster);
@@ -113,12 +104,12 @@ fn it_grows_with_the_accounts_and_no_further_than_it_may() {
     // It is met anew by a server that starts.
     cluster.stop(Shutdown::Fast);
     cluster.resume();
-    let [session] = connect(&db);
+    let [session] = db.connect_settled();
     assert_eq!(size(&cluster), first);
     cluster.kill(session.pid());
     drop(session);
     cluster.until_open();
-    let [mut session] = connect(&db);
+    let [mut session] = db.connect_settled();
     assert_eq!(size(&cluster), first, "after a crash");
     meet(&mut session, MANY);
     assert!(size(&cluster) > first);
@@ -130,7 +121,7 @@ fn it_grows_with_the_accounts_and_no_further_than_it_may() {
 fn sessions_that_were_there_before_count_where_the_others_do() {
     let (cluster, db) = start();
     let mut listener = db.listen();
-    let [mut first, mut second, mut third] = connect(&db);
+    let [mut first, mut second, mut third] = db.connect_settled();
     for _ in 0..2 {
         tell(&mut first);
         tell(&mut second);
@@ -138,7 +129,7 @@ fn sessions_that_were_there_before_count_where_the_others_do() {
         tell(&mut first);
         tell(&mut second);
         cross(&mut listener, &mut first, &mut second);
-        let [mut late] = connect(&db);
+        let [mut late] = db.connect_settled();
         tell(&mut late);
         tell(&mut second);
         cross(&mut listener, &mut second, &mut late);
@@ -151,7 +142,7 @@ fn sessions_that_were_there_before_count_where_the_others_do() {
 fn memory_grows_between_the_rows_of_a_transaction_and_its_end() {
     let (cluster, db) = start();
     let mut listener = db.listen();
-    let [mut first, mut second, mut third] = connect(&db);
+    let [mut first, mut second, mut third] = db.connect_settled();
     for (in_two_phases, left) in [(false, "commits"), (true, "is prepared")] {
         tell(&mut first);
         first.run("BEGIN");
@@ -176,7 +167,7 @@ fn memory_grows_between_the_rows_of_a_transaction_and_its_end() {
 fn a_session_that_cannot_attach_to_a_new_part_is_looked_at() {
     let (cluster, db) = start();
     let mut listener = db.listen();
-    let [mut first, mut second, mut third] = connect(&db);
+    let [mut first, mut second, mut third] = db.connect_settled();
     tell(&mut first);
     meet_until_it_grows(&cluster, &mut third);
     tell(&mut first);
@@ -203,7 +194,7 @@ fn a_session_that_cannot_attach_to_a_new_part_is_looked_at() {
 fn where_it_cannot_grow_everything_goes_on() {
     let (cluster, db) = start();
     let mut listener = db.listen();
-    let [mut first, mut second] = connect(&db);
+    let [mut first, mut second] = db.connect_settled();
     let before = size(&cluster);
     let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0o500);
     meet(&mut first, MANY);

@@ -5,14 +5,6 @@ use credits_ledger_tests::{Database, Direction, Session, dec, stripe_of, user};
 
 use Direction::{Down, Up};
 
-fn advisory_locks(session: &mut Session) -> i64 {
-    session.value(
-        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
-         WHERE locktype = 'advisory' AND datname = current_database()",
-        &[],
-    )
-}
-
 /// A transaction id for PREPARE that no other test uses.
 fn prepare(db: &Database, session: &mut Session, number: u32) -> String {
     let gid = format!("'{}_{number}'", db.name());
@@ -32,7 +24,7 @@ fn a_prepared_crossing_is_announced_by_the_next_write() {
     session.charge(user(1), dec!(10));
     session.charge(user(2), dec!(10));
     let gid = prepare(&db, &mut session, 1);
-    assert_eq!(advisory_locks(&mut other), 0);
+    assert_eq!(other.stripe_locks(), 0);
     // The stripe is free, and nothing of the prepared transaction is left in the session.
     session.charge(user(1), dec!(1));
     other.charge(user(1), dec!(1));

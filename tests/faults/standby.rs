@@ -7,7 +7,7 @@ use std::thread;
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::contents::USERS;
 use credits_ledger_tests::{
-    Database, Decimal, Direction, Refused, Session, Shutdown, Uuid, asked_for, dec, seed, user,
+    Database, Decimal, Direction, Refused, Session, Shutdown, Uuid, asked_for, dec, rebuild, seed, user,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -355,15 +355,6 @@ fn damage(by: i32) -> String {
     )
 }
 
-fn rebuild() -> String {
-    format!(
-        "WITH deleted AS (
-             DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}' RETURNING user_id)
-         SELECT credits.refresh_checkpoint(user_id) FROM deleted",
-        user(1)
-    )
-}
-
 /// Whether the standby's sessions were connected, within a transaction, or not there yet.
 #[test]
 fn a_checkpoint_that_is_repaired_on_the_primary_is_repaired_on_its_standby() {
@@ -391,7 +382,7 @@ fn a_checkpoint_that_is_repaired_on_the_primary_is_repaired_on_its_standby() {
             owner.run(&format!("BEGIN; {}; PREPARE TRANSACTION 'repair'", damage(-900)));
             owner.run("COMMIT PREPARED 'repair'");
         } else {
-            owner.run(&rebuild());
+            owner.run(&rebuild(user(1)));
         }
         follow();
         for _ in 0..3 {
@@ -418,7 +409,7 @@ fn a_promoted_standby_stores_nothing_that_was_repaired() {
     for _ in 0..3 {
         assert_eq!(pair.there.connect().balance(user(1)), wrong);
     }
-    owner.run(&rebuild());
+    owner.run(&rebuild(user(1)));
     let right = owner.balance(user(1));
     assert_ne!(right, wrong);
     pair.standby.catch_up(&pair.primary);

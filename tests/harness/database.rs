@@ -6,9 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::types::ToSql;
+use rust_decimal::Decimal;
 
 use crate::cluster::{Cluster, SUPERUSER, TEMPLATE};
-use crate::{Listener, Session};
+use crate::{Listener, Session, user};
 
 /// How long a test waits for something that must happen. No test measures time: only a broken one ever waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,6 +73,15 @@ impl Database {
         Self::create_from_template0(&format!("ENCODING 'UTF8' LOCALE '{locale}'"))
     }
 
+    /// A database of the test's own in which user 1 has so many credits, and a session of the superuser.
+    #[must_use]
+    pub fn create_with(credits: Decimal) -> (Self, Session) {
+        let db = Self::create();
+        let mut session = db.connect();
+        session.grant(user(1), credits);
+        (db, session)
+    }
+
     fn create_from_template0(options: &str) -> Self {
         let db = Self::from_template(&Cluster::shared(), &format!("template0 {options}"), true);
         db.observe(|observer| observer.run("CREATE EXTENSION credits_ledger"));
@@ -122,6 +132,17 @@ impl Database {
     #[must_use]
     pub fn connect_as(&self, role: &str) -> Session {
         Session::connect(&self.cluster.config(&self.name, role))
+    }
+
+    /// Sessions of the superuser that have settled before, so that none of them attaches to shared memory later on.
+    #[must_use]
+    pub fn connect_settled<const N: usize>(&self) -> [Session; N] {
+        let mut sessions = std::array::from_fn(|_| self.connect());
+        for session in &mut sessions {
+            session.run("SET lock_timeout = '50s'");
+            session.grant(user(90), Decimal::ONE);
+        }
+        sessions
     }
 
     /// A new role without any privilege. Roles belong to the cluster: the name is made this database's own.

@@ -30,6 +30,16 @@ pub fn correction(change: &str) -> [String; 3] {
     ]
 }
 
+/// Deletes a user's checkpoint and has it made anew, as the manual says, in one statement.
+#[must_use]
+pub fn rebuild(user: Uuid) -> String {
+    format!(
+        "WITH deleted AS (
+             DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{user}' RETURNING user_id)
+         SELECT credits.refresh_checkpoint(user_id) FROM deleted"
+    )
+}
+
 /// Statements that the guard does not see, as a superuser has it.
 #[must_use]
 pub fn unguarded(statements: &str) -> String {
@@ -190,6 +200,16 @@ impl Session {
             format!("ALTER TABLE credits.user_balance_checkpoints {row}, {all}")
         };
         self.run(&[&triggers("DISABLE"), deletion, &triggers("ENABLE ALWAYS")].join(";"));
+    }
+
+    /// How many stripes the sessions of this database hold or wait for, and locks of refreshes.
+    #[track_caller]
+    pub fn stripe_locks(&mut self) -> i64 {
+        self.value(
+            "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+             WHERE locktype = 'advisory' AND datname = current_database()",
+            &[],
+        )
     }
 
     /// Has the user's checkpoint refreshed.
