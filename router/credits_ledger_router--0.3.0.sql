@@ -1184,17 +1184,23 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.copy_pass(credits.moves) IS 'Step: copies what the new node has not, while more comes; again until little has come.';
 
--- copied -> given
+-- copied -> given. What is read while commits wait is the bucket's, and all open holds.
 CREATE FUNCTION credits_routes.hand_over(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    -- Since which transaction others may have come, and which accounts there were.
+    collected text[];
     from_xact text;
     handover text;
     held_at timestamptz;
     received bigint;
 BEGIN
     PERFORM credits_routes.be_patient();
+    collected := string_to_array(credits_routes.ask_old(format(
+        'SELECT format(''%%s %%s'', pg_snapshot_xmin(pg_current_snapshot()), credits.bucket_accounts(%s))', m.bucket)), ' ');
+    -- That may have taken long: what has come meanwhile is not left for when commits wait.
+    PERFORM credits_routes.copy_pass(m);
     PERFORM credits_routes.ask_old(format('SELECT credits.start_moving_bucket(%s)::text', m.bucket));
     from_xact := credits_routes.expect_rows(m.bucket);
     PERFORM credits_routes.be_quick();
@@ -1202,7 +1208,8 @@ BEGIN
     PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
     held_at := clock_timestamp();
     received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
-    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s)::text', m.bucket, credits_routes.number_of_node(m.to_node)));
+    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s, %L::uuid[], %L::xid8)::text',
+        m.bucket, credits_routes.number_of_node(m.to_node), collected[2], collected[1]));
     PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
     -- The commit point.
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
@@ -1887,6 +1894,16 @@ END
 $$;
 COMMENT ON FUNCTION credits.aggregate_user_batches(user_id uuid) IS 'Another name for refresh_checkpoint, for applications that call it: batches are folded with the checkpoint.';
 
+CREATE FUNCTION credits.bucket_accounts(bucket integer) RETURNS uuid[]
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'a router does not have bucket_accounts',
+        HINT = 'It belongs to one node: call it there.';
+END
+$$;
+COMMENT ON FUNCTION credits.bucket_accounts(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+
 CREATE FUNCTION credits.bucket_digest(bucket integer) RETURNS TABLE(transaction_count bigint, balance numeric, digest text)
     LANGUAGE plpgsql
     AS $$
@@ -1897,7 +1914,7 @@ END
 $$;
 COMMENT ON FUNCTION credits.bucket_digest(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
-CREATE FUNCTION credits.bucket_handover(bucket integer) RETURNS jsonb
+CREATE FUNCTION credits.bucket_handover(bucket integer, accounts uuid[] DEFAULT NULL::uuid[], since xid8 DEFAULT NULL::xid8) RETURNS jsonb
     LANGUAGE plpgsql
     AS $$
 BEGIN
@@ -1905,7 +1922,7 @@ BEGIN
         HINT = 'It belongs to one node: call it there.';
 END
 $$;
-COMMENT ON FUNCTION credits.bucket_handover(bucket integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+COMMENT ON FUNCTION credits.bucket_handover(bucket integer, accounts uuid[], since xid8) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits.bucket_state(bucket integer) RETURNS text
     LANGUAGE plpgsql
@@ -2549,7 +2566,7 @@ END
 $$;
 COMMENT ON FUNCTION credits.get_users_balances_bulk(user_ids uuid[], checkpoint_refresh_probability integer) IS 'Balances of several users, each distinct id once, unknown ones with 0. checkpoint_refresh_probability N asks for a refresh of each user''s checkpoint at commit with chance 1 in N; NULL and 0: never; ignored where the transaction cannot write. Errors: 22004 for NULL or a NULL in the array, 22023 for a negative probability, 42501 without SELECT on the ledger.';
 
-CREATE FUNCTION credits.give_away_bucket(bucket integer, node_number integer DEFAULT NULL::integer) RETURNS jsonb
+CREATE FUNCTION credits.give_away_bucket(bucket integer, node_number integer DEFAULT NULL::integer, accounts uuid[] DEFAULT NULL::uuid[], since xid8 DEFAULT NULL::xid8) RETURNS jsonb
     LANGUAGE plpgsql
     AS $$
 BEGIN
@@ -2557,7 +2574,7 @@ BEGIN
         HINT = 'It belongs to one node: call it there.';
 END
 $$;
-COMMENT ON FUNCTION credits.give_away_bucket(bucket integer, node_number integer) IS 'Refused with 0A000. It belongs to one node: call it there.';
+COMMENT ON FUNCTION credits.give_away_bucket(bucket integer, node_number integer, accounts uuid[], since xid8) IS 'Refused with 0A000. It belongs to one node: call it there.';
 
 CREATE FUNCTION credits.has_all_buckets() RETURNS boolean
     LANGUAGE plpgsql

@@ -2762,6 +2762,13 @@ CREATE FUNCTION credits.bucket_of(user_id uuid) RETURNS int
 COMMENT ON FUNCTION credits.bucket_of(uuid) IS
     'The bucket of an account, 0 to 1023: the remainder of a hash partition by user_id with modulus 1024. NULL for NULL.';
 
+-- A bucket is given away while commits wait: what is read of it then must not depend on how many accounts there are. Holds are few, and often written; checkpoints are
+-- written by the engine, which maintains no index of an expression: bucket_accounts finds those.
+CREATE INDEX spending_limits_bucket_idx ON credits.spending_limits (credits.bucket_of(user_id));
+CREATE INDEX spend_caps_bucket_idx ON credits.spend_caps (credits.bucket_of(user_id));
+COMMENT ON INDEX credits.spending_limits_bucket_idx IS 'Finds the limits of a bucket that moves.';
+COMMENT ON INDEX credits.spend_caps_bucket_idx IS 'Finds the caps of a bucket that moves.';
+
 -- postgres_fdw does not send the bounds of a partition, so each of a router's partitions has a view that is no larger. The role that reads or
 -- writes it is asked for its own privileges, and row-level security is its own.
 CREATE FUNCTION credits.make_class_views(modulus int, remainder int) RETURNS void
@@ -3232,7 +3239,31 @@ END
 COMMENT ON FUNCTION credits.refuse_prepared(oid[]) IS
     'For hold_bucket: raises 55006 while a prepared transaction has a lock on one of these relations that writers have.';
 
-CREATE FUNCTION credits.bucket_handover(bucket int) RETURNS jsonb
+-- What bucket_handover would have to look for among all accounts of the node: collected before commits wait for it.
+CREATE FUNCTION credits.bucket_accounts(bucket int) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits.bucket_state(bucket);
+    RETURN ARRAY(
+        -- By the index, from one account to the next. One that has rows and no checkpoint, as after a restore, may get a checkpoint any time, without another row.
+        WITH RECURSIVE with_rows AS (
+            (SELECT t.user_id FROM credits.credits_transactions t ORDER BY t.user_id LIMIT 1)
+            UNION ALL
+            SELECT n.user_id
+            FROM with_rows w
+            CROSS JOIN LATERAL (SELECT t.user_id FROM credits.credits_transactions t WHERE t.user_id > w.user_id ORDER BY t.user_id LIMIT 1) n
+        )
+        SELECT w.user_id FROM with_rows w WHERE credits.bucket_of(w.user_id) = bucket
+        UNION
+        SELECT c.user_id FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = bucket);
+END
+    $$;
+COMMENT ON FUNCTION credits.bucket_accounts(int) IS
+    'Old node, before hold_bucket: the accounts of this bucket that have rows or a checkpoint, for bucket_handover and give_away_bucket, which then need not look at all accounts of the ledger while commits wait. '
+    'Costs a descent of an index for each account of the ledger. 22004, 22023, 42501 without SELECT on the ledger, the checkpoints and bucket_states.';
+
+CREATE FUNCTION credits.bucket_handover(bucket int, accounts uuid[] DEFAULT NULL, since xid8 DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -3248,27 +3279,38 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('the transaction does not hold bucket %s', bucket),
             HINT = 'Call hold_bucket first, in the same transaction.';
     END IF;
-    RETURN jsonb_build_object(
+    result := jsonb_build_object(
         'ledger', credits.get_ledger(),
         -- A node that takes the bucket numbers on above it: so a bucket's handovers are in the order of this number, whichever nodes made them.
         'seq', nextval(pg_get_serial_sequence('credits.credits_transactions', 'seq')),
         'position', pg_current_xact_id(),
-        -- An account without a checkpoint is one of which nothing was announced.
-        'accounts', (SELECT coalesce(jsonb_agg(jsonb_build_object(
-                                'user_id', c.user_id, 'balance', credits.get_user_balance(c.user_id), 'is_positive', c.is_positive, 'crossed_at', c.crossed_at,
-                                'thresholds', c.thresholds, 'thresholds_below', c.thresholds_below, 'thresholds_crossed_at', c.thresholds_crossed_at,
-                                'cap_ids', c.cap_ids, 'caps_reached_until', c.caps_reached_until)), '[]')
-                     FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = bucket),
         'holds', (SELECT coalesce(jsonb_agg(to_jsonb(h)), '[]') FROM credits.holds h WHERE credits.bucket_of(h.user_id) = bucket),
         'limits', (SELECT coalesce(jsonb_agg(to_jsonb(l)), '[]') FROM credits.spending_limits l WHERE credits.bucket_of(l.user_id) = bucket),
         'caps', (SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]') FROM credits.spend_caps c WHERE credits.bucket_of(c.user_id) = bucket));
+    IF accounts IS NULL THEN
+        accounts := ARRAY(SELECT c.user_id FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = bucket);
+    ELSE
+        -- A checkpoint that was not there when they were collected is of an account that had rows then, or has got rows or boundaries since. If its boundaries are gone again,
+        -- the checkpoint says no more than none.
+        accounts := accounts
+            || ARRAY(SELECT t.user_id FROM credits.bucket_transactions(bucket, since, NULL) t)
+            || ARRAY(SELECT (b ->> 'user_id')::uuid FROM unnest(ARRAY['holds', 'limits', 'caps']) boundary CROSS JOIN jsonb_array_elements(result -> boundary) b);
+    END IF;
+    -- An account without a checkpoint is one of which nothing was announced.
+    RETURN result || jsonb_build_object('accounts', (
+        SELECT coalesce(jsonb_agg(jsonb_build_object(
+                   'user_id', c.user_id, 'balance', credits.get_user_balance(c.user_id), 'is_positive', c.is_positive, 'crossed_at', c.crossed_at,
+                   'thresholds', c.thresholds, 'thresholds_below', c.thresholds_below, 'thresholds_crossed_at', c.thresholds_crossed_at,
+                   'cap_ids', c.cap_ids, 'caps_reached_until', c.caps_reached_until)), '[]')
+        FROM credits.user_balance_checkpoints c WHERE c.user_id = ANY (accounts) AND credits.bucket_of(c.user_id) = bucket));
 END
     $$;
-COMMENT ON FUNCTION credits.bucket_handover(int) IS
+COMMENT ON FUNCTION credits.bucket_handover(int, uuid[], xid8) IS
     'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, seq (a number that no other handover has), position (of the transaction), accounts (balance, and '
-    'what was announced), and the rows of holds, limits and caps. Of a bucket that was given away, also where it is expected again: the same, as it was then. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
+    'what was announced), and the rows of holds, limits and caps. accounts: what bucket_accounts has returned, and since: pg_snapshot_xmin of the snapshot that it had, or of an earlier one; without them, all checkpoints are read. '
+    'Of a bucket that was given away, also where it is expected again: the same, as it was then. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
-CREATE FUNCTION credits.give_away_bucket(bucket int, node_number int DEFAULT NULL) RETURNS jsonb
+CREATE FUNCTION credits.give_away_bucket(bucket int, node_number int DEFAULT NULL, accounts uuid[] DEFAULT NULL, since xid8 DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -3279,7 +3321,7 @@ BEGIN
     END IF;
     PERFORM credits.lock_bucket(bucket, '{moving}');
     -- By the number of the node, no other router takes this for the handover of its own move.
-    result := credits.bucket_handover(bucket) || jsonb_build_object('given_to', node_number);
+    result := credits.bucket_handover(bucket, accounts, since) || jsonb_build_object('given_to', node_number);
     PERFORM credits.begin_transfer(bucket);
     -- Stored without the texts of people: erasure reaches those on the new node.
     UPDATE credits.bucket_states s
@@ -3291,9 +3333,9 @@ BEGIN
     RETURN result;
 END
     $$;
-COMMENT ON FUNCTION credits.give_away_bucket(int, int) IS
+COMMENT ON FUNCTION credits.give_away_bucket(int, int, uuid[], xid8) IS
     'Old node, in the transaction that holds the bucket: says that the bucket is elsewhere, stores bucket_handover, without the texts of holds, and returns it, with the number of the node that it is given to: no other takes it then, and any '
-    'does where that is NULL. Deletes holds, limits and caps of the bucket here. The commit '
+    'does where that is NULL. accounts and since are for bucket_handover. Deletes holds, limits and caps of the bucket here. The commit '
     'is the point of no return. Rows of the ledger and what is derived from them stay until purge_bucket. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 -- A session that has locked one of these rows has changed it, waits for its stripe, and will be refused. To wait for it would be a deadlock: its row is left, and counts for nothing.
@@ -3387,11 +3429,11 @@ BEGIN
     DELETE FROM credits.spending_limits l
     WHERE credits.bucket_of(l.user_id) = bucket AND NOT EXISTS (SELECT FROM jsonb_populate_recordset(NULL::credits.spending_limits, handover -> 'limits') n WHERE n = l);
     INSERT INTO credits.spending_limits SELECT n.* FROM jsonb_populate_recordset(NULL::credits.spending_limits, handover -> 'limits') n
-    WHERE NOT EXISTS (SELECT FROM credits.spending_limits l WHERE l = n);
+    WHERE NOT EXISTS (SELECT FROM credits.spending_limits l WHERE l.user_id = n.user_id AND l = n);
     DELETE FROM credits.spend_caps c
     WHERE credits.bucket_of(c.user_id) = bucket AND NOT EXISTS (SELECT FROM jsonb_populate_recordset(NULL::credits.spend_caps, handover -> 'caps') n WHERE n = c);
     INSERT INTO credits.spend_caps SELECT n.* FROM jsonb_populate_recordset(NULL::credits.spend_caps, handover -> 'caps') n
-    WHERE NOT EXISTS (SELECT FROM credits.spend_caps c WHERE c = n);
+    WHERE NOT EXISTS (SELECT FROM credits.spend_caps c WHERE c.id = n.id AND c = n);
 END
     $$;
 COMMENT ON FUNCTION credits.put_boundaries(int, jsonb) IS
@@ -3637,6 +3679,7 @@ CREATE FUNCTION credits.verify_installation()
             ('constraint', 'spending_limits', 'overdraft_limit_is_exact', 'CHECK (((overdraft_limit >= (0)::numeric) AND (overdraft_limit < (''10000000000000''::bigint)::numeric) AND (min_scale(overdraft_limit) <= 15)))'),
             ('constraint', 'spending_limits', 'spending_limits_pkey', 'PRIMARY KEY (user_id)'),
             ('constraint', 'spending_limits', 'thresholds_are_distinct_balances', 'CHECK (credits.are_thresholds(thresholds))'),
+            ('index', 'spending_limits', 'spending_limits_bucket_idx', 'btree (credits.bucket_of(user_id))'),
             ('index', 'spending_limits', 'spending_limits_pkey', 'unique btree (user_id)'),
             ('trigger', 'spending_limits', 'note_all_limits', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.note_limits(), always'),
             ('trigger', 'spending_limits', 'note_limits', 'AFTER INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.note_limits(), always'),
@@ -3653,6 +3696,7 @@ CREATE FUNCTION credits.verify_installation()
             ('constraint', 'spend_caps', 'api_key_ids_has_keys', 'CHECK ( CASE WHEN (api_key_ids IS NULL) THEN true WHEN (array_ndims(api_key_ids) = 1) THEN (array_position(api_key_ids, NULL::uuid) IS NULL) ELSE false END)'),
             ('constraint', 'spend_caps', 'period_is_known', 'CHECK ((period = ANY (ARRAY[''daily''::text, ''weekly''::text, ''monthly''::text])))'),
             ('constraint', 'spend_caps', 'spend_caps_pkey', 'PRIMARY KEY (id)'),
+            ('index', 'spend_caps', 'spend_caps_bucket_idx', 'btree (credits.bucket_of(user_id))'),
             ('index', 'spend_caps', 'spend_caps_pkey', 'unique btree (id)'),
             ('index', 'spend_caps', 'spend_caps_user_idx', 'btree (user_id)'),
             ('trigger', 'spend_caps', 'note_all_caps', 'BEFORE TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.note_caps(), always'),

@@ -530,13 +530,14 @@ fn each_row_is_read_once_while_a_bucket_moves() {
     assert_eq!(older.value::<String>(&answer, &[]), expected);
     let on_old = ([true, false], 6);
     assert_eq!(read_all(&mut readers, moving), on_old);
+    let collected = nodes.mover.collect(moving);
     let from = nodes.mover.expect(moving);
     let (_, from) = nodes.mover.copy(moving, from.as_deref());
     assert_eq!(read_all(&mut readers, moving), on_old);
     nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({moving})"));
     assert_eq!(read_all(&mut readers, moving), on_old);
     nodes.mover.old.run(&format!("BEGIN; SELECT credits.hold_bucket({moving})"));
-    let handover = nodes.mover.hand_over(moving, Some(&from));
+    let handover = nodes.mover.hand_over(moving, Some(&from), &collected);
     nodes.mover.old.run(&format!("SELECT credits.give_away_bucket({moving})"));
     assert_eq!(read_all(&mut readers, moving), on_old);
     assert_eq!(readers[0].value::<String>(&answer, &[]), expected);

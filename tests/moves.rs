@@ -179,6 +179,7 @@ fn who_commits_while_the_bucket_is_held_is_refused_or_copied_by_the_next_attempt
     };
     for (round, is_given_away) in [("1", false), ("2", true)] {
         let writes = writes(round);
+        let collected = nodes.mover.collect(bucket);
         let from = nodes.mover.expect(bucket);
         let (_, from) = nodes.mover.copy(bucket, from.as_deref());
         nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
@@ -196,7 +197,7 @@ fn who_commits_while_the_bucket_is_held_is_refused_or_copied_by_the_next_attempt
         for commit in &commits {
             nodes.old.until_blocked(commit.pid());
         }
-        let handover = nodes.mover.hand_over(bucket, Some(&from));
+        let handover = nodes.mover.hand_over(bucket, Some(&from), &collected);
         if is_given_away {
             nodes.mover.old.run(&format!("SELECT credits.give_away_bucket({bucket}); COMMIT"));
         } else {
@@ -243,6 +244,78 @@ fn who_commits_while_the_bucket_is_held_is_refused_or_copied_by_the_next_attempt
     moved.run(reverse);
 }
 
+/// Between the collection and the hold, accounts come, and limits, holds and caps come, change and go. The handover has them as they are in the end.
+#[test]
+fn what_comes_after_the_accounts_were_collected_is_handed_over() {
+    let (bucket, accounts) = accounts_of_a_bucket(8);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut admin = nodes.old.connect();
+    let [known, prepared, limited, first_row, held, bounded, capped, forgotten] =
+        accounts.try_into().expect("eight");
+    let limit = |account: Uuid, limits: &str| {
+        format!("INSERT INTO credits.spending_limits VALUES ('{account}', {limits})")
+    };
+    let cap = |account: Uuid, amount: i32| {
+        format!("INSERT INTO credits.spend_caps (user_id, amount) VALUES ('{account}', {amount})")
+    };
+    admin.grant(known, dec!(10));
+    admin.run(&cap(known, 5));
+    admin.run(&limit(known, "3, '{5}'"));
+    admin.run(&format!(
+        "SELECT credits.create_hold('{known}', 1, 'kept'), credits.create_hold('{known}', 1, 'gone')"
+    ));
+    // It has a row, and nothing was announced of it.
+    admin.run("BEGIN");
+    admin.grant(prepared, dec!(2));
+    admin.run(&format!("PREPARE TRANSACTION '{} {bucket}'", nodes.old.name()));
+    admin.run(&format!("COMMIT PREPARED '{} {bucket}'", nodes.old.name()));
+    admin.run(&limit(limited, "1, '{-5}'"));
+
+    let collected = nodes.mover.collect(bucket);
+    let mut listeners = [nodes.old.listen(), nodes.new.listen()];
+    admin.charge(known, dec!(6));
+    admin.run("SELECT credits.release_hold('gone'), credits.extend_hold('kept', '2 days')");
+    admin.run("UPDATE credits.spending_limits SET thresholds = '{7}' WHERE overdraft_limit = 3; DELETE FROM credits.spend_caps");
+    admin.run(&format!("SELECT credits.refresh_checkpoint('{prepared}')"));
+    admin.run("DELETE FROM credits.spending_limits WHERE overdraft_limit = 1");
+    admin.grant(first_row, dec!(3));
+    admin.run(&limit(held, "4, '{}'"));
+    admin.run(&format!("SELECT credits.create_hold('{held}', 4, 'outlives its limit')"));
+    admin.run("DELETE FROM credits.spending_limits WHERE overdraft_limit = 4");
+    admin.run(&limit(bounded, "0, '{-1}'"));
+    admin.run(&cap(capped, 7));
+    admin.run(&limit(forgotten, "2, '{-3}'"));
+    admin.run("DELETE FROM credits.spending_limits WHERE overdraft_limit = 2");
+    let zero = "0".to_owned();
+    assert_eq!(
+        listeners[0].boundaries(),
+        [
+            (known, Direction::Down, "5".to_owned()),
+            (prepared, Direction::Up, zero.clone()),
+            (first_row, Direction::Up, zero.clone())
+        ]
+    );
+
+    let boundaries = admin.holds_and_limits();
+    assert_eq!(boundaries.len(), 5, "{boundaries:?}");
+    let levels = "SELECT concat_ws(' ', user_id, is_positive, crossed_at, thresholds, thresholds_below, cap_ids, caps_reached_until)
+                  FROM credits.user_balance_checkpoints WHERE is_positive OR thresholds IS NOT NULL OR cap_ids IS NOT NULL ORDER BY 1";
+    let before: Vec<String> = admin.values(levels, &[]);
+    let handover = nodes.mover.give_away_collected(bucket, &collected);
+    assert!(nodes.mover.activate(bucket, &handover));
+    let mut moved = nodes.new.connect();
+    assert_eq!(moved.values::<String>(levels, &[]), before);
+    assert_eq!(moved.holds_and_limits(), boundaries);
+    assert_eq!(admin.holds_and_limits(), Vec::<String>::new());
+    assert_eq!(listeners.each_mut().map(|listener| listener.drain()), [vec![], vec![]]);
+    moved.run(&format!(
+        "SELECT credits.charge('{prepared}', 2, 'the rest'), credits.capture_hold('outlives its limit')"
+    ));
+    assert_eq!(listeners[1].boundaries(), [(prepared, Direction::Down, zero)]);
+    moved.assert_sound();
+    admin.assert_sound();
+}
+
 /// Whoever has rows in flight is waited for, and has nothing to wait for.
 #[test]
 fn rows_in_flight_are_waited_for() {
@@ -250,6 +323,7 @@ fn rows_in_flight_are_waited_for() {
     let mut nodes = Nodes::create(&[bucket]);
     let mut writer = nodes.old.connect();
     writer.grant(accounts[0], dec!(5));
+    let collected = nodes.mover.collect(bucket);
     nodes.mover.expect(bucket);
     nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
     writer.run("BEGIN");
@@ -267,7 +341,7 @@ fn rows_in_flight_are_waited_for() {
     writer.run("COMMIT");
     let (old, ()) = waiting.finish();
     nodes.mover = Mover { old, new };
-    let handover = nodes.mover.hand_over(bucket, None);
+    let handover = nodes.mover.hand_over(bucket, None, &collected);
     nodes.mover.old.run(&format!("SELECT credits.give_away_bucket({bucket}); COMMIT"));
     assert!(nodes.mover.activate(bucket, &handover));
     assert_eq!(nodes.new.connect().balance(accounts[0]), dec!(3));
@@ -558,6 +632,7 @@ fn what_is_covered_is_the_same_wherever_the_account_is() {
     let before = refused(&mut first);
 
     // Who has a hold in flight is waited for; who comes while the bucket is held asks again at the other node.
+    let collected = nodes.mover.collect(bucket);
     nodes.mover.expect(bucket);
     let (_, from) = nodes.mover.copy(bucket, None);
     nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
@@ -569,7 +644,7 @@ fn what_is_covered_is_the_same_wherever_the_account_is() {
     in_flight.run("COMMIT");
     let (old, ()) = holding.finish();
     nodes.mover = Mover { old, new };
-    let handover = nodes.mover.hand_over(bucket, Some(&from));
+    let handover = nodes.mover.hand_over(bucket, Some(&from), &collected);
     let late = format!("SELECT credits.{}", charge("10", "late"));
     let asking = nodes.old.connect().background(move |session| session.try_run(&late));
     nodes.old.until_blocked(asking.pid());
@@ -643,6 +718,7 @@ fn go_on(nodes: [&Database; 2], bucket: i32, death: &mut Death) -> Option<()> {
     let handover = if states[0] == "elsewhere" {
         mover.old.value("SELECT credits.bucket_handover($1)::text", &[&bucket])
     } else {
+        let collected = mover.collect(bucket);
         let from = mover.expect(bucket);
         death.step()?;
         let (_, from) = mover.copy(bucket, from.as_deref());
@@ -651,7 +727,7 @@ fn go_on(nodes: [&Database; 2], bucket: i32, death: &mut Death) -> Option<()> {
         death.step()?;
         mover.old.run(&format!("BEGIN; SELECT credits.hold_bucket({bucket})"));
         death.step()?;
-        let handover = mover.hand_over(bucket, Some(&from));
+        let handover = mover.hand_over(bucket, Some(&from), &collected);
         death.step()?;
         mover.old.run(&format!("SELECT credits.give_away_bucket({bucket})"));
         death.step()?;

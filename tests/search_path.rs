@@ -58,6 +58,7 @@ fn a_move() -> Vec<String> {
         "start_moving_bucket(7)",
         "stop_moving_bucket(7)",
         "start_moving_bucket(7)",
+        "bucket_accounts(7)",
         "give_away_bucket(7) FROM credits.hold_bucket(7)",
         "bucket_handover(7)",
         "purge_bucket(7)",

@@ -224,17 +224,23 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.copy_pass(credits.moves) IS 'Step: copies what the new node has not, while more comes; again until little has come.';
 
--- copied -> given
+-- copied -> given. What is read while commits wait is the bucket's, and all open holds.
 CREATE FUNCTION credits_routes.hand_over(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    -- Since which transaction others may have come, and which accounts there were.
+    collected text[];
     from_xact text;
     handover text;
     held_at timestamptz;
     received bigint;
 BEGIN
     PERFORM credits_routes.be_patient();
+    collected := string_to_array(credits_routes.ask_old(format(
+        'SELECT format(''%%s %%s'', pg_snapshot_xmin(pg_current_snapshot()), credits.bucket_accounts(%s))', m.bucket)), ' ');
+    -- That may have taken long: what has come meanwhile is not left for when commits wait.
+    PERFORM credits_routes.copy_pass(m);
     PERFORM credits_routes.ask_old(format('SELECT credits.start_moving_bucket(%s)::text', m.bucket));
     from_xact := credits_routes.expect_rows(m.bucket);
     PERFORM credits_routes.be_quick();
@@ -242,7 +248,8 @@ BEGIN
     PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
     held_at := clock_timestamp();
     received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
-    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s)::text', m.bucket, credits_routes.number_of_node(m.to_node)));
+    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s, %L::uuid[], %L::xid8)::text',
+        m.bucket, credits_routes.number_of_node(m.to_node), collected[2], collected[1]));
     PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
     -- The commit point.
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');

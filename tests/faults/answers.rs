@@ -58,6 +58,7 @@ const CALLS: &[&str] = &[
     "require_class(4, 3)",
     "get_ledger()",
     "bucket_state(1)",
+    "bucket_accounts(credits.bucket_of({user}))",
     "bucket_digest(credits.bucket_of({user}))",
     // In which order is not said, and stamps are of the cluster.
     "bucket_transactions(credits.bucket_of({user}), NULL, NULL)",

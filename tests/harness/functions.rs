@@ -1,9 +1,10 @@
 //! Functions that tests of all functions treat apart.
 
 /// Those that move a bucket of accounts, which go together and in an order.
-pub const OF_A_MOVE: [&str; 20] = [
+pub const OF_A_MOVE: [&str; 21] = [
     "activate_bucket",
     "begin_transfer",
+    "bucket_accounts",
     "bucket_handover",
     "drop_boundaries",
     "expect_bucket",

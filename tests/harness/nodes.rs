@@ -22,6 +22,13 @@ pub struct Mover {
     pub new: Session,
 }
 
+/// What the old node says of a bucket's accounts before it holds the bucket.
+pub struct Collected {
+    accounts: String,
+    /// Others may have come since this transaction.
+    since: String,
+}
+
 impl Nodes {
     /// The second node has none of these buckets.
     #[must_use]
@@ -71,11 +78,36 @@ impl Mover {
         )
     }
 
+    /// Collects the bucket's accounts.
+    pub fn collect(&mut self, bucket: i32) -> Collected {
+        let row = self
+            .old
+            .query_one(
+                "SELECT credits.bucket_accounts($1)::text, pg_snapshot_xmin(pg_current_snapshot())::text",
+                &[&bucket],
+            )
+            .unwrap();
+        Collected { accounts: row.get(0), since: row.get(1) }
+    }
+
     /// Copies the rest, and what else the new node must have; both are committed there. Returns the handover.
-    pub fn hand_over(&mut self, bucket: i32, from: Option<&str>) -> String {
+    ///
+    /// # Panics
+    /// If what was announced of an account is not in the handover.
+    pub fn hand_over(&mut self, bucket: i32, from: Option<&str>, collected: &Collected) -> String {
         let rest = self.rows(bucket, from, None);
         self.new.value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rest]);
-        let handover: String = self.old.value("SELECT credits.bucket_handover($1)::text", &[&bucket]);
+        let handover: String = self.old.value(
+            "SELECT credits.bucket_handover($1, $2::text::uuid[], $3::text::xid8)::text",
+            &[&bucket, &collected.accounts, &collected.since],
+        );
+        let left_out: Vec<String> = self.old.values(
+            "SELECT a::text FROM jsonb_array_elements(credits.bucket_handover($1) -> 'accounts') a
+             WHERE (a ->> 'is_positive' = 'true' OR a ->> 'thresholds' IS NOT NULL OR a ->> 'cap_ids' IS NOT NULL)
+               AND NOT $2::text::jsonb -> 'accounts' @> jsonb_build_array(a)",
+            &[&bucket, &handover],
+        );
+        assert_eq!(left_out, Vec::<String>::new());
         self.new
             .run(&format!("SELECT credits.receive_handover({bucket}, '{}')", handover.replace('\'', "''")));
         handover
@@ -93,13 +125,22 @@ impl Mover {
 
     /// All steps up to the commit point. Returns the handover.
     pub fn give_away(&mut self, bucket: i32) -> String {
+        let collected = self.collect(bucket);
+        self.give_away_collected(bucket, &collected)
+    }
+
+    /// All steps up to the commit point, but that the accounts were collected before. Returns the handover.
+    pub fn give_away_collected(&mut self, bucket: i32, collected: &Collected) -> String {
         let from = self.expect(bucket);
         let (_, from) = self.copy(bucket, from.as_deref());
         self.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
         let (_, from) = self.copy(bucket, Some(&from));
         self.old.run(&format!("BEGIN; SELECT credits.hold_bucket({bucket})"));
-        self.hand_over(bucket, Some(&from));
-        let handover = self.old.value("SELECT credits.give_away_bucket($1)::text", &[&bucket]);
+        self.hand_over(bucket, Some(&from), collected);
+        let handover = self.old.value(
+            "SELECT credits.give_away_bucket($1, NULL, $2::text::uuid[], $3::text::xid8)::text",
+            &[&bucket, &collected.accounts, &collected.since],
+        );
         self.old.run("COMMIT");
         handover
     }

@@ -17,7 +17,8 @@ pub const CREATE: &str = "create_transaction";
 pub const REVERSE: &str = "reverse_transaction";
 
 /// Not called: they are about buckets, and how a node numbers rows. [`crate::moves`] has bad values of theirs, and `buckets` and `kept_rows` in the target `ledger`.
-pub const SHAPE_THE_NODE: [&str; 9] = [
+pub const SHAPE_THE_NODE: [&str; 10] = [
+    "bucket_accounts",
     "bucket_digest",
     "bucket_state",
     "bucket_transactions",

@@ -54,7 +54,7 @@ fn refused(session: &mut Session, sql: &str, sqlstate: &str) {
 }
 
 /// The steps of a move, on whichever node, with good arguments but for the bucket.
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 13] = [
     "bucket_state(BUCKET)",
     "start_moving_bucket(BUCKET)",
     "stop_moving_bucket(BUCKET)",
@@ -67,6 +67,7 @@ const STEPS: [&str; 12] = [
     "bucket_digest(BUCKET)",
     "receive_transactions(BUCKET, '[]')",
     "begin_transfer(BUCKET)",
+    "bucket_accounts(BUCKET)",
 ];
 
 #[test]
@@ -405,12 +406,14 @@ fn handovers_that_are_none_are_refused() {
 
 /// What a mover that has lost its way may do in any order. Not among them: to purge, which is for who knows that the bucket is elsewhere, and the parts
 /// of these steps.
-const AT_OLD: [&str; 6] = [
+const AT_OLD: [&str; 8] = [
     "SELECT credits.start_moving_bucket(BUCKET)",
     "SELECT credits.stop_moving_bucket(BUCKET)",
     "SELECT credits.hold_bucket(BUCKET)",
     "SELECT credits.bucket_handover(BUCKET)",
     "SELECT credits.give_away_bucket(BUCKET)",
+    "SELECT credits.give_away_bucket(BUCKET, NULL, credits.bucket_accounts(BUCKET), '0')",
+    "SELECT credits.bucket_accounts(BUCKET)",
     "SELECT * FROM credits.bucket_digest(BUCKET)",
 ];
 
