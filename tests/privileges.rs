@@ -189,3 +189,69 @@ fn row_level_security_limits_every_read() {
     tenant.insert(user(2), "usage", dec!(20)).refused("42501");
     admin.assert_sound();
 }
+
+/// Each privilege that the reference lists for holding and charging is needed, and no other one.
+#[test]
+fn holding_and_charging_need_what_the_reference_lists() {
+    const HOLD: &str = "SELECT credits.create_hold($1, 1, 'new')";
+    const ANEW: &str = "SELECT credits.create_hold($1, 1, 'expired')";
+    const CASES: [(&str, &[&str]); 6] = [
+        (HOLD, &["SELECT ON credits.holds", "INSERT ON credits.holds"]),
+        (ANEW, &["SELECT ON credits.holds", "INSERT ON credits.holds"]),
+        (
+            "SELECT credits.extend_hold('open', '2 hours') FROM (VALUES ($1::uuid)) AS u",
+            &["SELECT ON credits.holds", "UPDATE (expires_at) ON credits.holds"],
+        ),
+        (
+            "SELECT credits.release_hold('open') FROM (VALUES ($1::uuid)) AS u",
+            &["SELECT ON credits.holds", "DELETE ON credits.holds"],
+        ),
+        (
+            "SELECT credits.capture_hold('open') FROM (VALUES ($1::uuid)) AS u",
+            &[
+                "SELECT ON credits.holds",
+                "DELETE ON credits.holds",
+                "SELECT ON credits.credits_transactions",
+                "INSERT ON credits.credits_transactions",
+            ],
+        ),
+        (
+            "SELECT credits.charge($1, 1, 'new')",
+            &["SELECT ON credits.credits_transactions", "INSERT ON credits.credits_transactions"],
+        ),
+    ];
+    let db = Database::create();
+    let role = db.create_role("holder");
+    let mut admin = db.connect();
+    admin.grant(user(1), dec!(10));
+    admin.run(&format!(
+        "GRANT USAGE ON SCHEMA credits TO {role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA credits TO {role};
+         INSERT INTO credits.holds (source_id, user_id, amount, expires_at)
+         VALUES ('open', '{0}', 1, now() + interval '1 hour'), ('expired', '{0}', 1, now() - interval '1 hour')",
+        user(1)
+    ));
+    let mut holder = db.connect_as(&role);
+    for (call, needed) in CASES {
+        for left_out in needed.iter().map(Some).chain([None]) {
+            admin.run(&format!("REVOKE ALL ON credits.holds, credits.credits_transactions FROM {role}"));
+            for privilege in needed.iter().filter(|&privilege| Some(privilege) != left_out) {
+                admin.run(&format!("GRANT {privilege} TO {role}"));
+            }
+            holder.run("BEGIN");
+            let outcome = holder.execute(call, &[&user(1)]);
+            holder.run("ROLLBACK");
+            match left_out {
+                Some(privilege) => {
+                    let error = outcome.err().unwrap_or_else(|| panic!("{call} without {privilege}"));
+                    assert_eq!(
+                        error.code().map(|code| code.code()),
+                        Some("42501"),
+                        "{call} without {privilege}"
+                    );
+                }
+                None => assert!(outcome.is_ok(), "{call}: {outcome:?}"),
+            }
+        }
+    }
+    admin.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}
