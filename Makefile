@@ -1,4 +1,4 @@
-# make build-release | install | package | image | deb | dist | check-meta | check-workflows | installcheck | demo | demo-nodes | demo-stop | examples | example-nodes | monitoring | report | check-report | install-router | check-router | router-schema | test | test-majors | fuzz | model | bench | lint | schema | check-schema
+# `make help` says what each target does.
 #
 # PG=14..18 selects the Postgres major (default 15): its server is fetched and private to this checkout.
 # PG_CONFIG=/path/to/pg_config uses that installation: `make build-release` builds against it, `make install` installs into it, and
@@ -373,7 +373,7 @@ lint: ## formatting, clippy, documentation
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --quiet --locked --workspace --no-deps --document-private-items --features pg$(PG) --target-dir $(TARGET)
 
 .PHONY: model
-model: ## settlement, levels, coverage and caps, explored exhaustively with spin
+model: ## the protocols in models/, explored exhaustively with spin
 	@if ! command -v spin >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	  apt-get update -q >/dev/null && apt-get install -qy spin >/dev/null
 	fi
