@@ -102,7 +102,7 @@ impl CapsScan {
         Ok(spends)
     }
 
-    /// The same, with rows in flight, for a commit that shares the stripe.
+    /// What was spent of the user's caps, rows in flight included, for a commit that shares the stripe.
     pub fn spends_in_flight(
         &mut self,
         user: &UserId,

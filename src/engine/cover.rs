@@ -47,7 +47,7 @@ pub struct Covered {
     asked: Vec<Asked>,
     /// What is held of the account's balance, those rows included.
     pub held: Credits,
-    /// The same, in runs of holds for the same API key.
+    /// What is held, in runs of holds for the same API key.
     held_by_key: Vec<(Option<ApiKeyId>, Credits)>,
 }
 

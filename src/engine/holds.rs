@@ -59,7 +59,7 @@ impl HoldScan {
         self.held_by_key(user, now, |_, _| Ok(()))
     }
 
-    /// The same. Calls `visit` with the key and the amount of each hold.
+    /// What the account holds, as [`held`](Self::held) adds it up. Calls `visit` with the key and the amount of each hold.
     pub fn held_by_key(
         &mut self,
         user: &UserId,

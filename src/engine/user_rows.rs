@@ -23,7 +23,7 @@ pub struct UserRows<L> {
 }
 
 impl<L: Layout> UserRows<L> {
-    /// Of this table, by this index of it.
+    /// The rows of this table, by this index of it.
     pub const fn new(table: Table, index: Index) -> Self {
         Self { opened: Some((table, index)), scan: None }
     }

@@ -94,7 +94,7 @@ impl<'call> Call<'call> {
         self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
     }
 
-    /// The same, to be bound.
+    /// A `uuid` that must be given and names an account, to be bound. LC003 for one that is not on this node.
     pub fn account(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
         self.user_id(argument)?;
         self.uuid(argument)

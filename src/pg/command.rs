@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use pgrx::PgList;
 use pgrx::pg_sys::{self, AlterTableType as Alter, NodeTag};
 
-use super::extension;
+use super::{description, extension};
 
 /// DEPENDENCY_INTERNAL: how an identity column has its sequence.
 const IDENTITY_DEPENDENCY: c_char = b'i'.cast_signed();
@@ -235,5 +235,5 @@ unsafe fn name_of(name: *const c_char) -> String {
         return "without a name".to_owned();
     }
     // SAFETY: the caller's promise.
-    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+    unsafe { description::text(name) }
 }

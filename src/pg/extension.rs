@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::description;
 use super::system_catalog::{self, Lookup};
 
 /// The extension's name, and the prefix of its settings.
@@ -26,7 +27,7 @@ pub fn installed_version() -> Option<String> {
         system_catalog::visit(lookup, pg_sys::Datum::from(NAME.as_ptr()), None, |table, row| {
             let column = pg_sys::Anum_pg_extension_extversion.cast_signed();
             let text = pg_sys::SPI_getvalue(row, (*table.as_raw()).rd_att, column);
-            version = Some(CStr::from_ptr(text).to_string_lossy().into_owned());
+            version = Some(description::text(text));
         });
     }
     version

@@ -1,8 +1,8 @@
 //! Entries of the relation cache: descriptions of relations, read without opening them for a scan.
 
-use std::ffi::CStr;
-
 use pgrx::pg_sys;
+
+use super::description;
 
 /// Passes the relcache entry of the relation to `look` under ACCESS SHARE, which is released afterwards; `None` if there is no
 /// such relation, or if the lock is not free since another session is changing it.
@@ -49,5 +49,5 @@ pub(super) unsafe fn with_entry<R>(oid: pg_sys::Oid, look: impl FnOnce(pg_sys::R
 /// The relation is open.
 pub(super) unsafe fn name(relation: pg_sys::Relation) -> String {
     // SAFETY: the caller's promise; a name is NUL-terminated.
-    unsafe { CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()) }.to_string_lossy().into_owned()
+    unsafe { description::text((*(*relation).rd_rel).relname.data.as_ptr()) }
 }

@@ -32,7 +32,7 @@ pub struct IndexScan<L> {
     memory: pg_sys::MemoryContext,
     /// The arguments of scan keys for uuids, which are passed by reference.
     uuids: Box<[[u8; 16]; MAX_KEYS]>,
-    /// Likewise for texts.
+    /// The arguments of scan keys for texts.
     texts: [OwnedText; MAX_KEYS],
     sight: Sight,
     /// The tuple id in the last index entry.

@@ -1,12 +1,11 @@
 //! A call of one of our trigger functions.
 
-use std::ffi::CStr;
-
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::catalog::Relations;
 use super::column::Layout;
+use super::description;
 use super::row::Row;
 use super::tables::caps::Caps;
 use super::tables::checkpoints::Checkpoints;
@@ -199,8 +198,5 @@ pub unsafe fn answer<R: Into<Outcome>>(
 /// The call is the server's own.
 pub(super) unsafe fn function_name(call: pg_sys::FunctionCallInfo) -> String {
     // SAFETY: the caller's promise; a name is NULL if the function is gone, or ends with a zero byte.
-    unsafe {
-        let name = pg_sys::get_func_name((*(*call).flinfo).fn_oid);
-        if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
-    }
+    unsafe { description::text(pg_sys::get_func_name((*(*call).flinfo).fn_oid)) }
 }

@@ -94,7 +94,7 @@ impl<L: Layout> TableWriter<L> {
         opened.or_else(|| Index::open(oid))
     }
 
-    /// The primary key of the table, likewise.
+    /// The primary key of the table, opened once more to be read, without another lock.
     pub fn primary_key(&self) -> Index {
         let opened = self.table.primary_key().and_then(|oid| self.index(oid));
         opened.unwrap_or_else(|| Index::primary_key_of(&self.table))

@@ -55,7 +55,7 @@ impl Database {
         Self::from_template(&Cluster::shared(), "template0", true)
     }
 
-    /// The same in a cluster of its own.
+    /// A database without the extension, in a cluster of its own.
     #[must_use]
     pub fn create_empty_alone() -> Self {
         Self::from_template(&Cluster::start(), "template0", false)

@@ -30,13 +30,13 @@ pub struct Collected {
 }
 
 impl Nodes {
-    /// The second node has none of these buckets.
+    /// Two nodes, of which the second has none of these buckets.
     #[must_use]
     pub fn create(buckets: &[i32]) -> Self {
         Self::beside(Database::create(), buckets)
     }
 
-    /// The same, of which the first is this one.
+    /// Two nodes, of which the first is this database, and the second has none of these buckets.
     ///
     /// # Panics
     /// If the second has disowned others.

@@ -4,7 +4,7 @@ use credits_ledger_tests::{Session, asked_for};
 
 use crate::footprint::{Memory, assert_nothing_held, assert_nothing_left, quiet_database};
 
-/// More than a session remembers the places of checkpoints of.
+/// So many that the session meets each in the first half of the transactions: what it remembers of them does not grow afterwards.
 const USERS: u32 = 6000;
 
 /// `CREDITS_LEDGER_TRANSACTIONS` asks for more.

@@ -198,7 +198,7 @@ impl<'s> Bench<'s> {
     }
 }
 
-/// The same in a session that is there, for so long.
+/// Milliseconds that a session waits for a statement that it has prepared and binds these parameters to, measured for so long.
 pub fn latency_of(
     client: &mut Client,
     statement: &str,

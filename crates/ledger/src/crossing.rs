@@ -128,8 +128,8 @@ impl Announced {
         self
     }
 
-    /// The same of other thresholds. One that there was keeps what was announced of it; `side` says of a new one whether the balance
-    /// counts as announced to be above it.
+    /// What is announced where the account has these boundaries. A threshold that it had keeps what was announced of it; `side` says of a
+    /// new one whether the balance counts as announced to be above it.
     #[must_use]
     pub fn with_thresholds_of(self, boundaries: &Boundaries, side: impl Fn(Credits) -> bool) -> Self {
         let announced =

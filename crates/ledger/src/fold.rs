@@ -133,7 +133,7 @@ impl DeltaPass {
         &self.advanced
     }
 
-    /// The same, when the pass is over.
+    /// The fold as far as it could be advanced, when the pass is over.
     #[must_use]
     pub fn into_advanced(self) -> Fold {
         self.advanced

@@ -173,7 +173,7 @@ impl Headroom {
         })
     }
 
-    /// The same, where no more may be charged than is `left` of the user's spend caps, when the settlement had `counted`.
+    /// This headroom, with no more to charge than is `left` of the user's spend caps, when the settlement had `counted`.
     #[must_use]
     pub fn capped(self, left: Left, counted: &Counted) -> Self {
         let Left::UpTo(left) = left else { return self };
@@ -186,8 +186,8 @@ impl Headroom {
         }
     }
 
-    /// The same, where a pass over the holds and the delta has found that so much may be `left` to charge before the limit of a user
-    /// that must be covered is reached; `None`: there is no limit.
+    /// This headroom, with `covered_until` for a user that must be covered: a pass over the holds and the delta has found that so much may
+    /// be `left` to charge before the limit is reached; `None`: there is no limit.
     #[must_use]
     pub fn covering(
         self,
