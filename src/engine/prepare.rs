@@ -19,26 +19,27 @@ use crate::pg::{buckets, transfer};
 /// - one that has deleted checkpoints keeps what they announced in this session's memory
 /// - one with reversals would commit without the check that its settlement makes
 /// - one that has changed boundaries would leave them out of the checkpoints
-pub fn count_noted() {
-    redaction::refuse_to_prepare();
-    transfer::refuse_to_prepare();
-    cover::refuse_to_prepare().unwrap_or_else(|error| error.raise());
-    reversals::refuse_to_prepare().unwrap_or_else(|error| error.raise());
+pub fn count_noted() -> Result<(), LedgerError> {
+    redaction::refuse_to_prepare()?;
+    transfer::refuse_to_prepare()?;
+    cover::refuse_to_prepare()?;
+    reversals::refuse_to_prepare()?;
     let users = noted::take();
     if users.is_empty() {
-        return;
+        return Ok(());
     }
-    // The ledger may be gone: see `settlement::begin`.
-    let Some(relations) = Relations::locked_at_commit() else { return };
-    buckets::require_to_prepare(&relations, users.keys()).unwrap_or_else(|error| error.raise());
+    // Gone if the transaction dropped the extension, or if another one did and this one has no rows.
+    let Some(relations) = Relations::locked_at_commit() else { return Ok(()) };
+    buckets::require_to_prepare(&relations, users.keys())?;
     let published = Published::open(&relations);
     for (user, noted) in &users {
         if noted.deleted.is_some() {
-            LedgerError::PreparedDeletion.raise();
+            return Err(LedgerError::PreparedDeletion);
         }
         if noted.request == Request::Rebound {
-            LedgerError::PreparedLimits.raise();
+            return Err(LedgerError::PreparedLimits);
         }
         published.count(user, &noted.written);
     }
+    Ok(())
 }

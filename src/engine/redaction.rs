@@ -63,10 +63,8 @@ pub fn redact(user: &UserId) -> Result<i64, LedgerError> {
 
 /// Raises 0A000 if the transaction, which is about to be prepared, has redacted: it would hold the stripe until COMMIT PREPARED
 /// or ROLLBACK PREPARED.
-pub fn refuse_to_prepare() {
-    if REDACTED.get() {
-        LedgerError::PreparedRedaction.raise();
-    }
+pub fn refuse_to_prepare() -> Result<(), LedgerError> {
+    if REDACTED.get() { Err(LedgerError::PreparedRedaction) } else { Ok(()) }
 }
 
 /// Forgets that the transaction has redacted: it is over.

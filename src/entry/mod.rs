@@ -21,7 +21,7 @@ pub fn init() {
     catalog::init();
     xact::init(Hooks {
         before_commit: settlement::settle_noted,
-        before_prepare: prepare::count_noted,
+        before_prepare: || prepare::count_noted().unwrap_or_else(|error| error.raise()),
         committed: statistics::publish,
         forget: || {
             noted::forget();

@@ -58,10 +58,8 @@ fn all_stripes() -> impl Iterator<Item = u8> {
 
 /// Raises 0A000 if the transaction, which is about to be prepared, transfers a bucket: what it may do is in this session's memory, and its
 /// locks would keep others out until `COMMIT PREPARED`.
-pub fn refuse_to_prepare() {
-    if is_any() {
-        LedgerError::PreparedTransfer.raise();
-    }
+pub fn refuse_to_prepare() -> Result<(), LedgerError> {
+    if is_any() { Err(LedgerError::PreparedTransfer) } else { Ok(()) }
 }
 
 /// Forgets what the transaction has transferred: it is over.
