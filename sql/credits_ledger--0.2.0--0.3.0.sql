@@ -3342,6 +3342,8 @@ COMMENT ON TRIGGER leave_out_replicated ON credits.batch_aggregates IS
     'Skips the batch totals of other databases, which replication brings.';
 COMMENT ON TRIGGER announce_change ON credits.user_balance_checkpoints IS
     'Has sessions read a checkpoint again that was changed or deleted by hand.';
+COMMENT ON FUNCTION credits.note_transaction() IS
+    'Trigger: notes the user of an inserted row and its amount; the user is settled when the transaction commits.';
 COMMENT ON TRIGGER note_transaction ON credits.credits_transactions IS
     'Notes the accounts whose balances the transaction changes; they are settled when it commits.';
 COMMENT ON VIEW credits.checkpoints IS

@@ -189,7 +189,7 @@ CREATE FUNCTION credits.note_transaction() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'note_row';
 COMMENT ON FUNCTION credits.note_transaction() IS
-    'Trigger: notes the user of an inserted row and its amount in backend memory; the user is settled when the transaction commits.';
+    'Trigger: notes the user of an inserted row and its amount; the user is settled when the transaction commits.';
 
 -- ALWAYS: rows that logical replication applies are settled on the server they land in.
 CREATE TRIGGER note_transaction
