@@ -181,33 +181,39 @@ fn rows_that_are_committed_while_a_settlement_reads_are_of_one_snapshot() {
     session.assert_sound();
 }
 
-/// The same with what another session has folded meanwhile: as far as the transaction that is being settled, which is open,
-/// and so without the one of the two that has come after it.
+/// The same with what another session has folded meanwhile: as far as the oldest transaction that is open, and so without the one of
+/// the two that has come after it.
 #[test]
 fn what_is_folded_while_a_settlement_reads_does_not_decide() {
     let db = Database::create_alone();
-    let (mut session, mut long) = (db.connect(), db.connect());
+    let (mut session, mut repairing, mut crossing) = (db.connect(), db.connect(), db.connect());
     let stripe = |number| stripe_of(user(number));
     let neighbour = (2..).find(|&number| stripe(number) == stripe(1)).unwrap();
-    // None of the two has just come when it counts: it would begin with what is stored.
-    for session in [&mut session, &mut long] {
-        session.grant(user(neighbour), dec!(2.5));
-    }
+    session.grant(user(1), dec!(5));
+    session.grant(user(neighbour), dec!(5));
     let mut listener = db.listen();
     session.run("BEGIN");
     session.charge(user(neighbour), dec!(10));
     let charge = prepare(&db, &mut session, 1);
-    long.run("BEGIN");
-    long.charge(user(neighbour), dec!(1));
+    // The settlement stops at this checkpoint when it writes: between its snapshot and the delta of the neighbour.
+    repairing.run("BEGIN");
+    repairing.run(&format!("DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'", user(1)));
     session.run("BEGIN");
     session.grant(user(neighbour), dec!(10));
     let grant = prepare(&db, &mut session, 2);
-    // The first user of the stripe, and new: nothing is published of it.
-    long.write_many(user(1));
-    let mut meanwhile = [grant, charge].map(|gid| format!("COMMIT PREPARED {gid}")).to_vec();
-    meanwhile.push(format!("SELECT credits.get_user_balance('{}')", user(neighbour)));
-    let mut session = commit_while_a_settlement_reads(&db, long, session, meanwhile);
-    assert_eq!(listener.drain(), []);
+    crossing.run("BEGIN");
+    crossing.charge(user(1), dec!(6));
+    crossing.charge(user(neighbour), dec!(1));
+    let crossing = crossing.background(|session| session.try_run("COMMIT"));
+    db.until_it_has_a_stripe(crossing.pid(), "ExclusiveLock");
+    db.until_blocked(crossing.pid());
+    for gid in [grant, charge] {
+        session.run(&format!("COMMIT PREPARED {gid}"));
+    }
+    assert_eq!(session.balance(user(neighbour)), dec!(5));
+    repairing.run("ROLLBACK");
+    crossing.finish().1.unwrap();
+    assert_eq!(listener.crossings(), [(user(1), Down)]);
     assert_eq!(session.balance(user(neighbour)), dec!(4));
     session.assert_sound();
 }
