@@ -8,6 +8,7 @@
 //! - [`database`]: a database with the extension for one test, and who is waiting for whom in it
 //! - [`session`]: a connection, with the statements that every test needs
 //! - [`stepping`]: a session in the background, or held in the middle of its commit
+//! - [`stop_at_commit`]: a commit that others see already, and have not been told of
 //! - [`clock`]: a server whose clock a test sets
 //! - [`listener`]: the notifications of a database, in order
 //! - [`nodes`]: two nodes, and who moves buckets of accounts between them
@@ -46,6 +47,8 @@ pub mod session;
 pub mod soundness;
 #[path = "harness/stepping.rs"]
 pub mod stepping;
+#[path = "harness/stop_at_commit.rs"]
+pub mod stop_at_commit;
 
 pub use database::Database;
 pub use extent::asked_for;
