@@ -22,7 +22,6 @@ use ledger::segment::headroom::{Counted, Headroom, Written};
 use ledger::segment::{Segment, StateName};
 
 use super::attachment::{attached_memory, directory, grow_if_full, note_displaced};
-use super::changes;
 use crate::pg::catalog::{self, Relations};
 use crate::pg::database;
 use crate::pg::relation::NotFree;
@@ -268,21 +267,6 @@ impl Published {
     /// Whether no count has been lost since, and everybody still counts in the same memory.
     fn is_in_epoch(&self) -> bool {
         directory().is_some_and(|directory| directory.epoch() == self.epoch)
-    }
-
-    /// For a user whose stored checkpoint is gone, perhaps because it was wrong. What was published from it is not used from
-    /// here on, nor by any other backend once the transaction has committed. Of a user without folded rows there has been no
-    /// checkpoint, and nothing is invalidated.
-    pub fn invalidate(&self, user: &UserId) {
-        let is_published = match self.segment {
-            Some(_) => self.fold(user).is_some_and(|published| published.fold.transaction_count > 0),
-            // Perhaps: a backend that is not attached cannot look.
-            None => directory().is_some() && !self.may_see_another_state.get(),
-        };
-        if is_published {
-            self.may_see_another_state.set(true);
-            changes::record(&self.relations);
-        }
     }
 }
 

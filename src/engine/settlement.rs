@@ -352,10 +352,7 @@ impl Settlement {
             let stored = view.stored(user, &now)?;
             match &stored {
                 Some(stored) => published.check_version(stored.stored_by, now.snapshot()),
-                None => {
-                    published.check_against(now.snapshot());
-                    published.invalidate(user);
-                }
+                None => published.check_against(now.snapshot()),
             }
             let checkpoint = stored.as_ref().map(|stored| &stored.checkpoint);
             let fold = checkpoint.map_or(&nothing, |checkpoint| &checkpoint.fold);
