@@ -419,6 +419,25 @@ fn a_refused_or_rolled_back_hold_uses_up_no_source_id() {
     assert_eq!(holds(&mut session), ["a 5", "b 5"]);
 }
 
+/// A vacuum makes room where a hold was that a savepoint has taken back. What is put there by hand is not that hold.
+#[test]
+fn a_hold_by_hand_in_the_place_of_one_that_was_rolled_back_asks_for_nothing() {
+    let (db, mut session) = Database::create_with(dec!(10));
+    let place = "SELECT ctid::text FROM credits.holds";
+    session.run("BEGIN; SAVEPOINT s");
+    hold(&mut session, "4", "a").unwrap();
+    let of_the_function: String = session.value(place, &[]);
+    session.run("ROLLBACK TO s");
+    db.connect().run("VACUUM (INDEX_CLEANUP ON) credits.holds");
+    session.run(&format!(
+        "INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('b', '{}', 1000, now() + interval '1 hour')",
+        user(1)
+    ));
+    assert_eq!(session.value::<String>(place, &[]), of_the_function);
+    session.run("COMMIT");
+    assert_eq!(holds(&mut session), ["b 1000"]);
+}
+
 /// A call sees what has committed, whatever its transaction's snapshot sees, and its own rows.
 #[test]
 fn a_call_is_refused_by_what_has_committed() {

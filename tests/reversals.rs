@@ -422,7 +422,7 @@ fn a_reversal_before_its_original() {
     let error = reverse(&mut session, id(2), "'refund 2'").refused("23514");
     assert!(error.message().contains("0 is left of it"), "{}", error.message());
     // A row of another account takes nothing from what its owner can have back.
-    reverse(&mut session, id(3), "'refund 3'").unwrap();
+    reverse(&mut session, id(3), "'refund 3', 10").unwrap();
     // A reversal whose original is a reversal.
     insert(&mut session, user(1), "admin_grant", dec!(1), id(5)).unwrap();
     record(&mut session, 6, user(1), "purchase", dec!(10));
