@@ -20,7 +20,7 @@
    PREPARE lets transactions be prepared, and stay so. CRASHES is how often the mover dies, at any moment: what its session does on a node then goes
    on or is rolled back by itself, and the mover comes again, knowing only what was committed. RESTARTS has either node lose its shared memory.
    RETRY lets a client not hear of its commit and ask again. PURGE has rows removed that the bucket has left behind. FAILOVER has a node replaced
-   by a standby that has not got its last transaction. All other flags remove or change one part. Each must be found wrong: see the
+   by a standby that has not got its last transaction; it gives up what the other node has. All other flags remove or change one part. Each must be found wrong: see the
    script `check`. */
 
 #ifndef TRANSACTIONS
@@ -63,7 +63,6 @@ byte  prepared;                 /* who is */
 bool  announced[2];             /* the side of zero in the account's checkpoint */
 byte  map = A;
 byte  from = A, to = B;         /* the move */
-bool  noted_given;              /* that it is behind its commit point */
 
 /* Locks and shared memory of the nodes. */
 byte  sharers[2];
@@ -466,15 +465,9 @@ undo:
 given:
   /* Behind the commit point it only goes on. */
 #ifdef FAILOVER
-#ifndef NOT_NOTED
-  noted_given = true;
-  MAY_DIE;
-#endif
-#ifndef NOT_LOOKED_AGAIN
   /* A standby of the old node may not have the tombstone. */
-  if :: !closed[f] && state[f] == ELSEWHERE :: !closed[f] && state[f] != ELSEWHERE -> noted_given = false; goto begin fi;
+  if :: !closed[f] && state[f] == ELSEWHERE :: !closed[f] && state[f] != ELSEWHERE -> goto begin fi;
   MAY_DIE;
-#endif
 #ifndef COPIES_TRUSTED
   /* Nor one of the new node the last copies. The old node's rows do not change any more: what the new one has not, it gets. */
   got = MISSING;
@@ -492,6 +485,10 @@ given:
     !row_locked[t] ->
     if
     :: state[t] == ARRIVING ->
+#if defined(FAILOVER) && !defined(NOT_LOOKED_AGAIN)
+       /* While the row is locked here, the old node is asked once more. */
+       if :: closed[f] || state[f] != ELSEWHERE -> goto given :: else fi;
+#endif
 #if defined(FAILOVER) && !defined(COMPARED_EARLY) && !defined(COPIES_TRUSTED)
        /* It says itself that it has all, in the transaction that activates: a standby may have taken over since it was asked. */
        if :: MISSING != 0 -> goto given :: else fi;
@@ -502,7 +499,7 @@ given:
   };
   MAY_DIE;
 #ifndef MAP_NOT_TURNED
-  d_step { map = t; noted_given = false };
+  map = t;
 #endif
   MAY_DIE;
 over:
@@ -565,7 +562,7 @@ proctype Restart() {
 #endif
 
 #ifdef FAILOVER
-/* A standby without the last transaction takes over. Before it serves, what the router has noted of moves is carried over to it. */
+/* A standby without the last transaction takes over. Before it serves, it gives up what another node has. */
 proctype Failover() {
   bool is_given;
   atomic {
@@ -580,7 +577,7 @@ proctype Failover() {
     fi
   };
 #ifndef NOT_CARRIED_OVER
-  is_given = noted_given || map != A;
+  is_given = OWNS(B);
   if :: is_given -> state[A] = ELSEWHERE :: else fi;
 #endif
   d_step { closed[A] = false; row_locked[A] = false; two_owners = OWNS(A) && OWNS(B); assert(!two_owners) };

@@ -8,7 +8,8 @@
    - nowhere:    when all have ended, one node has it (not claimed with LOST)
    - and every router ends.
 
-   LOST has a standby take over for a node, once, which has lost that the bucket is arriving there. All other flags remove one part. Each must be found wrong: see
+   LOST has a standby take over for a node, once, which has lost that the bucket is arriving there; TOMBSTONE_LOST, one which has lost the node's last
+   tombstone. All other flags remove one part. Each must be found wrong: see
    the script `check`. */
 
 #ifndef MOVES
@@ -26,7 +27,8 @@
 #define MOVING 1
 #define ELSEWHERE 2
 #define ARRIVING 3
-#define OWNS(n) (state[n] == HERE || state[n] == MOVING)
+#define SAYS_IT_HAS(n) (state[n] == HERE || state[n] == MOVING)
+#define OWNS(n) (SAYS_IT_HAS(n) && !closed[n])
 #define IS_EXPECTED (state[to[me]] == ARRIVING && copied_from[to[me]] == from[me])
 
 /* What a router has noted. */
@@ -41,13 +43,15 @@ byte given_seq[NODES];          /* of the handover, in the tombstone, which stay
 byte copied_from[NODES];        /* what the bucket is arriving from */
 byte received[NODES];           /* the seq of the handover that came with the last copy */
 bool row_locked[NODES];
+bool closed[NODES];             /* a standby that no router leads to yet */
 byte seq[NODES];                /* what handovers are numbered by: the sequence of the ledger */
 
 byte map[2], from[2], to[2], noted[2];
 byte last_from[2];              /* of the move that was done last, to where the map leads */
 byte asked[2];                  /* how many moves were asked for */
+byte gone[2];                   /* a node that failed, and that the router has not been told the standby of */
 bool waiting[2];
-byte crashes, ended;
+byte crashes, failures, ended;
 bool two_owners, nowhere;
 
 inline set_state(n, new) {
@@ -64,6 +68,8 @@ inline set_state(n, new) {
 #else
 #define IS_NAMED (given_to[from[me]] == to[me])
 #endif
+/* A router waits for a node that has failed. */
+#define CAN_ASK(n) (gone[me] != (n))
 
 #ifdef NOT_ASKED_WHERE_EXPECTED
 #define HAS_GIVEN (state[from[me]] == ELSEWHERE)
@@ -73,10 +79,10 @@ inline set_state(n, new) {
 
 /* Whether the old node has given the bucket to the new one, and that has not given it on since: one is asked after the other. */
 inline ask_is_given() {
-  atomic { given = HAS_GIVEN && IS_NAMED; handover = given_seq[from[me]] };
+  atomic { CAN_ASK(from[me]) -> session = failures; given = HAS_GIVEN && IS_NAMED; handover = given_seq[from[me]] };
 #ifndef NOT_ASKED_WHETHER_GIVEN_ON
   if
-  :: given -> given = OWNS(to[me]) || given_seq[to[me]] < handover
+  :: given -> atomic { CAN_ASK(to[me]) -> given = OWNS(to[me]) || given_seq[to[me]] < handover }
   :: else
   fi
 #endif
@@ -84,8 +90,11 @@ inline ask_is_given() {
 
 inline expect() {
   atomic {
+    CAN_ASK(to[me]);
     if
-    :: state[to[me]] == ELSEWHERE || state[to[me]] == ARRIVING -> set_state(to[me], ARRIVING); copied_from[to[me]] = from[me]; done = true
+    :: state[to[me]] == ELSEWHERE || state[to[me]] == ARRIVING ->
+       if :: !IS_EXPECTED -> received[to[me]] = 0 :: else fi;
+       set_state(to[me], ARRIVING); copied_from[to[me]] = from[me]; done = true
     :: else -> done = false
     fi
   }
@@ -102,33 +111,40 @@ inline expect() {
 #define ADVANCE seq[to[me]] = (seq[to[me]] > handover -> seq[to[me]] : handover)
 #endif
 
+/* While the bucket's row is locked on the new node, the old one is asked once more, in the same session: it has not failed. */
 inline activate() {
+  atomic { !row_locked[to[me]] && CAN_ASK(to[me]) -> row_locked[to[me]] = true };
+#ifndef ASKED_BEFORE_THE_ROW_IS_LOCKED
+  if :: failures == session :: else -> row_locked[to[me]] = false; goto begin fi;
+#endif
   atomic {
     if
     :: OWNS(to[me]) -> done = true
     :: IS_EXPECTED && received[to[me]] == handover && IS_NEWER -> set_state(to[me], HERE); given_seq[to[me]] = 0; ADVANCE; done = true
     :: else -> done = false
-    fi
+    fi;
+    row_locked[to[me]] = false
   }
 }
 
 proctype Router(byte me) {
-  byte handover;
+  byte handover, session;
   bool given, done;
 begin:
-  handover = 0; given = false; done = false;
+  handover = 0; session = 0; given = false; done = false;
   do
   :: noted[me] == NOTHING && asked[me] == MOVES -> break
   :: noted[me] == NOTHING && asked[me] < MOVES ->
      asked[me]++;
      /* By hand the map follows the nodes, or it does not. */
      if
-     :: OWNS(0) -> map[me] = 0; last_from[me] = NOBODY
-     :: OWNS(1) -> map[me] = 1; last_from[me] = NOBODY
-     :: OWNS(2) -> map[me] = 2; last_from[me] = NOBODY
+     :: OWNS(0) && gone[me] == NOBODY -> map[me] = 0; last_from[me] = NOBODY
+     :: OWNS(1) && gone[me] == NOBODY -> map[me] = 1; last_from[me] = NOBODY
+     :: OWNS(2) && gone[me] == NOBODY -> map[me] = 2; last_from[me] = NOBODY
      :: skip
      fi;
      if :: to[me] = 0 :: to[me] = 1 :: to[me] = 2 fi;
+     CAN_ASK(map[me]);
      if
      :: to[me] != map[me] && OWNS(map[me]) -> atomic { from[me] = map[me]; noted[me] = NOTED }
      :: to[me] == map[me] && !OWNS(map[me]) && last_from[me] != NOBODY ->
@@ -138,7 +154,7 @@ begin:
      fi
   :: noted[me] == NOTED ->
      atomic {
-       !row_locked[from[me]];
+       !row_locked[from[me]] && CAN_ASK(from[me]);
        if :: OWNS(from[me]) -> set_state(from[me], MOVING); done = true :: else -> done = false fi
      };
      MAY_DIE;
@@ -148,11 +164,11 @@ begin:
      if :: !done -> noted[me] = UNDOING; goto begin :: else fi;
      /* The bucket is held: its row is locked. */
      atomic {
-       !row_locked[from[me]];
+       !row_locked[from[me]] && CAN_ASK(from[me]);
        if :: state[from[me]] == MOVING -> row_locked[from[me]] = true; seq[from[me]]++; handover = seq[from[me]]; done = true :: else -> done = false fi
      };
      if :: !done -> noted[me] = UNDOING; goto begin :: else fi;
-     atomic { if :: IS_EXPECTED -> received[to[me]] = handover :: else -> done = false fi };
+     atomic { if :: CAN_ASK(to[me]) && IS_EXPECTED -> received[to[me]] = handover :: else -> done = false fi };
      if
      :: done -> atomic { set_state(from[me], ELSEWHERE); given_to[from[me]] = to[me]; given_seq[from[me]] = handover; row_locked[from[me]] = false }
      :: atomic { row_locked[from[me]] = false }; done = false
@@ -171,7 +187,9 @@ begin:
         MAY_DIE;
         if
         :: done ->
-           atomic { if :: IS_EXPECTED -> received[to[me]] = handover :: else fi };
+           /* The rows are the old node's, in the session that it was asked in. */
+           if :: failures == session :: else -> goto begin fi;
+           atomic { CAN_ASK(to[me]); if :: IS_EXPECTED -> received[to[me]] = handover :: else fi };
            activate()
         :: else
         fi
@@ -185,14 +203,14 @@ begin:
   :: noted[me] == UNDOING ->
      ask_is_given();
      if :: given -> noted[me] = GIVEN; goto begin :: else fi;
-     atomic { !row_locked[from[me]]; if :: state[from[me]] == MOVING -> set_state(from[me], HERE) :: else fi };
+     atomic { !row_locked[from[me]] && CAN_ASK(from[me]); if :: state[from[me]] == MOVING -> set_state(from[me], HERE) :: else fi };
      MAY_DIE;
-     atomic { !row_locked[to[me]]; if :: state[to[me]] == ARRIVING -> set_state(to[me], ELSEWHERE) :: else fi };
+     atomic { !row_locked[to[me]] && CAN_ASK(to[me]); if :: state[to[me]] == ARRIVING -> set_state(to[me], ELSEWHERE) :: else fi };
      MAY_DIE;
      noted[me] = NOTHING
   od;
   skip;
-  d_step { handover = 0; given = false; done = false; ended++ }
+  d_step { handover = 0; session = 0; given = false; done = false; ended++ }
 }
 
 #ifdef LOST
@@ -209,7 +227,111 @@ proctype Standby() {
   ended++
 }
 #define STANDBYS 1
+#endif
+
+#ifdef TOMBSTONE_LOST
+/* What a router does before it leads to a standby that says it has the bucket. */
+inline carry_over(n) {
+#ifdef BY_MAP
+  atomic {
+    !row_locked[n];
+    other = (noted[me] == GIVEN -> to[me] : map[me]);
+    if
+    :: SAYS_IT_HAS(n) && other != n -> seq[n]++; state[n] = ELSEWHERE; given_to[n] = other; given_seq[n] = seq[n]
+    :: else
+    fi;
+    other = 0
+  }
 #else
+  owner = NOBODY; newest = 0; heir = n;
+  /* While its row is locked, nobody moves the bucket there or away. */
+  atomic {
+    !row_locked[n];
+    if
+    :: SAYS_IT_HAS(n) -> is_asked = true;
+#ifndef STANDBY_NOT_LOCKED
+       row_locked[n] = true
+#endif
+    :: else -> other = NODES
+    fi
+  };
+  do
+  :: other < NODES && other != n ->
+     atomic {
+       !row_locked[other];
+       has_it = OWNS(other);
+#ifndef OWNERS_ALONE
+       if
+       :: !has_it && given_seq[other] > newest && given_to[other] != other -> newest = given_seq[other]; heir = given_to[other]
+       :: else
+       fi
+#endif
+     };
+     if
+     :: has_it ->
+        /* A number above those that it has taken, and below that of whatever handover it makes later: it has the bucket before and after. */
+        seq[other]++; number = seq[other];
+        atomic {
+          !row_locked[other];
+          if
+          :: OWNS(other) -> owner = other; given_number = number; other++
+          :: else
+          fi
+        }
+     :: else -> other++
+     fi
+  :: other == n -> other++
+  :: other == NODES -> other = 0; break
+  od;
+  atomic {
+    if
+    :: owner != NOBODY ->
+#ifdef NUMBER_OF_THE_STANDBY
+       seq[n]++; given_number = seq[n];
+#endif
+       state[n] = ELSEWHERE; given_to[n] = owner; given_seq[n] = given_number
+    :: owner == NOBODY && heir != n -> state[n] = ELSEWHERE; given_to[n] = n; given_seq[n] = newest
+#ifndef COMING_BACK_KEPT
+    /* Given to it, and not taken: it would number above. */
+    :: owner == NOBODY && heir == n && newest > seq[n] -> state[n] = ELSEWHERE; given_to[n] = n; given_seq[n] = 0
+#endif
+    :: else
+    fi;
+    if :: is_asked -> row_locked[n] = false; is_asked = false :: else fi;
+    number = 0; given_number = 0; has_it = false; owner = 0; newest = 0; heir = 0
+  }
+#endif
+}
+
+/* A node fails, and its standby has lost the last tombstone. Each router is told of the standby by itself, in any order. */
+proctype Failover() {
+  byte lost, me, other, owner, number, given_number, newest, heir;
+  bool is_asked, has_it;
+  atomic {
+    if
+    :: state[0] == ELSEWHERE && given_seq[0] != 0 && !row_locked[0] -> lost = 0
+    :: state[1] == ELSEWHERE && given_seq[1] != 0 && !row_locked[1] -> lost = 1
+    :: state[2] == ELSEWHERE && given_seq[2] != 0 && !row_locked[2] -> lost = 2
+    :: ended == 2 -> goto over
+    fi;
+    state[lost] = MOVING; given_to[lost] = NOBODY; given_seq[lost] = 0; closed[lost] = true; gone[0] = lost; gone[1] = lost; failures++;
+    /* The sequence of a standby may be ahead. */
+    if :: seq[lost] = seq[lost] + 3 :: skip fi;
+    if :: me = 0 :: me = 1 fi
+  };
+again:
+  carry_over(lost);
+  atomic {
+    closed[lost] = false; gone[me] = NOBODY; set_state(lost, state[lost]);
+    if :: gone[1 - me] != NOBODY -> me = 1 - me; goto again :: else fi
+  };
+over:
+  lost = 0; me = 0; ended++
+}
+#define STANDBYS 1
+#endif
+
+#ifndef STANDBYS
 #define STANDBYS 0
 #endif
 
@@ -218,13 +340,16 @@ init {
     state[1] = ELSEWHERE; state[2] = ELSEWHERE;
     given_to[0] = NOBODY; given_to[1] = NOBODY; given_to[2] = NOBODY;
     copied_from[0] = NOBODY; copied_from[1] = NOBODY; copied_from[2] = NOBODY;
-    last_from[0] = NOBODY; last_from[1] = NOBODY
+    last_from[0] = NOBODY; last_from[1] = NOBODY; gone[0] = NOBODY; gone[1] = NOBODY
   };
   atomic {
     run Router(0);
     run Router(1);
 #ifdef LOST
-    run Standby()
+    run Standby();
+#endif
+#ifdef TOMBSTONE_LOST
+    run Failover()
 #endif
   };
   ended == 2 + STANDBYS;

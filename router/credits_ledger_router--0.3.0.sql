@@ -800,6 +800,14 @@ CREATE FUNCTION credits_routes.number_of_node(node text) RETURNS int
     AS $$ SELECT n.seq_residue FROM credits.nodes n WHERE n.node = number_of_node.node $$;
 COMMENT ON FUNCTION credits_routes.number_of_node(text) IS 'The number of a node: what each of its seq leaves when it is divided by 1024.';
 
+CREATE FUNCTION credits_routes.last_seq(node text) RETURNS bigint
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT a.answer::bigint
+        FROM credits_routes.ask_node(node, 'SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(''credits.credits_transactions'', ''seq'')::regclass), 0)::text') a (answer)
+    $$;
+COMMENT ON FUNCTION credits_routes.last_seq(text) IS 'The last seq that a node has given out, or given away with a bucket.';
+
 -- Each node has a number of its own, and its seq begins above all that other nodes have given out.
 CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -808,10 +816,7 @@ DECLARE
     residue constant int := credits_routes.number_of_node(node);
     past bigint;
 BEGIN
-    SELECT max(a.answer::bigint) INTO past
-    FROM credits.nodes n
-    CROSS JOIN LATERAL credits_routes.ask_node(n.node,
-        'SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(''credits.credits_transactions'', ''seq'')::regclass), 0)::text') a (answer);
+    SELECT max(credits_routes.last_seq(n.node)) INTO past FROM credits.nodes n;
     -- Before it has the number: a node without one has given out a seq of each residue.
     PERFORM credits_routes.ask_node(node, format('SELECT credits.advance_seq(%s)::text', past));
     PERFORM credits_routes.ask_node(node, format('SELECT credits.set_node_number(%s)::text', residue));
@@ -913,37 +918,146 @@ CREATE TRIGGER take_in_nodes AFTER INSERT ON credits.nodes REFERENCING NEW TABLE
 COMMENT ON TRIGGER take_in_nodes ON credits.nodes IS 'Has a node that is added say that it has no bucket.';
 
 -- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves, or two nodes would take
--- the bucket for theirs: one that is on another node by the map, or behind the commit point of a move.
+-- the bucket for theirs. The map does not say so where another router has moved the bucket: the nodes do.
+
+CREATE FUNCTION credits_routes.bucket_reports(node text, settled int DEFAULT NULL) RETURNS TABLE (bucket int, state text, seq bigint, given_to int)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    number constant int := credits_routes.number_of_node(node);
+BEGIN
+    IF settled IS NOT NULL THEN
+        PERFORM credits_routes.ask_node(node, format('SELECT credits.lock_bucket(%s, ''{here,moving,elsewhere,arriving}'')', settled));
+    END IF;
+    RETURN QUERY
+    SELECT b, coalesce(r.state, 'here'), CASE WHEN r.given_to = number THEN 0 ELSE coalesce(r.seq, 0) END, r.given_to
+    FROM credits_routes.ask_node(node, 'SELECT jsonb_agg(jsonb_build_object(''bucket'', s.bucket, ''state'', s.state,'
+                                       ' ''seq'', s.handover -> ''seq'', ''given_to'', s.handover -> ''given_to''))::text FROM credits.bucket_states s') a (answer)
+    CROSS JOIN generate_series(0, 1023) b
+    LEFT JOIN jsonb_to_recordset(a.answer::jsonb) r (bucket int, state text, seq bigint, given_to int) ON r.bucket = b;
+EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
+    RETURN QUERY SELECT b.bucket, CASE WHEN b.node = bucket_reports.node THEN 'here' ELSE 'elsewhere' END, 0::bigint, NULL::int FROM credits.buckets b;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
+    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker. Of one bucket it says so when no transaction that gives it away is under way. Of a '
+    'node that cannot be reached, what the map says.';
+
+-- Whose a bucket is that a standby says it has: another node's that says so, too, or that of the one to which any node has given it last. The tombstone is numbered above
+-- all handovers that the lost one came after, and below all that came after it. models/routers.pml has what each part is there for.
+CREATE FUNCTION credits_routes.carry_over(standby text, moved int) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    number constant int := credits_routes.number_of_node(standby);
+    state_before text;
+    other record;
+    said record;
+    drawn bigint;
+    taker int;
+    handover_seq bigint;
+    newest bigint := 0;
+    -- The node that it was given to, by the newest handover.
+    heir int := number;
+    is_left boolean := false;
+BEGIN
+    PERFORM credits_routes.open_session('credits_ledger_old', standby);
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'SET idle_in_transaction_session_timeout = ''60s''');
+    SELECT a.answer INTO state_before FROM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.bucket_state(%s)', moved)) a (answer);
+    PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', moved));
+    -- While it is held, nobody moves it there or away.
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN');
+    PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', moved));
+    FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
+        drawn := NULL;
+        LOOP
+            SELECT r.* INTO said FROM credits_routes.bucket_reports(other.node, moved) r WHERE r.bucket = moved;
+            EXIT WHEN said.state NOT IN ('here', 'moving') OR drawn IS NOT NULL;
+            -- It has the bucket before and after: so this number is above those that it has taken, and below that of whatever handover it makes later.
+            drawn := credits_routes.draw_number(other.node);
+            EXIT WHEN drawn IS NULL;
+        END LOOP;
+        IF said.state IN ('here', 'moving') THEN
+            taker := other.seq_residue;
+            handover_seq := drawn;
+        ELSIF said.seq > newest THEN
+            newest := said.seq;
+            heir := said.given_to;
+        END IF;
+    END LOOP;
+    IF taker IS NULL AND heir = number THEN
+        -- A node numbers on above what it takes: so it was given to it, and the standby has not taken it, but says what was before.
+        is_left := newest > credits_routes.last_seq(standby);
+        newest := 0;
+    ELSIF taker IS NULL THEN
+        is_left := EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = heir);
+    END IF;
+    IF taker IS NOT NULL OR is_left THEN
+        -- With the standby itself for its taker, nobody takes it: there is a newer handover, or the node that should have it cannot be reached.
+        PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s, %s)::text', moved,
+            CASE WHEN handover_seq IS NULL THEN number ELSE taker END));
+        IF handover_seq IS NOT NULL OR taker IS NULL THEN
+            PERFORM credits_routes.do_in_session('credits_ledger_old', format(
+                'UPDATE credits.bucket_states SET handover = handover || ''{"seq": %s}'' WHERE bucket = %s', coalesce(handover_seq, newest), moved));
+        END IF;
+        PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+    ELSE
+        PERFORM credits_routes.do_in_session('credits_ledger_old', 'ROLLBACK');
+        IF state_before = 'here' THEN
+            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.stop_moving_bucket(%s)::text', moved));
+        END IF;
+    END IF;
+    PERFORM credits_routes.close_session('credits_ledger_old');
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+    -- Whoever uses the standby through another router does not wait for this session.
+    PERFORM credits_routes.close_session('credits_ledger_old');
+    RAISE;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.carry_over(text, int) IS 'Has a standby give up a bucket that it says it has, if its node has given it away.';
+
+CREATE FUNCTION credits_routes.draw_number(node text) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    RETURN (SELECT a.answer FROM credits_routes.ask_node(node, 'SELECT nextval(pg_get_serial_sequence(''credits.credits_transactions'', ''seq''))::text') a (answer));
+EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.draw_number(text) IS 'A number by which a node may number a handover, and that it gives out to nothing else; NULL from a node that cannot be reached.';
+
 CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     standby record;
-    away int[];
-    not_its_own record;
+    standby_seq bigint;
+    doubtful int[];
+    moved int;
 BEGIN
     FOR standby IN
-        SELECT n.node, n.seq_residue <> o.seq_residue AS has_new_number
+        SELECT n.node, n.seq_residue, n.seq_residue <> o.seq_residue AS has_new_number
         FROM new_nodes n JOIN old_nodes o USING (node)
         WHERE EXISTS (SELECT FROM credits.buckets)
           AND (n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue)
         ORDER BY n.node
     LOOP
-        away := credits_routes.buckets_away(standby.node);
-        FOR not_its_own IN
-            SELECT b.bucket, n.seq_residue AS given_to
-            FROM credits.buckets b LEFT JOIN credits.moves m ON m.bucket = b.bucket AND m.state IN ('given', 'active')
-            JOIN credits.nodes n ON n.node = coalesce(m.to_node, b.node)
-            WHERE n.node <> standby.node AND b.bucket <> ALL (away)
-            ORDER BY b.bucket
-        LOOP
-            PERFORM credits_routes.open_session('credits_ledger_old', standby.node);
-            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', not_its_own.bucket));
-            PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN');
-            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', not_its_own.bucket));
-            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s, %s)::text', not_its_own.bucket, not_its_own.given_to));
-            PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
-            PERFORM credits_routes.close_session('credits_ledger_old');
+        standby_seq := credits_routes.last_seq(standby.node);
+        -- Each of these is held while the nodes are asked again.
+        WITH said AS MATERIALIZED (
+            SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
+        ), newest AS (
+            SELECT DISTINCT ON (s.bucket) s.bucket, s.given_to, s.seq FROM said s WHERE s.node <> standby.node AND s.seq > 0 ORDER BY s.bucket, s.seq DESC
+        )
+        SELECT array_agg(DISTINCT own.bucket ORDER BY own.bucket) INTO doubtful
+        FROM said own
+        JOIN said other ON other.bucket = own.bucket AND other.node <> own.node
+        LEFT JOIN newest n ON n.bucket = own.bucket
+        WHERE own.node = standby.node AND own.state IN ('here', 'moving')
+          AND (other.state <> 'elsewhere' OR n.given_to <> standby.seq_residue OR n.seq > standby_seq);
+        FOREACH moved IN ARRAY coalesce(doubtful, '{}') LOOP
+            PERFORM credits_routes.carry_over(standby.node, moved);
         END LOOP;
         IF standby.has_new_number THEN
             PERFORM credits_routes.number_node(standby.node);
@@ -1238,12 +1352,21 @@ BEGIN
             PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
         END IF;
         BEGIN
+            -- While nobody else changes the bucket there, the old node is asked again: in a session with one that failed since, this raises an error.
+            PERFORM credits_routes.do_in_session('credits_ledger_new', 'BEGIN');
+            PERFORM credits_routes.ask_new(format('SELECT credits.lock_bucket(%s, ''{here,arriving}'')', m.bucket));
+            IF NOT credits_routes.is_given(m) THEN
+                PERFORM credits_routes.do_in_session('credits_ledger_new', 'ROLLBACK');
+                RETURN 'noted';
+            END IF;
             PERFORM credits_routes.ask_new(format('SELECT credits.activate_bucket(%s, %L::jsonb)::text', m.bucket, handover));
+            PERFORM credits_routes.do_in_session('credits_ledger_new', 'COMMIT');
             -- Functions follow with this transaction.
             PERFORM credits_routes.set_move_state('active');
             PERFORM credits_routes.apply_cluster();
             RETURN 'active';
         EXCEPTION WHEN object_not_in_prerequisite_state THEN
+            PERFORM credits_routes.do_in_session('credits_ledger_new', 'ROLLBACK');
             IF tried = 2 THEN
                 RAISE;
             END IF;

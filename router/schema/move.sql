@@ -278,12 +278,21 @@ BEGIN
             PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
         END IF;
         BEGIN
+            -- While nobody else changes the bucket there, the old node is asked again: in a session with one that failed since, this raises an error.
+            PERFORM credits_routes.do_in_session('credits_ledger_new', 'BEGIN');
+            PERFORM credits_routes.ask_new(format('SELECT credits.lock_bucket(%s, ''{here,arriving}'')', m.bucket));
+            IF NOT credits_routes.is_given(m) THEN
+                PERFORM credits_routes.do_in_session('credits_ledger_new', 'ROLLBACK');
+                RETURN 'noted';
+            END IF;
             PERFORM credits_routes.ask_new(format('SELECT credits.activate_bucket(%s, %L::jsonb)::text', m.bucket, handover));
+            PERFORM credits_routes.do_in_session('credits_ledger_new', 'COMMIT');
             -- Functions follow with this transaction.
             PERFORM credits_routes.set_move_state('active');
             PERFORM credits_routes.apply_cluster();
             RETURN 'active';
         EXCEPTION WHEN object_not_in_prerequisite_state THEN
+            PERFORM credits_routes.do_in_session('credits_ledger_new', 'ROLLBACK');
             IF tried = 2 THEN
                 RAISE;
             END IF;
