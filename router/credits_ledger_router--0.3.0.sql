@@ -548,6 +548,15 @@ COMMENT ON FUNCTION credits_routes.classes(int, text) IS 'The partitions of a ro
 
 -- postgres_fdw does not send the bounds of a partition. So each partition leads to a view on its node that has these bounds. A view that is there is kept:
 -- to make it anew would wait for its readers.
+CREATE FUNCTION credits_routes.make_lacking_views(node text, classes text) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT credits_routes.ask_node(node, format(
+            'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM (VALUES %s) c (modulus, remainder)'
+            ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', classes))
+    $$;
+COMMENT ON FUNCTION credits_routes.make_lacking_views(text, text) IS 'Has a node make the views that it lacks of these classes, a list of (modulus, remainder).';
+
 CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -564,9 +573,7 @@ BEGIN
                             AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)))
         GROUP BY c.node
     LOOP
-        PERFORM credits_routes.ask_node(home, format(
-            'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM (VALUES %s) c (modulus, remainder)'
-            ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', lacking));
+        PERFORM credits_routes.make_lacking_views(home, lacking);
     END LOOP;
 END
     $$;
@@ -1043,6 +1050,10 @@ BEGIN
           AND (n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue)
         ORDER BY n.node
     LOOP
+        -- Views that its node was told to make last may not be there either.
+        PERFORM credits_routes.make_lacking_views(standby.node, c.of_node)
+        FROM (SELECT string_agg(format('(%s, %s)', c.modulus, c.remainder), ', ') AS of_node FROM credits_routes.classes() c WHERE c.node = standby.node) c
+        WHERE c.of_node IS NOT NULL;
         standby_seq := credits_routes.last_seq(standby.node);
         -- Each of these is held while the nodes are asked again.
         WITH said AS MATERIALIZED (

@@ -161,6 +161,15 @@ COMMENT ON FUNCTION credits_routes.classes(int, text) IS 'The partitions of a ro
 
 -- postgres_fdw does not send the bounds of a partition. So each partition leads to a view on its node that has these bounds. A view that is there is kept:
 -- to make it anew would wait for its readers.
+CREATE FUNCTION credits_routes.make_lacking_views(node text, classes text) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT credits_routes.ask_node(node, format(
+            'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM (VALUES %s) c (modulus, remainder)'
+            ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', classes))
+    $$;
+COMMENT ON FUNCTION credits_routes.make_lacking_views(text, text) IS 'Has a node make the views that it lacks of these classes, a list of (modulus, remainder).';
+
 CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -177,9 +186,7 @@ BEGIN
                             AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)))
         GROUP BY c.node
     LOOP
-        PERFORM credits_routes.ask_node(home, format(
-            'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM (VALUES %s) c (modulus, remainder)'
-            ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', lacking));
+        PERFORM credits_routes.make_lacking_views(home, lacking);
     END LOOP;
 END
     $$;

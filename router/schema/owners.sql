@@ -268,6 +268,10 @@ BEGIN
           AND (n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue)
         ORDER BY n.node
     LOOP
+        -- Views that its node was told to make last may not be there either.
+        PERFORM credits_routes.make_lacking_views(standby.node, c.of_node)
+        FROM (SELECT string_agg(format('(%s, %s)', c.modulus, c.remainder), ', ') AS of_node FROM credits_routes.classes() c WHERE c.node = standby.node) c
+        WHERE c.of_node IS NOT NULL;
         standby_seq := credits_routes.last_seq(standby.node);
         -- Each of these is held while the nodes are asked again.
         WITH said AS MATERIALIZED (
