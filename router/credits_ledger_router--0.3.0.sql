@@ -548,33 +548,26 @@ COMMENT ON FUNCTION credits_routes.classes(int, text) IS 'The partitions of a ro
 
 -- postgres_fdw does not send the bounds of a partition. So each partition leads to a view on its node that has these bounds. A view that is there is kept:
 -- to make it anew would wait for its readers.
-CREATE FUNCTION credits_routes.make_lacking_views(node text, classes text) RETURNS void
+CREATE FUNCTION credits_routes.make_lacking_views(node text, moduli int[], remainders int[]) RETURNS void
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT credits_routes.ask_node(node, format(
-            'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM (VALUES %s) c (modulus, remainder)'
-            ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', classes))
+            'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM unnest(%L::int[], %L::int[]) c (modulus, remainder)'
+            ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', moduli, remainders))
     $$;
-COMMENT ON FUNCTION credits_routes.make_lacking_views(text, text) IS 'Has a node make the views that it lacks of these classes, a list of (modulus, remainder).';
+COMMENT ON FUNCTION credits_routes.make_lacking_views(text, int[], int[]) IS 'Has a node make the views that it lacks of these classes, each of which has one of the moduli and one of the remainders.';
 
 CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    home text;
-    lacking text;
 BEGIN
-    FOR home, lacking IN
-        SELECT c.node, string_agg(format('(%s, %s)', c.modulus, c.remainder), ', ' ORDER BY c.modulus, c.remainder)
-        FROM credits_routes.classes(moved, new_node) c
-        -- A class that has been on its node before has its views.
-        WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
-                          WHERE s.srvname = credits_routes.server_of(c.node)
-                            AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)))
-        GROUP BY c.node
-    LOOP
-        PERFORM credits_routes.make_lacking_views(home, lacking);
-    END LOOP;
+    PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
+    FROM credits_routes.classes(moved, new_node) c
+    -- A class that has been on its node before has its views.
+    WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
+                      WHERE s.srvname = credits_routes.server_of(c.node)
+                        AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)))
+    GROUP BY c.node;
 END
     $$;
 COMMENT ON FUNCTION credits_routes.make_class_views(int, text) IS 'Has the nodes make the views that partitions of the map, or with a bucket moved to a node, lead to.';
@@ -925,7 +918,7 @@ CREATE TRIGGER take_in_nodes AFTER INSERT ON credits.nodes REFERENCING NEW TABLE
 COMMENT ON TRIGGER take_in_nodes ON credits.nodes IS 'Has a node that is added say that it has no bucket.';
 
 -- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves, or two nodes would take
--- the bucket for theirs. The map does not say so where another router has moved the bucket: the nodes do.
+-- the bucket for theirs. The map does not say so where another router has moved the bucket: the nodes do. models/routers.pml has what each part is there for.
 
 CREATE FUNCTION credits_routes.bucket_reports(node text, settled int DEFAULT NULL) RETURNS TABLE (bucket int, state text, seq bigint, given_to int)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -950,78 +943,42 @@ COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
     'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker. Of one bucket it says so when no transaction that gives it away is under way. Of a '
     'node that cannot be reached, what the map says.';
 
--- Whose a bucket is that a standby says it has: another node's that says so, too, or that of the one to which any node has given it last. The tombstone is numbered above
--- all handovers that the lost one came after, and below all that came after it. models/routers.pml has what each part is there for.
-CREATE FUNCTION credits_routes.carry_over(standby text, moved int) RETURNS void
+CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS int[]
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH said AS MATERIALIZED (
+            SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
+        ), newest AS (
+            SELECT DISTINCT ON (s.bucket) s.bucket, s.given_to, s.seq FROM said s WHERE s.node <> standby AND s.seq > 0 ORDER BY s.bucket, s.seq DESC
+        ), standby_says AS MATERIALIZED (
+            SELECT credits_routes.number_of_node(standby) AS number, credits_routes.last_seq(standby) AS last_seq
+        )
+        SELECT coalesce(array_agg(DISTINCT own.bucket ORDER BY own.bucket), '{}')
+        FROM said own
+        CROSS JOIN standby_says s
+        JOIN said other ON other.bucket = own.bucket AND other.node <> own.node
+        LEFT JOIN newest n ON n.bucket = own.bucket
+        WHERE own.node = standby AND own.state IN ('here', 'moving') AND (other.state <> 'elsewhere' OR n.given_to <> s.number OR n.seq > s.last_seq)
+    $$;
+COMMENT ON FUNCTION credits_routes.doubtful_buckets(text) IS 'The buckets that a standby says it has, and that may be another node''s by what those say.';
+
+CREATE FUNCTION credits_routes.hold_on_standby(standby text, moved int) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    number constant int := credits_routes.number_of_node(standby);
     state_before text;
-    other record;
-    said record;
-    drawn bigint;
-    taker int;
-    handover_seq bigint;
-    newest bigint := 0;
-    -- The node that it was given to, by the newest handover.
-    heir int := number;
-    is_left boolean := false;
 BEGIN
     PERFORM credits_routes.open_session('credits_ledger_old', standby);
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'SET idle_in_transaction_session_timeout = ''60s''');
     SELECT a.answer INTO state_before FROM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.bucket_state(%s)', moved)) a (answer);
     PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', moved));
-    -- While it is held, nobody moves it there or away.
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN');
     PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', moved));
-    FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
-        drawn := NULL;
-        LOOP
-            SELECT r.* INTO said FROM credits_routes.bucket_reports(other.node, moved) r WHERE r.bucket = moved;
-            EXIT WHEN said.state NOT IN ('here', 'moving') OR drawn IS NOT NULL;
-            -- It has the bucket before and after: so this number is above those that it has taken, and below that of whatever handover it makes later.
-            drawn := credits_routes.draw_number(other.node);
-            EXIT WHEN drawn IS NULL;
-        END LOOP;
-        IF said.state IN ('here', 'moving') THEN
-            taker := other.seq_residue;
-            handover_seq := drawn;
-        ELSIF said.seq > newest THEN
-            newest := said.seq;
-            heir := said.given_to;
-        END IF;
-    END LOOP;
-    IF taker IS NULL AND heir = number THEN
-        -- A node numbers on above what it takes: so it was given to it, and the standby has not taken it, but says what was before.
-        is_left := newest > credits_routes.last_seq(standby);
-        newest := 0;
-    ELSIF taker IS NULL THEN
-        is_left := EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = heir);
-    END IF;
-    IF taker IS NOT NULL OR is_left THEN
-        -- With the standby itself for its taker, nobody takes it: there is a newer handover, or the node that should have it cannot be reached.
-        PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s, %s)::text', moved,
-            CASE WHEN handover_seq IS NULL THEN number ELSE taker END));
-        IF handover_seq IS NOT NULL OR taker IS NULL THEN
-            PERFORM credits_routes.do_in_session('credits_ledger_old', format(
-                'UPDATE credits.bucket_states SET handover = handover || ''{"seq": %s}'' WHERE bucket = %s', coalesce(handover_seq, newest), moved));
-        END IF;
-        PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
-    ELSE
-        PERFORM credits_routes.do_in_session('credits_ledger_old', 'ROLLBACK');
-        IF state_before = 'here' THEN
-            PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.stop_moving_bucket(%s)::text', moved));
-        END IF;
-    END IF;
-    PERFORM credits_routes.close_session('credits_ledger_old');
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-    -- Whoever uses the standby through another router does not wait for this session.
-    PERFORM credits_routes.close_session('credits_ledger_old');
-    RAISE;
+    RETURN state_before;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.carry_over(text, int) IS 'Has a standby give up a bucket that it says it has, if its node has given it away.';
+COMMENT ON FUNCTION credits_routes.hold_on_standby(text, int) IS
+    'Opens a session that holds a bucket on a standby: nobody moves it there or away. Returns the state that it had before.';
 
 CREATE FUNCTION credits_routes.draw_number(node text) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -1034,40 +991,134 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.draw_number(text) IS 'A number by which a node may number a handover, and that it gives out to nothing else; NULL from a node that cannot be reached.';
 
+CREATE FUNCTION credits_routes.settled_report(node text, asked int, OUT has_it boolean, OUT seq bigint, OUT given_to int)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT r.state IN ('here', 'moving'), r.seq, r.given_to FROM credits_routes.bucket_reports(node, settled => asked) r WHERE r.bucket = asked
+    $$;
+COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS 'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, and its last handover of it.';
+
+CREATE FUNCTION credits_routes.ask_others(standby text, moved int, OUT owner int, OUT drawn bigint, OUT heir int, OUT newest bigint)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    other record;
+    said record;
+    number bigint;
+BEGIN
+    newest := 0;
+    FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
+        said := credits_routes.settled_report(other.node, moved);
+        IF said.has_it THEN
+            -- It has the bucket before and after: so this number is above those of the handovers that it has taken, and below that of whatever handover it makes later.
+            number := credits_routes.draw_number(other.node);
+            said := credits_routes.settled_report(other.node, moved);
+        END IF;
+        IF said.has_it THEN
+            owner := other.seq_residue;
+            drawn := number;
+        ELSIF said.seq > newest THEN
+            newest := said.seq;
+            heir := said.given_to;
+        END IF;
+    END LOOP;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.ask_others(text, int) IS
+    'What the other nodes say of a bucket: the number of its owner, NULL if none has it, with a number that this has drawn for a tombstone, NULL if it cannot be reached; and of the newest handover its taker, the heir, and its '
+    'number, 0 if there is none.';
+
+-- A tombstone whose taker is the standby itself is for nobody: no node takes the bucket by it.
+CREATE FUNCTION credits_routes.lost_tombstone(standby text, moved int, OUT taker int, OUT seq bigint)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    nobody constant int := credits_routes.number_of_node(standby);
+    said constant record := credits_routes.ask_others(standby, moved);
+BEGIN
+    IF said.owner IS NOT NULL THEN
+        taker := CASE WHEN said.drawn IS NULL THEN nobody ELSE said.owner END;
+        seq := said.drawn;
+    ELSIF said.heir = nobody AND said.newest > credits_routes.last_seq(standby) THEN
+        -- The bucket was given to the standby's node. The standby has not taken it, or it would number on above: it says what was before.
+        taker := nobody;
+        seq := 0;
+    ELSIF said.heir <> nobody AND EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = said.heir) THEN
+        -- Given to another, which has not taken it yet.
+        taker := nobody;
+        seq := said.newest;
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.lost_tombstone(text, int) IS
+    'The tombstone that a standby has lost of a bucket that it says it has: who is to take it, and its number, NULL for one of the standby''s own. No taker if the bucket is the standby''s.';
+
+CREATE FUNCTION credits_routes.write_tombstone(moved int, taker int, seq bigint) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s, %s)::text', moved, taker));
+    IF seq IS NOT NULL THEN
+        PERFORM credits_routes.do_in_session('credits_ledger_old',
+            format('UPDATE credits.bucket_states SET handover = handover || ''{"seq": %s}'' WHERE bucket = %s', seq, moved));
+    END IF;
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.write_tombstone(int, int, bigint) IS 'Has the standby give up the bucket that is held.';
+
+CREATE FUNCTION credits_routes.let_go(moved int, state_before text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'ROLLBACK');
+    IF state_before = 'here' THEN
+        PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.stop_moving_bucket(%s)::text', moved));
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.let_go(int, text) IS 'Leaves the bucket that is held to the standby, as it was before.';
+
+CREATE FUNCTION credits_routes.carry_over(standby text, moved int) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    state_before text;
+    tombstone record;
+BEGIN
+    state_before := credits_routes.hold_on_standby(standby, moved);
+    tombstone := credits_routes.lost_tombstone(standby, moved);
+    IF tombstone.taker IS NULL THEN
+        PERFORM credits_routes.let_go(moved, state_before);
+    ELSE
+        PERFORM credits_routes.write_tombstone(moved, tombstone.taker, tombstone.seq);
+    END IF;
+    PERFORM credits_routes.close_session('credits_ledger_old');
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+    -- Whoever uses the standby through another router does not wait for this session.
+    PERFORM credits_routes.close_session('credits_ledger_old');
+    RAISE;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.carry_over(text, int) IS 'Has a standby give up a bucket that it says it has, if its node has given it away.';
+
 CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     standby record;
-    standby_seq bigint;
-    doubtful int[];
     moved int;
 BEGIN
     FOR standby IN
-        SELECT n.node, n.seq_residue, n.seq_residue <> o.seq_residue AS has_new_number
+        SELECT n.node, n.seq_residue <> o.seq_residue AS has_new_number
         FROM new_nodes n JOIN old_nodes o USING (node)
         WHERE EXISTS (SELECT FROM credits.buckets)
           AND (n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue)
         ORDER BY n.node
     LOOP
         -- Views that its node was told to make last may not be there either.
-        PERFORM credits_routes.make_lacking_views(standby.node, c.of_node)
-        FROM (SELECT string_agg(format('(%s, %s)', c.modulus, c.remainder), ', ') AS of_node FROM credits_routes.classes() c WHERE c.node = standby.node) c
-        WHERE c.of_node IS NOT NULL;
-        standby_seq := credits_routes.last_seq(standby.node);
-        -- Each of these is held while the nodes are asked again.
-        WITH said AS MATERIALIZED (
-            SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
-        ), newest AS (
-            SELECT DISTINCT ON (s.bucket) s.bucket, s.given_to, s.seq FROM said s WHERE s.node <> standby.node AND s.seq > 0 ORDER BY s.bucket, s.seq DESC
-        )
-        SELECT array_agg(DISTINCT own.bucket ORDER BY own.bucket) INTO doubtful
-        FROM said own
-        JOIN said other ON other.bucket = own.bucket AND other.node <> own.node
-        LEFT JOIN newest n ON n.bucket = own.bucket
-        WHERE own.node = standby.node AND own.state IN ('here', 'moving')
-          AND (other.state <> 'elsewhere' OR n.given_to <> standby.seq_residue OR n.seq > standby_seq);
-        FOREACH moved IN ARRAY coalesce(doubtful, '{}') LOOP
+        PERFORM credits_routes.make_lacking_views(standby.node, array_agg(c.modulus), array_agg(c.remainder)) FROM credits_routes.classes() c WHERE c.node = standby.node;
+        FOREACH moved IN ARRAY credits_routes.doubtful_buckets(standby.node) LOOP
             PERFORM credits_routes.carry_over(standby.node, moved);
         END LOOP;
         IF standby.has_new_number THEN

@@ -161,33 +161,26 @@ COMMENT ON FUNCTION credits_routes.classes(int, text) IS 'The partitions of a ro
 
 -- postgres_fdw does not send the bounds of a partition. So each partition leads to a view on its node that has these bounds. A view that is there is kept:
 -- to make it anew would wait for its readers.
-CREATE FUNCTION credits_routes.make_lacking_views(node text, classes text) RETURNS void
+CREATE FUNCTION credits_routes.make_lacking_views(node text, moduli int[], remainders int[]) RETURNS void
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT credits_routes.ask_node(node, format(
-            'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM (VALUES %s) c (modulus, remainder)'
-            ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', classes))
+            'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM unnest(%L::int[], %L::int[]) c (modulus, remainder)'
+            ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', moduli, remainders))
     $$;
-COMMENT ON FUNCTION credits_routes.make_lacking_views(text, text) IS 'Has a node make the views that it lacks of these classes, a list of (modulus, remainder).';
+COMMENT ON FUNCTION credits_routes.make_lacking_views(text, int[], int[]) IS 'Has a node make the views that it lacks of these classes, each of which has one of the moduli and one of the remainders.';
 
 CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    home text;
-    lacking text;
 BEGIN
-    FOR home, lacking IN
-        SELECT c.node, string_agg(format('(%s, %s)', c.modulus, c.remainder), ', ' ORDER BY c.modulus, c.remainder)
-        FROM credits_routes.classes(moved, new_node) c
-        -- A class that has been on its node before has its views.
-        WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
-                          WHERE s.srvname = credits_routes.server_of(c.node)
-                            AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)))
-        GROUP BY c.node
-    LOOP
-        PERFORM credits_routes.make_lacking_views(home, lacking);
-    END LOOP;
+    PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
+    FROM credits_routes.classes(moved, new_node) c
+    -- A class that has been on its node before has its views.
+    WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
+                      WHERE s.srvname = credits_routes.server_of(c.node)
+                        AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)))
+    GROUP BY c.node;
 END
     $$;
 COMMENT ON FUNCTION credits_routes.make_class_views(int, text) IS 'Has the nodes make the views that partitions of the map, or with a bucket moved to a node, lead to.';

@@ -1,0 +1,216 @@
+-- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves, or two nodes would take
+-- the bucket for theirs. The map does not say so where another router has moved the bucket: the nodes do. models/routers.pml has what each part is there for.
+
+CREATE FUNCTION credits_routes.bucket_reports(node text, settled int DEFAULT NULL) RETURNS TABLE (bucket int, state text, seq bigint, given_to int)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    number constant int := credits_routes.number_of_node(node);
+BEGIN
+    IF settled IS NOT NULL THEN
+        PERFORM credits_routes.ask_node(node, format('SELECT credits.lock_bucket(%s, ''{here,moving,elsewhere,arriving}'')', settled));
+    END IF;
+    RETURN QUERY
+    SELECT b, coalesce(r.state, 'here'), CASE WHEN r.given_to = number THEN 0 ELSE coalesce(r.seq, 0) END, r.given_to
+    FROM credits_routes.ask_node(node, 'SELECT jsonb_agg(jsonb_build_object(''bucket'', s.bucket, ''state'', s.state,'
+                                       ' ''seq'', s.handover -> ''seq'', ''given_to'', s.handover -> ''given_to''))::text FROM credits.bucket_states s') a (answer)
+    CROSS JOIN generate_series(0, 1023) b
+    LEFT JOIN jsonb_to_recordset(a.answer::jsonb) r (bucket int, state text, seq bigint, given_to int) ON r.bucket = b;
+EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
+    RETURN QUERY SELECT b.bucket, CASE WHEN b.node = bucket_reports.node THEN 'here' ELSE 'elsewhere' END, 0::bigint, NULL::int FROM credits.buckets b;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
+    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker. Of one bucket it says so when no transaction that gives it away is under way. Of a '
+    'node that cannot be reached, what the map says.';
+
+CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS int[]
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH said AS MATERIALIZED (
+            SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
+        ), newest AS (
+            SELECT DISTINCT ON (s.bucket) s.bucket, s.given_to, s.seq FROM said s WHERE s.node <> standby AND s.seq > 0 ORDER BY s.bucket, s.seq DESC
+        ), standby_says AS MATERIALIZED (
+            SELECT credits_routes.number_of_node(standby) AS number, credits_routes.last_seq(standby) AS last_seq
+        )
+        SELECT coalesce(array_agg(DISTINCT own.bucket ORDER BY own.bucket), '{}')
+        FROM said own
+        CROSS JOIN standby_says s
+        JOIN said other ON other.bucket = own.bucket AND other.node <> own.node
+        LEFT JOIN newest n ON n.bucket = own.bucket
+        WHERE own.node = standby AND own.state IN ('here', 'moving') AND (other.state <> 'elsewhere' OR n.given_to <> s.number OR n.seq > s.last_seq)
+    $$;
+COMMENT ON FUNCTION credits_routes.doubtful_buckets(text) IS 'The buckets that a standby says it has, and that may be another node''s by what those say.';
+
+CREATE FUNCTION credits_routes.hold_on_standby(standby text, moved int) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    state_before text;
+BEGIN
+    PERFORM credits_routes.open_session('credits_ledger_old', standby);
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'SET idle_in_transaction_session_timeout = ''60s''');
+    SELECT a.answer INTO state_before FROM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.bucket_state(%s)', moved)) a (answer);
+    PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', moved));
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN');
+    PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', moved));
+    RETURN state_before;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.hold_on_standby(text, int) IS
+    'Opens a session that holds a bucket on a standby: nobody moves it there or away. Returns the state that it had before.';
+
+CREATE FUNCTION credits_routes.draw_number(node text) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    RETURN (SELECT a.answer FROM credits_routes.ask_node(node, 'SELECT nextval(pg_get_serial_sequence(''credits.credits_transactions'', ''seq''))::text') a (answer));
+EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.draw_number(text) IS 'A number by which a node may number a handover, and that it gives out to nothing else; NULL from a node that cannot be reached.';
+
+CREATE FUNCTION credits_routes.settled_report(node text, asked int, OUT has_it boolean, OUT seq bigint, OUT given_to int)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT r.state IN ('here', 'moving'), r.seq, r.given_to FROM credits_routes.bucket_reports(node, settled => asked) r WHERE r.bucket = asked
+    $$;
+COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS 'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, and its last handover of it.';
+
+CREATE FUNCTION credits_routes.ask_others(standby text, moved int, OUT owner int, OUT drawn bigint, OUT heir int, OUT newest bigint)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    other record;
+    said record;
+    number bigint;
+BEGIN
+    newest := 0;
+    FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
+        said := credits_routes.settled_report(other.node, moved);
+        IF said.has_it THEN
+            -- It has the bucket before and after: so this number is above those of the handovers that it has taken, and below that of whatever handover it makes later.
+            number := credits_routes.draw_number(other.node);
+            said := credits_routes.settled_report(other.node, moved);
+        END IF;
+        IF said.has_it THEN
+            owner := other.seq_residue;
+            drawn := number;
+        ELSIF said.seq > newest THEN
+            newest := said.seq;
+            heir := said.given_to;
+        END IF;
+    END LOOP;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.ask_others(text, int) IS
+    'What the other nodes say of a bucket: the number of its owner, NULL if none has it, with a number that this has drawn for a tombstone, NULL if it cannot be reached; and of the newest handover its taker, the heir, and its '
+    'number, 0 if there is none.';
+
+-- A tombstone whose taker is the standby itself is for nobody: no node takes the bucket by it.
+CREATE FUNCTION credits_routes.lost_tombstone(standby text, moved int, OUT taker int, OUT seq bigint)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    nobody constant int := credits_routes.number_of_node(standby);
+    said constant record := credits_routes.ask_others(standby, moved);
+BEGIN
+    IF said.owner IS NOT NULL THEN
+        taker := CASE WHEN said.drawn IS NULL THEN nobody ELSE said.owner END;
+        seq := said.drawn;
+    ELSIF said.heir = nobody AND said.newest > credits_routes.last_seq(standby) THEN
+        -- The bucket was given to the standby's node. The standby has not taken it, or it would number on above: it says what was before.
+        taker := nobody;
+        seq := 0;
+    ELSIF said.heir <> nobody AND EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = said.heir) THEN
+        -- Given to another, which has not taken it yet.
+        taker := nobody;
+        seq := said.newest;
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.lost_tombstone(text, int) IS
+    'The tombstone that a standby has lost of a bucket that it says it has: who is to take it, and its number, NULL for one of the standby''s own. No taker if the bucket is the standby''s.';
+
+CREATE FUNCTION credits_routes.write_tombstone(moved int, taker int, seq bigint) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s, %s)::text', moved, taker));
+    IF seq IS NOT NULL THEN
+        PERFORM credits_routes.do_in_session('credits_ledger_old',
+            format('UPDATE credits.bucket_states SET handover = handover || ''{"seq": %s}'' WHERE bucket = %s', seq, moved));
+    END IF;
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.write_tombstone(int, int, bigint) IS 'Has the standby give up the bucket that is held.';
+
+CREATE FUNCTION credits_routes.let_go(moved int, state_before text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM credits_routes.do_in_session('credits_ledger_old', 'ROLLBACK');
+    IF state_before = 'here' THEN
+        PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.stop_moving_bucket(%s)::text', moved));
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.let_go(int, text) IS 'Leaves the bucket that is held to the standby, as it was before.';
+
+CREATE FUNCTION credits_routes.carry_over(standby text, moved int) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    state_before text;
+    tombstone record;
+BEGIN
+    state_before := credits_routes.hold_on_standby(standby, moved);
+    tombstone := credits_routes.lost_tombstone(standby, moved);
+    IF tombstone.taker IS NULL THEN
+        PERFORM credits_routes.let_go(moved, state_before);
+    ELSE
+        PERFORM credits_routes.write_tombstone(moved, tombstone.taker, tombstone.seq);
+    END IF;
+    PERFORM credits_routes.close_session('credits_ledger_old');
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+    -- Whoever uses the standby through another router does not wait for this session.
+    PERFORM credits_routes.close_session('credits_ledger_old');
+    RAISE;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.carry_over(text, int) IS 'Has a standby give up a bucket that it says it has, if its node has given it away.';
+
+CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    standby record;
+    moved int;
+BEGIN
+    FOR standby IN
+        SELECT n.node, n.seq_residue <> o.seq_residue AS has_new_number
+        FROM new_nodes n JOIN old_nodes o USING (node)
+        WHERE EXISTS (SELECT FROM credits.buckets)
+          AND (n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue)
+        ORDER BY n.node
+    LOOP
+        -- Views that its node was told to make last may not be there either.
+        PERFORM credits_routes.make_lacking_views(standby.node, array_agg(c.modulus), array_agg(c.remainder)) FROM credits_routes.classes() c WHERE c.node = standby.node;
+        FOREACH moved IN ARRAY credits_routes.doubtful_buckets(standby.node) LOOP
+            PERFORM credits_routes.carry_over(standby.node, moved);
+        END LOOP;
+        IF standby.has_new_number THEN
+            PERFORM credits_routes.number_node(standby.node);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.carry_over_moves() IS 'Trigger: has a standby that takes over give up what its node has given away.';
+
+CREATE TRIGGER carry_over_moves AFTER UPDATE ON credits.nodes REFERENCING OLD TABLE AS old_nodes NEW TABLE AS new_nodes
+    FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.carry_over_moves();
+COMMENT ON TRIGGER carry_over_moves ON credits.nodes IS 'Has a standby that takes over give up what its node has given away.';
