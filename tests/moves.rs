@@ -316,6 +316,65 @@ fn what_comes_after_the_accounts_were_collected_is_handed_over() {
     admin.assert_sound();
 }
 
+/// How long commits, and then calls, wait for a bucket depends on what it has, not on how many accounts either node has.
+#[test]
+fn a_bucket_is_not_looked_for_among_all_accounts() {
+    const OTHERS: i64 = 2000;
+    let (bucket, accounts) = accounts_of_a_bucket(3);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut first = nodes.old.connect();
+    for (account, number) in accounts.iter().zip(1..) {
+        first.grant(*account, Decimal::from(number));
+        first.run(&format!(
+            "INSERT INTO credits.spending_limits VALUES ('{account}', {number}, '{{1}}');
+             INSERT INTO credits.spend_caps (user_id, amount) VALUES ('{account}', {number});
+             SELECT credits.create_hold('{account}', 1, 'hold {number}')"
+        ));
+    }
+    // Then it comes back to a node that knows its accounts.
+    nodes.mover.move_bucket(bucket);
+    let mut back = Mover { old: nodes.new.connect(), new: nodes.old.connect() };
+    for session in [&mut back.old, &mut back.new] {
+        // Where there is another way, no table is read as a whole.
+        session.run(&format!(
+            "CREATE TEMPORARY TABLE others AS SELECT gen_random_uuid() AS user_id FROM generate_series(1, {OTHERS});
+             DELETE FROM others WHERE credits.bucket_of(user_id) = {bucket};
+             INSERT INTO credits.spending_limits SELECT user_id, 1, '{{5}}' FROM others;
+             INSERT INTO credits.spend_caps (user_id, amount) SELECT user_id, 1 FROM others;
+             SET enable_seqscan = off"
+        ));
+    }
+    let from = back.expect(bucket);
+    let since: String = back.old.value("SELECT pg_snapshot_xmin(pg_current_snapshot())::text", &[]);
+    let collected: String = back.old.value("SELECT credits.bucket_accounts($1)::text", &[&bucket]);
+    let (_, from) = back.copy(bucket, from.as_deref());
+    back.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
+    for session in [&mut back.old, &mut back.new] {
+        session.run("BEGIN");
+    }
+    let read = |mover: &mut Mover| {
+        let rows = "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables WHERE schemaname = 'credits' ORDER BY relname";
+        [&mut mover.old, &mut mover.new].map(|session| session.values::<i64>(rows, &[]))
+    };
+    let before = read(&mut back);
+    back.old.run(&format!("SELECT credits.hold_bucket({bucket})"));
+    let rest = back.rows(bucket, Some(&from), None);
+    back.new.value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rest]);
+    let handover: String = back.old.value(
+        "SELECT credits.give_away_bucket($1, 0, $2::text::uuid[], $3::text::xid8)::text",
+        &[&bucket, &collected, &since],
+    );
+    back.new.run(&format!("SELECT credits.receive_handover({bucket}, '{handover}')"));
+    assert!(back.activate(bucket, &handover));
+    for (before, after) in before.iter().zip(read(&mut back)) {
+        let most = before.iter().zip(&after).map(|(before, after)| after - before).max();
+        assert!(most < Some(OTHERS / 2), "{before:?} {after:?}");
+    }
+    back.old.run("COMMIT");
+    back.new.run("COMMIT");
+    assert_eq!(back.state(bucket), ["elsewhere", "here"]);
+}
+
 /// Whoever has rows in flight is waited for, and has nothing to wait for.
 #[test]
 fn rows_in_flight_are_waited_for() {

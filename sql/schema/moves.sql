@@ -194,7 +194,7 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.bucket_accounts(int) IS
-    'Old node, before hold_bucket: the accounts of this bucket that have rows or a checkpoint, for bucket_handover and give_away_bucket, which then need not look at all accounts of the ledger while commits wait. '
+    'Old node, before hold_bucket: the accounts of this bucket that have rows or a checkpoint, for bucket_handover and give_away_bucket, which then need not look for them among all accounts while commits wait. '
     'Costs a descent of an index for each account of the ledger. 22004, 22023, 42501 without SELECT on the ledger, the checkpoints and bucket_states.';
 
 CREATE FUNCTION credits.bucket_handover(bucket int, accounts uuid[] DEFAULT NULL, since xid8 DEFAULT NULL) RETURNS jsonb
@@ -222,26 +222,26 @@ BEGIN
         'limits', (SELECT coalesce(jsonb_agg(to_jsonb(l)), '[]') FROM credits.spending_limits l WHERE credits.bucket_of(l.user_id) = bucket),
         'caps', (SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]') FROM credits.spend_caps c WHERE credits.bucket_of(c.user_id) = bucket));
     IF accounts IS NULL THEN
-        accounts := ARRAY(SELECT c.user_id FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = bucket);
+        accounts := credits.bucket_accounts(bucket);
     ELSE
-        -- A checkpoint that was not there when they were collected is of an account that had rows then, or has got rows or boundaries since. If its boundaries are gone again,
-        -- the checkpoint says no more than none.
+        -- An account that was not there when they were collected has got rows or boundaries since. If its boundaries are gone again, its checkpoint says no more than none.
         accounts := accounts
             || ARRAY(SELECT t.user_id FROM credits.bucket_transactions(bucket, since, NULL) t)
             || ARRAY(SELECT (b ->> 'user_id')::uuid FROM unnest(ARRAY['holds', 'limits', 'caps']) boundary CROSS JOIN jsonb_array_elements(result -> boundary) b);
     END IF;
-    -- An account without a checkpoint is one of which nothing was announced.
+    -- An account without a checkpoint is one of which nothing was announced. It is listed, too: by this list alone the new node finds the accounts that it has from an earlier stay.
     RETURN result || jsonb_build_object('accounts', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
-                   'user_id', c.user_id, 'balance', credits.get_user_balance(c.user_id), 'is_positive', c.is_positive, 'crossed_at', c.crossed_at,
+                   'user_id', a.user_id, 'balance', credits.get_user_balance(a.user_id), 'is_positive', coalesce(c.is_positive, false), 'crossed_at', c.crossed_at,
                    'thresholds', c.thresholds, 'thresholds_below', c.thresholds_below, 'thresholds_crossed_at', c.thresholds_crossed_at,
                    'cap_ids', c.cap_ids, 'caps_reached_until', c.caps_reached_until)), '[]')
-        FROM credits.user_balance_checkpoints c WHERE c.user_id = ANY (accounts) AND credits.bucket_of(c.user_id) = bucket));
+        FROM (SELECT DISTINCT u FROM unnest(accounts) u WHERE credits.bucket_of(u) = bucket) a (user_id)
+        LEFT JOIN credits.user_balance_checkpoints c ON c.user_id = a.user_id));
 END
     $$;
 COMMENT ON FUNCTION credits.bucket_handover(int, uuid[], xid8) IS
     'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, seq (a number that no other handover has), position (of the transaction), accounts (balance, and '
-    'what was announced), and the rows of holds, limits and caps. accounts: what bucket_accounts has returned, and since: pg_snapshot_xmin of the snapshot that it had, or of an earlier one; without them, all checkpoints are read. '
+    'what was announced), and the rows of holds, limits and caps. accounts: what bucket_accounts has returned, and since: pg_snapshot_xmin of the snapshot that it had, or of an earlier one; without them, bucket_accounts is called. '
     'Of a bucket that was given away, also where it is expected again: the same, as it was then. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.give_away_bucket(bucket int, node_number int DEFAULT NULL, accounts uuid[] DEFAULT NULL, since xid8 DEFAULT NULL) RETURNS jsonb
@@ -417,7 +417,6 @@ CREATE FUNCTION credits.activate_bucket(bucket int, handover jsonb) RETURNS bool
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    users uuid[];
     differing uuid;
 BEGIN
     PERFORM credits.require_handover(bucket, handover);
@@ -437,10 +436,6 @@ BEGIN
     PERFORM credits.advance_seq((handover ->> 'seq')::bigint);
     DELETE FROM credits.bucket_states s WHERE s.bucket = activate_bucket.bucket;
     -- What the old node has announced counts as announced here. This also voids what sessions have published of these accounts when they were here before.
-    UPDATE credits.user_balance_checkpoints c
-    SET is_positive = false, crossed_at = NULL, thresholds = NULL, thresholds_below = NULL, thresholds_crossed_at = NULL, cap_ids = NULL, caps_reached_until = NULL
-    WHERE credits.bucket_of(c.user_id) = bucket
-      AND NOT EXISTS (SELECT FROM jsonb_array_elements(handover -> 'accounts') a WHERE (a ->> 'user_id')::uuid = c.user_id);
     INSERT INTO credits.user_balance_checkpoints AS c
         (user_id, checkpoint_seq, balance, updated_at, transaction_count, watermark, stragglers, is_positive, crossed_at, thresholds, thresholds_below, thresholds_crossed_at,
          has_days, cap_ids, caps_reached_until)
@@ -450,10 +445,9 @@ BEGIN
     ON CONFLICT (user_id) DO UPDATE
     SET is_positive = excluded.is_positive, crossed_at = excluded.crossed_at, thresholds = excluded.thresholds, thresholds_below = excluded.thresholds_below,
         thresholds_crossed_at = excluded.thresholds_crossed_at, cap_ids = excluded.cap_ids, caps_reached_until = excluded.caps_reached_until;
-    SELECT array_agg(c.user_id) INTO users FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = bucket;
     -- The commit then decides about each of them.
     SELECT a.user_id INTO differing
-    FROM credits.refresh_checkpoints_bulk(coalesce(users, '{}')) b
+    FROM credits.refresh_checkpoints_bulk(ARRAY(SELECT (a ->> 'user_id')::uuid FROM jsonb_array_elements(handover -> 'accounts') a)) b
     RIGHT JOIN jsonb_populate_recordset(NULL::credits.user_balance_checkpoints, handover -> 'accounts') a ON a.user_id = b.user_id
     WHERE a.balance IS DISTINCT FROM coalesce(b.balance, 0)
     ORDER BY a.user_id LIMIT 1;
