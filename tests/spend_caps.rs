@@ -796,6 +796,27 @@ fn a_period_may_be_changed() {
     session.assert_sound();
 }
 
+/// Also a window that is still to come begins with `since`.
+#[test]
+fn of_a_cap_that_begins_later_usage_that_is_dated_ahead_is_spent() {
+    let (_cluster, _db, mut session, mut listener) = database_at("2026-11-29 12:00+00");
+    set(&mut session, 1, "NULL", "'daily'", dec!(10));
+    session.run("UPDATE credits.spend_caps SET since = '2026-11-29 18:00+00', is_enforced = true");
+    spend(&mut session, "NULL", dec!(20));
+    spend_at(&mut session, "NULL", dec!(4), "'2026-11-29 20:00+00'");
+    assert_eq!(states(&mut session), ["4 of 10, 6 left"]);
+    let mut charge = |amount, source_id| {
+        session.try_run(&format!("SELECT credits.charge('{}', {amount}, '{source_id}')", user(1)))
+    };
+    charge(dec!(6.1), "more").refused("LC002");
+    charge(dec!(6), "all").unwrap();
+    assert_eq!(states(&mut session), ["4 of 10, 6 left"], "what was charged is dated before");
+    spend_at(&mut session, "NULL", dec!(6), "'2026-11-29 20:00+00'");
+    assert_eq!(states(&mut session), ["10 of 10, 0 left, reached"]);
+    assert_eq!(heard(&mut listener), ["1 2026-11-30T00:00:00Z"]);
+    session.assert_sound();
+}
+
 const DECISIONS: &str = "SELECT exclusive_sections FROM credits.settlement_statistics()";
 
 /// A cap on a key that nobody uses, with next to nothing left: every commit of the account looks.
