@@ -260,6 +260,26 @@ fn a_null_is_no_value() {
     session.assert_sound();
 }
 
+/// Where the owner has let other types of transactions in, days have them as the rows do.
+#[test]
+fn a_type_that_the_ledger_does_not_know_is_listed_by_day() {
+    let db = Database::create();
+    let mut session = db.connect();
+    with_a_delta(&mut session);
+    session.run(&unguarded(
+        "ALTER TABLE credits.credits_transactions DROP CONSTRAINT transaction_type_is_known",
+    ));
+    for is_folded in [false, true] {
+        session.insert(user(1), "refund", dec!(1)).unwrap();
+        if is_folded {
+            session.refresh(user(1));
+        }
+        let types: Vec<String> =
+            session.values("SELECT transaction_type FROM credits.usage_by_day($1)", &[&user(1)]);
+        assert_eq!(types, ["admin_grant", "refund", "usage"], "{is_folded}");
+    }
+}
+
 /// Calls of every function that returns rows of a type of the extension's, by the arguments that they must be given.
 fn calls_that_return(session: &mut Session, kind: &str) -> Vec<String> {
     let functions = session

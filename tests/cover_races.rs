@@ -1,8 +1,11 @@
 //! Who is admitted when several want the same credits, step by step.
 
+use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::database::PATIENCE;
 use credits_ledger_tests::{Database, Decimal, HeldCommit, Refused, Session, dec, stripe_of, user};
 use postgres::Error;
+
+use super::folds::Sealed;
 
 /// The two ways to ask for credits.
 const WAYS: [&str; 2] = ["create_hold", "charge"];
@@ -310,10 +313,13 @@ fn while_holds_are_passed(
     is_in_time.then_some(committed)
 }
 
-/// A commit that asks for what a hold has that moves while the commit passes over holds.
-fn beside_a_hold_that_moves(change: &'static str) -> Option<()> {
+/// A commit that asks for what a hold has that another session moves while the commit passes over holds.
+fn beside_a_hold_that_moves(
+    db: &Database,
+    change: &'static str,
+    mover: impl FnOnce(&Database) -> Session,
+) -> Option<()> {
     // Far below zero: nobody has to look because of that, and the capture waits for nobody.
-    let db = database_with(dec!(18));
     let mut setting = db.connect();
     setting.run(&format!("INSERT INTO credits.spending_limits VALUES ('{}', 1000)", user(1)));
     setting.charge(user(1), dec!(1000));
@@ -322,12 +328,11 @@ fn beside_a_hold_that_moves(change: &'static str) -> Option<()> {
          SELECT 'small ' || n, '{}', 0.0001, now() + '1 hour' FROM generate_series(1, 20000) n",
         user(1)
     ));
-    let asks = asking(&db, "charge", dec!(10), "asks");
+    let asks = asking(db, "charge", dec!(10), "asks");
     // The last one of the index.
-    let mut big = session(&db);
-    big.run(&format!("SELECT credits.create_hold('{}', 10, 'big', '29 days')", user(1)));
-    while_holds_are_passed(&db, asks, big, change)?.refused("LC001");
-    assert_available(&db, dec!(-994));
+    setting.run(&format!("SELECT credits.create_hold('{}', 10, 'big', '29 days')", user(1)));
+    while_holds_are_passed(db, asks, mover(db), change)?.refused("LC001");
+    assert_available(db, dec!(-994));
     Some(())
 }
 
@@ -335,9 +340,33 @@ fn beside_a_hold_that_moves(change: &'static str) -> Option<()> {
 #[test]
 fn a_hold_that_moves_while_holds_are_passed() {
     for change in ["SELECT credits.extend_hold('big', '1 minute')", "SELECT credits.capture_hold('big')"] {
-        let stopped = (0..20).find_map(|_| beside_a_hold_that_moves(change));
+        let stopped = (0..20).find_map(|_| {
+            let db = database_with(dec!(18));
+            beside_a_hold_that_moves(&db, change, session)
+        });
         stopped.expect("one of 20 passes is stopped in time");
     }
+}
+
+/// So is one that is moved by a session that cannot count.
+#[test]
+fn a_hold_that_moves_uncounted_while_holds_are_passed() {
+    let cluster = Cluster::start_with("dynamic_shared_memory_type = mmap");
+    let stopped = (0..20).find_map(|_| {
+        let db = Database::create_in(&cluster);
+        db.connect().grant(user(1), dec!(18));
+        let cannot_count = |db: &Database| {
+            let mut session = session(db);
+            let _sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+            // So often that it does not soon try again to attach to shared memory.
+            for _ in 0..70 {
+                session.balance(user(1));
+            }
+            session
+        };
+        beside_a_hold_that_moves(&db, "SELECT credits.extend_hold('big', '1 minute')", cannot_count)
+    });
+    stopped.expect("one of 20 passes is stopped in time");
 }
 
 /// An account that was covered when the commit shared the stripe is looked at again where it had to let the stripe go.

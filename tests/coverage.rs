@@ -144,6 +144,11 @@ fn what_a_trigger_makes_of_a_row_asks() {
             calls_extend,
             "UPDATE credits.holds SET expires_at = 'tomorrow' WHERE source_id = 'expired'",
         ),
+        (
+            "UPDATE ON credits.holds",
+            calls_extend,
+            "UPDATE credits.holds SET expires_at = 'tomorrow' WHERE source_id = 'expired'; capture_hold('expired')",
+        ),
         ("INSERT ON credits.credits_transactions", redacts, "charge('USER', 4, 'a', 'secret')"),
     ] {
         for name in ["aa_before", "zz_behind"] {

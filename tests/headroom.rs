@@ -344,6 +344,36 @@ fn a_checkpoint_is_refreshed_earlier_where_nothing_is_published() {
     session.assert_sound();
 }
 
+/// A session with an older snapshot publishes fewer rows than are stored. Commits go on from those that are stored.
+#[test]
+fn what_is_published_of_before_the_checkpoint_is_not_gone_on_from() {
+    let cluster = Cluster::start_with("dynamic_shared_memory_type = mmap");
+    let db = Database::create_in(&cluster);
+    let [mut session, mut reader] = db.connect_settled();
+    let mut stranger = db.connect();
+    session.run("SET credits_ledger.checkpoint_interval = 20");
+    tell(&mut session);
+    session.refresh(user(1));
+    reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM credits.balances");
+    session.charge(user(1), dec!(1));
+    session.refresh(user(1));
+    for _ in 0..5 {
+        session.charge(user(1), dec!(1));
+    }
+    let folded = "SELECT transaction_count FROM credits.user_balance_checkpoints WHERE user_id = $1";
+    assert_eq!(session.value::<i64>(folded, &[&user(1)]), 4);
+    // By a lost count nothing is published any more.
+    let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+    stranger.charge(user(2), dec!(1));
+    drop(sealed);
+    assert_eq!(reader.balance(user(1)), dec!(100));
+    // The checkpoint lags by a quarter of the interval, which is enough where its rows are not published.
+    session.charge(user(1), dec!(1));
+    assert_eq!(session.value::<i64>(folded, &[&user(1)]), 9);
+    assert_eq!(session.balance(user(1)), dec!(93));
+    session.assert_sound();
+}
+
 /// Rows are counted as those of the delta are: with the interval's last one the checkpoint is refreshed.
 #[test]
 fn a_checkpoint_is_refreshed_when_it_lags_by_the_interval() {

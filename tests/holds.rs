@@ -127,6 +127,36 @@ fn an_expired_hold_gives_way_to_one_of_the_same_user() {
     hold(&mut session, "2", "b").refused("LC001");
 }
 
+/// Another account's hold that has come in place of the expired one, between the look at it and its deletion, is not deleted.
+#[test]
+fn an_expired_hold_of_another_account_does_not_give_way() {
+    let (db, mut owner) = Database::create_with(dec!(10));
+    let role = db.create_role("holder");
+    hold(&mut owner, "7", "a").unwrap();
+    expire(&mut owner, "a");
+    // Whoever looks at an expired hold waits.
+    owner.run(&format!(
+        "CREATE FUNCTION public.wait() RETURNS boolean LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN true; END $$;
+         ALTER TABLE credits.holds ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY adds ON credits.holds FOR INSERT WITH CHECK (true);
+         CREATE POLICY waits ON credits.holds FOR SELECT USING (expires_at > clock_timestamp() OR public.wait());
+         GRANT USAGE ON SCHEMA credits TO {role}; GRANT INSERT, SELECT ON credits.holds TO {role};
+         GRANT EXECUTE ON FUNCTION credits.create_hold TO {role}"
+    ));
+    owner.run("BEGIN; SELECT pg_advisory_xact_lock(1)");
+    let holding = db.connect_as(&role).background(|session| hold(session, "3", "a"));
+    db.until_blocked(holding.pid());
+    owner.run(&format!(
+        "DELETE FROM credits.holds;
+         INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('a', '{}', 5, 'yesterday');
+         COMMIT",
+        user(2)
+    ));
+    holding.finish().1.refused("23505");
+    assert_eq!(holds(&mut owner), ["a 5"]);
+}
+
 /// Needed to hold: INSERT, and SELECT for what is returned.
 #[test]
 fn whoever_may_insert_holds_in_place_of_an_expired_one() {
