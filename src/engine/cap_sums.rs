@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use ledger::caps::CapSpend;
-use ledger::coverage::{Coverage, OpenTransactions};
+use ledger::coverage::Coverage;
 use ledger::id::UserId;
 use ledger::segment::StateName;
 
@@ -33,18 +33,12 @@ thread_local! {
     static CACHE: RefCell<Cache> = RefCell::default();
 }
 
-/// Adds to the caps of an account what is kept of them, if that is of the same caps and windows, and all of it was committed for a snapshot
-/// with these transactions open. Returns which rows it covers.
-pub fn go_on(
-    user: &UserId,
-    name: &StateName,
-    spends: &mut [CapSpend],
-    open: &OpenTransactions,
-) -> Option<Coverage> {
+/// Adds to the caps of an account what is kept of them, if that is of the same caps and windows. Returns which rows it covers: their
+/// transactions had ended when this session added them up, so every snapshot that it has taken since sees them.
+pub fn go_on(user: &UserId, name: &StateName, spends: &mut [CapSpend]) -> Option<Coverage> {
     CACHE.with_borrow(|cache| {
         let kept = cache.users.get(user)?;
         let is_usable = kept.name == *name
-            && kept.coverage.serves(open)
             && kept.spends.len() == spends.len()
             && spends.iter().zip(&kept.spends).all(|(spend, kept)| spend.is_like(kept));
         is_usable.then(|| {

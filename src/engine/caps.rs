@@ -115,7 +115,7 @@ impl CapsScan {
         let Some(from) = spends.iter().map(|spend| spend.window().start).min() else { return Ok(spends) };
         let sight = Sight::Dirty(DirtySnapshot::new());
         let name = published.name();
-        let kept = name.and_then(|name| cap_sums::go_on(user, &name, &mut spends, now.open()));
+        let kept = name.and_then(|name| cap_sums::go_on(user, &name, &mut spends));
         let coverage = match kept {
             Some(coverage) => coverage,
             None => match Folded::find_if_free(user, &spends, now, relations)? {
@@ -126,16 +126,17 @@ impl CapsScan {
                 }
             },
         };
-        let advanced = if now.target().contains(&coverage) { now.target() } else { &coverage };
+        // What has been added up was covered earlier, so the target covers it, too. It covers nothing that is in flight.
+        let target = now.target();
         let mut to_keep = spends.clone();
         DeltaScan::open(relations, sight).each(user, &coverage, |row| {
-            if !row.in_flight() && advanced.covers(row.get(transactions::XACT_ID)) {
+            if target.covers(row.get(transactions::XACT_ID)) {
                 add_row(&mut to_keep, row)?;
             }
             add_row(&mut spends, row)
         })?;
         if let Some(name) = name {
-            cap_sums::keep(user, name, advanced.clone(), to_keep);
+            cap_sums::keep(user, name, target.clone(), to_keep);
         }
         Ok(spends)
     }

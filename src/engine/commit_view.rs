@@ -47,11 +47,6 @@ impl Moment {
         &self.snapshot
     }
 
-    /// The transactions that have not ended then.
-    pub const fn open(&self) -> &OpenTransactions {
-        &self.open
-    }
-
     /// The most that a checkpoint may cover then.
     pub const fn target(&self) -> &Coverage {
         &self.target
