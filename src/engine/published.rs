@@ -205,7 +205,7 @@ impl Published {
         let has_headroom = published.is_some_and(|headroom| {
             headroom.suffices(&counted, settings::checkpoint_interval().unsigned_abs())
         });
-        (counted, has_headroom && self.is_in_epoch())
+        (counted, has_headroom)
     }
 
     /// Whether published headroom says that the user's checkpoint lags by the interval or more.
@@ -225,9 +225,7 @@ impl Published {
 
     /// Whether published headroom says that with these counts the user is covered.
     pub fn covers(&self, user: &UserId, counted: &Counted) -> bool {
-        self.headroom(user).is_some_and(|headroom| headroom.covers(counted))
-            && self.counts_holds()
-            && self.is_in_epoch()
+        self.headroom(user).is_some_and(|headroom| headroom.covers(counted)) && self.counts_holds()
     }
 
     fn headroom(&self, user: &UserId) -> Option<Headroom> {
