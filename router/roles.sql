@@ -12,6 +12,9 @@ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role) \gexec
 REVOKE ALL ON SCHEMA credits, credits_routes FROM credits_reader, credits_writer, credits_charger, credits_limiter;
 REVOKE ALL ON ALL TABLES IN SCHEMA credits, credits_routes FROM credits_reader, credits_writer, credits_charger, credits_limiter;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits, credits_routes FROM credits_reader, credits_writer, credits_charger, credits_limiter;
+REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance, credits.credit_hold,
+    credits.recorded_transaction, credits.feed_item
+    FROM credits_reader, credits_writer, credits_charger, credits_limiter;
 
 GRANT USAGE ON SCHEMA credits, credits_routes TO credits_reader;
 GRANT SELECT ON credits.credits_transactions, credits.holds, credits.spending_limits, credits.spend_caps, credits.balances, credits.thresholds,
@@ -20,11 +23,15 @@ GRANT SELECT ON credits.credits_transactions, credits.holds, credits.spending_li
 -- Where to listen.
 GRANT SELECT (node, host, port, dbname) ON credits.nodes TO credits_reader;
 GRANT EXECUTE ON FUNCTION credits_routes.checkpoints, credits_routes.list_all_of_one TO credits_reader;
+GRANT USAGE ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance, credits.credit_hold,
+    credits.feed_item
+    TO credits_reader;
 GRANT credits_reader TO credits_writer;
 GRANT INSERT (id, user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id, created_at, category,
               metadata, reverses)
     ON credits.credits_transactions TO credits_writer;
 GRANT EXECUTE ON FUNCTION credits_routes.record_whole TO credits_writer;
+GRANT USAGE ON TYPE credits.recorded_transaction TO credits_writer;
 GRANT credits_writer TO credits_charger;
 GRANT INSERT, UPDATE (expires_at), DELETE ON credits.holds TO credits_charger;
 GRANT credits_reader TO credits_limiter;

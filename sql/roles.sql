@@ -7,7 +7,8 @@
 -- credits_limiter  reads, and sets limits, thresholds and spend caps. An application that may do all is a member of both
 --
 -- None of them is a way around row-level security: with a policy on credits.credits_transactions, a member sees what that
--- lets it see. Views and functions that are not named here are for operators.
+-- lets it see. Views and functions that are not named here are for operators. Who may call a function has USAGE on the type that it
+-- returns, so that functions of an application may return that, too.
 
 \set ON_ERROR_STOP on
 BEGIN;
@@ -22,6 +23,9 @@ REVOKE ALL ON SCHEMA credits FROM credits_reader, credits_writer, credits_charge
 REVOKE ALL ON ALL TABLES IN SCHEMA credits FROM credits_reader, credits_writer, credits_charger, credits_limiter;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA credits FROM credits_reader, credits_writer, credits_charger, credits_limiter;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA credits FROM credits_reader, credits_writer, credits_charger, credits_limiter;
+REVOKE ALL ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance,
+    credits.credit_hold, credits.recorded_transaction, credits.feed_item
+    FROM credits_reader, credits_writer, credits_charger, credits_limiter;
 
 -- A reader reads the ledger, balances, batches, holds, limits and caps, by table, view and function, and has them checked. Grouped lists and
 -- the check read what is folded.
@@ -42,6 +46,9 @@ GRANT EXECUTE ON FUNCTION
     credits.get_monthly_auto_topup_spend, credits.get_monthly_auto_topup_spend_bulk, credits.transactions_after,
     credits.verify_ledger, credits.verify_installation
     TO credits_reader;
+GRANT USAGE ON TYPE credits.credit_transaction, credits.transaction_with_category, credits.transaction_with_balance,
+    credits.credit_hold, credits.feed_item
+    TO credits_reader;
 
 -- A writer also records transactions, and has checkpoints refreshed. It may not choose a seq (OVERRIDING SYSTEM VALUE): the next
 -- ones could be taken when their turn comes.
@@ -53,6 +60,7 @@ GRANT EXECUTE ON FUNCTION
     credits.create_transaction, credits.record_transactions, credits.reverse_transaction,
     credits.refresh_checkpoint, credits.refresh_checkpoints_bulk, credits.aggregate_user_batches
     TO credits_writer;
+GRANT USAGE ON TYPE credits.recorded_transaction TO credits_writer;
 
 -- A charger also holds credits and charges what is covered; the functions insert, extend and delete holds as the caller.
 GRANT credits_writer TO credits_charger;

@@ -21,7 +21,7 @@ const EVERYBODY: [&str; 12] = [
 ];
 
 /// What a reader may do besides.
-const READER: [&str; 44] = [
+const READER: [&str; 49] = [
     "account_statement: EXECUTE",
     "balances: SELECT",
     "batches: SELECT",
@@ -58,6 +58,11 @@ const READER: [&str; 44] = [
     "thresholds: SELECT",
     "transaction_exists_by_source_id: EXECUTE",
     "transactions_after: EXECUTE",
+    "type credit_hold: USAGE",
+    "type credit_transaction: USAGE",
+    "type feed_item: USAGE",
+    "type transaction_with_balance: USAGE",
+    "type transaction_with_category: USAGE",
     "usage_by_day: EXECUTE",
     "verify_installation: EXECUTE",
     "verify_ledger: EXECUTE",
@@ -69,7 +74,7 @@ const READER: [&str; 44] = [
 ];
 
 /// What a writer may do besides.
-const WRITER: [&str; 7] = [
+const WRITER: [&str; 8] = [
     "aggregate_user_batches: EXECUTE",
     "create_transaction: EXECUTE",
     "credits_transactions: INSERT",
@@ -77,6 +82,7 @@ const WRITER: [&str; 7] = [
     "refresh_checkpoint: EXECUTE",
     "refresh_checkpoints_bulk: EXECUTE",
     "reverse_transaction: EXECUTE",
+    "type recorded_transaction: USAGE",
 ];
 
 /// What a charger may do besides.
@@ -239,6 +245,40 @@ fn a_reader_and_a_writer_can_do_their_work() {
     reader.insert(user(1), "purchase", dec!(1)).refused("42501");
     for function in ["refresh_checkpoint", "aggregate_user_batches"] {
         reader.try_run(&format!("SELECT credits.{function}('{}')", user(1))).refused("42501");
+    }
+}
+
+/// Whoever may call a function may have one of its own return what that returns, and no more.
+#[test]
+fn roles_may_return_what_they_may_call_for() {
+    let db = Database::create_alone();
+    create_roles(&db);
+    let mut admin = db.connect();
+    let types: Vec<String> = admin.values(
+        "SELECT t.typname::text FROM pg_type t JOIN pg_class c ON c.oid = typrelid
+         WHERE typnamespace = 'credits'::regnamespace AND relkind = 'c'",
+        &[],
+    );
+    assert!(types.len() >= 6, "{types:?}");
+    for role in ["credits_reader", "credits_writer", "credits_charger", "credits_limiter"] {
+        let member = db.create_role(&role.replace("credits_", "a_"));
+        admin.run(&format!("GRANT {role} TO {member}; CREATE SCHEMA AUTHORIZATION {member}"));
+        let mut session = db.connect_as(&member);
+        for name in &types {
+            let may_call: bool = admin.value(
+                "SELECT bool_or(has_function_privilege($1::text, oid, 'EXECUTE')) FROM pg_proc
+                 WHERE pronamespace = 'credits'::regnamespace AND prorettype = ('credits.' || $2::text)::regtype",
+                &[&member, name],
+            );
+            let returning = session.try_run(&format!(
+                "CREATE FUNCTION {member}.returns_{name}() RETURNS credits.{name} LANGUAGE sql RETURN NULL::credits.{name}"
+            ));
+            if may_call {
+                returning.unwrap_or_else(|error| panic!("{role}, {name}: {error:?}"));
+            } else {
+                returning.refused("42501");
+            }
+        }
     }
 }
 
