@@ -2321,7 +2321,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION credits.count_user_transactions(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of a user''s transactions; filters and errors as list_user_transactions. Cost: an index scan of the user''s rows, or of the period''s.';
+COMMENT ON FUNCTION credits.count_user_transactions(user_id uuid, search text, transaction_types text[], start_date timestamp with time zone, end_date timestamp with time zone) IS 'Number of a user''s transactions; filters and errors as list_user_transactions. Cost: without filters that of a balance; with types and dates the daily totals of the period; with search the user''s rows, or the period''s.';
 
 CREATE FUNCTION credits_routes.create_hold(home int, user_id uuid, amount numeric, source_id text, expires_in interval, description text, fusillade_batch_id uuid, api_key_id uuid, category text, metadata jsonb) RETURNS credits.credit_hold
     LANGUAGE plproxy SET client_min_messages = warning SET intervalstyle = 'postgres'

@@ -3326,6 +3326,9 @@ CREATE OR REPLACE FUNCTION credits.visible_batches()
     $$;
 
 -- Comments say it more plainly.
+COMMENT ON FUNCTION credits.count_user_transactions(uuid, text, text[], timestamptz, timestamptz) IS
+    'Number of a user''s transactions; filters and errors as list_user_transactions. Cost: without filters that of a balance; with '
+    'types and dates the daily totals of the period; with search the user''s rows, or the period''s.';
 COMMENT ON FUNCTION credits.sum_transactions_after_date(uuid, timestamptz) IS
     'Signed sum of a user''s transactions with created_at > after_date, exact; 0 if there are none. 22004 for NULL. Cost: as '
     'get_user_balance_at.';

@@ -70,8 +70,8 @@ CREATE FUNCTION credits.count_user_transactions(
     LANGUAGE c STABLE PARALLEL RESTRICTED
     AS 'MODULE_PATHNAME', 'count_user_transactions';
 COMMENT ON FUNCTION credits.count_user_transactions(uuid, text, text[], timestamptz, timestamptz) IS
-    'Number of a user''s transactions; filters and errors as list_user_transactions. Cost: an index scan of the '
-    'user''s rows, or of the period''s.';
+    'Number of a user''s transactions; filters and errors as list_user_transactions. Cost: without filters that of a balance; with '
+    'types and dates the daily totals of the period; with search the user''s rows, or the period''s.';
 CREATE FUNCTION credits.count_all_transactions(
     search text DEFAULT NULL, transaction_types text[] DEFAULT NULL,
     start_date timestamptz DEFAULT NULL, end_date timestamptz DEFAULT NULL

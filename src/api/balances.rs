@@ -28,7 +28,7 @@ pub fn get_user_balance(call: &Call<'_>) -> Result<Answer, LedgerError> {
 
 /// `calculate_balance_with_seq(user_id)`
 pub fn calculate_balance_with_seq(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let Balance { balance, latest_seq } = balance_of(call)?;
+    let Balance { balance, latest_seq, .. } = balance_of(call)?;
     let latest_seq = latest_seq.map_or(ColumnValue::Null, ColumnValue::Int8);
     call.result_rows(&[pg_sys::NUMERICOID, pg_sys::INT8OID]).put([ColumnValue::Credits(balance), latest_seq]);
     Ok(Answer::rows())

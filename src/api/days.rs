@@ -28,11 +28,11 @@ pub fn usage_by_day(call: &Call<'_>) -> Result<Answer, LedgerError> {
     if let Some(totals) = dated::totals(user, from, to)? {
         return Ok(put(call, &totals));
     }
-    let from = first.map(|day| (">=", day.start()));
-    let until = last.and_then(up_to);
+    let from = first.map_or(Bound::Unbounded, |day| Bound::Included(day.start()));
+    let until = last.map_or(Bound::Unbounded, up_to);
     let mut statement = Statement::new();
     let scope = Scope::User(statement.bind(Value::uuid(user.as_bytes())));
-    let filters = Filters::in_period(Period::of_times(from.into_iter().chain(until)));
+    let filters = Filters::in_period(Period::between(from, until));
     let passing = scope.passing(&filters, &mut statement);
     // Not by the session's time zone.
     let sql = format!(
@@ -46,8 +46,12 @@ pub fn usage_by_day(call: &Call<'_>) -> Result<Answer, LedgerError> {
 }
 
 /// The times up to the end of a day. No time is computed from `-infinity`: the server rounds what is compared with dates.
-fn up_to(day: Day) -> Option<(&'static str, i64)> {
-    if day == Day::NEVER_BEGUN { Some(("<=", day.start())) } else { day.end().map(|end| ("<", end)) }
+fn up_to(day: Day) -> Bound<i64> {
+    if day == Day::NEVER_BEGUN {
+        Bound::Included(day.start())
+    } else {
+        day.end().map_or(Bound::Unbounded, Bound::Excluded)
+    }
 }
 
 /// Puts the totals into the result, in the order in which the query has them.

@@ -1,6 +1,7 @@
 //! The arguments that the reading functions share: filters and pages, checked, and what they add to a query.
 
 use std::fmt::Write;
+use std::ops::Bound;
 
 use ledger::transaction_type::TransactionType;
 
@@ -18,18 +19,19 @@ const LONGEST_LIST: i64 = i64::MAX / 2;
 pub struct Filters<'call> {
     search: Option<Value<'call>>,
     types: Option<Types<'call>>,
-    period: Period<'call>,
+    period: Period,
 }
 
 struct Types<'call> {
     names: Value<'call>,
-    with_usage: bool,
+    known: Vec<TransactionType>,
 }
 
-/// The bounds of `created_at`: an operator and a date each.
-#[derive(Default)]
-pub struct Period<'call> {
-    bounds: Vec<(&'static str, Value<'call>)>,
+/// The bounds of `created_at`, in microseconds since the server's epoch.
+#[derive(Clone, Copy)]
+pub struct Period {
+    start: Bound<i64>,
+    end: Bound<i64>,
 }
 
 /// Which part of a list is asked for.
@@ -61,7 +63,7 @@ impl<'call> Filters<'call> {
     }
 
     /// Rows of any kind in a period.
-    pub fn in_period(period: Period<'call>) -> Self {
+    pub fn in_period(period: Period) -> Self {
         Self { period, ..Self::default() }
     }
 
@@ -72,12 +74,23 @@ impl<'call> Filters<'call> {
 
     /// Whether batches can be among the items: a batch is usage, so not if other types alone are asked for.
     pub fn admit_batches(&self) -> bool {
-        self.types.as_ref().is_none_or(|types| types.with_usage)
+        self.admit_type(Some(TransactionType::Usage))
+    }
+
+    /// Whether rows of this type can pass; `None` is a type that is not known.
+    pub fn admit_type(&self, of_row: Option<TransactionType>) -> bool {
+        let Some(types) = &self.types else { return true };
+        of_row.is_some_and(|of_row| types.known.contains(&of_row))
     }
 
     /// Whether only rows of a period pass.
     pub fn have_period(&self) -> bool {
-        !self.period.bounds.is_empty()
+        self.period.is_bounded()
+    }
+
+    /// The period in which rows pass, if their types and dates alone decide that.
+    pub fn period_without_search(&self) -> Option<(Bound<i64>, Bound<i64>)> {
+        self.search.is_none().then_some((self.period.start, self.period.end))
     }
 
     /// The conditions on ledger rows, each with its AND; `compared` gives a date the form in which an index has it.
@@ -108,39 +121,57 @@ impl<'call> Filters<'call> {
 impl<'call> Types<'call> {
     fn read(call: &Call<'call>, argument: Argument) -> Result<Option<Self>, LedgerError> {
         let Some((names, elements)) = call.text_array(argument)? else { return Ok(None) };
-        let mut with_usage = false;
-        for name in elements {
-            with_usage |= transaction_type(argument.1, name)? == TransactionType::Usage;
-        }
-        Ok(Some(Self { names, with_usage }))
+        let known =
+            elements.into_iter().map(|name| transaction_type(argument.1, name)).collect::<Result<_, _>>()?;
+        Ok(Some(Self { names, known }))
     }
 }
 
-impl<'call> Period<'call> {
+impl Default for Period {
+    /// All times.
+    fn default() -> Self {
+        Self { start: Bound::Unbounded, end: Bound::Unbounded }
+    }
+}
+
+impl Period {
     /// The arguments start_date, at the place `first`, and end_date behind it. Both dates are part of the period.
-    pub fn read(call: &Call<'call>, first: usize) -> Self {
-        let start = call.timestamptz(Argument(first, "start_date")).map(|date| (">=", date));
-        let end = call.timestamptz(Argument(first + 1, "end_date")).map(|date| ("<=", date));
-        Self { bounds: start.into_iter().chain(end).collect() }
+    pub fn read(call: &Call<'_>, first: usize) -> Self {
+        let bound = |argument| call.time(argument).map_or(Bound::Unbounded, Bound::Included);
+        Self { start: bound(Argument(first, "start_date")), end: bound(Argument(first + 1, "end_date")) }
     }
 
-    /// The times that compare so to each of these, in microseconds since the server's epoch.
-    pub fn of_times(bounds: impl IntoIterator<Item = (&'static str, i64)>) -> Self {
-        Self { bounds: bounds.into_iter().map(|(operator, time)| (operator, Value::time(time))).collect() }
+    /// The times from one bound to the other.
+    pub fn between(start: Bound<i64>, end: Bound<i64>) -> Self {
+        Self { start, end }
+    }
+
+    fn is_bounded(self) -> bool {
+        (self.start, self.end) != (Bound::Unbounded, Bound::Unbounded)
+    }
+
+    /// Each bound as an operator and a time.
+    fn comparisons(self) -> impl Iterator<Item = (&'static str, i64)> {
+        let compared = |bound, at_bound, beyond| match bound {
+            Bound::Unbounded => None,
+            Bound::Included(time) => Some((at_bound, time)),
+            Bound::Excluded(time) => Some((beyond, time)),
+        };
+        [compared(self.start, ">=", ">"), compared(self.end, "<=", "<")].into_iter().flatten()
     }
 
     /// The conditions on what is dated `created_at`, in the form in which dates are compared. A period decides whether
     /// rows are best found by date or by seq, so the query is planned for it.
     fn on(
-        &self,
+        self,
         created_at: &str,
         compared: impl Fn(&str) -> String,
-        statement: &mut Statement<'call>,
+        statement: &mut Statement<'_>,
     ) -> String {
         let mut sql = String::new();
-        for &(operator, date) in &self.bounds {
+        for (operator, time) in self.comparisons() {
             statement.plan_each_time();
-            let date = statement.bind(date).to_string();
+            let date = statement.bind(Value::time(time)).to_string();
             let _ = write!(sql, " AND {} {operator} {}", compared(created_at), compared(&date));
         }
         sql

@@ -11,6 +11,8 @@
 //! If row-level security hides rows from the caller, folded totals would reveal them: its batches are grouped from the rows
 //! that it sees.
 
+use std::ops::Bound;
+
 use ledger::id::UserId;
 use ledger::transaction_type::{TransactionType, effect_sql};
 
@@ -141,7 +143,7 @@ pub fn sum_transactions_after_date_grouped(call: &Call<'_>) -> Result<Answer, Le
     let mut statement = Statement::new();
     let user = call.user_id(USER_ID)?;
     let after = call.required_time(Argument(1, "after_date"))?;
-    let filters = Filters::in_period(Period::of_times([(">", after)]));
+    let filters = Filters::in_period(Period::between(Bound::Excluded(after), Bound::Unbounded));
     let items = Items::new(&mut statement, user, &filters, &Page::default())?;
     let sql =
         format!("SELECT coalesce(sum({}), 0) FROM ({}) items", effect_sql("transaction_type"), items.union);

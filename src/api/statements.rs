@@ -2,6 +2,8 @@
 //!
 //! A sum has no trailing zeros, whichever way it was added up.
 
+use std::ops::Bound;
+
 use ledger::id::UserId;
 use ledger::sums::Sum;
 use ledger::transaction_type::{TransactionType, effect_sql};
@@ -31,14 +33,16 @@ const LINES: [TransactionType; 4] = [
 pub fn sum_transactions_after_date(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let (user, date) = (call.user_id(USER_ID)?, call.required_time(Argument(1, "after_date"))?);
     let (_, later) = split_after(user, date)?.unzip();
-    Ok(later.map_or_else(|| sum(user, (">", date)), |later| Answer::credits(later.credits)))
+    let is_later = Period::between(Bound::Excluded(date), Bound::Unbounded);
+    Ok(later.map_or_else(|| sum(user, is_later), |later| Answer::credits(later.credits)))
 }
 
 /// `get_user_balance_at(user_id, at)`
 pub fn get_user_balance_at(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let (user, at) = (call.user_id(USER_ID)?, call.required_time(Argument(1, "at"))?);
     let (until, _) = split_after(user, at)?.unzip();
-    Ok(until.map_or_else(|| sum(user, ("<=", at)), |until| Answer::credits(until.credits)))
+    let is_until = Period::between(Bound::Unbounded, Bound::Included(at));
+    Ok(until.map_or_else(|| sum(user, is_until), |until| Answer::credits(until.credits)))
 }
 
 /// The signed sums of the user's rows up to and including a time, and of those after it, if daily totals have them.
@@ -47,11 +51,11 @@ fn split_after(user: &UserId, time: i64) -> Result<Option<(Sum, Sum)>, LedgerErr
     dated::split(user, time.checked_add(1))
 }
 
-/// The signed sum of the user's rows whose dates compare so to a time.
-fn sum(user: &UserId, bound: (&'static str, i64)) -> Answer {
+/// The signed sum of the user's rows in a period.
+fn sum(user: &UserId, period: Period) -> Answer {
     let mut statement = Statement::new();
     let scope = Scope::User(statement.bind(Value::uuid(user.as_bytes())));
-    let filters = Filters::in_period(Period::of_times([bound]));
+    let filters = Filters::in_period(period);
     let passing = scope.passing(&filters, &mut statement);
     statement.answer_value(&format!(
         "SELECT trim_scale(coalesce(sum({}), 0)) FROM credits.credits_transactions WHERE {passing}",
@@ -93,7 +97,7 @@ fn put(call: &Call<'_>, statement: &AccountStatement) -> Answer {
 fn visible_statement<'call>(call: &Call<'call>, user: &'call UserId, start: i64, end: i64) -> Answer {
     let mut statement = Statement::new();
     let scope = Scope::User(statement.bind(Value::uuid(user.as_bytes())));
-    let filters = Filters::in_period(Period::of_times([("<", end)]));
+    let filters = Filters::in_period(Period::between(Bound::Unbounded, Bound::Excluded(end)));
     let before_end = scope.passing(&filters, &mut statement);
     let start = statement.bind(Value::time(start));
     // A line is of the rows before the period or in it, and of one type; each of these may be left open.

@@ -9,6 +9,7 @@ use super::filters::{Filters, Page, Period, count};
 use super::newest::{Scope, page_of_rows};
 use crate::engine::newest::{self, RowsBySeq};
 use crate::engine::running::{self, RunningBalances};
+use crate::engine::{balance, dated};
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
 use crate::pg::call::{Argument, Call};
@@ -167,9 +168,23 @@ fn list_unfiltered(call: &Call<'_>, mut rows: RowsBySeq, page: &Page) -> Answer 
 
 /// `count_user_transactions(user_id, FILTERS)`
 pub fn count_user_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
+    let (user, filters) = (call.user_id(USER_ID)?, Filters::read(call, 1)?);
+    if let Some(count) = count_by_totals(user, &filters)? {
+        return Ok(Answer::bigint(count));
+    }
     let mut statement = Statement::new();
-    let scope = Scope::User(statement.bind(call.account(USER_ID)?));
-    Ok(count_rows(statement, scope, &Filters::read(call, 1)?))
+    let scope = Scope::User(statement.bind(Value::uuid(user.as_bytes())));
+    Ok(count_rows(statement, scope, &filters))
+}
+
+/// How many of the user's rows pass, by its checkpoint and daily totals; `None` if a query must count them.
+fn count_by_totals(user: &UserId, filters: &Filters<'_>) -> Result<Option<i64>, LedgerError> {
+    if filters.admit_all() {
+        return balance::transaction_count(user);
+    }
+    let Some((start, end)) = filters.period_without_search() else { return Ok(None) };
+    let sums = dated::sums(user, start, end)?;
+    Ok(sums.map(|sums| sums.transaction_count(|of_rows| filters.admit_type(of_rows))))
 }
 
 /// `count_all_transactions(FILTERS)`

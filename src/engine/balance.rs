@@ -19,7 +19,7 @@ use crate::pg::catalog::Relations;
 use crate::pg::numeric::Numeric;
 use crate::pg::privilege::{self, View};
 use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
-use crate::pg::statement::Statement;
+use crate::pg::statement::{ResultRow, Statement};
 use crate::pg::tables::transactions;
 use crate::pg::value::Value;
 use crate::pg::xact;
@@ -31,6 +31,8 @@ pub struct Balance {
     pub balance: Credits,
     /// The highest `seq` among them; `None` if there are none.
     pub latest_seq: Option<i64>,
+    /// How many they are.
+    pub transaction_count: i64,
 }
 
 /// Balances of these users, in their order. Raises 42501 if the caller may not read the ledger.
@@ -46,6 +48,16 @@ pub fn read(users: &[UserId]) -> Result<Vec<Balance>, LedgerError> {
     }
 }
 
+/// How many rows of the user's the caller's snapshot sees. `None` if a query must count them: the caller may not read the whole ledger.
+pub fn transaction_count(user: &UserId) -> Result<Option<i64>, LedgerError> {
+    let relations = Relations::locked().ok_or(LedgerError::NotInstalled)?;
+    if !privilege::may_see_folded(&relations) {
+        return Ok(None);
+    }
+    let mut reader = Reader::open(&relations, Rc::new(Snapshot::active()));
+    Ok(Some(reader.balance(user)?.transaction_count))
+}
+
 /// The user's balance as this snapshot has it, which is as of now. The transaction is not taken to have read it. The ledger is locked.
 pub fn as_of(relations: &Relations, user: &UserId, snapshot: &Rc<Snapshot>) -> Result<Credits, LedgerError> {
     let mut reader = Reader::open(relations, Rc::clone(snapshot));
@@ -57,22 +69,36 @@ pub fn as_of(relations: &Relations, user: &UserId, snapshot: &Rc<Snapshot>) -> R
 fn visible_balance(user: &UserId) -> Balance {
     let mut sums = Statement::new();
     let user = sums.bind(Value::uuid(user.as_bytes()));
-    let (sum, latest_seq) = sums.two_values::<Numeric, i64>(&format!(
-        "SELECT pg_catalog.sum({}), pg_catalog.max(seq) FROM credits.credits_transactions WHERE user_id = {user}",
+    let sql = format!(
+        "SELECT pg_catalog.sum({}), pg_catalog.max(seq), pg_catalog.count(*) FROM credits.credits_transactions \
+         WHERE user_id = {user}",
         effect_sql("transaction_type")
-    ));
-    Balance { balance: sum.map_or(Credits::ZERO, |Numeric(sum)| sum), latest_seq }
+    );
+    let read = |row: &ResultRow<'_>| Balance {
+        balance: row.value(1).map_or(Credits::ZERO, |Numeric(sum)| sum),
+        latest_seq: row.value(2),
+        transaction_count: row.value(3).unwrap_or_default(),
+    };
+    sums.first_row(&sql, read).unwrap_or_default()
 }
 
 impl From<&Fold> for Balance {
     fn from(fold: &Fold) -> Self {
-        Self { balance: fold.balance, latest_seq: fold.latest_seq_if_any() }
+        Self {
+            balance: fold.balance,
+            latest_seq: fold.latest_seq_if_any(),
+            transaction_count: fold.transaction_count,
+        }
     }
 }
 
 impl From<&DeltaPass> for Balance {
     fn from(pass: &DeltaPass) -> Self {
-        Self { balance: pass.balance(), latest_seq: pass.latest_seq() }
+        Self {
+            balance: pass.balance(),
+            latest_seq: pass.latest_seq(),
+            transaction_count: pass.transaction_count(),
+        }
     }
 }
 

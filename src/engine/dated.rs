@@ -52,32 +52,45 @@ pub fn split(user: &UserId, moment: Option<i64>) -> Result<Option<(Sum, Sum)>, L
     let earlier = match moment {
         None => all,
         Some(moment) => {
-            let before = Before::moment(moment, xact::now());
-            let part = dated.part(&before)?;
-            dated.before(&before, &part)?
+            let cut = dated.cut(moment)?;
+            dated.before(&cut)?
         }
     };
     Ok(Some((earlier, all.without(earlier)?)))
 }
 
+/// The sums of the user's rows in a period; `None` as for [`split`].
+pub fn sums(user: &UserId, start: Bound<i64>, end: Bound<i64>) -> Result<Option<SumsByType>, LedgerError> {
+    let Some(mut dated) = Dated::open(user)? else { return Ok(None) };
+    // The first moment, and the first that comes after the period. Nothing comes after `infinity`.
+    let start = match start {
+        Bound::Unbounded => Some(i64::MIN),
+        Bound::Included(start) => Some(start),
+        Bound::Excluded(start) => start.checked_add(1),
+    };
+    let end = match end {
+        Bound::Unbounded => None,
+        Bound::Included(end) => end.checked_add(1),
+        Bound::Excluded(end) => Some(end),
+    };
+    let Some(start) = start.filter(|start| end.is_none_or(|end| *start < end)) else {
+        return Ok(Some(SumsByType::default()));
+    };
+    let start = dated.cut(start)?;
+    let end = end.map(|end| dated.cut(end)).transpose()?;
+    Ok(Some(dated.between(&start, end.as_ref())?))
+}
+
 /// The statement of a period, which ends after it has begun; `None` as for [`split`].
 pub fn statement(user: &UserId, start: i64, end: i64) -> Result<Option<AccountStatement>, LedgerError> {
     let Some(mut dated) = Dated::open(user)? else { return Ok(None) };
-    let [start, end] = [start, end].map(|moment| Before::moment(moment, xact::now()));
-    let (start_part, end_part) = (dated.part(&start)?, dated.part(&end)?);
-    // Both bounds may lie in one day, and its whole be left out at the one and taken in at the other.
-    let days = if start.day <= end.day {
-        dated.days(Bound::Included(start.day), Bound::Excluded(end.day))?
-    } else {
-        let taken_twice = dated.days(Bound::Included(end.day), Bound::Excluded(start.day))?;
-        SumsByType::default().without(&taken_twice)?
-    };
-    let lines = days.with(&end_part)?.without(&start_part)?;
+    let (start, end) = (dated.cut(start)?, dated.cut(end)?);
+    let lines = dated.between(&start, Some(&end))?;
     let (opening, closing) = if dated.is_nearer_to_the_first(start.day) {
-        let opening = dated.before(&start, &start_part)?;
+        let opening = dated.before(&start)?;
         (opening, opening.with(lines.all()?)?)
     } else {
-        let closing = dated.before(&end, &end_part)?;
+        let closing = dated.before(&end)?;
         (closing.without(lines.all()?)?, closing)
     };
     Ok(Some(AccountStatement { opening, lines, closing }))
@@ -145,6 +158,13 @@ struct Dated<'user> {
     rows: RowsByDate,
 }
 
+/// A moment between a user's rows. Those before it are those of the days before `day`, and `part`.
+struct Cut {
+    day: Day,
+    /// The sums of the part of a day; of rows that are to be taken away, with other signs.
+    part: SumsByType,
+}
+
 impl<'user> Dated<'user> {
     /// Reads the user's delta. `None` if there are no daily totals that the caller may read, or not the index by date.
     fn open(user: &'user UserId) -> Result<Option<Self>, LedgerError> {
@@ -172,12 +192,29 @@ impl<'user> Dated<'user> {
         Ok(Some(Self { user, fold, delta, totals, first: None, rows }))
     }
 
-    /// The sums of the rows of the part of a day: of those that are to be taken away, with other signs.
-    fn part(&mut self, before: &Before) -> Result<SumsByType, SumOutOfRange> {
+    /// Reads what a moment needs of the day that it cuts in two.
+    fn cut(&mut self, moment: i64) -> Result<Cut, SumOutOfRange> {
+        let Before { day, part } = Before::moment(moment, xact::now());
         let mut sums = SumsByType::default();
-        let Some(Part { times, is_added }) = &before.part else { return Ok(sums) };
+        let Some(Part { times, is_added }) = part else { return Ok(Cut { day, part: sums }) };
         self.rows.each(self.user, times.start, Some(times.end), |row| add_row(&mut sums, row))?;
-        if *is_added { Ok(sums) } else { SumsByType::default().without(&sums) }
+        let part = if is_added { sums } else { SumsByType::default().without(&sums)? };
+        Ok(Cut { day, part })
+    }
+
+    /// The sums of the rows from one moment on, and before another that comes later, if there is one.
+    fn between(&mut self, start: &Cut, end: Option<&Cut>) -> Result<SumsByType, SumOutOfRange> {
+        let Some(end) = end else {
+            return self.days(Bound::Included(start.day), Bound::Unbounded)?.without(&start.part);
+        };
+        // Both may lie in one day, and its whole be left out at the one and taken in at the other.
+        let days = if start.day <= end.day {
+            self.days(Bound::Included(start.day), Bound::Excluded(end.day))?
+        } else {
+            let taken_twice = self.days(Bound::Included(end.day), Bound::Excluded(start.day))?;
+            SumsByType::default().without(&taken_twice)?
+        };
+        days.with(&end.part)?.without(&start.part)
     }
 
     /// The signed sum of all rows.
@@ -186,12 +223,12 @@ impl<'user> Dated<'user> {
         self.delta.values().try_fold(folded, |sum, day| sum.with(day.all()?))
     }
 
-    /// The signed sum of the rows before a moment. `part` is that of the part of its day.
-    fn before(&mut self, before: &Before, part: &SumsByType) -> Result<Sum, SumOutOfRange> {
-        let days = if self.is_nearer_to_the_first(before.day) {
-            self.days(Bound::Unbounded, Bound::Excluded(before.day))?.all()?
+    /// The signed sum of the rows before a moment.
+    fn before(&mut self, Cut { day, part }: &Cut) -> Result<Sum, SumOutOfRange> {
+        let days = if self.is_nearer_to_the_first(*day) {
+            self.days(Bound::Unbounded, Bound::Excluded(*day))?.all()?
         } else {
-            self.all()?.without(self.days(Bound::Included(before.day), Bound::Unbounded)?.all()?)?
+            self.all()?.without(self.days(Bound::Included(*day), Bound::Unbounded)?.all()?)?
         };
         days.with(part.all()?)
     }

@@ -85,6 +85,11 @@ impl Answer {
         Self(numeric::into_datum(credits))
     }
 
+    /// A `bigint`.
+    pub fn bigint(number: i64) -> Self {
+        Self(pg_sys::Datum::from(number))
+    }
+
     /// A `bit` string.
     pub fn bits(bits: &[bool]) -> Self {
         let length = size_of::<BitString>() + bits.len().div_ceil(8);

@@ -171,15 +171,14 @@ impl<'call> Call<'call> {
         Some((value, unsafe { Jsonb::from_datum(value.datum) }.is_object()))
     }
 
-    /// A `timestamptz`, if given.
-    pub fn timestamptz(&self, argument: Argument) -> Option<Value<'call>> {
-        self.value(argument, pg_sys::TIMESTAMPTZOID)
+    /// A `timestamptz`, if given, in microseconds since the server's epoch.
+    pub fn time(&self, argument: Argument) -> Option<i64> {
+        self.datum(argument).map(|datum| datum.value().cast_signed() as i64)
     }
 
-    /// A `timestamptz` that must be given, in microseconds since the server's epoch.
+    /// A `timestamptz` that must be given, in the same unit.
     pub fn required_time(&self, argument: Argument) -> Result<i64, LedgerError> {
-        let datum = self.datum(argument).ok_or_else(|| argument.missing())?;
-        Ok(datum.value().cast_signed() as i64)
+        self.time(argument).ok_or_else(|| argument.missing())
     }
 
     /// A `date`, if given.

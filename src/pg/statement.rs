@@ -106,11 +106,6 @@ impl<'call> Statement<'call> {
         self.first_row(sql, |row| row.answer(1)).expect("the query returns one row")
     }
 
-    /// Runs the query, and returns the two columns of its one row.
-    pub fn two_values<A: FromDatum, B: FromDatum>(&self, sql: &str) -> (Option<A>, Option<B>) {
-        self.first_row(sql, |row| (row.value(1), row.value(2))).expect("the query returns one row")
-    }
-
     /// Runs the query and reads its first row, if it has one.
     pub fn first_row<R>(&self, sql: &str, read: impl FnOnce(&ResultRow<'_>) -> R) -> Option<R> {
         let level = self.run(sql, std::ptr::null_mut());

@@ -112,8 +112,15 @@ fn answers_cost_what_they_show() {
             3 * (1000 + day),
         ),
         ("list_user_transactions({whale}, end_date => {past}, before_seq => {middle})", 3 * (page + 1000)),
+        ("count_user_transactions({whale})", 3 * rest),
+        ("count_user_transactions({whale}, transaction_types => '{purchase}')", totals + 3 * rest),
+        ("count_user_transactions({whale}, start_date => {past})", totals + 3 * rest),
         (
             "count_user_transactions({whale}, start_date => {past}, end_date => {past} + interval '1 day')",
+            3 * rest,
+        ),
+        (
+            "count_user_transactions({whale}, 'no such request', null, {past}, {past} + interval '1 day')",
             3 * day,
         ),
         ("list_user_transactions_with_balance({whale})", 3 * page),

@@ -1,4 +1,4 @@
-//! Days, balances of the past, statements and running balances, against plain SQL over the rows that the session sees: in random
+//! Days, balances of the past, statements, counts and running balances, against plain SQL over the rows that the session sees: in random
 //! sessions with every combination of arguments, and on a walk over the ends of days, months and years in several time zones.
 
 use std::collections::BTreeMap;
@@ -92,6 +92,30 @@ fn assert_sums_at(session: &mut Session, user: Uuid, at: &str) {
     let answer: Decimal =
         session.value("SELECT credits.sum_transactions_after_date($1, $2::text::timestamptz)", &[&user, &at]);
     assert_eq!(answer, after, "{user} {at}");
+}
+
+/// `count_user_transactions` with these filters, each of which may be left out.
+#[track_caller]
+fn assert_count(
+    session: &mut Session,
+    user: Uuid,
+    types: Option<&str>,
+    start: Option<&str>,
+    end: Option<&str>,
+) {
+    let filters: [&(dyn ToSql + Sync); 4] = [&user, &types, &start, &end];
+    let answer: i64 = session.value(
+        "SELECT credits.count_user_transactions($1, transaction_types => $2::text::text[], start_date => $3::text::timestamptz,
+                                                end_date => $4::text::timestamptz)",
+        &filters,
+    );
+    let (_, count) = sum(
+        session,
+        "($2::text IS NULL OR transaction_type = ANY ($2::text::text[]))
+         AND created_at BETWEEN coalesce($3::text::timestamptz, '-infinity') AND coalesce($4::text::timestamptz, 'infinity')",
+        &filters,
+    );
+    assert_eq!(answer, count, "{user} {types:?} {start:?} {end:?}");
 }
 
 /// The lines of a statement, each with its sum and count.
@@ -290,6 +314,15 @@ impl Stepped {
             if start < end || start == "-infinity" || end == "infinity" {
                 assert_statement(session, user, start, end);
             }
+        }
+        let bounds =
+            [None, Some("-infinity"), Some("infinity"), Some(&*first), Some(&*second), Some(&*third)];
+        for types in [None, Some("{usage}"), Some("{usage,purchase,usage}"), Some("{}")] {
+            for _ in 0..6 {
+                let mut bound = || *bounds.choose(&mut world.random).unwrap();
+                assert_count(session, user, types, bound(), bound());
+            }
+            assert_count(session, user, types, None, None);
         }
         let newest: i64 =
             session.value("SELECT coalesce(max(seq), 0) FROM credits.credits_transactions", &[]);

@@ -52,6 +52,14 @@ impl SumsByType {
         all.filter(|(known, _)| **known == wanted).map(|(_, sum)| sum).next().unwrap_or_default()
     }
 
+    /// How many rows of the wanted types there are; `None` is the type of those whose type is not known.
+    #[must_use]
+    pub fn transaction_count(&self, is_wanted: impl Fn(Option<TransactionType>) -> bool) -> i64 {
+        let known = TransactionType::ALL.into_iter().map(Some).zip(self.of_types);
+        let all = known.chain([(None, self.of_others)]);
+        all.filter(|(of_rows, _)| is_wanted(*of_rows)).map(|(_, sum)| sum.transaction_count).sum()
+    }
+
     /// Adds rows of one type: their amounts, positive, and their number.
     ///
     /// # Errors
@@ -131,6 +139,9 @@ mod tests {
         assert_eq!(sums.of(TransactionType::Usage), sum(-7, 4));
         assert_eq!(sums.of(TransactionType::AdminRemoval), sum(-5, 2));
         assert_eq!(sums.all().unwrap(), sum(100 + 20 - 7 - 5 - 1000, 12));
+        assert_eq!(sums.transaction_count(|_| true), 12);
+        assert_eq!(sums.transaction_count(|wanted| wanted == Some(TransactionType::Usage)), 4);
+        assert_eq!(sums.transaction_count(|wanted| wanted.is_none()), 2);
         let twice = sums.with(&sums).unwrap();
         assert_eq!(twice.of(TransactionType::Usage), sum(-14, 8));
         assert_eq!(twice.without(&sums).unwrap(), sums);
