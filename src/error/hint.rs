@@ -145,7 +145,8 @@ impl LedgerError {
             Self::HoldChanged { .. } => Some("Release it, and make another one with a source_id of its own."),
             Self::HoldsTruncated => Some("Use DELETE: its commit settles the accounts."),
             Self::AppendOnly(_) => Some(
-                "Record a correcting transaction instead: admin_grant adds credits, admin_removal takes them.",
+                "Record another transaction instead: reverse_transaction takes one back, admin_grant adds credits, admin_removal \
+                 takes them.",
             ),
             _ => None,
         }
