@@ -102,10 +102,7 @@ impl CapSpend {
         created_at: i64,
         amount: Credits,
     ) -> Result<(), SumOutOfRange> {
-        if let Some(sum) = self.sum_of(key, created_at, false) {
-            *sum = sum.checked_add(amount)?;
-        }
-        Ok(())
+        self.add(key, created_at, amount, |spend| &mut spend.settled)
     }
 
     /// Adds another transaction's usage in flight.
@@ -118,26 +115,30 @@ impl CapSpend {
         created_at: i64,
         amount: Credits,
     ) -> Result<(), SumOutOfRange> {
-        if let Some(sum) = self.sum_of(key, created_at, true) {
-            *sum = sum.checked_add(amount)?;
-        }
-        Ok(())
+        self.add(key, created_at, amount, |spend| &mut spend.in_flight)
     }
 
-    /// Where usage with this key and date is added; `None` if it does not count.
-    fn sum_of(&mut self, key: Option<ApiKeyId>, created_at: i64, is_in_flight: bool) -> Option<&mut Credits> {
+    /// Adds usage to what is dated in a later window, or to this sum of the current one, if it counts.
+    fn add(
+        &mut self,
+        key: Option<ApiKeyId>,
+        created_at: i64,
+        amount: Credits,
+        sum_of_current: impl FnOnce(&mut Self) -> &mut Credits,
+    ) -> Result<(), SumOutOfRange> {
         if created_at < self.window.start || !self.cap.has_key(key) {
-            return None;
+            return Ok(());
         }
-        match (self.cap.period, self.window.end) {
+        let sum = match (self.cap.period, self.window.end) {
             (Some(period), Some(end)) if created_at >= end => match period.end(created_at) {
                 // A row of `infinity` lies in no window.
-                i64::MAX => None,
-                end => Some(self.later.entry(end).or_insert(Credits::ZERO)),
+                i64::MAX => return Ok(()),
+                end => self.later.entry(end).or_insert(Credits::ZERO),
             },
-            _ if is_in_flight => Some(&mut self.in_flight),
-            _ => Some(&mut self.settled),
-        }
+            _ => sum_of_current(self),
+        };
+        *sum = sum.checked_add(amount)?;
+        Ok(())
     }
 
     /// Adds an open hold of this amount with this key.
