@@ -1,4 +1,4 @@
-//! A backend's cache of the tuple ids by which the index found stored checkpoints: they are fetched by these first. What it says may be
+//! A session's cache of the tuple ids by which the index found stored checkpoints: they are fetched by these first. What it says may be
 //! another user's tuple id: who fetches by it compares the user in the row.
 
 use std::cell::RefCell;

@@ -1,13 +1,13 @@
-//! What this backend reads from shared memory and publishes there: folds, headroom, and counts.
+//! What this session reads from shared memory and publishes there: folds, headroom, and counts.
 //!
 //! What a coverage covers never changes, so a fold that was computed once stays true for good, stored or not, and even if
-//! the transaction that computed it rolls back. A published fold saves a backend the rows that another has read before.
+//! the transaction that computed it rolls back. A published fold saves a session the rows that another has read before.
 //! [`ledger::coverage::Coverage::serves`] says which snapshots may use one. [`ledger::segment::headroom`] says why headroom
 //! stays true.
 //!
 //! All of that holds as long as only the engine changes the ledger and its checkpoints. So everything is published under
 //! the name of a [`State`] of the ledger. A change by hand replaces the state by another one in the moment in which it commits,
-//! and what was published under the old name is not found any more. A backend determines the state again when an invalidation
+//! and what was published under the old name is not found any more. A session determines the state again when an invalidation
 //! message arrives, some microseconds after that commit: a reader in between returns the balance of before. A settlement must
 //! not store one: it compares the state with what its own snapshot sees ([`Published::check_against`], [`Published::check_version`]).
 
@@ -32,7 +32,7 @@ use crate::pg::xact::{self, SubtransactionId};
 use crate::settings;
 
 thread_local! {
-    /// The state that this backend has determined last.
+    /// The state that this session has determined last.
     static LAST_STATE: Cell<Option<LastState>> = const { Cell::new(None) };
     /// The transactions that were open for the snapshot that saw it.
     static OPEN_IN_LAST_STATE: RefCell<OpenTransactions> = RefCell::default();
@@ -50,7 +50,7 @@ struct LastState {
 
 /// Shared memory as one reader or one settlement uses it, under the state that the ledger was in when it began.
 pub struct Published {
-    /// `None` if this backend is not attached.
+    /// `None` if this session is not attached.
     segment: Option<Segment<'static>>,
     relations: Relations,
     state: Option<State>,
@@ -179,7 +179,7 @@ impl Published {
         }
     }
 
-    /// Adds what the transaction has written of the user to the counts, which headroom and complete folds rely on. A backend
+    /// Adds what the transaction has written of the user to the counts, which headroom and complete folds rely on. A session
     /// that is not attached cannot: it records a lost count, by which everything published before becomes invalid.
     pub fn count(&self, user: &UserId, written: &Written) -> Counted {
         match self.segment {
@@ -269,7 +269,7 @@ impl Published {
 }
 
 /// The state of the ledger as of now; `None` if nothing may be published. It is determined again after each invalidation, which
-/// may be that of a change by this transaction: then the others follow when it commits, and this backend when it rolls back.
+/// may be that of a change by this transaction: then the others follow when it commits, and this session when it rolls back.
 fn current_state(relations: &Relations) -> Option<State> {
     loop {
         catalog::accept_invalidations();

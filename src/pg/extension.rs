@@ -35,7 +35,7 @@ pub fn installed_version() -> Option<String> {
 
 /// Whether a script of the extension's own runs: it creates or updates the objects.
 pub fn runs_script() -> bool {
-    // SAFETY: plain reads of backend state, and a catalog lookup.
+    // SAFETY: plain reads of the session's state, and a catalog lookup.
     unsafe {
         pg_sys::creating_extension
             && pg_sys::CurrentExtensionObject == pg_sys::get_extension_oid(NAME.as_ptr(), true)
@@ -44,6 +44,6 @@ pub fn runs_script() -> bool {
 
 /// Whether pg_upgrade is at work, which moves the rows as files.
 pub fn is_moved_by_pg_upgrade() -> bool {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: a plain read of the session's state.
     unsafe { pg_sys::IsBinaryUpgrade }
 }

@@ -111,7 +111,7 @@ pub fn has_written() -> bool {
 /// SERIALIZABLE, since only by reading does it take SIREAD locks; and not on a standby, where rows arrive
 /// without being counted.
 pub fn only_reads_others() -> bool {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: a plain read of the session's state.
     !has_written() && !is_serializable() && unsafe { !pg_sys::RecoveryInProgress() }
 }
 
@@ -127,19 +127,19 @@ pub fn current_subtransaction() -> SubtransactionId {
 
 /// Whether a row version that has this id was stored by the transaction or one of its subtransactions that have not been rolled back.
 pub fn is_own(stored_by: SubtransactionId) -> bool {
-    // SAFETY: a look into backend state.
+    // SAFETY: a look into the session's state.
     unsafe { pg_sys::TransactionIdIsCurrentTransactionId(stored_by) }
 }
 
 /// Whether the transaction runs under SERIALIZABLE.
 pub fn is_serializable() -> bool {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: a plain read of the session's state.
     unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE.cast_signed() }
 }
 
 /// Whether all statements of the transaction see what its first one saw: whether it runs under REPEATABLE READ or SERIALIZABLE.
 pub fn has_one_snapshot() -> bool {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: a plain read of the session's state.
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ.cast_signed() }
 }
 
@@ -156,25 +156,25 @@ pub fn now() -> i64 {
 
 /// When the transaction began, in microseconds since the server's epoch.
 pub fn began_at() -> i64 {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: a plain read of the session's state.
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
 /// When the client's statement began, in microseconds since the server's epoch: `statement_timestamp()`.
 pub fn statement_began_at() -> i64 {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: a plain read of the session's state.
     unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
 }
 
 /// Whether the transaction may not write: it was started READ ONLY, or the server is a standby.
 pub fn is_read_only() -> bool {
-    // SAFETY: plain reads of backend state.
+    // SAFETY: plain reads of the session's state.
     unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
 }
 
 /// Whether the transaction is one of several statements, begun by `BEGIN` or by a query of several.
 pub fn is_in_block() -> bool {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: a plain read of the session's state.
     unsafe { pg_sys::IsTransactionBlock() }
 }
 
@@ -207,20 +207,20 @@ pub fn wait_for_id(id: SubtransactionId) {
 
 /// Whether workers of a parallel query run or may run: subtransactions are out of the question then.
 pub fn is_parallel() -> bool {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: a plain read of the session's state.
     unsafe { pg_sys::IsInParallelMode() }
 }
 
 /// Whether the session restores a dump or applies replication, so that its rows are stored elsewhere already. A script of `pg_dump`
 /// begins by switching `check_function_bodies` off; replication sets `session_replication_role`.
 pub fn restores_or_replicates() -> bool {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: a plain read of the session's state.
     replicates() || unsafe { !pg_sys::check_function_bodies }
 }
 
 /// Whether the session applies replication.
 pub fn replicates() -> bool {
-    // SAFETY: a plain read of backend state.
+    // SAFETY: a plain read of the session's state.
     unsafe { pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed() }
 }
 
