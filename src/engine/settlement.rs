@@ -46,7 +46,9 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::fold::Fold;
 use ledger::id::UserId;
 use ledger::segment::headroom::{Counted, Cover};
-use ledger::settlement::{self, Asked, Assessment, Change, Checkpoint, Decision, Found, Request};
+use ledger::settlement::{
+    self, Assessment, Change, Checkpoint, Decision, Found, FoundRows, Own, Request, Terms,
+};
 use ledger::statistics::Event;
 use ledger::stripe;
 
@@ -291,9 +293,9 @@ impl Settlement {
             };
             let is_due = *request != Request::Settle || published.lags(user, counted);
             let known = view.look::<Stop>(user, &now, published, is_due)?;
-            let found = match &known {
-                Some((checkpoint, pass)) => Found::Checkpoint(checkpoint, &pass.sums),
-                None => Found::NoCheckpoint { has_rows: view.has_rows(user) },
+            let rows = match &known {
+                Some((checkpoint, pass)) => FoundRows::Checkpoint(checkpoint, &pass.sums),
+                None => FoundRows::NoCheckpoint { has_rows: view.has_rows(user) },
             };
             let mut caps = match &known {
                 Some((Checkpoint { announced, .. }, _)) if !announced.caps.is_empty() => {
@@ -312,7 +314,9 @@ impl Settlement {
             });
             let interval = settings::checkpoint_interval();
             let interval = known.as_ref().map_or(interval, |(_, pass)| pass.interval(interval));
-            match settlement::assess(found, *request, written, counted, interval, cover.as_ref(), &caps)? {
+            let found = Found { rows, cover: cover.as_ref(), caps: &caps };
+            let own = Own { request: *request, written: *written, counted: *counted };
+            match settlement::assess(&found, &own, interval)? {
                 Assessment::Nothing => {}
                 Assessment::Doubt => return Ok(Agreement::Doubtful),
                 Assessment::Agrees { headroom, lags } => {
@@ -380,14 +384,14 @@ impl Settlement {
                 // What a cap allows may be less than before, whatever was announced of it.
                 published.void_headroom(user);
             }
-            let asked = Asked {
+            let terms = Terms {
                 request: *request,
                 deleted: deleted.as_deref(),
                 boundaries: boundaries.as_ref(),
                 held: cover.as_ref().map(|cover| cover.held),
                 caps: &spends,
             };
-            let decision = settlement::decide(checkpoint, &pass.sums, &asked, interval, clock)?;
+            let decision = settlement::decide(checkpoint, &pass.sums, &terms, interval, clock)?;
             let change = match decision {
                 Decision::Nothing => continue,
                 Decision::Refuse { available, limit } => {

@@ -1,6 +1,6 @@
 //! Settlement as a decision: what a commit has to do for a user, given what it has read of it.
 //!
-//! Locks, snapshots and scans are the server's part (`src/engine/settlement.rs`). What follows from the rows that they return is
+//! Locks, snapshots and scans are the server's part (`src/engine/settlement`). What follows from the rows that they return is
 //! computed here, without side effects. `models/settlement.pml` uses the same names, and `models/levels.pml` those of thresholds:
 //!
 //! | here | in the model |
@@ -15,7 +15,7 @@
 use crate::boundaries::Boundaries;
 use crate::caps::{self, CapChange, CapRefusal, CapSpend, Left};
 use crate::credits::{Credits, SumOutOfRange};
-use crate::crossing::{Announced, Crossing};
+use crate::crossing::{Announced, Crossing, Outlook};
 use crate::fold::{DeltaPass, Fold};
 use crate::overdraft::Overdraft;
 use crate::segment::headroom::{Counted, Cover, Headroom, Written};
@@ -52,9 +52,20 @@ impl Request {
     }
 }
 
-/// What a commit has read of a user under the shared stripe.
+/// What a commit has found of a user under the shared stripe.
 #[derive(Clone, Copy, Debug)]
-pub enum Found<'a> {
+pub struct Found<'a> {
+    /// Of its rows.
+    pub rows: FoundRows<'a>,
+    /// Of what must be covered, if anything must.
+    pub cover: Option<&'a Cover>,
+    /// What was spent of its spend caps, rows in flight included.
+    pub caps: &'a [CapSpend],
+}
+
+/// What a commit has found of a user's rows under the shared stripe.
+#[derive(Clone, Copy, Debug)]
+pub enum FoundRows<'a> {
     /// The checkpoint, and a pass over its delta that has met the rows in flight.
     Checkpoint(&'a Checkpoint, &'a DeltaPass),
     /// No checkpoint, so nothing has been announced yet.
@@ -62,6 +73,17 @@ pub enum Found<'a> {
         /// Whether the user has any row, committed, in flight or the transaction's own.
         has_rows: bool,
     },
+}
+
+/// What the committing transaction itself has done to a user.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// What it asks for.
+    pub request: Request,
+    /// What it has written.
+    pub written: Written,
+    /// What had been counted of the user, this included, before anything was read.
+    pub counted: Counted,
 }
 
 /// What a commit does for a user while it shares the stripe.
@@ -81,57 +103,59 @@ pub enum Assessment {
     Doubt,
 }
 
-/// Says what a commit does for a user under the shared stripe, given what it `found`. `written` is what the transaction has
-/// inserted, `counted` what had been counted of the user before the pass began, `interval` how many rows a checkpoint may lag
-/// behind, `cover` what was found for a user that must be covered, `caps` what was found of its spend caps, rows in flight included.
+/// Says what a commit does for a user under the shared stripe. A checkpoint may lag behind by less than `interval` rows.
 ///
 /// # Errors
 /// [`SumOutOfRange`] if the lowest or the highest possible balance, or what may have been spent, is out of range.
-pub fn assess(
-    found: Found<'_>,
-    request: Request,
-    written: &Written,
-    counted: &Counted,
-    interval: i64,
-    cover: Option<&Cover>,
-    caps: &[CapSpend],
-) -> Result<Assessment, SumOutOfRange> {
-    let (checkpoint, pass) = match found {
-        Found::Checkpoint(checkpoint, pass) => (checkpoint, pass),
-        Found::NoCheckpoint { has_rows } if has_rows || cover.is_some() => return Ok(Assessment::Doubt),
-        Found::NoCheckpoint { .. } => return Ok(Assessment::Nothing),
+pub fn assess(found: &Found<'_>, own: &Own, interval: i64) -> Result<Assessment, SumOutOfRange> {
+    let (checkpoint, pass) = match found.rows {
+        FoundRows::Checkpoint(checkpoint, pass) => (checkpoint, pass),
+        FoundRows::NoCheckpoint { has_rows } if has_rows || found.cover.is_some() => {
+            return Ok(Assessment::Doubt);
+        }
+        FoundRows::NoCheckpoint { .. } => return Ok(Assessment::Nothing),
     };
     let (outlook, announced) = (pass.outlook(), &checkpoint.announced);
     if !outlook.agrees_with(announced)? {
         return Ok(Assessment::Doubt);
     }
-    let lags = lags(&checkpoint.fold, pass, request, interval);
+    let lags = lags(&checkpoint.fold, pass, own.request, interval);
     // A checkpoint that lags is refreshed now, by this transaction or by the one that has the right to.
     let rows_behind = if lags { 0 } else { rows_behind(&checkpoint.fold, pass).unsigned_abs() };
-    let Some(left) = caps::left_of(caps, &announced.caps)? else { return Ok(Assessment::Doubt) };
-    let mut headroom =
-        Headroom::left_by(outlook, announced, written, counted, rows_behind)?.capped(left, counted);
-    if let Some(cover) = cover {
-        let left = match checkpoint.overdraft.lowest_available() {
-            None => None,
-            Some(limit) => match cover.left(outlook.lowest()?, limit)? {
-                None => return Ok(Assessment::Doubt),
-                left => left,
-            },
+    let Some(left) = caps::left_of(found.caps, &announced.caps)? else { return Ok(Assessment::Doubt) };
+    let mut headroom = Headroom::left_by(outlook, announced, &own.written, &own.counted, rows_behind)?
+        .capped(left, &own.counted);
+    if let Some(cover) = found.cover {
+        let Some(left) = left_to_charge(checkpoint, outlook, cover, found.caps)? else {
+            return Ok(Assessment::Doubt);
         };
-        let left = match caps::covered(caps, |left| cover.allows(left))? {
-            None => return Ok(Assessment::Doubt),
-            Some(Left::Everything) => left,
-            Some(Left::UpTo(of_caps)) => Some(left.map_or(of_caps, |left| left.min(of_caps))),
-        };
-        headroom = headroom.covering(left, written, counted, cover);
+        headroom = headroom.covering(left, &own.written, &own.counted, cover);
     }
     Ok(Assessment::Agrees { headroom: headroom.says_something().then_some(headroom), lags })
 }
 
-/// What a commit asks of a user while it has the stripe exclusively.
+/// How much more may be charged to a user that must be covered before its limit or an enforced spend cap stops that. `None` if the
+/// user may not be covered already.
+fn left_to_charge(
+    checkpoint: &Checkpoint,
+    outlook: &Outlook,
+    cover: &Cover,
+    caps: &[CapSpend],
+) -> Result<Option<Left>, SumOutOfRange> {
+    let above_limit = match checkpoint.overdraft.lowest_available() {
+        None => Left::Everything,
+        Some(limit) => match cover.left(outlook.lowest()?, limit)? {
+            None => return Ok(None),
+            Some(left) => Left::UpTo(left),
+        },
+    };
+    let of_caps = caps::covered(caps, |left| cover.allows(left))?;
+    Ok(of_caps.map(|of_caps| of_caps.or_less(above_limit)))
+}
+
+/// What a decision about a user goes by besides its rows.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct Terms<'a> {
     /// What the transaction asks for.
     pub request: Request,
     /// What the checkpoint said that the transaction has deleted.
@@ -181,49 +205,49 @@ pub struct Change {
 }
 
 /// Decides under the exclusive stripe. `stored` is the user's checkpoint, `pass` one over the delta of it, or over all
-/// the user's rows if there is none, on one snapshot: committed rows and the transaction's own. `asked` is what the transaction asks
-/// for; `now` is the time in microseconds.
+/// the user's rows if there is none, on one snapshot: committed rows and the transaction's own. A checkpoint may lag behind by less than
+/// `interval` rows; `now` is the time in microseconds.
 ///
 /// # Errors
 /// [`SumOutOfRange`] if the balance without the transaction's own rows, or what is available, is out of range.
 pub fn decide(
     stored: Option<&Checkpoint>,
     pass: &DeltaPass,
-    asked: &Asked<'_>,
+    terms: &Terms<'_>,
     interval: i64,
     now: i64,
 ) -> Result<Decision, SumOutOfRange> {
     let before = stored.map_or(Overdraft::default(), |checkpoint| checkpoint.overdraft);
-    let overdraft = asked.boundaries.map_or(before, |boundaries| boundaries.overdraft);
-    if let (Some(held), Some(limit)) = (asked.held, overdraft.lowest_available()) {
+    let overdraft = terms.boundaries.map_or(before, |boundaries| boundaries.overdraft);
+    if let (Some(held), Some(limit)) = (terms.held, overdraft.lowest_available()) {
         let available = pass.balance().checked_sub(held)?;
         if available < limit {
             return Ok(Decision::Refuse { available, limit });
         }
     }
-    for spend in asked.caps {
+    for spend in terms.caps {
         if let Some(refusal) = spend.refusal()? {
             return Ok(Decision::Exceed(refusal));
         }
     }
     let (refreshes, rebounds) = match stored {
         Some(Checkpoint { fold, announced: before, overdraft: overdraft_before }) => (
-            lags(fold, pass, asked.request, interval),
+            lags(fold, pass, terms.request, interval),
             overdraft != *overdraft_before
-                || asked.boundaries.is_some_and(|boundaries| !before.has_thresholds_of(boundaries)),
+                || terms.boundaries.is_some_and(|boundaries| !before.has_thresholds_of(boundaries)),
         ),
         // A checkpoint is made of a user that has rows or boundaries.
         None if pass.transaction_count() > 0
-            || !asked.caps.is_empty()
-            || asked.boundaries.is_some_and(|new| !new.are_default()) =>
+            || !terms.caps.is_empty()
+            || terms.boundaries.is_some_and(|new| !new.are_default()) =>
         {
             (true, true)
         }
         None => return Ok(Decision::Nothing),
     };
-    let announced = announced_before(stored, pass, asked)?;
+    let announced = announced_before(stored, pass, terms)?;
     let crossings = announced.crossings_to(pass.balance());
-    let (caps, cap_changes) = caps::announce(asked.caps, &announced.caps, now);
+    let (caps, cap_changes) = caps::announce(terms.caps, &announced.caps, now);
     if !refreshes && !rebounds && crossings.is_empty() && caps == announced.caps {
         return Ok(Decision::Nothing);
     }
@@ -235,18 +259,18 @@ pub fn decide(
 fn announced_before(
     stored: Option<&Checkpoint>,
     pass: &DeltaPass,
-    asked: &Asked<'_>,
+    terms: &Terms<'_>,
 ) -> Result<Announced, SumOutOfRange> {
     let balance = pass.balance();
-    let known = stored.map(|checkpoint| &checkpoint.announced).or(asked.deleted);
+    let known = stored.map(|checkpoint| &checkpoint.announced).or(terms.deleted);
     let (announced, is_silent) = match known {
         Some(known) => (known.clone(), true),
         None => {
             let is_positive = unannounced_side(Credits::ZERO, balance, pass.balance_before()?);
-            (Announced { is_positive, ..Announced::default() }, asked.request == Request::Rebound)
+            (Announced { is_positive, ..Announced::default() }, terms.request == Request::Rebound)
         }
     };
-    let Some(boundaries) = asked.boundaries else { return Ok(announced) };
+    let Some(boundaries) = terms.boundaries else { return Ok(announced) };
     if announced.has_thresholds_of(boundaries) {
         return Ok(announced);
     }
@@ -354,34 +378,41 @@ mod tests {
         request: Request,
         cover: Option<&Cover>,
     ) -> Assessment {
-        let (written, counted) = (Written::default(), Counted::default());
-        assess(Found::Checkpoint(stored, pass), request, &written, &counted, INTERVAL, cover, &[]).unwrap()
+        let found = Found { rows: FoundRows::Checkpoint(stored, pass), cover, caps: &[] };
+        assess(&found, &own(request), INTERVAL).unwrap()
+    }
+
+    /// Of a transaction that has written nothing, where nothing has been counted.
+    fn own(request: Request) -> Own {
+        Own { request, written: Written::default(), counted: Counted::default() }
+    }
+
+    const fn nobody(has_rows: bool, cover: Option<&Cover>) -> Found<'_> {
+        Found { rows: FoundRows::NoCheckpoint { has_rows }, cover, caps: &[] }
     }
 
     fn decide_with(stored: Option<&Checkpoint>, pass: &DeltaPass, deleted: Option<&Announced>) -> Decision {
-        decide_asked(stored, pass, &asked(Request::Settle, deleted, None))
+        decide_on(stored, pass, &terms(Request::Settle, deleted, None))
     }
 
-    fn decide_asked(stored: Option<&Checkpoint>, pass: &DeltaPass, asked: &Asked<'_>) -> Decision {
-        decide(stored, pass, asked, INTERVAL, NOW).unwrap()
+    fn decide_on(stored: Option<&Checkpoint>, pass: &DeltaPass, terms: &Terms<'_>) -> Decision {
+        decide(stored, pass, terms, INTERVAL, NOW).unwrap()
     }
 
-    const fn asked<'a>(
+    const fn terms<'a>(
         request: Request,
         deleted: Option<&'a Announced>,
         boundaries: Option<&'a Boundaries>,
-    ) -> Asked<'a> {
-        Asked { request, deleted, boundaries, held: None, caps: &[] }
+    ) -> Terms<'a> {
+        Terms { request, deleted, boundaries, held: None, caps: &[] }
     }
 
     #[test]
     fn a_user_without_rows_has_nothing_to_decide() {
-        let found = |has_rows| Found::NoCheckpoint { has_rows };
         for request in [Request::Settle, Request::RefreshIfFree, Request::Refresh] {
-            let of =
-                |found| assess(found, request, &Written::default(), &Counted::default(), INTERVAL, None, &[]);
-            assert_eq!(of(found(false)), Ok(Assessment::Nothing));
-            assert_eq!(of(found(true)), Ok(Assessment::Doubt));
+            let of = |has_rows| assess(&nobody(has_rows, None), &own(request), INTERVAL);
+            assert_eq!(of(false), Ok(Assessment::Nothing));
+            assert_eq!(of(true), Ok(Assessment::Doubt));
         }
         let nobody = pass(&Fold::default(), &[], &[]);
         assert_eq!(decide_with(None, &nobody, None), Decision::Nothing);
@@ -417,16 +448,8 @@ mod tests {
         let two = pass(&stored.fold, &[(11, -1), (12, -1), (30, -1)], &[-1]);
         let counted = Counted::new(500, 0, 40);
         let assess_counted = |pass, request| {
-            assess(
-                Found::Checkpoint(&stored, pass),
-                request,
-                &Written::default(),
-                &counted,
-                INTERVAL,
-                None,
-                &[],
-            )
-            .unwrap()
+            let found = Found { rows: FoundRows::Checkpoint(&stored, pass), cover: None, caps: &[] };
+            assess(&found, &Own { counted, ..own(request) }, INTERVAL).unwrap()
         };
         let suffices = |assessment, rows| {
             let Assessment::Agrees { headroom: Some(headroom), .. } = assessment else { return false };
@@ -479,7 +502,7 @@ mod tests {
         assert_eq!(decide_with(Some(&stored), &one, None), Decision::Nothing);
         let same = Boundaries::default();
         let forced =
-            |pass: &DeltaPass| decide_asked(Some(&stored), pass, &asked(Request::Refresh, None, Some(&same)));
+            |pass: &DeltaPass| decide_on(Some(&stored), pass, &terms(Request::Refresh, None, Some(&same)));
         assert_eq!(forced(&one), refresh);
         assert_eq!(forced(&pass(&stored.fold, &[(OWN, -1)], &[])), Decision::Nothing);
         // The straggler has ended, and had no row.
@@ -544,7 +567,7 @@ mod tests {
     fn new_thresholds_are_not_announced() {
         let stored = bounded(9, &[5, -4]);
         let change = |stored: Option<&Checkpoint>, pass: &DeltaPass, thresholds: &[i128]| {
-            decide_asked(stored, pass, &asked(Request::Rebound, None, Some(&boundaries(thresholds))))
+            decide_on(stored, pass, &terms(Request::Rebound, None, Some(&boundaries(thresholds))))
         };
         let down = pass(&stored.fold, &[(OWN, -9)], &[]);
         let sides = [(-2, true, None), (5, false, Some(NOW)), (8, false, None)].to_vec();
@@ -557,9 +580,9 @@ mod tests {
             panic!("a threshold is gone")
         };
         let limit = Boundaries::new(Overdraft::Unlimited, [5, -4].map(Credits::from_units).to_vec());
-        let asked = asked(Request::Rebound, None, Some(&limit));
+        let terms = terms(Request::Rebound, None, Some(&limit));
         assert!(matches!(
-            decide_asked(Some(&stored), &same, &asked),
+            decide_on(Some(&stored), &same, &terms),
             Decision::Write(Change { rebounds: true, overdraft: Overdraft::Unlimited, .. })
         ));
         // A user without rows gets a checkpoint, and one of which nothing has been announced, too.
@@ -578,8 +601,8 @@ mod tests {
     fn of_a_user_without_a_checkpoint_no_threshold_is_missed() {
         let made = |rows: &[(u64, i128)], deleted: Option<&Announced>| {
             let boundaries = boundaries(&[5, -4]);
-            let asked = asked(Request::Refresh, deleted, Some(&boundaries));
-            written(decide_asked(None, &pass(&Fold::default(), rows, &[]), &asked)).1
+            let terms = terms(Request::Refresh, deleted, Some(&boundaries));
+            written(decide_on(None, &pass(&Fold::default(), rows, &[]), &terms)).1
         };
         assert_eq!(made(&[(12, 9)], None), [0, 5]);
         assert_eq!(made(&[(12, -9)], None), [-4]);
@@ -608,10 +631,8 @@ mod tests {
             panic!("{of_endless:?}")
         };
         assert!(headroom.covers(&Counted::new(u64::MAX - 1, 0, 0)));
-        let nobody = Found::NoCheckpoint { has_rows: false };
-        let (written, counted) = (Written::default(), Counted::default());
-        let of_nobody =
-            assess(nobody, Request::Settle, &written, &counted, INTERVAL, Some(&cover(0, 0)), &[]);
+        let nothing = cover(0, 0);
+        let of_nobody = assess(&nobody(false, Some(&nothing)), &own(Request::Settle), INTERVAL);
         assert_eq!(of_nobody, Ok(Assessment::Doubt));
     }
 
@@ -619,11 +640,11 @@ mod tests {
     fn who_is_not_covered_is_refused() {
         let stored = bounded(100, &[]);
         let pass = pass(&stored.fold, &[(OWN, -10)], &[]);
-        let holding = |units, boundaries| Asked {
+        let holding = |units, boundaries| Terms {
             held: Some(Credits::from_units(units)),
-            ..asked(Request::Settle, None, boundaries)
+            ..terms(Request::Settle, None, boundaries)
         };
-        let covered = |asked: &Asked<'_>| decide_asked(Some(&stored), &pass, asked);
+        let covered = |terms: &Terms<'_>| decide_on(Some(&stored), &pass, terms);
         assert_eq!(covered(&holding(110, None)), Decision::Nothing);
         let refused = |available, limit| Decision::Refuse {
             available: Credits::from_units(available),
@@ -637,7 +658,7 @@ mod tests {
         assert!(matches!(covered(&holding(111, Some(&endless))), Decision::Write(Change { .. })));
         // Of an account without anything.
         let nobody = self::pass(&Fold::default(), &[], &[]);
-        assert_eq!(decide_asked(None, &nobody, &holding(1, Some(&strict))), refused(-1, 0));
-        assert_eq!(decide_asked(None, &nobody, &holding(0, Some(&strict))), Decision::Nothing);
+        assert_eq!(decide_on(None, &nobody, &holding(1, Some(&strict))), refused(-1, 0));
+        assert_eq!(decide_on(None, &nobody, &holding(0, Some(&strict))), Decision::Nothing);
     }
 }

@@ -13,7 +13,9 @@ use ledger::credits::{Credits, UNITS_PER_CREDIT};
 use ledger::crossing::{Announced, Crossing, Direction};
 use ledger::fold::{DeltaPass, Fold};
 use ledger::segment::headroom::{Counted, Headroom, Written};
-use ledger::settlement::{Asked, Assessment, Change, Checkpoint, Decision, Found, Request, assess, decide};
+use ledger::settlement::{
+    Assessment, Change, Checkpoint, Decision, Found, FoundRows, Own, Request, Terms, assess, decide,
+};
 
 use crate::fold::{Row, fold};
 use crate::settlement::{amount, boundaries};
@@ -209,11 +211,12 @@ impl User {
             return;
         }
         let pass = self.checkpoint.as_ref().map(|stored| self.pass(&stored.fold, Some(transaction), true));
-        let found = match (&self.checkpoint, &pass) {
-            (Some(stored), Some(pass)) => Found::Checkpoint(stored, pass),
-            _ => Found::NoCheckpoint { has_rows: !self.rows.is_empty() },
+        let rows = match (&self.checkpoint, &pass) {
+            (Some(stored), Some(pass)) => FoundRows::Checkpoint(stored, pass),
+            _ => FoundRows::NoCheckpoint { has_rows: !self.rows.is_empty() },
         };
-        let assessment = assess(found, request, &written, &counted, INTERVAL, None, &[]).expect("a few rows");
+        let found = Found { rows, cover: None, caps: &[] };
+        let assessment = assess(&found, &Own { request, written, counted }, INTERVAL).expect("a few rows");
         self.sessions[session].stage = match assessment {
             Assessment::Nothing => Stage::Shares,
             Assessment::Doubt => Stage::Waits,
@@ -256,8 +259,8 @@ impl User {
         let base = stored.map_or_else(Fold::default, |stored| stored.fold.clone());
         let pass = self.pass(&base, own, false);
         let boundaries = (stored.is_none() || request.is_forced()).then_some(boundaries);
-        let asked = Asked { request, deleted, boundaries, held: None, caps: &[] };
-        let decision = decide(stored, &pass, &asked, INTERVAL, 0).expect("a few rows");
+        let terms = Terms { request, deleted, boundaries, held: None, caps: &[] };
+        let decision = decide(stored, &pass, &terms, INTERVAL, 0).expect("a few rows");
         let Decision::Write(Change { refreshes, rebounds, announced, overdraft, crossings, .. }) = decision
         else {
             return None;

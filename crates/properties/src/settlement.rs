@@ -8,7 +8,9 @@ use ledger::crossing::{Announced, Threshold};
 use ledger::fold::{DeltaPass, Fold};
 use ledger::overdraft::Overdraft;
 use ledger::segment::headroom::{Counted, Headroom, Written};
-use ledger::settlement::{Asked, Assessment, Change, Checkpoint, Decision, Found, Request, assess, decide};
+use ledger::settlement::{
+    Assessment, Change, Checkpoint, Decision, Found, FoundRows, Own, Request, Terms, assess, decide,
+};
 
 use crate::coverage::{Cluster, Moment};
 use crate::fold::{Row, fold};
@@ -183,9 +185,9 @@ pub fn weighs_every_outcome(input: &mut Unstructured<'_>) -> Result<()> {
     assert!(pass.advanced().coverage.contains(stored), "{pass:?} on {stored:?}");
     assert_eq!(pass.advanced().coverage, *now);
     let counted = Counted::new(CHARGED, GRANTED, ROWS);
-    let found = Found::Checkpoint(&checkpoint, &pass);
-    let assessment =
-        assess(found, request, &ledger.written, &counted, interval, None, &[]).expect("a few rows");
+    let found = Found { rows: FoundRows::Checkpoint(&checkpoint, &pass), cover: None, caps: &[] };
+    let own = Own { request, written: ledger.written, counted };
+    let assessment = assess(&found, &own, interval).expect("a few rows");
     let (balance, _) = ledger.balances();
     let mut outcomes = ledger.outcomes(balance);
     let agrees = outcomes.all(|outcome| sides(&announced).all(|(at, is_above)| (outcome > at) == is_above));
@@ -203,12 +205,12 @@ pub fn weighs_every_outcome(input: &mut Unstructured<'_>) -> Result<()> {
 
     let deleted = if input.arbitrary()? { Some(self::announced(input, &bounds)?) } else { None };
     let read = if input.arbitrary()? { bounds } else { boundaries(input)? };
-    let asked = |boundaries| Asked { request, deleted: deleted.as_ref(), boundaries, held: None, caps: &[] };
+    let terms = |boundaries| Terms { request, deleted: deleted.as_ref(), boundaries, held: None, caps: &[] };
     let pass = ledger.pass(&base, &[]);
     let boundaries = (request >= Request::Refresh).then_some(&read);
-    decides_by_the_balance(&ledger, Some(&checkpoint), &pass, &asked(boundaries), interval);
+    decides_by_the_balance(&ledger, Some(&checkpoint), &pass, &terms(boundaries), interval);
     let pass = ledger.pass(&Fold::default(), &[]);
-    decides_by_the_balance(&ledger, None, &pass, &asked(Some(&read)), interval);
+    decides_by_the_balance(&ledger, None, &pass, &terms(Some(&read)), interval);
     Ok(())
 }
 
@@ -281,25 +283,25 @@ fn decides_by_the_balance(
     ledger: &Ledger,
     stored: Option<&Checkpoint>,
     pass: &DeltaPass,
-    asked: &Asked<'_>,
+    terms: &Terms<'_>,
     interval: i64,
 ) {
     const NOW: i64 = 100;
-    let decision = decide(stored, pass, asked, interval, NOW).expect("a few rows");
+    let decision = decide(stored, pass, terms, interval, NOW).expect("a few rows");
     let (balance, balance_before) = ledger.balances();
     let default = Boundaries::default();
-    let has_boundaries = asked.boundaries.is_some_and(|read| *read != default);
+    let has_boundaries = terms.boundaries.is_some_and(|read| *read != default);
     if stored.is_none() && ledger.visible.is_empty() && !has_boundaries {
         assert_eq!(decision, Decision::Nothing, "a user without rows");
         return;
     }
-    let known = stored.map(|checkpoint| &checkpoint.announced).or(asked.deleted);
+    let known = stored.map(|checkpoint| &checkpoint.announced).or(terms.deleted);
     // Nothing was announced: a balance on another side than that of nothing is, and one that this transaction takes back from there.
     let unannounced = |at: i128| if (balance > at) == (0 > at) { balance_before > at } else { 0 > at };
     let side =
         |at: i128| known.and_then(|known| sides(known).find(|(of, _)| *of == at)).map(|(_, side)| side);
-    let is_silent = known.is_some() || asked.request == Request::Rebound;
-    let thresholds: Vec<Credits> = match (asked.boundaries, known) {
+    let is_silent = known.is_some() || terms.request == Request::Rebound;
+    let thresholds: Vec<Credits> = match (terms.boundaries, known) {
         (Some(read), _) => read.thresholds().to_vec(),
         (None, Some(known)) => known.thresholds.iter().map(|threshold| threshold.balance).collect(),
         (None, None) => Vec::new(),
@@ -316,20 +318,20 @@ fn decides_by_the_balance(
     // Downwards from high to low, then upwards from low to high.
     expected.sort_unstable_by_key(|&at| if balance <= at { (0, -at) } else { (1, at) });
 
-    let lags = stored.is_none_or(|stored| ledger.lags(&stored.fold.coverage, asked.request, interval).0);
+    let lags = stored.is_none_or(|stored| ledger.lags(&stored.fold.coverage, terms.request, interval).0);
     let changes = stored.is_none_or(|stored| {
-        asked.boundaries.is_some_and(|read| {
+        terms.boundaries.is_some_and(|read| {
             let before = stored.announced.thresholds.iter().map(|threshold| threshold.balance);
             read.overdraft != stored.overdraft || !before.eq(read.thresholds().iter().copied())
         })
     });
     let Decision::Write(Change { refreshes, rebounds, announced, overdraft, crossings, .. }) = decision
     else {
-        assert_eq!((expected, lags, changes), (Vec::new(), false, false), "{ledger:?} asked {asked:?}");
+        assert_eq!((expected, lags, changes), (Vec::new(), false, false), "{ledger:?} on {terms:?}");
         return;
     };
     let crossed: Vec<i128> = crossings.iter().map(|crossing| crossing.boundary.units()).collect();
-    assert_eq!((&crossed, refreshes, rebounds), (&expected, lags, changes), "{ledger:?} asked {asked:?}");
+    assert_eq!((&crossed, refreshes, rebounds), (&expected, lags, changes), "{ledger:?} on {terms:?}");
     boundaries.sort_unstable();
     let mut after: Vec<(i128, bool)> = sides(&announced).collect();
     after.sort_unstable();
@@ -350,6 +352,6 @@ fn decides_by_the_balance(
         _ => Checkpoint { fold: pass.advanced().clone(), announced, overdraft },
     };
     assert_eq!(written.fold.balance.units(), ledger.sum(|row| written.fold.coverage.covers(row.transaction)));
-    let again = decide(Some(&written), pass, &Asked { deleted: None, ..*asked }, interval, NOW + 1);
+    let again = decide(Some(&written), pass, &Terms { deleted: None, ..*terms }, interval, NOW + 1);
     assert_eq!(again, Ok(Decision::Nothing), "{written:?}");
 }

@@ -187,17 +187,14 @@ impl Headroom {
     }
 
     /// This headroom, with `covered_until` for a user that must be covered: a pass over the holds and the delta has found that so much may
-    /// be `left` to charge before the limit is reached; `None`: there is no limit.
+    /// be `left` to charge.
     #[must_use]
-    pub fn covering(
-        self,
-        left: Option<Credits>,
-        written: &Written,
-        counted: &Counted,
-        cover: &Cover,
-    ) -> Self {
+    pub fn covering(self, left: Left, written: &Written, counted: &Counted, cover: &Cover) -> Self {
         let may_roll_back = written.granted.saturating_add(cover.released);
-        let steps = left.map_or(Some(u64::MAX), |left| steps_left(left, may_roll_back));
+        let steps = match left {
+            Left::UpTo(left) => steps_left(left, may_roll_back),
+            Left::Everything => Some(u64::MAX),
+        };
         let covered_until = steps.map_or(0, |steps| counted.charged.saturating_add(steps));
         Self { covered_until, ..self }
     }
@@ -355,7 +352,8 @@ pub(super) mod tests {
         let counted = Counted { charged: 1000, granted: 0, rows_before: 0 };
         let covered = |left: Option<i128>, own: &[i128], released| {
             let cover = Cover { released, ..Cover::default() };
-            let headroom = Headroom::default().covering(left.map(credits), &written(own), &counted, &cover);
+            let left = left.map_or(Left::Everything, |left| Left::UpTo(credits(left)));
+            let headroom = Headroom::default().covering(left, &written(own), &counted, &cover);
             headroom.covered_until
         };
         assert_eq!(covered(Some(70), &[], 0), 1070);
