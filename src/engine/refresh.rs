@@ -20,7 +20,7 @@ use super::{batches, days, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::snapshot::{DirtySnapshot, Sight};
-use crate::pg::{lock, xact};
+use crate::pg::{lock, subtransaction, xact};
 
 /// A checkpoint that lags.
 pub struct Lagging {
@@ -59,7 +59,7 @@ pub fn refresh_if_free(stripe: u8, lagging: &[Lagging], relations: &Relations, w
 fn attempt(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Event {
     let work =
         AssertUnwindSafe(|| refresh(lagging, relations, writers).unwrap_or_else(|error| error.raise()));
-    xact::attempt("refreshing checkpoints", work).unwrap_or(Event::RefreshFailed)
+    subtransaction::attempt("refreshing checkpoints", work).unwrap_or(Event::RefreshFailed)
 }
 
 /// Returns what came of it.

@@ -50,6 +50,7 @@ pub mod snapshot;
 pub mod stamp;
 pub mod state;
 pub mod statement;
+pub mod subtransaction;
 pub mod system_catalog;
 pub mod tables;
 pub mod text;

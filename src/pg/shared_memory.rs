@@ -11,7 +11,7 @@ use ledger::segment::{Base, Parts, Segment, Set};
 use ledger::statistics::Statistics;
 use pgrx::pg_sys;
 
-use super::xact;
+use super::subtransaction;
 
 /// Names carry the version of the layout: what a library has made stays until the server restarts, and an updated library
 /// with another layout must not take it for its own.
@@ -25,7 +25,7 @@ const DIRECTORY: &CStr = c"credits_ledger directory 6";
 /// would be there only where it is preloaded, and named segments of dynamic shared memory only from Postgres 17 on. Runs a
 /// subtransaction: not for parallel workers, nor for the end of a transaction.
 pub fn statistics() -> Option<&'static Statistics> {
-    xact::attempt("counting settlements", || {
+    subtransaction::attempt("counting settlements", || {
         // SAFETY: statistics are atomics, so sessions may use them at once; the closure writes a whole value.
         unsafe { in_main_segment(STATISTICS, |place: *mut Statistics| place.write(Statistics::default())) }
     })
@@ -92,7 +92,7 @@ impl Directory {
     /// has one, because no room comes free before the server restarts. Raises any other error: another session may have found
     /// the directory. Runs a subtransaction: not for parallel workers, nor for the end of a transaction.
     pub fn find() -> Option<&'static Self> {
-        xact::attempt_if_room("sharing folds", || {
+        subtransaction::attempt_if_room("sharing folds", || {
             let empty = Self {
                 epoch: AtomicU64::new(0),
                 displaced: AtomicU64::new(0),
@@ -113,7 +113,7 @@ impl Directory {
     /// makes the first part; parts stay until the server stops. Runs a subtransaction: not for parallel workers, nor for the end of a
     /// transaction.
     pub fn attach(&self) -> Option<(Epoch, Segment<'static>)> {
-        xact::attempt("sharing folds", || {
+        subtransaction::attempt("sharing folds", || {
             locked(|| {
                 if self.epoch().parts() == 0 {
                     // SAFETY: it is made, and recorded, under the lock.
@@ -139,7 +139,7 @@ impl Directory {
     /// is used that was published before. Where it cannot grow, nobody is asked again before as many accounts have given way again.
     /// Runs a subtransaction: not for parallel workers, nor for the end of a transaction.
     pub fn grow(&self, most_bytes: usize) {
-        _ = xact::attempt("growing shared memory", || {
+        _ = subtransaction::attempt("growing shared memory", || {
             locked(|| {
                 let parts = self.epoch().parts();
                 let sets = self.parts[..parts].iter().map(|part| part.sets.load(Ordering::Relaxed) as usize);

@@ -1,11 +1,8 @@
 //! The transaction: its id, its end, and what it sends when it commits.
 
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::panic::UnwindSafe;
 
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::prelude::*;
-use pgrx::{PgTryBuilder, pg_sys};
+use pgrx::pg_sys;
 
 use super::snapshot::Writer;
 use super::{callbacks, raised};
@@ -249,72 +246,4 @@ pub fn notify(channel: &CStr, payload: &str) {
     let payload = CString::new(payload).unwrap_or_default();
     // SAFETY: both strings are NUL-terminated and copied by the server; its errors become ours at the boundary.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| Async_Notify(channel.as_ptr(), payload.as_ptr())) }
-}
-
-/// Runs `work` in a subtransaction. If it fails the subtransaction is rolled back, the failure is logged, and the
-/// transaction goes on without a result; a cancel or a shutdown still ends it.
-pub fn attempt<R>(what: &str, work: impl FnOnce() -> R + UnwindSafe) -> Option<R> {
-    attempt_bearing(is_no_request_to_stop, what, work)
-}
-
-/// Runs `work` in a subtransaction as [`attempt`] does, but swallows no other error than that memory is exhausted.
-pub fn attempt_if_room<R>(what: &str, work: impl FnOnce() -> R + UnwindSafe) -> Option<R> {
-    attempt_bearing(|code| code == PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, what, work)
-}
-
-/// Runs `work` in a subtransaction. An error whose SQLSTATE `is_borne` is logged, and the transaction goes on; others are raised.
-fn attempt_bearing<R>(
-    is_borne: fn(PgSqlErrorCode) -> bool,
-    what: &str,
-    work: impl FnOnce() -> R + UnwindSafe,
-) -> Option<R> {
-    match in_subtransaction(|| Some(work())) {
-        Ok(result) => result,
-        Err(error) if code(&error).is_some_and(is_borne) => {
-            log!("{what} is put off: {error:?}");
-            None
-        }
-        Err(error) => error.rethrow(),
-    }
-}
-
-/// Runs `work` in a subtransaction, which is rolled back if it raises an error or returns `None`.
-pub fn in_subtransaction<R>(
-    work: impl FnOnce() -> Option<R> + UnwindSafe,
-) -> Result<Option<R>, Box<CaughtError>> {
-    // SAFETY: the documented way to use an internal subtransaction; memory context and resource owner are put back.
-    unsafe {
-        let context = pg_sys::CurrentMemoryContext;
-        let owner = pg_sys::CurrentResourceOwner;
-        pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::MemoryContextSwitchTo(context);
-        let result = PgTryBuilder::new(|| Ok(work())).catch_others(|error| Err(Box::new(error))).execute();
-        pg_sys::MemoryContextSwitchTo(context);
-        match result {
-            Ok(Some(_)) => pg_sys::ReleaseCurrentSubTransaction(),
-            Ok(None) | Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
-        }
-        pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::CurrentResourceOwner = owner;
-        result
-    }
-}
-
-fn is_no_request_to_stop(code: PgSqlErrorCode) -> bool {
-    !matches!(
-        code,
-        PgSqlErrorCode::ERRCODE_QUERY_CANCELED
-            | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
-            | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
-    )
-}
-
-/// The SQLSTATE of an error; `None` for a panic of Rust's.
-fn code(error: &CaughtError) -> Option<PgSqlErrorCode> {
-    match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-            Some(report.sql_error_code())
-        }
-        CaughtError::RustPanic { .. } => None,
-    }
 }

@@ -26,7 +26,7 @@ use crate::pg::column::AnyColumn;
 use crate::pg::failure::Failure;
 use crate::pg::tables::columns;
 use crate::pg::tables::transactions::{self, Ledger};
-use crate::pg::{definition, privilege, text, xact};
+use crate::pg::{definition, privilege, subtransaction, text, xact};
 
 /// Most items of a call.
 const MOST: usize = 10_000;
@@ -126,7 +126,7 @@ fn one_by_one_if_need_be<'call>(
         return;
     }
     xact::check_for_interrupts();
-    let refusal = match xact::in_subtransaction(AssertUnwindSafe(|| work(items))) {
+    let refusal = match subtransaction::run(AssertUnwindSafe(|| work(items))) {
         Ok(Some(())) => return,
         Ok(None) => None,
         Err(error) => Some(refusal(error)),
@@ -182,7 +182,7 @@ fn are_stored_as_given(items: &mut [&mut Item<'_>]) -> bool {
 
 /// Inserts an item as an INSERT does, so that the server says what is wrong with it.
 fn insert_alone(item: &mut Item<'_>, recorder: &Recorder) {
-    let inserted = xact::in_subtransaction(AssertUnwindSafe(|| Some(recorder.insert(&[&mut *item], ""))));
+    let inserted = subtransaction::run(AssertUnwindSafe(|| Some(recorder.insert(&[&mut *item], ""))));
     item.outcome = match inserted {
         Ok(rows) => match rows.into_iter().flatten().next() {
             Some((_, stored)) => Some(Outcome::Recorded(stored)),
