@@ -1,4 +1,4 @@
-/* Coverage: how a commit makes sure that an account's limit is kept, as src/engine/settlement.rs and src/engine/cover.rs do it, for
+/* Coverage: how a commit makes sure that an account's limit is kept, as src/engine/settlement and src/engine/cover.rs do it, for
    spin. README.md in this folder says what is abstracted; settlement.pml has the crossings, the checkpoints and the stripes.
 
    One account, one hold in it of HOLD, TRANSACTIONS of one kind each. Every schedule and every choice of KINDS is explored. Claims:

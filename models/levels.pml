@@ -1,4 +1,4 @@
-/* Levels: settlement of an account with several boundaries, as src/engine/settlement.rs carries it out with crates/ledger/src/crossing.rs
+/* Levels: settlement of an account with several boundaries, as src/engine/settlement carries it out with crates/ledger/src/crossing.rs
    and segment/headroom.rs, for spin. README.md in this folder says what is abstracted; settlement.pml has several users and stripes,
    refreshes, operators, restarts and lost counts, holds.pml what must be covered.
 

@@ -1,4 +1,4 @@
-/* Settlement at commit, as src/engine/settlement.rs carries it out, for spin. README.md in this folder says what is abstracted.
+/* Settlement at commit, as src/engine/settlement carries it out, for spin. README.md in this folder says what is abstracted.
 
    TRANSACTIONS insert at most one row for each of USERS (TWO_ROWS: two), roll back or settle, then commit or fail. Each of
    REFRESHERS has no rows and refreshes one user's checkpoint; each of OPERATORS deletes one, which the commit makes anew.

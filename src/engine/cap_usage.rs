@@ -51,7 +51,8 @@ impl Folded {
         else {
             return Ok(None);
         };
-        let Some(stored) = checkpoints.find(user, now.snapshot())?.filter(|stored| stored.has_days) else {
+        let Some(stored) = checkpoints.find(user, now.snapshot())?.filter(|stored| stored.row.has_days)
+        else {
             return Ok(None);
         };
         let mut begun: BTreeMap<Day, i64> = BTreeMap::new();

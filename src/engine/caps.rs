@@ -30,25 +30,29 @@ use crate::pg::tables::transactions;
 use crate::pg::xact;
 
 /// Reads the caps of one user after the other.
-pub struct CapsScan(UserRows<Caps>);
+pub struct CapsScan {
+    relations: Relations,
+    rows: UserRows<Caps>,
+}
 
 impl OpenIfFree for CapsScan {
     fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
         let caps = relations.caps().unwrap_or_else(|error| error.raise());
         let table = Table::open_if_free(caps, Access::Read)?;
-        Ok(Self(UserRows::new(table, relations.open_caps_index(Index::open_if_free)?)))
+        let rows = UserRows::new(table, relations.open_caps_index(Index::open_if_free)?);
+        Ok(Self { relations: *relations, rows })
     }
 }
 
 impl CapsScan {
     /// Keeps the locks of its relations to the end of the transaction.
     pub fn keep_locks(&self) {
-        self.0.keep_locks();
+        self.rows.keep_locks();
     }
 
     /// The user's caps, in the order of their ids. 55000 for a period that is none.
     pub fn find(&mut self, user: &UserId, now: &Moment) -> Result<Vec<Cap>, LedgerError> {
-        let rows = self.0.seek(caps::USER_ID.equal(user), now, caps::IS_ENFORCED);
+        let rows = self.rows.seek(caps::USER_ID.equal(user), now, caps::IS_ENFORCED);
         let mut found = Vec::new();
         while let Some(row) = rows.next() {
             found.push(decode(&row)?);
@@ -66,38 +70,35 @@ impl CapsScan {
         request: Request,
         now: &Moment,
         clock: i64,
-        relations: &Relations,
     ) -> Result<Vec<CapSpend>, LedgerError> {
         let changes = request == Request::Rebound;
         let moment = if changes { Clock::At(clock) } else { Clock::From(clock) };
-        let spends = self.spends(user, announced, now, moment, now.sight(), relations)?;
+        let spends = self.spends(user, announced, now, moment)?;
         if changes && spends.len() > MOST_CAPS {
             return Err(LedgerError::TooManyCaps { user: *user, count: spends.len() });
         }
         Ok(spends)
     }
 
-    /// What was spent of the user's caps, as far as `sight` meets it. The caps are those of the moment.
+    /// What was spent of the user's caps, committed and by the transaction itself.
     pub fn spends(
         &mut self,
         user: &UserId,
         announced: &[AnnouncedCap],
         now: &Moment,
         clock: Clock,
-        sight: Sight,
-        relations: &Relations,
     ) -> Result<Vec<CapSpend>, LedgerError> {
         let mut spends = self.begin(user, announced, now, clock)?;
-        if let Some(from) = spends.iter().map(|spend| spend.window().start).min() {
-            match Folded::find_if_free(user, &spends, now, relations)? {
-                Some(folded) => {
-                    let coverage = folded.add_usage(&mut spends, user)?;
-                    // The settlement has that index open, so its lock is not waited for.
-                    DeltaScan::open(relations, sight)
-                        .each(user, &coverage, |row| add_row(&mut spends, row))?;
-                }
-                None => add_usage(&mut spends, user, from, sight, relations)?,
+        let relations = &self.relations;
+        let Some(from) = spends.iter().map(|spend| spend.window().start).min() else { return Ok(spends) };
+        match Folded::find_if_free(user, &spends, now, relations)? {
+            Some(folded) => {
+                let coverage = folded.add_usage(&mut spends, user)?;
+                // The settlement has that index open, so its lock is not waited for.
+                DeltaScan::open(relations, now.sight())
+                    .each(user, &coverage, |row| add_row(&mut spends, row))?;
             }
+            None => add_usage(&mut spends, user, from, now.sight(), relations)?,
         }
         Ok(spends)
     }
@@ -109,9 +110,9 @@ impl CapsScan {
         announced: &[AnnouncedCap],
         now: &Moment,
         published: &Published,
-        relations: &Relations,
     ) -> Result<Vec<CapSpend>, LedgerError> {
         let mut spends = self.begin(user, announced, now, Clock::From(xact::now()))?;
+        let relations = &self.relations;
         let Some(from) = spends.iter().map(|spend| spend.window().start).min() else { return Ok(spends) };
         let sight = Sight::Dirty(DirtySnapshot::new());
         let name = published.name();

@@ -14,31 +14,37 @@ use ledger::fold::Fold;
 use ledger::id::{CapId, UserId};
 use ledger::overdraft::Overdraft;
 use ledger::settlement::Checkpoint;
-use pgrx::pg_sys;
 
+use super::lock_order::Writers;
 use super::{checkpoint_tids, noted, user_rows};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::column::AnyColumn;
-use crate::pg::fetch::RowFetch;
+use crate::pg::fetch::{RowFetch, Tid};
 use crate::pg::relation::{Access, Index, NotFree, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::tables::checkpoints::{self, Checkpoints};
-use crate::pg::write::TableWriter;
 use crate::pg::xact::{self, SubtransactionId};
 
 /// A stored checkpoint.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// Where it is stored.
-    pub tid: pg_sys::ItemPointerData,
-    /// Who has stored this version of it.
-    pub stored_by: SubtransactionId,
+    /// The row that it is stored in.
+    pub row: StoredRow,
     /// What it says.
     pub checkpoint: Checkpoint,
-    /// Whether `daily_totals` has what it covers.
+}
+
+/// The row that a checkpoint is stored in.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredRow {
+    /// Where it is.
+    pub tid: Tid,
+    /// Who has stored this version of it.
+    pub stored_by: SubtransactionId,
+    /// Whether `daily_totals` has what the checkpoint covers.
     pub has_days: bool,
 }
 
@@ -74,8 +80,9 @@ impl CheckpointScan {
     }
 
     /// Reads checkpoints that are open to be written: nothing is locked.
-    pub fn of_written(relations: &Relations, writer: &TableWriter<Checkpoints>) -> Self {
-        Self { key: Some(writer.primary_key()), ..Self::with(relations, writer.table()) }
+    pub fn of_written(writers: &Writers) -> Self {
+        let Writers { relations, checkpoints, .. } = writers;
+        Self { key: Some(checkpoints.primary_key()), ..Self::with(relations, checkpoints.table()) }
     }
 
     /// Opens their primary key if its lock is free, and if it is not open already: whatever is read after that waits for no lock.
@@ -170,7 +177,8 @@ fn decode(user: &UserId, row: &Row<'_, Checkpoints>, relations: &Relations) -> R
     let overdraft = row.get(relations.boundary_columns()?.overdraft_limit).unwrap_or_default();
     let has_days = row.get(relations.has_days()?).unwrap_or_default();
     let (tid, stored_by) = row.version();
-    Ok(Stored { tid, stored_by, checkpoint: Checkpoint { fold, announced, overdraft }, has_days })
+    let row = StoredRow { tid, stored_by, has_days };
+    Ok(Stored { row, checkpoint: Checkpoint { fold, announced, overdraft } })
 }
 
 fn announced(row: &Row<'_, Checkpoints>, relations: &Relations) -> Result<Announced, LedgerError> {
@@ -248,15 +256,13 @@ pub fn note_truncated(relations: &Relations) -> Result<(), LedgerError> {
 
 /// Writes the user's checkpoint, in place of the one stored if there is one. Where there is none, its days have been written.
 pub fn write(
-    relations: &Relations,
-    writer: &TableWriter<Checkpoints>,
+    writers: &Writers,
     user: &UserId,
-    stored: Option<&Stored>,
-    fold: &Fold,
-    announced: &Announced,
-    overdraft: Overdraft,
+    stored: Option<StoredRow>,
+    checkpoint: &Checkpoint,
 ) -> Result<(), LedgerError> {
-    let columns = relations.boundary_columns()?;
+    let Checkpoint { fold, announced, overdraft } = checkpoint;
+    let columns = writers.relations.boundary_columns()?;
     // Of an account without thresholds and caps nothing is allocated, and its row has NULLs.
     let thresholds = &announced.thresholds;
     let balances: Vec<Credits> = thresholds.iter().map(|threshold| threshold.balance).collect();
@@ -277,17 +283,17 @@ pub fn write(
         checkpoints::STRAGGLERS.set(fold.coverage.stragglers()),
         checkpoints::IS_POSITIVE.set(announced.is_positive),
         checkpoints::CROSSED_AT.set(announced.crossed_at),
-        columns.overdraft_limit.set((overdraft != Overdraft::default()).then_some(overdraft)),
+        columns.overdraft_limit.set((*overdraft != Overdraft::default()).then_some(*overdraft)),
         columns.thresholds.set(has_any.then_some(&balances)),
         columns.thresholds_below.set(has_any.then_some(i16::try_from(below).unwrap_or(i16::MAX))),
         columns.thresholds_crossed_at.set(has_any.then_some(&crossed_at)),
-        relations.has_days()?.set(has_days.then_some(true)),
+        writers.relations.has_days()?.set(has_days.then_some(true)),
         columns.cap_ids.set(has_caps.then_some(&cap_ids)),
         columns.caps_reached_until.set(has_caps.then_some(&reached_until)),
     ];
     match stored {
-        Some(stored) => writer.update(stored.tid, values),
-        None => writer.insert(values),
+        Some(stored) => writers.checkpoints.update(stored.tid, values),
+        None => writers.checkpoints.insert(values),
     }
     Ok(())
 }

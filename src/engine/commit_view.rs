@@ -16,6 +16,7 @@ use ledger::settlement::Checkpoint;
 use super::batches::{BatchRuns, BatchTotals};
 use super::checkpoint::{CheckpointScan, Stored};
 use super::delta::{self, DeltaScan};
+use super::lock_order::OpenIfFree;
 use super::published::Published;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -65,30 +66,17 @@ pub struct CommitView {
     dirty: DeltaScan,
 }
 
-impl CommitView {
-    /// The scans in `opened`. If there are none, makes what the transaction has done visible to its snapshots
-    /// and opens them; [`NotFree`] if a lock of one of their relations is taken.
-    pub fn get_or_open<'a>(
-        opened: &'a mut Option<Self>,
-        relations: &Relations,
-    ) -> Result<&'a mut Self, NotFree> {
-        match opened {
-            Some(view) => Ok(view),
-            None => {
-                // What the last statement of the transaction did is not visible to its snapshots yet.
-                xact::see_own_changes();
-                Ok(opened.insert(Self::open_if_free(relations)?))
-            }
-        }
-    }
-
-    /// Opens the scans if the locks of their relations are free. The lock of the checkpoints' primary key is not looked at:
-    /// [`open_key_if_free`](Self::open_key_if_free).
-    pub fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+impl OpenIfFree for CommitView {
+    /// Makes what the transaction has done visible to its snapshots first: what its last statement did is not yet. The lock of the
+    /// checkpoints' primary key is not looked at: [`open_key_if_free`](Self::open_key_if_free).
+    fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        xact::see_own_changes();
         let dirty = DeltaScan::open_if_free(relations, Sight::Dirty(DirtySnapshot::new()))?;
         Ok(Self { checkpoints: CheckpointScan::without_key_if_free(relations)?, dirty })
     }
+}
 
+impl CommitView {
     /// Opens the primary key of the checkpoints if its lock is free: whatever is read after that waits for no lock.
     pub fn open_key_if_free(&mut self) -> Result<(), NotFree> {
         self.checkpoints.open_key_if_free()
@@ -124,8 +112,8 @@ impl CommitView {
             found => found,
         };
         // Of an account without a checkpoint nothing is published here.
-        let Some(Stored { checkpoint, stored_by, .. }) = stored else { return Ok(None) };
-        published.check_version(stored_by, &now.snapshot);
+        let Some(Stored { row, checkpoint }) = stored else { return Ok(None) };
+        published.check_version(row.stored_by, &now.snapshot);
         let further = further_fold(published, user, &checkpoint.fold);
         let pass = pass(&mut self.dirty, published, user, &checkpoint.fold, further, now, is_due)?;
         Ok(Some((checkpoint, pass)))

@@ -141,7 +141,7 @@ fn fold_with_days(
     snapshot: &Rc<Snapshot>,
 ) -> Result<Option<Fold>, LedgerError> {
     let stored = CheckpointScan::open(relations).find(user, snapshot)?;
-    Ok(stored.filter(|stored| stored.has_days).map(|stored| stored.checkpoint.fold))
+    Ok(stored.filter(|stored| stored.row.has_days).map(|stored| stored.checkpoint.fold))
 }
 
 /// A user's rows, by day.

@@ -18,7 +18,7 @@ use ledger::daily::{DailyRuns, DailyTotals};
 use ledger::id::UserId;
 use ledger::stripe;
 
-use super::checkpoint::{self, CheckpointScan, Stored};
+use super::checkpoint::{self, CheckpointScan, Stored, StoredRow};
 use super::days;
 use super::delta::{self, DeltaScan};
 use super::lock_order::{self, Writers};
@@ -65,7 +65,7 @@ fn add_up(relations: &Relations, users: &[UserId]) -> Result<Vec<(AddedUp, Daily
     let mut checkpoints = CheckpointScan::open(relations);
     let mut totals = Vec::new();
     for user in users {
-        let Some(stored) = checkpoints.find(user, &snapshot)?.filter(|stored| !stored.has_days) else {
+        let Some(stored) = checkpoints.find(user, &snapshot)?.filter(|stored| !stored.row.has_days) else {
             continue;
         };
         let coverage = stored.checkpoint.fold.coverage;
@@ -108,27 +108,17 @@ fn complete(relations: &Relations, writers: &Writers, users: &[AddedUp]) -> Resu
         xact::check_for_interrupts();
         let stored = checkpoints
             .find(user, &snapshot)?
-            .filter(|stored| !stored.has_days && stored.checkpoint.fold.coverage.contains(coverage));
-        let Some(stored) = stored else {
+            .filter(|stored| !stored.row.has_days && stored.checkpoint.fold.coverage.contains(coverage));
+        let Some(Stored { row, checkpoint }) = stored else {
             days::discard_if(relations, &writers.days, user, |row| xact::is_own(row.stored_by()));
             continue;
         };
         // Whatever somebody else has left there is not of this checkpoint.
         days::discard_if(relations, &writers.days, user, |row| !xact::is_own(row.stored_by()));
         xact::see_own_changes();
-        let since = add_up_covered(&mut rows, user, coverage, &stored.checkpoint.fold.coverage)?;
+        let since = add_up_covered(&mut rows, user, coverage, &checkpoint.fold.coverage)?;
         days::write(relations, &writers.days, user, &since)?;
-        let stored = Stored { has_days: true, ..stored };
-        let checkpoint = &stored.checkpoint;
-        checkpoint::write(
-            relations,
-            &writers.checkpoints,
-            user,
-            Some(&stored),
-            &checkpoint.fold,
-            &checkpoint.announced,
-            checkpoint.overdraft,
-        )?;
+        checkpoint::write(writers, user, Some(StoredRow { has_days: true, ..row }), &checkpoint)?;
         filled += 1;
     }
     Ok(filled)

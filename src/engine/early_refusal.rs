@@ -70,17 +70,16 @@ pub fn refuse_early(
         };
         refuse_below(user, amount, available, limit)?;
     }
-    if !is_capped {
-        return Ok(());
-    }
-    let mut spends = caps.spends(user, &[], &now, Clock::At(clock), now.sight(), relations)?;
-    covered.add_to(&mut spends)?;
-    for spend in &mut spends {
-        if taking == Taking::ToCome {
-            spend.add_held(key, amount)?;
-        }
-        if let Some(refusal) = spend.refusal()? {
-            return Err(LedgerError::SpendCapReached { user: *user, refusal });
+    if is_capped {
+        let mut spends = caps.spends(user, &[], &now, Clock::At(clock))?;
+        covered.add_to(&mut spends)?;
+        for spend in &mut spends {
+            if taking == Taking::ToCome {
+                spend.add_held(key, amount)?;
+            }
+            if let Some(refusal) = spend.refusal()? {
+                return Err(LedgerError::SpendCapReached { user: *user, refusal });
+            }
         }
     }
     Ok(())

@@ -51,6 +51,8 @@ pub trait OpenIfFree: Sized {
 
 /// The derived tables, open for writing.
 pub struct Writers {
+    /// What they are among.
+    pub relations: Relations,
     /// `user_balance_checkpoints`
     pub checkpoints: TableWriter<Checkpoints>,
     /// `batch_aggregates`; `None` for refreshes that add to no batch.
@@ -63,6 +65,7 @@ impl Writers {
     /// Opens them, waiting for their locks.
     pub fn open(relations: &Relations) -> Result<Self, LedgerError> {
         Ok(Self {
+            relations: *relations,
             checkpoints: TableWriter::open(relations.checkpoints),
             batches: Some(TableWriter::open(relations.batches)),
             days: TableWriter::open(relations.days()?),
@@ -75,7 +78,7 @@ impl Writers {
         let days = relations.days().unwrap_or_else(|error| error.raise());
         let checkpoints = TableWriter::open_if_free(relations.checkpoints)?;
         let batches = with_batches.then(|| TableWriter::open_if_free(relations.batches)).transpose()?;
-        Ok(Self { checkpoints, batches, days: TableWriter::open_if_free(days)? })
+        Ok(Self { relations: *relations, checkpoints, batches, days: TableWriter::open_if_free(days)? })
     }
 
     /// Raises 55000 if a table has an index that cannot be maintained.

@@ -5,14 +5,12 @@
 
 use std::panic::AssertUnwindSafe;
 
-use ledger::crossing::Announced;
 use ledger::fold::Fold;
 use ledger::id::UserId;
-use ledger::overdraft::Overdraft;
 use ledger::settlement::Checkpoint;
 use ledger::statistics::Event;
 
-use super::checkpoint::{self, CheckpointScan, Stored};
+use super::checkpoint::{self, CheckpointScan, Stored, StoredRow};
 use super::commit_view::{self, Gained, Moment, Refreshed};
 use super::delta::DeltaScan;
 use super::lock_order::Writers;
@@ -42,70 +40,68 @@ impl Lagging {
 /// Refreshes checkpoints of a stripe that is shared. It neither waits nor fails the commit. Once it has written, the stripe must
 /// not be let go, or another transaction writes the same rows: the settlement may wait for nothing any more. `writers` are those that it
 /// has open; if it has none, they are opened for this alone.
-pub fn refresh_if_free(stripe: u8, lagging: &[Lagging], relations: &Relations, writers: Option<&Writers>) {
+pub fn refresh_if_free(stripe: u8, lagging: Vec<Lagging>, relations: &Relations, writers: Option<&Writers>) {
     let is_free = lock::try_lock_refresh(stripe);
+    let users = lagging.len();
     let outcome = match writers {
-        Some(writers) if is_free => attempt(lagging, relations, writers),
+        Some(writers) if is_free => attempt(lagging, writers),
         None if is_free => {
             let has_batches = lagging.iter().any(Lagging::may_have_batches);
             let writers = Writers::to_refresh_if_free(relations, has_batches);
-            writers.map_or(Event::RefreshSkipped, |writers| attempt(lagging, relations, &writers))
+            writers.map_or(Event::RefreshSkipped, |writers| attempt(lagging, &writers))
         }
         _ => Event::RefreshSkipped,
     };
-    statistics::count(outcome, lagging.len());
+    statistics::count(outcome, users);
 }
 
-fn attempt(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Event {
-    let work =
-        AssertUnwindSafe(|| refresh(lagging, relations, writers).unwrap_or_else(|error| error.raise()));
+fn attempt(lagging: Vec<Lagging>, writers: &Writers) -> Event {
+    let work = AssertUnwindSafe(|| refresh(lagging, writers).unwrap_or_else(|error| error.raise()));
     subtransaction::attempt("refreshing checkpoints", work).unwrap_or(Event::RefreshFailed)
 }
 
 /// Returns what came of it.
-fn refresh(lagging: &[Lagging], relations: &Relations, writers: &Writers) -> Result<Event, LedgerError> {
+fn refresh(lagging: Vec<Lagging>, writers: &Writers) -> Result<Event, LedgerError> {
     writers.require_plain_indexes();
-    let mut checkpoints = CheckpointScan::of_written(relations, &writers.checkpoints);
+    let mut checkpoints = CheckpointScan::of_written(writers);
     let mut delta = None;
     let now = Moment::now();
     for Lagging { user, stored: assessed, refreshed } in lagging {
-        let Some(stored) = checkpoints.find(user, now.snapshot())? else { continue };
-        let Checkpoint { fold, announced, overdraft } = &stored.checkpoint;
-        let refreshed = match refreshed {
-            Some(refreshed) if fold == assessed => refreshed,
-            _ => {
+        let Some(Stored { row, checkpoint }) = checkpoints.find(&user, now.snapshot())? else { continue };
+        let refreshed = match refreshed.filter(|_| checkpoint.fold == assessed) {
+            Some(refreshed) => refreshed,
+            None => {
                 let delta = match &mut delta {
                     Some(delta) => delta,
                     None => {
                         let dirty = Sight::Dirty(DirtySnapshot::new());
-                        let opened = DeltaScan::open_if_free(relations, dirty);
+                        let opened = DeltaScan::open_if_free(&writers.relations, dirty);
                         let Ok(opened) = opened else { return Ok(Event::RefreshSkipped) };
                         delta.insert(opened)
                     }
                 };
-                &commit_view::refreshed(delta, user, fold, &now)?
+                commit_view::refreshed(delta, &user, &checkpoint.fold, &now)?
             }
         };
+        let Refreshed { fold, gained } = refreshed;
         // Others may have refreshed it meanwhile, and rows of batches come.
-        if writers.batches.is_none() && !refreshed.gained.batches.is_empty() {
+        if writers.batches.is_none() && !gained.batches.is_empty() {
             continue;
         }
-        write(relations, writers, user, Some(&stored), refreshed, announced, *overdraft)?;
+        write(writers, &user, Some(row), &Checkpoint { fold, ..checkpoint }, &gained)?;
     }
     Ok(Event::Refresh)
 }
 
-/// Writes a refreshed checkpoint together with what it adds to batches and days.
+/// Writes a refreshed checkpoint together with what batches and days have gained, in place of the one stored if there is one.
 pub fn write(
-    relations: &Relations,
     writers: &Writers,
     user: &UserId,
-    stored: Option<&Stored>,
-    refreshed: &Refreshed,
-    announced: &Announced,
-    overdraft: Overdraft,
+    stored: Option<StoredRow>,
+    checkpoint: &Checkpoint,
+    gained: &Gained,
 ) -> Result<(), LedgerError> {
-    let Refreshed { fold, gained: Gained { batches, days } } = refreshed;
+    let (relations, Gained { batches, days }) = (&writers.relations, gained);
     let of_batches = || writers.batches.as_ref().expect("whoever writes batches has them open");
     if stored.is_none() {
         // A checkpoint that was deleted has left its batches and days.
@@ -121,5 +117,5 @@ pub fn write(
     if !days.is_empty() && stored.is_none_or(|stored| stored.has_days) {
         days::write(relations, &writers.days, user, days)?;
     }
-    checkpoint::write(relations, &writers.checkpoints, user, stored, fold, announced, overdraft)
+    checkpoint::write(writers, user, stored, checkpoint)
 }
