@@ -1,9 +1,4 @@
-//! Open tables and indexes, and their locks.
-//!
-//! Closing a relation that was opened for reading releases its lock, unless it is to be kept. A relation that was opened for writing, or
-//! locked without being opened, stays locked to the end of the transaction. A long transaction of a reader must not keep the lock of a derived
-//! table's index: REINDEX of that index would wait for it, holding a lock on the table that the reader's own commit may need.
-//! While an error unwinds, nothing is closed: the server's abort releases what the resource owner holds.
+//! Open indexes.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -11,177 +6,16 @@ use std::thread::panicking;
 
 use pgrx::{PgList, pg_sys};
 
-use super::column::{AnyColumn, Layout};
-use super::{description, relcache};
+use super::{
+    Access, ConditionalLockRelationOid, LockRelationOid, NO_LOCK, NotFree, Table, UnlockRelationOid,
+    try_relation_open,
+};
 use crate::error::LedgerError;
-
-/// Lock to open a relation with.
-#[derive(Clone, Copy, Debug)]
-pub enum Access {
-    /// `ACCESS SHARE`, as SELECT.
-    Read,
-    /// `ROW EXCLUSIVE`, as INSERT and UPDATE.
-    Write,
-}
-
-impl Access {
-    const fn lock_mode(self) -> pg_sys::LOCKMODE {
-        match self {
-            Self::Read => pg_sys::AccessShareLock.cast_signed(),
-            Self::Write => pg_sys::RowExclusiveLock.cast_signed(),
-        }
-    }
-
-    /// What is released when the relation is closed.
-    const fn released(self) -> pg_sys::LOCKMODE {
-        match self {
-            Self::Read => self.lock_mode(),
-            Self::Write => NO_LOCK,
-        }
-    }
-}
-
-/// `InvalidSubTransactionId` of c.h
-pub(super) const INVALID_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
-
-const NO_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock.cast_signed();
+use crate::pg::column::{AnyColumn, Layout};
+use crate::pg::{description, relcache};
 
 /// How often an index is looked up again if it is dropped between the lookup and its lock.
 const ATTEMPTS: u8 = 10;
-
-/// Another session holds, or waits for, a lock that conflicts with the one asked for.
-#[derive(Debug)]
-pub struct NotFree;
-
-/// Locks the relation to the end of the transaction, whether it still exists or not.
-pub fn lock(oid: pg_sys::Oid, access: Access) {
-    // SAFETY: any oid can be locked.
-    unsafe { pg_sys::LockRelationOid(oid, access.lock_mode()) }
-}
-
-/// Locks the relation to the end of the transaction if no other session holds a lock that conflicts.
-pub fn lock_if_free(oid: pg_sys::Oid, access: Access) -> Result<(), NotFree> {
-    // SAFETY: any oid can be locked.
-    unsafe { pg_sys::ConditionalLockRelationOid(oid, access.lock_mode()) }.then_some(()).ok_or(NotFree)
-}
-
-/// Whether the transaction holds a lock of this mode. Rolling back to a savepoint releases the locks taken since.
-pub fn is_locked(oid: pg_sys::Oid, access: Access) -> bool {
-    // SAFETY: looks at the session's own locks.
-    unsafe { pg_sys::CheckRelationOidLockedByMe(oid, access.lock_mode(), false) }
-}
-
-// From storage/lmgr.h, access/relation.h and access/table.h, without the guard that pgrx puts around each call: one stands around all of
-// them.
-unsafe extern "C-unwind" {
-    fn LockRelationOid(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE);
-    fn ConditionalLockRelationOid(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> bool;
-    fn UnlockRelationOid(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE);
-    fn table_open(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
-    fn try_relation_open(oid: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
-}
-
-/// The subtransaction that has given the relation another file than it had before the transaction, if any.
-///
-/// # Safety
-/// The relation is open.
-pub(super) const unsafe fn file_made_by(relation: pg_sys::Relation) -> pg_sys::SubTransactionId {
-    // SAFETY: the caller's promise.
-    unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        let made_by = (*relation).rd_firstRelfilenodeSubid;
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        let made_by = (*relation).rd_firstRelfilelocatorSubid;
-        made_by
-    }
-}
-
-/// An open table.
-pub struct Table {
-    relation: pg_sys::Relation,
-    /// What is released when it is closed.
-    released: Cell<pg_sys::LOCKMODE>,
-}
-
-impl Table {
-    /// Opens the table, waiting for its lock.
-    pub fn open(oid: pg_sys::Oid, access: Access) -> Self {
-        // SAFETY: raises an error if there is no such table.
-        let relation = unsafe { pg_sys::table_open(oid, access.lock_mode()) };
-        Self { relation, released: Cell::new(access.released()) }
-    }
-
-    /// Opens the table if its lock is free.
-    #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
-    pub fn open_if_free(oid: pg_sys::Oid, access: Access) -> Result<Self, NotFree> {
-        // SAFETY: raises an error if there is no such table; the lock is held.
-        let relation = unsafe {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                ConditionalLockRelationOid(oid, access.lock_mode()).then(|| table_open(oid, NO_LOCK))
-            })
-        };
-        Ok(Self { relation: relation.ok_or(NotFree)?, released: Cell::new(access.released()) })
-    }
-
-    /// Opens a table that the transaction has locked.
-    pub fn open_locked(oid: pg_sys::Oid) -> Self {
-        // SAFETY: raises an error if there is no such table; the caller holds a lock on it.
-        Self { relation: unsafe { pg_sys::table_open(oid, NO_LOCK) }, released: Cell::new(NO_LOCK) }
-    }
-
-    /// Opens the table once more, for less than by its oid. The lock stays with the one that has it.
-    pub fn again(&self) -> Self {
-        // SAFETY: the table is open, so its relcache entry stays where it is; dropping the value counts it down again.
-        unsafe { pg_sys::RelationIncrementReferenceCount(self.relation) }
-        Self { relation: self.relation, released: Cell::new(NO_LOCK) }
-    }
-
-    /// Whether the transaction has given the table another file, as CLUSTER does. Rows may have moved then.
-    pub const fn has_own_file(&self) -> bool {
-        // SAFETY: the table is open.
-        unsafe { file_made_by(self.relation) != INVALID_SUBTRANSACTION }
-    }
-
-    /// Keeps the lock of the table to the end of the transaction when it is closed. Releasing it costs as much as locking it did.
-    pub fn keep_lock(&self) {
-        self.released.set(NO_LOCK);
-    }
-
-    /// The indexes of the table that writers maintain, in the order in which the server locks them.
-    pub fn indexes(&self) -> Vec<pg_sys::Oid> {
-        // SAFETY: the table is open; the list is a copy of oids.
-        unsafe { PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(self.relation)) }
-            .iter_oid()
-            .collect()
-    }
-
-    /// The index of its primary key, if it has one.
-    pub(super) fn primary_key(&self) -> Option<pg_sys::Oid> {
-        // SAFETY: the table is open.
-        let oid = unsafe {
-            #[cfg(not(feature = "pg18"))]
-            let oid = pg_sys::RelationGetPrimaryKeyIndex(self.relation);
-            #[cfg(feature = "pg18")]
-            let oid = pg_sys::RelationGetPrimaryKeyIndex(self.relation, false);
-            oid
-        };
-        (oid != pg_sys::InvalidOid).then_some(oid)
-    }
-
-    /// For the modules of this folder.
-    pub(super) const fn as_raw(&self) -> pg_sys::Relation {
-        self.relation
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        if !panicking() {
-            // SAFETY: opened by a constructor, closed once, by the same resource owner.
-            unsafe { pg_sys::table_close(self.relation, self.released.get()) }
-        }
-    }
-}
 
 /// An index that is open for reading.
 pub struct Index {
@@ -265,7 +99,7 @@ impl Index {
             }
         }
         // SAFETY: the table is open.
-        LedgerError::Missing(format!("the primary key of {}", unsafe { relcache::name(table.relation) }))
+        LedgerError::Missing(format!("the primary key of {}", unsafe { relcache::name(table.as_raw()) }))
             .raise()
     }
 
@@ -273,7 +107,7 @@ impl Index {
     ///
     /// # Safety
     /// The index is open, and locked to the end of the transaction.
-    pub(super) unsafe fn of_open(relation: pg_sys::Relation) -> Self {
+    pub(in crate::pg) unsafe fn of_open(relation: pg_sys::Relation) -> Self {
         // SAFETY: being open, its relcache entry stays where it is; dropping the value counts it down again.
         unsafe { pg_sys::RelationIncrementReferenceCount(relation) }
         Self { relation, released: Cell::new(NO_LOCK) }
@@ -306,13 +140,13 @@ impl Index {
     }
 
     /// Whether it is an index of this table.
-    pub(super) fn is_on(&self, table: &Table) -> bool {
+    pub(in crate::pg) fn is_on(&self, table: &Table) -> bool {
         // SAFETY: index and table are open.
-        unsafe { (*(*self.relation).rd_index).indrelid == (*table.relation).rd_id }
+        unsafe { (*(*self.relation).rd_index).indrelid == (*table.as_raw()).rd_id }
     }
 
     /// Whether its column at this place, from 0, is that column of its table, or an expression of its type.
-    pub(super) fn has_column<L: Layout>(&self, place: usize, column: AnyColumn<L>) -> bool {
+    pub(in crate::pg) fn has_column<L: Layout>(&self, place: usize, column: AnyColumn<L>) -> bool {
         // SAFETY: the index is open, and its description has the numbers and types of as many columns as it says.
         unsafe {
             let index = &*(*self.relation).rd_index;
@@ -325,7 +159,7 @@ impl Index {
 
     /// Whether it has every row of its table, and its column at this place, from 0, is that column of its table cast to whole seconds:
     /// `timestamptz(0)`.
-    pub(super) fn has_seconds_of(&self, place: usize, column: pg_sys::AttrNumber) -> bool {
+    pub(in crate::pg) fn has_seconds_of(&self, place: usize, column: pg_sys::AttrNumber) -> bool {
         // SAFETY: the index is open, its description has the numbers of as many columns as it says, and its lists of nodes are copies. The
         // first expression is that of the first column without a number. A node is looked at as what its tag says.
         unsafe {
@@ -357,7 +191,7 @@ impl Index {
     }
 
     /// The collation by which its column at this place, from 0, is ordered; none for a type that has no collations.
-    pub(super) fn collation(&self, place: usize) -> pg_sys::Oid {
+    pub(in crate::pg) fn collation(&self, place: usize) -> pg_sys::Oid {
         // SAFETY: the index is open, and the server has loaded a collation for each of its columns.
         unsafe {
             let columns = usize::try_from((*(*self.relation).rd_index).indnkeyatts).unwrap_or_default();
@@ -367,7 +201,7 @@ impl Index {
     }
 
     /// For the modules of this folder.
-    pub(super) const fn as_raw(&self) -> pg_sys::Relation {
+    pub(in crate::pg) const fn as_raw(&self) -> pg_sys::Relation {
         self.relation
     }
 }
