@@ -115,7 +115,8 @@ impl CommitView {
         let Some(Stored { row, checkpoint }) = stored else { return Ok(None) };
         published.check_version(row.stored_by, &now.snapshot);
         let further = further_fold(published, user, &checkpoint.fold);
-        let pass = pass(&mut self.dirty, published, user, &checkpoint.fold, further, now, is_due)?;
+        let mut delta = UserDelta { scan: &mut self.dirty, user, now };
+        let pass = delta.pass(published, &checkpoint.fold, further, is_due)?;
         Ok(Some((checkpoint, pass)))
     }
 
@@ -147,7 +148,7 @@ impl DeltasAt<'_> {
         // A published fold may cover rows that came after the snapshot, and has not all rows that did.
         let further =
             further_fold(published, user, stored).filter(|fold| fold.coverage.serves(&self.now.open));
-        pass(&mut self.scan, published, user, stored, further, self.now, true)
+        self.of(user).pass(published, stored, further, true)
     }
 
     /// What the stored fold becomes by a refresh, after this pass.
@@ -159,8 +160,12 @@ impl DeltasAt<'_> {
     ) -> Result<Refreshed, SumOutOfRange> {
         match pass.into_refreshed() {
             Some(refreshed) => Ok(refreshed),
-            None => refreshed(&mut self.scan, user, stored, self.now),
+            None => self.of(user).refreshed(stored),
         }
+    }
+
+    fn of<'a>(&'a mut self, user: &'a UserId) -> UserDelta<'a> {
+        UserDelta { scan: &mut self.scan, user, now: self.now }
     }
 }
 
@@ -215,66 +220,64 @@ fn further_fold(published: &Published, user: &UserId, stored: &Fold) -> Option<F
     fold.coverage.contains(&stored.coverage).then_some(fold)
 }
 
-/// One pass over the user's delta, from the stored fold on or from one that is further. Publishes the fold that it advances. Adds up what
-/// batches and days gain if a refresh `is_due`: that costs as much again as the sums, and most passes are followed by none.
-fn pass(
-    delta: &mut DeltaScan,
-    published: &Published,
-    user: &UserId,
-    stored: &Fold,
-    further: Option<Fold>,
-    now: &Moment,
-    is_due: bool,
-) -> Result<Pass, SumOutOfRange> {
-    let is_from_stored = further.is_none();
-    let base = further.unwrap_or_else(|| stored.clone());
-    let (sums, gained) = if is_due && base.gained_nothing_since(stored) {
-        let (sums, gained) = fold_delta(delta, user, base, now)?;
-        (sums, Some(gained))
-    } else {
-        (sum_delta(delta, user, base, now, |_| Ok(()))?, None)
-    };
-    published.publish_fold(user, sums.advanced());
-    Ok(Pass { sums, gained, is_from_stored })
+/// A user's rows, to be passed over at a moment.
+pub struct UserDelta<'a> {
+    /// What sees them.
+    pub scan: &'a mut DeltaScan,
+    /// Whose they are.
+    pub user: &'a UserId,
+    /// When.
+    pub now: &'a Moment,
 }
 
-/// What the user's checkpoint becomes by a refresh.
-pub fn refreshed(
-    delta: &mut DeltaScan,
-    user: &UserId,
-    stored: &Fold,
-    now: &Moment,
-) -> Result<Refreshed, SumOutOfRange> {
-    let (sums, gained) = fold_delta(delta, user, stored.clone(), now)?;
-    Ok(Refreshed { fold: sums.into_advanced(), gained })
-}
+impl UserDelta<'_> {
+    /// One pass, from the stored fold on or from one that is `further`. Publishes the fold that it advances. Adds up what batches and days
+    /// gain if a refresh `is_due`: that costs as much again as the sums, and most passes are followed by none.
+    fn pass(
+        &mut self,
+        published: &Published,
+        stored: &Fold,
+        further: Option<Fold>,
+        is_due: bool,
+    ) -> Result<Pass, SumOutOfRange> {
+        let is_from_stored = further.is_none();
+        let base = further.unwrap_or_else(|| stored.clone());
+        let (sums, gained) = if is_due && base.gained_nothing_since(stored) {
+            let (sums, gained) = self.fold(base)?;
+            (sums, Some(gained))
+        } else {
+            (self.sum(base, |_| Ok(()))?, None)
+        };
+        published.publish_fold(self.user, sums.advanced());
+        Ok(Pass { sums, gained, is_from_stored })
+    }
 
-/// Adds up the user's rows that `base` does not cover, and folds those that had ended at the moment, with their batches and days.
-fn fold_delta(
-    delta: &mut DeltaScan,
-    user: &UserId,
-    base: Fold,
-    now: &Moment,
-) -> Result<(DeltaPass, Gained), SumOutOfRange> {
-    let (mut batches, mut days) = (BatchRuns::default(), DailyRuns::default());
-    let category = delta.category();
-    let sums = sum_delta(delta, user, base, now, |row| {
-        delta::batched_row(row).map_or(Ok(()), |row| batches.add(row))?;
-        days.add(delta::dated_row(row, category))
-    })?;
-    Ok((sums, Gained { batches: batches.totals()?, days: days.totals()? }))
-}
+    /// What the user's checkpoint becomes by a refresh.
+    pub fn refreshed(&mut self, stored: &Fold) -> Result<Refreshed, SumOutOfRange> {
+        let (sums, gained) = self.fold(stored.clone())?;
+        Ok(Refreshed { fold: sums.into_advanced(), gained })
+    }
 
-/// Adds up the user's rows that `base` does not cover. Calls `folded` with each of those that had ended at the moment.
-fn sum_delta(
-    delta: &mut DeltaScan,
-    user: &UserId,
-    base: Fold,
-    now: &Moment,
-    folded: impl FnMut(&Row<'_, Ledger>) -> Result<(), SumOutOfRange>,
-) -> Result<DeltaPass, SumOutOfRange> {
-    let coverage = base.coverage.clone();
-    let mut sums = DeltaPass::new(base, now.target.clone(), xact::current_id_if_any());
-    delta.add_to(&mut sums, user, &coverage, folded)?;
-    Ok(sums)
+    /// Adds up the rows that `base` does not cover, and folds those that had ended at the moment, with their batches and days.
+    fn fold(&mut self, base: Fold) -> Result<(DeltaPass, Gained), SumOutOfRange> {
+        let (mut batches, mut days) = (BatchRuns::default(), DailyRuns::default());
+        let category = self.scan.category();
+        let sums = self.sum(base, |row| {
+            delta::batched_row(row).map_or(Ok(()), |row| batches.add(row))?;
+            days.add(delta::dated_row(row, category))
+        })?;
+        Ok((sums, Gained { batches: batches.totals()?, days: days.totals()? }))
+    }
+
+    /// Adds up the rows that `base` does not cover. Calls `folded` with each of those that had ended at the moment.
+    fn sum(
+        &mut self,
+        base: Fold,
+        folded: impl FnMut(&Row<'_, Ledger>) -> Result<(), SumOutOfRange>,
+    ) -> Result<DeltaPass, SumOutOfRange> {
+        let coverage = base.coverage.clone();
+        let mut sums = DeltaPass::new(base, self.now.target.clone(), xact::current_id_if_any());
+        self.scan.add_to(&mut sums, self.user, &coverage, folded)?;
+        Ok(sums)
+    }
 }

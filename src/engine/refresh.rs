@@ -11,7 +11,7 @@ use ledger::settlement::Checkpoint;
 use ledger::statistics::Event;
 
 use super::checkpoint::{self, CheckpointScan, Stored, StoredRow};
-use super::commit_view::{self, Gained, Moment, Refreshed};
+use super::commit_view::{Gained, Moment, Refreshed, UserDelta};
 use super::delta::DeltaScan;
 use super::lock_order::Writers;
 use super::{batches, days, statistics};
@@ -80,7 +80,7 @@ fn refresh(lagging: Vec<Lagging>, writers: &Writers) -> Result<Event, LedgerErro
                         delta.insert(opened)
                     }
                 };
-                commit_view::refreshed(delta, &user, &checkpoint.fold, &now)?
+                UserDelta { scan: delta, user: &user, now: &now }.refreshed(&checkpoint.fold)?
             }
         };
         let Refreshed { fold, gained } = refreshed;
