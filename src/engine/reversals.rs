@@ -216,11 +216,12 @@ impl ReversalScan {
         self.seek(original, account);
         while let Some(row) = self.scan.next() {
             if takes_back(&row, self.later, original, account) {
-                reversals.add(
-                    row.get(transactions::TRANSACTION_TYPE),
-                    row.get(transactions::AMOUNT),
-                    is_own(row.get(transactions::XACT_ID)),
-                )?;
+                let amount = row.get(transactions::AMOUNT);
+                if is_own(row.get(transactions::XACT_ID)) {
+                    reversals.add_own(row.get(transactions::TRANSACTION_TYPE), amount)?;
+                } else {
+                    reversals.add_earlier(amount)?;
+                }
             }
         }
         Ok(())

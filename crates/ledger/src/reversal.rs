@@ -67,22 +67,22 @@ impl Reversals {
         Self { original, account, earlier: Credits::ZERO, own: None, is_of_other_type: false }
     }
 
-    /// Adds a row that names the original. `is_own` says that the transaction which asks has recorded it.
+    /// Adds a row of another transaction's that names the original.
     ///
     /// # Errors
     /// [`SumOutOfRange`] if the sum is out of range.
-    pub fn add(
-        &mut self,
-        kind: Option<TransactionType>,
-        amount: Credits,
-        is_own: bool,
-    ) -> Result<(), SumOutOfRange> {
-        if is_own {
-            self.own = Some(self.own.unwrap_or_default().checked_add(amount)?);
-            self.is_of_other_type |= kind != self.original.kind.map(TransactionType::of_reversal);
-        } else {
-            self.earlier = self.earlier.checked_add(amount)?;
-        }
+    pub fn add_earlier(&mut self, amount: Credits) -> Result<(), SumOutOfRange> {
+        self.earlier = self.earlier.checked_add(amount)?;
+        Ok(())
+    }
+
+    /// Adds a row that the transaction has recorded itself and that names the original.
+    ///
+    /// # Errors
+    /// [`SumOutOfRange`] if the sum is out of range.
+    pub fn add_own(&mut self, kind: Option<TransactionType>, amount: Credits) -> Result<(), SumOutOfRange> {
+        self.own = Some(self.own.unwrap_or_default().checked_add(amount)?);
+        self.is_of_other_type |= kind != self.original.kind.map(TransactionType::of_reversal);
         Ok(())
     }
 
@@ -129,10 +129,11 @@ mod tests {
     /// A usage of 10 with these reversals of other transactions and of the own one.
     fn usage_of_10(earlier: &[i128], own: &[i128]) -> Reversals {
         let mut reversals = reversals_of(Some(TransactionType::Usage), 10);
-        for (units, is_own) in
-            earlier.iter().map(|units| (units, false)).chain(own.iter().map(|units| (units, true)))
-        {
-            reversals.add(Some(TransactionType::AdminGrant), Credits::from_units(*units), is_own).unwrap();
+        for &units in earlier {
+            reversals.add_earlier(Credits::from_units(units)).unwrap();
+        }
+        for &units in own {
+            reversals.add_own(Some(TransactionType::AdminGrant), Credits::from_units(units)).unwrap();
         }
         reversals
     }
@@ -169,13 +170,13 @@ mod tests {
         ] {
             for kind in TransactionType::ALL {
                 let mut reversals = reversals_of(Some(original), 10);
-                reversals.add(Some(kind), Credits::from_units(1), true).unwrap();
+                reversals.add_own(Some(kind), Credits::from_units(1)).unwrap();
                 let expected = if kind == opposite { Ok(()) } else { Err(Refusal::OtherType { original }) };
                 assert_eq!(reversals.verdict(), Ok(expected), "{kind} for {original}");
             }
         }
         let mut unknown = reversals_of(None, 10);
-        unknown.add(None, Credits::from_units(1), true).unwrap();
+        unknown.add_own(None, Credits::from_units(1)).unwrap();
         assert_eq!(unknown.verdict(), Ok(Err(Refusal::UnknownType)));
     }
 
@@ -189,7 +190,7 @@ mod tests {
         };
         let verdict = |original, account| {
             let mut reversals = Reversals::new(original, account);
-            reversals.add(Some(TransactionType::AdminGrant), Credits::from_units(1), true).unwrap();
+            reversals.add_own(Some(TransactionType::AdminGrant), Credits::from_units(1)).unwrap();
             reversals.verdict()
         };
         assert_eq!(verdict(original, ACCOUNT), Ok(Ok(())));
@@ -213,9 +214,9 @@ mod tests {
     fn sums_are_checked() {
         let mut reversals = reversals_of(Some(TransactionType::Usage), 10);
         let kind = Some(TransactionType::AdminGrant);
-        for is_own in [true, false] {
-            reversals.add(kind, Credits::from_units(i128::MAX), is_own).unwrap();
-            assert_eq!(reversals.add(kind, Credits::from_units(1), is_own), Err(SumOutOfRange));
-        }
+        reversals.add_own(kind, Credits::from_units(i128::MAX)).unwrap();
+        assert_eq!(reversals.add_own(kind, Credits::from_units(1)), Err(SumOutOfRange));
+        reversals.add_earlier(Credits::from_units(i128::MAX)).unwrap();
+        assert_eq!(reversals.add_earlier(Credits::from_units(1)), Err(SumOutOfRange));
     }
 }

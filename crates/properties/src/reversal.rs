@@ -48,7 +48,9 @@ pub fn take_back_what_there_was(input: &mut Unstructured<'_>) -> Result<()> {
             };
             let total = if is_own { &mut asked } else { &mut earlier };
             *total += big(row.1);
-            if reversals.add(row.0, row.1, is_own).is_err() {
+            let (kind, amount) = *row;
+            let added = if is_own { reversals.add_own(kind, amount) } else { reversals.add_earlier(amount) };
+            if added.is_err() {
                 assert!(i128::try_from(&*total).is_err(), "{total} fits");
                 return Ok(());
             }
