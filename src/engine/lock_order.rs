@@ -131,7 +131,7 @@ pub fn wait_for_everything(relations: &Relations) {
     }
 }
 
-/// Waits for the same locks, and for those of `holds` for a caller that writes them.
+/// Waits for the locks that a settlement can need, and for those of `holds` for a caller that writes them.
 pub fn wait_for_relations_and_holds(relations: &Relations) {
     wait_for_derived(relations);
     lock_all(relations.holds(), lock_for_both);

@@ -101,9 +101,9 @@ impl Published {
         }
     }
 
-    /// The same, for a settlement that uses and publishes only what is of one user, whose checkpoint the snapshot sees in this version.
-    /// Nothing is compared if a snapshot that agreed with the state has seen all that the version's transaction did: then the state has
-    /// this version.
+    /// Does what [`check_against`](Self::check_against) does, unless this version of the one user's checkpoint that the settlement goes by
+    /// says that it need not: if a snapshot that agreed with the state has seen all that the version's transaction did, the state has this
+    /// version.
     pub fn check_version(&self, stored_by: SubtransactionId, snapshot: &Rc<Snapshot>) {
         let agrees_below =
             LAST_STATE.get().filter(|last| last.state == self.state).map(|last| last.agrees_below);
@@ -195,8 +195,8 @@ impl Published {
         }
     }
 
-    /// The same, and then whether published headroom says that with these counts the user stays on its level, and that its checkpoint
-    /// lags by less than the interval.
+    /// [Counts](Self::count) what the transaction has written, and returns whether published headroom says that with these counts the user
+    /// stays on its level, and that its checkpoint lags by less than the interval.
     pub fn count_and_ask(&self, user: &UserId, written: &Written) -> (Counted, bool) {
         let Some(segment) = self.segment else { return (self.count(user, written), false) };
         let account = segment.account(database::oid(), user);

@@ -36,7 +36,7 @@ const WORDS: usize = KEY_WORDS + HEADROOM_WORDS;
 const HEADROOM_WORDS: usize = 4;
 type Words = [u64; WORDS];
 
-/// How often a slot is tried to be cleared while others are writing it.
+/// How often a session tries to clear a slot that others are writing.
 const MOST_TRIES: usize = 1000;
 
 const _: () = {
@@ -65,7 +65,7 @@ impl HeadroomSlot {
     }
 
     /// Clears the slot if it is the user's, of whom nobody publishes meanwhile: what is being written is of another one. False if
-    /// others did not leave off writing it.
+    /// others kept writing it.
     fn void(&self, user: &UserId) -> bool {
         (0..MOST_TRIES).any(|_| match self.0.read(KEY_WORDS, |_| 0) {
             None => self.0.is_being_written(),
@@ -147,7 +147,7 @@ impl Account<'_> {
     }
 
     /// Clears what is published of the user in any state. The caller has its stripe exclusively, so nobody publishes of it meanwhile;
-    /// others write the slots for other users. False if they did not leave off.
+    /// others write the slots for other users. False if they kept writing.
     #[must_use]
     pub fn void_headroom(&self) -> bool {
         // All slots: a session that has displaced something may have changed a tag late.
@@ -164,7 +164,7 @@ impl Account<'_> {
 /// Adds to a count that stays at the end of its range once it is there, and returns it.
 fn add(count: &AtomicU64, steps: u64) -> u64 {
     if steps == 0 {
-        // The same in the one order that all these operations have, and the line stays with others that read it.
+        // In the one order that all these operations have, a read is as good, and the cache line stays with others that read it.
         return count.load(Ordering::SeqCst);
     }
     let add = |before: u64| Some(before.saturating_add(steps));
