@@ -587,31 +587,6 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.lock_tables() IS 'Waits until nobody uses the routed tables: as long as lock_timeout says, or half a second without one.';
 
--- Whoever wants to use a table queues behind a session that waits to lock it. So none waits while an idle transaction has a table locked.
-CREATE FUNCTION credits_routes.be_brief() RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    pids text;
-BEGIN
-    PERFORM set_config('lock_timeout', '500ms', true);
-    -- Without this, a transaction sees the same pg_stat_activity each time.
-    PERFORM pg_stat_clear_snapshot();
-    SELECT string_agg(DISTINCT a.pid::text, ', ') INTO pids
-    FROM pg_class c
-    JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid AND l.granted
-    JOIN pg_stat_activity a ON a.pid = l.pid AND a.datname = current_database()
-    WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' AND a.state LIKE 'idle in transaction%'
-      AND a.state_change < clock_timestamp() - interval '0.5 s';
-    IF pids IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'transactions that have used a table of the router stay open',
-            DETAIL = format('Sessions, by pid, that are idle in one: %s.', pids), HINT = 'End them.';
-    END IF;
-END
-    $$;
-COMMENT ON FUNCTION credits_routes.be_brief() IS
-    'Has the transaction wait half a second for the routed tables, and raises 55P03 while one that has used them is idle for as long.';
-
 CREATE FUNCTION credits_routes.apply_partitions() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -713,66 +688,6 @@ CREATE FUNCTION credits.node_of(user_id uuid) RETURNS text
     END;
 COMMENT ON FUNCTION credits.node_of(uuid) IS 'The node of an account by the map. NULL for NULL.';
 
-CREATE FUNCTION credits_routes.bucket(user_id uuid) RETURNS int
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    -- NULL goes to any node, which raises the error for it.
-    RETURN coalesce(credits.bucket_of(user_id), 0);
-COMMENT ON FUNCTION credits_routes.bucket(uuid) IS 'The bucket of an account; 0 for NULL.';
-
--- SECURITY DEFINER: callers need no privilege on the map.
-CREATE FUNCTION credits_routes.nodes() RETURNS text[]
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT array_agg(n.node ORDER BY n.node) FROM credits.nodes n $$;
-COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes, those without accounts, too.';
-
-CREATE FUNCTION credits_routes.place_of_node(node text) RETURNS int
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT 1024 + n.seq_residue FROM credits.nodes n WHERE n.node = place_of_node.node $$;
-COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'Where the cluster has a node by itself, for calls to nodes by name.';
-
--- A session learns of changes of the catalog when it locks a table that it has no lock on, and to call a function locks none. The try that fails
--- releases the lock, so the next one takes it anew.
-CREATE TABLE credits_routes.unused ();
-COMMENT ON TABLE credits_routes.unused IS 'Locked by read_the_map_again, and by nothing else.';
-
-CREATE FUNCTION credits_routes.read_the_map_again() RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ BEGIN PERFORM FROM credits_routes.unused; END $$;
-COMMENT ON FUNCTION credits_routes.read_the_map_again() IS 'Has PL/Proxy notice that the map has turned since the statement began.';
-
--- PL/Proxy puts its own name before the message of a node. Clients get the message without it.
-CREATE FUNCTION credits_routes.try_again(tried int, state text, message text, detail text, hint text) RETURNS int
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    said constant text := regexp_replace(message, E'^\\S+\\(\\d+\\): \\[[^]]*\\] REMOTE [^:]+: ', '');
-    more constant text := regexp_replace(detail, '^Remote detail: ', '');
-    advice constant text := regexp_replace(hint, '^Remote hint: ', '');
-BEGIN
-    -- The account is not on this node any more, or not yet; nothing of the call has been kept.
-    IF state = 'LC003' AND tried < 100 THEN
-        PERFORM pg_sleep(least(0.002 * (tried + 1), 0.1));
-        RETURN tried + 1;
-    END IF;
-    IF state = 'XX000' AND message ~ E'^PL/Proxy function .*: \\[[^]]*\\] PQ' THEN
-        RAISE EXCEPTION USING ERRCODE = CASE WHEN message ~ 'PQconnect' THEN '08001' ELSE '08006' END,
-            MESSAGE = regexp_replace(message, E'^PL/Proxy function \\S+: \\[([^]]*)\\] PQ\\w+: ', E'node of database \\1: '),
-            HINT = 'Accounts of other nodes are served. What the call was to write may have been written.';
-    ELSIF more = '' AND advice = '' THEN
-        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said;
-    ELSIF advice = '' THEN
-        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, DETAIL = more;
-    ELSIF more = '' THEN
-        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, HINT = advice;
-    ELSE
-        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, DETAIL = more, HINT = advice;
-    END IF;
-END
-    $$;
-COMMENT ON FUNCTION credits_routes.try_again(int, text, text, text, text) IS
-    'Waits a little if the account is being moved (LC003), for about 8 s in 100 tries, and returns the count of tries; raises any other error '
-    'in the node''s own words.';
-
 -- The map and the nodes always agree. Each node stores which buckets it has (credits.bucket_states). Whatever changes the map compares it with what the nodes
 -- say, and changes no node that has accounts: move_bucket does.
 
@@ -780,9 +695,15 @@ CREATE FUNCTION credits_routes.buckets_away(node text) RETURNS int[]
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT a.answer::int[]
-        FROM credits_routes.ask_node(node, 'SELECT coalesce(array_agg(s.bucket ORDER BY s.bucket), ''{}'')::text FROM credits.bucket_states s WHERE s.state <> ''moving''') a (answer)
+        FROM credits_routes.ask_node(node, 'SELECT coalesce(array_agg(s.bucket ORDER BY s.bucket), ''{}'')::text'
+                                           ' FROM credits.bucket_states s WHERE s.state <> ''moving''') a (answer)
     $$;
 COMMENT ON FUNCTION credits_routes.buckets_away(text) IS 'The buckets that are not on a node, as it says.';
+
+CREATE FUNCTION credits_routes.bucket_state(node text, bucket int) RETURNS text
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT a.answer FROM credits_routes.ask_node(node, format('SELECT credits.bucket_state(%s)', bucket)) a (answer) $$;
+COMMENT ON FUNCTION credits_routes.bucket_state(text, int) IS 'Where a bucket is, as a node says.';
 
 CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, owners text[])
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -804,7 +725,8 @@ CREATE FUNCTION credits_routes.last_seq(node text) RETURNS bigint
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT a.answer::bigint
-        FROM credits_routes.ask_node(node, 'SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(''credits.credits_transactions'', ''seq'')::regclass), 0)::text') a (answer)
+        FROM credits_routes.ask_node(node, 'SELECT coalesce(pg_sequence_last_value('
+                                           'pg_get_serial_sequence(''credits.credits_transactions'', ''seq'')::regclass), 0)::text') a (answer)
     $$;
 COMMENT ON FUNCTION credits_routes.last_seq(text) IS 'The last seq that a node has given out, or given away with a bucket.';
 
@@ -1198,16 +1120,21 @@ CREATE FUNCTION credits_routes.close_sessions() RETURNS void
     AS $$ SELECT credits_routes.close_session('credits_ledger_old'); SELECT credits_routes.close_session('credits_ledger_new') $$;
 COMMENT ON FUNCTION credits_routes.close_sessions() IS 'Ends the mover''s sessions: what they have begun is rolled back.';
 
+CREATE FUNCTION credits_routes.timeouts(of_locks text, of_statements text, of_idleness text) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT format('SELECT set_config(''lock_timeout'', %L, false) || set_config(''statement_timeout'', %L, false)'
+                      ' || set_config(''idle_in_transaction_session_timeout'', %L, false)', of_locks, of_statements, of_idleness)
+    $$;
+COMMENT ON FUNCTION credits_routes.timeouts(text, text, text) IS 'What sets the timeouts of a session on a node.';
+
 -- A session of a mover that died may hold the bucket's row for five more seconds. The steps that lock the row wait longer.
 CREATE FUNCTION credits_routes.be_patient() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    timeouts constant text :=
-        $s$SELECT set_config('lock_timeout', '10s', false) || set_config('statement_timeout', '0', false) || set_config('idle_in_transaction_session_timeout', '60s', false)$s$;
 BEGIN
-    PERFORM credits_routes.ask_old(timeouts);
-    PERFORM credits_routes.ask_new(timeouts);
+    PERFORM credits_routes.ask_old(credits_routes.timeouts('10s', '0', '60s'));
+    PERFORM credits_routes.ask_new(credits_routes.timeouts('10s', '0', '60s'));
 END
     $$;
 COMMENT ON FUNCTION credits_routes.be_patient() IS 'Has the mover''s sessions wait long for locks: in these steps nobody waits for the mover.';
@@ -1217,11 +1144,36 @@ CREATE FUNCTION credits_routes.be_quick() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    PERFORM credits_routes.ask_old($s$SELECT set_config('lock_timeout', '1s', false) || set_config('statement_timeout', '5s', false) || set_config('idle_in_transaction_session_timeout', '2s', false)$s$);
-    PERFORM credits_routes.ask_new($s$SELECT set_config('lock_timeout', '500ms', false) || set_config('statement_timeout', '1s', false)$s$);
+    PERFORM credits_routes.ask_old(credits_routes.timeouts('1s', '5s', '2s'));
+    PERFORM credits_routes.ask_new(credits_routes.timeouts('500ms', '1s', '60s'));
 END
     $$;
 COMMENT ON FUNCTION credits_routes.be_quick() IS 'Has the mover''s sessions give up soon: commits wait for them.';
+
+-- Whoever wants to use a table queues behind a session that waits to lock it. So none waits while an idle transaction has a table locked.
+CREATE FUNCTION credits_routes.be_brief() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    pids text;
+BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
+    -- Without this, a transaction sees the same pg_stat_activity each time.
+    PERFORM pg_stat_clear_snapshot();
+    SELECT string_agg(DISTINCT a.pid::text, ', ') INTO pids
+    FROM pg_class c
+    JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid AND l.granted
+    JOIN pg_stat_activity a ON a.pid = l.pid AND a.datname = current_database()
+    WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' AND a.state LIKE 'idle in transaction%'
+      AND a.state_change < clock_timestamp() - interval '0.5 s';
+    IF pids IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'transactions that have used a table of the router stay open',
+            DETAIL = format('Sessions, by pid, that are idle in one: %s.', pids), HINT = 'End them.';
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.be_brief() IS
+    'Has the transaction wait half a second for the routed tables, and raises 55P03 while one that has used them is idle for as long.';
 
 -- Rows pass through the router as text, which it does not parse.
 CREATE FUNCTION credits_routes.copy_rows(bucket int, from_xact text, below_xact text, new_position text, until timestamptz) RETURNS bigint
@@ -1523,7 +1475,7 @@ DECLARE
     first_state text := 'noted';
 BEGIN
     IF by_map = new_node THEN
-        IF (SELECT a.answer FROM credits_routes.ask_node(new_node, format('SELECT credits.bucket_state(%s)', moved)) a (answer)) IN ('here', 'moving') THEN
+        IF credits_routes.bucket_state(new_node, moved) IN ('here', 'moving') THEN
             RETURN false;
         END IF;
         -- The node may be a standby that has lost the end of a move: that is repeated.
@@ -1535,7 +1487,7 @@ BEGIN
                 HINT = 'SELECT * FROM credits.bucket_owners() has what the nodes say.';
         END IF;
         first_state := 'given';
-    ELSIF (SELECT a.answer FROM credits_routes.ask_node(by_map, format('SELECT credits.bucket_state(%s)', moved)) a (answer)) NOT IN ('here', 'moving') THEN
+    ELSIF credits_routes.bucket_state(by_map, moved) NOT IN ('here', 'moving') THEN
         PERFORM credits_routes.refuse_absent(moved, by_map);
     END IF;
     INSERT INTO credits.moves (move, bucket, from_node, to_node, state)
@@ -1722,9 +1674,10 @@ BEGIN
     ELSIF home = node THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is on %s', bucket, node);
     END IF;
-    state := (SELECT a.answer FROM credits_routes.ask_node(home, format('SELECT credits.bucket_state(%s)', bucket)) a (answer));
+    state := credits_routes.bucket_state(home, bucket);
     IF state NOT IN ('here', 'moving') THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('%s does not serve bucket %s', home, bucket), DETAIL = format('There, it is %s.', state);
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('%s does not serve bucket %s', home, bucket),
+            DETAIL = format('There, it is %s.', state);
     END IF;
     PERFORM credits_routes.ask_node(node, format('SELECT credits.purge_bucket(%s)::text', bucket));
 END
@@ -1732,6 +1685,68 @@ END
 COMMENT ON PROCEDURE credits.purge_bucket(int, text) IS
     'Removes from a node the rows of a bucket that it has given away, if the node of the map says that it serves it. The feed of the node loses them: what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, '
     '55000 if the bucket is there or is not served, 55006 while a bucket is moved. For superusers.';
+
+-- What all routes use.
+
+CREATE FUNCTION credits_routes.bucket(user_id uuid) RETURNS int
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    -- NULL goes to any node, which raises the error for it.
+    RETURN coalesce(credits.bucket_of(user_id), 0);
+COMMENT ON FUNCTION credits_routes.bucket(uuid) IS 'The bucket of an account; 0 for NULL.';
+
+-- SECURITY DEFINER: callers need no privilege on the map.
+CREATE FUNCTION credits_routes.nodes() RETURNS text[]
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT array_agg(n.node ORDER BY n.node) FROM credits.nodes n $$;
+COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes, those without accounts, too.';
+
+CREATE FUNCTION credits_routes.place_of_node(node text) RETURNS int
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT 1024 + n.seq_residue FROM credits.nodes n WHERE n.node = place_of_node.node $$;
+COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'Where the cluster has a node by itself, for calls to nodes by name.';
+
+-- A session learns of changes of the catalog when it locks a table that it has no lock on, and to call a function locks none. The try that fails
+-- releases the lock, so the next one takes it anew.
+CREATE TABLE credits_routes.unused ();
+COMMENT ON TABLE credits_routes.unused IS 'Locked by read_the_map_again, and by nothing else.';
+
+CREATE FUNCTION credits_routes.read_the_map_again() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ BEGIN PERFORM FROM credits_routes.unused; END $$;
+COMMENT ON FUNCTION credits_routes.read_the_map_again() IS 'Has PL/Proxy notice that the map has turned since the statement began.';
+
+-- PL/Proxy puts its own name before the message of a node. Clients get the message without it.
+CREATE FUNCTION credits_routes.try_again(tried int, state text, message text, detail text, hint text) RETURNS int
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    said constant text := regexp_replace(message, E'^\\S+\\(\\d+\\): \\[[^]]*\\] REMOTE [^:]+: ', '');
+    more constant text := regexp_replace(detail, '^Remote detail: ', '');
+    advice constant text := regexp_replace(hint, '^Remote hint: ', '');
+BEGIN
+    -- The account is not on this node any more, or not yet; nothing of the call has been kept.
+    IF state = 'LC003' AND tried < 100 THEN
+        PERFORM pg_sleep(least(0.002 * (tried + 1), 0.1));
+        RETURN tried + 1;
+    END IF;
+    IF state = 'XX000' AND message ~ E'^PL/Proxy function .*: \\[[^]]*\\] PQ' THEN
+        RAISE EXCEPTION USING ERRCODE = CASE WHEN message ~ 'PQconnect' THEN '08001' ELSE '08006' END,
+            MESSAGE = regexp_replace(message, E'^PL/Proxy function \\S+: \\[([^]]*)\\] PQ\\w+: ', E'node of database \\1: '),
+            HINT = 'Accounts of other nodes are served. What the call was to write may have been written.';
+    ELSIF more = '' AND advice = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said;
+    ELSIF advice = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, DETAIL = more;
+    ELSIF more = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, HINT = advice;
+    ELSE
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, DETAIL = more, HINT = advice;
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.try_again(int, text, text, text, text) IS
+    'Waits a little if the account is being moved (LC003), for about 8 s in 100 tries, and returns the count of tries; raises any other error '
+    'in the node''s own words.';
 
 -- Routes that router/generate cannot make by rule. PL/Proxy takes the SELECT in its functions as text, and replaces the names of arguments in it:
 -- so no argument has the name of a column.

@@ -62,16 +62,21 @@ CREATE FUNCTION credits_routes.close_sessions() RETURNS void
     AS $$ SELECT credits_routes.close_session('credits_ledger_old'); SELECT credits_routes.close_session('credits_ledger_new') $$;
 COMMENT ON FUNCTION credits_routes.close_sessions() IS 'Ends the mover''s sessions: what they have begun is rolled back.';
 
+CREATE FUNCTION credits_routes.timeouts(of_locks text, of_statements text, of_idleness text) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT format('SELECT set_config(''lock_timeout'', %L, false) || set_config(''statement_timeout'', %L, false)'
+                      ' || set_config(''idle_in_transaction_session_timeout'', %L, false)', of_locks, of_statements, of_idleness)
+    $$;
+COMMENT ON FUNCTION credits_routes.timeouts(text, text, text) IS 'What sets the timeouts of a session on a node.';
+
 -- A session of a mover that died may hold the bucket's row for five more seconds. The steps that lock the row wait longer.
 CREATE FUNCTION credits_routes.be_patient() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    timeouts constant text :=
-        $s$SELECT set_config('lock_timeout', '10s', false) || set_config('statement_timeout', '0', false) || set_config('idle_in_transaction_session_timeout', '60s', false)$s$;
 BEGIN
-    PERFORM credits_routes.ask_old(timeouts);
-    PERFORM credits_routes.ask_new(timeouts);
+    PERFORM credits_routes.ask_old(credits_routes.timeouts('10s', '0', '60s'));
+    PERFORM credits_routes.ask_new(credits_routes.timeouts('10s', '0', '60s'));
 END
     $$;
 COMMENT ON FUNCTION credits_routes.be_patient() IS 'Has the mover''s sessions wait long for locks: in these steps nobody waits for the mover.';
@@ -81,11 +86,36 @@ CREATE FUNCTION credits_routes.be_quick() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    PERFORM credits_routes.ask_old($s$SELECT set_config('lock_timeout', '1s', false) || set_config('statement_timeout', '5s', false) || set_config('idle_in_transaction_session_timeout', '2s', false)$s$);
-    PERFORM credits_routes.ask_new($s$SELECT set_config('lock_timeout', '500ms', false) || set_config('statement_timeout', '1s', false)$s$);
+    PERFORM credits_routes.ask_old(credits_routes.timeouts('1s', '5s', '2s'));
+    PERFORM credits_routes.ask_new(credits_routes.timeouts('500ms', '1s', '60s'));
 END
     $$;
 COMMENT ON FUNCTION credits_routes.be_quick() IS 'Has the mover''s sessions give up soon: commits wait for them.';
+
+-- Whoever wants to use a table queues behind a session that waits to lock it. So none waits while an idle transaction has a table locked.
+CREATE FUNCTION credits_routes.be_brief() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    pids text;
+BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
+    -- Without this, a transaction sees the same pg_stat_activity each time.
+    PERFORM pg_stat_clear_snapshot();
+    SELECT string_agg(DISTINCT a.pid::text, ', ') INTO pids
+    FROM pg_class c
+    JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid AND l.granted
+    JOIN pg_stat_activity a ON a.pid = l.pid AND a.datname = current_database()
+    WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p' AND a.state LIKE 'idle in transaction%'
+      AND a.state_change < clock_timestamp() - interval '0.5 s';
+    IF pids IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'transactions that have used a table of the router stay open',
+            DETAIL = format('Sessions, by pid, that are idle in one: %s.', pids), HINT = 'End them.';
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.be_brief() IS
+    'Has the transaction wait half a second for the routed tables, and raises 55P03 while one that has used them is idle for as long.';
 
 -- Rows pass through the router as text, which it does not parse.
 CREATE FUNCTION credits_routes.copy_rows(bucket int, from_xact text, below_xact text, new_position text, until timestamptz) RETURNS bigint
@@ -387,7 +417,7 @@ DECLARE
     first_state text := 'noted';
 BEGIN
     IF by_map = new_node THEN
-        IF (SELECT a.answer FROM credits_routes.ask_node(new_node, format('SELECT credits.bucket_state(%s)', moved)) a (answer)) IN ('here', 'moving') THEN
+        IF credits_routes.bucket_state(new_node, moved) IN ('here', 'moving') THEN
             RETURN false;
         END IF;
         -- The node may be a standby that has lost the end of a move: that is repeated.
@@ -399,7 +429,7 @@ BEGIN
                 HINT = 'SELECT * FROM credits.bucket_owners() has what the nodes say.';
         END IF;
         first_state := 'given';
-    ELSIF (SELECT a.answer FROM credits_routes.ask_node(by_map, format('SELECT credits.bucket_state(%s)', moved)) a (answer)) NOT IN ('here', 'moving') THEN
+    ELSIF credits_routes.bucket_state(by_map, moved) NOT IN ('here', 'moving') THEN
         PERFORM credits_routes.refuse_absent(moved, by_map);
     END IF;
     INSERT INTO credits.moves (move, bucket, from_node, to_node, state)
@@ -586,9 +616,10 @@ BEGIN
     ELSIF home = node THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is on %s', bucket, node);
     END IF;
-    state := (SELECT a.answer FROM credits_routes.ask_node(home, format('SELECT credits.bucket_state(%s)', bucket)) a (answer));
+    state := credits_routes.bucket_state(home, bucket);
     IF state NOT IN ('here', 'moving') THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('%s does not serve bucket %s', home, bucket), DETAIL = format('There, it is %s.', state);
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('%s does not serve bucket %s', home, bucket),
+            DETAIL = format('There, it is %s.', state);
     END IF;
     PERFORM credits_routes.ask_node(node, format('SELECT credits.purge_bucket(%s)::text', bucket));
 END

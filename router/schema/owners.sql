@@ -5,9 +5,15 @@ CREATE FUNCTION credits_routes.buckets_away(node text) RETURNS int[]
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT a.answer::int[]
-        FROM credits_routes.ask_node(node, 'SELECT coalesce(array_agg(s.bucket ORDER BY s.bucket), ''{}'')::text FROM credits.bucket_states s WHERE s.state <> ''moving''') a (answer)
+        FROM credits_routes.ask_node(node, 'SELECT coalesce(array_agg(s.bucket ORDER BY s.bucket), ''{}'')::text'
+                                           ' FROM credits.bucket_states s WHERE s.state <> ''moving''') a (answer)
     $$;
 COMMENT ON FUNCTION credits_routes.buckets_away(text) IS 'The buckets that are not on a node, as it says.';
+
+CREATE FUNCTION credits_routes.bucket_state(node text, bucket int) RETURNS text
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT a.answer FROM credits_routes.ask_node(node, format('SELECT credits.bucket_state(%s)', bucket)) a (answer) $$;
+COMMENT ON FUNCTION credits_routes.bucket_state(text, int) IS 'Where a bucket is, as a node says.';
 
 CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, owners text[])
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -29,7 +35,8 @@ CREATE FUNCTION credits_routes.last_seq(node text) RETURNS bigint
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT a.answer::bigint
-        FROM credits_routes.ask_node(node, 'SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(''credits.credits_transactions'', ''seq'')::regclass), 0)::text') a (answer)
+        FROM credits_routes.ask_node(node, 'SELECT coalesce(pg_sequence_last_value('
+                                           'pg_get_serial_sequence(''credits.credits_transactions'', ''seq'')::regclass), 0)::text') a (answer)
     $$;
 COMMENT ON FUNCTION credits_routes.last_seq(text) IS 'The last seq that a node has given out, or given away with a bucket.';
 

@@ -1,3 +1,65 @@
+-- What all routes use.
+
+CREATE FUNCTION credits_routes.bucket(user_id uuid) RETURNS int
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    -- NULL goes to any node, which raises the error for it.
+    RETURN coalesce(credits.bucket_of(user_id), 0);
+COMMENT ON FUNCTION credits_routes.bucket(uuid) IS 'The bucket of an account; 0 for NULL.';
+
+-- SECURITY DEFINER: callers need no privilege on the map.
+CREATE FUNCTION credits_routes.nodes() RETURNS text[]
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT array_agg(n.node ORDER BY n.node) FROM credits.nodes n $$;
+COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes, those without accounts, too.';
+
+CREATE FUNCTION credits_routes.place_of_node(node text) RETURNS int
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT 1024 + n.seq_residue FROM credits.nodes n WHERE n.node = place_of_node.node $$;
+COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'Where the cluster has a node by itself, for calls to nodes by name.';
+
+-- A session learns of changes of the catalog when it locks a table that it has no lock on, and to call a function locks none. The try that fails
+-- releases the lock, so the next one takes it anew.
+CREATE TABLE credits_routes.unused ();
+COMMENT ON TABLE credits_routes.unused IS 'Locked by read_the_map_again, and by nothing else.';
+
+CREATE FUNCTION credits_routes.read_the_map_again() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ BEGIN PERFORM FROM credits_routes.unused; END $$;
+COMMENT ON FUNCTION credits_routes.read_the_map_again() IS 'Has PL/Proxy notice that the map has turned since the statement began.';
+
+-- PL/Proxy puts its own name before the message of a node. Clients get the message without it.
+CREATE FUNCTION credits_routes.try_again(tried int, state text, message text, detail text, hint text) RETURNS int
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    said constant text := regexp_replace(message, E'^\\S+\\(\\d+\\): \\[[^]]*\\] REMOTE [^:]+: ', '');
+    more constant text := regexp_replace(detail, '^Remote detail: ', '');
+    advice constant text := regexp_replace(hint, '^Remote hint: ', '');
+BEGIN
+    -- The account is not on this node any more, or not yet; nothing of the call has been kept.
+    IF state = 'LC003' AND tried < 100 THEN
+        PERFORM pg_sleep(least(0.002 * (tried + 1), 0.1));
+        RETURN tried + 1;
+    END IF;
+    IF state = 'XX000' AND message ~ E'^PL/Proxy function .*: \\[[^]]*\\] PQ' THEN
+        RAISE EXCEPTION USING ERRCODE = CASE WHEN message ~ 'PQconnect' THEN '08001' ELSE '08006' END,
+            MESSAGE = regexp_replace(message, E'^PL/Proxy function \\S+: \\[([^]]*)\\] PQ\\w+: ', E'node of database \\1: '),
+            HINT = 'Accounts of other nodes are served. What the call was to write may have been written.';
+    ELSIF more = '' AND advice = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said;
+    ELSIF advice = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, DETAIL = more;
+    ELSIF more = '' THEN
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, HINT = advice;
+    ELSE
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, DETAIL = more, HINT = advice;
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.try_again(int, text, text, text, text) IS
+    'Waits a little if the account is being moved (LC003), for about 8 s in 100 tries, and returns the count of tries; raises any other error '
+    'in the node''s own words.';
+
 -- Routes that router/generate cannot make by rule. PL/Proxy takes the SELECT in its functions as text, and replaces the names of arguments in it:
 -- so no argument has the name of a column.
 
