@@ -229,7 +229,7 @@ BEGIN
             || ARRAY(SELECT t.user_id FROM credits.bucket_transactions(bucket, since, NULL) t)
             || ARRAY(SELECT (b ->> 'user_id')::uuid FROM unnest(ARRAY['holds', 'limits', 'caps']) boundary CROSS JOIN jsonb_array_elements(result -> boundary) b);
     END IF;
-    -- An account without a checkpoint is one of which nothing was announced. It is listed, too: by this list alone the new node finds the accounts that it has from an earlier stay.
+    -- Those without a checkpoint, of which nothing was announced, are listed, too: by this list the new node finds the accounts that it has from an earlier stay.
     RETURN result || jsonb_build_object('accounts', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'user_id', a.user_id, 'balance', credits.get_user_balance(a.user_id), 'is_positive', coalesce(c.is_positive, false), 'crossed_at', c.crossed_at,
@@ -272,7 +272,8 @@ COMMENT ON FUNCTION credits.give_away_bucket(int, int, uuid[], xid8) IS
     'does where that is NULL. accounts and since are for bucket_handover. Deletes holds, limits and caps of the bucket here. The commit '
     'is the point of no return. Rows of the ledger and what is derived from them stay until purge_bucket. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
--- A session that has locked one of these rows has changed it, waits for its stripe, and will be refused. To wait for it would be a deadlock: its row is left, and counts for nothing.
+-- A session that has locked one of these rows has changed it, waits for its stripe, and will be refused. To wait for it would be a deadlock: its row is left, and counts
+-- for nothing.
 CREATE FUNCTION credits.drop_boundaries(bucket int) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
