@@ -2968,11 +2968,11 @@ BEGIN
     IF accounts IS NULL THEN
         accounts := credits.bucket_accounts(bucket);
     ELSE
-        -- An account that was not there when they were collected has got rows or boundaries since. If its boundaries are gone again, its checkpoint says no more than none.
-        accounts := accounts
-            || ARRAY(SELECT t.user_id FROM credits.bucket_transactions(bucket, since, NULL) t)
-            || ARRAY(SELECT (b ->> 'user_id')::uuid FROM unnest(ARRAY['holds', 'limits', 'caps']) boundary CROSS JOIN jsonb_array_elements(result -> boundary) b);
+        accounts := accounts || ARRAY(SELECT t.user_id FROM credits.bucket_transactions(bucket, since, NULL) t);
     END IF;
+    -- Whoever has got a checkpoint since they were collected had rows then, has got some since, or has got boundaries. If these are gone again, the checkpoint says no more than none.
+    accounts := accounts
+        || ARRAY(SELECT (b ->> 'user_id')::uuid FROM unnest(ARRAY['holds', 'limits', 'caps']) boundary CROSS JOIN jsonb_array_elements(result -> boundary) b);
     -- Those without a checkpoint, of which nothing was announced, are listed, too: by this list the new node finds the accounts that it has from an earlier stay.
     RETURN result || jsonb_build_object('accounts', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
@@ -3098,13 +3098,16 @@ COMMENT ON FUNCTION credits.receive_transactions(int, jsonb, xid8) IS
 CREATE FUNCTION credits.put_boundaries(bucket int, handover jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
+DECLARE
+    -- Whoever has a hold here from an earlier stay is among them, since nobody has one who never had rows or boundaries.
+    accounts constant uuid[] := ARRAY(SELECT (a ->> 'user_id')::uuid FROM jsonb_array_elements(handover -> 'accounts') a);
 BEGIN
     -- A handover that was stored has no texts: those of a hold that has been received stay.
     DELETE FROM credits.holds h
-    WHERE credits.bucket_of(h.user_id) = bucket
+    WHERE h.user_id = ANY (accounts)
       AND NOT EXISTS (SELECT FROM jsonb_array_elements(handover -> 'holds') n WHERE n ->> 'source_id' = h.source_id AND jsonb_populate_record(h, n) = h);
     INSERT INTO credits.holds SELECT n.* FROM jsonb_populate_recordset(NULL::credits.holds, handover -> 'holds') n
-    WHERE NOT EXISTS (SELECT FROM credits.holds h WHERE h.source_id = n.source_id AND h.user_id = n.user_id);
+    WHERE NOT EXISTS (SELECT FROM credits.holds h WHERE h.source_id = n.source_id AND h.user_id = n.user_id AND h.user_id = ANY (accounts));
     DELETE FROM credits.spending_limits l
     WHERE credits.bucket_of(l.user_id) = bucket AND NOT EXISTS (SELECT FROM jsonb_populate_recordset(NULL::credits.spending_limits, handover -> 'limits') n WHERE n = l);
     INSERT INTO credits.spending_limits SELECT n.* FROM jsonb_populate_recordset(NULL::credits.spending_limits, handover -> 'limits') n
