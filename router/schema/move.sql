@@ -254,7 +254,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.copy_pass(credits.moves) IS 'Step: copies what the new node has not, while more comes; again until little has come.';
 
--- copied -> given. What is read while commits wait is the bucket's, and all open holds.
+-- copied -> given. What is read while commits wait is the bucket's, and all open holds of the old node.
 CREATE FUNCTION credits_routes.hand_over(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
