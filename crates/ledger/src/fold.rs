@@ -165,6 +165,7 @@ mod tests {
             transaction_count: 4,
             latest_seq: 9,
         };
+        assert_eq!((base.latest_seq_if_any(), Fold::default().latest_seq_if_any()), (Some(9), None));
         let mut pass = DeltaPass::new(base, coverage(20, &[]), Some(30));
         assert!(pass.add(&row(5, 1, 3)).unwrap());
         assert!(pass.add(&row(19, 2, 12)).unwrap());

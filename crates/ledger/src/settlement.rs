@@ -310,9 +310,12 @@ const fn rows_behind(stored: &Fold, pass: &DeltaPass) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caps::{AnnouncedCap, Cap, CapState, Clock};
     use crate::coverage::Coverage;
     use crate::crossing::{Direction, Threshold};
     use crate::fold::DeltaRow;
+    use crate::id::CapId;
+    use crate::segment::headroom::steps;
 
     const INTERVAL: i64 = 3;
     const NOW: i64 = 1_000;
@@ -574,6 +577,9 @@ mod tests {
         assert_eq!(written(change(Some(&stored), &down, &[8, 5, -2])), (sides, vec![5, 0]));
         let same = pass(&stored.fold, &[], &[]);
         assert_eq!(change(Some(&stored), &same, &[5, -4]), Decision::Nothing);
+        // One that the balance lies on is not exceeded.
+        let sides = [(-4, true, Some(7)), (5, true, Some(7)), (9, false, None)].to_vec();
+        assert_eq!(written(change(Some(&stored), &same, &[9, 5, -4])), (sides, vec![]));
         let Decision::Write(Change { rebounds: true, refreshes: false, .. }) =
             change(Some(&stored), &same, &[5])
         else {
@@ -634,6 +640,67 @@ mod tests {
         let nothing = cover(0, 0);
         let of_nobody = assess(&nobody(false, Some(&nothing)), &own(Request::Settle), INTERVAL);
         assert_eq!(of_nobody, Ok(Assessment::Doubt));
+    }
+
+    /// An enforced cap on all usage, of which nothing was announced.
+    fn cap(units: i128) -> (AnnouncedCap, CapSpend) {
+        let id = CapId::from_bytes([1; 16]);
+        let announced = AnnouncedCap { id, reached_until: None };
+        let amount = Credits::from_units(units);
+        let cap = Cap { id, keys: None, period: None, amount, since: i64::MIN, is_enforced: true };
+        (announced, CapSpend::new(cap, Some(&announced), Clock::From(NOW)))
+    }
+
+    /// Of what the limit and a cap leave, the less counts.
+    #[test]
+    fn cover_ends_where_the_limit_or_a_cap_does() {
+        let step = 1 << 80;
+        for (balance, most) in [(7, 100), (100, 7)] {
+            let (announced, spend) = cap(most * step);
+            let mut stored = checkpoint(balance * step, true);
+            stored.announced.caps = vec![announced];
+            let pass = pass(&stored.fold, &[], &[]);
+            let cover = Cover { held: Credits::ZERO, released: 0, charged_since: 0 };
+            let (rows, caps) = (FoundRows::Checkpoint(&stored, &pass), [spend]);
+            let found = Found { rows, cover: Some(&cover), caps: &caps };
+            let assessed = assess(&found, &own(Request::Settle), INTERVAL).unwrap();
+            let Assessment::Agrees { headroom: Some(headroom), .. } = assessed else {
+                panic!("{assessed:?}")
+            };
+            let covers = |units| headroom.covers(&Counted::new(steps(Credits::from_units(units)), 0, 0));
+            assert!(covers(6 * step) && !covers(8 * step), "{balance}, {most}");
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_a_cap_is_written() {
+        let mut stored = checkpoint(100, true);
+        let (announced, mut spend) = cap(10);
+        stored.announced.caps = vec![announced];
+        let none = pass(&stored.fold, &[], &[]);
+        let with = |stored: Option<&Checkpoint>, pass: &DeltaPass, spend: &CapSpend| {
+            let caps = std::slice::from_ref(spend);
+            decide_on(stored, pass, &Terms { caps, ..terms(Request::Settle, None, None) })
+        };
+        assert_eq!(with(Some(&stored), &none, &spend), Decision::Nothing);
+        spend.add_settled(None, NOW, Credits::from_units(10)).unwrap();
+        let Decision::Write(Change { cap_changes, .. }) = with(Some(&stored), &none, &spend) else {
+            panic!("it is reached")
+        };
+        assert_eq!(
+            cap_changes,
+            [CapChange { id: announced.id, state: CapState::Reached { resets_at: None } }]
+        );
+        // An account without rows gets a checkpoint.
+        let nobody = pass(&Fold::default(), &[], &[]);
+        let made = with(None, &nobody, &cap(10).1);
+        assert!(matches!(made, Decision::Write(Change { refreshes: true, rebounds: true, .. })), "{made:?}");
+    }
+
+    #[test]
+    fn what_is_forced_waits_for_the_stripe() {
+        let requests = [Request::Settle, Request::RefreshIfFree, Request::Refresh, Request::Rebound];
+        assert_eq!(requests.map(Request::is_forced), [false, false, true, true]);
     }
 
     #[test]

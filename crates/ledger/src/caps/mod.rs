@@ -358,14 +358,50 @@ mod tests {
         assert_eq!(with(&of_6, &[]).refusal(), Ok(None), "of nobody who asks");
         assert_eq!(with(&Cap { is_enforced: false, ..of_6.clone() }, &[asked(4, None)]).refusal(), Ok(None));
         // Dated in the window it is among what was spent, otherwise it is added.
-        assert_eq!(with(&of_7, &[asked(3, Some(at(29, 1)))]).refusal(), Ok(None));
+        for inside in [at(29, 0), at(30, 0) - 1] {
+            assert_eq!(with(&of_7, &[asked(3, Some(inside))]).refusal(), Ok(None));
+        }
+        assert_eq!(with(&cap(None, 7), &[asked(3, Some(at(30, 0)))]).refusal(), Ok(None), "it has no end");
         for elsewhere in [at(29, 0) - 1, at(30, 0)] {
             let refusal = CapRefusal { id: of_7.id, asked: credits(1), remaining: credits(0) };
             assert_eq!(with(&of_7, &[asked(1, Some(elsewhere))]).refusal(), Ok(Some(refusal)));
         }
-        let other = Asked { key: Some(key(9)), ..asked(1, None) };
+        // Nothing of another key counts.
+        let other = Asked { key: Some(key(9)), ..asked(7, Some(at(30, 0))) };
         let of_key = Cap { keys: Some(vec![key(1)]), ..of_6 };
         assert_eq!(with(&of_key, &[other]).refusal(), Ok(None));
+        let mut full = with(&of_key, &[Asked { key: Some(key(1)), ..asked(6, Some(at(30, 0))) }]);
+        assert_eq!(full.refusal(), Ok(None));
+        full.add_held(Some(key(9)), credits(1)).unwrap();
+        assert_eq!(full.refusal(), Ok(None));
+        full.add_held(Some(key(1)), credits(1)).unwrap();
+        assert!(matches!(full.refusal(), Ok(Some(_))));
+    }
+
+    #[test]
+    fn what_was_added_up_goes_on_for_the_same_cap_and_window() {
+        let daily = cap(Some(Period::Daily), 10);
+        let mut kept = spend(&daily, None, Clock::From(at(29, 12)));
+        kept.add_settled(None, at(29, 1), credits(3)).unwrap();
+        kept.add_settled(None, at(30, 1), credits(4)).unwrap();
+        let mut later = spend(&daily, Some(at(30, 0)), Clock::From(at(29, 13)));
+        assert!(later.is_like(&kept));
+        later.go_on_from(&kept);
+        assert_eq!((later.spent(), later.left()), (credits(3), Ok(Some(Left::UpTo(credits(6))))));
+        let of_a_key = Cap { keys: Some(vec![key(1)]), ..daily.clone() };
+        for other in
+            [spend(&daily, None, Clock::From(at(30, 0))), spend(&of_a_key, None, Clock::From(at(29, 12)))]
+        {
+            assert!(!other.is_like(&kept), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_caps_the_less_is_left() {
+        let (one, two) = (Left::UpTo(credits(1)), Left::UpTo(credits(2)));
+        for (left, other) in [(one, two), (two, one), (one, Left::Everything), (Left::Everything, one)] {
+            assert_eq!(left.or_less(other), one);
+        }
     }
 
     #[test]
@@ -381,8 +417,13 @@ mod tests {
         assert_eq!(all(&spend), Ok(Some(Left::UpTo(credits(7)))), "tomorrow is fuller");
         spend.add_asked(&Asked { key: None, amount: credits(1), created_at: None }).unwrap();
         assert_eq!(all(&spend), Ok(Some(Left::UpTo(credits(7)))), "and does not matter today");
-        spend.add_in_flight(None, at(29, 1), credits(1)).unwrap();
+        let mut of_nobody = spend.clone();
+        of_nobody.asked = None;
+        for spend in [&mut spend, &mut of_nobody] {
+            spend.add_in_flight(None, at(29, 1), credits(1)).unwrap();
+        }
         assert_eq!(all(&spend), Ok(None));
+        assert_eq!(all(&of_nobody), Ok(Some(Left::UpTo(credits(7)))), "who asks nothing is covered");
         let mut unenforced = spend;
         unenforced.cap.is_enforced = false;
         assert_eq!(all(&unenforced), Ok(Some(Left::Everything)));

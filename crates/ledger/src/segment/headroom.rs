@@ -374,6 +374,49 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn rows_and_holds_alike_are_something_to_count() {
+        assert!(Written::default().is_empty());
+        assert!(!written(&[1]).is_empty() && !written(&[-1]).is_empty());
+        let mut holding = Written::default();
+        holding.hold(credits(1));
+        assert!(!holding.is_empty());
+    }
+
+    /// A cap ends the headroom for charges earlier, and never later.
+    #[test]
+    fn headroom_ends_at_a_cap() {
+        let counted = Counted::new(1000, 0, 0);
+        let headroom = left_by(100, &Written::default(), &counted);
+        let capped = |left| headroom.capped(Left::UpTo(credits(left)), &counted);
+        assert_eq!(until(&capped(7)), (1007, until(&headroom).1));
+        assert_eq!(until(&capped(500)), until(&headroom));
+        assert_eq!(until(&headroom.capped(Left::Everything, &counted)), until(&headroom));
+        assert_eq!(until(&capped(0)), (0, 0));
+    }
+
+    #[test]
+    fn rows_are_counted_from_the_checkpoint_on() {
+        let headroom = Headroom { rows_folded: 40, ..Headroom::default() };
+        let lags = |rows_before| headroom.lags(&Counted::new(0, 0, rows_before), 10);
+        assert!(!lags(49) && lags(50) && !lags(0));
+    }
+
+    #[test]
+    fn headroom_suffices_below_both_ceilings() {
+        let headroom = Headroom { charged_until: 10, granted_until: 20, ..Headroom::default() };
+        let suffices = |charged, granted| headroom.suffices(&Counted::new(charged, granted, 0), 1);
+        assert!(suffices(9, 19) && !suffices(10, 19) && !suffices(9, 20));
+    }
+
+    #[test]
+    fn headroom_of_either_kind_says_something() {
+        let of =
+            |charged_until, covered_until| Headroom { charged_until, covered_until, ..Headroom::default() };
+        let said = [of(0, 0), of(1, 0), of(0, 1)].map(|headroom| headroom.says_something());
+        assert_eq!(said, [false, true, true]);
+    }
+
+    #[test]
     fn a_count_without_room_is_charged_without_end() {
         assert_eq!(Counted::new(5, 0, 0).charged_since(9), 4);
         assert_eq!(Counted::new(u64::MAX, 0, 0).charged_since(u64::MAX), u64::MAX);
