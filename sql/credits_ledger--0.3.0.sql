@@ -3429,7 +3429,7 @@ BEGIN
     WHERE h.user_id = ANY (accounts)
       AND NOT EXISTS (SELECT FROM jsonb_array_elements(handover -> 'holds') n WHERE n ->> 'source_id' = h.source_id AND jsonb_populate_record(h, n) = h);
     INSERT INTO credits.holds SELECT n.* FROM jsonb_populate_recordset(NULL::credits.holds, handover -> 'holds') n
-    WHERE NOT EXISTS (SELECT FROM credits.holds h WHERE h.source_id = n.source_id AND h.user_id = n.user_id AND h.user_id = ANY (accounts));
+    WHERE NOT EXISTS (SELECT FROM credits.holds h WHERE h.source_id = n.source_id AND h.user_id = n.user_id);
     DELETE FROM credits.spending_limits l
     WHERE credits.bucket_of(l.user_id) = bucket AND NOT EXISTS (SELECT FROM jsonb_populate_recordset(NULL::credits.spending_limits, handover -> 'limits') n WHERE n = l);
     INSERT INTO credits.spending_limits SELECT n.* FROM jsonb_populate_recordset(NULL::credits.spending_limits, handover -> 'limits') n
