@@ -497,3 +497,21 @@ fn a_capture_beside_a_row_of_its_key_records_nothing() {
     let _ = &db;
     session.assert_sound();
 }
+
+/// A session that looks at the triggers of a table for the first time learns only meanwhile that the table has changed. The server then
+/// makes its description of the table anew and frees the one that is being looked at.
+#[test]
+fn a_change_of_the_table_may_arrive_while_its_triggers_are_looked_at() {
+    let (db, mut admin) = Database::create_with(dec!(1000));
+    admin.run(&format!("SELECT credits.create_hold('{}', 3, 'held')", user(1)));
+    let mut fresh = db.connect();
+    // From here on the session knows all that the capture asks of the server's catalogs, but for the function of the trigger, and has
+    // the locks: neither has it process invalidations before.
+    fresh.try_run("SELECT credits.capture_hold(NULL::text)").refused("22004");
+    fresh.run("BEGIN; LOCK TABLE credits.holds, credits.credits_transactions IN ROW EXCLUSIVE MODE");
+    fresh.run(&format!("SELECT credits.get_user_balance('{}')", user(1)));
+    admin.run("ALTER TABLE credits.holds SET (autovacuum_vacuum_threshold = 1000)");
+    fresh.run("SELECT credits.capture_hold('held'::text); COMMIT");
+    assert_eq!(planned(&mut fresh), 0);
+    assert_eq!(fresh.balance(user(1)), dec!(997));
+}

@@ -146,23 +146,22 @@ unsafe fn has_columns<L: Plain>(relation: pg_sys::Relation) -> bool {
 /// # Safety
 /// The table is open.
 unsafe fn has_triggers<L: Plain>(relation: pg_sys::Relation) -> bool {
-    // SAFETY: the caller's promise; the description has as many triggers as it says.
+    // SAFETY: the caller's promise; the description has as many triggers as it says. A catalog lookup may process an invalidation of the
+    // table, and the server then makes the description anew and frees this one: the only lookup comes last.
     unsafe {
         let Some(triggers) = (*relation).trigdesc.as_ref() else { return false };
         let count = usize::try_from(triggers.numtriggers).unwrap_or_default();
         let mut fire = (0..count)
             .map(|number| &*triggers.triggers.add(number))
             .filter(|trigger| kind(trigger) & L::NOTED & (INSERT | DELETE) != 0);
-        let is_noting = |trigger: &pg_sys::Trigger| {
-            CStr::from_ptr(trigger.tgname) == L::NOTING_TRIGGER
-                && kind(trigger) == pg_sys::TRIGGER_TYPE_ROW | L::NOTED
-                && trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
-                && trigger.tgqual.is_null()
-                && trigger.tgnattr == 0
-                && !trigger.tgdeferrable
-                && is_function(trigger.tgfoid, L::NOTING_TRIGGER)
-        };
-        fire.next().is_some_and(is_noting) && fire.next().is_none()
+        let (Some(trigger), None) = (fire.next(), fire.next()) else { return false };
+        CStr::from_ptr(trigger.tgname) == L::NOTING_TRIGGER
+            && kind(trigger) == pg_sys::TRIGGER_TYPE_ROW | L::NOTED
+            && trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS.cast_signed()
+            && trigger.tgqual.is_null()
+            && trigger.tgnattr == 0
+            && !trigger.tgdeferrable
+            && is_function(trigger.tgfoid, L::NOTING_TRIGGER)
     }
 }
 
