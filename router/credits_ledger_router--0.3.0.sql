@@ -705,6 +705,20 @@ CREATE FUNCTION credits_routes.bucket_state(node text, bucket int) RETURNS text
     AS $$ SELECT a.answer FROM credits_routes.ask_node(node, format('SELECT credits.bucket_state(%s)', bucket)) a (answer) $$;
 COMMENT ON FUNCTION credits_routes.bucket_state(text, int) IS 'Where a bucket is, as a node says.';
 
+CREATE FUNCTION credits_routes.collect_accounts(bucket int, OUT since text, OUT accounts text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    collected constant text := (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_old', format(
+        'SELECT format(''%%s %%s'', pg_snapshot_xmin(pg_current_snapshot()), credits.bucket_accounts(%s))', bucket)) a (answer));
+BEGIN
+    since := split_part(collected, ' ', 1);
+    accounts := split_part(collected, ' ', 2);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.collect_accounts(int) IS
+    'For give_away_bucket, before the bucket is held, in the session with the old node: the accounts that the node knows, and the transaction since which others may have come.';
+
 CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, owners text[])
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1317,16 +1331,17 @@ CREATE FUNCTION credits_routes.hand_over(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    -- Since which transaction others may have come, and which accounts there were.
-    collected text[];
+    collected record;
+    left_over text;
     from_xact text;
     handover text;
     held_at timestamptz;
     received bigint;
 BEGIN
     PERFORM credits_routes.be_patient();
-    collected := string_to_array(credits_routes.ask_old(format(
-        'SELECT format(''%%s %%s'', pg_snapshot_xmin(pg_current_snapshot()), credits.bucket_accounts(%s))', m.bucket)), ' ');
+    collected := credits_routes.collect_accounts(m.bucket);
+    -- Of accounts that the new node alone knows, as from an earlier stay, the handover says that there is nothing.
+    left_over := credits_routes.ask_new(format('SELECT credits.bucket_accounts(%s)::text', m.bucket));
     -- That may have taken long: what has come meanwhile is not left for when commits wait.
     PERFORM credits_routes.copy_pass(m);
     PERFORM credits_routes.ask_old(format('SELECT credits.start_moving_bucket(%s)::text', m.bucket));
@@ -1336,8 +1351,8 @@ BEGIN
     PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
     held_at := clock_timestamp();
     received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
-    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s, %L::uuid[], %L::xid8)::text',
-        m.bucket, credits_routes.number_of_node(m.to_node), collected[2], collected[1]));
+    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s, %L::uuid[] || %L::uuid[], %L::xid8)::text',
+        m.bucket, credits_routes.number_of_node(m.to_node), collected.accounts, left_over, collected.since));
     PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
     -- The commit point.
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');

@@ -612,6 +612,81 @@ fn a_bucket_is_not_taken_without_its_last_rows() {
     }
 }
 
+/// What the new node has left from an earlier stay of an account that the old node does not know any more: that was restored from a dump, which has no checkpoints.
+#[test]
+fn what_the_new_node_alone_knows_does_not_come_back() {
+    let (bucket, accounts) = accounts_of_a_bucket(2);
+    let mut nodes = Nodes::create(&[bucket]);
+    let mut first = nodes.old.connect();
+    let mut second = nodes.new.connect();
+    for (account, number) in accounts.iter().zip(1..) {
+        first.run(&format!(
+            "INSERT INTO credits.spending_limits VALUES ('{account}', 4, '{{2}}');
+             INSERT INTO credits.spend_caps (user_id, amount, is_enforced) VALUES ('{account}', 1, true);
+             INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('hold {number}', '{account}', 3, 'infinity')"
+        ));
+    }
+    nodes.mover.move_bucket(bucket);
+    // What a session has locked is left when the bucket leaves.
+    let mut locker = nodes.new.connect();
+    locker.run("BEGIN; SELECT FROM credits.holds, credits.spending_limits, credits.spend_caps FOR UPDATE");
+    let mut back = Mover { old: nodes.new.connect(), new: nodes.old.connect() };
+    back.move_bucket(bucket);
+    locker.run("COMMIT");
+    assert_eq!(second.holds_and_limits().len(), 6);
+    // Of the second account not even a checkpoint is left there.
+    let forget = |session: &mut Session, account: Uuid| {
+        session.run(&format!(
+            "ALTER TABLE credits.user_balance_checkpoints DISABLE TRIGGER keep_announced;
+             DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{account}';
+             ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_announced"
+        ));
+    };
+    forget(&mut second, accounts[1]);
+    first.run("SELECT credits.release_hold('hold 1'), credits.release_hold('hold 2'); DELETE FROM credits.spending_limits; DELETE FROM credits.spend_caps");
+    for account in &accounts {
+        forget(&mut first, *account);
+    }
+    let mut listeners = [nodes.old.listen(), nodes.new.listen()];
+    nodes.mover.move_bucket(bucket);
+    assert_eq!(second.holds_and_limits(), Vec::<String>::new());
+    for account in accounts {
+        second.grant(account, dec!(3));
+        let available: Decimal = second.value("SELECT credits.get_available_balance($1)", &[&account]);
+        assert_eq!(available, dec!(3));
+        let zero = (account, Direction::Up, "0".to_owned());
+        assert_eq!(listeners.each_mut().map(|listener| listener.boundaries()), [vec![], vec![zero]]);
+    }
+    second.assert_sound();
+    first.assert_sound();
+}
+
+/// The old node has lost commits that were copied already, and with them all that it knew of an account.
+#[test]
+fn rows_that_the_old_node_has_lost_with_their_account_are_not_served() {
+    let (bucket, accounts) = accounts_of_a_bucket(2);
+    let mut nodes = Nodes::create(&[bucket]);
+    nodes.old.connect().grant(accounts[0], dec!(5));
+    nodes.mover.expect(bucket);
+    let rows = nodes.mover.rows(bucket, None, None);
+    let of_another = rows
+        .replace(&accounts[0].to_string(), &accounts[1].to_string())
+        .replace("\"source_id\": \"", "\"source_id\": \"lost ")
+        .replace("\"seq\": ", "\"seq\": 1024")
+        .replace("\"id\": \"", &format!("\"id\": \"{}\", \"was\": \"", Uuid::nil()));
+    nodes
+        .mover
+        .new
+        .value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &of_another]);
+    let handover = nodes.mover.give_away(bucket);
+    let activate = format!("SELECT credits.activate_bucket({bucket}, '{handover}')");
+    let error = nodes.mover.new.try_run(&activate).refused("55000");
+    assert_eq!(
+        error.message(),
+        format!("account {} of bucket {bucket} has not the balance of the handover", accounts[1])
+    );
+}
+
 /// What the new node has already of another account makes the move fail before anything is given away, and is undone.
 #[test]
 fn a_source_id_that_is_taken_keeps_the_bucket_where_it_is() {

@@ -259,16 +259,17 @@ CREATE FUNCTION credits_routes.hand_over(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    -- Since which transaction others may have come, and which accounts there were.
-    collected text[];
+    collected record;
+    left_over text;
     from_xact text;
     handover text;
     held_at timestamptz;
     received bigint;
 BEGIN
     PERFORM credits_routes.be_patient();
-    collected := string_to_array(credits_routes.ask_old(format(
-        'SELECT format(''%%s %%s'', pg_snapshot_xmin(pg_current_snapshot()), credits.bucket_accounts(%s))', m.bucket)), ' ');
+    collected := credits_routes.collect_accounts(m.bucket);
+    -- Of accounts that the new node alone knows, as from an earlier stay, the handover says that there is nothing.
+    left_over := credits_routes.ask_new(format('SELECT credits.bucket_accounts(%s)::text', m.bucket));
     -- That may have taken long: what has come meanwhile is not left for when commits wait.
     PERFORM credits_routes.copy_pass(m);
     PERFORM credits_routes.ask_old(format('SELECT credits.start_moving_bucket(%s)::text', m.bucket));
@@ -278,8 +279,8 @@ BEGIN
     PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
     held_at := clock_timestamp();
     received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
-    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s, %L::uuid[], %L::xid8)::text',
-        m.bucket, credits_routes.number_of_node(m.to_node), collected[2], collected[1]));
+    handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s, %L::uuid[] || %L::uuid[], %L::xid8)::text',
+        m.bucket, credits_routes.number_of_node(m.to_node), collected.accounts, left_over, collected.since));
     PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
     -- The commit point.
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');

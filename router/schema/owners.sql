@@ -15,6 +15,20 @@ CREATE FUNCTION credits_routes.bucket_state(node text, bucket int) RETURNS text
     AS $$ SELECT a.answer FROM credits_routes.ask_node(node, format('SELECT credits.bucket_state(%s)', bucket)) a (answer) $$;
 COMMENT ON FUNCTION credits_routes.bucket_state(text, int) IS 'Where a bucket is, as a node says.';
 
+CREATE FUNCTION credits_routes.collect_accounts(bucket int, OUT since text, OUT accounts text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    collected constant text := (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_old', format(
+        'SELECT format(''%%s %%s'', pg_snapshot_xmin(pg_current_snapshot()), credits.bucket_accounts(%s))', bucket)) a (answer));
+BEGIN
+    since := split_part(collected, ' ', 1);
+    accounts := split_part(collected, ' ', 2);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.collect_accounts(int) IS
+    'For give_away_bucket, before the bucket is held, in the session with the old node: the accounts that the node knows, and the transaction since which others may have come.';
+
 CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, owners text[])
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$

@@ -173,7 +173,8 @@ END
 COMMENT ON FUNCTION credits.refuse_prepared(oid[]) IS
     'For hold_bucket: raises 55006 while a prepared transaction has a lock on one of these relations that writers have.';
 
--- What bucket_handover would have to look for among all accounts of the node: collected before commits wait for it.
+-- What would have to be looked for among all accounts of a node: collected before commits wait for it. The new node is asked, too: what it has of an earlier stay may be of an account
+-- that the old one does not know any more, as after dump and restore, or that lost its first rows with a node's last commits.
 CREATE FUNCTION credits.bucket_accounts(bucket int) RETURNS uuid[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -190,12 +191,14 @@ BEGIN
         )
         SELECT w.user_id FROM with_rows w WHERE credits.bucket_of(w.user_id) = bucket
         UNION
-        SELECT c.user_id FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = bucket);
+        SELECT c.user_id FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = bucket
+        UNION
+        SELECT h.user_id FROM credits.holds h WHERE credits.bucket_of(h.user_id) = bucket);
 END
     $$;
 COMMENT ON FUNCTION credits.bucket_accounts(int) IS
-    'Old node, before hold_bucket: the accounts of this bucket that have rows or a checkpoint, for bucket_handover and give_away_bucket, which then need not look for them among all accounts while commits wait. '
-    'Costs a descent of an index for each account of the ledger. 22004, 22023, 42501 without SELECT on the ledger, the checkpoints and bucket_states.';
+    'Both nodes, before hold_bucket: the accounts of this bucket that have rows, a checkpoint or holds, for bucket_handover and give_away_bucket, which then need not look for them among all accounts while commits wait. '
+    'Costs a descent of an index for each account of the ledger. 22004, 22023, 42501 without SELECT on the ledger, the checkpoints, holds and bucket_states.';
 
 CREATE FUNCTION credits.bucket_handover(bucket int, accounts uuid[] DEFAULT NULL, since xid8 DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -229,7 +232,7 @@ BEGIN
     -- Whoever has got a checkpoint since they were collected had rows then, has got some since, or has got boundaries. If these are gone again, the checkpoint says no more than none.
     accounts := accounts
         || ARRAY(SELECT (b ->> 'user_id')::uuid FROM unnest(ARRAY['holds', 'limits', 'caps']) boundary CROSS JOIN jsonb_array_elements(result -> boundary) b);
-    -- Those without a checkpoint, of which nothing was announced, are listed, too: by this list the new node finds the accounts that it has from an earlier stay.
+    -- Those of which nothing was announced are listed, too: by this list the new node finds the accounts that it has from an earlier stay.
     RETURN result || jsonb_build_object('accounts', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'user_id', a.user_id, 'balance', credits.get_user_balance(a.user_id), 'is_positive', coalesce(c.is_positive, false), 'crossed_at', c.crossed_at,
@@ -241,7 +244,7 @@ END
     $$;
 COMMENT ON FUNCTION credits.bucket_handover(int, uuid[], xid8) IS
     'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, seq (a number that no other handover has), position (of the transaction), accounts (balance, and '
-    'what was announced), and the rows of holds, limits and caps. accounts: what bucket_accounts has returned, and since: pg_snapshot_xmin of the snapshot that it had, or of an earlier one; without them, bucket_accounts is called. '
+    'what was announced), and the rows of holds, limits and caps. accounts: what bucket_accounts has returned on both nodes, and since: pg_snapshot_xmin of the snapshot that it had on this one, or of an earlier one; without them, it is called here. '
     'Of a bucket that was given away, also where it is expected again: the same, as it was then. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.give_away_bucket(bucket int, node_number int DEFAULT NULL, accounts uuid[] DEFAULT NULL, since xid8 DEFAULT NULL) RETURNS jsonb
@@ -355,7 +358,7 @@ CREATE FUNCTION credits.put_boundaries(bucket int, handover jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    -- Whoever has a hold here from an earlier stay is among them, since nobody has one who never had rows or boundaries.
+    -- Whoever has a hold here from an earlier stay is among them.
     accounts constant uuid[] := ARRAY(SELECT (a ->> 'user_id')::uuid FROM jsonb_array_elements(handover -> 'accounts') a);
 BEGIN
     -- A handover that was stored has no texts: those of a hold that has been received stay.

@@ -22,7 +22,7 @@ pub struct Mover {
     pub new: Session,
 }
 
-/// What the old node says of a bucket's accounts before it holds the bucket.
+/// What the nodes say of a bucket's accounts before the old one holds it.
 pub struct Collected {
     accounts: String,
     /// Others may have come since this transaction.
@@ -80,11 +80,12 @@ impl Mover {
 
     /// Collects the bucket's accounts.
     pub fn collect(&mut self, bucket: i32) -> Collected {
+        let left: String = self.new.value("SELECT credits.bucket_accounts($1)::text", &[&bucket]);
         let row = self
             .old
             .query_one(
-                "SELECT credits.bucket_accounts($1)::text, pg_snapshot_xmin(pg_current_snapshot())::text",
-                &[&bucket],
+                "SELECT (credits.bucket_accounts($1) || $2::text::uuid[])::text, pg_snapshot_xmin(pg_current_snapshot())::text",
+                &[&bucket, &left],
             )
             .unwrap();
         Collected { accounts: row.get(0), since: row.get(1) }
