@@ -2452,8 +2452,8 @@ CREATE FUNCTION credits.bucket_of(user_id uuid) RETURNS int
 COMMENT ON FUNCTION credits.bucket_of(uuid) IS
     'The bucket of an account, 0 to 1023: the remainder of a hash partition by user_id with modulus 1024. NULL for NULL.';
 
--- A bucket is given away while commits wait: what is read of it then must not depend on how many accounts there are. Holds are few, and often written; checkpoints are
--- written by the engine, which maintains no index of an expression: bucket_accounts finds those.
+-- A bucket is given away while commits wait: what is read of it then must not depend on how many accounts there are. Holds are few, and often written: an
+-- index would cost each a tenth of what it costs, so all are read, once. Checkpoints are written by the engine, which maintains no index of an expression: bucket_accounts finds those.
 CREATE INDEX spending_limits_bucket_idx ON credits.spending_limits (credits.bucket_of(user_id));
 CREATE INDEX spend_caps_bucket_idx ON credits.spend_caps (credits.bucket_of(user_id));
 COMMENT ON INDEX credits.spending_limits_bucket_idx IS 'Finds the limits of a bucket that moves.';
@@ -3010,7 +3010,7 @@ BEGIN
         handover = result || jsonb_build_object('holds',
             (SELECT coalesce(jsonb_agg(h - '{description,metadata}'::text[]), '[]') FROM jsonb_array_elements(result -> 'holds') h))
     WHERE s.bucket = give_away_bucket.bucket;
-    PERFORM credits.drop_boundaries(bucket);
+    PERFORM credits.drop_boundaries(bucket, ARRAY(SELECT h ->> 'source_id' FROM jsonb_array_elements(result -> 'holds') h));
     RETURN result;
 END
     $$;
@@ -3020,21 +3020,21 @@ COMMENT ON FUNCTION credits.give_away_bucket(int, int, uuid[], xid8) IS
     'is the point of no return. Rows of the ledger and what is derived from them stay until purge_bucket. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 -- A session that has locked one of these rows has changed it, waits for its stripe, and will be refused. To wait for it would be a deadlock: its row is left, and counts
--- for nothing.
-CREATE FUNCTION credits.drop_boundaries(bucket int) RETURNS void
+-- for nothing. Holds are looked for among all holds of the node unless the caller knows them: where commits wait, it does.
+CREATE FUNCTION credits.drop_boundaries(bucket int, holds text[] DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    DELETE FROM credits.holds WHERE source_id IN
-        (SELECT h.source_id FROM credits.holds h WHERE credits.bucket_of(h.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
+    holds := coalesce(holds, ARRAY(SELECT h.source_id FROM credits.holds h WHERE credits.bucket_of(h.user_id) = bucket));
+    DELETE FROM credits.holds WHERE source_id = ANY (ARRAY(SELECT h.source_id FROM credits.holds h WHERE h.source_id = ANY (drop_boundaries.holds) FOR UPDATE SKIP LOCKED));
     DELETE FROM credits.spending_limits WHERE user_id IN
         (SELECT l.user_id FROM credits.spending_limits l WHERE credits.bucket_of(l.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
     DELETE FROM credits.spend_caps WHERE id IN
         (SELECT c.id FROM credits.spend_caps c WHERE credits.bucket_of(c.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
 END
     $$;
-COMMENT ON FUNCTION credits.drop_boundaries(int) IS
-    'For the functions that move buckets: deletes holds, limits and caps of a bucket that is elsewhere, but those that others have locked.';
+COMMENT ON FUNCTION credits.drop_boundaries(int, text[]) IS
+    'For the functions that move buckets: deletes holds, limits and caps of a bucket that is elsewhere, but those that others have locked. holds: by their source_id, NULL if the caller does not know which there are.';
 
 CREATE FUNCTION credits.expect_bucket(bucket int, ledger text) RETURNS xid8
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -3305,7 +3305,7 @@ REVOKE ALL ON FUNCTION
     credits.begin_transfer(int), credits.wait_for_transaction(bigint), credits.hold_stripes(int), credits.holds_stripes(int),
     credits.bucket_state(int), credits.get_ledger(), credits.lock_bucket(int, text[]), credits.start_moving_bucket(int),
     credits.stop_moving_bucket(int), credits.bucket_transactions(int, xid8, xid8), credits.hold_bucket(int), credits.refuse_prepared(oid[]),
-    credits.bucket_accounts(int), credits.bucket_handover(int, uuid[], xid8), credits.give_away_bucket(int, int, uuid[], xid8), credits.drop_boundaries(int), credits.expect_bucket(int, text),
+    credits.bucket_accounts(int), credits.bucket_handover(int, uuid[], xid8), credits.give_away_bucket(int, int, uuid[], xid8), credits.drop_boundaries(int, text[]), credits.expect_bucket(int, text),
     credits.receive_transactions(int, jsonb, xid8), credits.put_boundaries(int, jsonb), credits.require_handover(int, jsonb),
     credits.receive_handover(int, jsonb), credits.activate_bucket(int, jsonb), credits.return_bucket(int), credits.bucket_digest(int),
     credits.purge_bucket(int) FROM PUBLIC;

@@ -266,7 +266,7 @@ BEGIN
         handover = result || jsonb_build_object('holds',
             (SELECT coalesce(jsonb_agg(h - '{description,metadata}'::text[]), '[]') FROM jsonb_array_elements(result -> 'holds') h))
     WHERE s.bucket = give_away_bucket.bucket;
-    PERFORM credits.drop_boundaries(bucket);
+    PERFORM credits.drop_boundaries(bucket, ARRAY(SELECT h ->> 'source_id' FROM jsonb_array_elements(result -> 'holds') h));
     RETURN result;
 END
     $$;
@@ -276,21 +276,21 @@ COMMENT ON FUNCTION credits.give_away_bucket(int, int, uuid[], xid8) IS
     'is the point of no return. Rows of the ledger and what is derived from them stay until purge_bucket. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 -- A session that has locked one of these rows has changed it, waits for its stripe, and will be refused. To wait for it would be a deadlock: its row is left, and counts
--- for nothing.
-CREATE FUNCTION credits.drop_boundaries(bucket int) RETURNS void
+-- for nothing. Holds are looked for among all holds of the node unless the caller knows them: where commits wait, it does.
+CREATE FUNCTION credits.drop_boundaries(bucket int, holds text[] DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    DELETE FROM credits.holds WHERE source_id IN
-        (SELECT h.source_id FROM credits.holds h WHERE credits.bucket_of(h.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
+    holds := coalesce(holds, ARRAY(SELECT h.source_id FROM credits.holds h WHERE credits.bucket_of(h.user_id) = bucket));
+    DELETE FROM credits.holds WHERE source_id = ANY (ARRAY(SELECT h.source_id FROM credits.holds h WHERE h.source_id = ANY (drop_boundaries.holds) FOR UPDATE SKIP LOCKED));
     DELETE FROM credits.spending_limits WHERE user_id IN
         (SELECT l.user_id FROM credits.spending_limits l WHERE credits.bucket_of(l.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
     DELETE FROM credits.spend_caps WHERE id IN
         (SELECT c.id FROM credits.spend_caps c WHERE credits.bucket_of(c.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
 END
     $$;
-COMMENT ON FUNCTION credits.drop_boundaries(int) IS
-    'For the functions that move buckets: deletes holds, limits and caps of a bucket that is elsewhere, but those that others have locked.';
+COMMENT ON FUNCTION credits.drop_boundaries(int, text[]) IS
+    'For the functions that move buckets: deletes holds, limits and caps of a bucket that is elsewhere, but those that others have locked. holds: by their source_id, NULL if the caller does not know which there are.';
 
 CREATE FUNCTION credits.expect_bucket(bucket int, ledger text) RETURNS xid8
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
