@@ -4,11 +4,12 @@ use std::slice;
 
 use ledger::credits::Credits;
 use ledger::numeric::DecodeError;
-use pgrx::pg_sys;
 use pgrx::varlena::varlena_to_byte_slice;
+use pgrx::{FromDatum, pg_sys};
 
-use super::column_type::is_toasted;
 use super::numeric;
+use super::text::Text;
+use super::toast::is_toasted;
 use super::value::{Type, Value};
 
 /// A type of elements, as `construct_array` wants it described.
@@ -170,6 +171,18 @@ pub(super) unsafe fn uuids(datum: pg_sys::Datum) -> Vec<[u8; 16]> {
     }
 }
 
+/// The elements of a `text[]`, without NULLs. They lie in the array.
+///
+/// # Safety
+/// `datum` is a `text[]` that is neither compressed nor out of line.
+pub(super) unsafe fn texts(datum: pg_sys::Datum) -> Vec<Text> {
+    // SAFETY: the caller's promise: an element is a text.
+    unsafe {
+        let read = |element: Option<pg_sys::Datum>| Text::from_polymorphic_datum(element?, false, TEXT.oid);
+        elements(datum, &TEXT, read).into_iter().flatten().collect()
+    }
+}
+
 /// The elements of a `timestamptz[]`.
 ///
 /// # Safety
@@ -184,7 +197,7 @@ pub(super) unsafe fn timestamptzs(datum: pg_sys::Datum) -> Vec<Option<i64>> {
 /// What `read` makes of the elements of an array, of which it is given `None` for NULL. The array is detoasted if need be.
 ///
 /// # Safety
-/// `datum` is an array of these elements. `read` keeps none of them.
+/// `datum` is an array of these elements. `read` keeps none of them, unless the array is neither compressed nor out of line.
 unsafe fn elements<T>(
     datum: pg_sys::Datum,
     elements: &Elements,

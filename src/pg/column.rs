@@ -8,11 +8,12 @@ use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 
-use super::column_type::{ColumnType, WrittenType};
+use super::column_type::ColumnType;
 use super::column_value::NewValue;
 use super::definition::Definition;
 use super::description;
 use super::relation::Table;
+use super::written_type::WrittenType;
 use crate::error::LedgerError;
 
 /// The columns of a table, as a type.

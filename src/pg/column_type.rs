@@ -1,4 +1,4 @@
-//! The types of columns: how a stored value is read, and how one is written.
+//! The types of columns, and how a stored value of each is read. How one is written is in [`written_type`](super::written_type).
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -12,9 +12,8 @@ use pgrx::prelude::*;
 use pgrx::{pg_sys, varlena};
 
 use super::column::Layout;
-use super::column_value::ColumnValue;
 use super::row::Row;
-use super::{array, numeric};
+use super::{array, numeric, toast};
 use crate::error::LedgerError;
 
 /// How a column is read.
@@ -116,7 +115,9 @@ impl StoredType for TransactionType {
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
         let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
         // SAFETY: a text. The names are too short for the server to compress one or to move it out of line.
-        unsafe { (!is_toasted(stored)).then(|| Self::from_name(varlena::varlena_to_byte_slice(stored)))? }
+        unsafe {
+            (!toast::is_toasted(stored)).then(|| Self::from_name(varlena::varlena_to_byte_slice(stored)))?
+        }
     }
 }
 
@@ -129,37 +130,8 @@ impl StoredType for Text {
 
     #[inline]
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
-        let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
-        // SAFETY: a text.
-        unsafe {
-            if is_toasted(stored) {
-                Cow::Owned(detoasted(stored))
-            } else {
-                Cow::Borrowed(varlena::varlena_to_byte_slice(stored))
-            }
-        }
-    }
-}
-
-/// Whether it is compressed or out of line.
-///
-/// # Safety
-/// A varlena.
-pub(super) unsafe fn is_toasted(stored: *mut pg_sys::varlena) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe { varlena::varatt_is_4b_c(stored) || varlena::varatt_is_1b_e(stored) }
-}
-
-/// # Safety
-/// A varlena that is compressed or out of line.
-#[cold]
-unsafe fn detoasted(stored: *mut pg_sys::varlena) -> Vec<u8> {
-    // SAFETY: the caller's promise; what the server has made of it is given back when it is copied.
-    unsafe {
-        let whole = pg_sys::pg_detoast_datum_packed(stored);
-        let bytes = varlena::varlena_to_byte_slice(whole).to_vec();
-        pg_sys::pfree(whole.cast());
-        bytes
+        // SAFETY: a text, which stays as long as `'row`.
+        unsafe { toast::bytes(datum.cast_mut_ptr()) }
     }
 }
 
@@ -327,55 +299,5 @@ impl StoredType for Vec<u64> {
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
         // SAFETY: the caller promises a value of this type: an array of such elements.
         unsafe { array::xid8s(datum) }
-    }
-}
-
-/// A type of values that the engine writes.
-pub trait WrittenType {
-    /// The type in Rust that a value is written from.
-    type Given<'a>;
-
-    /// The value as the server is given it.
-    fn to_column_value(given: Self::Given<'_>) -> ColumnValue<'_>;
-}
-
-/// A type whose values are written from what the pattern names.
-macro_rules! written {
-    ($($of:ty: $given:ty = |$value:ident| $column_value:expr;)*) => {
-        $(impl WrittenType for $of {
-            type Given<'a> = $given;
-
-            fn to_column_value($value: Self::Given<'_>) -> ColumnValue<'_> {
-                $column_value
-            }
-        })*
-    };
-}
-
-written! {
-    UserId: &'a Self = |user| ColumnValue::Uuid(user.as_bytes());
-    BatchId: &'a Self = |batch| ColumnValue::Uuid(batch.as_bytes());
-    [u8; 16]: &'a Self = |uuid| ColumnValue::Uuid(uuid);
-    Day: Self = |day| ColumnValue::Date(day);
-    Text: &'a [u8] = |text| ColumnValue::TextBytes(text);
-    TransactionType: Option<Self> = |known| ColumnValue::Text(known.map_or("", Self::name));
-    Overdraft: Self = |overdraft| ColumnValue::Overdraft(overdraft);
-    Vec<CapId>: &'a [CapId] = |caps| ColumnValue::Caps(caps);
-    Vec<Credits>: &'a [Credits] = |credits| ColumnValue::CreditsArray(credits);
-    Vec<Option<Timestamptz>>: &'a [Option<i64>] = |dates| ColumnValue::TimestamptzArray(dates);
-    i16: Self = |number| ColumnValue::Int2(number);
-    Credits: Self = |credits| ColumnValue::Credits(credits);
-    i64: Self = |number| ColumnValue::Int8(number);
-    u64: Self = |id| ColumnValue::Xid8(id);
-    Vec<u64>: &'a [u64] = |ids| ColumnValue::Xid8Array(ids);
-    bool: Self = |value| ColumnValue::Bool(value);
-    Timestamptz: i64 = |micros| ColumnValue::Timestamptz(micros);
-}
-
-impl<T: WrittenType> WrittenType for Option<T> {
-    type Given<'a> = Option<T::Given<'a>>;
-
-    fn to_column_value(given: Self::Given<'_>) -> ColumnValue<'_> {
-        given.map_or(ColumnValue::Null, T::to_column_value)
     }
 }

@@ -9,6 +9,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use pgrx::{FromDatum, IntoDatum, pg_sys, varlena};
 
+use super::toast::is_toasted;
 use crate::error::LedgerError;
 
 /// A `numeric` result: a sum of credits.
@@ -38,7 +39,7 @@ unsafe fn bytes<'stored>(datum: pg_sys::Datum) -> &'stored [u8] {
     // SAFETY: the caller's promise. A short header is read as it is; only what is compressed or out of line is detoasted.
     unsafe {
         let mut stored = datum.cast_mut_ptr::<pg_sys::varlena>();
-        if varlena::varatt_is_4b_c(stored) || varlena::varatt_is_1b_e(stored) {
+        if is_toasted(stored) {
             stored = pg_sys::pg_detoast_datum_packed(stored);
         }
         varlena::varlena_to_byte_slice(stored)
