@@ -44,8 +44,7 @@ pub fn details<'call>(call: &Call<'call>, first: usize) -> Result<[Given<'call>;
     category.map_or(Ok(()), |category| inserted::require_category(category.as_bytes()))?;
     let metadata = call.jsonb(argument(4, "metadata"));
     inserted::require_object(metadata.is_none_or(|(_, is_object)| is_object))?;
-    let uuid =
-        |place, name| Given::optional(name, pg_sys::UUIDOID, call.uuid_if_given(argument(place, name)));
+    let uuid = |place, name| Given::optional(name, pg_sys::UUIDOID, call.uuid(argument(place, name)));
     Ok([
         Given::optional("description", pg_sys::TEXTOID, call.text(argument(0, "description"))),
         uuid(1, "fusillade_batch_id"),

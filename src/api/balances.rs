@@ -45,7 +45,7 @@ pub fn get_users_balances_bulk(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let users = distinct(call.user_ids(USER_IDS)?);
     let one_in = match call.integer(PROBABILITY) {
         Some(value) => u32::try_from(value)
-            .map_err(|_| LedgerError::NegativeArgument { name: PROBABILITY.1, value: value.into() })?,
+            .map_err(|_| LedgerError::NegativeArgument { name: PROBABILITY.name(), value: value.into() })?,
         None => 0,
     };
     let balances = balance::read(&users)?;

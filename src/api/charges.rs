@@ -17,7 +17,7 @@ use crate::pg::{privilege, xact};
 /// `charge(user_id, amount, source_id, description, fusillade_batch_id, api_key_id, category, metadata)`
 pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     const USER_ID: Argument = Argument(0, "user_id");
-    let (user_id, user) = (call.uuid(USER_ID)?, *call.user_id(USER_ID)?);
+    let (user_id, user) = (call.required_uuid(USER_ID)?, *call.user_id(USER_ID)?);
     let (amount, credits) = call.required_numeric(Argument(1, "amount"))?;
     let source_id = call.required_content(Argument(2, "source_id"))?;
     let credits: Credits = recording::exact_amount(credits)?.into();

@@ -49,7 +49,7 @@ pub fn not_negative(name: &'static str, value: i64) -> Result<i64, LedgerError> 
 
 /// The number of rows or items that a sum is over.
 pub fn count(call: &Call<'_>, argument: Argument) -> Result<i64, LedgerError> {
-    not_negative(argument.1, call.required_bigint(argument)?)
+    not_negative(argument.name(), call.required_bigint(argument)?)
 }
 
 impl<'call> Filters<'call> {
@@ -121,8 +121,10 @@ impl<'call> Filters<'call> {
 impl<'call> Types<'call> {
     fn read(call: &Call<'call>, argument: Argument) -> Result<Option<Self>, LedgerError> {
         let Some((names, elements)) = call.text_array(argument)? else { return Ok(None) };
-        let known =
-            elements.into_iter().map(|name| transaction_type(argument.1, name)).collect::<Result<_, _>>()?;
+        let known = elements
+            .into_iter()
+            .map(|name| transaction_type(argument.name(), name))
+            .collect::<Result<_, _>>()?;
         Ok(Some(Self { names, known }))
     }
 }

@@ -23,7 +23,7 @@ use crate::pg::xact;
 /// `create_hold(user_id, amount, source_id, expires_in, description, fusillade_batch_id, api_key_id, category, metadata)`
 pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     const USER_ID: Argument = Argument(0, "user_id");
-    let (user_id, user) = (call.uuid(USER_ID)?, *call.user_id(USER_ID)?);
+    let (user_id, user) = (call.required_uuid(USER_ID)?, *call.user_id(USER_ID)?);
     let (amount, credits) = call.required_numeric(Argument(1, "amount"))?;
     let source_id = call.required_content(Argument(2, "source_id"))?;
     let span = span(call.required_interval(Argument(3, "expires_in"))?)?;

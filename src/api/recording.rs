@@ -134,14 +134,14 @@ const LONGEST_SOURCE_ID: usize = 2692;
 
 /// `create_transaction(user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id)`
 pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let user_id = call.uuid(USER_ID)?;
+    let user_id = call.required_uuid(USER_ID)?;
     let type_name = call.required_content(TRANSACTION_TYPE)?;
-    let known_type = transaction_type(TRANSACTION_TYPE.1, type_name)?;
+    let known_type = transaction_type(TRANSACTION_TYPE.name(), type_name)?;
     let (amount, credits) = call.required_numeric(Argument(2, "amount"))?;
     let source_id = call.required_content(Argument(3, "source_id"))?;
     let credits = exact_amount(credits)?;
     require_source_id(source_id)?;
-    let batch = call.uuid_if_given(Argument(5, "fusillade_batch_id"));
+    let batch = call.uuid(Argument(5, "fusillade_batch_id"));
     if batch.is_some() && !known_type.may_have_batch() {
         return Err(LedgerError::BatchOnNonUsage(known_type));
     }
@@ -155,7 +155,7 @@ pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
         Given::new("source_id", Value::text(source_id)),
         Given::optional("description", pg_sys::TEXTOID, call.text(Argument(4, "description"))),
         Given::optional("fusillade_batch_id", pg_sys::UUIDOID, batch),
-        Given::optional("api_key_id", pg_sys::UUIDOID, call.uuid_if_given(Argument(6, "api_key_id"))),
+        Given::optional("api_key_id", pg_sys::UUIDOID, call.uuid(Argument(6, "api_key_id"))),
     ];
     let user_id = call.user_id(USER_ID)?;
     let asked = || format!("{known_type} of {} for user {user_id}", credits.as_decimal());

@@ -57,7 +57,7 @@ impl Found {
 pub fn reverse_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let id = call.transaction_id(Argument(0, "transaction_id"))?;
     let source_id = call.required_content(Argument(1, "source_id"))?;
-    let given = call.numeric_if_given(Argument(2, "amount")).map(exact_amount).transpose()?;
+    let given = call.numeric(Argument(2, "amount")).map(|(_, credits)| exact_amount(credits)).transpose()?;
     require_source_id(source_id)?;
     let given = given.map(Credits::from);
     xact::refuse_if_read_only(c"reverse_transaction()");

@@ -24,7 +24,7 @@ pub fn get_monthly_auto_topup_spend_bulk(call: &Call<'_>) -> Result<Answer, Ledg
     const USER_IDS: Argument = Argument(0, "user_ids");
     let mut statement = Statement::new();
     call.user_ids(USER_IDS)?;
-    let users = statement.bind(call.uuid_array(USER_IDS)?);
+    let users = statement.bind(call.required_uuid_array(USER_IDS)?);
     let sql = format!(
         "SELECT users.user_id, spend.total FROM (SELECT DISTINCT user_id FROM unnest({users}) AS user_id) users \
          CROSS JOIN LATERAL (SELECT sum(amount) AS total FROM credits.credits_transactions t \

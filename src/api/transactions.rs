@@ -25,7 +25,7 @@ const USER_ID: Argument = Argument(0, "user_id");
 /// `get_transaction_by_id(transaction_id)`
 pub fn get_transaction_by_id(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let mut statement = Statement::new();
-    let id = statement.bind(call.uuid(Argument(0, "transaction_id"))?);
+    let id = statement.bind(call.required_uuid(Argument(0, "transaction_id"))?);
     Ok(statement.answer_rows(
         &format!(
             "SELECT {} FROM credits.credits_transactions WHERE id = {id} AND {}",

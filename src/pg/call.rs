@@ -3,7 +3,7 @@
 //! Functions that read or record rows hand their arguments on to a query as they are and let its rows go straight into the
 //! result, so they take a [`Call`] instead of Rust values: nothing is converted, and a list of a million rows is never held in
 //! memory twice. Their entry points are in `src/entry/functions.rs`; their SQL declarations, and with them the types of the
-//! arguments, in `balances.sql`, `reads.sql` and `recording.sql` of `sql/schema`.
+//! arguments, in `sql/schema`.
 
 use std::marker::PhantomData;
 
@@ -33,6 +33,18 @@ pub struct Call<'call> {
 #[derive(Clone, Copy)]
 pub struct Argument(pub usize, pub &'static str);
 
+impl Argument {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        self.1
+    }
+
+    /// The error for an argument that is needed and NULL.
+    fn missing(self) -> LedgerError {
+        LedgerError::NullArgument(self.name())
+    }
+}
+
 /// A span of time, as the server compares it: a day has 24 hours and a month 30 days.
 #[derive(Clone, Copy)]
 pub struct Interval {
@@ -49,15 +61,9 @@ impl Interval {
 }
 
 /// A `numeric` as the client wrote it, and its value where it is one that a sum could hold.
-pub type Numeric<'call> = (Value<'call>, Result<Credits, DecodeError>);
+pub type GivenNumeric<'call> = (Value<'call>, Result<Credits, DecodeError>);
 
-impl Argument {
-    /// The error for an argument that is needed and NULL.
-    fn missing(self) -> LedgerError {
-        LedgerError::NullArgument(self.1)
-    }
-}
-
+/// A method that returns no `Option` refuses an argument that is NULL (22004).
 impl<'call> Call<'call> {
     fn datum(&self, argument: Argument) -> Option<pg_sys::Datum> {
         // SAFETY: the server passes as many arguments as the function is declared with, and they outlive the call.
@@ -71,88 +77,82 @@ impl<'call> Call<'call> {
         self.datum(argument).map(|datum| Value::of(oid, datum))
     }
 
-    /// A `uuid` that must be given.
-    pub fn uuid(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
-        self.value(argument, pg_sys::UUIDOID).ok_or_else(|| argument.missing())
-    }
-
-    /// A `uuid`, if given.
-    pub fn uuid_if_given(&self, argument: Argument) -> Option<Value<'call>> {
+    /// A `uuid`.
+    pub fn uuid(&self, argument: Argument) -> Option<Value<'call>> {
         self.value(argument, pg_sys::UUIDOID)
     }
 
-    /// A `uuid` that must be given and names an account. LC003 for one that is not on this node.
+    /// A `uuid`.
+    pub fn required_uuid(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
+        self.uuid(argument).ok_or_else(|| argument.missing())
+    }
+
+    /// The account that a `uuid` names. LC003 for one that is not on this node.
     pub fn user_id(&self, argument: Argument) -> Result<&'call UserId, LedgerError> {
         let user = self.any_user_id(argument)?;
         buckets::require_for_reader(std::slice::from_ref(user))?;
         Ok(user)
     }
 
-    /// A `uuid` that must be given and names an account, of whatever node.
+    /// The account that a `uuid` names, on whatever node it is.
     pub fn any_user_id(&self, argument: Argument) -> Result<&'call UserId, LedgerError> {
         // SAFETY: a uuid is 16 bytes, passed by reference, and a `UserId` is laid out as they are; arguments outlive the call.
-        self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
+        self.required_uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
     }
 
-    /// A `uuid` that must be given and names an account, to be bound. LC003 for one that is not on this node.
+    /// The account that a `uuid` names, to be bound. LC003 for one that is not on this node.
     pub fn account(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
         self.user_id(argument)?;
-        self.uuid(argument)
+        self.required_uuid(argument)
     }
 
-    /// The API key of an argument, if given.
+    /// The transaction that a `uuid` names.
+    pub fn transaction_id(&self, argument: Argument) -> Result<&'call TransactionId, LedgerError> {
+        // SAFETY: a uuid is 16 bytes, passed by reference, and a `TransactionId` is laid out as they are; arguments outlive the call.
+        self.required_uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
+    }
+
+    /// The API key that a `uuid` names.
     pub fn api_key(&self, argument: Argument) -> Option<ApiKeyId> {
         // SAFETY: a uuid is 16 bytes, passed by reference.
-        self.uuid_if_given(argument).map(|value| ApiKeyId::from_bytes(unsafe { *value.datum.cast_mut_ptr() }))
+        self.uuid(argument).map(|value| ApiKeyId::from_bytes(unsafe { *value.datum.cast_mut_ptr() }))
     }
 
-    /// A `text`, if given.
+    /// A `text`, to be bound.
     pub fn text(&self, argument: Argument) -> Option<Value<'call>> {
         self.value(argument, pg_sys::TEXTOID)
     }
 
-    /// A `text` that must be given.
+    /// A `text`, to be bound.
     pub fn required_text(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
         self.text(argument).ok_or_else(|| argument.missing())
     }
 
-    /// A `text` that must be given, to be looked at.
-    pub fn required_content(&self, argument: Argument) -> Result<Text, LedgerError> {
-        self.content(argument).ok_or_else(|| argument.missing())
-    }
-
-    /// A `text`, if given, to be looked at.
+    /// A `text`, to be looked at. It is fetched and decompressed if need be.
     pub fn content(&self, argument: Argument) -> Option<Text> {
         let datum = self.datum(argument)?;
         // SAFETY: the declaration says text.
         unsafe { Text::from_polymorphic_datum(datum, false, pg_sys::TEXTOID) }
     }
 
-    /// A `numeric`, if given: its value where it is one that a sum could hold.
-    pub fn numeric_if_given(&self, argument: Argument) -> Option<Result<Credits, DecodeError>> {
-        // SAFETY: the declaration says numeric.
-        self.datum(argument).map(|datum| unsafe { numeric::from_datum(datum) })
+    /// A `text`, to be looked at. It is fetched and decompressed if need be.
+    pub fn required_content(&self, argument: Argument) -> Result<Text, LedgerError> {
+        self.content(argument).ok_or_else(|| argument.missing())
     }
 
-    /// A `uuid` that must be given and names a transaction.
-    pub fn transaction_id(&self, argument: Argument) -> Result<&'call TransactionId, LedgerError> {
-        // SAFETY: a uuid is 16 bytes, passed by reference, and a `TransactionId` is laid out as they are; arguments outlive the call.
-        self.uuid(argument).map(|value| unsafe { &*value.datum.cast_mut_ptr() })
-    }
-
-    /// A `numeric` that must be given.
-    pub fn required_numeric(&self, argument: Argument) -> Result<Numeric<'call>, LedgerError> {
-        self.numeric(argument).ok_or_else(|| argument.missing())
-    }
-
-    /// A `numeric`, if given.
-    pub fn numeric(&self, argument: Argument) -> Option<Numeric<'call>> {
+    /// A `numeric`, to be bound and to be looked at.
+    pub fn numeric(&self, argument: Argument) -> Option<GivenNumeric<'call>> {
         let value = self.value(argument, pg_sys::NUMERICOID)?;
         // SAFETY: the declaration says numeric.
         Some((value, unsafe { numeric::from_datum(value.datum) }))
     }
 
-    /// An `interval` that must be given.
+    /// A `numeric`, to be bound and to be looked at.
+    pub fn required_numeric(&self, argument: Argument) -> Result<GivenNumeric<'call>, LedgerError> {
+        self.numeric(argument).ok_or_else(|| argument.missing())
+    }
+
+    /// An `interval`.
     pub fn required_interval(&self, argument: Argument) -> Result<Interval, LedgerError> {
         let datum = self.datum(argument).ok_or_else(|| argument.missing())?;
         // SAFETY: the declaration says interval, which is passed by reference; arguments outlive the call.
@@ -164,62 +164,63 @@ impl<'call> Call<'call> {
         })
     }
 
-    /// A `jsonb`, if given, and whether it is an object.
+    /// A `jsonb`, and whether it is an object.
     pub fn jsonb(&self, argument: Argument) -> Option<(Value<'call>, bool)> {
         let value = self.value(argument, pg_sys::JSONBOID)?;
         // SAFETY: the declaration says jsonb.
         Some((value, unsafe { Jsonb::from_datum(value.datum) }.is_object()))
     }
 
-    /// A `timestamptz`, if given, in microseconds since the server's epoch.
+    /// A `jsonb`, which must be an array.
+    pub fn required_json_array(&self, argument: Argument) -> Result<json::Array<'call>, LedgerError> {
+        let datum = self.datum(argument).ok_or_else(|| argument.missing())?;
+        // SAFETY: the declaration says jsonb; arguments outlive the call.
+        unsafe { json::Array::from_datum(datum) }.ok_or(LedgerError::NotAnArray(argument.name()))
+    }
+
+    /// A `timestamptz`, in microseconds since the server's epoch; the infinities are the ends of the range.
     pub fn time(&self, argument: Argument) -> Option<i64> {
         self.datum(argument).map(|datum| datum.value().cast_signed() as i64)
     }
 
-    /// A `timestamptz` that must be given, in the same unit.
+    /// A `timestamptz`, in microseconds since the server's epoch; the infinities are the ends of the range.
     pub fn required_time(&self, argument: Argument) -> Result<i64, LedgerError> {
         self.time(argument).ok_or_else(|| argument.missing())
     }
 
-    /// A `date`, if given.
+    /// A `date`.
     pub fn date(&self, argument: Argument) -> Option<Day> {
         // SAFETY: the declaration says date, which is an integer.
         unsafe { i32::from_polymorphic_datum(self.datum(argument)?, false, pg_sys::INT4OID) }
             .map(Day::from_date)
     }
 
-    /// A `bigint`, if given.
+    /// A `bigint`.
     pub fn bigint(&self, argument: Argument) -> Option<i64> {
         // SAFETY: the declaration says bigint.
         unsafe { i64::from_polymorphic_datum(self.datum(argument)?, false, pg_sys::INT8OID) }
     }
 
-    /// An `integer`, if given.
+    /// A `bigint`.
+    pub fn required_bigint(&self, argument: Argument) -> Result<i64, LedgerError> {
+        self.bigint(argument).ok_or_else(|| argument.missing())
+    }
+
+    /// An `integer`.
     pub fn integer(&self, argument: Argument) -> Option<i32> {
         // SAFETY: the declaration says integer.
         unsafe { i32::from_polymorphic_datum(self.datum(argument)?, false, pg_sys::INT4OID) }
     }
 
-    /// A `bigint` that must be given.
-    pub fn required_bigint(&self, argument: Argument) -> Result<i64, LedgerError> {
-        self.bigint(argument).ok_or_else(|| argument.missing())
+    /// A `uuid[]`, to be bound, which must not have NULLs in it.
+    pub fn required_uuid_array(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
+        let array = self.value(argument, pg_sys::UUIDARRAYOID).ok_or_else(|| argument.missing())?;
+        without_nulls(argument, array)
     }
 
-    /// A `jsonb` that must be given and must be an array.
-    pub fn json_array(&self, argument: Argument) -> Result<json::Array<'call>, LedgerError> {
-        let datum = self.datum(argument).ok_or_else(|| argument.missing())?;
-        // SAFETY: the declaration says jsonb; arguments outlive the call.
-        unsafe { json::Array::from_datum(datum) }.ok_or(LedgerError::NotAnArray(argument.1))
-    }
-
-    /// A `uuid[]` that must be given, without NULLs in it.
-    pub fn uuid_array(&self, argument: Argument) -> Result<Value<'call>, LedgerError> {
-        whole_array(argument, self.value(argument, pg_sys::UUIDARRAYOID).ok_or_else(|| argument.missing())?)
-    }
-
-    /// The elements of a `uuid[]` that must be given, without NULLs in it, and names accounts. LC003 for one that is not on this node.
+    /// The accounts that a `uuid[]` names, which must not have NULLs in it. LC003 for one that is not on this node.
     pub fn user_ids(&self, argument: Argument) -> Result<Vec<UserId>, LedgerError> {
-        let array = self.uuid_array(argument)?;
+        let array = self.required_uuid_array(argument)?;
         // SAFETY: the declaration says uuid[].
         let users: Vec<UserId> =
             unsafe { array::uuids(array.datum) }.into_iter().map(UserId::from_bytes).collect();
@@ -227,28 +228,12 @@ impl<'call> Call<'call> {
         Ok(users)
     }
 
-    /// A `text[]`, if given, without NULLs in it: to be bound, and to be looked at.
+    /// A `text[]`, to be bound and to be looked at, which must not have NULLs in it.
     pub fn text_array(&self, argument: Argument) -> Result<Option<(Value<'call>, Vec<Text>)>, LedgerError> {
         let Some(value) = self.value(argument, pg_sys::TEXTARRAYOID) else { return Ok(None) };
-        let value = whole_array(argument, value)?;
-        let (mut elements, mut count) = (std::ptr::null_mut(), 0);
-        // SAFETY: the declaration says text[], and there is no NULL in it; the elements lie in the array.
-        let elements = unsafe {
-            pg_sys::deconstruct_array(
-                value.datum.cast_mut_ptr(),
-                pg_sys::TEXTOID,
-                -1,
-                false,
-                pg_sys::TYPALIGN_INT.cast_signed(),
-                &raw mut elements,
-                std::ptr::null_mut(),
-                &raw mut count,
-            );
-            std::slice::from_raw_parts(elements.cast_const(), usize::try_from(count).unwrap_or_default())
-        };
-        // SAFETY: each of them is a text.
-        let text = |&element| unsafe { Text::from_polymorphic_datum(element, false, pg_sys::TEXTOID) };
-        Ok(Some((value, elements.iter().filter_map(text).collect())))
+        let value = without_nulls(argument, value)?;
+        // SAFETY: the declaration says text[], and the value is neither compressed nor out of line.
+        Ok(Some((value, unsafe { array::texts(value.datum) })))
     }
 
     /// The composite type that the function is declared to return.
@@ -301,13 +286,13 @@ impl<'call> Call<'call> {
     }
 }
 
-/// An array, neither compressed nor out of line, that has no NULL in it.
-fn whole_array(argument: Argument, value: Value<'_>) -> Result<Value<'_>, LedgerError> {
+/// The array, neither compressed nor out of line. An error if it has a NULL in it.
+fn without_nulls(argument: Argument, value: Value<'_>) -> Result<Value<'_>, LedgerError> {
     // SAFETY: the argument is declared as an array.
     let array = unsafe { pg_sys::pg_detoast_datum(value.datum.cast_mut_ptr()) };
     // SAFETY: the array is whole now.
     if unsafe { pg_sys::array_contains_nulls(array.cast()) } {
-        return Err(LedgerError::NullElement(argument.1));
+        return Err(LedgerError::NullElement(argument.name()));
     }
     Ok(Value::of(value.oid, pg_sys::Datum::from(array)))
 }

@@ -44,9 +44,13 @@ const READ_COLUMNS: [AnyColumn<Ledger>; 6] = columns![
 /// `record_transactions(transactions)`
 pub fn record_transactions(call: &Call<'_>) -> Result<Answer, LedgerError> {
     const TRANSACTIONS: Argument = Argument(0, "transactions");
-    let array = call.json_array(TRANSACTIONS)?;
+    let array = call.required_json_array(TRANSACTIONS)?;
     if array.len() > MOST {
-        return Err(LedgerError::TooManyElements { name: TRANSACTIONS.1, most: MOST, count: array.len() });
+        return Err(LedgerError::TooManyElements {
+            name: TRANSACTIONS.name(),
+            most: MOST,
+            count: array.len(),
+        });
     }
     let relations = Relations::lookup().ok_or(LedgerError::NotInstalled)?;
     // The server would notice, too, but not before it has taken a transaction id, which a standby has none of.
