@@ -51,11 +51,11 @@ impl Scope {
         }
     }
 
-    /// The parts that are each in one index by `seq`. Rows of batches may be unwanted.
-    fn parts(self, with_batches: bool) -> Vec<Part> {
+    /// The parts that are each in one index by `seq`, without those of which no row passes the filters.
+    fn parts(self, filters: &Filters<'_>) -> Vec<Part> {
         let whole = |scope: Self| Part { condition: scope.condition(), kind: "transaction_type" };
         match self {
-            Self::User(user) if with_batches => vec![
+            Self::User(user) if filters.admit_batches() => vec![
                 whole(Self::Singles(user)),
                 Part {
                     condition: format!("user_id = {user} AND fusillade_batch_id IS NOT NULL"),
@@ -119,7 +119,7 @@ pub fn newest_rows<'call>(
     let Some(reach) = page.reach(statement) else {
         return format!("SELECT {any_row} FROM {LEDGER} WHERE {whose}{cursor}{passes}");
     };
-    let parts = scope.parts(filters.admit_batches());
+    let parts = scope.parts(filters);
     if !filters.have_period() {
         return newest_of(&parts, columns, &format!("{cursor}{passes}"), &reach);
     }

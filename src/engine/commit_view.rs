@@ -94,15 +94,14 @@ impl CommitView {
         self.checkpoints.find(user, &now.snapshot)
     }
 
-    /// The user's stored checkpoint, and a pass over its delta that meets rows in flight. What batches and days gain by a refresh is
-    /// added up if that `is_due`. If the snapshot sees other recorded changes of checkpoints than `published` does, that is not used from
-    /// here on.
+    /// The user's stored checkpoint, and a pass over its delta that meets rows in flight. If the snapshot sees other recorded changes of
+    /// checkpoints than `published` does, that is not used from here on.
     pub fn look<E: From<NotFree> + From<LedgerError> + From<SumOutOfRange>>(
         &mut self,
         user: &UserId,
         now: &Moment,
         published: &Published,
-        is_due: bool,
+        added_up: AddedUp,
     ) -> Result<Option<(Checkpoint, Pass)>, E> {
         let stored = match self.checkpoints.find_again(user, &now.snapshot)? {
             None => {
@@ -116,7 +115,7 @@ impl CommitView {
         published.check_version(row.stored_by, &now.snapshot);
         let further = further_fold(published, user, &checkpoint.fold);
         let mut delta = UserDelta { scan: &mut self.dirty, user, now };
-        let pass = delta.pass(published, &checkpoint.fold, further, is_due)?;
+        let pass = delta.pass(published, &checkpoint.fold, further, added_up)?;
         Ok(Some((checkpoint, pass)))
     }
 
@@ -148,7 +147,7 @@ impl DeltasAt<'_> {
         // A published fold may cover rows that came after the snapshot, and has not all rows that did.
         let further =
             further_fold(published, user, stored).filter(|fold| fold.coverage.serves(&self.now.open));
-        self.of(user).pass(published, stored, further, true)
+        self.of(user).pass(published, stored, further, AddedUp::SumsAndGains)
     }
 
     /// What the stored fold becomes by a refresh, after this pass.
@@ -167,6 +166,15 @@ impl DeltasAt<'_> {
     fn of<'a>(&'a mut self, user: &'a UserId) -> UserDelta<'a> {
         UserDelta { scan: &mut self.scan, user, now: self.now }
     }
+}
+
+/// What a pass over a user's delta adds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddedUp {
+    /// The sums alone: most passes are followed by no refresh.
+    Sums,
+    /// What batches and days gain by a refresh, too, which costs as much again.
+    SumsAndGains,
 }
 
 /// What a pass over a user's delta has found.
@@ -231,18 +239,17 @@ pub struct UserDelta<'a> {
 }
 
 impl UserDelta<'_> {
-    /// One pass, from the stored fold on or from one that is `further`. Publishes the fold that it advances. Adds up what batches and days
-    /// gain if a refresh `is_due`: that costs as much again as the sums, and most passes are followed by none.
+    /// One pass, from the stored fold on or from one that is `further`. Publishes the fold that it advances.
     fn pass(
         &mut self,
         published: &Published,
         stored: &Fold,
         further: Option<Fold>,
-        is_due: bool,
+        added_up: AddedUp,
     ) -> Result<Pass, SumOutOfRange> {
         let is_from_stored = further.is_none();
         let base = further.unwrap_or_else(|| stored.clone());
-        let (sums, gained) = if is_due && base.gained_nothing_since(stored) {
+        let (sums, gained) = if added_up == AddedUp::SumsAndGains && base.gained_nothing_since(stored) {
             let (sums, gained) = self.fold(base)?;
             (sums, Some(gained))
         } else {

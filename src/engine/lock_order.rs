@@ -72,12 +72,19 @@ impl Writers {
         })
     }
 
-    /// Opens them if the locks of all their relations are free; the batches only if refreshes add to them, since a table with two indexes
+    /// Opens all but the batches if the locks of their relations are free, for refreshes that add to no batch: a table with two indexes
     /// costs as much to open as the other two.
-    pub fn to_refresh_if_free(relations: &Relations, with_batches: bool) -> Result<Self, NotFree> {
+    pub fn without_batches_if_free(relations: &Relations) -> Result<Self, NotFree> {
+        Self::with_if_free(relations, || Ok(None))
+    }
+
+    fn with_if_free(
+        relations: &Relations,
+        open_batches: impl FnOnce() -> Result<Option<TableWriter<Batches>>, NotFree>,
+    ) -> Result<Self, NotFree> {
         let days = relations.days().unwrap_or_else(|error| error.raise());
         let checkpoints = TableWriter::open_if_free(relations.checkpoints)?;
-        let batches = with_batches.then(|| TableWriter::open_if_free(relations.batches)).transpose()?;
+        let batches = open_batches()?;
         Ok(Self { relations: *relations, checkpoints, batches, days: TableWriter::open_if_free(days)? })
     }
 
@@ -93,7 +100,7 @@ impl Writers {
 
 impl OpenIfFree for Writers {
     fn open_if_free(relations: &Relations) -> Result<Self, NotFree> {
-        Self::to_refresh_if_free(relations, true)
+        Self::with_if_free(relations, || TableWriter::open_if_free(relations.batches).map(Some))
     }
 }
 

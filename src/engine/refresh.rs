@@ -13,7 +13,7 @@ use ledger::statistics::Event;
 use super::checkpoint::{self, CheckpointScan, Stored, StoredRow};
 use super::commit_view::{Gained, Moment, Refreshed, UserDelta};
 use super::delta::DeltaScan;
-use super::lock_order::Writers;
+use super::lock_order::{OpenIfFree, Writers};
 use super::{batches, days, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
@@ -46,8 +46,11 @@ pub fn refresh_if_free(stripe: u8, lagging: Vec<Lagging>, relations: &Relations,
     let outcome = match writers {
         Some(writers) if is_free => attempt(lagging, writers),
         None if is_free => {
-            let has_batches = lagging.iter().any(Lagging::may_have_batches);
-            let writers = Writers::to_refresh_if_free(relations, has_batches);
+            let writers = if lagging.iter().any(Lagging::may_have_batches) {
+                Writers::open_if_free(relations)
+            } else {
+                Writers::without_batches_if_free(relations)
+            };
             writers.map_or(Event::RefreshSkipped, |writers| attempt(lagging, &writers))
         }
         _ => Event::RefreshSkipped,

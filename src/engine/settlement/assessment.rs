@@ -11,7 +11,7 @@ use ledger::settlement::{self, Assessment, Checkpoint, Found, FoundRows, Own, Re
 use super::{Settled, Settlement, Stop};
 use crate::engine::caps::CapsScan;
 use crate::engine::claims;
-use crate::engine::commit_view::{CommitView, Moment, Pass};
+use crate::engine::commit_view::{AddedUp, CommitView, Moment, Pass};
 use crate::engine::cover::CoverScans;
 use crate::engine::lock_order::OpenIfFree;
 use crate::engine::published::Published;
@@ -79,8 +79,9 @@ impl Settlement {
         if has_headroom && covered.is_none() {
             return Ok(None);
         }
-        let is_due = noted.request != Request::Settle || published.lags(user, counted);
-        let known = view.look::<Stop>(user, now, published, is_due)?;
+        let may_refresh = noted.request != Request::Settle || published.lags(user, counted);
+        let added_up = if may_refresh { AddedUp::SumsAndGains } else { AddedUp::Sums };
+        let known = view.look::<Stop>(user, now, published, added_up)?;
         let has_rows = known.is_some() || view.has_rows(user);
         let mut caps = match &known {
             Some((checkpoint, _)) => self.spends(user, &checkpoint.announced.caps, published, now)?,

@@ -141,7 +141,17 @@ impl Settlement {
         let is_of_one = |a: &Settled, b: &Settled| stripe::of_user(&a.user) == stripe::of_user(&b.user);
         let mut stripes = users.chunk_by_mut(is_of_one).peekable();
         while let Some(users) = stripes.next() {
-            self.settle_stripe(users, stripes.peek().is_none())?;
+            let stripe = stripe::of_user(&users[0].user);
+            let lagging = self.settle_stripe(stripe, users)?;
+            if lagging.is_empty() {
+                continue;
+            }
+            // What has been written is not let go of: nothing may be left that a decision about a later stripe could wait for.
+            if stripes.peek().is_none() || self.opened.open_to_decide(&self.relations).is_ok() {
+                refresh::refresh_if_free(stripe, lagging, &self.relations, self.opened.writers.as_ref());
+            } else {
+                statistics::count(Event::RefreshSkipped, lagging.len());
+            }
         }
         Ok(())
     }
@@ -156,23 +166,23 @@ impl Settlement {
         lock_order::wait_for_relations(&self.relations);
     }
 
-    fn settle_stripe(&mut self, users: &mut [Settled], is_last: bool) -> Result<(), Stop> {
-        let stripe = stripe::of_user(&users[0].user);
+    /// Settles the users of a stripe. Returns the checkpoints that lag: they are to be refreshed while the stripe is shared, and not before
+    /// all its users agree, since with one in doubt it is released, and another commit could write what this one has written.
+    fn settle_stripe(&mut self, stripe: u8, users: &mut [Settled]) -> Result<Vec<Lagging>, Stop> {
         if users.iter().any(Settled::is_decided_at_once) {
             self.prepare_to_decide()?;
             lock::lock_stripe(stripe);
             let published = self.count(users);
             self.require_here(&published, users)?;
-            return self.decide(&published, users);
+            self.decide(&published, users)?;
+            return Ok(Vec::new());
         }
         lock::share_stripe(stripe);
         self.sharing.push(stripe);
         let published = self.count(users);
         self.require_here(&published, users)?;
         if let Agreement::All { lagging } = self.assess(&published, users)? {
-            // Not earlier: with a user in doubt the stripe is released, and another commit could write what this one has written.
-            self.refresh(stripe, lagging, is_last);
-            return Ok(());
+            return Ok(lagging);
         }
         self.prepare_to_decide()?;
         self.sharing.pop();
@@ -181,7 +191,8 @@ impl Settlement {
         // Again: the stripe was let go.
         let published = self.published();
         self.require_here(&published, users)?;
-        self.decide(&published, users)
+        self.decide(&published, users)?;
+        Ok(Vec::new())
     }
 
     /// What is published as of now. Opened again with each lock of a stripe: while the transaction waited for it, an
@@ -204,19 +215,6 @@ impl Settlement {
     fn require_here(&self, published: &Published, users: &[Settled]) -> Result<(), LedgerError> {
         published.accept_invalidations();
         buckets::require_at_commit(&self.relations, users.iter().map(|settled| &settled.user))
-    }
-
-    /// Refreshes checkpoints that lag, of a stripe that is shared.
-    fn refresh(&mut self, stripe: u8, lagging: Vec<Lagging>, is_last: bool) {
-        if lagging.is_empty() {
-            return;
-        }
-        // What has been written is not let go of: nothing may be left that a decision about another stripe could wait for.
-        if is_last || self.opened.open_to_decide(&self.relations).is_ok() {
-            refresh::refresh_if_free(stripe, lagging, &self.relations, self.opened.writers.as_ref());
-        } else {
-            statistics::count(Event::RefreshSkipped, lagging.len());
-        }
     }
 
     /// Opens everything that a decision can need. From here on the settlement waits for no relation.
