@@ -1,6 +1,7 @@
-//! The one error type: SQLSTATE, message, detail and hint of everything that this extension refuses. SQLSTATEs are in [`sqlstate`], hints in
-//! [`hint`].
+//! The one error type: everything that this extension refuses, with its message. Its SQLSTATE is in [`sqlstate`], its detail in [`detail`],
+//! its hint in [`hint`].
 
+mod detail;
 mod hint;
 mod sqlstate;
 
@@ -428,21 +429,6 @@ impl LedgerError {
         }
         ErrorReport::from(self).report(PgLogLevel::ERROR);
         unreachable!("an error report does not return")
-    }
-
-    /// What the message says, for programs: a JSON object, with amounts as exact as they are.
-    fn detail(&self) -> Option<String> {
-        match self {
-            Self::InsufficientCredits { user, asked, available, overdraft_limit } => Some(format!(
-                "{{\"user_id\":\"{user}\",\"asked\":\"{asked}\",\"available\":\"{available}\",\"overdraft_limit\":\"{overdraft_limit}\"}}"
-            )),
-            Self::NotHere { user } => Some(format!("{{\"user_id\":\"{user}\"}}")),
-            Self::BucketNotHere(bucket) => Some(format!("{{\"bucket\":{bucket}}}")),
-            Self::SpendCapReached { user, refusal: CapRefusal { id, asked, remaining } } => Some(format!(
-                "{{\"cap_id\":\"{id}\",\"user_id\":\"{user}\",\"asked\":\"{asked}\",\"remaining\":\"{remaining}\"}}"
-            )),
-            _ => None,
-        }
     }
 }
 
