@@ -118,7 +118,7 @@ pub fn hold(relations: &Relations, given: &[GivenValue<'_>], returns: RowType) -
     if !plain::is_plain::<Holds>(&table) {
         return None;
     }
-    let key = relations.holds_key()?;
+    let key = relations.holds_key?;
     let mut inserter = Inserter::new(table);
     if !inserter.has_no_other_keys(&[Some(key)]) {
         return None;
@@ -213,7 +213,7 @@ fn open_ledger(relations: &Relations, columns: &[AnyColumn<Ledger>]) -> Option<O
     if !plain::is_plain::<Ledger>(&table) {
         return None;
     }
-    let key = relations.source_id_key()?;
+    let key = relations.source_id_key?;
     let inserter = Inserter::new(table);
     inserter.has_no_other_keys(&[Some(key), relations.seq_index]).then_some(OpenLedger { inserter, key })
 }

@@ -31,7 +31,7 @@ impl HoldScan {
     /// snapshot that is as old as the caller's may be.
     pub fn open(relations: &Relations, sight: Sight) -> Option<Self> {
         let table = Table::open(relations.holds().ok()?, Access::Read);
-        let index = relations.holds_index().and_then(Index::open).filter(Index::is_complete)?;
+        let index = relations.holds_index.and_then(Index::open).filter(Index::is_complete)?;
         Some(Self::with(table, index, sight))
     }
 
