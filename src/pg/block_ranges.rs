@@ -159,7 +159,7 @@ impl<L: Layout> BlockScan<L> {
             let next = || get_next(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot);
             // One guard a row: `visit` may panic, which must not pass a guard.
             while pg_sys::ffi::pg_guard_ffi_boundary(next) {
-                let row = Row::new(self.slot, false);
+                let row = Row::new(self.slot);
                 row.deform(self.furthest);
                 visit(&row);
             }
@@ -178,7 +178,7 @@ impl<L: Layout> BlockScan<L> {
                 fetch(relation, &raw mut tid, self.snapshot.as_raw(), self.slot)
             });
             assert!(found, "a row stays as long as a snapshot sees it");
-            Row::new(self.slot, false)
+            Row::new(self.slot)
         }
     }
 }

@@ -22,7 +22,7 @@ pub fn installed_version() -> Option<String> {
         equal: pg_sys::F_NAMEEQ,
     };
     let mut version = None;
-    // SAFETY: the column is a name, which the static text is long enough for; the version is copied.
+    // SAFETY: the column is a name, which is compared up to its NUL; the version is copied.
     unsafe {
         system_catalog::visit(lookup, pg_sys::Datum::from(NAME.as_ptr()), None, |table, row| {
             let column = pg_sys::Anum_pg_extension_extversion.cast_signed();

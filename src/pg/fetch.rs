@@ -97,7 +97,7 @@ impl<L: Layout> RowFetch<L> {
         found.then(|| {
             // SAFETY: the slot holds a row, of a table that has been compared with the layout; the row borrows it until the next
             // call.
-            let row = unsafe { Row::new(self.slot, false) };
+            let row = unsafe { Row::new(self.slot) };
             row.deform(self.furthest);
             row
         })
@@ -121,7 +121,7 @@ impl<L: Layout> RowFetch<L> {
             })
         };
         // SAFETY: the slot holds a row, of a table that has been compared with the layout; the row borrows it until the next call.
-        found.then(|| unsafe { Row::new(self.slot, false) })
+        found.then(|| unsafe { Row::new(self.slot) })
     }
 }
 

@@ -177,7 +177,7 @@ impl<L: Layout> Inserter<L> {
         };
         // SAFETY: the slot holds the row that was stored, of a table that has been compared with the layout; the row borrows it until the
         // next one is inserted.
-        is_stored.then(|| unsafe { Row::new(slot, false) })
+        is_stored.then(|| unsafe { Row::new(slot) })
     }
 
     /// Puts the values into the slot.

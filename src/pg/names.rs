@@ -68,8 +68,8 @@ pub(super) fn find_index_now(table: pg_sys::Oid, name: &CStr) -> Option<CatalogI
         equal: pg_sys::F_OIDEQ,
     };
     let (mut named, mut found) = (Vec::new(), None);
-    // SAFETY: the columns are a name, which the static text is long enough for, and an oid. A row begins as its catalog's
-    // structure says, and is valid while it is looked at.
+    // SAFETY: the columns are a name, which is compared up to its NUL, and an oid. A row begins as its catalog's structure says, and is
+    // valid while it is looked at.
     unsafe {
         pg_sys::InvalidateCatalogSnapshot();
         system_catalog::visit(by_name, pg_sys::Datum::from(name.as_ptr()), None, |_, row| {

@@ -35,8 +35,13 @@ pub struct Row<'row, L> {
 impl<'row, L: Layout> Row<'row, L> {
     /// # Safety
     /// The slot holds a row, of a table that has the columns of the layout, and as long as `'row`.
-    pub(super) const unsafe fn new(slot: *mut pg_sys::TupleTableSlot, in_flight: bool) -> Self {
-        Self { slot, in_flight, scan: PhantomData, layout: PhantomData }
+    pub(super) const unsafe fn new(slot: *mut pg_sys::TupleTableSlot) -> Self {
+        Self { slot, in_flight: false, scan: PhantomData, layout: PhantomData }
+    }
+
+    /// The row of a scan, which says whether it is in flight.
+    pub(super) const fn seen_in_flight(self, in_flight: bool) -> Self {
+        Self { in_flight, ..self }
     }
 
     /// Inserted by another transaction that has not ended; only a dirty snapshot sees such rows.

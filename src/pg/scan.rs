@@ -30,14 +30,14 @@ pub struct IndexScan<L> {
     slot: *mut pg_sys::TupleTableSlot,
     /// The context in which the scan allocates: it must live as long as the scan.
     memory: pg_sys::MemoryContext,
-    /// The arguments of scan keys for uuids, which are passed by reference.
+    /// The arguments of scan keys for uuids, which are passed by reference. In a box, they stay where they are when this value is moved.
     uuids: Box<[[u8; 16]; MAX_KEYS]>,
     /// The arguments of scan keys for texts.
     texts: [OwnedText; MAX_KEYS],
     sight: Sight,
     /// The tuple id in the last index entry.
     index_tid: Tid,
-    /// Whether the slot holds the row of that entry.
+    /// Whether the slot holds a row that the snapshot sees.
     found: bool,
     index: Index,
     /// Closed last: dropping this value releases scan and slot first.
@@ -177,7 +177,6 @@ impl<L: Layout> IndexScan<L> {
 
     /// Starts over, before the first row that meets the keys. Panics unless there are as many keys as the scan was made for, one
     /// for each column of the index from the first on.
-    #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
     pub fn seek(&mut self, keys: &[Key<L>]) {
         // SAFETY: the scan descriptor is valid until the scan is dropped.
         let expected = unsafe { (*self.scan).numberOfKeys };
@@ -186,23 +185,35 @@ impl<L: Layout> IndexScan<L> {
             "a scan is sought with as many keys as it was made for"
         );
         let mut arguments = [pg_sys::Datum::null(); MAX_KEYS];
-        for (index, key) in keys.iter().enumerate() {
-            assert!(self.index.has_column(index, key.column), "a key for another column");
-            arguments[index] = match &key.argument {
-                Argument::Value(datum) => *datum,
-                Argument::Uuid(uuid) => {
-                    self.uuids[index] = *uuid;
-                    pg_sys::Datum::from(std::ptr::from_ref(&self.uuids[index]))
-                }
-                Argument::Text(text) => self.texts[index].set(text),
-                Argument::Null => pg_sys::Datum::null(),
-            };
+        for (place, key) in keys.iter().enumerate() {
+            assert!(self.index.has_column(place, key.column), "a key for another column");
+            arguments[place] = self.keep(place, &key.argument);
         }
         self.found = false;
+        // SAFETY: each key is for the index's column in its place, and what its argument points to is kept.
+        unsafe { self.rescan(keys, &arguments) }
+    }
+
+    /// The argument of the key in this place as the server takes it. What that points to stays until another is kept in its place.
+    fn keep(&mut self, place: usize, argument: &Argument) -> pg_sys::Datum {
+        match argument {
+            Argument::Value(datum) => *datum,
+            Argument::Uuid(uuid) => {
+                self.uuids[place] = *uuid;
+                pg_sys::Datum::from(std::ptr::from_ref(&self.uuids[place]))
+            }
+            Argument::Text(text) => self.texts[place].set(text),
+            Argument::Null => pg_sys::Datum::null(),
+        }
+    }
+
+    /// # Safety
+    /// Each key is for the column of the index in its place. Its argument is the datum in that place, and stays until the next call.
+    #[expect(ffi_unwind_calls, reason = "the guard stands around the calls")]
+    unsafe fn rescan(&self, keys: &[Key<L>], arguments: &[pg_sys::Datum; MAX_KEYS]) {
         let (scan, memory, index) = (self.scan, self.memory, &self.index);
-        // SAFETY: the server copies the keys. What they point to is in boxes and vectors, which stay where they are until the scan is
-        // sought again. A procedure compares the type of its column, which is the index column's. An error of the server jumps over
-        // frames without destructors only.
+        // SAFETY: the server copies the keys; what they point to stays, as the caller promises. A procedure compares the type of its
+        // column, which is the index column's. An error of the server jumps over frames without destructors only.
         unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 let mut scan_keys = [pg_sys::ScanKeyData::default(); MAX_KEYS];
@@ -275,7 +286,8 @@ impl<L: Layout> IndexScan<L> {
         };
         // SAFETY: the row borrows the slot, which holds it until the next one is looked for. It is of the table, which has been
         // compared with the layout.
-        Some(unsafe { Row::new(self.slot, in_flight) })
+        let row = unsafe { Row::new(self.slot) };
+        Some(row.seen_in_flight(in_flight))
     }
 
     /// The other transaction that is writing the row that was found last; `None` for a scan that does not meet such rows.

@@ -11,8 +11,9 @@ use super::relcache::{with_entry, with_entry_if_free};
 /// What a relation is made of.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Its name with its schema's.
-    name: (String, String),
+    /// The name of its schema.
+    schema: String,
+    name: String,
     /// Its persistence (`relpersistence`) and its access method.
     storage: (c_char, pg_sys::Oid),
     /// The type that it is a table of, if it is one.
@@ -131,7 +132,7 @@ impl Shape {
         // SAFETY: `read` copies each part of the relcache entry as it fetches it; the lock table is only read.
         unsafe {
             with_entry(oid, |relation| {
-                (pg_sys::CheckRelationLockedByMe(relation, mode, true) || schema_of(relation) != self.name.0)
+                (pg_sys::CheckRelationLockedByMe(relation, mode, true) || schema_of(relation) != self.schema)
                     .then(|| Self::read(relation))
             })
         }
@@ -143,17 +144,18 @@ impl Shape {
     #[expect(ffi_unwind_calls, reason = "the guard stands around the call")]
     unsafe fn read(relation: pg_sys::Relation) -> Self {
         // SAFETY: the caller's promise. A catalog lookup may process invalidations, which rebuild parts of the relcache entry: each part
-        // is fetched from the entry right where it is copied, and copying looks nothing up.
+        // is fetched from the entry right where it is copied, and copying looks nothing up. Only the row of pg_class stays where it is.
         unsafe {
-            let (oid, class) = ((*relation).rd_id, &*(*relation).rd_rel);
+            let (oid, class) = ((*relation).rd_id, (*relation).rd_rel);
             let children = pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 find_inheritance_children(oid, pg_sys::NoLock.cast_signed())
             });
             let children = pgrx::PgList::<pg_sys::Oid>::from_pg(children);
             Self {
-                name: (schema_of(relation), text(class.relname.data.as_ptr())),
-                storage: (class.relpersistence, class.relam),
-                of_type: class.reloftype,
+                schema: schema_of(relation),
+                name: text((*class).relname.data.as_ptr()),
+                storage: ((*class).relpersistence, (*class).relam),
+                of_type: (*class).reloftype,
                 columns: columns((*relation).rd_att),
                 has_parent: pg_sys::ffi::pg_guard_ffi_boundary(|| has_superclass(oid)),
                 children: children.iter_oid().collect(),
@@ -178,7 +180,7 @@ impl Shape {
                 changes.push(change);
             }
         };
-        note(self.name != after.name, Change::Renamed);
+        note((&self.schema, &self.name) != (&after.schema, &after.name), Change::Renamed);
         note(self.is_stored_as_made() && !after.is_stored_as_made(), Change::Stored);
         note(after.of_type != pg_sys::InvalidOid && after.of_type != self.of_type, Change::MadeOfType);
         note(after.has_parent && !self.has_parent, Change::GotParent);

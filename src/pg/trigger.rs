@@ -99,7 +99,7 @@ impl<'call> TriggerCall<'call> {
     ) -> Option<Row<'call, L>> {
         // SAFETY: the server holds the row in this slot while the trigger runs; no session inserted it but this one. The table was
         // compared with the layout when it was looked up, and is locked since before.
-        (L::oid(relations) == Some(self.table()) && !slot.is_null()).then(|| unsafe { Row::new(slot, false) })
+        (L::oid(relations) == Some(self.table()) && !slot.is_null()).then(|| unsafe { Row::new(slot) })
     }
 }
 
