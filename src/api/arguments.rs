@@ -1,11 +1,13 @@
 //! Checks of arguments.
 
+use ledger::credits::{Amount, AmountError, Credits};
+use ledger::numeric::DecodeError;
 use ledger::transaction_type::TransactionType;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::recording::Given;
+use super::given::Given;
 use crate::engine::inserted;
 use crate::error::LedgerError;
 use crate::pg::call::{Argument, Call};
@@ -52,4 +54,13 @@ pub fn details<'call>(call: &Call<'call>, first: usize) -> Result<[Given<'call>;
         Given::optional("category", pg_sys::TEXTOID, category.map(Value::text)),
         Given::optional("metadata", pg_sys::JSONBOID, metadata.map(|(value, _)| value)),
     ])
+}
+
+/// The amount of a transaction or of a hold: above zero and exact.
+pub fn exact_amount(credits: Result<Credits, DecodeError>) -> Result<Amount, LedgerError> {
+    let credits = credits.map_err(|error| match error {
+        DecodeError::Value(error) => LedgerError::Amount { value: None, error },
+        DecodeError::Malformed => LedgerError::Amount { value: None, error: AmountError::NotANumber },
+    })?;
+    Amount::try_from(credits).map_err(|error| LedgerError::Amount { value: Some(credits.to_string()), error })
 }

@@ -2,8 +2,10 @@
 
 use ledger::credits::Credits;
 
-use super::arguments::details;
-use super::recording::{self, Given, Recorded, Recording};
+use super::arguments::{details, exact_amount};
+use super::given::Given;
+use super::recording::{self, Recorded, Recording};
+use super::source_id;
 use crate::engine::early_refusal::{self, Taking};
 use crate::engine::{claims, source_ids};
 use crate::error::LedgerError;
@@ -20,8 +22,8 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let (user_id, user) = (call.required_uuid(USER_ID)?, *call.user_id(USER_ID)?);
     let (amount, credits) = call.required_numeric(Argument(1, "amount"))?;
     let source_id = call.required_content(Argument(2, "source_id"))?;
-    let credits: Credits = recording::exact_amount(credits)?.into();
-    recording::require_source_id(source_id)?;
+    let credits: Credits = exact_amount(credits)?.into();
+    source_id::require_not_blank(source_id)?;
     let [description, batch, api_key, category, metadata] = details(call, 3)?;
     let key = call.api_key(Argument(5, "api_key_id"));
     xact::refuse_if_read_only(c"charge()");

@@ -8,8 +8,10 @@ use ledger::credits::{Amount, Credits};
 use ledger::id::{ApiKeyId, UserId};
 use pgrx::Uuid;
 
+use super::arguments::exact_amount;
+use super::given::Given;
 use super::nodes::and_here;
-use super::recording::{self, Existing, Given};
+use super::recording::{self, Existing};
 use crate::engine::claims;
 use crate::engine::direct::{self, Captured};
 use crate::engine::early_refusal::{self, Taking};
@@ -38,7 +40,7 @@ pub(super) const ATTEMPTS: u8 = 10;
 pub fn capture_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let source_id = call.required_content(Argument(0, "source_id"))?;
     let amount = match call.numeric(Argument(1, "amount")) {
-        Some((value, credits)) => Some((value, recording::exact_amount(credits)?)),
+        Some((value, credits)) => Some((value, exact_amount(credits)?)),
         None => None,
     };
     xact::refuse_if_read_only(c"capture_hold()");

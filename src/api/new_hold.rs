@@ -3,9 +3,10 @@
 use ledger::credits::Credits;
 use ledger::id::{ApiKeyId, UserId};
 
-use super::arguments::details;
+use super::arguments::{details, exact_amount};
+use super::given::{self, Given};
 use super::holds::{ATTEMPTS, span};
-use super::recording::{self, Given};
+use super::source_id;
 use crate::engine::early_refusal::{self, Taking};
 use crate::engine::{claims, direct, holds, source_ids};
 use crate::error::LedgerError;
@@ -27,8 +28,8 @@ pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let (amount, credits) = call.required_numeric(Argument(1, "amount"))?;
     let source_id = call.required_content(Argument(2, "source_id"))?;
     let span = span(call.required_interval(Argument(3, "expires_in"))?)?;
-    let credits = recording::exact_amount(credits)?.into();
-    recording::require_source_id(source_id)?;
+    let credits = exact_amount(credits)?.into();
+    source_id::require_not_blank(source_id)?;
     let details = details(call, 4)?;
     let key = call.api_key(Argument(6, "api_key_id"));
     let returns = call.row_type();
@@ -125,8 +126,7 @@ impl NewHold<'_> {
     fn insert(&self, relations: &Relations) -> Result<Held, LedgerError> {
         for _ in 0..ATTEMPTS {
             let inserted =
-                recording::unless_too_long(self.source_id, HOLDS_KEY, || self.try_insert(relations))
-                    .ok_or_else(|| recording::too_long(self.source_id))?;
+                source_id::unless_too_long(self.source_id, HOLDS_KEY, || self.try_insert(relations))?;
             if let Some(new) = inserted {
                 return Ok(Held::Anew(new));
             }
@@ -165,14 +165,13 @@ impl NewHold<'_> {
             Given::new("created_at", Value::time(now)),
             Given::new("expires_at", Value::time(now.saturating_add(self.span))),
         ];
-        if recording::fits(self.source_id)
-            && let Some((hold, tid)) =
-                direct::hold(relations, &recording::given_values(&columns), self.returns)
+        if source_id::fits(self.source_id)
+            && let Some((hold, tid)) = direct::hold(relations, &given::values(&columns), self.returns)
         {
             return Some(New { hold, tid, user: self.user });
         }
         let mut insert = Statement::of_caller();
-        let (names, values) = (recording::columns(&columns), recording::parameters(&columns, &mut insert));
+        let (names, values) = (given::names(&columns), given::parameters(&columns, &mut insert));
         insert.first_row(
             &format!(
                 "INSERT INTO credits.holds ({names}) VALUES ({values}) ON CONFLICT (source_id) DO NOTHING \

@@ -1,80 +1,26 @@
 //! Recording transactions.
 
-use std::ffi::CStr;
-
-use ledger::credits::{Amount, AmountError, Credits};
 use ledger::id::UserId;
-use ledger::numeric::DecodeError;
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::pg_sys;
 
-use super::arguments::transaction_type;
-use crate::engine::direct::{self, GivenValue};
+use super::arguments::{exact_amount, transaction_type};
+use super::given::{self, Given};
+use super::source_id;
+use crate::engine::direct;
 use crate::error::LedgerError;
 use crate::pg::answer::{Answer, RowType};
 use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
 use crate::pg::fetch::Tid;
 use crate::pg::privilege::{View, view};
-use crate::pg::raised::{self, Raised};
-use crate::pg::statement::{Parameter, Statement};
+use crate::pg::statement::Statement;
 use crate::pg::tables::transactions::{self, CREDIT_TRANSACTION_NAMES};
-use crate::pg::text::{self, Text};
+use crate::pg::text::Text;
 use crate::pg::value::Value;
 use crate::pg::{stamp, xact};
 
 const USER_ID: Argument = Argument(0, "user_id");
 const TRANSACTION_TYPE: Argument = Argument(1, "transaction_type");
-
-/// A value for a column of a new row.
-#[derive(Clone, Copy)]
-pub(super) struct Given<'call> {
-    /// The name of the column.
-    pub(super) column: &'static str,
-    /// Its type.
-    oid: pg_sys::Oid,
-    value: Option<Value<'call>>,
-}
-
-impl<'call> Given<'call> {
-    pub(super) const fn new(column: &'static str, value: Value<'call>) -> Self {
-        Self { column, oid: value.oid(), value: Some(value) }
-    }
-
-    /// A value of this type, or NULL.
-    pub(super) const fn optional(
-        column: &'static str,
-        oid: pg_sys::Oid,
-        value: Option<Value<'call>>,
-    ) -> Self {
-        Self { column, oid, value }
-    }
-
-    pub(super) fn bind(&self, statement: &mut Statement<'call>) -> Parameter {
-        statement.bind_optional(self.oid, self.value)
-    }
-}
-
-/// The values, with the names of their columns.
-pub(super) fn given_values<'call>(given: &[Given<'call>]) -> Vec<GivenValue<'call>> {
-    given.iter().map(|given| (given.column, given.value)).collect()
-}
-
-/// The columns of these, for SQL.
-pub(super) fn columns(given: &[Given<'_>]) -> String {
-    given.iter().map(|given| given.column).collect::<Vec<_>>().join(", ")
-}
-
-/// The parameters of a statement for these, for SQL.
-pub(super) fn parameters<'call>(given: &[Given<'call>], statement: &mut Statement<'call>) -> String {
-    given.iter().map(|given| given.bind(statement).to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// The condition that a row has these values, for SQL.
-pub(super) fn equals<'call>(given: &[Given<'call>], statement: &mut Statement<'call>) -> String {
-    let equal =
-        |given: &Given<'call>| format!("{} OPERATOR(pg_catalog.=) {}", given.column, given.bind(statement));
-    given.iter().map(equal).collect::<Vec<_>>().join(" AND ")
-}
 
 /// A transaction to record.
 pub(super) struct Recording<'a, 'call> {
@@ -113,8 +59,6 @@ enum Inserted {
     Recorded(Recorded),
     /// Its `source_id` is taken.
     Taken,
-    /// Its `source_id` does not fit into the index, and the transaction must be given up.
-    TooLong,
     /// A BEFORE ROW trigger has left the row out.
     LeftOut,
 }
@@ -129,9 +73,6 @@ pub(super) struct Existing {
     pub(super) summary: String,
 }
 
-/// Most bytes of a `source_id` that its index holds for certain: a third of a page. What can be compressed may be longer.
-const LONGEST_SOURCE_ID: usize = 2692;
-
 /// `create_transaction(user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id)`
 pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let user_id = call.required_uuid(USER_ID)?;
@@ -140,7 +81,7 @@ pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let (amount, credits) = call.required_numeric(Argument(2, "amount"))?;
     let source_id = call.required_content(Argument(3, "source_id"))?;
     let credits = exact_amount(credits)?;
-    require_source_id(source_id)?;
+    source_id::require_not_blank(source_id)?;
     let batch = call.uuid(Argument(5, "fusillade_batch_id"));
     if batch.is_some() && !known_type.may_have_batch() {
         return Err(LedgerError::BatchOnNonUsage(known_type));
@@ -191,8 +132,7 @@ fn record_returning(
     asked: impl FnOnce() -> String,
 ) -> Result<Recorded, LedgerError> {
     let source_id = recording.source_id;
-    let is_left_out = match insert(relations, recording, returned) {
-        Inserted::TooLong => return Err(too_long(source_id)),
+    let is_left_out = match insert(relations, recording, returned)? {
         Inserted::Recorded(recorded) => return Ok(recorded),
         Inserted::Taken => false,
         Inserted::LeftOut => true,
@@ -214,21 +154,26 @@ fn record_returning(
 }
 
 /// Inserts the transaction, unless its `source_id` is taken; waits for a transaction that is about to take it.
-fn insert(relations: &Relations, recording: &Recording<'_, '_>, returned: Returned) -> Inserted {
+fn insert(
+    relations: &Relations,
+    recording: &Recording<'_, '_>,
+    returned: Returned,
+) -> Result<Inserted, LedgerError> {
     if let Some(returns) = recording.directly
-        && fits(recording.source_id)
-        && let Some(recorded) = direct::record(relations, &given_values(recording.columns), returns)
+        && source_id::fits(recording.source_id)
+        && let Some(recorded) = direct::record(relations, &given::values(recording.columns), returns)
     {
-        return match recorded {
+        return Ok(match recorded {
             direct::Recorded::Written((transaction, tid)) => {
                 Inserted::Recorded(Recorded { transaction, tid: Some(tid), user: None })
             }
             direct::Recorded::Taken => Inserted::Taken,
-        };
+        });
     }
     let locates = returned == Returned::RowAndPlace;
     let mut insert = Statement::of_caller();
-    let (names, values) = (columns(recording.columns), parameters(recording.columns, &mut insert));
+    let (names, values) =
+        (given::names(recording.columns), given::parameters(recording.columns, &mut insert));
     let sql = format!(
         "INSERT INTO credits.credits_transactions ({names}) \
          VALUES ({values}) ON CONFLICT (source_id) DO NOTHING RETURNING ROW({})::credits.credit_transaction{}",
@@ -236,42 +181,19 @@ fn insert(relations: &Relations, recording: &Recording<'_, '_>, returned: Return
         if locates { ", ctid, user_id" } else { "" }
     );
     let stamps = stamp::given();
-    let row = unless_too_long(recording.source_id, transactions::SOURCE_ID_KEY, || {
+    let row = source_id::unless_too_long(recording.source_id, transactions::SOURCE_ID_KEY, || {
         insert.first_row(&sql, |row| Recorded {
             transaction: row.answer(1),
             tid: locates.then(|| row.value(2)).flatten(),
             user: locates.then(|| row.user(3)),
         })
-    });
-    match row {
-        None => Inserted::TooLong,
-        Some(Some(recorded)) => Inserted::Recorded(recorded),
+    })?;
+    Ok(match row {
+        Some(recorded) => Inserted::Recorded(recorded),
         // A row is stamped behind the triggers that could leave it out, and before its keys are compared.
-        Some(None) if stamp::given() == stamps => Inserted::LeftOut,
-        Some(None) => Inserted::Taken,
-    }
-}
-
-/// Whether the `source_id` fits into its index for certain.
-pub(super) fn fits(source_id: Text) -> bool {
-    source_id.as_bytes().len() <= LONGEST_SOURCE_ID
-}
-
-/// Runs `work`; `None` if it fails since this `source_id` does not fit into the index of this constraint. The caller must then
-/// raise an error.
-pub(super) fn unless_too_long<T>(source_id: Text, key: &CStr, work: impl FnOnce() -> T) -> Option<T> {
-    let is_too_long = |error: &Raised| {
-        error.sqlstate() == PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED as i32
-            && !fits(source_id)
-            // One that is longer than a page fails before its index is named.
-            && error.constraint().is_none_or(|index| index.as_bytes() == key.to_bytes())
-    };
-    raised::unless(is_too_long, work)
-}
-
-/// The error for a `source_id` that does not fit into its index.
-pub(super) fn too_long(source_id: Text) -> LedgerError {
-    LedgerError::SourceIdTooLong { bytes: source_id.as_bytes().len(), longest: LONGEST_SOURCE_ID }
+        None if stamp::given() == stamps => Inserted::LeftOut,
+        None => Inserted::Taken,
+    })
 }
 
 /// The stored transaction that has this `source_id`, and whether it has these values; `None` if the caller may not see it.
@@ -283,28 +205,11 @@ pub(super) fn find<'call>(source_id: Text, same: &[Given<'call>]) -> Option<Exis
            pg_catalog.format('%s of %s for user %s', transaction_type, amount, user_id) \
          FROM credits.credits_transactions WHERE source_id OPERATOR(pg_catalog.=) {source_id}",
         *CREDIT_TRANSACTION_NAMES,
-        equals(same, &mut find)
+        given::equals(same, &mut find)
     );
     find.first_row(&sql, |row| Existing {
         transaction: row.answer(1),
         is_same: row.value(2).unwrap_or_default(),
         summary: row.value(3).unwrap_or_default(),
     })
-}
-
-/// Refuses a `source_id` that is blank.
-pub(super) fn require_source_id(source_id: Text) -> Result<(), LedgerError> {
-    if text::is_blank(source_id.as_bytes()) {
-        return Err(LedgerError::BlankSourceId { what: "argument source_id", value: source_id.to_string() });
-    }
-    Ok(())
-}
-
-/// The amount of a transaction.
-pub(super) fn exact_amount(credits: Result<Credits, DecodeError>) -> Result<Amount, LedgerError> {
-    let credits = credits.map_err(|error| match error {
-        DecodeError::Value(error) => LedgerError::Amount { value: None, error },
-        DecodeError::Malformed => LedgerError::Amount { value: None, error: AmountError::NotANumber },
-    })?;
-    Amount::try_from(credits).map_err(|error| LedgerError::Amount { value: Some(credits.to_string()), error })
 }
