@@ -106,12 +106,13 @@ fn user(user_id: Option<Uuid>) -> Result<UserId, LedgerError> {
     Ok(UserId::from_bytes(*required("user_id", user_id)?.as_bytes()))
 }
 
-/// Refreshes happen when the transaction commits.
+/// Has the commit refresh the checkpoints of these users, and wait for the locks that this takes. Raises 25006 where nothing may be written.
 fn request_refresh(users: &[UserId], function: &'static std::ffi::CStr) -> Result<(), LedgerError> {
     xact::refuse_if_read_only(function);
     noted::request(users, Request::Refresh)
 }
 
+/// Puts the users whose balance is to be shown into the result.
 fn rows(
     call: &Call<'_>,
     users: &[UserId],
@@ -125,7 +126,7 @@ fn rows(
     Answer::rows()
 }
 
-/// Each once, in the order of their first appearance.
+/// The users, each once, in the order of their first appearance.
 fn distinct(mut users: Vec<UserId>) -> Vec<UserId> {
     let mut seen = HashSet::new();
     users.retain(|user| seen.insert(*user));

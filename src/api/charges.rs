@@ -39,7 +39,7 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
         category,
         metadata,
     ];
-    // Before anything is written, where nothing but this could refuse it. A retry is not refused.
+    // Before anything is written, unless a privilege or a policy might refuse the row: that error comes first. A retry is not refused.
     let looks_first = may_insert_and_return_any(&relations)?;
     let refusal = if looks_first {
         early_refusal::refuse_early(&relations, &user, credits, key, Taking::ToCome).err()
@@ -78,7 +78,7 @@ fn refuse_held(relations: &Relations, source_id: Text) -> Result<(), LedgerError
     Ok(())
 }
 
-/// Whether no privilege or policy could refuse a row: then what is available may be looked at before the row is written.
+/// Whether no privilege or policy could refuse the row.
 fn may_insert_and_return_any(relations: &Relations) -> Result<bool, LedgerError> {
     let columns = relations.later_columns()?.of_usage();
     Ok(privilege::may_insert_and_return_any(relations.ledger, &columns))

@@ -37,8 +37,11 @@ pub struct Period {
 /// Which part of a list is asked for.
 #[derive(Default)]
 pub struct Page {
+    /// The cursor: only items below this `seq` are in the list.
     pub before_seq: Option<i64>,
+    /// How many items of the list come before the page.
     pub skip: i64,
+    /// The most items on the page.
     pub limit: Option<i64>,
 }
 

@@ -84,7 +84,7 @@ struct Stored {
 impl NewHold<'_> {
     /// Makes the hold, which the commit then requires to be covered; returns the one that is there if this is a retry.
     fn make(&self, relations: &Relations) -> Result<Answer, LedgerError> {
-        // Before anything is written, where nothing but this could refuse it.
+        // Before anything is written, unless a privilege or a policy might refuse the row: that error comes first.
         let looks_first = privilege::may_insert_and_return_any(relations.holds()?, &ALL);
         let refusal =
             if looks_first { self.refuse_early(relations, &self.user, Taking::ToCome).err() } else { None };
