@@ -29,7 +29,7 @@ extern "C-unwind" fn _PG_init() {
     entry::init();
 }
 
-// Of two files that wait for the same one, pgrx puts either first: each waits for the one before it.
+// pgrx knows no other order than what each file requires, so each requires the one before it.
 pgrx::extension_sql_file!("../sql/schema/types.sql", name = "types", bootstrap);
 pgrx::extension_sql_file!("../sql/schema/ledger.sql", name = "ledger", requires = ["types"]);
 pgrx::extension_sql_file!("../sql/schema/here.sql", name = "here", requires = ["ledger"]);

@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use super::column::{self, AnyColumn, Layout};
 use super::column_value::ColumnValue;
 use super::description;
+use super::fetch::Tid;
 use super::raised::call_out;
 use super::relation::Table;
 use super::row::Row;
@@ -63,6 +64,9 @@ unsafe extern "C-unwind" {
     fn MemoryContextReset(context: pg_sys::MemoryContext);
     fn palloc0(size: usize) -> *mut std::ffi::c_void;
 }
+
+/// No tuple id: what `ItemPointerSetInvalid` sets.
+const NO_TID: Tid = Tid { ip_blkid: pg_sys::BlockIdData { bi_hi: u16::MAX, bi_lo: u16::MAX }, ip_posid: 0 };
 
 /// A table open for inserting, with its indexes.
 pub struct Inserter<L> {
@@ -134,16 +138,16 @@ impl<L: Layout> Inserter<L> {
                 ExecStoreVirtualTuple(slot);
                 (*slot).tts_tableOid = (*relation).rd_id;
                 let is_stored = loop {
-                    let mut none = pg_sys::ItemPointerData::default();
-                    (none.ip_blkid.bi_hi, none.ip_blkid.bi_lo, none.ip_posid) = (u16::MAX, u16::MAX, 0);
-                    let mut conflicting = none;
+                    let mut conflicting = NO_TID;
+                    #[cfg(feature = "pg18")]
+                    let mut updated = NO_TID;
                     let is_free = ExecCheckIndexConstraints(
                         target,
                         slot,
                         state,
                         &raw mut conflicting,
                         #[cfg(feature = "pg18")]
-                        &raw mut none,
+                        &raw mut updated,
                         arbiters,
                     );
                     if !is_free {
