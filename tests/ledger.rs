@@ -20,6 +20,8 @@ mod balances;
 mod buckets;
 mod bulk;
 mod cap_history;
+mod cap_races;
+mod cap_windows;
 mod caps_by_day;
 mod catalog;
 mod checkpoints;

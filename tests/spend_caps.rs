@@ -1,8 +1,6 @@
-//! Spend caps: what some keys of an account spend in a window, and what is announced of it.
+//! Spend caps: what some keys of an account spend, and what is announced of it. Several sessions at once are in `cap_races`, windows that
+//! end in `cap_windows`.
 
-use std::sync::Arc;
-
-use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::listener::{CAP_CHANNEL, CONFIG_CHANNEL};
 use credits_ledger_tests::{Database, Decimal, Listener, Refused, Session, Uuid, dec, user};
 
@@ -23,11 +21,12 @@ fn keys(numbers: &[u32]) -> String {
 }
 
 /// Gives user 1 a cap, with usage from long ago on.
-fn set(session: &mut Session, number: u32, keys: &str, period: &str, amount: Decimal) {
+pub fn set(session: &mut Session, number: u32, keys: &str, period: &str, amount: Decimal) {
     session.run(&insertion(number, user(1), keys, period, amount));
 }
 
-fn insertion(number: u32, of: Uuid, keys: &str, period: &str, amount: Decimal) -> String {
+/// The statement that gives an account a cap.
+pub fn insertion(number: u32, of: Uuid, keys: &str, period: &str, amount: Decimal) -> String {
     format!(
         "INSERT INTO credits.spend_caps (id, user_id, api_key_ids, period, amount, since)
          VALUES ('{}', '{of}', {keys}, {period}, {amount}, '2000-01-01')",
@@ -36,14 +35,16 @@ fn insertion(number: u32, of: Uuid, keys: &str, period: &str, amount: Decimal) -
 }
 
 /// Records usage of user 1 with this key now.
-fn spend(session: &mut Session, key: &str, amount: Decimal) {
+pub fn spend(session: &mut Session, key: &str, amount: Decimal) {
     spend_at(session, key, amount, "clock_timestamp()");
 }
 
-fn spend_at(session: &mut Session, key: &str, amount: Decimal, created_at: &str) {
+/// Records usage of user 1 with this key, dated then.
+pub fn spend_at(session: &mut Session, key: &str, amount: Decimal, created_at: &str) {
     session.run(&usage(key, amount, created_at));
 }
 
+/// The statement that does.
 fn usage(key: &str, amount: Decimal, created_at: &str) -> String {
     format!(
         "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, api_key_id, created_at)
@@ -52,12 +53,13 @@ fn usage(key: &str, amount: Decimal, created_at: &str) -> String {
     )
 }
 
+/// A key as SQL has it.
 fn quoted(number: u32) -> String {
     format!("'{}'", key(number))
 }
 
 /// What was heard of caps since the last look: the cap's number and `open`, or when it resets.
-fn heard(listener: &mut Listener) -> Vec<String> {
+pub fn heard(listener: &mut Listener) -> Vec<String> {
     let notifications = listener.drain();
     let of_caps = notifications.iter().filter(|notification| notification.channel == CAP_CHANNEL);
     of_caps
@@ -80,7 +82,7 @@ fn heard(listener: &mut Listener) -> Vec<String> {
 }
 
 /// The view: each cap of user 1 with what was spent, what remains and whether it is reached.
-fn states(session: &mut Session) -> Vec<String> {
+pub fn states(session: &mut Session) -> Vec<String> {
     session.values(
         "SELECT format('%s of %s, %s left%s', trim_scale(spent), amount, trim_scale(remaining), CASE WHEN is_reached THEN ', reached' END)
          FROM credits.spend_cap_states WHERE user_id = $1 ORDER BY cap_id",
@@ -89,11 +91,12 @@ fn states(session: &mut Session) -> Vec<String> {
 }
 
 /// A database where user 1 has plenty, with a listener.
-fn database() -> (Database, Session, Listener) {
+pub fn database() -> (Database, Session, Listener) {
     with_plenty(Database::create_alone())
 }
 
-fn with_plenty(db: Database) -> (Database, Session, Listener) {
+/// The same in this database.
+pub fn with_plenty(db: Database) -> (Database, Session, Listener) {
     let mut session = db.connect();
     session.run("SET lock_timeout = '50s'");
     session.grant(user(1), dec!(1000000));
@@ -101,12 +104,16 @@ fn with_plenty(db: Database) -> (Database, Session, Listener) {
     (db, session, listener)
 }
 
-/// A database whose clock is set to this time.
-fn database_at(time: &str) -> (Arc<Cluster>, Database, Session, Listener) {
-    let cluster = Cluster::start_with_clock("");
-    cluster.set_clock(time);
-    let (db, session, listener) = with_plenty(Database::create_in(&cluster));
-    (cluster, db, session, listener)
+/// A transaction of user 1 that is open.
+pub fn begin(db: &Database, statement: &str) -> Session {
+    let mut session = db.connect();
+    session.run(&format!("SET lock_timeout = '50s'; BEGIN; {statement}"));
+    session
+}
+
+/// Usage without a key now.
+pub fn usage_now(amount: Decimal) -> String {
+    usage("NULL", amount, "clock_timestamp()")
 }
 
 #[test]
@@ -361,115 +368,6 @@ fn caps_roll_back() {
     session.assert_sound();
 }
 
-/// A transaction of user 1 that is open.
-fn begin(db: &Database, statement: &str) -> Session {
-    let mut session = db.connect();
-    session.run(&format!("SET lock_timeout = '50s'; BEGIN; {statement}"));
-    session
-}
-
-fn usage_now(amount: Decimal) -> String {
-    usage("NULL", amount, "clock_timestamp()")
-}
-
-/// Neither reaches it alone.
-#[test]
-fn two_that_only_together_reach_a_cap() {
-    let (db, mut session, mut listener) = database();
-    set(&mut session, 1, "NULL", "NULL", dec!(10));
-    spend(&mut session, "NULL", dec!(1));
-    let (mut first, mut second) = (begin(&db, &usage_now(dec!(5))), begin(&db, &usage_now(dec!(4))));
-    first.run("COMMIT");
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    second.run("COMMIT");
-    assert_eq!(heard(&mut listener), ["1 null"]);
-    second.assert_sound();
-}
-
-/// What is in flight may roll back, and then nothing is announced.
-#[test]
-fn one_that_rolls_back_reaches_nothing() {
-    let (db, mut session, mut listener) = database();
-    set(&mut session, 1, "NULL", "NULL", dec!(10));
-    let mut first = begin(&db, &usage_now(dec!(6)));
-    spend(&mut session, "NULL", dec!(6));
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    first.run("ROLLBACK");
-    spend(&mut session, "NULL", dec!(3));
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    spend(&mut session, "NULL", dec!(1));
-    assert_eq!(heard(&mut listener), ["1 null"]);
-}
-
-/// The first has settled and is not visible yet: the second waits for it, and announces.
-#[test]
-fn a_commit_waits_for_one_that_has_settled() {
-    let (db, mut session, mut listener) = database();
-    set(&mut session, 1, "NULL", "NULL", dec!(10));
-    spend(&mut session, "NULL", dec!(1));
-    let held = db.hold_commit(begin(&db, &usage_now(dec!(5))));
-    let second = begin(&db, &usage_now(dec!(4)));
-    let pid = second.pid();
-    let second = second.background(|session| session.run("COMMIT"));
-    db.until_blocked(pid);
-    held.release();
-    let _ = second.finish();
-    assert_eq!(heard(&mut listener), ["1 null"]);
-    session.assert_sound();
-}
-
-/// Far from the cap nobody waits.
-#[test]
-fn a_commit_far_from_the_cap_waits_for_nobody() {
-    let (db, mut session, mut listener) = database();
-    set(&mut session, 1, "NULL", "NULL", dec!(100));
-    spend(&mut session, "NULL", dec!(1));
-    let held = db.hold_commit(begin(&db, &usage_now(dec!(5))));
-    spend(&mut session, "NULL", dec!(93));
-    held.release();
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    spend(&mut session, "NULL", dec!(1));
-    assert_eq!(heard(&mut listener), ["1 null"]);
-}
-
-/// The one that changes a cap waits for a commit that has counted under the old one, and decides after it.
-#[test]
-fn a_cap_is_changed_beside_a_commit() {
-    for (amount, expected) in [(dec!(6), &["1 null"][..]), (dec!(7), &[])] {
-        let (db, mut session, mut listener) = database();
-        set(&mut session, 1, "NULL", "NULL", dec!(1000));
-        spend(&mut session, "NULL", dec!(1));
-        let held = db.hold_commit(begin(&db, &usage_now(dec!(5))));
-        let changing = db.connect();
-        let pid = changing.pid();
-        let update = format!("UPDATE credits.spend_caps SET amount = {amount}");
-        let changing = changing.background(move |session| session.run(&update));
-        db.until_blocked(pid);
-        held.release();
-        let _ = changing.finish();
-        assert_eq!(heard(&mut listener), expected);
-        spend(&mut session, "NULL", dec!(1));
-        assert_eq!(heard(&mut listener).len() + expected.len(), 1);
-        session.assert_sound();
-    }
-}
-
-/// It waits for the commit that sets the cap, and then looks again.
-#[test]
-fn a_commit_beside_one_that_sets_a_cap() {
-    let (db, mut session, mut listener) = database();
-    spend(&mut session, "NULL", dec!(1));
-    let charging = begin(&db, &usage_now(dec!(9)));
-    let held = db.hold_commit(begin(&db, &insertion(1, user(1), "NULL", "NULL", dec!(10))));
-    let pid = charging.pid();
-    let charging = charging.background(|session| session.run("COMMIT"));
-    db.until_blocked(pid);
-    held.release();
-    let _ = charging.finish();
-    assert_eq!(heard(&mut listener), ["1 null"]);
-    session.assert_sound();
-}
-
 /// Headroom from before a cap was lowered is used by nobody.
 #[test]
 fn headroom_ends_when_a_cap_is_changed() {
@@ -624,197 +522,6 @@ fn the_channel_is_a_setting() {
     let channels: Vec<String> =
         listener.drain().into_iter().map(|notification| notification.channel).collect();
     assert_eq!(channels, [CONFIG_CHANNEL, CONFIG_CHANNEL]);
-}
-
-/// Each period ends when the calendar says so, in UTC whatever the session's zone, and is announced anew in the next one.
-#[test]
-fn a_window_ends_with_its_period() {
-    let (cluster, db, mut session, mut listener) = database_at("2026-12-30 10:00+00");
-    set(&mut session, 1, "NULL", "'daily'", dec!(10));
-    set(&mut session, 2, "NULL", "'weekly'", dec!(15));
-    set(&mut session, 3, "NULL", "'monthly'", dec!(20));
-    set(&mut session, 4, "NULL", "NULL", dec!(45));
-    let mut elsewhere = db.connect();
-    for (time, zone, amount, expected, spent) in [
-        ("2026-12-30 23:59:00+00", "UTC", 10, &["1 2026-12-31T00:00:00Z"][..], [10, 10, 10, 10]),
-        // Nothing is written at the boundary: the view says so, and the cap is reached anew.
-        ("2026-12-31 00:00:00+00", "Asia/Tokyo", 0, &[], [0, 10, 10, 10]),
-        ("2026-12-31 00:00:01+00", "America/Los_Angeles", 5, &["2 2027-01-04T00:00:00Z"], [5, 15, 15, 15]),
-        (
-            "2026-12-31 23:59:00+00",
-            "Pacific/Kiritimati",
-            5,
-            &["1 2027-01-01T00:00:00Z", "3 2027-01-01T00:00:00Z"],
-            [10, 20, 20, 20],
-        ),
-        // The year ends within a week.
-        ("2027-01-01 00:00:00+00", "Europe/Berlin", 0, &[], [0, 20, 0, 20]),
-        ("2027-01-03 23:59:00+00", "Europe/Berlin", 9, &[], [9, 29, 9, 29]),
-        ("2027-01-04 00:00:00+00", "Europe/Berlin", 0, &[], [0, 0, 9, 29]),
-        (
-            "2027-01-31 23:30:00+00",
-            "Europe/Berlin",
-            16,
-            &["1 2027-02-01T00:00:00Z", "2 2027-02-01T00:00:00Z", "3 2027-02-01T00:00:00Z", "4 null"],
-            [16, 16, 25, 45],
-        ),
-        ("2027-02-01 00:00:00+00", "Europe/Berlin", 0, &[], [0, 0, 0, 45]),
-        // Daylight saving time begins and ends.
-        ("2027-03-27 23:30:00+00", "Europe/Berlin", 10, &["1 2027-03-28T00:00:00Z"], [10, 10, 10, 55]),
-        ("2027-03-28 00:00:00+00", "Europe/Berlin", 1, &[], [1, 11, 11, 56]),
-        ("2027-10-30 23:59:00+00", "Europe/Berlin", 10, &["1 2027-10-31T00:00:00Z"], [10, 10, 10, 66]),
-        (
-            "2027-10-31 23:30:00+00",
-            "Europe/Berlin",
-            10,
-            &["1 2027-11-01T00:00:00Z", "2 2027-11-01T00:00:00Z", "3 2027-11-01T00:00:00Z"],
-            [10, 20, 20, 76],
-        ),
-        ("2028-02-28 23:30:00+00", "UTC", 10, &["1 2028-02-29T00:00:00Z"], [10, 10, 10, 86]),
-        (
-            "2028-02-29 23:30:00+00",
-            "UTC",
-            10,
-            &["1 2028-03-01T00:00:00Z", "2 2028-03-06T00:00:00Z", "3 2028-03-01T00:00:00Z"],
-            [10, 20, 20, 96],
-        ),
-        ("2028-03-01 00:00:00+00", "UTC", 10, &["1 2028-03-02T00:00:00Z"], [10, 30, 10, 106]),
-    ] {
-        cluster.set_clock(time);
-        session.run(&format!("SET timezone = '{zone}'"));
-        elsewhere.run(&format!("SET timezone = '{zone}'"));
-        if amount > 0 {
-            spend(&mut session, "NULL", amount.into());
-        }
-        assert_eq!(heard(&mut listener), expected, "{time}");
-        let found: Vec<i64> = elsewhere.values(
-            "SELECT spent::bigint FROM credits.spend_cap_states WHERE user_id = $1 ORDER BY cap_id",
-            &[&user(1)],
-        );
-        assert_eq!(found, spent, "{time}");
-        session.assert_sound();
-    }
-    let windows: Vec<String> = session.values(
-        "SELECT concat_ws(' ', window_start AT TIME ZONE 'UTC', resets_at AT TIME ZONE 'UTC') FROM credits.spend_cap_states ORDER BY cap_id",
-        &[],
-    );
-    assert_eq!(
-        windows,
-        [
-            "2028-03-01 00:00:00 2028-03-02 00:00:00",
-            "2028-02-28 00:00:00 2028-03-06 00:00:00",
-            "2028-03-01 00:00:00 2028-04-01 00:00:00",
-            "2000-01-01 00:00:00"
-        ]
-    );
-}
-
-/// A row counts in the window that it is dated in, and reaches the cap when that has come.
-#[test]
-fn usage_may_be_dated_otherwise() {
-    let (cluster, _db, mut session, mut listener) = database_at("2026-11-30 12:00+00");
-    set(&mut session, 1, "NULL", "'daily'", dec!(10));
-    spend_at(&mut session, "NULL", dec!(50), "'2026-11-29 23:59:59.999999+00'");
-    spend_at(&mut session, "NULL", dec!(9), "'2026-12-01 00:00+00'");
-    spend_at(&mut session, "NULL", dec!(5), "'2026-11-30 23:59:59.999999+00'");
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    spend_at(&mut session, "NULL", dec!(5), "'2026-11-30 00:00+00'");
-    assert_eq!(heard(&mut listener), ["1 2026-12-01T00:00:00Z"]);
-    // While it is reached, the next day fills up unnoticed.
-    spend_at(&mut session, "NULL", dec!(0.5), "'2026-12-01 20:00+00'");
-    spend(&mut session, "NULL", dec!(3));
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    cluster.set_clock("2026-12-01 00:00+00");
-    assert_eq!(states(&mut session), ["9.5 of 10, 0.5 left"]);
-    spend(&mut session, "NULL", dec!(0.4));
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    spend(&mut session, "NULL", dec!(0.1));
-    assert_eq!(heard(&mut listener), ["1 2026-12-02T00:00:00Z"]);
-    // The day after is full before it has come: whoever commits then announces it, if only on another key.
-    spend_at(&mut session, "NULL", dec!(10), "'2026-12-02 12:00+00'");
-    spend_at(&mut session, "NULL", dec!(10), "'2026-12-04 12:00+00'");
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    cluster.set_clock("2026-12-02 00:00+00");
-    session.grant(user(1), dec!(1));
-    assert_eq!(heard(&mut listener), ["1 2026-12-03T00:00:00Z"]);
-    cluster.set_clock("2026-12-03 00:00+00");
-    session.grant(user(1), dec!(1));
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    cluster.set_clock("2026-12-04 00:00+00");
-    session.grant(user(1), dec!(1));
-    assert_eq!(heard(&mut listener), ["1 2026-12-05T00:00:00Z"]);
-    session.assert_sound();
-}
-
-/// A clock that goes back over a boundary takes nothing back, and what was announced is not announced again.
-#[test]
-fn the_clock_may_go_back() {
-    let (cluster, _db, mut session, mut listener) = database_at("2026-11-29 23:59+00");
-    set(&mut session, 1, "NULL", "'daily'", dec!(10));
-    spend(&mut session, "NULL", dec!(4));
-    cluster.set_clock("2026-11-30 00:00+00");
-    spend(&mut session, "NULL", dec!(10));
-    assert_eq!(heard(&mut listener), ["1 2026-12-01T00:00:00Z"]);
-    cluster.set_clock("2026-11-29 23:59+00");
-    spend(&mut session, "NULL", dec!(1));
-    session.refresh(user(1));
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    cluster.set_clock("2026-11-30 00:10+00");
-    spend(&mut session, "NULL", dec!(1));
-    session.refresh(user(1));
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-}
-
-/// What was reached in a window that has ended is open. A change of the period begins another window.
-#[test]
-fn a_period_may_be_changed() {
-    let (cluster, _db, mut session, mut listener) = database_at("2026-11-29 12:00+00");
-    set(&mut session, 1, "NULL", "'daily'", dec!(10));
-    spend(&mut session, "NULL", dec!(10));
-    assert_eq!(heard(&mut listener), ["1 2026-11-30T00:00:00Z"]);
-    cluster.set_clock("2026-11-30 12:00+00");
-    let mut change = |period: &str| {
-        session.run(&format!("UPDATE credits.spend_caps SET period = {period}"));
-        heard(&mut listener)
-    };
-    // Open since midnight, so that no change announces it to be.
-    assert_eq!(change("'weekly'"), Vec::<String>::new());
-    assert_eq!(change("'monthly'"), ["1 2026-12-01T00:00:00Z"]);
-    assert_eq!(change("NULL"), ["1 null"]);
-    assert_eq!(change("'daily'"), ["1 open"]);
-    assert_eq!(change("NULL"), ["1 null"]);
-    assert_eq!(change("'monthly'"), ["1 2026-12-01T00:00:00Z"]);
-    session.run("DELETE FROM credits.spend_caps");
-    assert_eq!(heard(&mut listener), ["1 open"]);
-    set(&mut session, 1, "NULL", "'monthly'", dec!(10));
-    assert_eq!(heard(&mut listener), ["1 2026-12-01T00:00:00Z"]);
-    // One that has expired is open already.
-    cluster.set_clock("2026-12-01 12:00+00");
-    session.run("UPDATE credits.spend_caps SET amount = 20");
-    session.run("DELETE FROM credits.spend_caps");
-    assert_eq!(heard(&mut listener), Vec::<String>::new());
-    session.assert_sound();
-}
-
-/// Also a window that is still to come begins with `since`.
-#[test]
-fn of_a_cap_that_begins_later_usage_that_is_dated_ahead_is_spent() {
-    let (_cluster, _db, mut session, mut listener) = database_at("2026-11-29 12:00+00");
-    set(&mut session, 1, "NULL", "'daily'", dec!(10));
-    session.run("UPDATE credits.spend_caps SET since = '2026-11-29 18:00+00', is_enforced = true");
-    spend(&mut session, "NULL", dec!(20));
-    spend_at(&mut session, "NULL", dec!(4), "'2026-11-29 20:00+00'");
-    assert_eq!(states(&mut session), ["4 of 10, 6 left"]);
-    let mut charge = |amount, source_id| {
-        session.try_run(&format!("SELECT credits.charge('{}', {amount}, '{source_id}')", user(1)))
-    };
-    charge(dec!(6.1), "more").refused("LC002");
-    charge(dec!(6), "all").unwrap();
-    assert_eq!(states(&mut session), ["4 of 10, 6 left"], "what was charged is dated before");
-    spend_at(&mut session, "NULL", dec!(6), "'2026-11-29 20:00+00'");
-    assert_eq!(states(&mut session), ["10 of 10, 0 left, reached"]);
-    assert_eq!(heard(&mut listener), ["1 2026-11-30T00:00:00Z"]);
-    session.assert_sound();
 }
 
 const DECISIONS: &str = "SELECT exclusive_sections FROM credits.settlement_statistics()";
