@@ -271,9 +271,6 @@ fn announced_before(
         }
     };
     let Some(boundaries) = terms.boundaries else { return Ok(announced) };
-    if announced.has_thresholds_of(boundaries) {
-        return Ok(announced);
-    }
     // A threshold that was set now is announced from the next crossing on.
     let balance_before = pass.balance_before()?;
     Ok(announced.with_thresholds_of(boundaries, |threshold| {
