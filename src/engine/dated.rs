@@ -152,6 +152,8 @@ struct Dated<'user> {
     delta: BTreeMap<Day, SumsByType>,
     /// Of what the fold covers.
     totals: IndexScan<Days>,
+    /// What counts as now for all moments: of two of them the later one then has no earlier day.
+    now: i64,
     /// The first day of which there is a total, if there is one; looked for once.
     first: Option<Option<Day>>,
     /// All rows, by the seconds of their dates.
@@ -189,12 +191,12 @@ impl<'user> Dated<'user> {
             let day = Day::of(row.get(transactions::CREATED_AT));
             add_row(delta.entry(day).or_default(), row)
         })?;
-        Ok(Some(Self { user, fold, delta, totals, first: None, rows }))
+        Ok(Some(Self { user, fold, delta, totals, now: xact::now(), first: None, rows }))
     }
 
     /// Reads what a moment needs of the day that it cuts in two.
     fn cut(&mut self, moment: i64) -> Result<Cut, SumOutOfRange> {
-        let Before { day, part } = Before::moment(moment, xact::now());
+        let Before { day, part } = Before::moment(moment, self.now);
         let mut sums = SumsByType::default();
         let Some(Part { times, is_added }) = part else { return Ok(Cut { day, part: sums }) };
         self.rows.each(self.user, times.start, Some(times.end), |row| add_row(&mut sums, row))?;
@@ -207,14 +209,7 @@ impl<'user> Dated<'user> {
         let Some(end) = end else {
             return self.days(Bound::Included(start.day), Bound::Unbounded)?.without(&start.part);
         };
-        // Both may lie in one day, and its whole be left out at the one and taken in at the other.
-        let days = if start.day <= end.day {
-            self.days(Bound::Included(start.day), Bound::Excluded(end.day))?
-        } else {
-            let taken_twice = self.days(Bound::Included(end.day), Bound::Excluded(start.day))?;
-            SumsByType::default().without(&taken_twice)?
-        };
-        days.with(&end.part)?.without(&start.part)
+        self.days(Bound::Included(start.day), Bound::Excluded(end.day))?.with(&end.part)?.without(&start.part)
     }
 
     /// The signed sum of all rows.
@@ -240,7 +235,7 @@ impl<'user> Dated<'user> {
             self.totals.seek(&[days::USER_ID.equal(self.user), days::DAY.at_least(Day::NEVER_BEGUN)]);
             self.totals.next().map(|row| row.get(days::DAY))
         });
-        first.is_none_or(|first| days_from(first, day) <= days_from(day, Day::of(xact::now())))
+        first.is_none_or(|first| days_from(first, day) <= days_from(day, Day::of(self.now)))
     }
 
     /// The sums of the rows of these days.

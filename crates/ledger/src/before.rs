@@ -24,7 +24,7 @@ pub struct Part {
 
 impl Before {
     /// The rows before a moment. It cuts its day in two; `part` is the one that is likely to have fewer rows: the shorter one, of which what
-    /// comes after `now` is not counted.
+    /// comes after `now` is not counted. With the same `now`, a later moment has no earlier `day`.
     #[must_use]
     pub fn moment(moment: i64, now: i64) -> Self {
         let day = Day::of(moment);
@@ -76,6 +76,15 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_later_moment_has_no_earlier_day() {
+        let times = || (-2 * DAY..=2 * DAY).step_by(usize::try_from(HOUR / 2).unwrap());
+        for now in times() {
+            let days = [i64::MIN, i64::MIN + 1].into_iter().chain(times()).chain([i64::MAX]);
+            assert!(days.map(|moment| Before::moment(moment, now).day).is_sorted(), "{now}");
         }
     }
 
