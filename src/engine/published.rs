@@ -225,7 +225,7 @@ impl Published {
 
     /// Whether published headroom says that with these counts the user is covered.
     pub fn covers(&self, user: &UserId, counted: &Counted) -> bool {
-        self.headroom(user).is_some_and(|headroom| headroom.covers(counted)) && self.counts_holds()
+        self.headroom(user).is_some_and(|headroom| headroom.covers(counted))
     }
 
     fn headroom(&self, user: &UserId) -> Option<Headroom> {
