@@ -154,9 +154,7 @@ pub fn note_update(user: UserId, expired_at: i64, old: Version, new: Version) {
 pub fn guard_extension(hold: Version, now: i64) -> bool {
     CLAIMS.with_borrow_mut(|claims| {
         let Some(claim) = claims.holds.claim_of(hold) else { return true };
-        if !claim.is_guarded {
-            claims.claim_hold(hold, Claim { is_guarded: true, ..claim });
-        }
+        claims.claim_hold(hold, Claim { is_guarded: true, ..claim });
         claim.open_until.is_none_or(|until| until > now)
     })
 }
