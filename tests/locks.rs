@@ -1,7 +1,9 @@
 //! Locks of relations and stripes: commits, reads and maintenance commands wait for each other in one order, and never in
 //! a circle. Settlement's module `lock_order` has it.
 
-use credits_ledger_tests::{Background, Database, Direction, Refused, Session, Uuid, dec, stripe_of, user};
+use credits_ledger_tests::{
+    Background, Database, Direction, Refused, Session, Uuid, dec, stripe_of, unguarded, user,
+};
 use postgres::Error;
 
 use Direction::{Down, Up};
@@ -182,6 +184,26 @@ fn users_of_three_stripes() -> [Uuid; 4] {
     let stripes: Vec<&[Uuid]> =
         users.chunk_by(|a, b| stripe_of(*a) == stripe_of(*b)).filter(|users| users.len() > 1).collect();
     [stripes[0][0], stripes[1][0], stripes[1][1], stripes[2][0]]
+}
+
+/// A commit that must be covered reads holds by their index, and waits for its lock without a stripe.
+#[test]
+fn a_locked_index_of_holds_is_waited_for() {
+    let db = Database::create();
+    let [mut committing, mut maintenance] = [bounded(&db), bounded(&db)];
+    begin(&mut maintenance);
+    committing.run(&format!("BEGIN; SELECT credits.create_hold('{}', 1, 'a')", user(1)));
+    // It moves nothing, and locks the index alone.
+    maintenance.run(&format!(
+        "BEGIN; {}",
+        unguarded("ALTER INDEX credits.holds_user_idx SET TABLESPACE pg_default")
+    ));
+    let committing = in_background(committing, "COMMIT");
+    until_it_waits_for_a_table(&db, committing.pid());
+    assert_order(&db);
+    maintenance.run("COMMIT");
+    committing.finish().1.unwrap();
+    maintenance.assert_sound();
 }
 
 /// One commit has the checkpoints and wants a stripe; another has that stripe and wants the checkpoints, for which a
@@ -498,12 +520,28 @@ fn who_waits_to_write_has_no_index() {
 #[test]
 fn readers_lock_indexes_in_one_order() {
     let db = Database::create();
-    let [mut session, mut admin] = [bounded(&db), bounded(&db)];
+    let mut admin = bounded(&db);
     begin(&mut admin);
     let indexes: Vec<String> = admin.values(
-        "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'credits.credits_transactions'::regclass",
+        "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'credits.credits_transactions'::regclass
+         ORDER BY indexrelid DESC",
         &[],
     );
+    assert_readers_lock_in_one_order(&db, &mut admin, &indexes);
+    // Those that came first are the last now.
+    for index in &indexes {
+        let keys = ["credits.credits_transactions_pkey", "credits.credits_transactions_source_id_key"];
+        if !keys.contains(&&**index) {
+            let made: String = admin.value("SELECT pg_get_indexdef($1::text::regclass)", &[index]);
+            admin.run(&unguarded(&format!("DROP INDEX {index}; {made}")));
+        }
+    }
+    assert_readers_lock_in_one_order(&db, &mut admin, &indexes);
+}
+
+/// Lets readers wait for each of the ledger's indexes, and looks at which others they have.
+fn assert_readers_lock_in_one_order(db: &Database, admin: &mut Session, indexes: &[String]) {
+    let mut session = bounded(db);
     let mut waits = 0;
     for index in indexes {
         for call in [

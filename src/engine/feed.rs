@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use ledger::id::LedgerId;
+use pgrx::pg_sys::Oid;
 
 use crate::error::LedgerError;
 use crate::pg::block_ranges::{self, BlockScan, Blocks};
@@ -115,10 +116,16 @@ impl Feed {
         let complete = |index: Option<_>| index.and_then(Index::open).filter(Index::is_complete);
         let sight = || Sight::without_siread(&Rc::new(Snapshot::active()));
         let (ledger, rows) = (open(), BlockScan::new(open(), Snapshot::active(), transactions::XACT_ID));
-        // By oid, the order in which REINDEX TABLE locks them: the index on the stamp was created later.
-        let by_seq = complete(relations.seq_index)
-            .map(|index| IndexScan::new(open(), index, sight(), 1, transactions::XACT_ID));
-        let by_stamp = complete(relations.stamp_index);
+        let (seq, stamp) = (|| complete(relations.seq_index), || complete(relations.stamp_index));
+        // By oid, the order in which REINDEX TABLE locks them.
+        let is_seq_first = relations.seq_index.map(Oid::to_u32) < relations.stamp_index.map(Oid::to_u32);
+        let (by_seq, by_stamp) = if is_seq_first {
+            (seq(), stamp())
+        } else {
+            let by_stamp = stamp();
+            (seq(), by_stamp)
+        };
+        let by_seq = by_seq.map(|index| IndexScan::new(open(), index, sight(), 1, transactions::XACT_ID));
         Self { rows, by_stamp, by_seq, copies: open_copies(relations), ledger, end: end() }
     }
 
