@@ -193,3 +193,31 @@ fn balances_read_well_in_plans_of_every_kind() {
     );
     assert!(lateral);
 }
+
+/// While the workers of a query run, its session can neither attach to shared memory nor find out what state the ledger is in.
+#[test]
+fn within_a_parallel_query() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session
+        .run("CREATE TABLE public.users AS SELECT n FROM generate_series(1, 20000) n; ANALYZE public.users");
+    session.grant(user(1), dec!(10));
+    let parallel =
+        "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+                    SET max_parallel_workers_per_gather = 2";
+    let query = format!(
+        "SELECT credits.get_user_balance('{}'::uuid) FROM (SELECT count(*) AS n FROM public.users OFFSET 0) u WHERE n > 0",
+        user(1)
+    );
+    let [mut fresh, mut attached] = [db.connect(), db.connect()];
+    assert_eq!(attached.balance(user(1)), dec!(10));
+    // Another state of the ledger than the one that the session knows.
+    session.run(&format!("ALTER DATABASE {} CONNECTION LIMIT 50", db.name()));
+    for reader in [&mut fresh, &mut attached] {
+        reader.run(parallel);
+        let plan: Vec<String> = reader.values(&format!("EXPLAIN (COSTS OFF) {query}"), &[]);
+        assert!(plan.iter().any(|line| line.contains("Gather")), "{plan:#?}");
+        assert_eq!(reader.value::<Decimal>(&query, &[]), dec!(10));
+    }
+    session.assert_sound();
+}

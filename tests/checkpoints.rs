@@ -396,3 +396,30 @@ fn what_another_commit_has_folded_meanwhile_is_not_folded_again() {
     assert_eq!(slow.balance(lagging), dec!(993));
     slow.assert_sound();
 }
+
+/// A session looks for a checkpoint first where it has found one of that user's number, which another user can have.
+#[test]
+fn users_of_one_number_have_a_checkpoint_each() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let users = [1_u64, 2].map(|high| Uuid::from_u64_pair(high, high.rotate_left(32) ^ 7));
+    let number = |user: &Uuid| ledger::stripe::hash(&ledger::id::UserId::from_bytes(user.into_bytes()));
+    assert_eq!(number(&users[0]), number(&users[1]));
+    session.run("SET credits_ledger.checkpoint_interval = 1");
+    for (user, amount) in users.into_iter().zip([dec!(10), dec!(20)]) {
+        session.grant(user, amount);
+        session.refresh(user);
+    }
+    for user in users {
+        session.charge(user, dec!(1));
+        session.refresh(user);
+    }
+    // It has nothing published of either.
+    let mut reader = db.connect();
+    reader.run("BEGIN; UPDATE credits.user_balance_checkpoints SET updated_at = updated_at");
+    for (user, balance) in users.into_iter().zip([dec!(9), dec!(19)]) {
+        assert_eq!(reader.balance(user), balance);
+    }
+    reader.run("ROLLBACK");
+    session.assert_sound();
+}

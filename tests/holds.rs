@@ -127,9 +127,21 @@ fn an_expired_hold_gives_way_to_one_of_the_same_user() {
     hold(&mut session, "2", "b").refused("LC001");
 }
 
-/// Another account's hold that has come in place of the expired one, between the look at it and its deletion, is not deleted.
+/// What has come in place of the expired hold, between the look at it and its deletion, is not deleted: another account's, or one that
+/// is open.
 #[test]
-fn an_expired_hold_of_another_account_does_not_give_way() {
+fn what_has_replaced_an_expired_hold_does_not_give_way() {
+    let of_another = format!(
+        "DELETE FROM credits.holds;
+         INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('a', '{}', 5, 'yesterday')",
+        user(2)
+    );
+    replace_while_it_gives_way(&of_another, "a 5");
+    replace_while_it_gives_way("UPDATE credits.holds SET expires_at = 'tomorrow'", "a 7");
+}
+
+/// Has an expired hold replaced while it is looked at by who is about to hold in its place.
+fn replace_while_it_gives_way(change: &str, left: &str) {
     let (db, mut owner) = Database::create_with(dec!(10));
     let role = db.create_role("holder");
     hold(&mut owner, "7", "a").unwrap();
@@ -147,14 +159,9 @@ fn an_expired_hold_of_another_account_does_not_give_way() {
     owner.run("BEGIN; SELECT pg_advisory_xact_lock(1)");
     let holding = db.connect_as(&role).background(|session| hold(session, "3", "a"));
     db.until_blocked(holding.pid());
-    owner.run(&format!(
-        "DELETE FROM credits.holds;
-         INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('a', '{}', 5, 'yesterday');
-         COMMIT",
-        user(2)
-    ));
+    owner.run(&format!("{change}; COMMIT"));
     holding.finish().1.refused("23505");
-    assert_eq!(holds(&mut owner), ["a 5"]);
+    assert_eq!(holds(&mut owner), [left]);
 }
 
 /// Needed to hold: INSERT, and SELECT for what is returned.
@@ -581,6 +588,37 @@ fn an_older_snapshot_is_told_to_retry() {
         session.run("ROLLBACK");
         call(&mut other, "release_hold('a')").unwrap();
     }
+    // Made and captured since.
+    session.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM credits.holds");
+    hold(&mut other, "2", "captured").unwrap();
+    call(&mut other, "capture_hold('captured')").unwrap();
+    call(&mut session, "capture_hold('captured')").refused("40001");
+}
+
+/// More credits would not help there.
+#[test]
+fn a_source_id_that_is_taken_is_told_before_a_lack_of_credits() {
+    let (_db, mut session) = Database::create_with(dec!(10));
+    hold(&mut session, "2", "held").unwrap();
+    call(&mut session, "create_transaction('USER', 'usage', 1, 'recorded')").unwrap();
+    for source_id in ["held", "recorded"] {
+        hold(&mut session, "1000", source_id).refused("23505");
+        call(&mut session, &format!("charge('USER', 1000, '{source_id}')")).refused("23505");
+    }
+    // Unless a trigger has the row stored under another.
+    for table in ["holds", "credits_transactions"] {
+        session.run(&format!(
+            "CREATE FUNCTION public.rename_{table}() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN NEW.source_id := NEW.source_id || ' anew'; RETURN NEW; END $$;
+             CREATE TRIGGER rename BEFORE INSERT ON credits.{table} FOR EACH ROW EXECUTE FUNCTION public.rename_{table}()"
+        ));
+    }
+    for function in ["create_hold('USER', 1000, 'held')", "charge('USER', 1000, 'recorded')"] {
+        session.run("BEGIN");
+        call(&mut session, function).refused("LC001");
+        session.run("ROLLBACK");
+    }
+    session.assert_sound();
 }
 
 #[test]
@@ -628,6 +666,16 @@ fn a_caller_who_sees_a_part_of_the_rows() {
     // It learns nothing of an account that is not its own.
     session.try_run(&format!("SELECT credits.create_hold('{}', 1000, 'x')", user(2))).refused("42501");
     session.try_run(&format!("SELECT credits.charge('{}', 1000, 'x')", user(2))).refused("42501");
+    // A transaction that it does not see has the source_id of a hold that it sees.
+    owner.run(&format!(
+        "SELECT credits.create_transaction('{}', 'usage', 1, 'taken');
+         INSERT INTO credits.holds (source_id, user_id, amount, expires_at) VALUES ('taken', '{}', 0.5, 'tomorrow')",
+        user(2),
+        user(1)
+    ));
+    let refusal = call(&mut session, "capture_hold('taken')").refused("23505");
+    assert!(refusal.message().contains("may not see"), "{}", refusal.message());
+    owner.run("DELETE FROM credits.holds WHERE source_id = 'taken'");
     let refusal = hold(&mut session, "1", "other").refused("23505");
     assert!(refusal.message().contains("may not see"), "{}", refusal.message());
     call(&mut session, "capture_hold('other')").refused("P0002");
@@ -636,4 +684,9 @@ fn a_caller_who_sees_a_part_of_the_rows() {
     call(&mut session, "extend_hold('a', '1 hour')").unwrap();
     call(&mut session, "capture_hold('a')").unwrap();
     assert_eq!(holds(&mut owner), ["other 2"]);
+    owner.run(
+        "CREATE FUNCTION public.leave_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER leave_out BEFORE INSERT ON credits.holds FOR EACH ROW EXECUTE FUNCTION public.leave_out()",
+    );
+    hold(&mut session, "1", "left out").refused("09000");
 }

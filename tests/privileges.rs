@@ -255,3 +255,17 @@ fn holding_and_charging_need_what_the_reference_lists() {
     }
     admin.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
+
+/// Whoever has been let call what moves buckets by mistake still needs the ledger.
+#[test]
+fn only_the_owner_moves_buckets() {
+    let db = Database::create();
+    let role = db.create_role("mover");
+    let mut admin = db.connect();
+    grant_reading(&mut admin, &role);
+    let mut mover = db.connect_as(&role);
+    for call in ["begin_transfer(1)", "wait_for_transaction(1)", "hold_stripes(1)", "holds_stripes(1)"] {
+        let error = mover.try_run(&format!("SELECT credits.{call}")).refused("42501");
+        assert!(error.message().contains("owner"), "{call}: {}", error.message());
+    }
+}

@@ -223,6 +223,22 @@ fn a_source_id_is_never_truncated() {
     ));
     let length: i32 = session.value("SELECT length(source_id) FROM credits.credits_transactions", &[]);
     assert_eq!(length, 2000);
+    // What does not fit into an index of the owner's is another matter, whether the index is named or not, and whatever the source_id.
+    session.run(
+        "CREATE FUNCTION public.pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER pass BEFORE INSERT ON credits.credits_transactions FOR EACH ROW EXECUTE FUNCTION public.pass();
+         CREATE INDEX by_description ON credits.credits_transactions (description)",
+    );
+    for (source_id, bytes, told) in
+        [("'short'", 12_800, "index row"), ("repeat('x', 5000)", 3000, "by_description")]
+    {
+        let error = session
+            .try_run(&format!(
+                "SELECT credits.create_transaction(gen_random_uuid(), 'usage', 1, {source_id}, left({long}, {bytes}))"
+            ))
+            .refused("54000");
+        assert!(error.message().contains(told), "{error:?}");
+    }
 }
 
 /// Some tools write rows past the executor, with every column as the publisher has it.

@@ -303,6 +303,15 @@ fn what_is_made_anew_tells_nothing_new() {
         session.run(&format!("BEGIN; {lost} credits.user_balance_checkpoints; ROLLBACK"));
         assert_eq!(announced(&mut session), before, "{lost}, taken back");
     }
+    // Of one that is put back, changed, and deleted again by the same transaction, what it said at first counts.
+    session.run(
+        "BEGIN; CREATE TEMPORARY TABLE other AS SELECT * FROM credits.user_balance_checkpoints;
+         UPDATE other SET is_positive = NOT is_positive;
+         DELETE FROM credits.user_balance_checkpoints;
+         INSERT INTO credits.user_balance_checkpoints SELECT * FROM other;
+         DELETE FROM credits.user_balance_checkpoints; COMMIT",
+    );
+    assert_eq!(announced(&mut session), before);
     assert_eq!(listener.drain(), []);
     session.assert_sound();
 }

@@ -502,6 +502,19 @@ fn a_transaction_with_reversals_is_not_prepared() {
     session.assert_sound();
 }
 
+/// What is in flight is not there: it may roll back.
+#[test]
+fn a_reversal_beside_its_original() {
+    let db = Database::create();
+    let (mut session, mut other) = (db.connect(), db.connect());
+    other.run("BEGIN");
+    record(&mut other, 1, user(1), "purchase", dec!(5));
+    insert(&mut session, user(1), "admin_removal", dec!(6), id(1)).unwrap();
+    other.run("ROLLBACK");
+    let listed = listed(&mut session);
+    assert!(listed.len() == 1 && listed[0].contains("which is not there"), "{listed:?}");
+}
+
 /// Without the index the commit reads all rows of the account, and says the same.
 #[test]
 fn without_the_index() {

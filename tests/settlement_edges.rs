@@ -276,3 +276,43 @@ fn failed_statements_leave_nothing() {
     session.assert_sound();
     assert_eq!(session.value::<i64>("SELECT count(*) FROM credits.user_balance_checkpoints", &[]), 0);
 }
+
+/// What a transaction asks of its commit for an account, it does, whatever else the transaction does to the account before and after.
+#[test]
+fn a_request_stands_whatever_comes_behind_it() {
+    // Alone: a refresh covers all rows.
+    let db = Database::create_alone();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(100));
+    let requests = [
+        format!("SELECT credits.refresh_checkpoint('{}')", user(1)),
+        format!("INSERT INTO credits.spending_limits (user_id, thresholds) VALUES ('{}', '{{50}}')", user(1)),
+        format!(
+            "INSERT INTO credits.spend_caps (user_id, amount, since) VALUES ('{}', 1000, '2000-01-01')",
+            user(1)
+        ),
+        format!("DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'", user(1)),
+    ];
+    for request in requests {
+        for row_first in [true, false] {
+            session.charge(user(1), dec!(1));
+            session.run("BEGIN");
+            if row_first {
+                session.charge(user(1), dec!(1));
+            }
+            session.run(&request);
+            if !row_first {
+                session.charge(user(1), dec!(1));
+            }
+            session.run("COMMIT");
+            let is_behind: bool = session.value(
+                "SELECT transaction_count + 1 < (SELECT count(*) FROM credits.credits_transactions)
+                 FROM credits.user_balance_checkpoints",
+                &[],
+            );
+            assert!(!is_behind, "{request}");
+            session.assert_sound();
+            session.run("DELETE FROM credits.spending_limits; DELETE FROM credits.spend_caps");
+        }
+    }
+}

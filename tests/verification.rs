@@ -225,3 +225,42 @@ fn writers_do_not_make_it_look_wrong() {
     }
     session.assert_sound();
 }
+
+/// Whatever a hand has made of the boundaries in a checkpoint: they are read as they were written, or not at all.
+#[test]
+fn boundaries_that_cannot_be_read() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(5));
+    session.run(&format!(
+        "INSERT INTO credits.spending_limits (user_id, thresholds) VALUES ('{0}', '{{-1, 3, 9}}');
+         INSERT INTO credits.spend_caps (user_id, amount, since)
+         VALUES ('{0}', 1, '2000-01-01'), ('{0}', 100, '2000-01-01')",
+        user(1)
+    ));
+    session.charge(user(1), dec!(1));
+    session.assert_sound();
+    for damage in [
+        "thresholds = '{3, -1, 9}'",
+        "thresholds = '{-1, -1, 9}'",
+        "thresholds = '{-1, 0, 9}'",
+        "thresholds = '{-1, NaN, 9}'",
+        "thresholds = '{-1, NULL, 9}'",
+        "thresholds_below = NULL",
+        "thresholds_below = -1",
+        "thresholds_below = 4",
+        "thresholds_crossed_at = '{NULL, NULL}'",
+        "thresholds_crossed_at = NULL",
+        "cap_ids = ARRAY[cap_ids[2], cap_ids[1]]",
+        "cap_ids = ARRAY[cap_ids[1], cap_ids[1]]",
+        "caps_reached_until = caps_reached_until[:1]",
+        "caps_reached_until = NULL",
+    ] {
+        let checkpoint = format!("credits.user_balance_checkpoints WHERE user_id = '{}'", user(1));
+        session.run(&format!("UPDATE credits.user_balance_checkpoints SET {damage}"));
+        session.insert(user(1), "usage", dec!(1000)).refused("XX001");
+        session.try_run(&format!("SELECT credits.refresh_checkpoint('{}')", user(1))).refused("XX001");
+        session.run(&format!("DELETE FROM {checkpoint}"));
+        session.assert_sound();
+    }
+}

@@ -64,8 +64,8 @@ pub fn note_rebound(users: [Option<UserId>; 2]) -> Result<(), LedgerError> {
     request(users.iter().flatten(), Request::Rebound)
 }
 
-/// Notes a row with its signed amount. Raises 25000 for a row that is inserted after settlement has taken the noted users, as a
-/// deferred trigger may do.
+/// Notes a row with its signed amount. Raises 25000 for a row that is inserted after settlement has taken the noted users, as another
+/// library may do at the commit.
 pub fn note_row(user: UserId, amount: Credits) {
     refuse_once_taken();
     update(user, Request::Settle, |noted| noted.written.add(amount));

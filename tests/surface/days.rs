@@ -557,6 +557,7 @@ fn statements_follow_each_other() {
 fn dates_at_the_ends_of_time() {
     let db = Database::create();
     let mut session = db.connect();
+    let mut tenant = db.connect_as(&tenant(&db));
     session.run(&format!(
         "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, created_at) VALUES
              ('{user}', 'purchase', 4, 'first', '4714-11-24 00:00:00+00 BC'),
@@ -579,11 +580,10 @@ fn dates_at_the_ends_of_time() {
             ("'294277-01-01'", "'5874897-12-31'", 0),
             ("'294276-12-31'", "'294276-12-30'", 0),
         ] {
-            let days: i64 = session.value(
-                &format!("SELECT count(*) FROM credits.usage_by_day('{}', {first}, {last})", user(1)),
-                &[],
-            );
-            assert_eq!(days, expected, "{first} {last}");
+            let days = format!("SELECT count(*) FROM credits.usage_by_day('{}', {first}, {last})", user(1));
+            for session in [&mut session, &mut tenant] {
+                assert_eq!(session.value::<i64>(&days, &[]), expected, "{first} {last}");
+            }
         }
         for (at, expected) in [
             ("-infinity", dec!(0)),
