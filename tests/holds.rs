@@ -368,7 +368,9 @@ fn arguments_are_checked() {
         ("create_hold('USER', 0, 'a')", "23514"),
         ("create_hold('USER', 'NaN', 'a')", "23514"),
         ("create_hold('USER', 1e-16, 'a')", "23514"),
-        ("create_hold('USER', 1, ' ')", "23514"),
+        // Before a lack of credits.
+        ("create_hold('USER', 1000, ' ')", "23514"),
+        ("charge('USER', 1000, ' ')", "23514"),
         ("create_hold('USER', 1, 'a', '0')", "22023"),
         ("create_hold('USER', 1, 'a', '-1 hour')", "22023"),
         ("create_hold('USER', 1, 'a', '30 days 00:00:00.000001')", "22023"),
@@ -391,7 +393,11 @@ fn arguments_are_checked() {
     for (arguments, sqlstate) in refusals {
         call(&mut session, arguments).refused(sqlstate);
     }
-    call(&mut session, &format!("create_hold('USER', 1, '{}')", long_source_id())).refused("54000");
+    for function in ["create_hold", "charge"] {
+        let error = call(&mut session, &format!("{function}('USER', 1, '{}')", long_source_id()));
+        let error = error.refused("54000");
+        assert!(error.message().contains("2692"), "{function}: {}", error.message());
+    }
     for function in [
         "create_hold('USER', 1, 'a')",
         "capture_hold('a')",
@@ -661,8 +667,12 @@ fn a_caller_who_sees_a_part_of_the_rows() {
     owner.run(&format!("SELECT credits.create_hold('{}', 2, 'other')", user(2)));
     let mut session = db.connect_as(&role);
     hold(&mut session, "7", "a").unwrap();
-    hold(&mut session, "4", "b").refused("LC001");
-    call(&mut session, "charge('USER', 4, 'b')").refused("LC001");
+    for function in ["create_hold('USER', 4, 'b')", "charge('USER', 4, 'b')"] {
+        // By the call, not only by the commit.
+        session.run("BEGIN");
+        call(&mut session, function).refused("LC001");
+        session.run("ROLLBACK");
+    }
     // It learns nothing of an account that is not its own.
     session.try_run(&format!("SELECT credits.create_hold('{}', 1000, 'x')", user(2))).refused("42501");
     session.try_run(&format!("SELECT credits.charge('{}', 1000, 'x')", user(2))).refused("42501");

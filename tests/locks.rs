@@ -206,6 +206,28 @@ fn a_locked_index_of_holds_is_waited_for() {
     maintenance.assert_sound();
 }
 
+/// A redaction keeps its stripe to the end of its transaction, whose commit may need any relation: it waits for them before.
+#[test]
+fn a_redaction_waits_for_relations_before_its_stripe() {
+    let db = Database::create();
+    let [mut redacting, mut maintenance] = [bounded(&db), bounded(&db)];
+    begin(&mut maintenance);
+    for table in ["user_balance_checkpoints", "daily_totals", "holds", "spending_limits", "spend_caps"] {
+        maintenance.run(&format!("BEGIN; LOCK TABLE credits.{table} IN ACCESS EXCLUSIVE MODE"));
+        redacting.run("BEGIN");
+        redacting.charge(user(1), dec!(1));
+        let call = in_background(redacting, format!("SELECT credits.redact_account('{}')", user(1)));
+        until_it_waits_for_a_table(&db, call.pid());
+        assert_order(&db);
+        maintenance.run("COMMIT");
+        let (session, done) = call.finish();
+        done.unwrap();
+        redacting = session;
+        redacting.run("COMMIT");
+    }
+    maintenance.assert_sound();
+}
+
 /// One commit has the checkpoints and wants a stripe; another has that stripe and wants the checkpoints, for which a
 /// maintenance command stands before it in the queue.
 #[test]

@@ -102,8 +102,11 @@ fn parts_are_taken_back_until_nothing_is_left() {
     let rest = reverse(&mut session, original, "'rest'").unwrap();
     assert!(rest.contains(",admin_grant,6,rest,"), "{rest}");
     for arguments in ["'more'", "'more', 0.000000000000001", "'more', NULL, 'text'"] {
+        // By the call, not only by the commit.
+        session.run("BEGIN");
         let error = reverse(&mut session, original, arguments).refused("23514");
         assert!(error.message().contains("0 is left of it"), "{}", error.message());
+        session.run("ROLLBACK");
     }
     assert_eq!(reversed(&mut session, original), dec!(10));
     let descriptions: Vec<String> = session.values(
@@ -195,7 +198,7 @@ fn what_cannot_be_reversed() {
     for (arguments, sqlstate, named) in [
         ("NULL, 'refund'", "22004", "transaction_id"),
         ("'{id}', NULL", "22004", "source_id"),
-        ("'{id}', ' '", "23514", "source_id"),
+        ("'{id}', ' '", "23514", "argument source_id"),
         ("'{id}', 'x', 0", "23514", "amount"),
         ("'{id}', 'x', -1", "23514", "amount"),
         ("'{id}', 'x', 'NaN'", "23514", "amount"),
