@@ -1,5 +1,7 @@
 //! Checks of arguments.
 
+use std::ffi::CStr;
+
 use ledger::credits::{Amount, AmountError, Credits};
 use ledger::numeric::DecodeError;
 use ledger::transaction_type::TransactionType;
@@ -11,8 +13,12 @@ use super::given::Given;
 use crate::engine::inserted;
 use crate::error::LedgerError;
 use crate::pg::call::{Argument, Call};
-use crate::pg::text::Text;
+use crate::pg::raised::{self, Raised};
+use crate::pg::text::{self, Text};
 use crate::pg::value::Value;
+
+/// Most bytes of a `source_id` that its index holds for certain: a third of a page. What can be compressed may be longer.
+const LONGEST_SOURCE_ID: usize = 2692;
 
 /// The transaction type that an argument names.
 pub fn transaction_type(argument: &'static str, value: Text) -> Result<TransactionType, LedgerError> {
@@ -63,4 +69,34 @@ pub fn exact_amount(credits: Result<Credits, DecodeError>) -> Result<Amount, Led
         DecodeError::Malformed => LedgerError::Amount { value: None, error: AmountError::NotANumber },
     })?;
     Amount::try_from(credits).map_err(|error| LedgerError::Amount { value: Some(credits.to_string()), error })
+}
+
+/// Refuses a `source_id` that is empty or nothing but white space.
+pub fn require_source_id(source_id: Text) -> Result<(), LedgerError> {
+    if text::is_blank(source_id.as_bytes()) {
+        return Err(LedgerError::BlankSourceId { what: "argument source_id", value: source_id.to_string() });
+    }
+    Ok(())
+}
+
+/// Whether the `source_id` fits into its index for certain.
+pub fn source_id_fits(source_id: Text) -> bool {
+    source_id.as_bytes().len() <= LONGEST_SOURCE_ID
+}
+
+/// Runs `work`. If it fails since this `source_id` does not fit into the index of this constraint, the error says so; it must be raised.
+pub fn unless_source_id_too_long<T>(
+    source_id: Text,
+    key: &CStr,
+    work: impl FnOnce() -> T,
+) -> Result<T, LedgerError> {
+    let is_too_long = |error: &Raised| {
+        error.sqlstate() == PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED as i32
+            && !source_id_fits(source_id)
+            // One that is longer than a page fails before its index is named.
+            && error.constraint().is_none_or(|index| index.as_bytes() == key.to_bytes())
+    };
+    let too_long =
+        || LedgerError::SourceIdTooLong { bytes: source_id.as_bytes().len(), longest: LONGEST_SOURCE_ID };
+    raised::unless(is_too_long, work).ok_or_else(too_long)
 }

@@ -2,10 +2,9 @@
 
 use ledger::credits::Credits;
 
-use super::arguments::{details, exact_amount};
+use super::arguments::{details, exact_amount, require_source_id};
 use super::given::Given;
 use super::recording::{self, Recorded, Recording};
-use super::source_id;
 use crate::engine::early_refusal::{self, Taking};
 use crate::engine::{claims, source_ids};
 use crate::error::LedgerError;
@@ -23,7 +22,7 @@ pub fn charge(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let (amount, credits) = call.required_numeric(Argument(1, "amount"))?;
     let source_id = call.required_content(Argument(2, "source_id"))?;
     let credits: Credits = exact_amount(credits)?.into();
-    source_id::require_not_blank(source_id)?;
+    require_source_id(source_id)?;
     let [description, batch, api_key, category, metadata] = details(call, 3)?;
     let key = call.api_key(Argument(5, "api_key_id"));
     xact::refuse_if_read_only(c"charge()");

@@ -25,7 +25,6 @@ pub mod open_holds;
 mod operations;
 pub mod recording;
 pub mod reversals;
-mod source_id;
 pub mod statements;
 pub mod topup;
 pub mod transactions;

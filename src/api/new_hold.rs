@@ -3,10 +3,9 @@
 use ledger::credits::Credits;
 use ledger::id::{ApiKeyId, UserId};
 
-use super::arguments::{details, exact_amount};
+use super::arguments::{details, exact_amount, require_source_id, source_id_fits, unless_source_id_too_long};
 use super::given::{self, Given};
 use super::holds::{ATTEMPTS, span};
-use super::source_id;
 use crate::engine::early_refusal::{self, Taking};
 use crate::engine::{claims, direct, holds, source_ids};
 use crate::error::LedgerError;
@@ -29,7 +28,7 @@ pub fn create_hold(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let source_id = call.required_content(Argument(2, "source_id"))?;
     let span = span(call.required_interval(Argument(3, "expires_in"))?)?;
     let credits = exact_amount(credits)?.into();
-    source_id::require_not_blank(source_id)?;
+    require_source_id(source_id)?;
     let details = details(call, 4)?;
     let key = call.api_key(Argument(6, "api_key_id"));
     let returns = call.row_type();
@@ -126,7 +125,7 @@ impl NewHold<'_> {
     fn insert(&self, relations: &Relations) -> Result<Held, LedgerError> {
         for _ in 0..ATTEMPTS {
             let inserted =
-                source_id::unless_too_long(self.source_id, HOLDS_KEY, || self.try_insert(relations))?;
+                unless_source_id_too_long(self.source_id, HOLDS_KEY, || self.try_insert(relations))?;
             if let Some(new) = inserted {
                 return Ok(Held::Anew(new));
             }
@@ -165,7 +164,7 @@ impl NewHold<'_> {
             Given::new("created_at", Value::time(now)),
             Given::new("expires_at", Value::time(now.saturating_add(self.span))),
         ];
-        if source_id::fits(self.source_id)
+        if source_id_fits(self.source_id)
             && let Some((hold, tid)) = direct::hold(relations, &given::values(&columns), self.returns)
         {
             return Some(New { hold, tid, user: self.user });

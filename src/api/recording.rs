@@ -3,9 +3,10 @@
 use ledger::id::UserId;
 use pgrx::pg_sys;
 
-use super::arguments::{exact_amount, transaction_type};
+use super::arguments::{
+    exact_amount, require_source_id, source_id_fits, transaction_type, unless_source_id_too_long,
+};
 use super::given::{self, Given};
-use super::source_id;
 use crate::engine::direct;
 use crate::error::LedgerError;
 use crate::pg::answer::{Answer, RowType};
@@ -81,7 +82,7 @@ pub fn create_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let (amount, credits) = call.required_numeric(Argument(2, "amount"))?;
     let source_id = call.required_content(Argument(3, "source_id"))?;
     let credits = exact_amount(credits)?;
-    source_id::require_not_blank(source_id)?;
+    require_source_id(source_id)?;
     let batch = call.uuid(Argument(5, "fusillade_batch_id"));
     if batch.is_some() && !known_type.may_have_batch() {
         return Err(LedgerError::BatchOnNonUsage(known_type));
@@ -160,7 +161,7 @@ fn insert(
     returned: Returned,
 ) -> Result<Inserted, LedgerError> {
     if let Some(returns) = recording.directly
-        && source_id::fits(recording.source_id)
+        && source_id_fits(recording.source_id)
         && let Some(recorded) = direct::record(relations, &given::values(recording.columns), returns)
     {
         return Ok(match recorded {
@@ -181,7 +182,7 @@ fn insert(
         if locates { ", ctid, user_id" } else { "" }
     );
     let stamps = stamp::given();
-    let row = source_id::unless_too_long(recording.source_id, transactions::SOURCE_ID_KEY, || {
+    let row = unless_source_id_too_long(recording.source_id, transactions::SOURCE_ID_KEY, || {
         insert.first_row(&sql, |row| Recorded {
             transaction: row.answer(1),
             tid: locates.then(|| row.value(2)).flatten(),

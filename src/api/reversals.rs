@@ -6,11 +6,10 @@ use ledger::reversal::{Original, Refusal};
 use ledger::transaction_type::TransactionType;
 use pgrx::{Uuid, pg_sys};
 
-use super::arguments::exact_amount;
+use super::arguments::{exact_amount, require_source_id};
 use super::given::Given;
 use super::nodes::and_here;
 use super::recording::{self, Recording, record};
-use super::source_id;
 use crate::engine::reversals;
 use crate::error::LedgerError;
 use crate::pg::answer::Answer;
@@ -61,7 +60,7 @@ pub fn reverse_transaction(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let id = call.transaction_id(Argument(0, "transaction_id"))?;
     let source_id = call.required_content(Argument(1, "source_id"))?;
     let given = call.numeric(Argument(2, "amount")).map(|(_, credits)| exact_amount(credits)).transpose()?;
-    source_id::require_not_blank(source_id)?;
+    require_source_id(source_id)?;
     let given = given.map(Credits::from);
     xact::refuse_if_read_only(c"reverse_transaction()");
     // Before the indexes, which it reads by: they are kept locked.
