@@ -2,7 +2,10 @@
 
 use std::io::Write;
 
+use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
+
+use super::folds::Sealed;
 
 /// Modulus and remainder of what is no class of buckets, and how it is refused.
 pub const NO_CLASSES: [(&str, &str); 7] = [
@@ -552,7 +555,16 @@ fn a_reader_asks_as_of_its_snapshot() {
 /// Whoever has let the stripe go to have it exclusively asks again: the bucket may have left meanwhile.
 #[test]
 fn a_commit_that_waited_for_the_stripe_asks_again() {
-    let db = Database::create();
+    assert_it_asks_again(&Database::create());
+    // Where no session is attached to shared memory, none has looked for a state of the ledger meanwhile.
+    let cluster =
+        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
+    let db = Database::create_in(&cluster);
+    let _sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0o500);
+    assert_it_asks_again(&db);
+}
+
+fn assert_it_asks_again(db: &Database) {
     let (mut admin, [mut first, mut second]) = (db.connect(), [db.connect(), db.connect()]);
     admin.grant(user(2), dec!(15));
     let theirs = bucket(&mut admin, 2);

@@ -205,3 +205,31 @@ fn of_a_cap_that_begins_later_usage_that_is_dated_ahead_is_spent() {
     assert_eq!(heard(&mut listener), ["1 2026-11-30T00:00:00Z"]);
     session.assert_sound();
 }
+
+/// Of the day on which several caps begin, the rows since the first of them are read, whichever cap comes last.
+#[test]
+fn caps_that_begin_on_one_day() {
+    let db = Database::create_alone();
+    let mut session = db.connect();
+    for (account, sinces) in [(1, ["03:00", "08:00"]), (2, ["08:00", "03:00"])] {
+        session.run(&format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, created_at)
+             SELECT '{}', 'usage', 5, '{account} at ' || hour, timestamptz '2026-01-01 00:00+00' + hour * interval '1 hour'
+             FROM unnest('{{5, 10}}'::int[]) hour",
+            user(account)
+        ));
+        session.refresh(user(account));
+        let cap = |number: u32, since: &str| {
+            format!("('{}', '{}', 10, '2026-01-01 {since}+00')", user(100 * account + number), user(account))
+        };
+        session.run(&format!(
+            "INSERT INTO credits.spend_caps (id, user_id, amount, since) VALUES {}, {}",
+            cap(1, sinces[0]),
+            cap(2, sinces[1])
+        ));
+    }
+    // What was announced is what the rows say.
+    session.assert_sound();
+    let reached: i64 = session.value("SELECT count(*) FROM credits.spend_cap_states WHERE is_reached", &[]);
+    assert_eq!(reached, 2);
+}

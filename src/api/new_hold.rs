@@ -3,7 +3,7 @@
 use ledger::credits::Credits;
 use ledger::id::{ApiKeyId, UserId};
 
-use super::arguments::{details, exact_amount, require_source_id, source_id_fits, unless_source_id_too_long};
+use super::arguments::{details, exact_amount, require_source_id, unless_source_id_too_long};
 use super::given::{self, Given};
 use super::holds::{ATTEMPTS, span};
 use crate::engine::early_refusal::{self, Taking};
@@ -164,9 +164,7 @@ impl NewHold<'_> {
             Given::new("created_at", Value::time(now)),
             Given::new("expires_at", Value::time(now.saturating_add(self.span))),
         ];
-        if source_id_fits(self.source_id)
-            && let Some((hold, tid)) = direct::hold(relations, &given::values(&columns), self.returns)
-        {
+        if let Some((hold, tid)) = direct::hold(relations, &given::values(&columns), self.returns) {
             return Some(New { hold, tid, user: self.user });
         }
         let mut insert = Statement::of_caller();
