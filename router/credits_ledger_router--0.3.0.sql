@@ -861,6 +861,7 @@ CREATE FUNCTION credits_routes.bucket_reports(node text, settled int DEFAULT NUL
     AS $$
 DECLARE
     number constant int := credits_routes.number_of_node(node);
+    cause text;
 BEGIN
     IF settled IS NOT NULL THEN
         PERFORM credits_routes.ask_node(node, format('SELECT credits.lock_bucket(%s, ''{here,moving,elsewhere,arriving}'')', settled));
@@ -872,12 +873,13 @@ BEGIN
     CROSS JOIN generate_series(0, 1023) b
     LEFT JOIN jsonb_to_recordset(a.answer::jsonb) r (bucket int, state text, seq bigint, given_to int) ON r.bucket = b;
 EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
-    RETURN QUERY SELECT b.bucket, CASE WHEN b.node = bucket_reports.node THEN 'here' ELSE 'elsewhere' END, 0::bigint, NULL::int FROM credits.buckets b;
+    GET STACKED DIAGNOSTICS cause = PG_EXCEPTION_DETAIL;
+    RAISE EXCEPTION USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', MESSAGE = format('%s cannot be asked which buckets it has', node),
+        DETAIL = format('It may have one that the standby says it has. %s', cause), HINT = 'If it has failed, too, name both standbys in one UPDATE.';
 END
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
-    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker. Of one bucket it says so when no transaction that gives it away is under way. Of a '
-    'node that cannot be reached, what the map says.';
+    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker. Of one bucket it says so when no transaction that gives it away is under way.';
 
 CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS int[]
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -898,34 +900,28 @@ CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS int[]
     $$;
 COMMENT ON FUNCTION credits_routes.doubtful_buckets(text) IS 'The buckets that a standby says it has, and that may be another node''s by what those say.';
 
-CREATE FUNCTION credits_routes.hold_on_standby(standby text, moved int) RETURNS text
+CREATE FUNCTION credits_routes.hold_on_standby(standby text, moved int, OUT state_before text, OUT since text, OUT accounts text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    state_before text;
 BEGIN
     PERFORM credits_routes.open_session('credits_ledger_old', standby);
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'SET idle_in_transaction_session_timeout = ''60s''');
     SELECT a.answer INTO state_before FROM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.bucket_state(%s)', moved)) a (answer);
+    SELECT c.since, c.accounts INTO since, accounts FROM credits_routes.collect_accounts(moved) c;
     PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.start_moving_bucket(%s)::text', moved));
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN');
     PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.hold_bucket(%s)::text', moved));
-    RETURN state_before;
 END
     $$;
 COMMENT ON FUNCTION credits_routes.hold_on_standby(text, int) IS
-    'Opens a session that holds a bucket on a standby: nobody moves it there or away. Returns the state that it had before.';
+    'Opens a session that holds a bucket on a standby: nobody moves it there or away. Returns the state that it had before, and what collect_accounts has.';
 
 CREATE FUNCTION credits_routes.draw_number(node text) RETURNS bigint
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
-BEGIN
-    RETURN (SELECT a.answer FROM credits_routes.ask_node(node, 'SELECT nextval(pg_get_serial_sequence(''credits.credits_transactions'', ''seq''))::text') a (answer));
-EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
-    RETURN NULL;
-END
+        SELECT a.answer::bigint FROM credits_routes.ask_node(node, 'SELECT nextval(pg_get_serial_sequence(''credits.credits_transactions'', ''seq''))::text') a (answer)
     $$;
-COMMENT ON FUNCTION credits_routes.draw_number(text) IS 'A number by which a node may number a handover, and that it gives out to nothing else; NULL from a node that cannot be reached.';
+COMMENT ON FUNCTION credits_routes.draw_number(text) IS 'A number by which a node may number a handover, and that it gives out to nothing else.';
 
 CREATE FUNCTION credits_routes.settled_report(node text, asked int, OUT has_it boolean, OUT seq bigint, OUT given_to int)
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -934,7 +930,7 @@ CREATE FUNCTION credits_routes.settled_report(node text, asked int, OUT has_it b
     $$;
 COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS 'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, and its last handover of it.';
 
-CREATE FUNCTION credits_routes.ask_others(standby text, moved int, OUT owner int, OUT drawn bigint, OUT heir int, OUT newest bigint)
+CREATE FUNCTION credits_routes.ask_others(standby text, standbys text[], moved int, OUT owner int, OUT drawn bigint, OUT heir int, OUT newest bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -943,7 +939,8 @@ DECLARE
     number bigint;
 BEGIN
     newest := 0;
-    FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
+    -- Of two that say they have it, the last one counts: a standby may have lost that it has given the bucket away.
+    FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node <> ALL (standbys), n.node LOOP
         said := credits_routes.settled_report(other.node, moved);
         IF said.has_it THEN
             -- It has the bucket before and after: so this number is above those of the handovers that it has taken, and below that of whatever handover it makes later.
@@ -960,20 +957,19 @@ BEGIN
     END LOOP;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.ask_others(text, int) IS
-    'What the other nodes say of a bucket: the number of its owner, NULL if none has it, with a number that this has drawn for a tombstone, NULL if it cannot be reached; and of the newest handover its taker, the heir, and its '
-    'number, 0 if there is none.';
+COMMENT ON FUNCTION credits_routes.ask_others(text, text[], int) IS
+    'What the other nodes say of a bucket: the number of its owner, NULL if none has it, with a number that this has drawn for a tombstone; and of the newest handover its taker, the heir, and its number, 0 if there is none.';
 
 -- A tombstone whose taker is the standby itself is for nobody: no node takes the bucket by it.
-CREATE FUNCTION credits_routes.lost_tombstone(standby text, moved int, OUT taker int, OUT seq bigint)
+CREATE FUNCTION credits_routes.lost_tombstone(standby text, standbys text[], moved int, OUT taker int, OUT seq bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     nobody constant int := credits_routes.number_of_node(standby);
-    said constant record := credits_routes.ask_others(standby, moved);
+    said constant record := credits_routes.ask_others(standby, standbys, moved);
 BEGIN
     IF said.owner IS NOT NULL THEN
-        taker := CASE WHEN said.drawn IS NULL THEN nobody ELSE said.owner END;
+        taker := said.owner;
         seq := said.drawn;
     ELSIF said.heir = nobody AND said.newest > credits_routes.last_seq(standby) THEN
         -- The bucket was given to the standby's node. The standby has not taken it, or it would number on above: it says what was before.
@@ -986,22 +982,21 @@ BEGIN
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.lost_tombstone(text, int) IS
-    'The tombstone that a standby has lost of a bucket that it says it has: who is to take it, and its number, NULL for one of the standby''s own. No taker if the bucket is the standby''s.';
+COMMENT ON FUNCTION credits_routes.lost_tombstone(text, text[], int) IS
+    'The tombstone that a standby has lost of a bucket that it says it has: who is to take it, and its number. No taker if the bucket is the standby''s.';
 
-CREATE FUNCTION credits_routes.write_tombstone(moved int, taker int, seq bigint) RETURNS void
+CREATE FUNCTION credits_routes.write_tombstone(moved int, held record, tombstone record) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s, %s)::text', moved, taker));
-    IF seq IS NOT NULL THEN
-        PERFORM credits_routes.do_in_session('credits_ledger_old',
-            format('UPDATE credits.bucket_states SET handover = handover || ''{"seq": %s}'' WHERE bucket = %s', seq, moved));
-    END IF;
+    PERFORM credits_routes.ask_session('credits_ledger_old', format('SELECT credits.give_away_bucket(%s, %s, %L::uuid[], %L::xid8)::text',
+        moved, tombstone.taker, held.accounts, held.since));
+    PERFORM credits_routes.do_in_session('credits_ledger_old',
+        format('UPDATE credits.bucket_states SET handover = handover || ''{"seq": %s}'' WHERE bucket = %s', tombstone.seq, moved));
     PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
 END
     $$;
-COMMENT ON FUNCTION credits_routes.write_tombstone(int, int, bigint) IS 'Has the standby give up the bucket that is held.';
+COMMENT ON FUNCTION credits_routes.write_tombstone(int, record, record) IS 'Has the standby give up the bucket that is held: what hold_on_standby and lost_tombstone have returned.';
 
 CREATE FUNCTION credits_routes.let_go(moved int, state_before text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -1015,19 +1010,19 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.let_go(int, text) IS 'Leaves the bucket that is held to the standby, as it was before.';
 
-CREATE FUNCTION credits_routes.carry_over(standby text, moved int) RETURNS void
+CREATE FUNCTION credits_routes.carry_over(standby text, standbys text[], moved int) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    state_before text;
+    held record;
     tombstone record;
 BEGIN
-    state_before := credits_routes.hold_on_standby(standby, moved);
-    tombstone := credits_routes.lost_tombstone(standby, moved);
+    held := credits_routes.hold_on_standby(standby, moved);
+    tombstone := credits_routes.lost_tombstone(standby, standbys, moved);
     IF tombstone.taker IS NULL THEN
-        PERFORM credits_routes.let_go(moved, state_before);
+        PERFORM credits_routes.let_go(moved, held.state_before);
     ELSE
-        PERFORM credits_routes.write_tombstone(moved, tombstone.taker, tombstone.seq);
+        PERFORM credits_routes.write_tombstone(moved, held, tombstone);
     END IF;
     PERFORM credits_routes.close_session('credits_ledger_old');
 EXCEPTION WHEN query_canceled OR OTHERS THEN
@@ -1036,31 +1031,33 @@ EXCEPTION WHEN query_canceled OR OTHERS THEN
     RAISE;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.carry_over(text, int) IS 'Has a standby give up a bucket that it says it has, if its node has given it away.';
+COMMENT ON FUNCTION credits_routes.carry_over(text, text[], int) IS 'Has one of the standbys that take over give up a bucket that it says it has, if its node has given it away.';
 
 CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    standby record;
-    moved int;
-BEGIN
-    FOR standby IN
-        SELECT n.node, n.seq_residue <> o.seq_residue AS has_new_number
-        FROM new_nodes n JOIN old_nodes o USING (node)
+    standbys constant text[] := ARRAY(
+        SELECT n.node FROM new_nodes n JOIN old_nodes o USING (node)
         WHERE EXISTS (SELECT FROM credits.buckets)
           AND (n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue)
-        ORDER BY n.node
+        ORDER BY n.node);
+    doubtful record;
+BEGIN
+    -- Views that a node was told to make last may not be there either.
+    PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
+    FROM credits_routes.classes() c WHERE c.node = ANY (standbys) GROUP BY c.node;
+    -- Where two standbys say that they have a bucket, the map leads to the one that has more: the other has lost the tombstone.
+    FOR doubtful IN
+        SELECT s.node, d.bucket
+        FROM unnest(standbys) s (node) CROSS JOIN LATERAL unnest(credits_routes.doubtful_buckets(s.node)) d (bucket)
+        JOIN credits.buckets b ON b.bucket = d.bucket
+        LEFT JOIN credits.moves m ON m.bucket = d.bucket AND m.state IN ('given', 'active')
+        ORDER BY coalesce(m.to_node, b.node) = s.node, s.node, d.bucket
     LOOP
-        -- Views that its node was told to make last may not be there either.
-        PERFORM credits_routes.make_lacking_views(standby.node, array_agg(c.modulus), array_agg(c.remainder)) FROM credits_routes.classes() c WHERE c.node = standby.node;
-        FOREACH moved IN ARRAY credits_routes.doubtful_buckets(standby.node) LOOP
-            PERFORM credits_routes.carry_over(standby.node, moved);
-        END LOOP;
-        IF standby.has_new_number THEN
-            PERFORM credits_routes.number_node(standby.node);
-        END IF;
+        PERFORM credits_routes.carry_over(doubtful.node, standbys, doubtful.bucket);
     END LOOP;
+    PERFORM credits_routes.number_node(n.node) FROM new_nodes n JOIN old_nodes o USING (node) WHERE n.node = ANY (standbys) AND n.seq_residue <> o.seq_residue;
     RETURN NULL;
 END
     $$;
@@ -2001,10 +1998,11 @@ BEGIN
     IF feed_position IS NOT NULL THEN
         BEGIN
             left_at := feed_position::jsonb;
-            IF jsonb_typeof(left_at) <> 'object' THEN
-                RAISE invalid_text_representation;
+            -- Of a node that it does not name, the feed begins at the beginning: so it must name one.
+            IF jsonb_typeof(left_at) <> 'object' OR NOT left_at ?| nodes OR EXISTS (SELECT FROM jsonb_each(left_at) l WHERE jsonb_typeof(l.value) <> 'string') THEN
+                RAISE data_exception;
             END IF;
-        EXCEPTION WHEN invalid_text_representation THEN
+        EXCEPTION WHEN data_exception THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is not a position of this router''s feed', feed_position),
                 HINT = 'Pass the feed_position of a row that transactions_after has returned, as it is.';
         END;

@@ -298,10 +298,11 @@ BEGIN
     IF feed_position IS NOT NULL THEN
         BEGIN
             left_at := feed_position::jsonb;
-            IF jsonb_typeof(left_at) <> 'object' THEN
-                RAISE invalid_text_representation;
+            -- Of a node that it does not name, the feed begins at the beginning: so it must name one.
+            IF jsonb_typeof(left_at) <> 'object' OR NOT left_at ?| nodes OR EXISTS (SELECT FROM jsonb_each(left_at) l WHERE jsonb_typeof(l.value) <> 'string') THEN
+                RAISE data_exception;
             END IF;
-        EXCEPTION WHEN invalid_text_representation THEN
+        EXCEPTION WHEN data_exception THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('"%s" is not a position of this router''s feed', feed_position),
                 HINT = 'Pass the feed_position of a row that transactions_after has returned, as it is.';
         END;
