@@ -1,7 +1,7 @@
 //! What users can spend before anybody needs to look at their balance.
 
 use credits_ledger_tests::cluster::Cluster;
-use credits_ledger_tests::{Database, Direction, Session, dec, stripe_of, user};
+use credits_ledger_tests::{Database, Direction, Refused, Session, dec, stripe_of, user};
 
 use super::folds::Sealed;
 use Direction::{Down, Up};
@@ -392,5 +392,29 @@ fn a_checkpoint_is_refreshed_when_it_lags_by_the_interval() {
     session.run("SET credits_ledger.checkpoint_interval = 1");
     session.charge(user(1), dec!(1));
     assert_eq!(session.value::<i64>(folded, &[&user(1)]) - 3, 12);
+    session.assert_sound();
+}
+
+/// What a commit has released may come back where it fails behind the account: nobody is covered by it before.
+#[test]
+fn a_release_that_rolls_back_covers_nobody() {
+    let db = Database::create();
+    let [mut session, mut other] = db.connect_settled();
+    let behind = user((2..90).find(|&number| stripe_of(user(number)) > stripe_of(user(1))).unwrap());
+    session.grant(user(1), dec!(100));
+    session.run(&format!("SELECT credits.create_hold('{}', 80, 'large')", user(1)));
+    session.run(&format!(
+        "INSERT INTO credits.credits_transactions (id, user_id, transaction_type, amount, source_id)
+         VALUES ('{behind}', '{behind}', 'usage', 1, 'original')"
+    ));
+    // Its commit settles the one account, and then finds that of the other too much is taken back.
+    session.run(&format!(
+        "BEGIN; SELECT credits.release_hold('large'), credits.charge('{}', 25, 'covered');
+         INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, reverses)
+         VALUES ('{behind}', 'admin_grant', 2, 'too much', '{behind}')",
+        user(1)
+    ));
+    session.try_run("COMMIT").refused("23514");
+    other.try_run(&format!("SELECT credits.charge('{}', 50, 'not covered')", user(1))).refused("LC001");
     session.assert_sound();
 }
