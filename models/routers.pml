@@ -9,7 +9,7 @@
    - and every router ends.
 
    LOST has a standby take over for a node, once, which has lost that the bucket is arriving there; TOMBSTONE_LOST, one which has lost the node's last
-   tombstone. All other flags remove one part. Each must be found wrong: see
+   tombstone, FAILURES times. All other flags remove one part. Each must be found wrong: see
    the script `check`. */
 
 #ifndef MOVES
@@ -17,6 +17,9 @@
 #endif
 #ifndef CRASHES
 #define CRASHES 1
+#endif
+#ifndef FAILURES
+#define FAILURES 1
 #endif
 
 #define NODES 3
@@ -29,6 +32,7 @@
 #define ARRIVING 3
 #define SAYS_IT_HAS(n) (state[n] == HERE || state[n] == MOVING)
 #define OWNS(n) (SAYS_IT_HAS(n) && !closed[n])
+#define HAS_TOMBSTONE(n) (state[n] == ELSEWHERE && given_seq[n] != 0 && !row_locked[n])
 #define IS_EXPECTED (state[to[me]] == ARRIVING && copied_from[to[me]] == from[me])
 
 /* What a router has noted. */
@@ -49,7 +53,7 @@ byte seq[NODES];                /* what handovers are numbered by: the sequence 
 byte map[2], from[2], to[2], noted[2];
 byte last_from[2];              /* of the move that was done last, to where the map leads */
 byte asked[2];                  /* how many moves were asked for */
-byte gone[2];                   /* a node that failed, and that the router has not been told the standby of */
+byte gone[2];                   /* nodes that failed, a bit each, and that the router has not been told the standby of */
 bool waiting[2];
 byte crashes, failures, ended;
 bool two_owners, nowhere;
@@ -69,7 +73,7 @@ inline set_state(n, new) {
 #define IS_NAMED (given_to[from[me]] == to[me])
 #endif
 /* A router waits for a node that has failed. */
-#define CAN_ASK(n) (gone[me] != (n))
+#define CAN_ASK(n) ((gone[me] & (1 << (n))) == 0)
 
 #ifdef NOT_ASKED_WHERE_EXPECTED
 #define HAS_GIVEN (state[from[me]] == ELSEWHERE)
@@ -138,9 +142,9 @@ begin:
      asked[me]++;
      /* By hand the map follows the nodes, or it does not. */
      if
-     :: OWNS(0) && gone[me] == NOBODY -> map[me] = 0; last_from[me] = NOBODY
-     :: OWNS(1) && gone[me] == NOBODY -> map[me] = 1; last_from[me] = NOBODY
-     :: OWNS(2) && gone[me] == NOBODY -> map[me] = 2; last_from[me] = NOBODY
+     :: OWNS(0) && gone[me] == 0 -> map[me] = 0; last_from[me] = NOBODY
+     :: OWNS(1) && gone[me] == 0 -> map[me] = 1; last_from[me] = NOBODY
+     :: OWNS(2) && gone[me] == 0 -> map[me] = 2; last_from[me] = NOBODY
      :: skip
      fi;
      if :: to[me] = 0 :: to[me] = 1 :: to[me] = 2 fi;
@@ -256,10 +260,15 @@ inline carry_over(n) {
     fi
   };
   do
+#ifdef UNREACHABLE_BY_MAP
+  /* It cannot be reached, and the map leads elsewhere. */
+  :: other < NODES && other != n && map[me] != other -> other++
+#endif
   :: other < NODES && other != n ->
      atomic {
        !row_locked[other];
-       has_it = OWNS(other);
+       /* A standby that is not led to yet may have lost a tombstone, too: whoever else has the bucket counts before it. */
+       has_it = SAYS_IT_HAS(other) && (!closed[other] || owner == NOBODY || closed[owner]);
 #ifndef OWNERS_ALONE
        if
        :: !has_it && given_seq[other] > newest && given_to[other] != other -> newest = given_seq[other]; heir = given_to[other]
@@ -274,7 +283,7 @@ inline carry_over(n) {
         atomic {
           !row_locked[other];
           if
-          :: OWNS(other) -> owner = other; given_number = number; other++
+          :: SAYS_IT_HAS(other) -> owner = other; given_number = number; other++
           :: else
           fi
         }
@@ -303,30 +312,45 @@ inline carry_over(n) {
 #endif
 }
 
-/* A node fails, and its standby has lost the last tombstone. Each router is told of the standby by itself, in any order. */
+/* A node fails, and its standby has lost the last tombstone; FAILURES times, this node or another. Each router is told of the standbys by itself, at any time, of all that
+   there are by then. */
 proctype Failover() {
   byte lost, me, other, owner, number, given_number, newest, heir;
   bool is_asked, has_it;
-  atomic {
-    if
-    :: state[0] == ELSEWHERE && given_seq[0] != 0 && !row_locked[0] -> lost = 0
-    :: state[1] == ELSEWHERE && given_seq[1] != 0 && !row_locked[1] -> lost = 1
-    :: state[2] == ELSEWHERE && given_seq[2] != 0 && !row_locked[2] -> lost = 2
-    :: ended == 2 -> goto over
-    fi;
-    state[lost] = MOVING; given_to[lost] = NOBODY; given_seq[lost] = 0; closed[lost] = true; gone[0] = lost; gone[1] = lost; failures++;
-    /* The sequence of a standby may be ahead. */
-    if :: seq[lost] = seq[lost] + 3 :: skip fi;
-    if :: me = 0 :: me = 1 fi
-  };
-again:
-  carry_over(lost);
-  atomic {
-    closed[lost] = false; gone[me] = NOBODY; set_state(lost, state[lost]);
-    if :: gone[1 - me] != NOBODY -> me = 1 - me; goto again :: else fi
-  };
-over:
-  lost = 0; me = 0; ended++
+  do
+  :: atomic {
+       failures < FAILURES && (HAS_TOMBSTONE(0) || HAS_TOMBSTONE(1) || HAS_TOMBSTONE(2));
+       if
+       :: HAS_TOMBSTONE(0) -> lost = 0
+       :: HAS_TOMBSTONE(1) -> lost = 1
+       :: HAS_TOMBSTONE(2) -> lost = 2
+       fi;
+       state[lost] = MOVING; given_to[lost] = NOBODY; given_seq[lost] = 0; closed[lost] = true; failures++;
+       gone[0] = gone[0] | (1 << lost); gone[1] = gone[1] | (1 << lost);
+       /* The sequence of a standby may be ahead. */
+       if :: seq[lost] = seq[lost] + 3 :: skip fi;
+       lost = 0
+     }
+  :: atomic { gone[0] + gone[1] > 0; if :: gone[0] > 0 -> me = 0 :: gone[1] > 0 -> me = 1 fi };
+     do
+     :: lost < NODES ->
+        if :: !CAN_ASK(lost) -> carry_over(lost) :: else fi;
+        lost++
+     :: lost == NODES -> break
+     od;
+     atomic {
+       lost = 0;
+       do
+       :: lost < NODES ->
+          if :: !CAN_ASK(lost) -> closed[lost] = false; set_state(lost, state[lost]) :: else fi;
+          lost++
+       :: lost == NODES -> break
+       od;
+       gone[me] = 0; lost = 0; me = 0
+     }
+  :: atomic { ended == 2 && gone[0] + gone[1] == 0 -> break }
+  od;
+  ended++
 }
 #define STANDBYS 1
 #endif
@@ -340,7 +364,7 @@ init {
     state[1] = ELSEWHERE; state[2] = ELSEWHERE;
     given_to[0] = NOBODY; given_to[1] = NOBODY; given_to[2] = NOBODY;
     copied_from[0] = NOBODY; copied_from[1] = NOBODY; copied_from[2] = NOBODY;
-    last_from[0] = NOBODY; last_from[1] = NOBODY; gone[0] = NOBODY; gone[1] = NOBODY
+    last_from[0] = NOBODY; last_from[1] = NOBODY
   };
   atomic {
     run Router(0);
