@@ -269,29 +269,28 @@ impl Published {
 }
 
 /// The state of the ledger as of now; `None` if nothing may be published. It is determined again after each invalidation, which
-/// may be that of a change by this transaction: then the others follow when it commits, and this session when it rolls back.
+/// may be that of a change by this transaction: then the others follow when it commits, and this session when it rolls back. One that
+/// arrives meanwhile has the next call determine it again.
 fn current_state(relations: &Relations) -> Option<State> {
-    loop {
-        catalog::accept_invalidations();
-        let generation = catalog::ledger_generation();
-        if let Some(last) = LAST_STATE.get()
-            && last.generation == generation
-        {
-            return last.state;
-        }
-        // No snapshot can be taken while workers of a parallel query run. Nor is a lock waited for: the next call tries again.
-        if xact::is_parallel() || determine_state(relations, generation).is_err() {
-            return None;
-        }
-        // An invalidation may have arrived since.
+    catalog::accept_invalidations();
+    let generation = catalog::ledger_generation();
+    if let Some(last) = LAST_STATE.get()
+        && last.generation == generation
+    {
+        return last.state;
     }
+    // No snapshot can be taken while workers of a parallel query run. Nor is a lock waited for: the next call tries again.
+    if xact::is_parallel() {
+        return None;
+    }
+    determine_state(relations, generation).ok().flatten()
 }
 
-fn determine_state(relations: &Relations, generation: u64) -> Result<(), NotFree> {
+fn determine_state(relations: &Relations, generation: u64) -> Result<Option<State>, NotFree> {
     // A snapshot that sees no less than this one sees the ledger in this state or in a later one.
     let snapshot = Rc::new(Snapshot::latest());
     let state = State::seen_by(&snapshot, relations)?;
     OPEN_IN_LAST_STATE.set(snapshot.open_transactions());
     LAST_STATE.set(Some(LastState { generation, state, agrees_below: snapshot.oldest_open() }));
-    Ok(())
+    Ok(state)
 }

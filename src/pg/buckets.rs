@@ -240,24 +240,23 @@ fn read_if_changed<E>(
     open: impl Fn(pg_sys::Oid, Access) -> Result<Table, E>,
     open_key: impl Fn(&Table) -> Result<Index, E>,
 ) -> Result<(), E> {
-    loop {
-        let generation = catalog::ledger_generation();
-        if LAST_READ.get().is_some_and(|last| last.generation == generation) {
-            return Ok(());
-        }
-        let opened = relations.bucket_states.map(|oid| {
-            let table = open(oid, Access::Read)?;
-            open_key(&table).map(|index| (table, index))
-        });
-        let opened = opened.transpose()?;
-        let snapshot = Rc::new(Snapshot::latest());
-        let states = opened.map_or_else(States::default, |(table, index)| read(table, index, &snapshot));
-        let is_empty = states.not_here.is_empty() && states.moving.is_empty();
-        LAST_READ.set(Some(LastRead { generation, is_empty, next: snapshot.next() }));
-        STATES.set(states);
-        OPEN_THEN.set(snapshot.open_transactions());
-        // An invalidation may have arrived with the locks.
+    if LAST_READ.get().is_some_and(|last| last.generation == catalog::ledger_generation()) {
+        return Ok(());
     }
+    let opened = relations.bucket_states.map(|oid| {
+        let table = open(oid, Access::Read)?;
+        open_key(&table).map(|index| (table, index))
+    });
+    let opened = opened.transpose()?;
+    // Invalidations may have arrived with the locks. One that arrives from here on has the next caller read again.
+    let generation = catalog::ledger_generation();
+    let snapshot = Rc::new(Snapshot::latest());
+    let states = opened.map_or_else(States::default, |(table, index)| read(table, index, &snapshot));
+    let is_empty = states.not_here.is_empty() && states.moving.is_empty();
+    LAST_READ.set(Some(LastRead { generation, is_empty, next: snapshot.next() }));
+    STATES.set(states);
+    OPEN_THEN.set(snapshot.open_transactions());
+    Ok(())
 }
 
 fn read(table: Table, index: Index, snapshot: &Rc<Snapshot>) -> States {
