@@ -223,6 +223,9 @@ impl Tenancy {
         let transaction = admin
             .value("SELECT id FROM credits.credits_transactions WHERE source_id = $1", &[&Self::SOURCE_ID]);
         let other = Subject { user: user(2), transaction, source_id: Self::SOURCE_ID };
+        // An open transaction of another test may hold back the feed, too.
+        let all_are_fed = "SELECT count(*) = (SELECT count(*) FROM credits.credits_transactions) FROM credits.transactions_after(NULL, NULL)";
+        db.until(all_are_fed, &[]);
         Self { db, role, other }
     }
 
