@@ -20,7 +20,26 @@ pub const LINES: &[Line] = &[
         name: "insert-cold",
         what: "Single-row inserts into the same, 8 clients, shared buffers an eighth of the ledger, commits asynchronous",
         needs: &[],
-        run: |bench| Ok(few_buffers(bench)?.ratio("ledger", "reference", AtLeast(1.3))),
+        run: |bench| {
+            let measured = with_few_buffers(bench, || {
+                bench.alternate("inserts/s", cold_inserts(bench, bench.scale(4, 2)))
+            })?;
+            Ok(measured.ratio("ledger", "reference", AtLeast(1.3)))
+        },
+    },
+    Line {
+        name: "insert-cold-disk",
+        what: "The same without the operating system's cache: direct I/O, which Postgres has since 16",
+        needs: &[],
+        run: |bench| {
+            let measured = with_few_buffers(bench, || {
+                bench.server.with_setting("debug_io_direct", "data", || {
+                    // A side begins with the pages of the other one in shared buffers.
+                    bench.alternate("inserts/s", cold_inserts(bench, bench.scale(30, 4)))
+                })
+            })?;
+            Ok(measured.ratio("ledger", "reference", AtLeast(1.3)))
+        },
     },
 ];
 
@@ -71,18 +90,27 @@ fn log_after_checkpoint(bench: &Bench) -> Result<Measured> {
     bench.alternate("bytes", SIDES.map(contender).into())
 }
 
-fn few_buffers(bench: &Bench) -> Result<Measured> {
+/// Does the work while shared buffers have room for an eighth of the ledger.
+fn with_few_buffers<T>(bench: &Bench, work: impl FnOnce() -> Result<T>) -> Result<T> {
     fill(bench)?;
     let megabytes: i64 = bench
         .server
         .connect(LARGE)?
         .query_one("SELECT pg_total_relation_size('credits.credits_transactions') / 8 / 1024 / 1024", &[])?
         .get(0);
-    bench.server.with_setting("shared_buffers", &format!("{megabytes}MB"), || {
-        let contender = |(side, schema): (&'static str, &'static str)| -> Contender {
-            let script = script(bench, schema);
-            (side, Box::new(move || bench.per_second(LARGE, &script, 8, "-c synchronous_commit=off")))
+    bench.server.with_setting("shared_buffers", &format!("{megabytes}MB"), work)
+}
+
+fn cold_inserts<'a>(bench: &'a Bench, seconds: u64) -> Vec<Contender<'a>> {
+    let contender = |(side, schema)| -> Contender<'a> {
+        let script = script(bench, schema);
+        let length = Length::Seconds(seconds);
+        let sample = move || {
+            let options = "-c synchronous_commit=off";
+            let load = Load { database: LARGE, script: &script, clients: 8, length, options };
+            Ok(bench.server.pgbench(&load)?.per_second)
         };
-        bench.alternate("inserts/s", SIDES.map(contender).into())
-    })
+        (side, Box::new(sample))
+    };
+    SIDES.map(contender).into()
 }
