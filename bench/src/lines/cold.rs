@@ -35,7 +35,7 @@ pub const LINES: &[Line] = &[
             let measured = with_few_buffers(bench, || {
                 bench.server.with_setting("debug_io_direct", "data", || {
                     // A side begins with the pages of the other one in shared buffers.
-                    bench.alternate("inserts/s", cold_inserts(bench, bench.scale(30, 4)))
+                    bench.alternate("inserts/s", cold_inserts(bench, bench.scale(15, 4)))
                 })
             })?;
             Ok(measured.ratio("ledger", "reference", AtLeast(1.3)))
