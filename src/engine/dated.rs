@@ -22,6 +22,7 @@ use super::by_date::RowsByDate;
 use super::checkpoint::CheckpointScan;
 use super::days as folded;
 use super::delta::{self, DeltaScan};
+use super::lock_order;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::privilege;
@@ -178,11 +179,12 @@ impl<'user> Dated<'user> {
             let Ok(index) = relations.open_created_index(Index::waited_for);
             index.filter(Index::is_complete)
         };
-        // In the order of locks: indexes of a table by oid, and the checkpoints after those of the ledger.
-        let is_first = oid.to_u32() < relations.delta_index.to_u32();
-        let first = is_first.then(by_date).flatten();
-        let mut delta_rows = DeltaScan::open(&relations, sight());
-        let Some(by_date) = (if is_first { first } else { by_date() }) else { return Ok(None) };
+        // In the order of locks: the checkpoints come after the indexes of the ledger.
+        let (by_date, mut delta_rows) = lock_order::open_by_oid(
+            (oid, by_date),
+            (relations.delta_index, || DeltaScan::open(&relations, sight())),
+        );
+        let Some(by_date) = by_date else { return Ok(None) };
         let rows = RowsByDate::new(&relations, by_date, sight(), transactions::CREATED_AT);
         let Some(fold) = fold_with_days(&relations, user, &snapshot)? else { return Ok(None) };
         let totals = folded::scan_of(&relations, &snapshot, 2)?;

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use ledger::id::LedgerId;
 use pgrx::pg_sys::Oid;
 
+use super::lock_order;
 use crate::error::LedgerError;
 use crate::pg::block_ranges::{self, BlockScan, Blocks};
 use crate::pg::catalog::Relations;
@@ -116,15 +117,11 @@ impl Feed {
         let complete = |index: Option<_>| index.and_then(Index::open).filter(Index::is_complete);
         let sight = || Sight::without_siread(&Rc::new(Snapshot::active()));
         let (ledger, rows) = (open(), BlockScan::new(open(), Snapshot::active(), transactions::XACT_ID));
-        let (seq, stamp) = (|| complete(relations.seq_index), || complete(relations.stamp_index));
-        // By oid, the order in which REINDEX TABLE locks them.
-        let is_seq_first = relations.seq_index.map(Oid::to_u32) < relations.stamp_index.map(Oid::to_u32);
-        let (by_seq, by_stamp) = if is_seq_first {
-            (seq(), stamp())
-        } else {
-            let by_stamp = stamp();
-            (seq(), by_stamp)
-        };
+        let oid = |index: Option<Oid>| index.unwrap_or(Oid::INVALID);
+        let (by_seq, by_stamp) = lock_order::open_by_oid(
+            (oid(relations.seq_index), || complete(relations.seq_index)),
+            (oid(relations.stamp_index), || complete(relations.stamp_index)),
+        );
         let by_seq = by_seq.map(|index| IndexScan::new(open(), index, sight(), 1, transactions::XACT_ID));
         Self { rows, by_stamp, by_seq, copies: open_copies(relations), ledger, end: end() }
     }

@@ -35,6 +35,20 @@ use crate::pg::tables::checkpoints::Checkpoints;
 use crate::pg::tables::days::Days;
 use crate::pg::write::TableWriter;
 
+/// Opens two indexes of a table, each by its oid, in the order in which they are waited for.
+pub fn open_by_oid<A, B>(
+    (first, open_first): (pg_sys::Oid, impl FnOnce() -> A),
+    (second, open_second): (pg_sys::Oid, impl FnOnce() -> B),
+) -> (A, B) {
+    if first.to_u32() < second.to_u32() {
+        let first = open_first();
+        (first, open_second())
+    } else {
+        let second = open_second();
+        (open_first(), second)
+    }
+}
+
 /// What a settlement opens when it needs it first, if the locks of all its relations are free.
 pub trait OpenIfFree: Sized {
     /// Opens it.
