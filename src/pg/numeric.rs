@@ -9,7 +9,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use pgrx::{FromDatum, IntoDatum, pg_sys, varlena};
 
-use super::toast::is_toasted;
+use super::toast;
 use crate::error::LedgerError;
 
 /// A `numeric` result: a sum of credits.
@@ -20,30 +20,16 @@ pub struct Numeric(pub Credits);
 /// `datum` is a `numeric`.
 pub(super) unsafe fn from_datum(datum: pg_sys::Datum) -> Result<Credits, DecodeError> {
     // SAFETY: the caller's promise.
-    decode(unsafe { bytes(datum) })
+    let bytes = unsafe { toast::bytes(datum.cast_mut_ptr()) };
+    decode(&bytes)
 }
 
 /// # Safety
 /// `datum` is a `numeric`.
 pub(super) unsafe fn overdraft(datum: pg_sys::Datum) -> Result<Overdraft, DecodeError> {
     // SAFETY: the caller's promise.
-    let bytes = unsafe { bytes(datum) };
-    if numeric::is_infinity(bytes) { Ok(Overdraft::Unlimited) } else { decode(bytes).map(Overdraft::UpTo) }
-}
-
-/// What is behind the length word.
-///
-/// # Safety
-/// `datum` is a `numeric` that stays as long as `'stored`.
-unsafe fn bytes<'stored>(datum: pg_sys::Datum) -> &'stored [u8] {
-    // SAFETY: the caller's promise. A short header is read as it is; only what is compressed or out of line is detoasted.
-    unsafe {
-        let mut stored = datum.cast_mut_ptr::<pg_sys::varlena>();
-        if is_toasted(stored) {
-            stored = pg_sys::pg_detoast_datum_packed(stored);
-        }
-        varlena::varlena_to_byte_slice(stored)
-    }
+    let bytes = unsafe { toast::bytes(datum.cast_mut_ptr()) };
+    if numeric::is_infinity(&bytes) { Ok(Overdraft::Unlimited) } else { decode(&bytes).map(Overdraft::UpTo) }
 }
 
 /// A new `numeric` in the current memory context.
