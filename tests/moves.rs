@@ -639,10 +639,8 @@ fn what_the_new_node_alone_knows_does_not_come_back() {
     assert_eq!(second.holds_and_limits().len(), 6);
     // Of the second account not even a checkpoint is left there.
     let forget = |session: &mut Session, account: Uuid| {
-        session.run(&format!(
-            "ALTER TABLE credits.user_balance_checkpoints DISABLE TRIGGER keep_announced;
-             DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{account}';
-             ALTER TABLE credits.user_balance_checkpoints ENABLE ALWAYS TRIGGER keep_announced"
+        session.lose_checkpoints(&format!(
+            "DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{account}'"
         ));
     };
     forget(&mut second, accounts[1]);
