@@ -336,7 +336,7 @@ test: test-units test-server ## unit tests, then everything from outside against
 
 .PHONY: test-units
 test-units: ## what needs no server, and is the same for every Postgres
-	cargo test --quiet --locked -p ledger -p properties -p credits_ledger_demo
+	cargo test --quiet --locked -p ledger -p memory_order -p properties -p credits_ledger_demo
 
 .PHONY: test-server
 test-server: build check-schema ## everything from outside against a throwaway cluster (TESTS="faults surface": these targets only; SKIP="days:: stress::": not these tests)

