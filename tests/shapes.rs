@@ -17,6 +17,10 @@ const OF_THE_LEDGER: &[(&str, &str)] = &[
         "ALTER TABLE {ledger} DROP CONSTRAINT credits_transactions_source_id_key",
         "dropping key credits_transactions_source_id_key",
     ),
+    ("ALTER TABLE {ledger} RENAME CONSTRAINT credits_transactions_pkey TO other", "another name for credits_transactions_pkey"),
+    ("ALTER INDEX {ledger}_source_id_key RENAME TO other", "another name for credits_transactions_source_id_key"),
+    ("ALTER TABLE {ledger}_pkey RENAME TO other", "another name for credits_transactions_pkey"),
+    ("ALTER SEQUENCE {ledger}_seq_seq RENAME TO other", "another name for credits_transactions_seq_seq"),
     ("ALTER TABLE {ledger} RENAME TO other", "another name"),
     ("CREATE SCHEMA app; ALTER TABLE {ledger} SET SCHEMA app", "another name"),
     ("ALTER SCHEMA credits RENAME TO other", "another name"),
@@ -227,7 +231,7 @@ fn a_superuser_can_switch_the_guard_off() {
     session.assert_sound();
 }
 
-/// Each column and each check that the ledger has, whoever adds one.
+/// Each column, check, key and sequence that the extension has, whoever adds one.
 #[test]
 fn nothing_of_the_ledger_is_forgotten() {
     let db = Database::create();
@@ -249,7 +253,13 @@ fn nothing_of_the_ledger_is_forgotten() {
          WHERE conrelid IN ('credits.credits_transactions'::regclass, 'credits.user_balance_checkpoints'::regclass,
                             'credits.batch_aggregates'::regclass, 'credits.daily_totals'::regclass, 'credits.holds'::regclass, 'credits.spending_limits'::regclass,
                             'credits.spend_caps'::regclass)
-           AND contype <> 'n'",
+           AND contype <> 'n'
+         UNION ALL
+         SELECT format('ALTER INDEX %s RENAME TO other', conindid::regclass) FROM pg_constraint
+         WHERE connamespace = 'credits'::regnamespace AND contype IN ('p', 'u')
+         UNION ALL
+         SELECT format('ALTER SEQUENCE %s RENAME TO other', oid::regclass) FROM pg_class
+         WHERE relnamespace = 'credits'::regnamespace AND relkind = 'S'",
         &[],
     );
     assert!(changes.len() > 50, "{changes:?}");

@@ -27,7 +27,7 @@ use crate::pg::definition::{self, Definition, Role};
 use crate::pg::entry_point::entry_points;
 use crate::pg::event_trigger::{EventTriggerCall, Rewrite};
 use crate::pg::relation::{Access, Table};
-use crate::pg::shape::{Change, Shape};
+use crate::pg::shape::{self, Change, Shape};
 use crate::pg::snapshot::{Sight, Snapshot};
 use crate::pg::{extension, names, object_access, system_catalog, xact};
 use crate::settings;
@@ -44,22 +44,29 @@ struct Noted {
     oid: pg_sys::Oid,
     definition: &'static Definition,
     shape: Shape,
-    /// The keys that were there.
-    keys: Vec<&'static CStr>,
+    /// The keys, and the sequence of the ledger, that were there.
+    beside: Vec<(pg_sys::Oid, &'static CStr)>,
 }
 
 impl Noted {
     fn now((oid, definition): (pg_sys::Oid, &'static Definition)) -> Option<Self> {
-        let keys = definition.keys.iter().copied().filter(|key| names::exists(key)).collect();
-        Some(Self { oid, definition, shape: Shape::of(oid)?, keys })
+        Some(Self { oid, definition, shape: Shape::of(oid)?, beside: names::beside(definition).collect() })
     }
 
     /// What a command of this transaction has made of it.
     fn changes(&self) -> Vec<Change> {
-        let Some(after) = self.shape.changed(self.oid) else { return Vec::new() };
-        let mut changes = self.shape.difference(&after, self.definition.names);
-        let lost = self.keys.iter().filter(|key| !names::exists(key));
-        changes.extend(lost.map(|key| Change::LostKey(key.to_string_lossy().into_owned())));
+        let after = self.shape.changed(self.oid);
+        let mut changes =
+            after.as_ref().map_or_else(Vec::new, |after| self.shape.difference(after, self.definition.names));
+        for &(oid, name) in &self.beside {
+            let told = || name.to_string_lossy().into_owned();
+            // Renaming an index or a sequence does not lock its table.
+            if shape::is_renamed(oid, name) {
+                changes.push(Change::RenamedBeside(told()));
+            } else if after.is_some() && !names::exists(name) {
+                changes.push(Change::LostKey(told()));
+            }
+        }
         changes
     }
 }

@@ -160,6 +160,7 @@ const fn hint_of_shape(role: Role, change: &Change) -> &'static str {
             "Statements on one of the two tables would reach rows of the other, past its triggers. A view with UNION ALL reads \
              both."
         }
+        (_, Change::RenamedBeside(_)) => "The extension and dumps know it by the name that it was made with.",
         (Role::Ledger | Role::Dumped, Change::GotRule) => {
             "A rule turns a statement into another before the ledger sees it. Use a trigger."
         }

@@ -6,10 +6,10 @@ use pgrx::pg_sys;
 
 use super::column::{Column, Layout};
 use super::column_type::ColumnType;
-use super::definition::{self, Definition};
+use super::definition::{self, Definition, Role};
 use super::extension;
 use super::system_catalog::{self, Lookup};
-use super::tables::transactions::Ledger;
+use super::tables::transactions::{Ledger, SEQUENCE};
 use crate::error::LedgerError;
 
 const SCHEMA: &CStr = c"credits";
@@ -101,4 +101,10 @@ pub fn exists(name: &CStr) -> bool {
 /// The tables and types of the extension, as far as they are there.
 pub fn defined() -> impl Iterator<Item = (pg_sys::Oid, &'static Definition)> {
     definition::ALL.into_iter().filter_map(|definition| Some((find(definition.name)?, definition)))
+}
+
+/// The relations beside a table that keep their names, as far as they are there: its keys, and the sequence that numbers the ledger.
+pub fn beside(definition: &Definition) -> impl Iterator<Item = (pg_sys::Oid, &'static CStr)> {
+    let sequence = (definition.role == Role::Ledger).then_some(SEQUENCE);
+    definition.keys.iter().copied().chain(sequence).filter_map(|name| Some((find(name)?, name)))
 }

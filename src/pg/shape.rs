@@ -1,6 +1,6 @@
 //! The shape of a relation: the part of its definition that the engine and dumps of its rows rely on, and how two shapes differ.
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 use std::fmt;
 
 use pgrx::pg_sys;
@@ -70,8 +70,10 @@ pub enum Change {
     GotChild,
     /// A rule.
     GotRule,
-    /// The primary key or a unique one is gone, or has another name.
+    /// The primary key or a unique one is gone.
     LostKey(String),
+    /// A key, or the sequence of the ledger, has another name.
+    RenamedBeside(String),
     /// A constraint of any kind.
     GotConstraint,
     /// A new `CHECK`.
@@ -100,6 +102,7 @@ impl fmt::Display for Change {
             Self::GotChild => write!(f, "a table that inherits from it"),
             Self::GotRule => write!(f, "a rule"),
             Self::LostKey(name) => write!(f, "dropping key {name}"),
+            Self::RenamedBeside(name) => write!(f, "another name for {name}"),
             Self::GotConstraint => write!(f, "a constraint"),
             Self::GotCheck(name) => write!(f, "a new constraint {name}"),
             Self::LostCheck(name) => write!(f, "dropping constraint {name}"),
@@ -128,11 +131,10 @@ impl Shape {
     /// The shape as it is now, if a command of this transaction may have changed it; `None` if none has. A command that changes the
     /// shape keeps a lock on the relation; one that renames its schema does not, so that name is compared.
     pub fn changed(&self, oid: pg_sys::Oid) -> Option<Self> {
-        let mode = pg_sys::ShareUpdateExclusiveLock.cast_signed();
-        // SAFETY: `read` copies each part of the relcache entry as it fetches it; the lock table is only read.
+        // SAFETY: `read` copies each part of the relcache entry as it fetches it.
         unsafe {
             with_entry(oid, |relation| {
-                (pg_sys::CheckRelationLockedByMe(relation, mode, true) || schema_of(relation) != self.schema)
+                (is_locked_to_change(relation) || schema_of(relation) != self.schema)
                     .then(|| Self::read(relation))
             })
         }
@@ -201,6 +203,27 @@ impl Shape {
         changes.extend(without(&self.checks, &after.checks).into_iter().map(Change::LostCheck));
         changes
     }
+}
+
+/// Whether a command of this transaction has given the relation another name than this.
+pub fn is_renamed(oid: pg_sys::Oid, name: &CStr) -> bool {
+    // SAFETY: the lock table is only read, and the row of pg_class stays where it is.
+    unsafe {
+        with_entry(oid, |relation| {
+            CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()) != name
+                && is_locked_to_change(relation)
+        })
+    }
+    .unwrap_or(false)
+}
+
+/// Whether this transaction keeps a lock with which commands change a relation.
+///
+/// # Safety
+/// The relation is open.
+unsafe fn is_locked_to_change(relation: pg_sys::Relation) -> bool {
+    // SAFETY: the caller's promise; the lock table is only read.
+    unsafe { pg_sys::CheckRelationLockedByMe(relation, pg_sys::ShareUpdateExclusiveLock.cast_signed(), true) }
 }
 
 impl Column {

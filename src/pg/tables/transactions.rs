@@ -35,6 +35,8 @@ table! {
 pub const ID_KEY: &CStr = c"credits_transactions_pkey";
 /// The unique constraint on `source_id`.
 pub const SOURCE_ID_KEY: &CStr = c"credits_transactions_source_id_key";
+/// The sequence of `seq`. A dump names it.
+pub const SEQUENCE: &CStr = c"credits_transactions_seq_seq";
 
 /// The name of the column for what a transaction was for.
 pub const CATEGORY: &CStr = c"category";
