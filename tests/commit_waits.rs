@@ -79,6 +79,24 @@ fn a_statement_timeout_does_not_reach_the_commit() {
     session.assert_sound();
 }
 
+/// `transaction_timeout` does, and takes the session with it.
+#[test]
+fn a_transaction_timeout_ends_the_wait_and_the_session() {
+    let (db, mut listener) = database();
+    let mut session = db.connect();
+    if session.server_version() < 170_000 {
+        return;
+    }
+    let held = crossing_commit(&db);
+    session.run("BEGIN");
+    session.grant(user(1), dec!(1));
+    session.run("SET LOCAL transaction_timeout = '50ms'");
+    // The connection may be gone before its last message is read.
+    let error = session.try_run("COMMIT").expect_err("a session that is ended does not commit");
+    assert!(error.is_closed() || error.code() == Some(&SqlState::from_code("25P04")), "{error:?}");
+    assert_only_the_holder_committed(&db, &mut listener, held);
+}
+
 #[test]
 fn a_cancel_ends_the_wait() {
     let (db, mut listener) = database();
