@@ -8,6 +8,7 @@
    - nowhere:    when all have ended, one node has it (not claimed with LOST)
    - and every router ends.
 
+   DIED begins where a router has died: its move of the bucket from node 0 to node 2 is noted as given, and node 2 has taken it.
    LOST has a standby take over for a node, once, which has lost that the bucket is arriving there; TOMBSTONE_LOST, one which has lost the node's last
    tombstone, FAILURES times. All other flags remove one part. Each must be found wrong: see
    the script `check`. */
@@ -268,7 +269,11 @@ inline carry_over(n) {
      atomic {
        !row_locked[other];
        /* A standby that is not led to yet may have lost a tombstone, too: whoever else has the bucket counts before it. */
+#ifdef STANDBYS_ALIKE
+       has_it = SAYS_IT_HAS(other);
+#else
        has_it = SAYS_IT_HAS(other) && (!closed[other] || owner == NOBODY || closed[owner]);
+#endif
 #ifndef OWNERS_ALONE
        if
        :: !has_it && given_seq[other] > newest && given_to[other] != other -> newest = given_seq[other]; heir = given_to[other]
@@ -364,7 +369,12 @@ init {
     state[1] = ELSEWHERE; state[2] = ELSEWHERE;
     given_to[0] = NOBODY; given_to[1] = NOBODY; given_to[2] = NOBODY;
     copied_from[0] = NOBODY; copied_from[1] = NOBODY; copied_from[2] = NOBODY;
-    last_from[0] = NOBODY; last_from[1] = NOBODY
+    last_from[0] = NOBODY; last_from[1] = NOBODY;
+#ifdef DIED
+    state[0] = ELSEWHERE; given_to[0] = 2; given_seq[0] = 1; seq[0] = 1;
+    state[2] = HERE; copied_from[2] = 0; received[2] = 1; seq[2] = 1;
+    from[1] = 0; to[1] = 2; noted[1] = GIVEN; asked[1] = MOVES
+#endif
   };
   atomic {
     run Router(0);
