@@ -1126,6 +1126,16 @@ CREATE FUNCTION credits_routes.ask_new(query text) RETURNS text
     AS $$ SELECT credits_routes.ask_in_move('credits_ledger_new', (credits_routes.open_move()).to_node, query) $$;
 COMMENT ON FUNCTION credits_routes.ask_new(text) IS 'What the new node answers.';
 
+CREATE FUNCTION credits_routes.tell_old(statement text) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT credits_routes.do_in_session('credits_ledger_old', statement) $$;
+COMMENT ON FUNCTION credits_routes.tell_old(text) IS 'Has the old node run a statement without a result, in the session in which it was asked.';
+
+CREATE FUNCTION credits_routes.tell_new(statement text) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT credits_routes.do_in_session('credits_ledger_new', statement) $$;
+COMMENT ON FUNCTION credits_routes.tell_new(text) IS 'Has the new node run a statement without a result, in the session in which it was asked.';
+
 CREATE FUNCTION credits_routes.close_sessions() RETURNS void
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT credits_routes.close_session('credits_ledger_old'); SELECT credits_routes.close_session('credits_ledger_new') $$;
@@ -1195,7 +1205,7 @@ DECLARE
     fetched int;
     received bigint := 0;
 BEGIN
-    PERFORM credits_routes.do_in_session('credits_ledger_old', format(
+    PERFORM credits_routes.tell_old(format(
         'DECLARE rows_of_bucket NO SCROLL CURSOR FOR SELECT to_jsonb(t)::text FROM credits.bucket_transactions(%s, %L::xid8, %L::xid8) t',
         bucket, from_xact, below_xact));
     LOOP
@@ -1211,7 +1221,7 @@ BEGIN
                 HINT = 'A transaction that has been open for long keeps the mover from copying what came after it. Try again when it has ended.';
         END IF;
     END LOOP;
-    PERFORM credits_routes.do_in_session('credits_ledger_old', 'CLOSE rows_of_bucket');
+    PERFORM credits_routes.tell_old('CLOSE rows_of_bucket');
     RETURN received;
 END
     $$;
@@ -1314,9 +1324,9 @@ BEGIN
     -- After a crash, a server gives out ids again of which nothing was in its log yet, as those of transactions that were rolled back. This message is in the log when it has
     -- committed, and its id is not below below_xact: so ids below that are not given out again.
     PERFORM credits_routes.ask_old($s$SELECT set_config('synchronous_commit', 'on', true) || pg_logical_emit_message(true, 'credits_ledger_router', 'copied')$s$);
-    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    PERFORM credits_routes.tell_old('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
     received := credits_routes.copy_rows(m.bucket, from_xact, below_xact, below_xact, 'infinity');
-    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+    PERFORM credits_routes.tell_old('COMMIT');
     UPDATE credits.moves n SET passes = n.passes + 1, rows_copied = n.rows_copied + received WHERE n.move = m.move;
     RETURN CASE WHEN received < 500 OR m.passes % 10 = 9 THEN 'copied' ELSE 'copying' END;
 END
@@ -1344,7 +1354,7 @@ BEGIN
     PERFORM credits_routes.ask_old(format('SELECT credits.start_moving_bucket(%s)::text', m.bucket));
     from_xact := credits_routes.expect_rows(m.bucket);
     PERFORM credits_routes.be_quick();
-    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL READ COMMITTED');
+    PERFORM credits_routes.tell_old('BEGIN ISOLATION LEVEL READ COMMITTED');
     PERFORM credits_routes.ask_old(format('SELECT credits.hold_bucket(%s)::text', m.bucket));
     held_at := clock_timestamp();
     received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
@@ -1352,7 +1362,7 @@ BEGIN
         m.bucket, credits_routes.number_of_node(m.to_node), collected.accounts, left_over, collected.since));
     PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
     -- The commit point.
-    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+    PERFORM credits_routes.tell_old('COMMIT');
     UPDATE credits.moves n SET rows_copied = n.rows_copied + received, pause = clock_timestamp() - held_at WHERE n.move = m.move;
     RETURN 'given';
 END
@@ -1379,20 +1389,20 @@ BEGIN
         END IF;
         BEGIN
             -- While nobody else changes the bucket there, the old node is asked again: in a session with one that failed since, this raises an error.
-            PERFORM credits_routes.do_in_session('credits_ledger_new', 'BEGIN');
+            PERFORM credits_routes.tell_new('BEGIN');
             PERFORM credits_routes.ask_new(format('SELECT credits.lock_bucket(%s, ''{here,arriving}'')', m.bucket));
             IF NOT credits_routes.is_given(m) THEN
-                PERFORM credits_routes.do_in_session('credits_ledger_new', 'ROLLBACK');
+                PERFORM credits_routes.tell_new('ROLLBACK');
                 RETURN 'noted';
             END IF;
             PERFORM credits_routes.ask_new(format('SELECT credits.activate_bucket(%s, %L::jsonb)::text', m.bucket, handover));
-            PERFORM credits_routes.do_in_session('credits_ledger_new', 'COMMIT');
+            PERFORM credits_routes.tell_new('COMMIT');
             -- Functions follow with this transaction.
             PERFORM credits_routes.set_move_state('active');
             PERFORM credits_routes.apply_cluster();
             RETURN 'active';
         EXCEPTION WHEN object_not_in_prerequisite_state THEN
-            PERFORM credits_routes.do_in_session('credits_ledger_new', 'ROLLBACK');
+            PERFORM credits_routes.tell_new('ROLLBACK');
             IF tried = 2 THEN
                 RAISE;
             END IF;
@@ -1409,9 +1419,9 @@ CREATE FUNCTION credits_routes.copy_again(bucket int, from_the_beginning boolean
 DECLARE
     from_xact constant text := credits_routes.expect_rows(bucket);
 BEGIN
-    PERFORM credits_routes.do_in_session('credits_ledger_old', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    PERFORM credits_routes.tell_old('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
     PERFORM credits_routes.copy_rows(bucket, CASE WHEN NOT from_the_beginning THEN from_xact END, NULL, NULL, 'infinity');
-    PERFORM credits_routes.do_in_session('credits_ledger_old', 'COMMIT');
+    PERFORM credits_routes.tell_old('COMMIT');
 END
     $$;
 COMMENT ON FUNCTION credits_routes.copy_again(int, boolean) IS 'Copies what the new node has lost of a bucket that was given away.';
@@ -1536,12 +1546,36 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.begin_moving(int, text) IS 'Checks the arguments of move_bucket, and locks.';
 
--- One step. An error is returned, not raised, so that the state after it can be noted.
+CREATE FUNCTION credits_routes.take_step(m credits.moves, is_wanted boolean, is_resumed boolean) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    -- What must not happen to the bucket during a move takes this lock shared.
+    IF NOT credits_routes.holds_key(credits_routes.bucket_key(m.bucket)) THEN
+        PERFORM set_config('lock_timeout', '5s', true);
+        PERFORM pg_advisory_lock(credits_routes.bucket_key(m.bucket));
+    END IF;
+    RETURN CASE
+        WHEN is_resumed THEN credits_routes.resume_move(m, is_wanted)
+        WHEN m.state = 'noted' THEN credits_routes.prepare_move(m)
+        WHEN m.state = 'expected' THEN credits_routes.set_apart(m)
+        WHEN m.state = 'copying' THEN credits_routes.copy_pass(m)
+        WHEN m.state = 'copied' THEN credits_routes.hand_over(m)
+        WHEN m.state = 'given' THEN credits_routes.activate(m)
+        WHEN m.state = 'active' THEN credits_routes.turn_map(m)
+        ELSE credits_routes.undo_move(m)
+    END;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.take_step(credits.moves, boolean, boolean) IS 'Takes the next step of a move, and returns the state after it.';
+
+-- An error is returned, not raised, so that the state after it can be noted.
 CREATE FUNCTION credits_routes.move_on(moved int, new_node text, is_resumed boolean, OUT is_over boolean, OUT problem jsonb)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     m credits.moves := credits_routes.open_move();
+    is_wanted constant boolean := m.bucket = moved AND m.to_node = new_node;
     next_state text;
     message text;
     detail text;
@@ -1553,21 +1587,7 @@ BEGIN
             is_over := NOT credits_routes.note_move(moved, new_node);
             RETURN;
         END IF;
-        -- What must not happen to the bucket during a move takes this lock shared.
-        IF NOT credits_routes.holds_key(credits_routes.bucket_key(m.bucket)) THEN
-            PERFORM set_config('lock_timeout', '5s', true);
-            PERFORM pg_advisory_lock(credits_routes.bucket_key(m.bucket));
-        END IF;
-        next_state := CASE
-            WHEN is_resumed THEN credits_routes.resume_move(m, m.bucket = moved AND m.to_node = new_node)
-            WHEN m.state = 'noted' THEN credits_routes.prepare_move(m)
-            WHEN m.state = 'expected' THEN credits_routes.set_apart(m)
-            WHEN m.state = 'copying' THEN credits_routes.copy_pass(m)
-            WHEN m.state = 'copied' THEN credits_routes.hand_over(m)
-            WHEN m.state = 'given' THEN credits_routes.activate(m)
-            WHEN m.state = 'active' THEN credits_routes.turn_map(m)
-            ELSE credits_routes.undo_move(m)
-        END;
+        next_state := credits_routes.take_step(m, is_wanted, is_resumed);
     EXCEPTION WHEN query_canceled OR OTHERS THEN
         GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
         problem := jsonb_build_object('sqlstate', SQLSTATE, 'message', message, 'detail', detail, 'hint', hint);
@@ -1586,7 +1606,7 @@ BEGIN
         UPDATE credits.moves n SET problem = move_on.problem WHERE n.move = m.move;
         problem := NULL;
     ELSIF next_state IN ('done', 'undone') THEN
-        is_over := m.bucket = moved AND m.to_node = new_node AND (next_state = 'done' OR m.problem IS NOT NULL);
+        is_over := is_wanted AND (next_state = 'done' OR m.problem IS NOT NULL);
         problem := m.problem;
         PERFORM credits_routes.close_sessions();
         PERFORM pg_advisory_unlock(credits_routes.bucket_key(m.bucket));
