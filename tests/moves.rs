@@ -591,8 +591,7 @@ fn a_bucket_is_not_taken_without_its_last_rows() {
         let activate = format!("SELECT credits.activate_bucket({bucket}, '{handover}')");
         let receive = format!("SELECT credits.receive_handover({bucket}, '{handover}')");
         if is_told_too_early {
-            nodes.mover.new.run(&receive);
-            nodes.mover.new.try_run(&activate).refused("55000");
+            nodes.mover.new.try_run(&receive).refused("55000");
         }
         assert_eq!(nodes.mover.state(bucket), ["elsewhere", "arriving"]);
         // The old node has what it needs.
@@ -606,9 +605,7 @@ fn a_bucket_is_not_taken_without_its_last_rows() {
             .value("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rest]);
         // Other databases' transactions may have kept the first copy from being of all that there was.
         assert!((2..=3).contains(&received), "{received}");
-        if !is_told_too_early {
-            nodes.mover.new.try_run(&activate).refused("55000");
-        }
+        nodes.mover.new.try_run(&activate).refused("55000");
         nodes.mover.new.run(&format!("{receive}; {activate}"));
         assert_eq!(nodes.mover.state(bucket), ["elsewhere", "here"]);
         assert_eq!(nodes.mover.new.balance(accounts[0]), dec!(4));
@@ -662,43 +659,111 @@ fn what_the_new_node_alone_knows_does_not_come_back() {
     first.assert_sound();
 }
 
-/// The old node has lost commits that were copied already, and with them all that it knew of an account.
+/// The new node has copies of commits that the old one has lost, or lacks rows that it is said to have. That is found before anything is given away.
 #[test]
-fn rows_that_the_old_node_has_lost_with_their_account_are_not_served() {
+fn a_bucket_whose_nodes_disagree_is_not_given_away() {
     let (bucket, accounts) = accounts_of_a_bucket(2);
+    let [account, forgotten] = [accounts[0], accounts[1]];
+    for (differing, here, there) in [(account, "5", "4"), (forgotten, "7", "0"), (account, "0", "4")] {
+        let mut nodes = Nodes::create(&[bucket]);
+        let mut admin = nodes.old.connect();
+        admin.grant(account, dec!(4));
+        nodes.mover.expect(bucket);
+        let rows = nodes.mover.rows(bucket, None, None);
+        // Of one account the old node has lost a row, of the other one all that it knew.
+        let lost = rows
+            .replace(&account.to_string(), &differing.to_string())
+            .replace("\"amount\": 4", &format!("\"amount\": {}", if differing == account { 1 } else { 7 }))
+            .replace("\"source_id\": \"", "\"source_id\": \"lost ")
+            .replace("\"seq\": ", "\"seq\": 1024")
+            .replace("\"id\": \"", &format!("\"id\": \"{}\", \"was\": \"", Uuid::nil()));
+        let receive = "SELECT credits.receive_transactions($1, $2::text::jsonb)";
+        for copied in [&rows, &lost].into_iter().filter(|_| here != "0") {
+            nodes.mover.new.value::<i64>(receive, &[&bucket, copied]);
+        }
+        let collected = nodes.mover.collect(bucket);
+        nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
+        nodes.mover.old.run(&format!("BEGIN; SELECT credits.hold_bucket({bucket})"));
+        let handover = nodes.mover.handover(bucket, &collected);
+        let receive_handover = format!("SELECT credits.receive_handover({bucket}, '{handover}')");
+        let error = nodes.mover.new.try_run(&receive_handover).refused("55000");
+        assert_eq!(
+            error.message(),
+            format!("account {differing} of bucket {bucket} has not the balance of the handover")
+        );
+        assert_eq!(
+            error.detail().map(|detail| detail.split(':').next().unwrap_or_default()),
+            Some(format!("It has {here} here, and {there} by the handover").as_str())
+        );
+        nodes.mover.old.run("ROLLBACK");
+        // The old node serves it meanwhile.
+        admin.charge(account, dec!(1));
+        assert!(nodes.mover.old.value::<bool>("SELECT credits.stop_moving_bucket($1)", &[&bucket]));
+        // As the hint has it: the copies are taken away, and what the old node has is copied.
+        let (_, purge) = error.hint().unwrap().split_once("SELECT").unwrap();
+        let (purge, _) = purge.split_once(" on the new node").unwrap();
+        nodes.mover.new.run(&format!("SELECT {purge}"));
+        assert_eq!(nodes.mover.state(bucket), ["here", "elsewhere"]);
+        nodes.mover.move_bucket(bucket);
+        let mut at_new = nodes.new.connect();
+        assert_eq!([at_new.balance(account), at_new.balance(forgotten)], [dec!(3), dec!(0)]);
+        at_new.assert_sound();
+        admin.assert_sound();
+    }
+}
+
+/// It was received, and rows have come since.
+#[test]
+fn balances_are_compared_again_when_the_bucket_is_taken() {
+    let (bucket, accounts) = accounts_of_a_bucket(1);
     let mut nodes = Nodes::create(&[bucket]);
     nodes.old.connect().grant(accounts[0], dec!(5));
-    nodes.mover.expect(bucket);
+    let handover = nodes.mover.give_away(bucket);
     let rows = nodes.mover.rows(bucket, None, None);
-    let of_another = rows
-        .replace(&accounts[0].to_string(), &accounts[1].to_string())
-        .replace("\"source_id\": \"", "\"source_id\": \"lost ")
+    let more = rows
+        .replace("\"source_id\": \"", "\"source_id\": \"more ")
         .replace("\"seq\": ", "\"seq\": 1024")
         .replace("\"id\": \"", &format!("\"id\": \"{}\", \"was\": \"", Uuid::nil()));
+    let receive = "SELECT credits.receive_transactions($1, $2::text::jsonb)";
+    nodes.mover.new.value::<i64>(receive, &[&bucket, &more]);
     nodes
         .mover
         .new
-        .value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &of_another]);
-    let handover = nodes.mover.give_away(bucket);
-    let activate = format!("SELECT credits.activate_bucket({bucket}, '{handover}')");
-    let error = nodes.mover.new.try_run(&activate).refused("55000");
-    assert_eq!(
-        error.message(),
-        format!("account {} of bucket {bucket} has not the balance of the handover", accounts[1])
-    );
-    // As docs/scale-out.md has it: the copies are taken away, and what the old node has is copied again.
+        .try_run(&format!("SELECT credits.activate_bucket({bucket}, '{handover}')"))
+        .refused("55000");
+    assert_eq!(nodes.mover.state(bucket), ["elsewhere", "arriving"]);
     nodes.mover.new.run(&format!("SELECT credits.return_bucket({bucket}), credits.purge_bucket({bucket})"));
+    nodes.mover.expect(bucket);
+    nodes.mover.new.value::<i64>(receive, &[&bucket, &rows]);
+    nodes.mover.new.run(&format!("SELECT credits.receive_handover({bucket}, '{handover}')"));
+    assert!(nodes.mover.activate(bucket, &handover));
+    assert_eq!(nodes.new.connect().balance(accounts[0]), dec!(5));
+}
+
+/// Whoever brings the accounts here reads their balances, and nobody else does, nor of accounts that have left.
+#[test]
+fn who_brings_accounts_reads_their_balances() {
+    let (bucket, accounts) = accounts_of_a_bucket(1);
+    let mut nodes = Nodes::create(&[bucket]);
+    nodes.old.connect().grant(accounts[0], dec!(5));
     nodes.mover.expect(bucket);
     let rows = nodes.mover.rows(bucket, None, None);
     nodes
         .mover
         .new
         .value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rows]);
-    nodes.mover.new.run(&format!("SELECT credits.receive_handover({bucket}, '{handover}')"));
-    assert!(nodes.mover.activate(bucket, &handover));
-    let mut at_new = nodes.new.connect();
-    assert_eq!([at_new.balance(accounts[0]), at_new.balance(accounts[1])], [dec!(5), dec!(0)]);
-    at_new.assert_sound();
+    let balance = format!("SELECT credits.get_user_balance('{}')", accounts[0]);
+    let begin = format!("BEGIN; SELECT credits.begin_transfer({bucket})");
+    let new = &mut nodes.mover.new;
+    new.try_run(&balance).refused("LC003");
+    new.run(&begin);
+    assert_eq!(new.balance(accounts[0]), dec!(5));
+    new.run("COMMIT");
+    new.try_run(&balance).refused("LC003");
+    new.run(&format!("SELECT credits.return_bucket({bucket})"));
+    new.run(&begin);
+    new.try_run(&balance).refused("LC003");
+    new.run("ROLLBACK");
 }
 
 /// What the new node has already of another account makes the move fail before anything is given away, and is undone.

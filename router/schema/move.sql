@@ -264,8 +264,32 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.copy_pass(credits.moves) IS 'Step: copies what the new node has not, while more comes; again until little has come.';
 
--- copied -> given. What is read while commits wait is the bucket's, and all open holds of the old node.
+-- copied -> given
 CREATE FUNCTION credits_routes.hand_over(m credits.moves) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    BEGIN
+        PERFORM credits_routes.give_away(m);
+    EXCEPTION WHEN object_not_in_prerequisite_state THEN
+        PERFORM credits_routes.tell_old('ROLLBACK');
+        IF credits_routes.ask_old(format('SELECT credits.bucket_state(%s)', m.bucket)) <> 'moving' THEN
+            RAISE;
+        END IF;
+        -- The new node may lack rows below where it was copied to: it was restored from a dump, or the old node is a standby that gives out ids again which its node had
+        -- given out. So all are copied, while commits go on.
+        PERFORM credits_routes.be_patient();
+        PERFORM credits_routes.forget_copies(m.bucket);
+        PERFORM credits_routes.copy_pass(m);
+        PERFORM credits_routes.give_away(m);
+    END;
+    RETURN 'given';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.hand_over(credits.moves) IS 'Step: the old node gives the bucket away, if the new one has all of it.';
+
+-- What is read while commits wait is the bucket's, and all open holds of the old node.
+CREATE FUNCTION credits_routes.give_away(m credits.moves) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -282,6 +306,9 @@ BEGIN
     left_over := credits_routes.ask_new(format('SELECT credits.bucket_accounts(%s)::text', m.bucket));
     -- That may have taken long: what has come meanwhile is not left for when commits wait.
     PERFORM credits_routes.copy_pass(m);
+    -- receive_handover compares their balances: what is added up now is not while commits wait.
+    PERFORM credits_routes.ask_new(format('SELECT count(credits.get_user_balance(u))::text FROM credits.begin_transfer(%s), unnest(%L::uuid[] || %L::uuid[]) u',
+        m.bucket, collected.accounts, left_over));
     PERFORM credits_routes.ask_old(format('SELECT credits.start_moving_bucket(%s)::text', m.bucket));
     from_xact := credits_routes.expect_rows(m.bucket);
     PERFORM credits_routes.be_quick();
@@ -291,14 +318,14 @@ BEGIN
     received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
     handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s, %L::uuid[] || %L::uuid[], %L::xid8)::text',
         m.bucket, credits_routes.number_of_node(m.to_node), collected.accounts, left_over, collected.since));
+    -- The new node compares the balances.
     PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
     -- The commit point.
     PERFORM credits_routes.tell_old('COMMIT');
     UPDATE credits.moves n SET rows_copied = n.rows_copied + received, pause = clock_timestamp() - held_at WHERE n.move = m.move;
-    RETURN 'given';
 END
     $$;
-COMMENT ON FUNCTION credits_routes.hand_over(credits.moves) IS 'Step: holds the bucket, copies the rest, and gives it away.';
+COMMENT ON FUNCTION credits_routes.give_away(credits.moves) IS 'Holds the bucket, copies the rest, and gives it away.';
 
 -- given -> active. The commit point has been noted, so a standby that takes over for the old node from now on is told of it. One may have taken over before that:
 -- so the nodes are asked once more. The new node may be a standby that lacks what was sent last: that is sent again, as the old node's rows do not change any more.
@@ -314,9 +341,11 @@ BEGIN
             RETURN 'noted';
         END IF;
         handover := credits_routes.ask_old(format('SELECT credits.bucket_handover(%s)::text', m.bucket));
+        IF tried = 2 THEN
+            PERFORM credits_routes.forget_copies(m.bucket);
+        END IF;
         IF tried > 0 THEN
-            PERFORM credits_routes.copy_again(m.bucket, tried = 2);
-            PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
+            PERFORM credits_routes.copy_again(m.bucket);
         END IF;
         BEGIN
             -- While nobody else changes the bucket there, the old node is asked again: in a session with one that failed since, this raises an error.
@@ -325,6 +354,9 @@ BEGIN
             IF NOT credits_routes.is_given(m) THEN
                 PERFORM credits_routes.tell_new('ROLLBACK');
                 RETURN 'noted';
+            END IF;
+            IF tried > 0 THEN
+                PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
             END IF;
             PERFORM credits_routes.ask_new(format('SELECT credits.activate_bucket(%s, %L::jsonb)::text', m.bucket, handover));
             PERFORM credits_routes.tell_new('COMMIT');
@@ -344,18 +376,23 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.activate(credits.moves) IS 'Step: the new node has the bucket.';
 
-CREATE FUNCTION credits_routes.copy_again(bucket int, from_the_beginning boolean) RETURNS void
+CREATE FUNCTION credits_routes.copy_again(bucket int) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     from_xact constant text := credits_routes.expect_rows(bucket);
 BEGIN
     PERFORM credits_routes.tell_old('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
-    PERFORM credits_routes.copy_rows(bucket, CASE WHEN NOT from_the_beginning THEN from_xact END, NULL, NULL, 'infinity');
+    PERFORM credits_routes.copy_rows(bucket, from_xact, NULL, NULL, 'infinity');
     PERFORM credits_routes.tell_old('COMMIT');
 END
     $$;
-COMMENT ON FUNCTION credits_routes.copy_again(int, boolean) IS 'Copies what the new node has lost of a bucket that was given away.';
+COMMENT ON FUNCTION credits_routes.copy_again(int) IS 'Copies what the new node has lost of a bucket that was given away.';
+
+CREATE FUNCTION credits_routes.forget_copies(bucket int) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$ BEGIN PERFORM credits_routes.tell_new(format('UPDATE credits.bucket_states SET copied_to = NULL WHERE bucket = %s', bucket)); END $$;
+COMMENT ON FUNCTION credits_routes.forget_copies(int) IS 'Has the new node forget how far it has all rows of a bucket, so that they are copied from the beginning.';
 
 -- active -> active or done
 CREATE FUNCTION credits_routes.turn_map(m credits.moves) RETURNS text

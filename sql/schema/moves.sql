@@ -8,8 +8,8 @@ CREATE FUNCTION credits.begin_transfer(bucket int) RETURNS void
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'begin_transfer';
 COMMENT ON FUNCTION credits.begin_transfer(int) IS
-    'For the functions that move buckets: until the transaction ends, it may insert rows of this bucket while that is arriving, which announces nothing, and delete those '
-    'of it while it is elsewhere. 22004, 22023, 42501 for anybody but the owner of the ledger.';
+    'For the functions that move buckets: until the transaction ends, it may insert rows of this bucket while that is arriving, which announces nothing, and read balances of its accounts, '
+    'and delete rows of it while it is elsewhere. 22004, 22023, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.wait_for_transaction(xact_id bigint) RETURNS void
     LANGUAGE c VOLATILE
@@ -401,6 +401,27 @@ END
 COMMENT ON FUNCTION credits.require_handover(int, jsonb) IS
     'For receive_handover and activate_bucket: raises 22004 or 22023 unless this is a handover of the bucket, and 55000 if it is for another node.';
 
+CREATE FUNCTION credits.require_balances(bucket int, handover jsonb) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    differing record;
+BEGIN
+    SELECT (a ->> 'user_id')::uuid AS account, (a ->> 'balance')::numeric AS balance INTO differing
+    FROM jsonb_array_elements(handover -> 'accounts') a
+    WHERE (a ->> 'balance')::numeric IS DISTINCT FROM credits.get_user_balance((a ->> 'user_id')::uuid)
+    ORDER BY account LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('account %s of bucket %s has not the balance of the handover', differing.account, bucket),
+            DETAIL = format('It has %s here, and %s by the handover: rows of it are missing here, or there are rows that the old node does not have. One of the two may have lost commits.',
+                            trim_scale(credits.get_user_balance(differing.account)), coalesce(trim_scale(differing.balance)::text, 'none')),
+            HINT = format('Compare its rows on both nodes. SELECT credits.return_bucket(%1$s), credits.purge_bucket(%1$s) on the new node removes what that has; then all is copied that the old node has.', bucket);
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits.require_balances(int, jsonb) IS
+    'For receive_handover and activate_bucket, after begin_transfer: raises 55000 unless the accounts have the balances of the handover.';
+
 CREATE FUNCTION credits.receive_handover(bucket int, handover jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -413,18 +434,17 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is arriving from another ledger', bucket);
     END IF;
+    PERFORM credits.require_balances(bucket, handover);
     PERFORM credits.put_boundaries(bucket, handover);
 END
     $$;
 COMMENT ON FUNCTION credits.receive_handover(int, jsonb) IS
     'New node, when the last rows have been received: makes holds, limits and caps of the bucket those of the handover, and notes that it has all that the handover lists. Nothing is announced. 22004, 22023, 23505 if a '
-    'source_id of a hold is taken here, 55000 if the bucket is not arriving from that ledger, 42501 for anybody but the owner of the ledger.';
+    'source_id of a hold is taken here, 55000 if the bucket is not arriving from that ledger, or an account has another balance here, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.activate_bucket(bucket int, handover jsonb) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    differing uuid;
 BEGIN
     PERFORM credits.require_handover(bucket, handover);
     IF credits.lock_bucket(bucket, '{here,arriving}') = 'here' THEN
@@ -439,6 +459,8 @@ BEGIN
             HINT = 'Copy its rows again, from where expect_bucket says, and call receive_handover.';
     END IF;
     PERFORM credits.begin_transfer(bucket);
+    -- They were compared when the handover was received. Since then a standby may have taken over.
+    PERFORM credits.require_balances(bucket, handover);
     PERFORM credits.put_boundaries(bucket, handover);
     PERFORM credits.advance_seq((handover ->> 'seq')::bigint);
     DELETE FROM credits.bucket_states s WHERE s.bucket = activate_bucket.bucket;
@@ -453,15 +475,7 @@ BEGIN
     SET is_positive = excluded.is_positive, crossed_at = excluded.crossed_at, thresholds = excluded.thresholds, thresholds_below = excluded.thresholds_below,
         thresholds_crossed_at = excluded.thresholds_crossed_at, cap_ids = excluded.cap_ids, caps_reached_until = excluded.caps_reached_until;
     -- The commit then decides about each of them.
-    SELECT a.user_id INTO differing
-    FROM credits.refresh_checkpoints_bulk(ARRAY(SELECT (a ->> 'user_id')::uuid FROM jsonb_array_elements(handover -> 'accounts') a)) b
-    RIGHT JOIN jsonb_populate_recordset(NULL::credits.user_balance_checkpoints, handover -> 'accounts') a ON a.user_id = b.user_id
-    WHERE a.balance IS DISTINCT FROM coalesce(b.balance, 0)
-    ORDER BY a.user_id LIMIT 1;
-    IF differing IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('account %s of bucket %s has not the balance of the handover', differing, bucket),
-            DETAIL = 'Rows of it are missing here, or there are rows that the old node does not have: one of the two may have lost commits.';
-    END IF;
+    PERFORM credits.refresh_checkpoint((a ->> 'user_id')::uuid) FROM jsonb_array_elements(handover -> 'accounts') a;
     RETURN true;
 END
     $$;

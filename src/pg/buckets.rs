@@ -81,7 +81,8 @@ pub fn require_at_commit<'a>(
     elsewhere.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
 }
 
-/// Whether what the committing transaction writes of this account are copies of what another node has. [`require_at_commit`] has asked for it.
+/// Whether what the transaction writes of this account are copies of what another node has. The table has been read, by [`require_at_commit`] or
+/// [`require_for_reader`].
 pub fn is_copied(user: &UserId) -> bool {
     transfer::is_any() && STATES.get().arriving.contains(of_user(user)) && transfer::is_begun(of_user(user))
 }
@@ -133,11 +134,12 @@ pub fn require_to_prepare<'a>(
     Ok(())
 }
 
-/// Refuses accounts that this node does not have in the snapshot of the running query.
+/// Refuses accounts that this node does not have in the snapshot of the running query. Whoever brings an account here reads what has come.
 pub fn require_for_reader(users: &[UserId]) -> Result<(), LedgerError> {
     let not_here = elsewhere_for_reader(|moving| users.iter().any(|user| moving.contains(of_user(user))));
-    let user = not_here.and_then(|not_here| users.iter().find(|user| not_here.contains(of_user(user))));
-    user.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
+    let Some(not_here) = not_here else { return Ok(()) };
+    let elsewhere = users.iter().find(|user| not_here.contains(of_user(user)) && !is_copied(user));
+    elsewhere.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
 }
 
 /// The buckets that this node does not have in the snapshot of the running query; `None` if it has all.

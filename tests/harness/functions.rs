@@ -1,7 +1,7 @@
 //! Functions that tests of all functions treat apart.
 
 /// Those that move a bucket of accounts, which go together and in an order.
-pub const OF_A_MOVE: [&str; 21] = [
+pub const OF_A_MOVE: [&str; 22] = [
     "activate_bucket",
     "begin_transfer",
     "bucket_accounts",
@@ -18,6 +18,7 @@ pub const OF_A_MOVE: [&str; 21] = [
     "receive_handover",
     "receive_transactions",
     "refuse_prepared",
+    "require_balances",
     "require_handover",
     "return_bucket",
     "start_moving_bucket",

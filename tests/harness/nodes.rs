@@ -98,10 +98,7 @@ impl Mover {
     pub fn hand_over(&mut self, bucket: i32, from: Option<&str>, collected: &Collected) -> String {
         let rest = self.rows(bucket, from, None);
         self.new.value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rest]);
-        let handover: String = self.old.value(
-            "SELECT credits.bucket_handover($1, $2::text::uuid[], $3::text::xid8)::text",
-            &[&bucket, &collected.accounts, &collected.since],
-        );
+        let handover = self.handover(bucket, collected);
         let left_out: Vec<String> = self.old.values(
             "SELECT a::text FROM jsonb_array_elements(credits.bucket_handover($1) -> 'accounts') a
              WHERE (a ->> 'is_positive' = 'true' OR a ->> 'thresholds' IS NOT NULL OR a ->> 'cap_ids' IS NOT NULL)
@@ -112,6 +109,14 @@ impl Mover {
         self.new
             .run(&format!("SELECT credits.receive_handover({bucket}, '{}')", handover.replace('\'', "''")));
         handover
+    }
+
+    /// What the new node must have, of the bucket that is held.
+    pub fn handover(&mut self, bucket: i32, collected: &Collected) -> String {
+        self.old.value(
+            "SELECT credits.bucket_handover($1, $2::text::uuid[], $3::text::xid8)::text",
+            &[&bucket, &collected.accounts, &collected.since],
+        )
     }
 
     /// Has the new node take the bucket over. Returns whether it had not yet.
