@@ -89,7 +89,7 @@ impl Folded {
             let key = total.get(days::API_KEY_ID).map(ApiKeyId::from_bytes);
             let amount = total.get(days::TOTAL_AMOUNT);
             // A window ends at midnight: a day that is not begun by then lies in one window.
-            spends.iter_mut().try_for_each(|spend| spend.add_settled(key, day.start(), amount))
+            spends.iter_mut().try_for_each(|spend| spend.add(key, day.start(), amount))
         })?;
         if let Some((begun, mut rows)) = begun {
             for (day, from) in begun {
@@ -119,14 +119,7 @@ pub(super) fn add_row(spends: &mut [CapSpend], row: &Row<'_, Ledger>) -> Result<
     }
     let key = row.get(transactions::API_KEY_ID).map(ApiKeyId::from_bytes);
     let (created_at, amount) = (row.get(transactions::CREATED_AT), row.get(transactions::AMOUNT));
-    for spend in spends {
-        if row.in_flight() {
-            spend.add_in_flight(key, created_at, amount)?;
-        } else {
-            spend.add_settled(key, created_at, amount)?;
-        }
-    }
-    Ok(())
+    spends.iter_mut().try_for_each(|spend| spend.add(key, created_at, amount))
 }
 
 /// Adds the user's usage that is dated `from` then on. The delta index is open: where the index by date is not free, or is not there, every

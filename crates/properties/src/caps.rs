@@ -18,7 +18,6 @@ struct Usage {
     key: Option<ApiKeyId>,
     created_at: i64,
     units: i128,
-    is_in_flight: bool,
 }
 
 fn key(input: &mut Unstructured<'_>) -> Result<ApiKeyId> {
@@ -54,7 +53,6 @@ fn usage(input: &mut Unstructured<'_>, now: i64) -> Result<Usage> {
         key: if input.ratio(3, 4)? { Some(key(input)?) } else { None },
         created_at: timestamp(near(input, now)?),
         units: input.int_in_range(1..=12)?,
-        is_in_flight: input.ratio(1, 4)?,
     })
 }
 
@@ -98,22 +96,21 @@ fn period_of(cap: &Cap, at: i64) -> Option<(i64, Option<i64>)> {
 }
 
 /// What a cap has in a window, as plain SQL would add it up.
-fn spent(cap: &Cap, rows: &[Usage], window: (i64, Option<i64>), in_flight_too: bool) -> i128 {
+fn spent(cap: &Cap, rows: &[Usage], window: (i64, Option<i64>)) -> i128 {
     let counts = |row: &&Usage| {
         row.created_at >= window.0
             && window.1.is_none_or(|end| row.created_at < end)
             && row.created_at >= cap.since
             && cap.keys.as_ref().is_none_or(|keys| row.key.is_some_and(|key| keys.contains(&key)))
-            && (in_flight_too || !row.is_in_flight)
     };
     rows.iter().filter(counts).map(|row| row.units).sum()
 }
 
-/// The fullest of the windows that begin at this moment or later, whatever is in flight committed.
+/// The fullest of the windows that begin at this moment or later.
 fn fullest_from(cap: &Cap, rows: &[Usage], from: i64) -> i128 {
     let periods = rows.iter().filter_map(|row| period_of(cap, row.created_at));
     let later = periods.filter(|&(start, end)| start >= from && end.is_some());
-    later.map(|window| spent(cap, rows, window, true)).max().unwrap_or(0)
+    later.map(|window| spent(cap, rows, window)).max().unwrap_or(0)
 }
 
 fn spends_of(caps: &[Cap], rows: &[Usage], announced: &[AnnouncedCap], clock: Clock) -> Vec<CapSpend> {
@@ -123,11 +120,7 @@ fn spends_of(caps: &[Cap], rows: &[Usage], announced: &[AnnouncedCap], clock: Cl
         let mut spend = CapSpend::new(cap.clone(), known, clock);
         for row in rows {
             let amount = Credits::from_units(row.units);
-            if row.is_in_flight {
-                spend.add_in_flight(row.key, row.created_at, amount).expect("few and small");
-            } else {
-                spend.add_settled(row.key, row.created_at, amount).expect("few and small");
-            }
+            spend.add(row.key, row.created_at, amount).expect("few and small");
         }
         spends.push(spend);
     }
@@ -161,15 +154,14 @@ pub fn windows_are_sums_over_rows(input: &mut Unstructured<'_>) -> Result<()> {
         let period = period_of(cap, current).expect("a finite moment");
         assert_eq!(spend.window().start, period.0.max(cap.since), "{cap:?} at {now}");
         assert_eq!(spend.window().end, period.1, "{cap:?} at {now}");
-        assert_eq!(spend.spent().units(), spent(cap, &rows, period, false), "{cap:?} at {now} of {rows:?}");
-        let highest = spent(cap, &rows, period, true);
-        assert_eq!(spend.highest().expect("small").units(), highest, "{cap:?} at {now} of {rows:?}");
+        let spent = spent(cap, &rows, period);
+        assert_eq!(spend.spent().units(), spent, "{cap:?} at {now} of {rows:?}");
 
         let later = period.1.map_or(0, |end| fullest_from(cap, &rows, end));
         let amount = cap.amount.units();
         let expected = match (until, cap.period) {
-            (None, _) if highest >= amount => None,
-            (None, _) => Some(Left::UpTo(Credits::from_units(amount - highest.max(later)))),
+            (None, _) if spent >= amount => None,
+            (None, _) => Some(Left::UpTo(Credits::from_units(amount - spent.max(later)))),
             (Some(_), None) => Some(Left::Everything),
             (Some(_), Some(_)) => Some(Left::UpTo(Credits::from_units(amount - later))),
         };
@@ -211,7 +203,7 @@ pub fn enforced_caps_are_not_exceeded(input: &mut Unstructured<'_>) -> Result<()
     }
     let mut asked = Vec::new();
     for _ in 0..input.int_in_range(0..=3)? {
-        let row = Usage { is_in_flight: false, ..usage(input, now)? };
+        let row = usage(input, now)?;
         let created_at = if input.arbitrary()? {
             rows.push(row);
             Some(row.created_at)
@@ -243,7 +235,8 @@ pub fn enforced_caps_are_not_exceeded(input: &mut Unstructured<'_>) -> Result<()
         let elsewhere = asked_of.iter().filter(|asked| asked.created_at.is_some_and(|at| !counts(at)));
         let taken = held + elsewhere.map(|asked| asked.amount.units()).sum::<i128>();
         let amount = cap.amount.units();
-        let left = amount - spent(cap, &rows, window, false) - taken;
+        let spent = spent(cap, &rows, window);
+        let left = amount - spent - taken;
         let refusal = spend.refusal().expect("small");
         let is_refused = cap.is_enforced && !asked_of.is_empty() && left < 0;
         assert_eq!(refusal.is_some(), is_refused, "{cap:?} at {now} of {rows:?}, {holds:?}, asked {asked:?}");
@@ -255,11 +248,10 @@ pub fn enforced_caps_are_not_exceeded(input: &mut Unstructured<'_>) -> Result<()
         if !cap.is_enforced {
             continue;
         }
-        let highest = spent(cap, &rows, window, true);
-        if !asked_of.is_empty() && amount - highest - taken < charged_since {
+        if !asked_of.is_empty() && left < charged_since {
             expected = None;
         }
-        let fullest = window.1.map_or(0, |end| fullest_from(cap, &rows, end)).max(highest);
+        let fullest = window.1.map_or(0, |end| fullest_from(cap, &rows, end)).max(spent);
         let of_one = Left::UpTo(Credits::from_units(amount - fullest - taken));
         expected = expected.map(|least| least.or_less(of_one));
     }
@@ -312,7 +304,7 @@ impl Account {
                 _ => self.now,
             };
             let window = period_of(cap, current).expect("a finite moment");
-            let is_reached = spent(cap, &self.rows, window, false) >= cap.amount.units();
+            let is_reached = spent(cap, &self.rows, window) >= cap.amount.units();
             match (is_reached, heard) {
                 (true, heard) if heard != Some(window.1.unwrap_or(i64::MAX)) => {
                     expected.push((id, CapState::Reached { resets_at: window.1 }));
@@ -355,7 +347,7 @@ impl Account {
     /// Commits usage: nobody looks as long as what is left suffices.
     fn charge(&mut self, row: Usage) {
         let left = self.left.take().unwrap_or(0);
-        self.rows.push(Usage { is_in_flight: false, ..row });
+        self.rows.push(row);
         if left > row.units {
             self.left = Some(left - row.units);
         } else if !self.look() {
@@ -408,7 +400,7 @@ pub fn listeners_know_what_is_reached(input: &mut Unstructured<'_>) -> Result<()
                 let is_known = account.left.is_some_and(|left| left > 0);
                 for cap in account.caps.iter().filter(|_| is_known) {
                     let window = period_of(cap, account.now).expect("a finite moment");
-                    let is_reached = spent(cap, &account.rows, window, false) >= cap.amount.units();
+                    let is_reached = spent(cap, &account.rows, window) >= cap.amount.units();
                     let heard = account.heard_at(cap.id);
                     assert!(
                         !is_reached || heard.is_some(),

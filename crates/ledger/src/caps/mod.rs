@@ -151,11 +151,10 @@ pub fn covered(
 ) -> Result<Option<Left>, SumOutOfRange> {
     let mut covered = Left::Everything;
     for spend in spends.iter().filter(|spend| spend.cap.is_enforced) {
-        let highest = spend.highest()?;
-        if spend.asked.is_some() && !suffices(spend.left_of(highest)?) {
+        if spend.asked.is_some() && !suffices(spend.left_of(spend.spent)?) {
             return Ok(None);
         }
-        covered = covered.or_less(Left::UpTo(spend.left_of(highest.max(spend.fullest_later()))?));
+        covered = covered.or_less(Left::UpTo(spend.left_of(spend.spent.max(spend.fullest_later()))?));
     }
     Ok(Some(covered))
 }
@@ -175,7 +174,7 @@ pub fn announce(
         .collect();
     let after = spends.iter().map(|spend| {
         let id = spend.cap.id;
-        let is_reached = spend.settled >= spend.cap.amount;
+        let is_reached = spend.spent >= spend.cap.amount;
         let until = spend.window.end.unwrap_or(i64::MAX);
         let reached_until = match (is_reached, spend.announced) {
             (true, known) if known != Some(until) => {
@@ -258,15 +257,15 @@ mod tests {
             (Some(key(1)), at(31, 0) - 1, 2),
             (Some(key(1)), i64::MAX, 1000),
         ] {
-            spend.add_settled(of, created_at, credits(amount)).unwrap();
+            spend.add(of, created_at, credits(amount)).unwrap();
         }
         assert_eq!(spend.spent(), credits(3));
         assert_eq!(spend.left(), Ok(Some(Left::UpTo(credits(3)))), "of the day after, 7 are spent");
-        spend.add_in_flight(Some(key(1)), at(29, 23), credits(6)).unwrap();
+        spend.add(Some(key(1)), at(29, 23), credits(6)).unwrap();
         assert_eq!(spend.left(), Ok(Some(Left::UpTo(credits(1)))));
-        spend.add_in_flight(Some(key(1)), at(29, 23), credits(1)).unwrap();
+        spend.add(Some(key(1)), at(29, 23), credits(1)).unwrap();
         assert_eq!(spend.left(), Ok(None));
-        assert_eq!(spend.spent(), credits(3));
+        assert_eq!(spend.spent(), credits(10));
     }
 
     #[test]
@@ -274,7 +273,7 @@ mod tests {
         let cap = Cap { since: at(2, 0), ..cap(None, 10) };
         let mut spend = spend(&cap, None, Clock::From(at(29, 12)));
         for created_at in [at(2, 0) - 1, at(2, 0), at(29, 12), at(400, 0), i64::MAX] {
-            spend.add_settled(None, created_at, credits(2)).unwrap();
+            spend.add(None, created_at, credits(2)).unwrap();
         }
         assert_eq!(spend.spent(), credits(8));
         assert_eq!(spend.window(), Window { start: at(2, 0), end: None });
@@ -284,13 +283,13 @@ mod tests {
     fn a_reached_cap_leaves_what_later_windows_do() {
         let until = at(30, 0);
         let mut today = spend(&cap(Some(Period::Daily), 10), Some(until), Clock::From(at(29, 1)));
-        today.add_settled(None, at(29, 0), credits(50)).unwrap();
-        today.add_in_flight(None, at(30, 0), credits(4)).unwrap();
+        today.add(None, at(29, 0), credits(50)).unwrap();
+        today.add(None, at(30, 0), credits(4)).unwrap();
         assert_eq!(today.left(), Ok(Some(Left::UpTo(credits(6)))));
-        today.add_settled(None, at(30, 0), credits(7)).unwrap();
+        today.add(None, at(30, 0), credits(7)).unwrap();
         assert_eq!(today.left(), Ok(Some(Left::UpTo(credits(-1)))));
         let mut endless = spend(&cap(None, 10), Some(i64::MAX), Clock::From(at(29, 1)));
-        endless.add_settled(None, at(29, 0), credits(50)).unwrap();
+        endless.add(None, at(29, 0), credits(50)).unwrap();
         assert_eq!(endless.left(), Ok(Some(Left::Everything)));
         // The announcement has expired.
         let tomorrow = spend(&cap(Some(Period::Daily), 10), Some(until), Clock::From(until));
@@ -303,7 +302,7 @@ mod tests {
         let cap = cap(Some(Period::Daily), 10);
         let with = |known, clock, amount| {
             let mut spend = spend(&cap, known, clock);
-            spend.add_settled(None, spend.window.start, credits(amount)).unwrap();
+            spend.add(None, spend.window.start, credits(amount)).unwrap();
             spend
         };
         let today = |known, amount| changes(&with(known, Clock::From(now), amount), known, now);
@@ -346,7 +345,7 @@ mod tests {
         let asked = |amount, created_at| Asked { key: None, amount: credits(amount), created_at };
         let with = |cap: &Cap, asked: &[Asked]| {
             let mut spend = spend(cap, None, Clock::From(at(29, 12)));
-            spend.add_settled(None, at(29, 1), credits(3)).unwrap();
+            spend.add(None, at(29, 1), credits(3)).unwrap();
             spend.add_held(None, credits(4)).unwrap();
             asked.iter().for_each(|asked| spend.add_asked(asked).unwrap());
             spend
@@ -382,8 +381,8 @@ mod tests {
     fn what_was_added_up_goes_on_for_the_same_cap_and_window() {
         let daily = cap(Some(Period::Daily), 10);
         let mut kept = spend(&daily, None, Clock::From(at(29, 12)));
-        kept.add_settled(None, at(29, 1), credits(3)).unwrap();
-        kept.add_settled(None, at(30, 1), credits(4)).unwrap();
+        kept.add(None, at(29, 1), credits(3)).unwrap();
+        kept.add(None, at(30, 1), credits(4)).unwrap();
         let mut later = spend(&daily, Some(at(30, 0)), Clock::From(at(29, 13)));
         assert!(later.is_like(&kept));
         later.go_on_from(&kept);
@@ -408,19 +407,19 @@ mod tests {
     fn cover_lasts_in_every_window() {
         let cap = cap(Some(Period::Daily), 20);
         let mut spend = spend(&cap, None, Clock::From(at(29, 12)));
-        spend.add_settled(None, at(29, 1), credits(3)).unwrap();
-        spend.add_in_flight(None, at(29, 1), credits(2)).unwrap();
+        spend.add(None, at(29, 1), credits(3)).unwrap();
+        spend.add(None, at(29, 1), credits(2)).unwrap();
         spend.add_held(None, credits(4)).unwrap();
         let all = |spend: &CapSpend| covered(std::slice::from_ref(spend), |left| left >= credits(11));
         assert_eq!(all(&spend), Ok(Some(Left::UpTo(credits(11)))));
-        spend.add_settled(None, at(30, 1), credits(9)).unwrap();
+        spend.add(None, at(30, 1), credits(9)).unwrap();
         assert_eq!(all(&spend), Ok(Some(Left::UpTo(credits(7)))), "tomorrow is fuller");
         spend.add_asked(&Asked { key: None, amount: credits(1), created_at: None }).unwrap();
         assert_eq!(all(&spend), Ok(Some(Left::UpTo(credits(7)))), "and does not matter today");
         let mut of_nobody = spend.clone();
         of_nobody.asked = None;
         for spend in [&mut spend, &mut of_nobody] {
-            spend.add_in_flight(None, at(29, 1), credits(1)).unwrap();
+            spend.add(None, at(29, 1), credits(1)).unwrap();
         }
         assert_eq!(all(&spend), Ok(None));
         assert_eq!(all(&of_nobody), Ok(Some(Left::UpTo(credits(7)))), "who asks nothing is covered");

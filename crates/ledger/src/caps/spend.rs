@@ -31,11 +31,9 @@ pub struct CapSpend {
     /// Until when it was announced to be reached, if that has not ended.
     pub(super) announced: Option<i64>,
     pub(super) window: Window,
-    /// What is committed or the transaction's own, in the current window.
-    pub(super) settled: Credits,
-    /// What other transactions have in flight there.
-    in_flight: Credits,
-    /// What is dated in later windows, in flight included, by their ends.
+    /// What is dated in the current window.
+    pub(super) spent: Credits,
+    /// What is dated in later windows, by their ends.
     later: BTreeMap<i64, Credits>,
     /// What is held for these keys.
     held: Credits,
@@ -59,8 +57,7 @@ impl CapSpend {
             cap,
             announced,
             window,
-            settled: Credits::ZERO,
-            in_flight: Credits::ZERO,
+            spent: Credits::ZERO,
             later: BTreeMap::new(),
             held: Credits::ZERO,
             asked: None,
@@ -88,43 +85,19 @@ impl CapSpend {
 
     /// Begins with the usage that another one [like](Self::is_like) this has added up.
     pub fn go_on_from(&mut self, other: &Self) {
-        (self.settled, self.in_flight) = (other.settled, other.in_flight);
+        self.spent = other.spent;
         self.later.clone_from(&other.later);
     }
 
-    /// Adds usage with this key and date, committed or the transaction's own.
+    /// Adds usage with this key and date, if it counts: to what is dated in the current window, or in a later one.
     ///
     /// # Errors
     /// [`SumOutOfRange`].
-    pub fn add_settled(
+    pub fn add(
         &mut self,
         key: Option<ApiKeyId>,
         created_at: i64,
         amount: Credits,
-    ) -> Result<(), SumOutOfRange> {
-        self.add(key, created_at, amount, |spend| &mut spend.settled)
-    }
-
-    /// Adds another transaction's usage in flight.
-    ///
-    /// # Errors
-    /// [`SumOutOfRange`].
-    pub fn add_in_flight(
-        &mut self,
-        key: Option<ApiKeyId>,
-        created_at: i64,
-        amount: Credits,
-    ) -> Result<(), SumOutOfRange> {
-        self.add(key, created_at, amount, |spend| &mut spend.in_flight)
-    }
-
-    /// Adds usage to what is dated in a later window, or to this sum of the current one, if it counts.
-    fn add(
-        &mut self,
-        key: Option<ApiKeyId>,
-        created_at: i64,
-        amount: Credits,
-        sum_of_current: impl FnOnce(&mut Self) -> &mut Credits,
     ) -> Result<(), SumOutOfRange> {
         if created_at < self.window.start || !self.cap.has_key(key) {
             return Ok(());
@@ -135,7 +108,7 @@ impl CapSpend {
                 i64::MAX => return Ok(()),
                 end => self.later.entry(end).or_insert(Credits::ZERO),
             },
-            _ => sum_of_current(self),
+            _ => &mut self.spent,
         };
         *sum = sum.checked_add(amount)?;
         Ok(())
@@ -153,7 +126,7 @@ impl CapSpend {
     }
 
     /// Adds what a transaction asks for with this key: a hold, which is among those held, or usage with this date, which is among what
-    /// was settled.
+    /// was spent.
     ///
     /// # Errors
     /// [`SumOutOfRange`].
@@ -177,7 +150,7 @@ impl CapSpend {
     /// [`SumOutOfRange`].
     pub fn refusal(&self) -> Result<Option<CapRefusal>, SumOutOfRange> {
         let Some(asked) = self.asked.filter(|_| self.cap.is_enforced) else { return Ok(None) };
-        let left = self.left_of(self.settled)?;
+        let left = self.left_of(self.spent)?;
         if left >= Credits::ZERO {
             return Ok(None);
         }
@@ -195,18 +168,10 @@ impl CapSpend {
         self.later.values().copied().max().unwrap_or(Credits::ZERO)
     }
 
-    /// What was spent in the current window, in flight left out.
+    /// What was spent in the current window: the most that can have been, where the pass has met rows in flight.
     #[must_use]
     pub const fn spent(&self) -> Credits {
-        self.settled
-    }
-
-    /// The most that can have been spent in the current window once everything in flight has ended.
-    ///
-    /// # Errors
-    /// [`SumOutOfRange`].
-    pub fn highest(&self) -> Result<Credits, SumOutOfRange> {
-        self.settled.checked_add(self.in_flight)
+        self.spent
     }
 
     /// What is left to spend before the cap is reached in any window from the current one on; from the next one on if it was announced to
@@ -221,11 +186,10 @@ impl CapSpend {
             Some(_) if self.cap.period.is_none() => return Ok(Some(Left::Everything)),
             Some(_) => fullest,
             None => {
-                let highest = self.highest()?;
-                if highest >= self.cap.amount {
+                if self.spent >= self.cap.amount {
                     return Ok(None);
                 }
-                fullest.max(highest)
+                fullest.max(self.spent)
             }
         };
         Ok(Some(Left::UpTo(self.cap.amount.checked_sub(fullest)?)))

@@ -365,7 +365,7 @@ fn what_becomes_of_a_cap_is_written() {
         decide_on(stored, pass, &Terms { caps, ..terms(Request::Settle, None, None) })
     };
     assert_eq!(with(Some(&stored), &none, &spend), Decision::Nothing);
-    spend.add_settled(None, NOW, Credits::from_units(10)).unwrap();
+    spend.add(None, NOW, Credits::from_units(10)).unwrap();
     let Decision::Write(Change { cap_changes, .. }) = with(Some(&stored), &none, &spend) else {
         panic!("it is reached")
     };
