@@ -96,10 +96,8 @@ impl Decider<'_> {
             scans.check(user, || self.now.sight())?;
         }
         let read = self.read(user, noted)?;
-        if noted.request.is_forced()
-            && !(read.spends.is_empty() && announced_caps(read.checkpoint(), noted).is_empty())
-        {
-            // What a cap allows may be less than before, whatever was announced of it.
+        if noted.request.is_forced() && !read.spends.is_empty() {
+            // What a cap allows may be less than before, whatever was announced of it. Caps that are gone have left too little, if anything.
             self.published.void_headroom(user);
         }
         let Some(change) = self.decide(user, noted, &read)? else { return Ok(None) };
