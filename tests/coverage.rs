@@ -454,3 +454,17 @@ fn holds_that_nobody_notes_are_looked_for() {
     try_call(&mut session, "create_hold('USER', 0.5, 'more')").refused("LC001");
     session.assert_sound();
 }
+
+/// Nor does anything say what an extension asks: it is not refused, and the hold is not made anew.
+#[test]
+fn an_extension_that_nobody_notes_asks_for_nothing() {
+    let (_db, mut session) = Database::create_with(dec!(10));
+    call(&mut session, "create_hold('USER', 10, 'a')");
+    let made = "SELECT created_at::text FROM credits.holds";
+    let before: String = session.value(made, &[]);
+    session.run("ALTER TABLE credits.holds DISABLE TRIGGER note_hold");
+    call(&mut session, "create_transaction('USER', 'usage', 5, 'b'); extend_hold('a', '2 hours')");
+    assert_eq!(session.value::<String>(made, &[]), before);
+    session.run("ALTER TABLE credits.holds ENABLE ALWAYS TRIGGER note_hold");
+    session.assert_sound();
+}

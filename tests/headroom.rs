@@ -418,3 +418,20 @@ fn a_release_that_rolls_back_covers_nobody() {
     other.try_run(&format!("SELECT credits.charge('{}', 50, 'not covered')", user(1))).refused("LC001");
     session.assert_sound();
 }
+
+/// What a transaction has released may roll back with it, and takes nothing from what the session finds later on.
+#[test]
+fn what_was_released_is_forgotten_with_its_transaction() {
+    let db = Database::create_alone();
+    let [mut keeper, mut session, mut other] = db.connect_settled();
+    let hold = |amount: u32, source: &str| {
+        format!("SELECT credits.create_hold('{}', {amount}, '{source}')", user(1))
+    };
+    session.grant(user(1), dec!(100));
+    session.run(&hold(90, "released"));
+    session.run("SELECT credits.release_hold('released')");
+    // More than was left beside the one that is released: the commit looks, and finds 85.
+    session.run(&hold(15, "looks"));
+    without_checkpoints(&mut keeper, || other.run(&hold(84, "covered")));
+    session.assert_sound();
+}

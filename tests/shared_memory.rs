@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use credits_ledger_tests::cluster::Cluster;
-use credits_ledger_tests::{Database, Direction, Listener, Session, Shutdown, dec, user};
+use credits_ledger_tests::{Database, Decimal, Direction, Listener, Session, Shutdown, dec, user};
 
 use super::folds::Sealed;
 use Direction::{Down, Up};
@@ -209,6 +209,29 @@ fn where_it_cannot_grow_everything_goes_on() {
     }
     assert!(size(&cluster) > before, "it is asked to again");
     first.assert_sound();
+}
+
+/// It grows by a subtransaction, for which a parallel query has no place: the next call has it grow.
+#[test]
+fn it_does_not_grow_within_a_parallel_query() {
+    let cluster = Cluster::start_with("dynamic_shared_memory_type = mmap");
+    let db = Database::create_in(&cluster);
+    let [mut session] = db.connect_settled();
+    session.run(&format!(
+        "CREATE TABLE accounts AS SELECT md5(n::text)::uuid AS id FROM generate_series(1, {MANY}) n; ANALYZE accounts;
+         SET max_parallel_workers = 0; SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0"
+    ));
+    let read = "SELECT sum(credits.get_user_balance(id)) FROM accounts";
+    let plan: Vec<String> = session.values(&format!("EXPLAIN (COSTS OFF) {read}"), &[]);
+    assert!(plan.iter().any(|line| line.contains("Gather")), "{plan:#?}");
+    // The server's own memory grows by some kilobytes.
+    let before = size(&cluster);
+    let has_grown = || size(&cluster) - before > MEBIBYTE / 2;
+    assert_eq!(session.value::<Decimal>(read, &[]), dec!(0));
+    assert!(!has_grown());
+    session.balance(user(1));
+    assert!(has_grown());
+    session.assert_sound();
 }
 
 #[test]

@@ -600,3 +600,38 @@ fn a_session_that_looks_again_adds_each_row_once() {
     assert_eq!(states(&mut session)[0], "100 of 100, 0 left, reached");
     session.assert_sound();
 }
+
+/// However often it looks at the caps of one account, a session keeps what it has added up of another's. Beyond 2,048 caps it begins anew: then
+/// it meets what somebody has made of the daily totals.
+#[test]
+fn what_was_added_up_is_kept_of_so_many_caps() {
+    let (_db, mut session, mut listener) = database();
+    have_each_commit_look(&mut session);
+    set(&mut session, 1, &keys(&[1]), "NULL", dec!(100));
+    spend(&mut session, &quoted(1), dec!(10));
+    session.refresh(user(1));
+    spend(&mut session, &quoted(1), dec!(1));
+    session.run("UPDATE credits.daily_totals SET total_amount = 99 WHERE total_amount = 10");
+    let give_caps = |session: &mut Session, from: u32, to: u32| {
+        session.run(&format!(
+            "INSERT INTO credits.spend_caps (id, user_id, api_key_ids, amount, since)
+             SELECT gen_random_uuid(), md5(n::text)::uuid, {}, CASE c WHEN 1 THEN 0.000000000000001 ELSE 1000 END, '2000-01-01'
+             FROM generate_series({from}, {to}) n, generate_series(1, 16) c",
+            keys(&[99])
+        ));
+    };
+    let charge = |session: &mut Session, from: u32, to: u32| {
+        session.run(&format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id)
+             SELECT md5(n::text)::uuid, 'usage', 1, gen_random_uuid() FROM generate_series({from}, {to}) n"
+        ));
+    };
+    give_caps(&mut session, 1, 1);
+    (0..130).for_each(|_| charge(&mut session, 1, 1));
+    spend(&mut session, &quoted(1), dec!(1));
+    assert_eq!(heard(&mut listener), Vec::<String>::new());
+    give_caps(&mut session, 2, 128);
+    charge(&mut session, 2, 128);
+    spend(&mut session, &quoted(1), dec!(1));
+    assert_eq!(heard(&mut listener), ["1 null"]);
+}
