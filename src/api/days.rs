@@ -24,7 +24,7 @@ pub fn usage_by_day(call: &Call<'_>) -> Result<Answer, LedgerError> {
     let user = call.user_id(Argument(0, "user_id"))?;
     let first = call.date(Argument(1, "start_date"));
     let last = call.date(Argument(2, "end_date"));
-    let [from, to] = [first, last].map(|day| day.map_or(Bound::Unbounded, Bound::Included));
+    let (from, to) = (first.unwrap_or(Day::NEVER_BEGUN), last.map_or(Bound::Unbounded, Bound::Included));
     if let Some(totals) = dated::totals(user, from, to)? {
         return Ok(put(call, &totals));
     }

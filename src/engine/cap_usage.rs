@@ -81,7 +81,7 @@ impl Folded {
     pub(super) fn add_usage(self, spends: &mut [CapSpend], user: &UserId) -> Result<Coverage, LedgerError> {
         let Self { coverage, mut totals, begun } = self;
         let first = spends.iter().map(|spend| Day::of(spend.window().start)).min();
-        let first = Bound::Included(first.unwrap_or(Day::NEVER_ENDING));
+        let first = first.unwrap_or(Day::NEVER_ENDING);
         folded::each(&mut totals, user, first, Bound::Unbounded, |day, total| {
             if total.get(days::TRANSACTION_TYPE) != Some(TransactionType::Usage) {
                 return Ok(());

@@ -99,11 +99,7 @@ pub fn statement(user: &UserId, start: i64, end: i64) -> Result<Option<AccountSt
 
 /// The totals of the user's rows from the first of these days to the last, in no order. `None` as for [`split`], and for a ledger
 /// that has types of its own.
-pub fn totals(
-    user: &UserId,
-    first: Bound<Day>,
-    last: Bound<Day>,
-) -> Result<Option<DailyTotals>, LedgerError> {
+pub fn totals(user: &UserId, first: Day, last: Bound<Day>) -> Result<Option<DailyTotals>, LedgerError> {
     let Some(relations) = readable()? else { return Ok(None) };
     let snapshot = Rc::new(Snapshot::active());
     let mut runs = DailyRuns::default();
@@ -112,7 +108,7 @@ pub fn totals(
     let Some(fold) = fold_with_days(&relations, user, &snapshot)? else { return Ok(None) };
     delta.each(user, &fold.coverage, |row| {
         let row = delta::dated_row(row, category);
-        if (first, last).contains(&Day::of(row.created_at)) { runs.add(row) } else { Ok(()) }
+        if (Bound::Included(first), last).contains(&Day::of(row.created_at)) { runs.add(row) } else { Ok(()) }
     })?;
     let mut totals = runs.totals()?;
     let mut scan = folded::scan_of(&relations, &snapshot, 2)?;
@@ -209,9 +205,9 @@ impl<'user> Dated<'user> {
     /// The sums of the rows from one moment on, and before another that comes later, if there is one.
     fn between(&mut self, start: &Cut, end: Option<&Cut>) -> Result<SumsByType, SumOutOfRange> {
         let Some(end) = end else {
-            return self.days(Bound::Included(start.day), Bound::Unbounded)?.without(&start.part);
+            return self.days(start.day, Bound::Unbounded)?.without(&start.part);
         };
-        self.days(Bound::Included(start.day), Bound::Excluded(end.day))?.with(&end.part)?.without(&start.part)
+        self.days(start.day, Bound::Excluded(end.day))?.with(&end.part)?.without(&start.part)
     }
 
     /// The signed sum of all rows.
@@ -223,9 +219,9 @@ impl<'user> Dated<'user> {
     /// The signed sum of the rows before a moment.
     fn before(&mut self, Cut { day, part }: &Cut) -> Result<Sum, SumOutOfRange> {
         let days = if self.is_nearer_to_the_first(*day) {
-            self.days(Bound::Unbounded, Bound::Excluded(*day))?.all()?
+            self.days(Day::NEVER_BEGUN, Bound::Excluded(*day))?.all()?
         } else {
-            self.all()?.without(self.days(Bound::Included(*day), Bound::Unbounded)?.all()?)?
+            self.all()?.without(self.days(*day, Bound::Unbounded)?.all()?)?
         };
         days.with(part.all()?)
     }
@@ -241,13 +237,13 @@ impl<'user> Dated<'user> {
     }
 
     /// The sums of the rows of these days.
-    fn days(&mut self, first: Bound<Day>, last: Bound<Day>) -> Result<SumsByType, SumOutOfRange> {
+    fn days(&mut self, first: Day, last: Bound<Day>) -> Result<SumsByType, SumOutOfRange> {
         let mut sums = SumsByType::default();
         folded::each(&mut self.totals, self.user, first, last, |_, row| {
             let (amount, transaction_count) = (row.get(days::TOTAL_AMOUNT), row.get(days::TRANSACTION_COUNT));
             sums.add(row.get(days::TRANSACTION_TYPE), amount, transaction_count)
         })?;
-        self.delta.range((first, last)).try_fold(sums, |sums, (_, day)| sums.with(day))
+        self.delta.range((Bound::Included(first), last)).try_fold(sums, |sums, (_, day)| sums.with(day))
     }
 }
 

@@ -206,23 +206,18 @@ fn scan_by(table: Table, index: Index, snapshot: &Rc<Snapshot>, key_columns: usi
 pub fn each(
     totals: &mut IndexScan<Days>,
     user: &UserId,
-    first: Bound<Day>,
+    first: Day,
     last: Bound<Day>,
     mut visit: impl FnMut(Day, &Row<'_, Days>) -> Result<(), SumOutOfRange>,
 ) -> Result<(), SumOutOfRange> {
-    let from = match first {
-        Bound::Included(day) | Bound::Excluded(day) => day,
-        Bound::Unbounded => Day::NEVER_BEGUN,
-    };
-    totals.seek(&[days::USER_ID.equal(user), days::DAY.at_least(from)]);
+    totals.seek(&[days::USER_ID.equal(user), days::DAY.at_least(first)]);
     while let Some(row) = totals.next() {
         xact::check_for_interrupts();
         let day = row.get(days::DAY);
-        if (first, last).contains(&day) {
-            visit(day, &row)?;
-        } else if day > from {
+        if !(Bound::Unbounded, last).contains(&day) {
             break;
         }
+        visit(day, &row)?;
     }
     Ok(())
 }
