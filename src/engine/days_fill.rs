@@ -9,7 +9,8 @@
 //! 3. The stripe is shared and the lock for its refreshes taken: nobody writes checkpoints of the stripe until this transaction has
 //!    ended. What the checkpoint has come to cover since is added, and it is marked as one that has days.
 //!
-//! In between somebody may have deleted the checkpoint by hand, and a commit made it anew, with days: then those of step 2 are deleted.
+//! In between somebody may have deleted the checkpoint by hand, and a commit made it anew, with days, or another fill may have added them: they
+//! give way. If the checkpoint is gone, or was set back by hand, those of step 2 are deleted.
 
 use std::rc::Rc;
 
@@ -108,12 +109,12 @@ fn complete(relations: &Relations, writers: &Writers, users: &[AddedUp]) -> Resu
         xact::check_for_interrupts();
         let stored = checkpoints
             .find(user, &snapshot)?
-            .filter(|stored| !stored.row.has_days && stored.checkpoint.fold.coverage.contains(coverage));
+            .filter(|stored| stored.checkpoint.fold.coverage.contains(coverage));
         let Some(Stored { row, checkpoint }) = stored else {
             days::discard_if(relations, &writers.days, user, |row| xact::is_own(row.stored_by()));
             continue;
         };
-        // Whatever somebody else has left there is not of this checkpoint.
+        // Whatever somebody else has written there.
         days::discard_if(relations, &writers.days, user, |row| !xact::is_own(row.stored_by()));
         xact::see_own_changes();
         let since = add_up_covered(&mut rows, user, coverage, &checkpoint.fold.coverage)?;
