@@ -105,15 +105,13 @@ impl Published {
     /// says that it need not: if a snapshot that agreed with the state has seen all that the version's transaction did, the state has this
     /// version.
     pub fn check_version(&self, stored_by: SubtransactionId, snapshot: &Rc<Snapshot>) {
-        let agrees_below =
-            LAST_STATE.get().filter(|last| last.state == self.state).map(|last| last.agrees_below);
-        if agrees_below.is_none_or(|below| xact::full_id(stored_by) >= below) {
+        if LAST_STATE.get().is_none_or(|last| xact::full_id(stored_by) >= last.agrees_below) {
             self.check_against(snapshot);
         }
     }
 
     fn agree_below(&self, transaction: u64) {
-        if let Some(last) = LAST_STATE.get().filter(|last| last.state == self.state) {
+        if let Some(last) = LAST_STATE.get() {
             let agrees_below = last.agrees_below.max(transaction);
             LAST_STATE.set(Some(LastState { agrees_below, ..last }));
         }
@@ -148,7 +146,7 @@ impl Published {
 
     /// Whether every hold is noted and counted, so that what was counted says how much more may be held.
     fn counts_holds(&self) -> bool {
-        self.in_state().is_some() && self.state.is_some_and(|state| state.notes_holds)
+        self.state.is_some_and(|state| state.notes_holds)
     }
 
     /// The published fold of the user.
