@@ -186,6 +186,21 @@ fn indexes_on_derived_tables_must_be_plain() {
     admin.run("DROP INDEX credits.odd");
     session.refresh(user(1));
     session.assert_sound();
+    // A refresh that is no more than a favour is put off, and days are not filled.
+    admin.run(&unguarded("CREATE INDEX odd ON credits.daily_totals ((total_amount * 2))"));
+    session.charge(user(1), dec!(1));
+    let folded = "SELECT sum(transaction_count)::bigint FROM credits.user_balance_checkpoints";
+    let before: i64 = session.value(folded, &[]);
+    let favour = format!("SELECT * FROM credits.get_users_balances_bulk(ARRAY['{}'::uuid], 1)", user(1));
+    session.run(&favour);
+    assert_eq!(session.value::<i64>(folded, &[]), before);
+    admin.run(crate::days_fill::FORGET);
+    admin.try_run("CALL credits.fill_daily_totals()").refused("55000");
+    admin.run("DROP INDEX credits.odd");
+    admin.run("CALL credits.fill_daily_totals()");
+    session.run(&favour);
+    assert_eq!(session.value::<i64>(folded, &[]), before + 1);
+    session.assert_sound();
 }
 
 /// Columns of somebody's own on a derived table, from before the guard refused them.

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use credits_ledger_tests::{Background, Database, Refused, Session, dec, seed, user};
+use credits_ledger_tests::{Background, Database, Refused, Session, dec, seed, stripe_of, user};
 use postgres::Error;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -151,6 +151,57 @@ fn leftovers_are_not_added_to() {
     );
     assert_eq!(found, 2);
     session.run(FILL);
+    assert_filled(&db);
+}
+
+/// Nor where the checkpoint has come to cover more of the same days meanwhile.
+#[test]
+fn leftovers_are_not_added_to_by_what_comes_in_between() {
+    let (db, mut session) = database();
+    session.run(&format!(
+        "INSERT INTO credits.daily_totals
+         SELECT '{}', day, NULL, NULL, 'usage', 7, 1 FROM generate_series('2026-01-01', '2026-01-20', interval '1 day') day",
+        user(1)
+    ));
+    record(&mut session, 50);
+    session.run("BEGIN");
+    session.refresh(user(1));
+    let held = db.hold_commit(session);
+    let fill = blocked_fill(&db);
+    held.release();
+    fill.finish().1.unwrap();
+    assert_filled(&db);
+}
+
+/// It takes stripes in the order of all others, and has what it reads by before the first of them.
+#[test]
+fn a_fill_waits_in_the_order_of_locks() {
+    let (db, mut session) = database();
+    let other = user((2..).find(|&number| stripe_of(user(number)) > stripe_of(user(1))).unwrap());
+    session.run("BEGIN");
+    session.grant(other, dec!(1));
+    session.run(&format!("COMMIT; {FORGET}"));
+    record(&mut session, 5);
+    session.run("BEGIN");
+    session.refresh(user(1));
+    let held = db.hold_commit(session);
+    let fill = db.connect().background(move |session| {
+        let add_up = format!("SELECT credits.add_up_days(ARRAY['{other}'::uuid, '{}'])", user(1));
+        session.value::<i64>(&add_up, &[])
+    });
+    db.until_blocked(fill.pid());
+    assert!(!db.has_a_stripe(fill.pid(), "ShareLock"));
+    let missing: Vec<String> = db.observe(|observer| {
+        observer.values(
+            "SELECT r::text FROM unnest(ARRAY['credits_transactions_delta_idx', 'user_balance_checkpoints', 'user_balance_checkpoints_pkey',
+                                              'daily_totals', 'daily_totals_user_day_idx']) n, LATERAL (SELECT ('credits.' || n)::regclass) c (r)
+             WHERE NOT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND relation = r AND mode = 'AccessShareLock' AND granted)",
+            &[&fill.pid()],
+        )
+    });
+    assert_eq!(missing, [""; 0]);
+    held.release();
+    assert_eq!(fill.finish().1, 2);
     assert_filled(&db);
 }
 

@@ -317,6 +317,28 @@ fn a_prepared_charge_that_cannot_be_counted_is_looked_at() {
     first.assert_sound();
 }
 
+/// Nor a threshold that such a session sets.
+#[test]
+fn a_boundary_set_by_a_session_that_cannot_count_is_looked_at() {
+    let cluster =
+        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
+    let db = Database::create_in(&cluster);
+    let [mut keeper, mut first] = db.connect_settled();
+    let mut stranger = db.connect();
+    tell(&mut first);
+    without_checkpoints(&mut keeper, || first.charge(user(1), dec!(1)));
+    let mut listener = db.listen();
+    let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+    stranger.run(&format!(
+        "INSERT INTO credits.spending_limits (user_id, thresholds) VALUES ('{}', '{{50}}')",
+        user(1)
+    ));
+    drop(sealed);
+    first.charge(user(1), dec!(49));
+    assert_eq!(listener.boundaries(), [(user(1), Down, "50".to_owned())]);
+    first.assert_sound();
+}
+
 /// A commit that has to read an account's rows, since nothing of them is published, leaves fewer of them to the next one.
 #[test]
 fn a_checkpoint_is_refreshed_earlier_where_nothing_is_published() {

@@ -627,3 +627,20 @@ fn with_the_caller_s_privileges() {
     assert_eq!(reversed(&mut session, seen), dec!(4));
     session.assert_sound();
 }
+
+/// A session that has taken something back does not look for it later on.
+#[test]
+fn reversals_are_forgotten_with_their_transaction() {
+    let db = Database::create();
+    let [mut session, mut maintenance] = [db.connect(), db.connect()];
+    let original = record(&mut session, 1, user(1), "usage", dec!(10));
+    reverse(&mut session, original, "'first', 4").unwrap();
+    maintenance.run(&format!(
+        "BEGIN; {}",
+        unguarded("ALTER INDEX credits.credits_transactions_reverses_idx SET TABLESPACE pg_default")
+    ));
+    session.run("SET lock_timeout = '50s'");
+    session.refresh(user(1));
+    maintenance.run("COMMIT");
+    session.assert_sound();
+}

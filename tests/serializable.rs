@@ -269,3 +269,17 @@ fn a_straggler_can_conflict() {
     slow.try_run("COMMIT").refused("40001");
     slow.assert_sound();
 }
+
+/// What a hold or a charge looks at before it is written, the transaction has not read.
+#[test]
+fn an_early_look_is_in_no_read_set() {
+    let db = Database::create_alone();
+    let [mut session, mut look] = [db.connect(), db.connect()];
+    session.grant(user(1), dec!(10));
+    session.run(&format!("{BEGIN}; SELECT credits.create_hold('{}', 1, 'a')", user(1)));
+    session.run(&format!("SELECT credits.charge('{}', 1, 'b')", user(1)));
+    let read = read_sets(&mut look);
+    assert!(!read.iter().any(|relation| relation.starts_with("credits.credits_transactions")), "{read:?}");
+    session.run("COMMIT");
+    session.assert_sound();
+}
