@@ -48,12 +48,6 @@ impl<T: Copy + Default> Places<T> {
         self.set(Place { number: number(user), known });
     }
 
-    /// Forgets every user.
-    pub fn clear(&mut self) {
-        self.places.fill(Place::default());
-        self.taken = 0;
-    }
-
     fn grow(&mut self) {
         let count = (self.places.len() * 2).max(FIRST).min(self.most);
         if count > self.places.len() {
@@ -108,10 +102,6 @@ mod tests {
         assert!((0..1000).all(|number| places.get(&user(number)).is_none_or(|known| known < 1000)));
         places.put(&user(7), 70);
         assert_eq!(places.get(&user(7)), Some(70));
-        places.clear();
-        assert!((0..1000).all(|number| places.get(&user(number)).is_none()));
-        places.put(&user(7), 71);
-        assert_eq!(places.get(&user(7)), Some(71));
     }
 
     #[test]
