@@ -644,3 +644,18 @@ fn reversals_are_forgotten_with_their_transaction() {
     maintenance.run("COMMIT");
     session.assert_sound();
 }
+
+/// A row whose original is not there does not keep the others of its account from being checked.
+#[test]
+fn too_much_is_refused_beside_a_row_without_an_original() {
+    let db = Database::create();
+    let mut session = db.connect();
+    // Originals are looked at in the order of their ids.
+    let original = record(&mut session, 2, user(1), "usage", dec!(10));
+    session.run("BEGIN");
+    insert(&mut session, user(1), "admin_grant", dec!(1), id(1)).unwrap();
+    insert(&mut session, user(1), "admin_grant", dec!(11), original).unwrap();
+    session.try_run("COMMIT").refused("23514");
+    assert_eq!(reversed(&mut session, original), dec!(0));
+    session.assert_sound();
+}

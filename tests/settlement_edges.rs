@@ -316,3 +316,19 @@ fn a_request_stands_whatever_comes_behind_it() {
         }
     }
 }
+
+/// Behind a statement that is its own transaction no other command begins by which its rows could be seen.
+#[test]
+fn a_statement_that_is_its_own_transaction_crosses() {
+    let db = Database::create_alone();
+    let [mut session] = db.connect_settled();
+    let mut listener = db.listen();
+    for (kind, direction) in [("purchase", Up), ("usage", Down)] {
+        session.run(&format!(
+            "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id) VALUES ('{}', '{kind}', 1, '{kind}')",
+            user(1)
+        ));
+        assert_eq!(listener.crossings(), [(user(1), direction)]);
+    }
+    session.assert_sound();
+}
