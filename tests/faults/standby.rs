@@ -425,6 +425,24 @@ fn a_promoted_standby_stores_nothing_that_was_repaired() {
     assert_eq!(found, 0);
 }
 
+/// Rows arrive on a standby without being counted: no count says there that a fold is complete, not after its promotion either.
+#[test]
+fn what_arrives_on_a_standby_is_found_after_its_promotion() {
+    let pair = Pair::start();
+    let mut owner = pair.here.connect();
+    let balance = owner.balance(user(1));
+    pair.standby.catch_up(&pair.primary);
+    let mut reader = pair.there.connect();
+    for _ in 0..3 {
+        assert_eq!(reader.balance(user(1)), balance);
+    }
+    owner.grant(user(1), dec!(5));
+    pair.standby.catch_up(&pair.primary);
+    pair.standby.promote();
+    assert_eq!(pair.there.connect().balance(user(1)), balance + dec!(5));
+    assert_eq!(reader.balance(user(1)), balance + dec!(5));
+}
+
 /// What a session is told of the buckets of two users, of which the second's stays: whether each is here, as each way of asking has it.
 #[track_caller]
 fn buckets(session: &mut Session) -> [bool; 2] {
