@@ -10,7 +10,7 @@
 
    DIED begins where a router has died: its move of the bucket from node 0 to node 2 is noted as given, and node 2 has taken it.
    LOST has a standby take over for a node, once, which has lost that the bucket is arriving there; TOMBSTONE_LOST, one which has lost the node's last
-   tombstone, FAILURES times. All other flags remove one part. Each must be found wrong: see
+   tombstone, FAILURES times; DRAWS_LOST, one of these that has the bucket and has lost what numbers its node drew since it took it. All other flags remove one part. Each must be found wrong: see
    the script `check`. */
 
 #ifndef MOVES
@@ -33,6 +33,7 @@
 #define ARRIVING 3
 #define SAYS_IT_HAS(n) (state[n] == HERE || state[n] == MOVING)
 #define OWNS(n) (SAYS_IT_HAS(n) && !closed[n])
+#define HAS_IT_UNLOCKED(n) (OWNS(n) && !row_locked[n])
 #define HAS_TOMBSTONE(n) (state[n] == ELSEWHERE && given_seq[n] != 0 && !row_locked[n])
 #define IS_EXPECTED (state[to[me]] == ARRIVING && copied_from[to[me]] == from[me])
 
@@ -50,6 +51,7 @@ byte received[NODES];           /* the seq of the handover that came with the la
 bool row_locked[NODES];
 bool closed[NODES];             /* a standby that no router leads to yet */
 byte seq[NODES];                /* what handovers are numbered by: the sequence of the ledger */
+byte taken_seq[NODES];          /* of the handover by which it has taken the bucket last; 0: it had it from the beginning */
 
 byte map[2], from[2], to[2], noted[2];
 byte last_from[2];              /* of the move that was done last, to where the map leads */
@@ -125,7 +127,7 @@ inline activate() {
   atomic {
     if
     :: OWNS(to[me]) -> done = true
-    :: IS_EXPECTED && received[to[me]] == handover && IS_NEWER -> set_state(to[me], HERE); given_seq[to[me]] = 0; ADVANCE; done = true
+    :: IS_EXPECTED && received[to[me]] == handover && IS_NEWER -> set_state(to[me], HERE); given_seq[to[me]] = 0; taken_seq[to[me]] = handover; ADVANCE; done = true
     :: else -> done = false
     fi;
     row_locked[to[me]] = false
@@ -268,11 +270,10 @@ inline carry_over(n) {
   :: other < NODES && other != n ->
      atomic {
        !row_locked[other];
-       /* A standby that is not led to yet may have lost a tombstone, too: whoever else has the bucket counts before it. */
-#ifdef STANDBYS_ALIKE
        has_it = SAYS_IT_HAS(other);
-#else
-       has_it = SAYS_IT_HAS(other) && (!closed[other] || owner == NOBODY || closed[owner]);
+#ifndef NUMBER_DRAWN
+       /* By this number it has taken the bucket: what it gives away later is numbered above. It may be a standby that has lost a tombstone, too. */
+       if :: has_it -> owner = other; given_number = taken_seq[other] :: else fi;
 #endif
 #ifndef OWNERS_ALONE
        if
@@ -282,8 +283,9 @@ inline carry_over(n) {
 #endif
      };
      if
+#ifdef NUMBER_DRAWN
      :: has_it ->
-        /* A number above those that it has taken, and below that of whatever handover it makes later: it has the bucket before and after. */
+        /* It has the bucket before and after. */
         seq[other]++; number = seq[other];
         atomic {
           !row_locked[other];
@@ -292,6 +294,9 @@ inline carry_over(n) {
           :: else
           fi
         }
+#else
+     :: has_it -> other++
+#endif
      :: else -> other++
      fi
   :: other == n -> other++
@@ -336,6 +341,20 @@ proctype Failover() {
        if :: seq[lost] = seq[lost] + 3 :: skip fi;
        lost = 0
      }
+#ifdef DRAWS_LOST
+  /* A node that has the bucket fails, and its standby has lost what numbers were drawn since it has taken it. */
+  :: atomic {
+       failures < FAILURES && (HAS_IT_UNLOCKED(0) || HAS_IT_UNLOCKED(1) || HAS_IT_UNLOCKED(2));
+       if
+       :: HAS_IT_UNLOCKED(0) -> lost = 0
+       :: HAS_IT_UNLOCKED(1) -> lost = 1
+       :: HAS_IT_UNLOCKED(2) -> lost = 2
+       fi;
+       closed[lost] = true; seq[lost] = taken_seq[lost]; failures++;
+       gone[0] = gone[0] | (1 << lost); gone[1] = gone[1] | (1 << lost);
+       lost = 0
+     }
+#endif
   :: atomic { gone[0] + gone[1] > 0; if :: gone[0] > 0 -> me = 0 :: gone[1] > 0 -> me = 1 fi };
      do
      :: lost < NODES ->
@@ -372,7 +391,7 @@ init {
     last_from[0] = NOBODY; last_from[1] = NOBODY;
 #ifdef DIED
     state[0] = ELSEWHERE; given_to[0] = 2; given_seq[0] = 1; seq[0] = 1;
-    state[2] = HERE; copied_from[2] = 0; received[2] = 1; seq[2] = 1;
+    state[2] = HERE; copied_from[2] = 0; received[2] = 1; seq[2] = 1; taken_seq[2] = 1;
     from[1] = 0; to[1] = 2; noted[1] = GIVEN; asked[1] = MOVES
 #endif
   };

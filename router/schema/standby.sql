@@ -1,7 +1,7 @@
 -- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves, or two nodes would take
 -- the bucket for theirs. The map does not say so where another router has moved the bucket: the nodes do. models/routers.pml has what each part is there for.
 
-CREATE FUNCTION credits_routes.bucket_reports(node text, settled int DEFAULT NULL) RETURNS TABLE (bucket int, state text, seq bigint, given_to int)
+CREATE FUNCTION credits_routes.bucket_reports(node text, settled int DEFAULT NULL) RETURNS TABLE (bucket int, state text, seq bigint, given_to int, taken_seq bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -12,11 +12,12 @@ BEGIN
         PERFORM credits_routes.ask_node(node, format('SELECT credits.lock_bucket(%s, ''{here,moving,elsewhere,arriving}'')', settled));
     END IF;
     RETURN QUERY
-    SELECT b, coalesce(r.state, 'here'), CASE WHEN r.given_to = number THEN 0 ELSE coalesce(r.seq, 0) END, r.given_to
-    FROM credits_routes.ask_node(node, 'SELECT jsonb_agg(jsonb_build_object(''bucket'', s.bucket, ''state'', s.state,'
-                                       ' ''seq'', s.handover -> ''seq'', ''given_to'', s.handover -> ''given_to''))::text FROM credits.bucket_states s') a (answer)
+    SELECT b, coalesce(r.state, 'here'), CASE WHEN r.given_to = number THEN 0 ELSE coalesce(r.seq, 0) END, r.given_to, coalesce(r.taken_seq, 0)
+    FROM credits_routes.ask_node(node, 'SELECT jsonb_agg(jsonb_build_object(''bucket'', bucket, ''state'', s.state, ''seq'', s.handover -> ''seq'','
+                                       ' ''given_to'', s.handover -> ''given_to'', ''taken_seq'', t.seq))::text'
+                                       ' FROM credits.bucket_states s FULL JOIN credits.taken_buckets t USING (bucket)') a (answer)
     CROSS JOIN generate_series(0, 1023) b
-    LEFT JOIN jsonb_to_recordset(a.answer::jsonb) r (bucket int, state text, seq bigint, given_to int) ON r.bucket = b;
+    LEFT JOIN jsonb_to_recordset(a.answer::jsonb) r (bucket int, state text, seq bigint, given_to int, taken_seq bigint) ON r.bucket = b;
 EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
     GET STACKED DIAGNOSTICS cause = PG_EXCEPTION_DETAIL;
     RAISE EXCEPTION USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', MESSAGE = format('%s cannot be asked which buckets it has', node),
@@ -24,7 +25,8 @@ EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
 END
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
-    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker. Of one bucket it says so when no transaction that gives it away is under way.';
+    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker, and the number of the one by which it took the bucket last. 0 where there is none. Of one bucket it says so when '
+    'no transaction that gives it away is under way.';
 
 CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS int[]
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -61,40 +63,27 @@ END
 COMMENT ON FUNCTION credits_routes.hold_on_standby(text, int) IS
     'Opens a session that holds a bucket on a standby: nobody moves it there or away. Returns the state that it had before, and what collect_accounts has.';
 
-CREATE FUNCTION credits_routes.draw_number(node text) RETURNS bigint
+CREATE FUNCTION credits_routes.settled_report(node text, asked int, OUT has_it boolean, OUT seq bigint, OUT given_to int, OUT taken_seq bigint)
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT a.answer::bigint FROM credits_routes.ask_node(node, 'SELECT nextval(pg_get_serial_sequence(''credits.credits_transactions'', ''seq''))::text') a (answer)
+        SELECT r.state IN ('here', 'moving'), r.seq, r.given_to, r.taken_seq FROM credits_routes.bucket_reports(node, settled => asked) r WHERE r.bucket = asked
     $$;
-COMMENT ON FUNCTION credits_routes.draw_number(text) IS 'A number by which a node may number a handover, and that it gives out to nothing else.';
+COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS 'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, its last handover of it, and the number of the one by which it took it.';
 
-CREATE FUNCTION credits_routes.settled_report(node text, asked int, OUT has_it boolean, OUT seq bigint, OUT given_to int)
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
-    AS $$
-        SELECT r.state IN ('here', 'moving'), r.seq, r.given_to FROM credits_routes.bucket_reports(node, settled => asked) r WHERE r.bucket = asked
-    $$;
-COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS 'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, and its last handover of it.';
-
-CREATE FUNCTION credits_routes.ask_others(standby text, standbys text[], moved int, OUT owner int, OUT drawn bigint, OUT heir int, OUT newest bigint)
+CREATE FUNCTION credits_routes.ask_others(standby text, moved int, OUT owner int, OUT taken_seq bigint, OUT heir int, OUT newest bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     other record;
     said record;
-    number bigint;
 BEGIN
     newest := 0;
-    -- Of two that say they have it, the last one counts: a standby may have lost that it has given the bucket away.
-    FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node <> ALL (standbys), n.node LOOP
+    -- Two may say that they have it, if another standby has lost a tombstone, too. Either will do: by the number it is told which handover came later.
+    FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
         said := credits_routes.settled_report(other.node, moved);
         IF said.has_it THEN
-            -- It has the bucket before and after: so this number is above those of the handovers that it has taken, and below that of whatever handover it makes later.
-            number := credits_routes.draw_number(other.node);
-            said := credits_routes.settled_report(other.node, moved);
-        END IF;
-        IF said.has_it THEN
             owner := other.seq_residue;
-            drawn := number;
+            taken_seq := said.taken_seq;
         ELSIF said.seq > newest THEN
             newest := said.seq;
             heir := said.given_to;
@@ -102,20 +91,21 @@ BEGIN
     END LOOP;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.ask_others(text, text[], int) IS
-    'What the other nodes say of a bucket: the number of its owner, NULL if none has it, with a number that this has drawn for a tombstone; and of the newest handover its taker, the heir, and its number, 0 if there is none.';
+COMMENT ON FUNCTION credits_routes.ask_others(text, int) IS
+    'What the other nodes say of a bucket: the number of its owner, NULL if none has it, with the number of the handover by which that took it; and of the newest handover its taker, the heir, and its number, 0 if there is none.';
 
 -- A tombstone whose taker is the standby itself is for nobody: no node takes the bucket by it.
-CREATE FUNCTION credits_routes.lost_tombstone(standby text, standbys text[], moved int, OUT taker int, OUT seq bigint)
+CREATE FUNCTION credits_routes.lost_tombstone(standby text, moved int, OUT taker int, OUT seq bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     nobody constant int := credits_routes.number_of_node(standby);
-    said constant record := credits_routes.ask_others(standby, standbys, moved);
+    said constant record := credits_routes.ask_others(standby, moved);
 BEGIN
     IF said.owner IS NOT NULL THEN
+        -- The lost one is this handover, or an earlier one. Whatever handover the owner makes later is numbered above it.
         taker := said.owner;
-        seq := said.drawn;
+        seq := said.taken_seq;
     ELSIF said.heir = nobody AND said.newest > credits_routes.last_seq(standby) THEN
         -- The bucket was given to the standby's node. The standby has not taken it, or it would number on above: it says what was before.
         taker := nobody;
@@ -127,7 +117,7 @@ BEGIN
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.lost_tombstone(text, text[], int) IS
+COMMENT ON FUNCTION credits_routes.lost_tombstone(text, int) IS
     'The tombstone that a standby has lost of a bucket that it says it has: who is to take it, and its number. No taker if the bucket is the standby''s.';
 
 CREATE FUNCTION credits_routes.write_tombstone(moved int, held record, tombstone record) RETURNS void
@@ -155,7 +145,7 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.let_go(int, text) IS 'Leaves the bucket that is held to the standby, as it was before.';
 
-CREATE FUNCTION credits_routes.carry_over(standby text, standbys text[], moved int) RETURNS void
+CREATE FUNCTION credits_routes.carry_over(standby text, moved int) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -163,7 +153,7 @@ DECLARE
     tombstone record;
 BEGIN
     held := credits_routes.hold_on_standby(standby, moved);
-    tombstone := credits_routes.lost_tombstone(standby, standbys, moved);
+    tombstone := credits_routes.lost_tombstone(standby, moved);
     IF tombstone.taker IS NULL THEN
         PERFORM credits_routes.let_go(moved, held.state_before);
     ELSE
@@ -176,7 +166,7 @@ EXCEPTION WHEN query_canceled OR OTHERS THEN
     RAISE;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.carry_over(text, text[], int) IS 'Has one of the standbys that take over give up a bucket that it says it has, if its node has given it away.';
+COMMENT ON FUNCTION credits_routes.carry_over(text, int) IS 'Has a standby that takes over give up a bucket that it says it has, if its node has given it away.';
 
 CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -200,7 +190,7 @@ BEGIN
         LEFT JOIN credits.moves m ON m.bucket = d.bucket AND m.state IN ('given', 'active')
         ORDER BY coalesce(m.to_node, b.node) = s.node, s.node, d.bucket
     LOOP
-        PERFORM credits_routes.carry_over(doubtful.node, standbys, doubtful.bucket);
+        PERFORM credits_routes.carry_over(doubtful.node, doubtful.bucket);
     END LOOP;
     PERFORM credits_routes.number_node(n.node) FROM new_nodes n JOIN old_nodes o USING (node) WHERE n.node = ANY (standbys) AND n.seq_residue <> o.seq_residue;
     RETURN NULL;

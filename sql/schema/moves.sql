@@ -463,6 +463,8 @@ BEGIN
     PERFORM credits.require_balances(bucket, handover);
     PERFORM credits.put_boundaries(bucket, handover);
     PERFORM credits.advance_seq((handover ->> 'seq')::bigint);
+    INSERT INTO credits.taken_buckets AS t (bucket, seq) VALUES (activate_bucket.bucket, (activate_bucket.handover ->> 'seq')::bigint)
+    ON CONFLICT ON CONSTRAINT taken_buckets_pkey DO UPDATE SET seq = excluded.seq;
     DELETE FROM credits.bucket_states s WHERE s.bucket = activate_bucket.bucket;
     -- What the old node has announced counts as announced here. This also voids what sessions have published of these accounts when they were here before.
     INSERT INTO credits.user_balance_checkpoints AS c

@@ -214,6 +214,27 @@ COMMENT ON TRIGGER leave_out_replicated ON credits.bucket_states IS 'Skips the b
 
 SELECT pg_extension_config_dump('credits.bucket_states', '');
 
+-- By the number of the handover, a standby that has lost a tombstone is given one again: what the node that took the bucket then gives away is numbered above it, whatever its own
+-- standby has lost.
+CREATE TABLE credits.taken_buckets (
+    bucket smallint NOT NULL,
+    seq    bigint   NOT NULL,
+
+    CONSTRAINT taken_buckets_pkey PRIMARY KEY (bucket)
+) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
+COMMENT ON TABLE credits.taken_buckets IS
+    'The buckets that this node has taken from others. Written by activate_bucket.';
+COMMENT ON COLUMN credits.taken_buckets.bucket IS 'Bucket, as bucket_of names it.';
+COMMENT ON COLUMN credits.taken_buckets.seq IS 'The number of the handover by which it was taken last.';
+
+CREATE TRIGGER leave_out_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON credits.taken_buckets
+    FOR EACH ROW EXECUTE FUNCTION credits.leave_out();
+ALTER TABLE credits.taken_buckets ENABLE REPLICA TRIGGER leave_out_replicated;
+COMMENT ON TRIGGER leave_out_replicated ON credits.taken_buckets IS 'Skips what another node has taken, which replication brings.';
+
+SELECT pg_extension_config_dump('credits.taken_buckets', '');
+
 -- A dump has the accounts that are here: a restored commit with rows of others would be refused. The first condition is asked once, and is true of a ledger
 -- that has all accounts. In plain SQL: pg_dump runs it whatever version the library is.
 DO $$

@@ -124,8 +124,19 @@ pub static PURGED_BUCKETS: Definition = Definition {
     checks: &[],
 };
 
+/// `taken_buckets`
+pub static TAKEN_BUCKETS: Definition = Definition {
+    name: c"taken_buckets",
+    role: Role::Derived,
+    columns: &[INT2OID, INT8OID],
+    may_be_null: &[false; 2],
+    names: &["bucket", "seq"],
+    keys: &[c"taken_buckets_pkey"],
+    checks: &[],
+};
+
 /// All of them.
-pub static ALL: [&Definition; 20] = [
+pub static ALL: [&Definition; 21] = [
     Ledger::DEFINITION,
     Holds::DEFINITION,
     Limits::DEFINITION,
@@ -146,6 +157,7 @@ pub static ALL: [&Definition; 20] = [
     BucketStates::DEFINITION,
     Copies::DEFINITION,
     &PURGED_BUCKETS,
+    &TAKEN_BUCKETS,
 ];
 
 /// The triggers that keep the ledger append-only and have every insert noted: `append_only` and `append_only_applied` refuse all

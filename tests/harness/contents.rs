@@ -10,7 +10,7 @@ pub const SILENT: &str =
     "-c credits_ledger.config_channel= -c credits_ledger.crossing_channel= -c credits_ledger.cap_channel=";
 
 /// The tables whose rows are dumped.
-const DUMPED: [&str; 9] = [
+const DUMPED: [&str; 10] = [
     "credits.bucket_states",
     "credits.credits_transactions",
     "credits.credits_transactions_seq_seq",
@@ -20,6 +20,7 @@ const DUMPED: [&str; 9] = [
     "credits.purged_buckets",
     "credits.spend_caps",
     "credits.spending_limits",
+    "credits.taken_buckets",
 ];
 
 /// Users that [`Session::record_history`] records something for.
