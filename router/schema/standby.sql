@@ -168,6 +168,20 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.carry_over(text, int) IS 'Has a standby that takes over give up a bucket that it says it has, if its node has given it away.';
 
+-- What a node has of the standby's node may be what the standby has lost. And the standby gives out ids of transactions again, so rows of its own are below where that node has all.
+CREATE FUNCTION credits_routes.forget_copies_of(standby text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    ledger constant text := credits_routes.ask_node(standby, 'SELECT credits.get_ledger()');
+BEGIN
+    PERFORM credits_routes.ask_node(n.node, format(
+        'WITH forgotten AS (UPDATE credits.bucket_states SET copied_to = NULL WHERE copied_from = %L RETURNING bucket) SELECT count(*)::text FROM forgotten', ledger))
+    FROM credits.nodes n WHERE n.node <> standby;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.forget_copies_of(text) IS 'Has the other nodes forget how far they have all rows of a standby''s node, so that a move copies from the beginning.';
+
 CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -192,6 +206,7 @@ BEGIN
     LOOP
         PERFORM credits_routes.carry_over(doubtful.node, doubtful.bucket);
     END LOOP;
+    PERFORM credits_routes.forget_copies_of(s.node) FROM unnest(standbys) s (node);
     PERFORM credits_routes.number_node(n.node) FROM new_nodes n JOIN old_nodes o USING (node) WHERE n.node = ANY (standbys) AND n.seq_residue <> o.seq_residue;
     RETURN NULL;
 END
