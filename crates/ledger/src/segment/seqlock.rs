@@ -17,6 +17,7 @@ pub struct SeqLock<const WORDS: usize> {
     words: [AtomicU64; WORDS],
 }
 
+// For `memory_order`, whose atomics cannot be made by a constant. Here, memory begins as zeros.
 impl<const WORDS: usize> Default for SeqLock<WORDS> {
     fn default() -> Self {
         Self { version: AtomicU64::default(), words: array::from_fn(|_| AtomicU64::default()) }
