@@ -282,8 +282,8 @@ inline carry_over(n) {
        fi
 #endif
      };
-     if
 #ifdef NUMBER_DRAWN
+     if
      :: has_it ->
         /* It has the bucket before and after. */
         seq[other]++; number = seq[other];
@@ -294,11 +294,11 @@ inline carry_over(n) {
           :: else
           fi
         }
-#else
-     :: has_it -> other++
-#endif
      :: else -> other++
      fi
+#else
+     other++
+#endif
   :: other == n -> other++
   :: other == NODES -> other = 0; break
   od;
