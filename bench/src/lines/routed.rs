@@ -11,7 +11,7 @@ use super::{Bench, Contender, Line, copy, latency_of, seconds};
 use crate::nodes::Nodes;
 use crate::report::Bound::{AtLeast, AtMost};
 use crate::report::{Measured, Ratio, Side};
-use crate::server::{Length, Load};
+use crate::server::{Length, Load, Server};
 use crate::sides::{BARE_LEDGER, insert_usage, user};
 
 pub const LINES: &[Line] = &[
@@ -69,6 +69,18 @@ const LONGEST: &str = "longest commit while it moves";
 const BALANCE: &str = "SELECT credits.get_user_balance($1)";
 const CREATE: &str = "SELECT FROM credits.create_transaction($1, 'usage', 0.000734, gen_random_uuid()::text, 'chat completion')";
 
+/// What PL/Proxy costs by itself: a function of the router for which a node reads nothing.
+const MAKE_CONSTANT: &str = "
+CREATE FUNCTION constant_of_node(u uuid) RETURNS numeric LANGUAGE plproxy
+    AS $$ CLUSTER 'credits_nodes'; RUN ON 0; SELECT 0::numeric; $$";
+const CONSTANT: &str = "SELECT constant_of_node($1)";
+
+/// Makes the function of `CONSTANT`, and an account of the first node that is far from zero.
+fn prepare(router: &mut Client) -> Result<Uuid> {
+    router.batch_execute(MAKE_CONSTANT)?;
+    account_of_first_node(router)
+}
+
 /// An account of the first node, which is far from zero.
 fn account_of_first_node(router: &mut Client) -> Result<Uuid> {
     let account: Uuid = router
@@ -82,16 +94,17 @@ fn account_of_first_node(router: &mut Client) -> Result<Uuid> {
 fn latency(bench: &Bench, statement: &str) -> Result<Measured> {
     let nodes = Nodes::start(bench, 3)?;
     nodes.with_router(bench, 3, |database, router| {
-        let account = account_of_first_node(router)?;
+        let account = prepare(router)?;
         let length = Duration::from_secs(bench.scale(2, 1));
-        let side = |server: &crate::server::Server, database: &str| {
+        let side = |server: &Server, database: &str, statement: &str| {
             latency_of(&mut server.connect(database)?, statement, &[&account], length)
         };
         bench.alternate(
             "ms",
             vec![
-                ("direct", Box::new(|| side(nodes.server(1), Nodes::database()))),
-                ("routed", Box::new(|| side(bench.server, database))),
+                ("direct", Box::new(|| side(nodes.server(1), Nodes::database(), statement))),
+                ("routed", Box::new(|| side(bench.server, database, statement))),
+                ("a constant by PL/Proxy", Box::new(|| side(bench.server, database, CONSTANT))),
             ],
         )
     })
@@ -100,18 +113,19 @@ fn latency(bench: &Bench, statement: &str) -> Result<Measured> {
 fn throughput(bench: &Bench, statement: &str) -> Result<Measured> {
     let nodes = Nodes::start(bench, 3)?;
     nodes.with_router(bench, 3, |database, router| {
-        let account = account_of_first_node(router)?;
-        let script = statement.replace("$1", &format!("'{account}'"));
+        let account = prepare(router)?;
         let length = Length::Seconds(bench.scale(4, 2));
-        let side = |server: &crate::server::Server, database: &str| {
+        let side = |server: &Server, database: &str, statement: &str| {
+            let script = statement.replace("$1", &format!("'{account}'"));
             let load = Load { database, script: &script, clients: 8, length, options: "" };
             Ok(server.pgbench(&load)?.per_second)
         };
         bench.alternate(
             "calls/s",
             vec![
-                ("direct", Box::new(|| side(nodes.server(1), Nodes::database()))),
-                ("routed", Box::new(|| side(bench.server, database))),
+                ("direct", Box::new(|| side(nodes.server(1), Nodes::database(), statement))),
+                ("routed", Box::new(|| side(bench.server, database, statement))),
+                ("a constant by PL/Proxy", Box::new(|| side(bench.server, database, CONSTANT))),
             ],
         )
     })
