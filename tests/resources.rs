@@ -3,6 +3,7 @@
 //! - [`long_session`]: very many transactions in one session
 //! - [`spending`]: very many holds, charges and reversals in one session, and in the savepoints of one transaction
 //! - [`many_users`]: very many users in one transaction and in one call; calls that are stopped half way
+//! - [`refused_items`]: very many items of one call that are all refused
 
 #[path = "resources/footprint.rs"]
 mod footprint;
@@ -10,5 +11,7 @@ mod footprint;
 mod long_session;
 #[path = "resources/many_users.rs"]
 mod many_users;
+#[path = "resources/refused_items.rs"]
+mod refused_items;
 #[path = "resources/spending.rs"]
 mod spending;

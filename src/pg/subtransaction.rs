@@ -6,23 +6,48 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{PgTryBuilder, pg_sys};
 
-/// Runs `work` in a subtransaction, which is rolled back if it raises an error or returns `None`.
+/// Runs `work` in a subtransaction, which is rolled back if it raises an error or returns `None`. Then the memory that it has taken from the
+/// server is given back, too; otherwise that stays as long as the memory context that is current outside.
 pub fn run<R>(work: impl FnOnce() -> Option<R> + UnwindSafe) -> Result<Option<R>, Box<CaughtError>> {
-    // SAFETY: the documented way to use an internal subtransaction; memory context and resource owner are put back.
+    // SAFETY: the documented way to use an internal subtransaction; memory context and resource owner are put back. An error that was
+    // caught is in memory of Rust's, or of the function that runs, which is further out.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
+        let memory = own_memory(context);
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::MemoryContextSwitchTo(memory);
         let result = PgTryBuilder::new(|| Ok(work())).catch_others(|error| Err(Box::new(error))).execute();
         pg_sys::MemoryContextSwitchTo(context);
-        match result {
-            Ok(Some(_)) => pg_sys::ReleaseCurrentSubTransaction(),
-            Ok(None) | Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        let is_released = matches!(result, Ok(Some(_)));
+        if is_released {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
+        if !is_released {
+            pg_sys::MemoryContextDelete(memory);
+        }
         result
+    }
+}
+
+/// A memory context for the work of a subtransaction, small at first: a call can have very many of them.
+///
+/// # Safety
+/// The context outside is there.
+unsafe fn own_memory(outside: pg_sys::MemoryContext) -> pg_sys::MemoryContext {
+    // SAFETY: the caller's promise; the name is a constant.
+    unsafe {
+        pg_sys::AllocSetContextCreateInternal(
+            outside,
+            c"credits_ledger subtransaction".as_ptr(),
+            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        )
     }
 }
 
