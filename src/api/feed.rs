@@ -12,6 +12,7 @@ use crate::pg::call::{Argument, Call};
 use crate::pg::catalog::Relations;
 use crate::pg::column_value::ColumnValue;
 use crate::pg::definition;
+use crate::pg::memory::Scratch;
 use crate::pg::privilege::{self, View};
 use crate::pg::statement::Statement;
 use crate::pg::tables::columns;
@@ -42,14 +43,17 @@ pub fn transactions_after(call: &Call<'_>) -> Result<Answer, LedgerError> {
     }
     let result = call.result_rows(definition::FEED_ITEM.columns);
     let mut feed = Feed::open(&relations);
+    let mut memory = Scratch::new("credits_ledger feed");
     let (mut after, mut left) = (after, limit.unwrap_or(i64::MAX));
     while left > 0 {
         let count = usize::try_from(left.min(CHUNK)).unwrap_or_default();
         let page = feed.page(after, count);
         for &(position, place) in &page {
             let (shown, row) = (written(&ledger, position), feed.row(place));
-            let mut values = iter::once(ColumnValue::Text(&shown)).chain(row.values(shown_columns));
-            result.put::<COLUMNS>(array::from_fn(|_| values.next().unwrap_or(ColumnValue::Null)));
+            memory.step(|| {
+                let mut values = iter::once(ColumnValue::Text(&shown)).chain(row.values(shown_columns));
+                result.put::<COLUMNS>(array::from_fn(|_| values.next().unwrap_or(ColumnValue::Null)));
+            });
         }
         let (Some(&(last, _)), true) = (page.last(), page.len() == count) else { break };
         after = last;
