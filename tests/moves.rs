@@ -659,27 +659,48 @@ fn what_the_new_node_alone_knows_does_not_come_back() {
     first.assert_sound();
 }
 
+/// A row like the first of `rows`, of a transaction of its own, with other values where `changes` has some. All are JSON.
+fn another_row(session: &mut Session, rows: &str, changes: &str) -> String {
+    session.value(
+        "SELECT jsonb_build_array(r || jsonb_build_object('id', gen_random_uuid(), 'source_id', gen_random_uuid(), 'seq', nextval('credits.credits_transactions_seq_seq'))
+                                    || $2::text::jsonb)::text
+         FROM jsonb_array_elements($1::text::jsonb) r LIMIT 1",
+        &[&rows, &changes],
+    )
+}
+
 /// The new node has copies of commits that the old one has lost, or lacks rows that it is said to have. That is found before anything is given away.
 #[test]
 fn a_bucket_whose_nodes_disagree_is_not_given_away() {
+    const RECEIVE: &str = "SELECT credits.receive_transactions($1, $2::text::jsonb)";
     let (bucket, accounts) = accounts_of_a_bucket(2);
     let [account, forgotten] = [accounts[0], accounts[1]];
-    for (differing, here, there) in [(account, "5", "4"), (forgotten, "7", "0"), (account, "0", "4")] {
+    let of_forgotten = format!(r#"{{"user_id": "{forgotten}", "amount": 7}}"#);
+    let cases: [(Uuid, bool, &[&str], &str); 4] = [
+        // Of one account the old node has lost a row, of the other one all that it knew.
+        (account, true, &[r#"{"amount": 1}"#], "5 (rows: 2), by the handover 4 (rows: 1)"),
+        (forgotten, true, &[&of_forgotten], "7 (rows: 1), by the handover 0 (rows: 0)"),
+        // It has lost rows that add up to nothing.
+        (
+            account,
+            true,
+            &["{}", r#"{"transaction_type": "usage"}"#],
+            "4 (rows: 3), by the handover 4 (rows: 1)",
+        ),
+        (account, false, &[], "0 (rows: 0), by the handover 4 (rows: 1)"),
+    ];
+    for (differing, is_copied, lost, detail) in cases {
         let mut nodes = Nodes::create(&[bucket]);
         let mut admin = nodes.old.connect();
         admin.grant(account, dec!(4));
         nodes.mover.expect(bucket);
         let rows = nodes.mover.rows(bucket, None, None);
-        // Of one account the old node has lost a row, of the other one all that it knew.
-        let lost = rows
-            .replace(&account.to_string(), &differing.to_string())
-            .replace("\"amount\": 4", &format!("\"amount\": {}", if differing == account { 1 } else { 7 }))
-            .replace("\"source_id\": \"", "\"source_id\": \"lost ")
-            .replace("\"seq\": ", "\"seq\": 1024")
-            .replace("\"id\": \"", &format!("\"id\": \"{}\", \"was\": \"", Uuid::nil()));
-        let receive = "SELECT credits.receive_transactions($1, $2::text::jsonb)";
-        for copied in [&rows, &lost].into_iter().filter(|_| here != "0") {
-            nodes.mover.new.value::<i64>(receive, &[&bucket, copied]);
+        if is_copied {
+            nodes.mover.new.value::<i64>(RECEIVE, &[&bucket, &rows]);
+        }
+        for changes in lost {
+            let lost = another_row(&mut admin, &rows, changes);
+            nodes.mover.new.value::<i64>(RECEIVE, &[&bucket, &lost]);
         }
         let collected = nodes.mover.collect(bucket);
         nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
@@ -689,12 +710,10 @@ fn a_bucket_whose_nodes_disagree_is_not_given_away() {
         let error = nodes.mover.new.try_run(&receive_handover).refused("55000");
         assert_eq!(
             error.message(),
-            format!("account {differing} of bucket {bucket} has not the balance of the handover")
+            format!("account {differing} of bucket {bucket} has not the rows of the handover")
         );
-        assert_eq!(
-            error.detail().map(|detail| detail.split(':').next().unwrap_or_default()),
-            Some(format!("It has {here} here, and {there} by the handover").as_str())
-        );
+        let said = error.detail().and_then(|detail| detail.split('.').next()).map(str::to_owned);
+        assert_eq!(said, Some(format!("Here it has {detail}")));
         nodes.mover.old.run("ROLLBACK");
         // The old node serves it meanwhile.
         admin.charge(account, dec!(1));
@@ -714,16 +733,13 @@ fn a_bucket_whose_nodes_disagree_is_not_given_away() {
 
 /// It was received, and rows have come since.
 #[test]
-fn balances_are_compared_again_when_the_bucket_is_taken() {
+fn rows_are_compared_again_when_the_bucket_is_taken() {
     let (bucket, accounts) = accounts_of_a_bucket(1);
     let mut nodes = Nodes::create(&[bucket]);
     nodes.old.connect().grant(accounts[0], dec!(5));
     let handover = nodes.mover.give_away(bucket);
     let rows = nodes.mover.rows(bucket, None, None);
-    let more = rows
-        .replace("\"source_id\": \"", "\"source_id\": \"more ")
-        .replace("\"seq\": ", "\"seq\": 1024")
-        .replace("\"id\": \"", &format!("\"id\": \"{}\", \"was\": \"", Uuid::nil()));
+    let more = another_row(&mut nodes.mover.old, &rows, "{}");
     let receive = "SELECT credits.receive_transactions($1, $2::text::jsonb)";
     nodes.mover.new.value::<i64>(receive, &[&bucket, &more]);
     nodes

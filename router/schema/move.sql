@@ -306,7 +306,7 @@ BEGIN
     left_over := credits_routes.ask_new(format('SELECT credits.bucket_accounts(%s)::text', m.bucket));
     -- That may have taken long: what has come meanwhile is not left for when commits wait.
     PERFORM credits_routes.copy_pass(m);
-    -- receive_handover compares their balances: what is added up now is not while commits wait.
+    -- receive_handover compares their balances and counts: what is added up now is not while commits wait.
     PERFORM credits_routes.ask_new(format('SELECT count(credits.get_user_balance(u))::text FROM credits.begin_transfer(%s), unnest(%L::uuid[] || %L::uuid[]) u',
         m.bucket, collected.accounts, left_over));
     PERFORM credits_routes.ask_old(format('SELECT credits.start_moving_bucket(%s)::text', m.bucket));
@@ -318,7 +318,7 @@ BEGIN
     received := credits_routes.copy_rows(m.bucket, from_xact, NULL, NULL, held_at + interval '1 second');
     handover := credits_routes.ask_old(format('SELECT credits.give_away_bucket(%s, %s, %L::uuid[] || %L::uuid[], %L::xid8)::text',
         m.bucket, credits_routes.number_of_node(m.to_node), collected.accounts, left_over, collected.since));
-    -- The new node compares the balances.
+    -- The new node compares the rows of the accounts.
     PERFORM credits_routes.ask_new(format('SELECT credits.receive_handover(%s, %L::jsonb)::text', m.bucket, handover));
     -- The commit point.
     PERFORM credits_routes.tell_old('COMMIT');

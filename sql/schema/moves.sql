@@ -235,7 +235,8 @@ BEGIN
     -- Those of which nothing was announced are listed, too: by this list the new node finds the accounts that it has from an earlier stay.
     RETURN result || jsonb_build_object('accounts', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
-                   'user_id', a.user_id, 'balance', credits.get_user_balance(a.user_id), 'is_positive', coalesce(c.is_positive, false), 'crossed_at', c.crossed_at,
+                   'user_id', a.user_id, 'balance', credits.get_user_balance(a.user_id), 'transaction_count', credits.count_user_transactions(a.user_id),
+                   'is_positive', coalesce(c.is_positive, false), 'crossed_at', c.crossed_at,
                    'thresholds', c.thresholds, 'thresholds_below', c.thresholds_below, 'thresholds_crossed_at', c.thresholds_crossed_at,
                    'cap_ids', c.cap_ids, 'caps_reached_until', c.caps_reached_until)), '[]')
         FROM (SELECT DISTINCT u FROM unnest(accounts) u WHERE credits.bucket_of(u) = bucket) a (user_id)
@@ -243,7 +244,7 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.bucket_handover(int, uuid[], xid8) IS
-    'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, seq (a number that no other handover has), position (of the transaction), accounts (balance, and '
+    'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, seq (a number that no other handover has), position (of the transaction), accounts (balance, count of rows, and '
     'what was announced), and the rows of holds, limits and caps. accounts: what bucket_accounts has returned on both nodes, and since: pg_snapshot_xmin of the snapshot that it had on this one, or of an earlier one; without them, it is called here. '
     'Of a bucket that was given away, also where it is expected again: the same, as it was then. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
@@ -401,26 +402,28 @@ END
 COMMENT ON FUNCTION credits.require_handover(int, jsonb) IS
     'For receive_handover and activate_bucket: raises 22004 or 22023 unless this is a handover of the bucket, and 55000 if it is for another node.';
 
-CREATE FUNCTION credits.require_balances(bucket int, handover jsonb) RETURNS void
+-- The new node has got every row of the old one. So it has no others, if it has as many.
+CREATE FUNCTION credits.require_same_rows(bucket int, handover jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     differing record;
 BEGIN
-    SELECT (a ->> 'user_id')::uuid AS account, (a ->> 'balance')::numeric AS balance INTO differing
-    FROM jsonb_array_elements(handover -> 'accounts') a
-    WHERE (a ->> 'balance')::numeric IS DISTINCT FROM credits.get_user_balance((a ->> 'user_id')::uuid)
-    ORDER BY account LIMIT 1;
+    SELECT there.user_id, here.balance AS balance_here, here.transaction_count AS count_here, there.balance, there.transaction_count INTO differing
+    FROM jsonb_to_recordset(handover -> 'accounts') AS there (user_id uuid, balance numeric, transaction_count bigint)
+    CROSS JOIN LATERAL (SELECT credits.get_user_balance(there.user_id) AS balance, credits.count_user_transactions(there.user_id) AS transaction_count) here
+    WHERE (there.balance, there.transaction_count) IS DISTINCT FROM (here.balance, here.transaction_count)
+    ORDER BY there.user_id LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('account %s of bucket %s has not the balance of the handover', differing.account, bucket),
-            DETAIL = format('It has %s here, and %s by the handover: rows of it are missing here, or there are rows that the old node does not have. One of the two may have lost commits.',
-                            trim_scale(credits.get_user_balance(differing.account)), coalesce(trim_scale(differing.balance)::text, 'none')),
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('account %s of bucket %s has not the rows of the handover', differing.user_id, bucket),
+            DETAIL = format('Here it has %s (rows: %s), by the handover %s (rows: %s). Rows of it are missing here, or there are rows that the old node does not have. One of the two may have lost commits.',
+                            trim_scale(differing.balance_here), differing.count_here, coalesce(trim_scale(differing.balance)::text, 'none'), coalesce(differing.transaction_count::text, 'none')),
             HINT = format('Compare its rows on both nodes. SELECT credits.return_bucket(%1$s), credits.purge_bucket(%1$s) on the new node removes what that has; then all is copied that the old node has.', bucket);
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits.require_balances(int, jsonb) IS
-    'For receive_handover and activate_bucket, after begin_transfer: raises 55000 unless the accounts have the balances of the handover.';
+COMMENT ON FUNCTION credits.require_same_rows(int, jsonb) IS
+    'For receive_handover and activate_bucket, after begin_transfer: raises 55000 unless the accounts have the balances and as many rows as the handover says.';
 
 CREATE FUNCTION credits.receive_handover(bucket int, handover jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -434,13 +437,13 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is arriving from another ledger', bucket);
     END IF;
-    PERFORM credits.require_balances(bucket, handover);
+    PERFORM credits.require_same_rows(bucket, handover);
     PERFORM credits.put_boundaries(bucket, handover);
 END
     $$;
 COMMENT ON FUNCTION credits.receive_handover(int, jsonb) IS
     'New node, when the last rows have been received: makes holds, limits and caps of the bucket those of the handover, and notes that it has all that the handover lists. Nothing is announced. 22004, 22023, 23505 if a '
-    'source_id of a hold is taken here, 55000 if the bucket is not arriving from that ledger, or an account has another balance here, 42501 for anybody but the owner of the ledger.';
+    'source_id of a hold is taken here, 55000 if the bucket is not arriving from that ledger, or an account has other rows here, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.activate_bucket(bucket int, handover jsonb) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -460,7 +463,7 @@ BEGIN
     END IF;
     PERFORM credits.begin_transfer(bucket);
     -- They were compared when the handover was received. Since then a standby may have taken over.
-    PERFORM credits.require_balances(bucket, handover);
+    PERFORM credits.require_same_rows(bucket, handover);
     PERFORM credits.put_boundaries(bucket, handover);
     PERFORM credits.advance_seq((handover ->> 'seq')::bigint);
     INSERT INTO credits.taken_buckets AS t (bucket, seq) VALUES (activate_bucket.bucket, (activate_bucket.handover ->> 'seq')::bigint)
@@ -483,7 +486,7 @@ END
     $$;
 COMMENT ON FUNCTION credits.activate_bucket(int, jsonb) IS
     'New node, when the old one has given the bucket away with this handover: the bucket is here. Returns false if it is already. What the old node has announced is not announced again; what it had not got to is, '
-    'by this commit, which waits for the stripes of all accounts. seq goes on above that of the handover. 22004, 22023, 55000 if the bucket has not all that the handover lists, or another balance, or was given away by this node after this handover, 42501 for anybody but the owner of the ledger.';
+    'by this commit, which waits for the stripes of all accounts. seq goes on above that of the handover. 22004, 22023, 55000 if the bucket has not all that the handover lists, or other rows, or was given away by this node after this handover, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.return_bucket(bucket int) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp

@@ -65,7 +65,7 @@ const CALLS: &[&str] = &[
     "holds_stripes(1)",
     "refuse_prepared('{}')",
     "wait_for_transaction(3)",
-    "require_balances(1, '{\"accounts\": []}')",
+    "require_same_rows(1, '{\"accounts\": []}')",
     "require_handover(1, '{\"ledger\": \"x\", \"seq\": 1, \"position\": \"1\", \"accounts\": [], \"holds\": [], \"limits\": [], \"caps\": []}')",
     "row_security()",
     // Nothing is left to be made.

@@ -18,7 +18,7 @@ pub const OF_A_MOVE: [&str; 22] = [
     "receive_handover",
     "receive_transactions",
     "refuse_prepared",
-    "require_balances",
+    "require_same_rows",
     "require_handover",
     "return_bucket",
     "start_moving_bucket",
