@@ -5,13 +5,14 @@
    moment, and takes up what it has noted. Claims:
 
    - two_owners: at no moment two nodes take the bucket for theirs
-   - nowhere:    when all have ended, one node has it (not claimed with LOST)
+   - stale:      at no moment a node serves what another has given to it since it took it last (claimed with STAYS_LOST)
+   - nowhere:    when all have ended, one node has it (not claimed with LOST and STAYS_LOST)
    - and every router ends.
 
    DIED begins where a router has died: its move of the bucket from node 0 to node 2 is noted as given, and node 2 has taken it.
    LOST has a standby take over for a node, once, which has lost that the bucket is arriving there; TOMBSTONE_LOST, one which has lost the node's last
-   tombstone, FAILURES times; DRAWS_LOST, one of these that has the bucket and has lost what numbers its node drew since it took it. All other flags remove one part. Each must be found wrong: see
-   the script `check`. */
+   tombstone, FAILURES times; DRAWS_LOST, one of these that has the bucket and has lost what numbers its node drew since it took it; STAYS_LOST, one that has lost that its node gave
+   the bucket away and took it back. All other flags remove one part. Each must be found wrong: see the script `check`. */
 
 #ifndef MOVES
 #define MOVES 2
@@ -59,12 +60,20 @@ byte asked[2];                  /* how many moves were asked for */
 byte gone[2];                   /* nodes that failed, a bit each, and that the router has not been told the standby of */
 bool waiting[2];
 byte crashes, failures, ended;
-bool two_owners, nowhere;
+bool two_owners, stale, nowhere;
+
+#define WAS_GIVEN(m, n) (given_to[m] == n && given_seq[m] > taken_seq[n])
+#define IS_STALE(n, m, k) (OWNS(n) && (WAS_GIVEN(m, n) || WAS_GIVEN(k, n)))
 
 inline set_state(n, new) {
   state[n] = new;
   two_owners = OWNS(0) + OWNS(1) + OWNS(2) > 1;
   assert(!two_owners)
+#ifdef STAYS_LOST
+  ;
+  stale = IS_STALE(0, 1, 2) || IS_STALE(1, 0, 2) || IS_STALE(2, 0, 1);
+  assert(!stale)
+#endif
 }
 
 /* A router that dies takes the move up again. */
@@ -127,7 +136,7 @@ inline activate() {
   atomic {
     if
     :: OWNS(to[me]) -> done = true
-    :: IS_EXPECTED && received[to[me]] == handover && IS_NEWER -> set_state(to[me], HERE); given_seq[to[me]] = 0; taken_seq[to[me]] = handover; ADVANCE; done = true
+    :: IS_EXPECTED && received[to[me]] == handover && IS_NEWER -> given_seq[to[me]] = 0; taken_seq[to[me]] = handover; set_state(to[me], HERE); ADVANCE; done = true
     :: else -> done = false
     fi;
     row_locked[to[me]] = false
@@ -237,6 +246,12 @@ proctype Standby() {
 #endif
 
 #ifdef TOMBSTONE_LOST
+#ifdef TAKEN_BY_SEQ
+#define LAST_TAKEN(n) seq[n]
+#else
+#define LAST_TAKEN(n) taken_seq[n]
+#endif
+
 /* What a router does before it leads to a standby that says it has the bucket. */
 inline carry_over(n) {
 #ifdef BY_MAP
@@ -311,8 +326,8 @@ inline carry_over(n) {
        state[n] = ELSEWHERE; given_to[n] = owner; given_seq[n] = given_number
     :: owner == NOBODY && heir != n -> state[n] = ELSEWHERE; given_to[n] = n; given_seq[n] = newest
 #ifndef COMING_BACK_KEPT
-    /* Given to it, and not taken: it would number above. */
-    :: owner == NOBODY && heir == n && newest > seq[n] -> state[n] = ELSEWHERE; given_to[n] = n; given_seq[n] = 0
+    /* Given to it, and not taken. */
+    :: owner == NOBODY && heir == n && newest > LAST_TAKEN(n) -> state[n] = ELSEWHERE; given_to[n] = n; given_seq[n] = 0
 #endif
     :: else
     fi;
@@ -353,6 +368,15 @@ proctype Failover() {
        closed[lost] = true; seq[lost] = taken_seq[lost]; failures++;
        gone[0] = gone[0] | (1 << lost); gone[1] = gone[1] | (1 << lost);
        lost = 0
+     }
+#endif
+#ifdef STAYS_LOST
+  /* The node that had the bucket from the beginning has it back, and its standby has only what was in the beginning. */
+  :: atomic {
+       failures < FAILURES && HAS_IT_UNLOCKED(0) && taken_seq[0] != 0;
+       state[0] = MOVING; taken_seq[0] = 0; received[0] = 0; closed[0] = true; failures++;
+       gone[0] = gone[0] | 1; gone[1] = gone[1] | 1;
+       if :: seq[0] = seq[0] + 3 :: skip fi
      }
 #endif
   :: atomic { gone[0] + gone[1] > 0; if :: gone[0] > 0 -> me = 0 :: gone[1] > 0 -> me = 1 fi };
@@ -406,7 +430,7 @@ init {
 #endif
   };
   ended == 2 + STANDBYS;
-#ifndef LOST
+#if !defined(LOST) && !defined(STAYS_LOST)
   d_step {
     nowhere = OWNS(0) + OWNS(1) + OWNS(2) != 1;
     assert(!nowhere)

@@ -890,15 +890,13 @@ CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS int[]
             SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
         ), newest AS (
             SELECT DISTINCT ON (s.bucket) s.bucket, s.given_to, s.seq FROM said s WHERE s.node <> standby AND s.seq > 0 ORDER BY s.bucket, s.seq DESC
-        ), standby_says AS MATERIALIZED (
-            SELECT credits_routes.number_of_node(standby) AS number, credits_routes.last_seq(standby) AS last_seq
         )
         SELECT coalesce(array_agg(DISTINCT own.bucket ORDER BY own.bucket), '{}')
         FROM said own
-        CROSS JOIN standby_says s
+        CROSS JOIN credits_routes.number_of_node(standby) number
         JOIN said other ON other.bucket = own.bucket AND other.node <> own.node
         LEFT JOIN newest n ON n.bucket = own.bucket
-        WHERE own.node = standby AND own.state IN ('here', 'moving') AND (other.state <> 'elsewhere' OR n.given_to <> s.number OR n.seq > s.last_seq)
+        WHERE own.node = standby AND own.state IN ('here', 'moving') AND (other.state <> 'elsewhere' OR n.given_to <> number OR n.seq > own.taken_seq)
     $$;
 COMMENT ON FUNCTION credits_routes.doubtful_buckets(text) IS 'The buckets that a standby says it has, and that may be another node''s by what those say.';
 
@@ -956,13 +954,14 @@ CREATE FUNCTION credits_routes.lost_tombstone(standby text, moved int, OUT taker
 DECLARE
     nobody constant int := credits_routes.number_of_node(standby);
     said constant record := credits_routes.ask_others(standby, moved);
+    taken_seq constant bigint := (SELECT r.taken_seq FROM credits_routes.bucket_reports(standby) r WHERE r.bucket = moved);
 BEGIN
     IF said.owner IS NOT NULL THEN
         -- The lost one is this handover, or an earlier one. Whatever handover the owner makes later is numbered above it.
         taker := said.owner;
         seq := said.taken_seq;
-    ELSIF said.heir = nobody AND said.newest > credits_routes.last_seq(standby) THEN
-        -- The bucket was given to the standby's node. The standby has not taken it, or it would number on above: it says what was before.
+    ELSIF said.heir = nobody AND said.newest > taken_seq THEN
+        -- The bucket was given to the standby's node. The standby has not taken it: it says what was before.
         taker := nobody;
         seq := 0;
     ELSIF said.heir <> nobody AND EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = said.heir) THEN
