@@ -110,10 +110,10 @@ impl Published {
         }
     }
 
+    /// Notes that a snapshot agrees for which every transaction below this one had ended. Of a later snapshot that is no lower one.
     fn agree_below(&self, transaction: u64) {
         if let Some(last) = LAST_STATE.get() {
-            let agrees_below = last.agrees_below.max(transaction);
-            LAST_STATE.set(Some(LastState { agrees_below, ..last }));
+            LAST_STATE.set(Some(LastState { agrees_below: transaction, ..last }));
         }
     }
 
