@@ -1,6 +1,8 @@
 //! A commit that waits for a stripe can be given up, and leaves nothing behind.
 
-use credits_ledger_tests::{Background, Database, Direction, HeldCommit, Listener, Refused, dec, user};
+use credits_ledger_tests::{
+    Background, Database, Direction, HeldCommit, Listener, Refused, Session, dec, user,
+};
 use postgres::Error;
 use postgres::error::SqlState;
 
@@ -264,4 +266,38 @@ fn a_checkpoint_that_another_commit_is_refreshing_is_left_to_it() {
     second.charge(user(1), dec!(1));
     assert_eq!(second.balance(user(1)), dec!(995));
     second.assert_sound();
+}
+
+/// A refresh of the last stripe needs the tables that it writes, and no others.
+#[test]
+fn a_checkpoint_is_refreshed_beside_locks_of_tables_that_gain_nothing() {
+    let db = Database::create_alone();
+    let (mut session, mut locker) = (db.connect(), db.connect());
+    session.grant(user(1), dec!(1000));
+    session.refresh(user(1));
+    session.run("SET credits_ledger.checkpoint_interval = 1; SET lock_timeout = '1s'");
+    // Finds nothing to fold, and says from when on there is.
+    session.charge(user(1), dec!(1));
+    let statistics =
+        "SELECT ARRAY[refreshes, refreshes_skipped, refreshes_failed] FROM credits.settlement_statistics()";
+    let mut expected: Vec<i64> = session.value(statistics, &[]);
+    // Each folds what the one before has left, which ended before the locks were taken.
+    let ways: [fn(&mut Session); 2] = [
+        |session| session.charge(user(1), dec!(1)),
+        |session| {
+            session
+                .run("RESET credits_ledger.checkpoint_interval; SELECT credits.refresh_idle_checkpoints('0')")
+        },
+    ];
+    for way in ways {
+        locker.run(
+            "BEGIN; LOCK TABLE credits.batch_aggregates, credits.holds, credits.spending_limits, credits.spend_caps
+                        IN ACCESS EXCLUSIVE MODE",
+        );
+        way(&mut session);
+        expected[0] += 1;
+        assert_eq!(session.value::<Vec<i64>>(statistics, &[]), expected);
+        locker.run("COMMIT");
+    }
+    session.assert_sound();
 }

@@ -332,3 +332,24 @@ fn a_statement_that_is_its_own_transaction_crosses() {
     }
     session.assert_sound();
 }
+
+/// A commit that finds nothing to decide lets others share the stripe: for an account without rows, and for one of which it has only
+/// released a hold, even if rows in flight may take its balance below zero.
+#[test]
+fn what_decides_nothing_takes_no_stripe_for_itself() {
+    let db = Database::create_alone();
+    let (mut session, mut other) = (db.connect(), db.connect());
+    session.grant(user(1), dec!(10));
+    session.run(&format!("SELECT credits.create_hold('{}', 5, 'held')", user(1)));
+    other.run("BEGIN");
+    other.charge(user(1), dec!(20));
+    let sections = "SELECT exclusive_sections FROM credits.settlement_statistics()";
+    let before: i64 = session.value(sections, &[]);
+    session.run("SELECT credits.release_hold('held')");
+    session.run("BEGIN; SAVEPOINT s");
+    session.grant(user(2), dec!(1));
+    session.run("ROLLBACK TO s; COMMIT");
+    assert_eq!(session.value::<i64>(sections, &[]), before);
+    other.run("COMMIT");
+    session.assert_sound();
+}
