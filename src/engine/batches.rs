@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use ledger::credits::{Credits, SumOutOfRange};
 use ledger::id::{BatchId, UserId};
-use pgrx::pg_sys;
 
 use super::checkpoint::{CheckpointScan, Stored};
 use super::delta::{BatchedRow, DeltaScan};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
+use crate::pg::fetch::Tid;
 use crate::pg::privilege;
 use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::Row;
@@ -200,11 +200,7 @@ fn scan_by(table: Table, index: Index, snapshot: &Rc<Snapshot>, key_columns: usi
 }
 
 /// The folded total of a batch, and the tuple id of its row.
-fn find(
-    scan: &mut IndexScan<Batches>,
-    user: &UserId,
-    batch: &BatchId,
-) -> Option<(pg_sys::ItemPointerData, BatchTotal)> {
+fn find(scan: &mut IndexScan<Batches>, user: &UserId, batch: &BatchId) -> Option<(Tid, BatchTotal)> {
     scan.seek(&[batches::USER_ID.equal(user), batches::BATCH.equal(batch)]);
     scan.next().map(|row| (row.tid(), decode(&row).1))
 }

@@ -12,11 +12,11 @@ use ledger::credits::SumOutOfRange;
 use ledger::daily::{DailyTotal, DailyTotals, TotalOf};
 use ledger::day::Day;
 use ledger::id::UserId;
-use pgrx::pg_sys;
 
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::column_value::NewValue;
+use crate::pg::fetch::Tid;
 use crate::pg::relation::{Access, Index, Table};
 use crate::pg::row::Row;
 use crate::pg::scan::IndexScan;
@@ -26,7 +26,7 @@ use crate::pg::write::TableWriter;
 use crate::pg::xact;
 
 /// Where a total is stored, and what it is so far.
-type Found = (pg_sys::ItemPointerData, DailyTotal);
+type Found = (Tid, DailyTotal);
 
 /// Adds the totals to the user's rows of `daily_totals`.
 pub fn write(

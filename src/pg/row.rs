@@ -10,6 +10,7 @@ use super::column::{AnyColumn, Column, Layout};
 use super::column_type::ColumnType;
 use super::column_value::{ColumnValue, Stored};
 use super::description;
+use super::fetch::Tid;
 use super::xact::SubtransactionId;
 use crate::error::LedgerError;
 
@@ -50,13 +51,13 @@ impl<'row, L: Layout> Row<'row, L> {
     }
 
     /// Where the row is stored.
-    pub const fn tid(&self) -> pg_sys::ItemPointerData {
+    pub const fn tid(&self) -> Tid {
         // SAFETY: the slot holds a row.
         unsafe { (*self.slot).tts_tid }
     }
 
     /// Where this version is stored, and who has stored it.
-    pub fn version(&self) -> (pg_sys::ItemPointerData, SubtransactionId) {
+    pub fn version(&self) -> (Tid, SubtransactionId) {
         (self.tid(), self.stored_by())
     }
 

@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 
 use super::column::{self, Layout};
 use super::column_value::{self, NewValue};
+use super::fetch::Tid;
 use super::memory::Scratch;
 use super::relation::{self, Access, Index, NotFree, Table};
 use super::{description, relcache};
@@ -144,7 +145,7 @@ impl<L: Layout> TableWriter<L> {
     }
 
     /// Replaces the row at `tid`, which a scan has found.
-    pub fn update<const N: usize>(&self, mut tid: pg_sys::ItemPointerData, values: [NewValue<'_, L>; N]) {
+    pub fn update<const N: usize>(&self, mut tid: Tid, values: [NewValue<'_, L>; N]) {
         self.memory.borrow_mut().step(|| {
             let tuple = self.form(values);
             // SAFETY: table and indexes are open for writing; the tuple has the table's shape. The server looks for the row at
@@ -156,7 +157,7 @@ impl<L: Layout> TableWriter<L> {
     }
 
     /// Deletes the row at `tid`, which a scan has found.
-    pub fn delete(&self, mut tid: pg_sys::ItemPointerData) {
+    pub fn delete(&self, mut tid: Tid) {
         // SAFETY: the table is open for writing. The server looks for the row at `tid` and raises an error if another transaction has
         // written it meanwhile.
         unsafe { pg_sys::CatalogTupleDelete(self.table.as_raw(), &raw mut tid) }
