@@ -23,7 +23,7 @@ const DIRECTORY: &CStr = c"credits_ledger directory 6";
 /// They come out of the 100 kB that the server's main segment has to spare, of which they need 7. Those are there on every
 /// major, whether the library is preloaded or loaded by the first call of a session. Space that a library requests at start
 /// would be there only where it is preloaded, and named segments of dynamic shared memory only from Postgres 17 on. Runs a
-/// subtransaction: not for parallel workers, nor for the end of a transaction.
+/// subtransaction: not for parallel workers, nor once the transaction has committed.
 pub fn statistics() -> Option<&'static Statistics> {
     subtransaction::attempt("counting settlements", || {
         // SAFETY: statistics are atomics, so sessions may use them at once; the closure writes a whole value.
@@ -90,7 +90,7 @@ static PARTS: Parts<'static> = Parts::new();
 impl Directory {
     /// The directory of this server, made by the first session that asks; `None` if there is no room for it. Then no session
     /// has one, because no room comes free before the server restarts. Raises any other error: another session may have found
-    /// the directory. Runs a subtransaction: not for parallel workers, nor for the end of a transaction.
+    /// the directory. Runs a subtransaction: not for parallel workers, nor once the transaction has committed.
     pub fn find() -> Option<&'static Self> {
         subtransaction::attempt_if_room("sharing folds", || {
             let empty = Self {
@@ -110,8 +110,8 @@ impl Directory {
     }
 
     /// Attaches this session to all parts until it exits, and returns the memory of the epoch; `None` if that fails. The first session
-    /// makes the first part; parts stay until the server stops. Runs a subtransaction: not for parallel workers, nor for the end of a
-    /// transaction.
+    /// makes the first part; parts stay until the server stops. Runs a subtransaction: not for parallel workers, nor once the
+    /// transaction has committed.
     pub fn attach(&self) -> Option<(Epoch, Segment<'static>)> {
         subtransaction::attempt("sharing folds", || {
             locked(|| {
@@ -137,7 +137,7 @@ impl Directory {
 
     /// Makes another part, if it is still to grow, and if all parts together then have no more than so many bytes. From then on nothing
     /// is used that was published before. Where it cannot grow, nobody is asked again before as many accounts have given way again.
-    /// Runs a subtransaction: not for parallel workers, nor for the end of a transaction.
+    /// Runs a subtransaction: not for parallel workers, nor once the transaction has committed.
     pub fn grow(&self, most_bytes: usize) {
         _ = subtransaction::attempt("growing shared memory", || {
             locked(|| {
