@@ -123,7 +123,7 @@ impl<L: Layout> Inserter<L> {
     ) -> Option<Row<'_, L>> {
         self.fill(values);
         let (state, target, slot, relation) = (self.state, self.target, self.slot, self.table.as_raw());
-        // SAFETY: the steps of the executor for ON CONFLICT DO NOTHING. The slot has the values of a row of the table, which is open for
+        // SAFETY: what the executor does for ON CONFLICT DO NOTHING. The slot has the values of a row of the table, which is open for
         // writing; so are its indexes. An error of the server jumps over frames without destructors only.
         let is_stored = unsafe {
             call_out(|| {
@@ -131,47 +131,14 @@ impl<L: Layout> Inserter<L> {
                 if let Some(expressions) = (*state).es_per_tuple_exprcontext.as_ref() {
                     MemoryContextReset(expressions.ecxt_per_tuple_memory);
                 }
-                let arbiters = lappend_oid(std::ptr::null_mut(), key);
-                let methods = &*(*relation).rd_tableam;
-                let insert = methods.tuple_insert_speculative.expect("every table has one");
-                let complete = methods.tuple_complete_speculative.expect("every table has one");
                 ExecStoreVirtualTuple(slot);
                 (*slot).tts_tableOid = (*relation).rd_id;
+                let arbiters = lappend_oid(std::ptr::null_mut(), key);
                 let is_stored = loop {
-                    let mut conflicting = NO_TID;
-                    #[cfg(feature = "pg18")]
-                    let mut updated = NO_TID;
-                    let is_free = ExecCheckIndexConstraints(
-                        target,
-                        slot,
-                        state,
-                        &raw mut conflicting,
-                        #[cfg(feature = "pg18")]
-                        &raw mut updated,
-                        arbiters,
-                    );
-                    if !is_free {
+                    if !is_free(state, target, slot, arbiters) {
                         break false;
                     }
-                    let transaction = GetCurrentTransactionId();
-                    let token = SpeculativeInsertionLockAcquire(transaction);
-                    insert(relation, slot, GetCurrentCommandId(true), 0, std::ptr::null_mut(), token);
-                    let mut has_conflict = false;
-                    let (is_update, no_duplicate_error) = (false, true);
-                    ExecInsertIndexTuples(
-                        target,
-                        slot,
-                        state,
-                        is_update,
-                        no_duplicate_error,
-                        &raw mut has_conflict,
-                        arbiters,
-                        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-                        false,
-                    );
-                    complete(relation, slot, token, !has_conflict);
-                    SpeculativeInsertionLockRelease(transaction);
-                    if !has_conflict {
+                    if store(state, target, slot, arbiters) {
                         break true;
                     }
                 };
@@ -205,6 +172,73 @@ impl<L: Layout> Inserter<L> {
             assert!(is_whole, "a value where NULL must not be");
         }
     }
+}
+
+/// Whether no row has the key of the one in the slot; waits for a transaction that is about to store one.
+///
+/// # Safety
+/// The target is a table that is open for writing, with its indexes, and the slot has a row of it. The caller has [`call_out`] around the call.
+#[expect(ffi_unwind_calls, reason = "the caller puts `call_out` around it")]
+unsafe fn is_free(
+    state: *mut pg_sys::EState,
+    target: *mut pg_sys::ResultRelInfo,
+    slot: *mut pg_sys::TupleTableSlot,
+    arbiters: *mut pg_sys::List,
+) -> bool {
+    let mut conflicting = NO_TID;
+    #[cfg(feature = "pg18")]
+    let mut updated = NO_TID;
+    // SAFETY: the caller's promise.
+    unsafe {
+        ExecCheckIndexConstraints(
+            target,
+            slot,
+            state,
+            &raw mut conflicting,
+            #[cfg(feature = "pg18")]
+            &raw mut updated,
+            arbiters,
+        )
+    }
+}
+
+/// Stores the row in the slot; takes it back, and returns `false`, if another transaction has stored one with its key meanwhile.
+///
+/// # Safety
+/// As for [`is_free`].
+#[expect(ffi_unwind_calls, reason = "the caller puts `call_out` around it")]
+unsafe fn store(
+    state: *mut pg_sys::EState,
+    target: *mut pg_sys::ResultRelInfo,
+    slot: *mut pg_sys::TupleTableSlot,
+    arbiters: *mut pg_sys::List,
+) -> bool {
+    let mut has_conflict = false;
+    let (is_update, no_duplicate_error) = (false, true);
+    // SAFETY: the caller's promise. Until the row is completed, others that meet it wait for the lock of its token.
+    unsafe {
+        let relation = (*target).ri_RelationDesc;
+        let methods = &*(*relation).rd_tableam;
+        let insert = methods.tuple_insert_speculative.expect("every table has one");
+        let complete = methods.tuple_complete_speculative.expect("every table has one");
+        let transaction = GetCurrentTransactionId();
+        let token = SpeculativeInsertionLockAcquire(transaction);
+        insert(relation, slot, GetCurrentCommandId(true), 0, std::ptr::null_mut(), token);
+        ExecInsertIndexTuples(
+            target,
+            slot,
+            state,
+            is_update,
+            no_duplicate_error,
+            &raw mut has_conflict,
+            arbiters,
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            false,
+        );
+        complete(relation, slot, token, !has_conflict);
+        SpeculativeInsertionLockRelease(transaction);
+    }
+    !has_conflict
 }
 
 impl<L> Drop for Inserter<L> {
