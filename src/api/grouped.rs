@@ -166,8 +166,7 @@ impl Items {
     ) -> Result<Self, LedgerError> {
         let user = statement.bind(Value::uuid(user_id.as_bytes()));
         let singles = format!(
-            "SELECT id, transaction_type, amount, source_id, description, created_at, seq, NULL::uuid AS batch_id, \
-             1::bigint AS batch_count FROM ({}) singles",
+            "SELECT {SINGLE_COLUMNS}, NULL::uuid AS batch_id, 1::bigint AS batch_count FROM ({}) singles",
             newest_rows(statement, |_| SINGLE_COLUMNS.into(), Scope::Singles(user), filters, page),
         );
         if !filters.admit_batches() {
