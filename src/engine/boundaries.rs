@@ -8,8 +8,8 @@ use ledger::boundaries::Boundaries;
 use ledger::id::UserId;
 use ledger::overdraft::Overdraft;
 
-use super::commit_view::Moment;
 use super::lock_order::OpenIfFree;
+use super::moment::Moment;
 use super::noted;
 use super::user_rows::{self, UserRows};
 use crate::error::LedgerError;

@@ -19,8 +19,8 @@ use ledger::transaction_type::TransactionType;
 
 use super::by_date::RowsByDate;
 use super::checkpoint::CheckpointScan;
-use super::commit_view::Moment;
 use super::days as folded;
+use super::moment::Moment;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::{Access, Index, Table};

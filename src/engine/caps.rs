@@ -14,9 +14,9 @@ use ledger::settlement::Request;
 
 use super::cap_sums;
 use super::cap_usage::{Folded, add_row, add_usage};
-use super::commit_view::Moment;
 use super::delta::DeltaScan;
 use super::lock_order::OpenIfFree;
+use super::moment::Moment;
 use super::noted;
 use super::published::Published;
 use super::user_rows::{self, UserRows};

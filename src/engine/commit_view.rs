@@ -4,9 +4,7 @@
 //! in `models/settlement.pml`). Under the exclusive one it has the rows of one MVCC snapshot (`sum_snapshot`): `COMMIT PREPARED`
 //! takes no stripe, and of two prepared transactions that commit between two visits of a dirty scan, only one would be met.
 
-use std::rc::Rc;
-
-use ledger::coverage::{Coverage, OpenTransactions};
+use ledger::coverage::Coverage;
 use ledger::credits::SumOutOfRange;
 use ledger::daily::{DailyRuns, DailyTotals};
 use ledger::fold::{DeltaPass, Fold};
@@ -17,47 +15,15 @@ use super::batches::{BatchRuns, BatchTotals};
 use super::checkpoint::{CheckpointScan, Stored};
 use super::delta::{self, DeltaScan};
 use super::lock_order::OpenIfFree;
+use super::moment::Moment;
 use super::published::Published;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::relation::NotFree;
 use crate::pg::row::Row;
-use crate::pg::snapshot::{DirtySnapshot, Sight, Snapshot};
+use crate::pg::snapshot::{DirtySnapshot, Sight};
 use crate::pg::tables::transactions::Ledger;
 use crate::pg::xact;
-
-/// A moment at which a commit reads, never before it has the stripe.
-pub struct Moment {
-    snapshot: Rc<Snapshot>,
-    /// The transactions that have not ended then.
-    open: OpenTransactions,
-    /// The most that a checkpoint may cover then.
-    target: Coverage,
-}
-
-impl Moment {
-    /// As of now.
-    pub fn now() -> Self {
-        let snapshot = Snapshot::latest();
-        let open = snapshot.open_transactions();
-        Self { snapshot: Rc::new(snapshot), target: Coverage::up_to(&open), open }
-    }
-
-    /// Its snapshot.
-    pub fn snapshot(&self) -> &Rc<Snapshot> {
-        &self.snapshot
-    }
-
-    /// The most that a checkpoint may cover then.
-    pub const fn target(&self) -> &Coverage {
-        &self.target
-    }
-
-    /// What its snapshot sees, which the transaction is not taken to have read.
-    pub fn sight(&self) -> Sight {
-        Sight::without_siread(&self.snapshot)
-    }
-}
 
 /// The scans of a committing transaction.
 pub struct CommitView {
@@ -91,7 +57,7 @@ impl CommitView {
 
     /// The user's stored checkpoint. Waits for the lock of the primary key, unless that is open.
     pub fn stored(&mut self, user: &UserId, now: &Moment) -> Result<Option<Stored>, LedgerError> {
-        self.checkpoints.find(user, &now.snapshot)
+        self.checkpoints.find(user, now.snapshot())
     }
 
     /// The user's stored checkpoint, and a pass over its delta that meets rows in flight. If the snapshot sees other recorded changes of
@@ -103,16 +69,16 @@ impl CommitView {
         published: &Published,
         added_up: AddedUp,
     ) -> Result<Option<(Checkpoint, Pass)>, E> {
-        let stored = match self.checkpoints.find_again(user, &now.snapshot)? {
+        let stored = match self.checkpoints.find_again(user, now.snapshot())? {
             None => {
                 self.open_key_if_free()?;
-                self.checkpoints.find_by_key(user, &now.snapshot)?
+                self.checkpoints.find_by_key(user, now.snapshot())?
             }
             found => found,
         };
         // Of an account without a checkpoint nothing is published here.
         let Some(Stored { row, checkpoint }) = stored else { return Ok(None) };
-        published.check_version(row.stored_by, &now.snapshot);
+        published.check_version(row.stored_by, now.snapshot());
         let further = further_fold(published, user, &checkpoint.fold);
         let mut delta = UserDelta { scan: &mut self.dirty, user, now };
         let pass = delta.pass(published, &checkpoint.fold, further, added_up)?;
@@ -126,7 +92,7 @@ impl CommitView {
 
     /// The deltas as the moment's snapshot sees them. Waits for nothing.
     pub fn deltas_at<'a>(&self, now: &'a Moment, relations: &Relations) -> DeltasAt<'a> {
-        DeltasAt { now, scan: self.dirty.again(relations, Sight::without_siread(&now.snapshot)) }
+        DeltasAt { now, scan: self.dirty.again(relations, now.sight()) }
     }
 }
 
@@ -146,7 +112,7 @@ impl DeltasAt<'_> {
     ) -> Result<Pass, SumOutOfRange> {
         // A published fold may cover rows that came after the snapshot, and has not all rows that did.
         let further =
-            further_fold(published, user, stored).filter(|fold| fold.coverage.serves(&self.now.open));
+            further_fold(published, user, stored).filter(|fold| fold.coverage.serves(self.now.open()));
         self.of(user).pass(published, stored, further, AddedUp::SumsAndGains)
     }
 
@@ -283,7 +249,7 @@ impl UserDelta<'_> {
         folded: impl FnMut(&Row<'_, Ledger>) -> Result<(), SumOutOfRange>,
     ) -> Result<DeltaPass, SumOutOfRange> {
         let coverage = base.coverage.clone();
-        let mut sums = DeltaPass::new(base, self.now.target.clone(), xact::current_id_if_any());
+        let mut sums = DeltaPass::new(base, self.now.target().clone(), xact::current_id_if_any());
         self.scan.add_to(&mut sums, self.user, &coverage, folded)?;
         Ok(sums)
     }

@@ -6,9 +6,9 @@ use ledger::credits::{Credits, SumOutOfRange};
 use ledger::id::{ApiKeyId, UserId};
 
 use super::claims::{self, Asking, Version};
-use super::commit_view::Moment;
 use super::holds::HoldScan;
 use super::lock_order::OpenIfFree;
+use super::moment::Moment;
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::column::Layout;

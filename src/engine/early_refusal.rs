@@ -9,10 +9,10 @@ use ledger::segment::headroom::steps;
 
 use super::boundaries::LimitsScan;
 use super::caps::CapsScan;
-use super::commit_view::Moment;
 use super::cover::Covered;
 use super::holds::HoldScan;
 use super::lock_order::OpenIfFree;
+use super::moment::Moment;
 use super::published::Published;
 use super::{balance, noted};
 use crate::error::LedgerError;

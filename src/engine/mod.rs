@@ -13,7 +13,8 @@
 //!
 //! - [`settlement`]: what a commit does for the noted users
 //! - [`lock_order`]: the order in which locks are waited for
-//! - [`commit_view`]: what a settlement reads
+//! - [`moment`]: one moment for all that a settlement reads
+//! - [`commit_view`]: what it reads of users: their checkpoints and deltas
 //! - [`cover`]: what a transaction must have covered by what is available
 //! - [`boundaries`]: the boundaries that users have given accounts
 //! - [`caps`]: the spend caps that users have given accounts
@@ -80,6 +81,7 @@ pub mod holds;
 pub mod inserted;
 pub mod items;
 pub mod lock_order;
+pub mod moment;
 pub mod newest;
 pub mod noted;
 pub mod notification;

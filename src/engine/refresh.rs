@@ -11,9 +11,10 @@ use ledger::settlement::Checkpoint;
 use ledger::statistics::Event;
 
 use super::checkpoint::{self, CheckpointScan, Stored, StoredRow};
-use super::commit_view::{Gained, Moment, Refreshed, UserDelta};
+use super::commit_view::{Gained, Refreshed, UserDelta};
 use super::delta::DeltaScan;
 use super::lock_order::{OpenIfFree, Writers};
+use super::moment::Moment;
 use super::{batches, days, statistics};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::commit_view::Moment;
+use super::moment::Moment;
 use crate::error::LedgerError;
 use crate::pg::column::{Column, Layout};
 use crate::pg::column_type::ColumnType;

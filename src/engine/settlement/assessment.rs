@@ -11,9 +11,10 @@ use ledger::settlement::{self, Assessment, Checkpoint, Found, FoundRows, Own, Re
 use super::{Settled, Settlement, Stop};
 use crate::engine::caps::CapsScan;
 use crate::engine::claims;
-use crate::engine::commit_view::{AddedUp, CommitView, Moment, Pass};
+use crate::engine::commit_view::{AddedUp, CommitView, Pass};
 use crate::engine::cover::CoverScans;
 use crate::engine::lock_order::OpenIfFree;
+use crate::engine::moment::Moment;
 use crate::engine::published::Published;
 use crate::engine::refresh::Lagging;
 use crate::pg::xact;
