@@ -80,9 +80,7 @@ impl Folded {
     /// Adds the user's usage that the checkpoint covers, and returns which rows that are.
     pub(super) fn add_usage(self, spends: &mut [CapSpend], user: &UserId) -> Result<Coverage, LedgerError> {
         let Self { coverage, mut totals, begun } = self;
-        let first = spends.iter().map(|spend| Day::of(spend.window().start)).min();
-        let first = first.unwrap_or(Day::NEVER_ENDING);
-        folded::each(&mut totals, user, first, Bound::Unbounded, |day, total| {
+        folded::each(&mut totals, user, Day::of(earliest(spends)), Bound::Unbounded, |day, total| {
             if total.get(days::TRANSACTION_TYPE) != Some(TransactionType::Usage) {
                 return Ok(());
             }
@@ -105,6 +103,11 @@ impl Folded {
     }
 }
 
+/// When the earliest of the current windows begins; `infinity` if there is none.
+fn earliest(spends: &[CapSpend]) -> i64 {
+    spends.iter().map(|spend| spend.window().start).min().unwrap_or(i64::MAX)
+}
+
 /// The day on which the current window begins, if it begins after midnight.
 fn day_begun(spend: &CapSpend) -> Option<Day> {
     let start = spend.window().start;
@@ -122,18 +125,17 @@ pub(super) fn add_row(spends: &mut [CapSpend], row: &Row<'_, Ledger>) -> Result<
     spends.iter_mut().try_for_each(|spend| spend.add(key, created_at, amount))
 }
 
-/// Adds the user's usage that is dated `from` then on. The delta index is open: where the index by date is not free, or is not there, every
-/// row of the user is looked at.
+/// Adds the user's usage from the start of the earliest window on. The delta index is open: where the index by date is not free, or is not
+/// there, every row of the user is looked at.
 pub(super) fn add_usage(
     spends: &mut [CapSpend],
     user: &UserId,
-    from: i64,
     sight: Sight,
     relations: &Relations,
 ) -> Result<(), LedgerError> {
     if let Ok(Some(index)) = relations.open_created_index(Index::open_if_free) {
         let mut rows = RowsByDate::new(relations, index, sight, transactions::CREATED_AT);
-        return Ok(rows.each(user, from, None, |row| add_row(spends, row))?);
+        return Ok(rows.each(user, earliest(spends), None, |row| add_row(spends, row))?);
     }
     let Ok(index) = relations.open_delta_index(Index::waited_for);
     let ledger = Table::open_locked(relations.ledger);

@@ -89,8 +89,10 @@ impl CapsScan {
         clock: Clock,
     ) -> Result<Vec<CapSpend>, LedgerError> {
         let mut spends = self.begin(user, announced, now, clock)?;
+        if spends.is_empty() {
+            return Ok(spends);
+        }
         let relations = &self.relations;
-        let Some(from) = spends.iter().map(|spend| spend.window().start).min() else { return Ok(spends) };
         match Folded::find_if_free(user, &spends, now, relations)? {
             Some(folded) => {
                 let coverage = folded.add_usage(&mut spends, user)?;
@@ -98,7 +100,7 @@ impl CapsScan {
                 DeltaScan::open(relations, now.sight())
                     .each(user, &coverage, |row| add_row(&mut spends, row))?;
             }
-            None => add_usage(&mut spends, user, from, now.sight(), relations)?,
+            None => add_usage(&mut spends, user, now.sight(), relations)?,
         }
         Ok(spends)
     }
@@ -112,8 +114,10 @@ impl CapsScan {
         published: &Published,
     ) -> Result<Vec<CapSpend>, LedgerError> {
         let mut spends = self.begin(user, announced, now, Clock::From(xact::now()))?;
+        if spends.is_empty() {
+            return Ok(spends);
+        }
         let relations = &self.relations;
-        let Some(from) = spends.iter().map(|spend| spend.window().start).min() else { return Ok(spends) };
         let sight = Sight::Dirty(DirtySnapshot::new());
         let name = published.name();
         let kept = name.and_then(|name| cap_sums::go_on(user, &name, &mut spends));
@@ -122,7 +126,7 @@ impl CapsScan {
             None => match Folded::find_if_free(user, &spends, now, relations)? {
                 Some(folded) => folded.add_usage(&mut spends, user)?,
                 None => {
-                    add_usage(&mut spends, user, from, sight, relations)?;
+                    add_usage(&mut spends, user, sight, relations)?;
                     return Ok(spends);
                 }
             },
