@@ -62,13 +62,13 @@ pub fn refuse_early(
     let clock = xact::now();
     let asked = Asked { key, amount, created_at: None };
     let covered = Covered::new(vec![asked], &mut holds, user, clock)?;
-    if let Overdraft::UpTo(limit) = overdraft {
+    if let Overdraft::UpTo(overdraft_limit) = overdraft {
         let left = balance.checked_sub(covered.held)?;
         let available = match taking {
             Taking::ToCome => left,
             Taking::Written => left.checked_add(amount)?,
         };
-        refuse_below(user, amount, available, limit)?;
+        refuse_below(user, amount, available, overdraft_limit)?;
     }
     if is_capped {
         let mut spends = caps.spends(user, &[], &now, Clock::At(clock))?;
@@ -85,7 +85,7 @@ pub fn refuse_early(
     Ok(())
 }
 
-/// Refuses an amount that would leave less available than the limit, which is this far below zero.
+/// Refuses an amount that would leave less available than the limit, which lies below zero by `overdraft_limit`.
 fn refuse_below(
     user: &UserId,
     asked: Credits,

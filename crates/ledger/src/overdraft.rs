@@ -19,12 +19,12 @@ impl Default for Overdraft {
 }
 
 impl Overdraft {
-    /// The least that may be available after a hold or a charge; `None` if there is no such limit.
+    /// The limit: the least that may be available after a hold or a charge; `None` if there is none.
     #[must_use]
     pub const fn lowest_available(self) -> Option<Credits> {
         match self {
-            // Limits are far from the ends of the range.
-            Self::UpTo(limit) => Some(Credits::from_units(limit.units().saturating_neg())),
+            // No account can be overdrawn so far as to come near the end of the range.
+            Self::UpTo(most) => Some(Credits::from_units(most.units().saturating_neg())),
             Self::Unlimited => None,
         }
     }
@@ -36,9 +36,9 @@ mod tests {
 
     #[test]
     fn an_overdraft_lies_below_zero() {
-        let limit = |units| Overdraft::UpTo(Credits::from_units(units)).lowest_available();
-        assert_eq!(limit(5), Some(Credits::from_units(-5)));
-        assert_eq!(limit(0), Some(Credits::ZERO));
+        let limit_of = |units| Overdraft::UpTo(Credits::from_units(units)).lowest_available();
+        assert_eq!(limit_of(5), Some(Credits::from_units(-5)));
+        assert_eq!(limit_of(0), Some(Credits::ZERO));
         assert_eq!(Overdraft::Unlimited.lowest_available(), None);
     }
 }
