@@ -159,7 +159,7 @@ impl<'call> Value<'call> {
         Self { oid, datum, lifetime: PhantomData }
     }
 
-    /// An array, in memory that outlives the call.
+    /// An array, in memory of the call's.
     pub(super) fn array(oid: pg_sys::Oid, array: *mut pg_sys::ArrayType) -> Self {
         Self { oid, datum: pg_sys::Datum::from(array), lifetime: PhantomData }
     }

@@ -153,7 +153,7 @@ impl Database {
         role
     }
 
-    /// Listens to both of the ledger's channels from now on.
+    /// Listens to the ledger's channels from now on.
     #[must_use]
     pub fn listen(&self) -> Listener {
         Listener::new(self.connect())

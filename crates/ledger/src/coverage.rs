@@ -18,12 +18,12 @@ const LAG_PER_STRAGGLER: u64 = 8;
 
 /// The full id of a 32-bit transaction id that a snapshot lists, given the id that the next transaction will get.
 ///
-/// Ids in use never span more than half of the 32-bit circle, so the full id is the one not above `next` that is closest
-/// to it; the ids below 3 are special and stay as they are.
+/// Ids in use never span more than half of the 32-bit circle, so the full id is the one not above `next` that is closest to it.
+/// Not for the ids below 3, which the server has for special purposes.
 #[must_use]
 pub fn widen(id: u32, next: u64) -> u64 {
     let candidate = next & !u64::from(u32::MAX) | u64::from(id);
-    if id >= 3 && candidate > next { candidate.saturating_sub(1 << 32) } else { candidate }
+    if candidate > next { candidate.saturating_sub(1 << 32) } else { candidate }
 }
 
 /// The transactions that had not ended for a snapshot: those it lists, and every one from `xmax` on.

@@ -84,7 +84,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// `charged` and `granted` are in millionths of a credit.
+    /// `charged` and `granted` are in [`steps`].
     #[must_use]
     pub const fn new(charged: u64, granted: u64, rows_before: u64) -> Self {
         Self { charged, granted, rows_before }
