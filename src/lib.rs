@@ -44,7 +44,6 @@ pgrx::extension_sql_file!("../sql/schema/spending.sql", name = "spending", requi
 pgrx::extension_sql_file!("../sql/schema/reads.sql", name = "reads", requires = ["spending"]);
 pgrx::extension_sql_file!("../sql/schema/days.sql", name = "days", requires = ["reads"]);
 pgrx::extension_sql_file!("../sql/schema/cap_states.sql", name = "cap_states", requires = ["days"]);
-pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = ["verify"]);
 pgrx::extension_sql_file!(
     "../sql/schema/operations.sql",
     name = "operations",
@@ -59,6 +58,7 @@ pgrx::extension_sql_file!(
     ]
 );
 pgrx::extension_sql_file!("../sql/schema/verify.sql", name = "verify", requires = ["operations"]);
+pgrx::extension_sql_file!("../sql/schema/guard.sql", name = "guard", requires = ["verify"]);
 pgrx::extension_sql_file!("../sql/schema/import.sql", name = "import", requires = ["guard"]);
 pgrx::extension_sql_file!("../sql/schema/security.sql", name = "security", requires = ["import"]);
 pgrx::extension_sql_file!("../sql/schema/nodes.sql", name = "nodes", requires = ["security"]);
