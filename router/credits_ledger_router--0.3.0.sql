@@ -688,8 +688,8 @@ CREATE FUNCTION credits.node_of(user_id uuid) RETURNS text
     END;
 COMMENT ON FUNCTION credits.node_of(uuid) IS 'The node of an account by the map. NULL for NULL.';
 
--- The map and the nodes always agree. Each node stores which buckets it has (credits.bucket_states). Whatever changes the map compares it with what the nodes
--- say, and changes no node that has accounts: move_bucket does.
+-- Which node has a bucket is what the nodes say, each in its own credits.bucket_states. The map follows: whatever changes it compares it with what they say, and
+-- changes no node that has accounts. Only move_bucket does that, and turns the map when the new node has the bucket.
 
 CREATE FUNCTION credits_routes.buckets_away(node text) RETURNS int[]
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp

@@ -954,8 +954,7 @@ COMMENT ON FUNCTION credits.refresh_checkpoints_bulk(uuid[]) IS
 -- requires:
 --   balances
 
--- CREATE EXTENSION puts the schema credits into the search_path. Another role may have made that schema first, with operators in it
--- that fit an expression below better than the server's own.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- A view reads its tables with its owner's privileges, and so does the planner their statistics: it would try an operator of the caller's on
@@ -1660,7 +1659,7 @@ AS 'MODULE_PATHNAME', 'settlement_statistics_wrapper';
 --   api::operations::refresh_idle_checkpoints
 --   api::operations::settlement_statistics
 
--- Names without a schema are not looked up in the schema credits: views.sql says why.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- For operators: what the checkpoints do not cover, what holds them back, and what brings them up to date. The views read
@@ -2482,7 +2481,7 @@ COMMENT ON PROCEDURE credits.import_transactions(regclass, bigint, boolean) IS
 -- requires:
 --   import
 
--- Names without a schema are not looked up in the schema credits: views.sql says why.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- pg_dump leaves the tables of an extension to CREATE EXTENSION, and with them what a user has put on them: policies, ENABLE and FORCE ROW
@@ -2749,7 +2748,7 @@ SET LOCAL search_path = credits, pg_temp;
 -- requires:
 --   security
 
--- Names without a schema are not looked up in the schema credits: views.sql says why.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- What a ledger needs to be one of many behind a router.
@@ -3085,7 +3084,7 @@ SET LOCAL search_path = credits, pg_temp;
 -- requires:
 --   nodes
 
--- Names without a schema are not looked up in the schema credits: views.sql says why.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- How a bucket of accounts moves from one node to another while it is charged: a function for each step on the old node or on the new one. models/README.md
@@ -3668,7 +3667,7 @@ SET LOCAL search_path = credits, pg_temp;
 -- requires:
 --   moves
 
--- Names without a schema are not looked up in the schema credits: views.sql says why.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- Whether tables, indexes, triggers and what guards them are as this version made them. What is expected is written out, for people

@@ -1,5 +1,5 @@
--- The map and the nodes always agree. Each node stores which buckets it has (credits.bucket_states). Whatever changes the map compares it with what the nodes
--- say, and changes no node that has accounts: move_bucket does.
+-- Which node has a bucket is what the nodes say, each in its own credits.bucket_states. The map follows: whatever changes it compares it with what they say, and
+-- changes no node that has accounts. Only move_bucket does that, and turns the map when the new node has the bucket.
 
 CREATE FUNCTION credits_routes.buckets_away(node text) RETURNS int[]
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp

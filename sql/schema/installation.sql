@@ -1,4 +1,4 @@
--- Names without a schema are not looked up in the schema credits: views.sql says why.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- Whether tables, indexes, triggers and what guards them are as this version made them. What is expected is written out, for people

@@ -1,4 +1,4 @@
--- Names without a schema are not looked up in the schema credits: views.sql says why.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- How a bucket of accounts moves from one node to another while it is charged: a function for each step on the old node or on the new one. models/README.md

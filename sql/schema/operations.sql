@@ -1,4 +1,4 @@
--- Names without a schema are not looked up in the schema credits: views.sql says why.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- For operators: what the checkpoints do not cover, what holds them back, and what brings them up to date. The views read

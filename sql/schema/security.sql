@@ -1,4 +1,4 @@
--- Names without a schema are not looked up in the schema credits: views.sql says why.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- pg_dump leaves the tables of an extension to CREATE EXTENSION, and with them what a user has put on them: policies, ENABLE and FORCE ROW

@@ -1,5 +1,4 @@
--- CREATE EXTENSION puts the schema credits into the search_path. Another role may have made that schema first, with operators in it
--- that fit an expression below better than the server's own.
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- A view reads its tables with its owner's privileges, and so does the planner their statistics: it would try an operator of the caller's on
