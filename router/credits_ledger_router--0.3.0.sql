@@ -1047,7 +1047,10 @@ DECLARE
         ORDER BY n.node);
     doubtful record;
 BEGIN
-    -- Views that a node was told to make last may not be there either.
+    -- A standby may lack the number that its node was given, by which the others know its ledger, and the views that it was told to make last.
+    PERFORM credits_routes.number_node(s.node)
+    FROM unnest(standbys) s (node) CROSS JOIN LATERAL credits_routes.ask_node(s.node, 'SELECT credits.get_node_number()::text') said (number)
+    WHERE said.number::int IS DISTINCT FROM credits_routes.number_of_node(s.node);
     PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
     FROM credits_routes.classes() c WHERE c.node = ANY (standbys) GROUP BY c.node;
     -- Where two standbys say that they have a bucket, the map leads to the one that has more: the other has lost the tombstone.
@@ -1061,7 +1064,6 @@ BEGIN
         PERFORM credits_routes.carry_over(doubtful.node, doubtful.bucket);
     END LOOP;
     PERFORM credits_routes.forget_copies_of(s.node) FROM unnest(standbys) s (node);
-    PERFORM credits_routes.number_node(n.node) FROM new_nodes n JOIN old_nodes o USING (node) WHERE n.node = ANY (standbys) AND n.seq_residue <> o.seq_residue;
     RETURN NULL;
 END
     $$;
