@@ -241,6 +241,8 @@ fn boundaries_that_cannot_be_read() {
     session.charge(user(1), dec!(1));
     session.assert_sound();
     for damage in [
+        "balance = 'NaN'",
+        "overdraft_limit = 'NaN'",
         "thresholds = '{3, -1, 9}'",
         "thresholds = '{-1, -1, 9}'",
         "thresholds = '{-1, 0, 9}'",
@@ -258,8 +260,13 @@ fn boundaries_that_cannot_be_read() {
     ] {
         let checkpoint = format!("credits.user_balance_checkpoints WHERE user_id = '{}'", user(1));
         session.run(&format!("UPDATE credits.user_balance_checkpoints SET {damage}"));
-        session.insert(user(1), "usage", dec!(1000)).refused("XX001");
-        session.try_run(&format!("SELECT credits.refresh_checkpoint('{}')", user(1))).refused("XX001");
+        for refused in [
+            session.insert(user(1), "usage", dec!(1000)).refused("XX001"),
+            session.try_run(&format!("SELECT credits.refresh_checkpoint('{}')", user(1))).refused("XX001"),
+        ] {
+            let hint = refused.hint().unwrap_or_else(|| panic!("{damage}: {refused:?} has no hint"));
+            assert!(hint.contains("user_balance_checkpoints"), "{damage}: {hint}");
+        }
         session.run(&format!("DELETE FROM {checkpoint}"));
         session.assert_sound();
     }

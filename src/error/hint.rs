@@ -93,6 +93,10 @@ impl LedgerError {
             Self::MalformedCheckpoint(_) => Some(
                 "Delete its row from credits.user_balance_checkpoints: the commit makes it anew from the ledger.",
             ),
+            Self::StoredNumber(..) => Some(
+                "Somebody has changed a derived table. Delete from credits.user_balance_checkpoints the row of each user that \
+                 credits.verify_ledger() lists: the commit makes it anew from the ledger.",
+            ),
             Self::OtherVersion { library, objects } if numbers(objects) < numbers(library) => {
                 Some("Run ALTER EXTENSION credits_ledger UPDATE in this database.")
             }

@@ -412,7 +412,7 @@ pub enum LedgerError {
     #[error("the checkpoint of user {0} is malformed")]
     MalformedCheckpoint(UserId),
     /// A number that somebody has written into a derived table by hand, and what it should have been.
-    #[error("a stored {0} is no number of credits: {1}")]
+    #[error("a stored {0} cannot be read: {1}")]
     StoredNumber(&'static str, DecodeError),
 
     // Arithmetic.
