@@ -2,8 +2,7 @@
 //!
 //! A property makes its input from bytes and compares what `ledger` answers with a reference that is too slow or too
 //! large for the server: big integers, every transaction one by one, every outcome of the rows in flight, what listeners have
-//! heard. The bytes
-//! come from a generator of random numbers in this crate's tests, and from a fuzzer in the folder `fuzz`.
+//! heard. The bytes come from a generator of random numbers in this crate's tests, and from a fuzzer in the folder `fuzz`.
 
 pub mod caps;
 pub mod commits;
