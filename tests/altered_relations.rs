@@ -326,8 +326,9 @@ fn a_null_is_no_value() {
             .refused("22004");
         assert_eq!(
             error.message(),
-            format!("column {column} of a row is NULL, which the ledger cannot read")
+            format!("column {column} of credits_transactions is NULL, which the ledger cannot read")
         );
+        assert!(error.hint().is_some(), "{error:?}");
     }
     session.grant(user(1), dec!(1));
     session.assert_sound();

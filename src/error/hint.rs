@@ -137,6 +137,9 @@ impl LedgerError {
             Self::OtherColumn { .. } => Some(
                 "Its owner has altered it. Give it back the type that sql/credits_ledger--VERSION.sql has.",
             ),
+            Self::NullColumn { .. } => {
+                Some("Somebody has dropped NOT NULL from the column. Give the row a value there.")
+            }
             Self::NoValue { .. } => Some("Drop the column, or allow NULL in it."),
             Self::OtherResultType => {
                 Some("ALTER TYPE has changed a type that functions of the ledger return: change it back.")

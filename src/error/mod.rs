@@ -403,8 +403,10 @@ pub enum LedgerError {
         column: String,
     },
     /// NULL where the extension's own constraints rule it out.
-    #[error("column {column} of a row is NULL, which the ledger cannot read")]
+    #[error("column {column} of {table} is NULL, which the ledger cannot read")]
     NullColumn {
+        /// The table.
+        table: String,
         /// The column.
         column: String,
     },

@@ -185,7 +185,8 @@ impl<'row, L: Layout> Row<'row, L> {
             let column = description::column((*self.slot).tts_tupleDescriptor, number - 1);
             description::text(column.attname.data.as_ptr())
         };
-        LedgerError::NullColumn { column }.raise()
+        let table = L::DEFINITION.name.to_string_lossy().into_owned();
+        LedgerError::NullColumn { table, column }.raise()
     }
 }
 
