@@ -363,6 +363,13 @@ fn a_checkpoint_is_refreshed_earlier_where_nothing_is_published() {
     session.run(forget);
     session.charge(user(1), dec!(1));
     assert_eq!(folded_since(&mut session), 10);
+    // A quarter of the shortest interval is a row still.
+    session.refresh(user(1));
+    session.run(&format!("SET credits_ledger.checkpoint_interval = 1; {forget}"));
+    let refreshes = "SELECT refreshes FROM credits.settlement_statistics()";
+    let before: i64 = session.value(refreshes, &[]);
+    session.charge(user(1), dec!(1));
+    assert_eq!(session.value::<i64>(refreshes, &[]), before, "there was nothing to fold");
     session.assert_sound();
 }
 

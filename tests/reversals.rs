@@ -561,7 +561,7 @@ fn while_the_index_is_rebuilt() {
     session.assert_as_made();
 }
 
-/// A commit that meets a locked index waits for it without a stripe in its hands.
+/// A commit that meets a locked index waits for it without a stripe in its hands, and without an index that comes after it.
 #[test]
 fn a_locked_index_is_waited_for_without_a_stripe() {
     let db = Database::create();
@@ -588,6 +588,12 @@ fn a_locked_index_is_waited_for_without_a_stripe() {
             &[&committing.pid()],
         );
         assert_eq!(stripes, 0, "{index}");
+        let later: i64 = session.value(
+            "SELECT count(*) FROM pg_locks JOIN pg_index ON indexrelid = relation
+             WHERE pid = $1 AND granted AND indrelid = 'credits.credits_transactions'::regclass AND indexrelid > $2::text::regclass",
+            &[&committing.pid(), &format!("credits.{index}")],
+        );
+        assert_eq!(later, 0, "it waits for {index} with a later one locked");
         maintenance.run("ROLLBACK");
         committing.finish().1.unwrap();
     }

@@ -184,6 +184,12 @@ fn an_account_has_at_most_16_caps() {
     let give = format!("UPDATE credits.spend_caps SET user_id = '{}' WHERE id = '{}'", user(1), cap(18));
     session.try_run(&give).refused("54000");
     session.run(&format!("DELETE FROM credits.spend_caps WHERE id = '{}'; {give}", cap(4)));
+    // More that nobody has noted keep nobody from recording: only who changes caps is told.
+    session.run("ALTER TABLE credits.spend_caps DISABLE TRIGGER note_caps");
+    set(&mut session, 19, "NULL", "NULL", dec!(1));
+    session.run("ALTER TABLE credits.spend_caps ENABLE ALWAYS TRIGGER note_caps");
+    session.refresh(user(1));
+    spend(&mut session, "NULL", dec!(2));
     session.assert_sound();
 }
 
