@@ -335,14 +335,20 @@ fn privileges_and_policies_are_the_callers() {
          GRANT SELECT ON credits.credits_transactions TO {role}"
     ));
     let mut tenant = db.connect_as(&role);
-    for items in ["[]".to_owned(), format!("[{}]", item(1, "a", ""))] {
-        let error = try_record(&mut tenant, &items).refused("42501");
-        assert_eq!(error.message(), "permission denied for table credits_transactions");
-    }
+    let assert_denied = |tenant: &mut Session| {
+        for items in ["[]".to_owned(), format!("[{}]", item(1, "a", ""))] {
+            let error = try_record(tenant, &items).refused("42501");
+            assert_eq!(error.message(), "permission denied for table credits_transactions");
+        }
+    };
+    assert_denied(&mut tenant);
     admin.run(&format!(
         "GRANT INSERT (user_id, transaction_type, amount, source_id, description, fusillade_batch_id, api_key_id)
-         ON credits.credits_transactions TO {role}"
+         ON credits.credits_transactions TO {role};
+         REVOKE SELECT ON credits.credits_transactions FROM {role}"
     ));
+    assert_denied(&mut tenant);
+    admin.run(&format!("GRANT SELECT ON credits.credits_transactions TO {role}"));
     assert_eq!(outcomes(&mut tenant, &[item(1, "a", "")]), ["recorded"]);
     try_record(&mut tenant, &format!("[{}]", item(1, "b", r#", "category": "c""#))).refused("42501");
     // Another's row is there, and this caller does not see it.
@@ -453,6 +459,37 @@ fn each_item_is_tried_and_looked_up_a_few_times_at_most() {
         assert!((COUNT..=2 * COUNT).contains(&tries), "{description}: {tries} tries");
         assert!(lookups <= 10 * COUNT, "{description}: {lookups} lookups");
     }
+}
+
+/// Whatever the table would refuse is refused, written without a statement or with one.
+#[test]
+fn only_usage_has_a_batch() {
+    let db = Database::create();
+    let mut session = db.connect();
+    let batch = format!(r#", "fusillade_batch_id": "{}""#, user(1));
+    assert_eq!(outcomes(&mut session, &[item(1, "usage", &batch)]), ["recorded"]);
+    for kind in ["purchase", "admin_grant", "admin_removal"] {
+        let element = item(1, kind, &format!(r#"{batch}, "transaction_type": "{kind}""#));
+        let message = refusal(&mut session, &element);
+        assert!(message.contains("batch_is_usage"), "{message}");
+    }
+}
+
+/// What a trigger makes fit is compared with what is stored as it was given.
+#[test]
+fn an_item_that_a_trigger_makes_fit_is_compared_as_it_was_given() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.run(
+        "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.amount = round(NEW.amount, 15); RETURN NEW; END $$;
+         CREATE TRIGGER cut BEFORE INSERT ON credits.credits_transactions FOR EACH ROW EXECUTE FUNCTION cut()",
+    );
+    let element = item(1, "a", r#", "amount": 1.0000000000000001"#);
+    assert_eq!(outcomes(&mut session, std::slice::from_ref(&element)), ["recorded"]);
+    let [row] = &record(&mut session, &[element])[..] else { panic!("one row each") };
+    let detail = row.detail.as_deref().unwrap();
+    assert!(detail.contains("stored is usage of 1"), "{detail}");
+    session.assert_sound();
 }
 
 /// The keys of an item that is not recorded may be free: then the detail does not say that they are taken.

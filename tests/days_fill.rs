@@ -87,6 +87,8 @@ fn accounts_are_added_up_once() {
     let before: String =
         session.value("SELECT string_agg(d.ctid::text, '') FROM credits.daily_totals d", &[]);
     session.run(FILL);
+    let again: i64 = session.value(&format!("SELECT credits.add_up_days(ARRAY['{}'::uuid])", user(1)), &[]);
+    assert_eq!(again, 0, "nobody was left");
     let after: String = session.value("SELECT string_agg(d.ctid::text, '') FROM credits.daily_totals d", &[]);
     assert_eq!(before, after, "nothing was left to do");
 }
