@@ -1,6 +1,6 @@
 //! Commands that change a table or its indexes and keep neither readers nor writers out: whoever is at work goes on.
 
-use credits_ledger_tests::{Background, Database, Direction, Refused, Session, dec, user};
+use credits_ledger_tests::{Background, Database, Decimal, Direction, Refused, Session, dec, user};
 use postgres::Error;
 
 use Direction::{Down, Up};
@@ -259,4 +259,31 @@ fn weak_locks_disturb_nobody() {
     read_everything(&mut reader);
     reader.run("COMMIT");
     admin.assert_sound();
+}
+
+/// A reader that has waited for the folded totals does not look for them by an index of the table that has come in their place.
+#[test]
+fn batches_are_read_by_an_index_of_their_own_table() {
+    let db = Database::create_alone();
+    let (mut admin, mut reader) = (db.connect(), db.connect());
+    for number in 1..=3 {
+        admin.charge_batch(user(1), user(number), Decimal::from(number));
+    }
+    admin.refresh(user(1));
+    let list = format!("SELECT amount FROM credits.list_transactions_with_batches('{}')", user(1));
+    let newest_first = [dec!(3), dec!(2), dec!(1)];
+    assert_eq!(reader.values::<Decimal>(&list, &[]), newest_first);
+    // The same rows, stored the other way round.
+    admin.run("ALTER EVENT TRIGGER credits_ledger_guard DISABLE");
+    admin.run(
+        "BEGIN; ALTER TABLE credits.batch_aggregates RENAME TO old; ALTER INDEX credits.batch_aggregates_user_seq_idx RENAME TO old_idx;
+         ALTER INDEX credits.batch_aggregates_pkey RENAME TO old_pkey;
+         CREATE TABLE credits.batch_aggregates (LIKE credits.old, PRIMARY KEY (user_id, fusillade_batch_id));
+         CREATE INDEX batch_aggregates_user_seq_idx ON credits.batch_aggregates (user_id, max_seq, created_at);
+         INSERT INTO credits.batch_aggregates SELECT * FROM credits.old ORDER BY max_seq DESC",
+    );
+    let reading = reader.background(move |reader| reader.values::<Decimal>(&list, &[]));
+    db.until_blocked(reading.pid());
+    admin.run("COMMIT");
+    assert_eq!(reading.finish().1, newest_first);
 }
