@@ -319,7 +319,7 @@ COMMENT ON TRIGGER keep_all_announced ON credits.user_balance_checkpoints IS 'Ha
 REVOKE ALL ON FUNCTION credits.keep_announced() FROM PUBLIC;
 
 CREATE OR REPLACE VIEW credits.batches WITH (security_barrier) AS
-    SELECT a.fusillade_batch_id, a.user_id, a.total_amount, a.transaction_count, a.max_seq, a.created_at
+    SELECT a.fusillade_batch_id, a.user_id, trim_scale(a.total_amount) AS total_amount, a.transaction_count, a.max_seq, a.created_at
     FROM (
         SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
                sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at

@@ -143,7 +143,7 @@ fn views_show_every_user_and_batch() {
     session.grant(user(1), dec!(10));
     session.charge_batch(user(1), batches[0], dec!(1));
     session.charge_batch(user(1), batches[0], dec!(2));
-    session.charge_batch(user(2), batches[0], dec!(4));
+    session.charge_batch(user(2), batches[0], dec!(4.00));
     session.charge_batch(user(2), batches[1], dec!(8));
     let show = |session: &mut Session| {
         let balances: Vec<String> = session.values(
@@ -151,7 +151,7 @@ fn views_show_every_user_and_batch() {
             &[],
         );
         let batches: Vec<String> = session.values(
-            "SELECT concat_ws(' ', right(fusillade_batch_id::text, 1), right(user_id::text, 1), trim_scale(total_amount),
+            "SELECT concat_ws(' ', right(fusillade_batch_id::text, 1), right(user_id::text, 1), total_amount,
                               transaction_count, max_seq = (SELECT max(seq) FROM credits.credits_transactions t
                                   WHERE (t.user_id, t.fusillade_batch_id) = (b.user_id, b.fusillade_batch_id)))
              FROM credits.batches b ORDER BY user_id, fusillade_batch_id",

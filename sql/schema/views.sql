@@ -155,7 +155,7 @@ COMMENT ON VIEW credits.thresholds IS
     'crossed_at, when that last changed. For one user: index lookups.';
 
 CREATE VIEW credits.batches WITH (security_barrier) AS
-    SELECT a.fusillade_batch_id, a.user_id, a.total_amount, a.transaction_count, a.max_seq, a.created_at
+    SELECT a.fusillade_batch_id, a.user_id, trim_scale(a.total_amount) AS total_amount, a.transaction_count, a.max_seq, a.created_at
     FROM (
         SELECT p.fusillade_batch_id, p.user_id, sum(p.total_amount) AS total_amount,
                sum(p.transaction_count)::bigint AS transaction_count, max(p.max_seq) AS max_seq, min(p.created_at) AS created_at
