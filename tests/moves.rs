@@ -756,6 +756,32 @@ fn rows_are_compared_again_when_the_bucket_is_taken() {
     assert_eq!(nodes.new.connect().balance(accounts[0]), dec!(5));
 }
 
+/// The hint to remove the copies is for an old node that still has the rows.
+#[test]
+fn the_only_rows_that_are_left_are_not_to_be_purged() {
+    let (bucket, accounts) = accounts_of_a_bucket(1);
+    let mut nodes = Nodes::create(&[bucket]);
+    nodes.old.connect().grant(accounts[0], dec!(5));
+    nodes.mover.give_away(bucket);
+    let rows = nodes.mover.rows(bucket, None, None);
+    let more = another_row(&mut nodes.mover.old, &rows, "{}");
+    nodes
+        .mover
+        .new
+        .value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &more]);
+    let mut hint = || {
+        let handover: String = nodes.mover.old.value("SELECT credits.bucket_handover($1)::text", &[&bucket]);
+        let activate = format!("SELECT credits.activate_bucket({bucket}, '{handover}')");
+        nodes.mover.new.try_run(&activate).refused("55000").hint().unwrap().to_owned()
+    };
+    assert!(hint().contains("purge_bucket"));
+    nodes.old.connect().run(&format!("SELECT credits.purge_bucket({bucket})"));
+    assert_eq!(
+        hint(),
+        "The old node has purged its rows, so keep those that are here: no other node has them."
+    );
+}
+
 /// Whoever brings the accounts here reads their balances, and nobody else does, nor of accounts that have left.
 #[test]
 fn who_brings_accounts_reads_their_balances() {

@@ -246,7 +246,7 @@ END
 COMMENT ON FUNCTION credits.bucket_handover(int, uuid[], xid8) IS
     'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, seq (a number that no other handover has), position (of the transaction), accounts (balance, count of rows, and '
     'what was announced), and the rows of holds, limits and caps. accounts: what bucket_accounts has returned on both nodes, and since: pg_snapshot_xmin of the snapshot that it had on this one, or of an earlier one; without them, it is called here. '
-    'Of a bucket that was given away, also where it is expected again: the same, as it was then. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
+    'Of a bucket that was given away, also where it is expected again: the same, as it was then, and is_purged once its rows were purged. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.give_away_bucket(bucket int, node_number int DEFAULT NULL, accounts uuid[] DEFAULT NULL, since xid8 DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -418,7 +418,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('account %s of bucket %s has not the rows of the handover', differing.user_id, bucket),
             DETAIL = format('Here it has %s (rows: %s), by the handover %s (rows: %s). Rows of it are missing here, or there are rows that the old node does not have. One of the two may have lost commits.',
                             trim_scale(differing.balance_here), differing.count_here, coalesce(trim_scale(differing.balance)::text, 'none'), coalesce(differing.transaction_count::text, 'none')),
-            HINT = format('Compare its rows on both nodes. SELECT credits.return_bucket(%1$s), credits.purge_bucket(%1$s) on the new node removes what that has; then all is copied that the old node has.', bucket);
+            HINT = CASE WHEN handover @> '{"is_purged": true}' THEN 'The old node has purged its rows, so keep those that are here: no other node has them.'
+                        ELSE format('Compare its rows on both nodes. SELECT credits.return_bucket(%1$s), credits.purge_bucket(%1$s) on the new node removes what that has; then all is copied that the old node has.', bucket) END;
     END IF;
 END
     $$;
@@ -564,7 +565,7 @@ BEGIN
     DELETE FROM credits.batch_aggregates b WHERE credits.bucket_of(b.user_id) = purge_bucket.bucket;
     DELETE FROM credits.daily_totals d WHERE credits.bucket_of(d.user_id) = purge_bucket.bucket;
     PERFORM credits.drop_boundaries(bucket);
-    UPDATE credits.bucket_states s SET copied_from = NULL, copied_to = NULL WHERE s.bucket = purge_bucket.bucket;
+    UPDATE credits.bucket_states s SET copied_from = NULL, copied_to = NULL, handover = s.handover || '{"is_purged": true}' WHERE s.bucket = purge_bucket.bucket;
     RETURN removed;
 END
     $$;
