@@ -5,14 +5,14 @@
    moment, and takes up what it has noted. Claims:
 
    - two_owners: at no moment two nodes take the bucket for theirs
-   - stale:      at no moment a node serves what another has given to it since it took it last (claimed with STAYS_LOST)
-   - nowhere:    when all have ended, one node has it (not claimed with LOST and STAYS_LOST)
+   - stale:      at no moment a node serves what another has given to it since it took it last (claimed with STAYS_LOST and VISIT_LOST)
+   - nowhere:    when all have ended, one node has it (not claimed with LOST, STAYS_LOST and VISIT_LOST)
    - and every router ends.
 
-   DIED begins where a router has died: its move of the bucket from node 0 to node 2 is noted as given, and node 2 has taken it.
+   DIED begins where a router has died: its move of the bucket from node 0 to node 2 is noted as given, and node 2 has taken it. There, STAYS_LOST is of node 2.
    LOST has a standby take over for a node, once, which has lost that the bucket is arriving there; TOMBSTONE_LOST, one which has lost the node's last
    tombstone, FAILURES times; DRAWS_LOST, one of these that has the bucket and has lost what numbers its node drew since it took it; STAYS_LOST, one that has lost that its node gave
-   the bucket away and took it back. All other flags remove one part. Each must be found wrong: see the script `check`. */
+   the bucket away and took it back; VISIT_LOST, node 2 after DIED, which has lost that it took the bucket, and whatever came then. All other flags remove one part. Each must be found wrong: see the script `check`. */
 
 #ifndef MOVES
 #define MOVES 2
@@ -22,6 +22,10 @@
 #endif
 #ifndef FAILURES
 #define FAILURES 1
+#endif
+
+#if defined(STAYS_LOST) || defined(VISIT_LOST)
+#define LOSES_MORE
 #endif
 
 #define NODES 3
@@ -55,7 +59,6 @@ byte seq[NODES];                /* what handovers are numbered by: the sequence 
 byte taken_seq[NODES];          /* of the handover by which it has taken the bucket last; 0: it had it from the beginning */
 
 byte map[2], from[2], to[2], noted[2];
-byte last_from[2];              /* of the move that was done last, to where the map leads */
 byte asked[2];                  /* how many moves were asked for */
 byte gone[2];                   /* nodes that failed, a bit each, and that the router has not been told the standby of */
 bool waiting[2];
@@ -69,7 +72,7 @@ inline set_state(n, new) {
   state[n] = new;
   two_owners = OWNS(0) + OWNS(1) + OWNS(2) > 1;
   assert(!two_owners)
-#ifdef STAYS_LOST
+#ifdef LOSES_MORE
   ;
   stale = IS_STALE(0, 1, 2) || IS_STALE(1, 0, 2) || IS_STALE(2, 0, 1);
   assert(!stale)
@@ -154,18 +157,25 @@ begin:
      asked[me]++;
      /* By hand the map follows the nodes, or it does not. */
      if
-     :: OWNS(0) && gone[me] == 0 -> map[me] = 0; last_from[me] = NOBODY
-     :: OWNS(1) && gone[me] == 0 -> map[me] = 1; last_from[me] = NOBODY
-     :: OWNS(2) && gone[me] == 0 -> map[me] = 2; last_from[me] = NOBODY
+     :: OWNS(0) && gone[me] == 0 -> map[me] = 0
+     :: OWNS(1) && gone[me] == 0 -> map[me] = 1
+     :: OWNS(2) && gone[me] == 0 -> map[me] = 2
      :: skip
      fi;
      if :: to[me] = 0 :: to[me] = 1 :: to[me] = 2 fi;
      CAN_ASK(map[me]);
      if
      :: to[me] != map[me] && OWNS(map[me]) -> atomic { from[me] = map[me]; noted[me] = NOTED }
-     :: to[me] == map[me] && !OWNS(map[me]) && last_from[me] != NOBODY ->
-        /* What a standby has lost is sent again. */
-        atomic { from[me] = last_from[me]; noted[me] = GIVEN }
+     :: !OWNS(map[me]) && gone[me] == 0 ->
+        /* What a standby has lost is sent again, by a node that has given it there: the code takes the handover that is the last of all. */
+        atomic {
+          if
+          :: to[me] != 0 && given_to[0] == to[me] -> from[me] = 0; noted[me] = GIVEN
+          :: to[me] != 1 && given_to[1] == to[me] -> from[me] = 1; noted[me] = GIVEN
+          :: to[me] != 2 && given_to[2] == to[me] -> from[me] = 2; noted[me] = GIVEN
+          :: else
+          fi
+        }
      :: else
      fi
   :: noted[me] == NOTED ->
@@ -212,7 +222,7 @@ begin:
      fi;
      MAY_DIE;
      if
-     :: done -> atomic { map[me] = to[me]; last_from[me] = from[me]; noted[me] = NOTHING }
+     :: done -> atomic { map[me] = to[me]; noted[me] = NOTHING }
      :: !done && !waiting[me] -> waiting[me] = true; (ended > 0 || waiting[1 - me])     /* it stays noted: the caller calls it again */
      :: !done && waiting[me] -> break
      fi
@@ -251,8 +261,14 @@ proctype Standby() {
 #else
 #define LAST_TAKEN(n) taken_seq[n]
 #endif
+#ifdef ANY_HANDOVER_BACK
+#define BEFORE(number) 0
+#else
+#define BEFORE(number) number - 1
+#endif
 
-/* What a router does before it leads to a standby that says it has the bucket. */
+/* What a router does before it leads to a standby: one that says it has the bucket may have to give it up, and any other is told the number of the last handover, so that it takes
+   no older one. */
 inline carry_over(n) {
 #ifdef BY_MAP
   atomic {
@@ -274,7 +290,11 @@ inline carry_over(n) {
 #ifndef STANDBY_NOT_LOCKED
        row_locked[n] = true
 #endif
+#ifdef ELSEWHERE_NOT_ASKED
     :: else -> other = NODES
+#else
+    :: else
+#endif
     fi
   };
   do
@@ -318,16 +338,20 @@ inline carry_over(n) {
   :: other == NODES -> other = 0; break
   od;
   atomic {
+    !row_locked[n] || is_asked;
     if
-    :: owner != NOBODY ->
+    :: !is_asked ->
+       number = (owner != NOBODY -> given_number : (heir != n || newest == 0 -> newest : newest - 1));
+       if :: !SAYS_IT_HAS(n) && number > given_seq[n] -> given_to[n] = n; given_seq[n] = number :: else fi
+    :: is_asked && owner != NOBODY ->
 #ifdef NUMBER_OF_THE_STANDBY
        seq[n]++; given_number = seq[n];
 #endif
        state[n] = ELSEWHERE; given_to[n] = owner; given_seq[n] = given_number
-    :: owner == NOBODY && heir != n -> state[n] = ELSEWHERE; given_to[n] = n; given_seq[n] = newest
+    :: is_asked && owner == NOBODY && heir != n && newest > taken_seq[n] -> state[n] = ELSEWHERE; given_to[n] = n; given_seq[n] = newest
 #ifndef COMING_BACK_KEPT
-    /* Given to it, and not taken. */
-    :: owner == NOBODY && heir == n && newest > LAST_TAKEN(n) -> state[n] = ELSEWHERE; given_to[n] = n; given_seq[n] = 0
+    /* Given to it, and not taken: it takes this handover, and none before it. */
+    :: is_asked && owner == NOBODY && heir == n && newest > LAST_TAKEN(n) -> state[n] = ELSEWHERE; given_to[n] = n; given_seq[n] = BEFORE(newest)
 #endif
     :: else
     fi;
@@ -336,6 +360,14 @@ inline carry_over(n) {
   }
 #endif
 }
+
+#ifdef DIED
+#define FIRST 2
+#define FIRST_SEQ 1
+#else
+#define FIRST 0
+#define FIRST_SEQ 0
+#endif
 
 /* A node fails, and its standby has lost the last tombstone; FAILURES times, this node or another. Each router is told of the standbys by itself, at any time, of all that
    there are by then. */
@@ -371,12 +403,22 @@ proctype Failover() {
      }
 #endif
 #ifdef STAYS_LOST
-  /* The node that had the bucket from the beginning has it back, and its standby has only what was in the beginning. */
+  /* The node that had the bucket in the beginning has it back, and its standby has only what was in the beginning. */
   :: atomic {
-       failures < FAILURES && HAS_IT_UNLOCKED(0) && taken_seq[0] != 0;
-       state[0] = MOVING; taken_seq[0] = 0; received[0] = 0; closed[0] = true; failures++;
-       gone[0] = gone[0] | 1; gone[1] = gone[1] | 1;
-       if :: seq[0] = seq[0] + 3 :: skip fi
+       failures < FAILURES && HAS_IT_UNLOCKED(FIRST) && taken_seq[FIRST] != FIRST_SEQ;
+       state[FIRST] = MOVING; taken_seq[FIRST] = FIRST_SEQ; received[FIRST] = 0; closed[FIRST] = true; failures++;
+       gone[0] = gone[0] | (1 << FIRST); gone[1] = gone[1] | (1 << FIRST);
+       if :: seq[FIRST] = seq[FIRST] + 3 :: skip fi
+     }
+#endif
+#ifdef VISIT_LOST
+  /* The standby has what was before the bucket came: that it is expected, or not even that. */
+  :: atomic {
+       failures < FAILURES && !row_locked[2];
+       state[2] = ELSEWHERE; given_to[2] = NOBODY; given_seq[2] = 0; taken_seq[2] = 0; received[2] = 0; failures++;
+       if :: state[2] = ARRIVING; copied_from[2] = 0; received[2] = 1 :: skip fi;
+       gone[0] = gone[0] | 4; gone[1] = gone[1] | 4;
+       if :: seq[2] = seq[2] + 3 :: skip fi
      }
 #endif
   :: atomic { gone[0] + gone[1] > 0; if :: gone[0] > 0 -> me = 0 :: gone[1] > 0 -> me = 1 fi };
@@ -412,7 +454,6 @@ init {
     state[1] = ELSEWHERE; state[2] = ELSEWHERE;
     given_to[0] = NOBODY; given_to[1] = NOBODY; given_to[2] = NOBODY;
     copied_from[0] = NOBODY; copied_from[1] = NOBODY; copied_from[2] = NOBODY;
-    last_from[0] = NOBODY; last_from[1] = NOBODY;
 #ifdef DIED
     state[0] = ELSEWHERE; given_to[0] = 2; given_seq[0] = 1; seq[0] = 1;
     state[2] = HERE; copied_from[2] = 0; received[2] = 1; seq[2] = 1; taken_seq[2] = 1;
@@ -430,7 +471,7 @@ init {
 #endif
   };
   ended == 2 + STANDBYS;
-#if !defined(LOST) && !defined(STAYS_LOST)
+#if !defined(LOST) && !defined(LOSES_MORE)
   d_step {
     nowhere = OWNS(0) + OWNS(1) + OWNS(2) != 1;
     assert(!nowhere)

@@ -883,22 +883,22 @@ COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
     'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker, and the number of the one by which it took the bucket last. 0 where there is none. Of one bucket it says so when '
     'no transaction that gives it away is under way.';
 
-CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS int[]
+CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS TABLE (bucket int, taken_seq bigint)
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
         WITH said AS MATERIALIZED (
             SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
         ), newest AS (
-            SELECT DISTINCT ON (s.bucket) s.bucket, s.given_to, s.seq FROM said s WHERE s.node <> standby AND s.seq > 0 ORDER BY s.bucket, s.seq DESC
+            SELECT DISTINCT ON (s.bucket) s.bucket, s.seq FROM said s WHERE s.node <> standby AND s.seq > 0 ORDER BY s.bucket, s.seq DESC
         )
-        SELECT coalesce(array_agg(DISTINCT own.bucket ORDER BY own.bucket), '{}')
+        SELECT DISTINCT own.bucket, own.taken_seq
         FROM said own
-        CROSS JOIN credits_routes.number_of_node(standby) number
         JOIN said other ON other.bucket = own.bucket AND other.node <> own.node
         LEFT JOIN newest n ON n.bucket = own.bucket
-        WHERE own.node = standby AND own.state IN ('here', 'moving') AND (other.state <> 'elsewhere' OR n.given_to <> number OR n.seq > own.taken_seq)
+        WHERE own.node = standby AND own.state IN ('here', 'moving') AND (other.state <> 'elsewhere' OR n.seq > own.taken_seq)
     $$;
-COMMENT ON FUNCTION credits_routes.doubtful_buckets(text) IS 'The buckets that a standby says it has, and that may be another node''s by what those say.';
+COMMENT ON FUNCTION credits_routes.doubtful_buckets(text) IS
+    'The buckets that a standby says it has, and that may be another node''s by what those say, with the number of the handover by which it took each.';
 
 CREATE FUNCTION credits_routes.hold_on_standby(standby text, moved int, OUT state_before text, OUT since text, OUT accounts text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -931,13 +931,13 @@ DECLARE
     said record;
 BEGIN
     newest := 0;
-    -- Two may say that they have it, if another standby has lost a tombstone, too. Either will do: by the number it is told which handover came later.
+    -- Two may say that they have it, if another standby has lost a tombstone, too: the one that took it later has it.
     FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
         said := credits_routes.settled_report(other.node, moved);
-        IF said.has_it THEN
+        IF said.has_it AND said.taken_seq >= coalesce(taken_seq, 0) THEN
             owner := other.seq_residue;
             taken_seq := said.taken_seq;
-        ELSIF said.seq > newest THEN
+        ELSIF NOT said.has_it AND said.seq > newest THEN
             newest := said.seq;
             heir := said.given_to;
         END IF;
@@ -961,10 +961,10 @@ BEGIN
         taker := said.owner;
         seq := said.taken_seq;
     ELSIF said.heir = nobody AND said.newest > taken_seq THEN
-        -- The bucket was given to the standby's node. The standby has not taken it: it says what was before.
+        -- The bucket was given to the standby's node. The standby has not taken it: it says what was before. It takes this handover, and none before it.
         taker := nobody;
-        seq := 0;
-    ELSIF said.heir <> nobody AND EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = said.heir) THEN
+        seq := said.newest - 1;
+    ELSIF said.heir <> nobody AND said.newest > taken_seq AND EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = said.heir) THEN
         -- Given to another, which has not taken it yet.
         taker := nobody;
         seq := said.newest;
@@ -1022,6 +1022,27 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.carry_over(text, int) IS 'Has a standby that takes over give up a bucket that it says it has, if its node has given it away.';
 
+-- A node takes no handover that is older than its own last one. A standby that has lost that its node took a bucket, or that it gave it away then, would take one again that is over.
+CREATE FUNCTION credits_routes.refuse_older_handovers(standby text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    number constant int := credits_routes.number_of_node(standby);
+    newest constant jsonb := (
+        SELECT jsonb_object_agg(h.bucket, h.seq)
+        FROM (SELECT r.bucket, max(CASE WHEN r.state IN ('here', 'moving') THEN r.taken_seq WHEN coalesce(r.given_to, number) = number THEN r.seq - 1 ELSE r.seq END) AS seq
+              FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
+              WHERE n.node <> standby GROUP BY r.bucket HAVING bool_or(r.given_to = number)) h);
+BEGIN
+    PERFORM credits_routes.ask_node(standby, format(
+        'WITH told AS (UPDATE credits.bucket_states s SET handover = coalesce(s.handover, ''{}'') || jsonb_build_object(''given_to'', %s, ''seq'', n.value::bigint)'
+        ' FROM jsonb_each_text(%L) n WHERE s.bucket = n.key::int AND s.state IN (''elsewhere'', ''arriving'') AND coalesce((s.handover ->> ''seq'')::bigint, 0) < n.value::bigint'
+        ' RETURNING s.bucket) SELECT count(*)::text FROM told', number, newest));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.refuse_older_handovers(text) IS
+    'Has a standby take no handover of a bucket that it does not have, but the newest one, if that is to it: by a tombstone to nobody, numbered by what the other nodes know.';
+
 -- What a node has of the standby's node may be what the standby has lost. And the standby gives out ids of transactions again, so rows of its own are below where that node has all.
 CREATE FUNCTION credits_routes.forget_copies_of(standby text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -1053,17 +1074,17 @@ BEGIN
     WHERE said.number::int IS DISTINCT FROM credits_routes.number_of_node(s.node);
     PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
     FROM credits_routes.classes() c WHERE c.node = ANY (standbys) GROUP BY c.node;
-    -- Where two standbys say that they have a bucket, the map leads to the one that has more: the other has lost the tombstone.
+    -- Where two standbys say that they have a bucket, the one that took it first has lost the tombstone, or the one that the map does not lead to.
     FOR doubtful IN
         SELECT s.node, d.bucket
-        FROM unnest(standbys) s (node) CROSS JOIN LATERAL unnest(credits_routes.doubtful_buckets(s.node)) d (bucket)
+        FROM unnest(standbys) s (node) CROSS JOIN LATERAL credits_routes.doubtful_buckets(s.node) d
         JOIN credits.buckets b ON b.bucket = d.bucket
         LEFT JOIN credits.moves m ON m.bucket = d.bucket AND m.state IN ('given', 'active')
-        ORDER BY coalesce(m.to_node, b.node) = s.node, s.node, d.bucket
+        ORDER BY d.taken_seq, coalesce(m.to_node, b.node) = s.node, s.node, d.bucket
     LOOP
         PERFORM credits_routes.carry_over(doubtful.node, doubtful.bucket);
     END LOOP;
-    PERFORM credits_routes.forget_copies_of(s.node) FROM unnest(standbys) s (node);
+    PERFORM credits_routes.refuse_older_handovers(s.node), credits_routes.forget_copies_of(s.node) FROM unnest(standbys) s (node);
     RETURN NULL;
 END
     $$;
@@ -1263,14 +1284,29 @@ END
 COMMENT ON FUNCTION credits_routes.is_given(credits.moves) IS
     'Whether a move is behind its commit point: the old node has given the bucket to the new one, and that has not given it on since.';
 
+CREATE FUNCTION credits_routes.last_handover(bucket int, OUT giver text, OUT taker text)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH said AS MATERIALIZED (
+            SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r WHERE r.bucket = last_handover.bucket
+        )
+        SELECT s.node, n.node
+        FROM said s JOIN credits.nodes n ON n.seq_residue = s.given_to
+        WHERE s.seq > 0 AND NOT EXISTS (SELECT FROM said o WHERE o.state IN ('here', 'moving'))
+        ORDER BY s.seq DESC LIMIT 1
+    $$;
+COMMENT ON FUNCTION credits_routes.last_handover(int) IS 'Of a bucket that no node has: which node gave it away last, and to which. NULL if a node has it.';
+
 CREATE FUNCTION credits_routes.refuse_absent(bucket int, node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
+DECLARE
+    taker constant text := (SELECT h.taker FROM credits_routes.last_handover(bucket) h);
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is not on %s', bucket, node),
         DETAIL = 'Another router may have moved it, or the node has lost the end of a move.',
         HINT = format('UPDATE credits.buckets b SET node = o.owners[1] FROM credits.bucket_owners() o WHERE o.bucket = b.bucket AND o.owners <> ARRAY[b.node]'
-                      ' AND cardinality(o.owners) = 1 has the map follow the nodes; where none has the bucket, CALL credits.move_bucket(%s, %L) does.', bucket, node);
+                      ' AND cardinality(o.owners) = 1 has the map follow the nodes; where none has the bucket, CALL credits.move_bucket(%s, %L) does.', bucket, coalesce(taker, node));
 END
     $$;
 COMMENT ON FUNCTION credits_routes.refuse_absent(int, text) IS 'Raises 55000: a bucket is not on the node that it was to leave.';
@@ -1539,21 +1575,15 @@ DECLARE
     origin text := by_map;
     first_state text := 'noted';
 BEGIN
-    IF by_map = new_node THEN
-        IF credits_routes.bucket_state(new_node, moved) IN ('here', 'moving') THEN
-            RETURN false;
-        END IF;
-        -- The node may be a standby that has lost the end of a move: that is repeated.
-        SELECT m.from_node INTO origin FROM credits.moves m
-        WHERE m.bucket = moved AND m.to_node = new_node AND m.state = 'done' ORDER BY m.move DESC LIMIT 1;
+    IF credits_routes.bucket_state(by_map, moved) NOT IN ('here', 'moving') THEN
+        -- A standby may have lost the end of a move, or a router that there was one: it is gone on with, whichever router began it.
+        SELECT h.giver INTO origin FROM credits_routes.last_handover(moved) h WHERE h.taker = new_node;
         IF NOT FOUND THEN
-            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                MESSAGE = format('%s does not have bucket %s, and no move there is known', new_node, moved),
-                HINT = 'SELECT * FROM credits.bucket_owners() has what the nodes say.';
+            PERFORM credits_routes.refuse_absent(moved, by_map);
         END IF;
         first_state := 'given';
-    ELSIF credits_routes.bucket_state(by_map, moved) NOT IN ('here', 'moving') THEN
-        PERFORM credits_routes.refuse_absent(moved, by_map);
+    ELSIF by_map = new_node THEN
+        RETURN false;
     END IF;
     INSERT INTO credits.moves (move, bucket, from_node, to_node, state)
     SELECT coalesce(max(m.move), 0) + 1, moved, origin, new_node, first_state FROM credits.moves m;

@@ -188,14 +188,29 @@ END
 COMMENT ON FUNCTION credits_routes.is_given(credits.moves) IS
     'Whether a move is behind its commit point: the old node has given the bucket to the new one, and that has not given it on since.';
 
+CREATE FUNCTION credits_routes.last_handover(bucket int, OUT giver text, OUT taker text)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH said AS MATERIALIZED (
+            SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r WHERE r.bucket = last_handover.bucket
+        )
+        SELECT s.node, n.node
+        FROM said s JOIN credits.nodes n ON n.seq_residue = s.given_to
+        WHERE s.seq > 0 AND NOT EXISTS (SELECT FROM said o WHERE o.state IN ('here', 'moving'))
+        ORDER BY s.seq DESC LIMIT 1
+    $$;
+COMMENT ON FUNCTION credits_routes.last_handover(int) IS 'Of a bucket that no node has: which node gave it away last, and to which. NULL if a node has it.';
+
 CREATE FUNCTION credits_routes.refuse_absent(bucket int, node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
+DECLARE
+    taker constant text := (SELECT h.taker FROM credits_routes.last_handover(bucket) h);
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is not on %s', bucket, node),
         DETAIL = 'Another router may have moved it, or the node has lost the end of a move.',
         HINT = format('UPDATE credits.buckets b SET node = o.owners[1] FROM credits.bucket_owners() o WHERE o.bucket = b.bucket AND o.owners <> ARRAY[b.node]'
-                      ' AND cardinality(o.owners) = 1 has the map follow the nodes; where none has the bucket, CALL credits.move_bucket(%s, %L) does.', bucket, node);
+                      ' AND cardinality(o.owners) = 1 has the map follow the nodes; where none has the bucket, CALL credits.move_bucket(%s, %L) does.', bucket, coalesce(taker, node));
 END
     $$;
 COMMENT ON FUNCTION credits_routes.refuse_absent(int, text) IS 'Raises 55000: a bucket is not on the node that it was to leave.';
@@ -464,21 +479,15 @@ DECLARE
     origin text := by_map;
     first_state text := 'noted';
 BEGIN
-    IF by_map = new_node THEN
-        IF credits_routes.bucket_state(new_node, moved) IN ('here', 'moving') THEN
-            RETURN false;
-        END IF;
-        -- The node may be a standby that has lost the end of a move: that is repeated.
-        SELECT m.from_node INTO origin FROM credits.moves m
-        WHERE m.bucket = moved AND m.to_node = new_node AND m.state = 'done' ORDER BY m.move DESC LIMIT 1;
+    IF credits_routes.bucket_state(by_map, moved) NOT IN ('here', 'moving') THEN
+        -- A standby may have lost the end of a move, or a router that there was one: it is gone on with, whichever router began it.
+        SELECT h.giver INTO origin FROM credits_routes.last_handover(moved) h WHERE h.taker = new_node;
         IF NOT FOUND THEN
-            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                MESSAGE = format('%s does not have bucket %s, and no move there is known', new_node, moved),
-                HINT = 'SELECT * FROM credits.bucket_owners() has what the nodes say.';
+            PERFORM credits_routes.refuse_absent(moved, by_map);
         END IF;
         first_state := 'given';
-    ELSIF credits_routes.bucket_state(by_map, moved) NOT IN ('here', 'moving') THEN
-        PERFORM credits_routes.refuse_absent(moved, by_map);
+    ELSIF by_map = new_node THEN
+        RETURN false;
     END IF;
     INSERT INTO credits.moves (move, bucket, from_node, to_node, state)
     SELECT coalesce(max(m.move), 0) + 1, moved, origin, new_node, first_state FROM credits.moves m;

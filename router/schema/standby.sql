@@ -28,22 +28,22 @@ COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
     'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker, and the number of the one by which it took the bucket last. 0 where there is none. Of one bucket it says so when '
     'no transaction that gives it away is under way.';
 
-CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS int[]
+CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS TABLE (bucket int, taken_seq bigint)
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
         WITH said AS MATERIALIZED (
             SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
         ), newest AS (
-            SELECT DISTINCT ON (s.bucket) s.bucket, s.given_to, s.seq FROM said s WHERE s.node <> standby AND s.seq > 0 ORDER BY s.bucket, s.seq DESC
+            SELECT DISTINCT ON (s.bucket) s.bucket, s.seq FROM said s WHERE s.node <> standby AND s.seq > 0 ORDER BY s.bucket, s.seq DESC
         )
-        SELECT coalesce(array_agg(DISTINCT own.bucket ORDER BY own.bucket), '{}')
+        SELECT DISTINCT own.bucket, own.taken_seq
         FROM said own
-        CROSS JOIN credits_routes.number_of_node(standby) number
         JOIN said other ON other.bucket = own.bucket AND other.node <> own.node
         LEFT JOIN newest n ON n.bucket = own.bucket
-        WHERE own.node = standby AND own.state IN ('here', 'moving') AND (other.state <> 'elsewhere' OR n.given_to <> number OR n.seq > own.taken_seq)
+        WHERE own.node = standby AND own.state IN ('here', 'moving') AND (other.state <> 'elsewhere' OR n.seq > own.taken_seq)
     $$;
-COMMENT ON FUNCTION credits_routes.doubtful_buckets(text) IS 'The buckets that a standby says it has, and that may be another node''s by what those say.';
+COMMENT ON FUNCTION credits_routes.doubtful_buckets(text) IS
+    'The buckets that a standby says it has, and that may be another node''s by what those say, with the number of the handover by which it took each.';
 
 CREATE FUNCTION credits_routes.hold_on_standby(standby text, moved int, OUT state_before text, OUT since text, OUT accounts text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -76,13 +76,13 @@ DECLARE
     said record;
 BEGIN
     newest := 0;
-    -- Two may say that they have it, if another standby has lost a tombstone, too. Either will do: by the number it is told which handover came later.
+    -- Two may say that they have it, if another standby has lost a tombstone, too: the one that took it later has it.
     FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
         said := credits_routes.settled_report(other.node, moved);
-        IF said.has_it THEN
+        IF said.has_it AND said.taken_seq >= coalesce(taken_seq, 0) THEN
             owner := other.seq_residue;
             taken_seq := said.taken_seq;
-        ELSIF said.seq > newest THEN
+        ELSIF NOT said.has_it AND said.seq > newest THEN
             newest := said.seq;
             heir := said.given_to;
         END IF;
@@ -106,10 +106,10 @@ BEGIN
         taker := said.owner;
         seq := said.taken_seq;
     ELSIF said.heir = nobody AND said.newest > taken_seq THEN
-        -- The bucket was given to the standby's node. The standby has not taken it: it says what was before.
+        -- The bucket was given to the standby's node. The standby has not taken it: it says what was before. It takes this handover, and none before it.
         taker := nobody;
-        seq := 0;
-    ELSIF said.heir <> nobody AND EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = said.heir) THEN
+        seq := said.newest - 1;
+    ELSIF said.heir <> nobody AND said.newest > taken_seq AND EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = said.heir) THEN
         -- Given to another, which has not taken it yet.
         taker := nobody;
         seq := said.newest;
@@ -167,6 +167,27 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.carry_over(text, int) IS 'Has a standby that takes over give up a bucket that it says it has, if its node has given it away.';
 
+-- A node takes no handover that is older than its own last one. A standby that has lost that its node took a bucket, or that it gave it away then, would take one again that is over.
+CREATE FUNCTION credits_routes.refuse_older_handovers(standby text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    number constant int := credits_routes.number_of_node(standby);
+    newest constant jsonb := (
+        SELECT jsonb_object_agg(h.bucket, h.seq)
+        FROM (SELECT r.bucket, max(CASE WHEN r.state IN ('here', 'moving') THEN r.taken_seq WHEN coalesce(r.given_to, number) = number THEN r.seq - 1 ELSE r.seq END) AS seq
+              FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
+              WHERE n.node <> standby GROUP BY r.bucket HAVING bool_or(r.given_to = number)) h);
+BEGIN
+    PERFORM credits_routes.ask_node(standby, format(
+        'WITH told AS (UPDATE credits.bucket_states s SET handover = coalesce(s.handover, ''{}'') || jsonb_build_object(''given_to'', %s, ''seq'', n.value::bigint)'
+        ' FROM jsonb_each_text(%L) n WHERE s.bucket = n.key::int AND s.state IN (''elsewhere'', ''arriving'') AND coalesce((s.handover ->> ''seq'')::bigint, 0) < n.value::bigint'
+        ' RETURNING s.bucket) SELECT count(*)::text FROM told', number, newest));
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.refuse_older_handovers(text) IS
+    'Has a standby take no handover of a bucket that it does not have, but the newest one, if that is to it: by a tombstone to nobody, numbered by what the other nodes know.';
+
 -- What a node has of the standby's node may be what the standby has lost. And the standby gives out ids of transactions again, so rows of its own are below where that node has all.
 CREATE FUNCTION credits_routes.forget_copies_of(standby text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -198,17 +219,17 @@ BEGIN
     WHERE said.number::int IS DISTINCT FROM credits_routes.number_of_node(s.node);
     PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
     FROM credits_routes.classes() c WHERE c.node = ANY (standbys) GROUP BY c.node;
-    -- Where two standbys say that they have a bucket, the map leads to the one that has more: the other has lost the tombstone.
+    -- Where two standbys say that they have a bucket, the one that took it first has lost the tombstone, or the one that the map does not lead to.
     FOR doubtful IN
         SELECT s.node, d.bucket
-        FROM unnest(standbys) s (node) CROSS JOIN LATERAL unnest(credits_routes.doubtful_buckets(s.node)) d (bucket)
+        FROM unnest(standbys) s (node) CROSS JOIN LATERAL credits_routes.doubtful_buckets(s.node) d
         JOIN credits.buckets b ON b.bucket = d.bucket
         LEFT JOIN credits.moves m ON m.bucket = d.bucket AND m.state IN ('given', 'active')
-        ORDER BY coalesce(m.to_node, b.node) = s.node, s.node, d.bucket
+        ORDER BY d.taken_seq, coalesce(m.to_node, b.node) = s.node, s.node, d.bucket
     LOOP
         PERFORM credits_routes.carry_over(doubtful.node, doubtful.bucket);
     END LOOP;
-    PERFORM credits_routes.forget_copies_of(s.node) FROM unnest(standbys) s (node);
+    PERFORM credits_routes.refuse_older_handovers(s.node), credits_routes.forget_copies_of(s.node) FROM unnest(standbys) s (node);
     RETURN NULL;
 END
     $$;
