@@ -557,6 +557,19 @@ CREATE FUNCTION credits_routes.make_lacking_views(node text, moduli int[], remai
     $$;
 COMMENT ON FUNCTION credits_routes.make_lacking_views(text, int[], int[]) IS 'Has a node make the views that it lacks of these classes, each of which has one of the moduli and one of the remainders.';
 
+CREATE FUNCTION credits_routes.present_classes() RETURNS TABLE (node text, modulus int, remainder int)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT n.node, c.parts[1]::int, c.parts[2]::int
+        FROM credits.nodes n
+        JOIN pg_foreign_server s ON s.srvname = credits_routes.server_of(n.node)
+        JOIN pg_foreign_table f ON f.ftserver = s.oid
+        JOIN pg_class p ON p.oid = f.ftrelid
+        CROSS JOIN LATERAL regexp_match(p.relname, '^credits_transactions_([0-9]+)_([0-9]+)$') c (parts)
+        WHERE c.parts IS NOT NULL
+    $$;
+COMMENT ON FUNCTION credits_routes.present_classes() IS 'The partitions that routed tables have: those by the map, unless a move that was undone has left some.';
+
 CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -564,9 +577,7 @@ BEGIN
     PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
     FROM credits_routes.classes(moved, new_node) c
     -- A class that has been on its node before has its views.
-    WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
-                      WHERE s.srvname = credits_routes.server_of(c.node)
-                        AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)))
+    WHERE (c.node, c.modulus, c.remainder) NOT IN (SELECT p.node, p.modulus, p.remainder FROM credits_routes.present_classes() p)
     GROUP BY c.node;
 END
     $$;
@@ -1064,16 +1075,18 @@ DECLARE
     standbys constant text[] := ARRAY(
         SELECT n.node FROM new_nodes n JOIN old_nodes o USING (node)
         WHERE EXISTS (SELECT FROM credits.buckets)
-          AND (n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue)
+          -- A standby may have the address of its node: an UPDATE that changes nothing names it. One of options alone names none.
+          AND ((n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue) OR n.options = o.options)
         ORDER BY n.node);
     doubtful record;
 BEGIN
-    -- A standby may lack the number that its node was given, by which the others know its ledger, and the views that it was told to make last.
-    PERFORM credits_routes.number_node(s.node)
-    FROM unnest(standbys) s (node) CROSS JOIN LATERAL credits_routes.ask_node(s.node, 'SELECT credits.get_node_number()::text') said (number)
-    WHERE said.number::int IS DISTINCT FROM credits_routes.number_of_node(s.node);
+    -- All nodes must be there: by what they say, a standby is told what it has lost.
+    PERFORM credits_routes.bucket_reports(n.node) FROM credits.nodes n WHERE standbys <> '{}';
+    -- The number that its node was given, by which the others know its ledger. And the numbers of rows that are on other nodes are not given out again.
+    PERFORM credits_routes.number_node(s.node) FROM unnest(standbys) s (node);
+    -- The views that it was told to make last.
     PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
-    FROM credits_routes.classes() c WHERE c.node = ANY (standbys) GROUP BY c.node;
+    FROM credits_routes.present_classes() c WHERE c.node = ANY (standbys) GROUP BY c.node;
     -- Where two standbys say that they have a bucket, the one that took it first has lost the tombstone, or the one that the map does not lead to.
     FOR doubtful IN
         SELECT s.node, d.bucket
@@ -1553,7 +1566,10 @@ CREATE FUNCTION credits_routes.resume_move(m credits.moves, is_wanted boolean) R
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF m.state IN ('given', 'active') THEN
+    IF m.state = 'active' AND credits_routes.ask_new(format('SELECT credits.bucket_state(%s)', m.bucket)) NOT IN ('here', 'moving') THEN
+        -- A standby has taken over that has lost it.
+        RETURN 'given';
+    ELSIF m.state IN ('given', 'active') THEN
         RETURN m.state;
     ELSIF credits_routes.is_given(m) THEN
         RETURN 'given';

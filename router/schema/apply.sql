@@ -170,6 +170,19 @@ CREATE FUNCTION credits_routes.make_lacking_views(node text, moduli int[], remai
     $$;
 COMMENT ON FUNCTION credits_routes.make_lacking_views(text, int[], int[]) IS 'Has a node make the views that it lacks of these classes, each of which has one of the moduli and one of the remainders.';
 
+CREATE FUNCTION credits_routes.present_classes() RETURNS TABLE (node text, modulus int, remainder int)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT n.node, c.parts[1]::int, c.parts[2]::int
+        FROM credits.nodes n
+        JOIN pg_foreign_server s ON s.srvname = credits_routes.server_of(n.node)
+        JOIN pg_foreign_table f ON f.ftserver = s.oid
+        JOIN pg_class p ON p.oid = f.ftrelid
+        CROSS JOIN LATERAL regexp_match(p.relname, '^credits_transactions_([0-9]+)_([0-9]+)$') c (parts)
+        WHERE c.parts IS NOT NULL
+    $$;
+COMMENT ON FUNCTION credits_routes.present_classes() IS 'The partitions that routed tables have: those by the map, unless a move that was undone has left some.';
+
 CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -177,9 +190,7 @@ BEGIN
     PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
     FROM credits_routes.classes(moved, new_node) c
     -- A class that has been on its node before has its views.
-    WHERE NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
-                      WHERE s.srvname = credits_routes.server_of(c.node)
-                        AND f.ftrelid = to_regclass(format('credits_routes.credits_transactions_%s_%s', c.modulus, c.remainder)))
+    WHERE (c.node, c.modulus, c.remainder) NOT IN (SELECT p.node, p.modulus, p.remainder FROM credits_routes.present_classes() p)
     GROUP BY c.node;
 END
     $$;

@@ -457,7 +457,10 @@ CREATE FUNCTION credits_routes.resume_move(m credits.moves, is_wanted boolean) R
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF m.state IN ('given', 'active') THEN
+    IF m.state = 'active' AND credits_routes.ask_new(format('SELECT credits.bucket_state(%s)', m.bucket)) NOT IN ('here', 'moving') THEN
+        -- A standby has taken over that has lost it.
+        RETURN 'given';
+    ELSIF m.state IN ('given', 'active') THEN
         RETURN m.state;
     ELSIF credits_routes.is_given(m) THEN
         RETURN 'given';

@@ -209,16 +209,18 @@ DECLARE
     standbys constant text[] := ARRAY(
         SELECT n.node FROM new_nodes n JOIN old_nodes o USING (node)
         WHERE EXISTS (SELECT FROM credits.buckets)
-          AND (n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue)
+          -- A standby may have the address of its node: an UPDATE that changes nothing names it. One of options alone names none.
+          AND ((n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue) OR n.options = o.options)
         ORDER BY n.node);
     doubtful record;
 BEGIN
-    -- A standby may lack the number that its node was given, by which the others know its ledger, and the views that it was told to make last.
-    PERFORM credits_routes.number_node(s.node)
-    FROM unnest(standbys) s (node) CROSS JOIN LATERAL credits_routes.ask_node(s.node, 'SELECT credits.get_node_number()::text') said (number)
-    WHERE said.number::int IS DISTINCT FROM credits_routes.number_of_node(s.node);
+    -- All nodes must be there: by what they say, a standby is told what it has lost.
+    PERFORM credits_routes.bucket_reports(n.node) FROM credits.nodes n WHERE standbys <> '{}';
+    -- The number that its node was given, by which the others know its ledger. And the numbers of rows that are on other nodes are not given out again.
+    PERFORM credits_routes.number_node(s.node) FROM unnest(standbys) s (node);
+    -- The views that it was told to make last.
     PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
-    FROM credits_routes.classes() c WHERE c.node = ANY (standbys) GROUP BY c.node;
+    FROM credits_routes.present_classes() c WHERE c.node = ANY (standbys) GROUP BY c.node;
     -- Where two standbys say that they have a bucket, the one that took it first has lost the tombstone, or the one that the map does not lead to.
     FOR doubtful IN
         SELECT s.node, d.bucket
