@@ -173,9 +173,12 @@ class Nodes:
     def add(self, name, residue, database=None):
         self.router.sql(f"INSERT INTO credits.nodes (node, host, port, dbname, seq_residue) VALUES ('{name}', '127.0.0.1', {self.nodes[name].port}, '{name}', {residue})", database=database)
 
+    def dump_router(self):
+        return subprocess.run([BIN / "pg_dump", "-h", self.router.folder, "-p", str(self.router.port), "-U", "postgres", "router"], check=True, text=True, stdout=subprocess.PIPE).stdout
+
     def copy_router(self, database):
         """Another router, with the map of now. Returns the dump that it was made of."""
-        dump = subprocess.run([BIN / "pg_dump", "-h", self.router.folder, "-p", str(self.router.port), "-U", "postgres", "router"], check=True, text=True, stdout=subprocess.PIPE).stdout
+        dump = self.dump_router()
         self.router.sql(f"CREATE DATABASE {database}", database="postgres")
         self.router.sql(dump, database=database)
         return dump

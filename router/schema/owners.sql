@@ -85,16 +85,19 @@ DECLARE
     told record;
 BEGIN
     SELECT jsonb_object_agg(n.node, credits_routes.buckets_away(n.node)) INTO away FROM credits.nodes n;
-    SELECT b.bucket, b.node, a.key AS other INTO dispute
-    FROM credits.buckets b CROSS JOIN LATERAL jsonb_each(away) a
-    WHERE a.value <> '[]' AND (a.key = b.node) = (a.value @> to_jsonb(b.bucket))
-    ORDER BY b.bucket LIMIT 1;
-    IF FOUND THEN
+    FOR dispute IN
+        SELECT b.bucket, b.node, a.key AS other
+        FROM credits.buckets b CROSS JOIN LATERAL jsonb_each(away) a
+        WHERE a.value <> '[]' AND (a.key = b.node) = (a.value @> to_jsonb(b.bucket))
+        ORDER BY b.bucket
+    LOOP
+        -- A bucket that no node has yet, behind the commit point of a move, is to be on the node that it was given to.
+        CONTINUE WHEN dispute.other = dispute.node AND dispute.node = (SELECT h.taker FROM credits_routes.last_handover(dispute.bucket) h);
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('bucket %s is not on %s', dispute.bucket, dispute.node),
             DETAIL = CASE WHEN dispute.node = dispute.other THEN format('%s says so.', dispute.other) ELSE format('%s says that it has it.', dispute.other) END,
-            HINT = 'INSERT INTO credits.buckets SELECT bucket, owners[1] FROM credits.bucket_owners() makes the map as the nodes have it.';
-    END IF;
+            HINT = 'INSERT INTO credits.buckets SELECT bucket, coalesce(owners[1], (credits_routes.last_handover(bucket)).taker) FROM credits.bucket_owners() makes the map as the nodes have it.';
+    END LOOP;
     FOR told IN
         SELECT a.key AS node, ARRAY(SELECT b.bucket FROM credits.buckets b WHERE b.node <> a.key ORDER BY b.bucket) AS buckets
         FROM jsonb_each(away) a WHERE a.value = '[]' ORDER BY a.key
