@@ -365,7 +365,7 @@ fn a_bucket_is_not_looked_for_among_all_accounts() {
     let before = read(&mut back);
     back.old.run(&format!("SELECT credits.hold_bucket({bucket})"));
     let rest = back.rows(bucket, Some(&from), None);
-    back.new.value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rest]);
+    back.receive(bucket, &rest);
     let handover: String = back.old.value(
         "SELECT credits.give_away_bucket($1, 0, $2::text::uuid[], $3::text::xid8)::text",
         &[&bucket, &collected, &since],
@@ -599,10 +599,7 @@ fn a_bucket_is_not_taken_without_its_last_rows() {
         assert_eq!(stored, handover);
         assert_eq!(nodes.mover.expect(bucket), Some(from.clone()));
         let rest = nodes.mover.rows(bucket, Some(&from), None);
-        let received: i64 = nodes
-            .mover
-            .new
-            .value("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rest]);
+        let received = nodes.mover.receive(bucket, &rest);
         // Other databases' transactions may have kept the first copy from being of all that there was.
         assert!((2..=3).contains(&received), "{received}");
         nodes.mover.new.try_run(&activate).refused("55000");
@@ -672,7 +669,6 @@ fn another_row(session: &mut Session, rows: &str, changes: &str) -> String {
 /// The new node has copies of commits that the old one has lost, or lacks rows that it is said to have. That is found before anything is given away.
 #[test]
 fn a_bucket_whose_nodes_disagree_is_not_given_away() {
-    const RECEIVE: &str = "SELECT credits.receive_transactions($1, $2::text::jsonb)";
     let (bucket, accounts) = accounts_of_a_bucket(2);
     let [account, forgotten] = [accounts[0], accounts[1]];
     let of_forgotten = format!(r#"{{"user_id": "{forgotten}", "amount": 7}}"#);
@@ -696,11 +692,11 @@ fn a_bucket_whose_nodes_disagree_is_not_given_away() {
         nodes.mover.expect(bucket);
         let rows = nodes.mover.rows(bucket, None, None);
         if is_copied {
-            nodes.mover.new.value::<i64>(RECEIVE, &[&bucket, &rows]);
+            nodes.mover.receive(bucket, &rows);
         }
         for changes in lost {
             let lost = another_row(&mut admin, &rows, changes);
-            nodes.mover.new.value::<i64>(RECEIVE, &[&bucket, &lost]);
+            nodes.mover.receive(bucket, &lost);
         }
         let collected = nodes.mover.collect(bucket);
         nodes.mover.old.run(&format!("SELECT credits.start_moving_bucket({bucket})"));
@@ -740,8 +736,7 @@ fn rows_are_compared_again_when_the_bucket_is_taken() {
     let handover = nodes.mover.give_away(bucket);
     let rows = nodes.mover.rows(bucket, None, None);
     let more = another_row(&mut nodes.mover.old, &rows, "{}");
-    let receive = "SELECT credits.receive_transactions($1, $2::text::jsonb)";
-    nodes.mover.new.value::<i64>(receive, &[&bucket, &more]);
+    nodes.mover.receive(bucket, &more);
     nodes
         .mover
         .new
@@ -750,7 +745,7 @@ fn rows_are_compared_again_when_the_bucket_is_taken() {
     assert_eq!(nodes.mover.state(bucket), ["elsewhere", "arriving"]);
     nodes.mover.new.run(&format!("SELECT credits.return_bucket({bucket}), credits.purge_bucket({bucket})"));
     nodes.mover.expect(bucket);
-    nodes.mover.new.value::<i64>(receive, &[&bucket, &rows]);
+    nodes.mover.receive(bucket, &rows);
     nodes.mover.new.run(&format!("SELECT credits.receive_handover({bucket}, '{handover}')"));
     assert!(nodes.mover.activate(bucket, &handover));
     assert_eq!(nodes.new.connect().balance(accounts[0]), dec!(5));
@@ -765,10 +760,7 @@ fn the_only_rows_that_are_left_are_not_to_be_purged() {
     nodes.mover.give_away(bucket);
     let rows = nodes.mover.rows(bucket, None, None);
     let more = another_row(&mut nodes.mover.old, &rows, "{}");
-    nodes
-        .mover
-        .new
-        .value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &more]);
+    nodes.mover.receive(bucket, &more);
     let mut hint = || {
         let handover: String = nodes.mover.old.value("SELECT credits.bucket_handover($1)::text", &[&bucket]);
         let activate = format!("SELECT credits.activate_bucket({bucket}, '{handover}')");
@@ -790,10 +782,7 @@ fn who_brings_accounts_reads_their_balances() {
     nodes.old.connect().grant(accounts[0], dec!(5));
     nodes.mover.expect(bucket);
     let rows = nodes.mover.rows(bucket, None, None);
-    nodes
-        .mover
-        .new
-        .value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rows]);
+    nodes.mover.receive(bucket, &rows);
     let balance = format!("SELECT credits.get_user_balance('{}')", accounts[0]);
     let begin = format!("BEGIN; SELECT credits.begin_transfer({bucket})");
     let new = &mut nodes.mover.new;

@@ -78,6 +78,11 @@ impl Mover {
         )
     }
 
+    /// Copies these rows to the new node. Returns how many it lacked.
+    pub fn receive(&mut self, bucket: i32, rows: &str) -> i64 {
+        self.new.value("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rows])
+    }
+
     /// Collects the bucket's accounts.
     pub fn collect(&mut self, bucket: i32) -> Collected {
         let left: String = self.new.value("SELECT credits.bucket_accounts($1)::text", &[&bucket]);
@@ -97,7 +102,7 @@ impl Mover {
     /// If what was announced of an account is not in the handover.
     pub fn hand_over(&mut self, bucket: i32, from: Option<&str>, collected: &Collected) -> String {
         let rest = self.rows(bucket, from, None);
-        self.new.value::<i64>("SELECT credits.receive_transactions($1, $2::text::jsonb)", &[&bucket, &rest]);
+        self.receive(bucket, &rest);
         let handover = self.handover(bucket, collected);
         let left_out: Vec<String> = self.old.values(
             "SELECT a::text FROM jsonb_array_elements(credits.bucket_handover($1) -> 'accounts') a
