@@ -18,6 +18,8 @@ BIN = Path(os.environ["CREDITS_LEDGER_BIN"])
 NODES = ["node1", "node2", "node3"]
 PASSWORD = "a 'secret' \\ with a backslash"
 ACCOUNTS = [str(uuid.UUID(int=number << 80 | 0x4000 << 64 | 0x8000 << 48 | number)) for number in range(1, 31)]
+
+
 class Server:
     """A cluster of its own, with a password on its port, and trust on its socket."""
 
@@ -74,6 +76,23 @@ class Server:
         )  # fmt: skip
 
 
+class Standby(Server):
+    """What a server had at a moment, at another port: it has lost what came later. One that follows gets that, too, and takes over when it is promoted."""
+
+    def __init__(self, node, running, follows=False):
+        self.name, self.database, self.port, self.running = node.name, node.database, free_port(), running
+        self.folder, self.data = node.folder, node.folder / f"standby-{self.port}"
+        node_is = f"host={node.folder} port={node.port} user=postgres"
+        as_server_user(BIN / "pg_basebackup", "-d", node_is, "-D", self.data, "-c", "fast", *(["-R"] if follows else []))
+
+    def start(self):
+        super().start()
+        self.running.callback(lambda: (self.data / "postmaster.pid").exists() and self.stop())
+
+    def promote(self):
+        self.control("promote")
+
+
 class Session:
     """A psql that stays."""
 
@@ -106,6 +125,50 @@ class Session:
         except BrokenPipeError:
             pass
         self.process.wait()
+
+
+class Client:
+    """A psql that connects again."""
+
+    def __init__(self, server, user, database=None):
+        self.server, self.user, self.database, self.process = server, user, database, None
+
+    def ask(self, statement):
+        """What it answers, or the SQLSTATE of the error."""
+        if self.process is None or self.process.poll() is not None:
+            command = [part for part in self.server.command(self.user, self.database) if part not in ("-v", "ON_ERROR_STOP=1")]
+            self.process = subprocess.Popen([*command, "-v", "VERBOSITY=sqlstate"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        lines = []
+        try:
+            self.process.stdin.write(f"{statement};\n\\echo --done--\n")
+            self.process.stdin.flush()
+            while (line := self.process.stdout.readline()) not in ("--done--\n", ""):
+                lines.append(line.strip())
+        except BrokenPipeError:
+            line = ""
+        if line == "":
+            self.process.wait()
+            return None, "08006"
+        # PL/Proxy passes on what a node has said last on a connection that broke.
+        lines = [line for line in lines if not line.startswith("WARNING:")]
+        if any("server closed the connection" in line or "connection to server" in line for line in lines):
+            return None, "08006"
+        errors = [line.split()[1] for line in lines if line.startswith(("ERROR:", "FATAL:"))]
+        return ("\n".join(lines), None) if not errors else (None, errors[0])
+
+    def insist(self, statement):
+        """Asks until it is answered."""
+        for _ in range(600):
+            answer, sqlstate = self.ask(statement)
+            if sqlstate is None:
+                return answer
+            time.sleep(0.2)
+        raise RuntimeError(f"{statement}: {sqlstate} for 120 s")
+
+    def close(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
 
 def tool(*words):
