@@ -233,8 +233,8 @@ class Nodes:
         node.sql(f"ALTER ROLE postgres PASSWORD {quoted(PASSWORD)}; CREATE ROLE clerk LOGIN IN ROLE credits_charger, credits_limiter PASSWORD {quoted(PASSWORD)}")
         return node
 
-    def add(self, name, residue, database=None):
-        self.router.sql(f"INSERT INTO credits.nodes (node, host, port, dbname, seq_residue) VALUES ('{name}', '127.0.0.1', {self.nodes[name].port}, '{name}', {residue})", database=database)
+    def add(self, name, number, database=None):
+        self.router.sql(f"INSERT INTO credits.nodes (node, host, port, dbname, node_number) VALUES ('{name}', '127.0.0.1', {self.nodes[name].port}, '{name}', {number})", database=database)
 
     def dump_router(self):
         return subprocess.run([BIN / "pg_dump", "-h", self.router.folder, "-p", str(self.router.port), "-U", "postgres", "router"], check=True, text=True, stdout=subprocess.PIPE).stdout

@@ -16,13 +16,13 @@ CREATE TABLE credits.nodes (
     port        int   NOT NULL DEFAULT 5432,
     dbname      text  NOT NULL,
     options     jsonb NOT NULL DEFAULT '{}',
-    seq_residue int   NOT NULL,
+    node_number int   NOT NULL,
 
     CONSTRAINT nodes_pkey PRIMARY KEY (node),
-    CONSTRAINT nodes_seq_residue_key UNIQUE (seq_residue),
+    CONSTRAINT nodes_node_number_key UNIQUE (node_number),
     CONSTRAINT node_is_a_short_name CHECK (node ~ '^[a-z][a-z0-9_]{0,39}$'),
     CONSTRAINT port_is_one CHECK (port BETWEEN 1 AND 65535),
-    CONSTRAINT seq_residue_is_one CHECK (seq_residue BETWEEN 0 AND 1023),
+    CONSTRAINT node_number_is_one CHECK (node_number BETWEEN 0 AND 1023),
     -- A password belongs in a user mapping or in the password file of the server's user.
     CONSTRAINT options_are_without_users
         CHECK (jsonb_typeof(options) = 'object' AND NOT options ?| ARRAY['user', 'password', 'host', 'port', 'dbname'])
@@ -33,7 +33,7 @@ COMMENT ON COLUMN credits.nodes.host IS 'Where it is: a name, an address, or the
 COMMENT ON COLUMN credits.nodes.port IS 'Where it listens.';
 COMMENT ON COLUMN credits.nodes.dbname IS 'The database that has credits_ledger.';
 COMMENT ON COLUMN credits.nodes.options IS 'Further options of libpq, as {"sslmode": "verify-full", "connect_timeout": "3"}; no user and no password.';
-COMMENT ON COLUMN credits.nodes.seq_residue IS 'The remainder that each seq of the node leaves when it is divided by 1024: no two nodes have the same.';
+COMMENT ON COLUMN credits.nodes.node_number IS 'The number that the node is given by set_node_number, which no other node has: its seqs leave it as remainder when divided by 1024.';
 
 CREATE TABLE credits.buckets (
     bucket int  NOT NULL,
@@ -486,14 +486,14 @@ CREATE FUNCTION credits_routes.apply_cluster() RETURNS void
 BEGIN
     IF EXISTS (SELECT FROM credits.buckets) THEN
         PERFORM credits_routes.set_server_options('credits_nodes', 'plproxy', (
-            WITH node AS MATERIALIZED (SELECT n.node, n.seq_residue, credits_routes.connection_string(n) AS string FROM credits.nodes n),
+            WITH node AS MATERIALIZED (SELECT n.node, n.node_number, credits_routes.connection_string(n) AS string FROM credits.nodes n),
             -- Functions follow as soon as a bucket is active; the tables follow when nobody uses them.
             bucket AS (SELECT b.bucket, coalesce(m.to_node, b.node) AS node FROM credits.buckets b LEFT JOIN credits.moves m ON m.bucket = b.bucket AND m.state = 'active')
             SELECT jsonb_object_agg('p' || p.place, p.string)
             FROM (SELECT b.bucket, n.string FROM bucket b JOIN node n USING (node)
                   UNION ALL
                   SELECT 1024 + b.bucket, coalesce(own.string, n.string)
-                  FROM bucket b JOIN node n USING (node) LEFT JOIN node own ON own.seq_residue = b.bucket) p (place, string)));
+                  FROM bucket b JOIN node n USING (node) LEFT JOIN node own ON own.node_number = b.bucket) p (place, string)));
     END IF;
 END
     $$;
@@ -743,8 +743,8 @@ COMMENT ON FUNCTION credits.bucket_owners() IS
 
 CREATE FUNCTION credits_routes.number_of_node(node text) RETURNS int
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT n.seq_residue FROM credits.nodes n WHERE n.node = number_of_node.node $$;
-COMMENT ON FUNCTION credits_routes.number_of_node(text) IS 'The number of a node: what each of its seq leaves when it is divided by 1024.';
+    AS $$ SELECT n.node_number FROM credits.nodes n WHERE n.node = number_of_node.node $$;
+COMMENT ON FUNCTION credits_routes.number_of_node(text) IS 'The number of a node, by the list of nodes.';
 
 CREATE FUNCTION credits_routes.last_seq(node text) RETURNS bigint
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -760,13 +760,12 @@ CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    residue constant int := credits_routes.number_of_node(node);
     past bigint;
 BEGIN
     SELECT max(credits_routes.last_seq(n.node)) INTO past FROM credits.nodes n;
-    -- Before it has the number: a node without one has given out a seq of each residue.
+    -- Before it has the number: a node without one has given out seqs with any remainder.
     PERFORM credits_routes.ask_node(node, format('SELECT credits.advance_seq(%s)::text', past));
-    PERFORM credits_routes.ask_node(node, format('SELECT credits.set_node_number(%s)::text', residue));
+    PERFORM credits_routes.ask_node(node, format('SELECT credits.set_node_number(%s)::text', credits_routes.number_of_node(node)));
 END
     $$;
 COMMENT ON FUNCTION credits_routes.number_node(text) IS 'Gives a node its number, and has its seq go on above those of all nodes.';
@@ -946,10 +945,10 @@ DECLARE
 BEGIN
     newest := 0;
     -- Two may say that they have it, if another standby has lost a tombstone, too: the one that took it later has it.
-    FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
+    FOR other IN SELECT n.node, n.node_number FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
         said := credits_routes.settled_report(other.node, moved);
         IF said.has_it AND said.taken_seq >= coalesce(taken_seq, 0) THEN
-            owner := other.seq_residue;
+            owner := other.node_number;
             taken_seq := said.taken_seq;
         ELSIF NOT said.has_it AND said.seq > newest THEN
             newest := said.seq;
@@ -978,7 +977,7 @@ BEGIN
         -- The bucket was given to the standby's node. The standby has not taken it: it says what was before. It takes this handover, and none before it.
         taker := nobody;
         seq := said.newest - 1;
-    ELSIF said.heir <> nobody AND said.newest > taken_seq AND EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = said.heir) THEN
+    ELSIF said.heir <> nobody AND said.newest > taken_seq AND EXISTS (SELECT FROM credits.nodes n WHERE n.node_number = said.heir) THEN
         -- Given to another, which has not taken it yet.
         taker := nobody;
         seq := said.newest;
@@ -1079,7 +1078,7 @@ DECLARE
         SELECT n.node FROM new_nodes n JOIN old_nodes o USING (node)
         WHERE EXISTS (SELECT FROM credits.buckets)
           -- A standby may have the address of its node: an UPDATE that changes nothing names it. One of options alone names none.
-          AND ((n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue) OR n.options = o.options)
+          AND ((n.host, n.port, n.dbname, n.node_number) IS DISTINCT FROM (o.host, o.port, o.dbname, o.node_number) OR n.options = o.options)
         ORDER BY n.node);
     doubtful record;
 BEGIN
@@ -1307,7 +1306,7 @@ CREATE FUNCTION credits_routes.last_handover(bucket int, OUT giver text, OUT tak
             SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r WHERE r.bucket = last_handover.bucket
         )
         SELECT s.node, n.node
-        FROM said s JOIN credits.nodes n ON n.seq_residue = s.given_to
+        FROM said s JOIN credits.nodes n ON n.node_number = s.given_to
         WHERE s.seq > 0 AND NOT EXISTS (SELECT FROM said o WHERE o.state IN ('here', 'moving'))
         ORDER BY s.seq DESC LIMIT 1
     $$;
@@ -1826,7 +1825,7 @@ COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes, those without accounts
 
 CREATE FUNCTION credits_routes.place_of_node(node text) RETURNS int
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT 1024 + n.seq_residue FROM credits.nodes n WHERE n.node = place_of_node.node $$;
+    AS $$ SELECT 1024 + n.node_number FROM credits.nodes n WHERE n.node = place_of_node.node $$;
 COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'Where the cluster has a node by itself, for calls to nodes by name.';
 
 -- A session learns of changes of the catalog when it locks a table that it has no lock on, and to call a function locks none. The try that fails

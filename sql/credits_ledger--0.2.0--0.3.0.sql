@@ -1748,7 +1748,7 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'node', 'is_only', 'boolean NOT NULL DEFAULT true'),
             ('column', 'node', 'node_number', 'integer NOT NULL'),
             ('constraint', 'node', 'node_pkey', 'PRIMARY KEY (is_only)'),
-            ('constraint', 'node', 'number_is_residue', 'CHECK (((node_number >= 0) AND (node_number <= 1023)))'),
+            ('constraint', 'node', 'there_are_1024', 'CHECK (((node_number >= 0) AND (node_number <= 1023)))'),
             ('constraint', 'node', 'there_is_one', 'CHECK (is_only)'),
             ('index', 'node', 'node_pkey', 'unique btree (is_only)'),
             ('trigger', 'node', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
@@ -2522,22 +2522,22 @@ COMMENT ON FUNCTION credits.make_class_views(int, int) IS
     'table or view below it. Reading a view raises LC003 if a bucket of the class is not here. Called again, it replaces the views and adds columns of a later version. 22004, 22023, 55000 if that schema is '
     'another role''s, 0A000 before Postgres 15. For the owner of the ledger.';
 
--- Nodes give out numbers of one series, of which each has its residue: rows keep theirs when their account moves. The series of the column is no
--- part of a dump; this row is, and has the restored ledger follow it.
+-- The seqs of all nodes are one series, of which a node gives out those that leave its number when divided by 1024: rows keep theirs when their
+-- account moves. The sequence's step is no part of a dump; this row is, and has the restored ledger follow it.
 CREATE TABLE credits.node (
     is_only     boolean NOT NULL DEFAULT true,
     node_number int     NOT NULL,
 
     CONSTRAINT node_pkey PRIMARY KEY (is_only),
     CONSTRAINT there_is_one CHECK (is_only),
-    CONSTRAINT number_is_residue CHECK (node_number BETWEEN 0 AND 1023)
+    CONSTRAINT there_are_1024 CHECK (node_number BETWEEN 0 AND 1023)
 ) USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_analyze_scale_factor = 0);
 COMMENT ON TABLE credits.node IS
     'The number of this ledger among the nodes behind a router, in its only row; empty without a router. Written by set_node_number.';
 COMMENT ON COLUMN credits.node.is_only IS 'Always true: it keeps the table at one row.';
 COMMENT ON COLUMN credits.node.node_number IS 'What each seq that this ledger gives out leaves when divided by 1,024.';
 COMMENT ON CONSTRAINT there_is_one ON credits.node IS 'A ledger has one number.';
-COMMENT ON CONSTRAINT number_is_residue ON credits.node IS 'There are 1,024 numbers.';
+COMMENT ON CONSTRAINT there_are_1024 ON credits.node IS 'There are 1,024 numbers.';
 
 CREATE FUNCTION credits.number_by_node() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -2561,7 +2561,7 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.number_by_node() IS
-    'Trigger: has seq go on with the residue of the node''s number, above all that was given out.';
+    'Trigger: has seq follow the node''s number, above all that was given out.';
 
 CREATE TRIGGER number_by_node
     AFTER INSERT OR UPDATE ON credits.node

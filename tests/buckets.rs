@@ -182,7 +182,7 @@ fn draw(session: &mut Session, admin: &mut Session, way: &str) -> i64 {
 const WAYS: [&str; 3] = ["a call", "a statement", "COPY"];
 
 #[test]
-fn a_node_numbers_rows_by_its_residue() {
+fn a_node_numbers_rows_by_its_number() {
     let db = Database::create();
     let (mut admin, mut session) = (db.connect(), db.connect());
     assert_eq!(admin.value::<Option<i32>>("SELECT credits.get_node_number()", &[]), None);
@@ -192,7 +192,7 @@ fn a_node_numbers_rows_by_its_residue() {
         for way in WAYS.into_iter().chain(WAYS) {
             assert_eq!(draw(&mut session, &mut admin, way), i64::from(number), "{way}");
         }
-        // A row from another node moves the numbers on, not to its residue.
+        // A row from another node moves the numbers on, not to its remainder.
         let other: i64 = admin.value(
             "INSERT INTO credits.credits_transactions (user_id, transaction_type, amount, source_id, seq) OVERRIDING SYSTEM VALUE
              SELECT $1, 'usage', 1, 'moved ' || max(seq), max(seq) + 5000 FROM credits.credits_transactions RETURNING seq",

@@ -137,7 +137,7 @@ fn copy_missing(from: &mut Session, to: &mut Session, account: u32) -> usize {
     rows.len()
 }
 
-/// A node with a history from before it had a number, so of all residues, and one that is new: an account goes there and comes back.
+/// A node with a history from before it had a number, so with all remainders of `seq`, and one that is new: an account goes there and comes back.
 #[test]
 fn the_feeds_of_all_nodes_have_each_row_once() {
     let (old, new) = (Database::create_alone(), Database::create_alone());

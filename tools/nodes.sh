@@ -63,7 +63,7 @@ start() {
   folder=$("$product/tools/postgres.sh" start "$name-router" "$pg_config")
   psql_in "$pg_config" "$folder" "$name-router" -c "SET client_min_messages = warning" \
     -c "CREATE EXTENSION credits_ledger_router CASCADE" -f "$product/router/roles.sql" \
-    -c "INSERT INTO credits.nodes (node, host, dbname, seq_residue) VALUES $map" -c "SELECT credits.let_in('postgres')" \
+    -c "INSERT INTO credits.nodes (node, host, dbname, node_number) VALUES $map" -c "SELECT credits.let_in('postgres')" \
     -c "INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(ARRAY[$names])"
   echo "$folder"
 }

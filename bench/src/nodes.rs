@@ -49,7 +49,7 @@ impl Nodes {
         for (number, server) in (1..).zip(&self.0).take(count) {
             let name = format!("node{number}");
             router.execute(
-                "INSERT INTO credits.nodes (node, host, dbname, seq_residue) VALUES ($1, $2, $3, $4)",
+                "INSERT INTO credits.nodes (node, host, dbname, node_number) VALUES ($1, $2, $3, $4)",
                 &[&name, &server.socket(), &NODE, &number],
             )?;
             names.push(name);

@@ -18,8 +18,8 @@ const COUNT: Duration = Duration::from_millis(200);
 /// Time between two looks at how far the writers are.
 const POLL: Duration = Duration::from_millis(20);
 
-/// The residue of each `seq` of the node that is added: the others have their numbers.
-const NEW_RESIDUE: i32 = 1000;
+/// Number of the node that is added: those of the others are small.
+const NEW_NUMBER: i32 = 1000;
 
 /// Buckets of a ledger, and the bits of their numbers.
 const BUCKETS: usize = 1 << BITS;
@@ -155,8 +155,8 @@ impl Expansion<'_> {
     fn add(&mut self) -> Result<usize, Error> {
         let (host, dbname) = self.new_node;
         self.router.execute(
-            "INSERT INTO credits.nodes (node, host, dbname, seq_residue) VALUES ($1, $2, $3, $4)",
-            &[&NEW_NODE, host, dbname, &NEW_RESIDUE],
+            "INSERT INTO credits.nodes (node, host, dbname, node_number) VALUES ($1, $2, $3, $4)",
+            &[&NEW_NODE, host, dbname, &NEW_NUMBER],
         )?;
         let nodes = Node::all(&mut self.router)?;
         let share = BUCKETS / nodes.len();

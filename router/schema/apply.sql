@@ -99,14 +99,14 @@ CREATE FUNCTION credits_routes.apply_cluster() RETURNS void
 BEGIN
     IF EXISTS (SELECT FROM credits.buckets) THEN
         PERFORM credits_routes.set_server_options('credits_nodes', 'plproxy', (
-            WITH node AS MATERIALIZED (SELECT n.node, n.seq_residue, credits_routes.connection_string(n) AS string FROM credits.nodes n),
+            WITH node AS MATERIALIZED (SELECT n.node, n.node_number, credits_routes.connection_string(n) AS string FROM credits.nodes n),
             -- Functions follow as soon as a bucket is active; the tables follow when nobody uses them.
             bucket AS (SELECT b.bucket, coalesce(m.to_node, b.node) AS node FROM credits.buckets b LEFT JOIN credits.moves m ON m.bucket = b.bucket AND m.state = 'active')
             SELECT jsonb_object_agg('p' || p.place, p.string)
             FROM (SELECT b.bucket, n.string FROM bucket b JOIN node n USING (node)
                   UNION ALL
                   SELECT 1024 + b.bucket, coalesce(own.string, n.string)
-                  FROM bucket b JOIN node n USING (node) LEFT JOIN node own ON own.seq_residue = b.bucket) p (place, string)));
+                  FROM bucket b JOIN node n USING (node) LEFT JOIN node own ON own.node_number = b.bucket) p (place, string)));
     END IF;
 END
     $$;

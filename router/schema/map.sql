@@ -14,13 +14,13 @@ CREATE TABLE credits.nodes (
     port        int   NOT NULL DEFAULT 5432,
     dbname      text  NOT NULL,
     options     jsonb NOT NULL DEFAULT '{}',
-    seq_residue int   NOT NULL,
+    node_number int   NOT NULL,
 
     CONSTRAINT nodes_pkey PRIMARY KEY (node),
-    CONSTRAINT nodes_seq_residue_key UNIQUE (seq_residue),
+    CONSTRAINT nodes_node_number_key UNIQUE (node_number),
     CONSTRAINT node_is_a_short_name CHECK (node ~ '^[a-z][a-z0-9_]{0,39}$'),
     CONSTRAINT port_is_one CHECK (port BETWEEN 1 AND 65535),
-    CONSTRAINT seq_residue_is_one CHECK (seq_residue BETWEEN 0 AND 1023),
+    CONSTRAINT node_number_is_one CHECK (node_number BETWEEN 0 AND 1023),
     -- A password belongs in a user mapping or in the password file of the server's user.
     CONSTRAINT options_are_without_users
         CHECK (jsonb_typeof(options) = 'object' AND NOT options ?| ARRAY['user', 'password', 'host', 'port', 'dbname'])
@@ -31,7 +31,7 @@ COMMENT ON COLUMN credits.nodes.host IS 'Where it is: a name, an address, or the
 COMMENT ON COLUMN credits.nodes.port IS 'Where it listens.';
 COMMENT ON COLUMN credits.nodes.dbname IS 'The database that has credits_ledger.';
 COMMENT ON COLUMN credits.nodes.options IS 'Further options of libpq, as {"sslmode": "verify-full", "connect_timeout": "3"}; no user and no password.';
-COMMENT ON COLUMN credits.nodes.seq_residue IS 'The remainder that each seq of the node leaves when it is divided by 1024: no two nodes have the same.';
+COMMENT ON COLUMN credits.nodes.node_number IS 'The number that the node is given by set_node_number, which no other node has: its seqs leave it as remainder when divided by 1024.';
 
 CREATE TABLE credits.buckets (
     bucket int  NOT NULL,

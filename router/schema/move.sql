@@ -195,7 +195,7 @@ CREATE FUNCTION credits_routes.last_handover(bucket int, OUT giver text, OUT tak
             SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r WHERE r.bucket = last_handover.bucket
         )
         SELECT s.node, n.node
-        FROM said s JOIN credits.nodes n ON n.seq_residue = s.given_to
+        FROM said s JOIN credits.nodes n ON n.node_number = s.given_to
         WHERE s.seq > 0 AND NOT EXISTS (SELECT FROM said o WHERE o.state IN ('here', 'moving'))
         ORDER BY s.seq DESC LIMIT 1
     $$;

@@ -42,8 +42,8 @@ COMMENT ON FUNCTION credits.bucket_owners() IS
 
 CREATE FUNCTION credits_routes.number_of_node(node text) RETURNS int
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT n.seq_residue FROM credits.nodes n WHERE n.node = number_of_node.node $$;
-COMMENT ON FUNCTION credits_routes.number_of_node(text) IS 'The number of a node: what each of its seq leaves when it is divided by 1024.';
+    AS $$ SELECT n.node_number FROM credits.nodes n WHERE n.node = number_of_node.node $$;
+COMMENT ON FUNCTION credits_routes.number_of_node(text) IS 'The number of a node, by the list of nodes.';
 
 CREATE FUNCTION credits_routes.last_seq(node text) RETURNS bigint
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -59,13 +59,12 @@ CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    residue constant int := credits_routes.number_of_node(node);
     past bigint;
 BEGIN
     SELECT max(credits_routes.last_seq(n.node)) INTO past FROM credits.nodes n;
-    -- Before it has the number: a node without one has given out a seq of each residue.
+    -- Before it has the number: a node without one has given out seqs with any remainder.
     PERFORM credits_routes.ask_node(node, format('SELECT credits.advance_seq(%s)::text', past));
-    PERFORM credits_routes.ask_node(node, format('SELECT credits.set_node_number(%s)::text', residue));
+    PERFORM credits_routes.ask_node(node, format('SELECT credits.set_node_number(%s)::text', credits_routes.number_of_node(node)));
 END
     $$;
 COMMENT ON FUNCTION credits_routes.number_node(text) IS 'Gives a node its number, and has its seq go on above those of all nodes.';

@@ -77,10 +77,10 @@ DECLARE
 BEGIN
     newest := 0;
     -- Two may say that they have it, if another standby has lost a tombstone, too: the one that took it later has it.
-    FOR other IN SELECT n.node, n.seq_residue FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
+    FOR other IN SELECT n.node, n.node_number FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
         said := credits_routes.settled_report(other.node, moved);
         IF said.has_it AND said.taken_seq >= coalesce(taken_seq, 0) THEN
-            owner := other.seq_residue;
+            owner := other.node_number;
             taken_seq := said.taken_seq;
         ELSIF NOT said.has_it AND said.seq > newest THEN
             newest := said.seq;
@@ -109,7 +109,7 @@ BEGIN
         -- The bucket was given to the standby's node. The standby has not taken it: it says what was before. It takes this handover, and none before it.
         taker := nobody;
         seq := said.newest - 1;
-    ELSIF said.heir <> nobody AND said.newest > taken_seq AND EXISTS (SELECT FROM credits.nodes n WHERE n.seq_residue = said.heir) THEN
+    ELSIF said.heir <> nobody AND said.newest > taken_seq AND EXISTS (SELECT FROM credits.nodes n WHERE n.node_number = said.heir) THEN
         -- Given to another, which has not taken it yet.
         taker := nobody;
         seq := said.newest;
@@ -210,7 +210,7 @@ DECLARE
         SELECT n.node FROM new_nodes n JOIN old_nodes o USING (node)
         WHERE EXISTS (SELECT FROM credits.buckets)
           -- A standby may have the address of its node: an UPDATE that changes nothing names it. One of options alone names none.
-          AND ((n.host, n.port, n.dbname, n.seq_residue) IS DISTINCT FROM (o.host, o.port, o.dbname, o.seq_residue) OR n.options = o.options)
+          AND ((n.host, n.port, n.dbname, n.node_number) IS DISTINCT FROM (o.host, o.port, o.dbname, o.node_number) OR n.options = o.options)
         ORDER BY n.node);
     doubtful record;
 BEGIN

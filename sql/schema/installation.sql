@@ -151,7 +151,7 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'node', 'is_only', 'boolean NOT NULL DEFAULT true'),
             ('column', 'node', 'node_number', 'integer NOT NULL'),
             ('constraint', 'node', 'node_pkey', 'PRIMARY KEY (is_only)'),
-            ('constraint', 'node', 'number_is_residue', 'CHECK (((node_number >= 0) AND (node_number <= 1023)))'),
+            ('constraint', 'node', 'there_are_1024', 'CHECK (((node_number >= 0) AND (node_number <= 1023)))'),
             ('constraint', 'node', 'there_is_one', 'CHECK (is_only)'),
             ('index', 'node', 'node_pkey', 'unique btree (is_only)'),
             ('trigger', 'node', 'leave_out_replicated', 'BEFORE INSERT OR DELETE OR UPDATE FOR EACH ROW EXECUTE FUNCTION credits.leave_out(), in replication only'),
