@@ -1,33 +1,61 @@
 //! Settlement: what happens at commit to the users whose balance a transaction changes.
 //!
-//! What follows from the rows that are read here is computed by [`ledger::settlement`]. Four models have every schedule explored:
-//! `models/settlement.pml` for users whose only boundary is zero, `models/levels.pml` for one with thresholds, `models/holds.pml` for
-//! what must be covered, `models/caps.pml` for spend caps. The last column says what does the same in `settlement.pml`, and which flag
-//! of that model removes the step.
+//! What follows from the rows that are read here is computed by [`ledger::settlement`].
 //!
-//! | step | done by | in the model |
-//! |---|---|---|
-//! | 1. Sort the users by stripe. Settle one stripe after the other, ascending, so that no two commits wait for each other. | [`settle_noted`] | `Transaction`: the loop over `STRIPES`; `NO_ORDER` |
-//! | 2. Share the stripe. Other commits may read its users at the same time; none decides meanwhile. | [`Settlement::settle_stripe`] | `lock_share`; `NO_SHARED_LOCK` |
-//! | 3. Count the rows and charges of each user, before anything of it is read. | [`Settlement::count`] | `count_charges`; `COUNT_BEFORE_LOCK`, `COUNT_AFTER_CHECK` |
-//! | 4. A user whose headroom suffices for all that is counted is settled. | [`Published::count_and_ask`] | `assess`: `SUFFICES`; `NO_NAME_BY_LOST` |
-//! | 5. Read each other user's checkpoint, and pass over its delta with the rows in flight. If all outcomes lie on the announced level, publish what they leave as headroom. | [`Settlement::assess`] | `assess`: `scan_dirty`, `publish`; `NO_DIRTY_SCAN`, `COUNT_AFTER_SCAN`, `COUNT_OWN_GRANTS` |
-//! | 6. If that is so of all users of the stripe, refresh the checkpoints that lag. The stripe is settled. | [`refresh::refresh_if_free`] | `refresh`; `NO_TRY_LOCK`, `REFRESH_BEFORE_DECISION` |
-//! | 7. Otherwise release the stripe and take it exclusively. That waits for every commit that shares it to end. | [`Settlement::settle_stripe`] | `straddles`: `unlock`, `lock_exclusive`; `NO_EXCLUSIVE_LOCK` |
-//! | 8. Read every noted user of the stripe again: another transaction may have settled one meanwhile, without our rows. Committed rows and our own decide, those of one snapshot. Write the checkpoint and queue the notification. | [`Settlement::decide`] | `decide`: `take_snapshot`, `sum_snapshot`, `write_row`; `NO_REREAD`, `NO_RESCAN`, `DIRTY_DECISION` |
-//! | 9. Postgres releases the stripes when the commit is visible. | the server | `commit`, then `release` |
+//! 1. Sort the users by stripe. Settle one stripe after the other, ascending, so that no two commits wait for each other:
+//!    [`settle_noted`].
+//! 2. Share the stripe. Other commits may read its users at the same time; none decides meanwhile: [`Settlement::settle_stripe`].
+//! 3. Count the rows and charges of each user, before anything of it is read: [`Settlement::count`].
+//! 4. A user whose headroom suffices for all that is counted is settled: [`Published::count_and_ask`].
+//! 5. Read each other user's checkpoint, and pass over its delta with the rows in flight. If all outcomes lie on the announced level,
+//!    publish what they leave as headroom: [`Settlement::assess`].
+//! 6. If that is so of all users of the stripe, refresh the checkpoints that lag. The stripe is settled: [`refresh::refresh_if_free`].
+//! 7. Otherwise release the stripe and take it exclusively. That waits for every commit that shares it to end:
+//!    [`Settlement::settle_stripe`].
+//! 8. Read every noted user of the stripe again: another transaction may have settled one meanwhile, without our rows. Committed rows
+//!    and our own decide, those of one snapshot. Write the checkpoint and queue the notification: [`Settlement::decide`].
+//! 9. Postgres releases the stripes when the commit is visible.
 //!
 //! A user whose refresh is forced or whose boundaries change ([`Request`](ledger::settlement::Request)), or one of whose rows takes back
 //! another ([`reversals`]), starts at step 7, and is counted then.
 //!
-//! What the others have of these steps:
+//! Four models have every schedule explored: `models/settlement.pml` for users whose only boundary is zero, `models/levels.pml` for one
+//! with thresholds, `models/holds.pml` for what must be covered, `models/caps.pml` for spend caps. What does the same in
+//! `settlement.pml`, and which flags remove or change it:
 //!
-//! | step | with thresholds, in `levels.pml` | where a user must be covered, in `holds.pml` |
+//! | step | in the model | flags |
 //! |---|---|---|
-//! | 3 | `count`: charges, then grants; `GRANTS_NOT_COUNTED`, `PREPARED_NOT_COUNTED` | `count`: what is held, too; `HOLD_NOT_COUNTED`, `EXTENSION_NOT_COUNTED` |
-//! | 4 | `SUFFICES`: both counts; `ONE_SIDED` | `SUFFICES`: `covered_until`, too ([`Published::covers`]) |
-//! | 5 | `assess`: the nearest boundaries (`measure`), both ceilings or none (`publish`); `OWN_GRANTS_LEFT`, `OWN_CHARGES_LEFT`, `MERGED`, `PUBLISH_LATE` | `judge` reads the clock, `assess` passes over holds, then the delta, and reads the charges again ([`Published::charged_since`]); `BY_INTERVAL_ALONE`, `CLOCK_BEFORE_LOCK` |
-//! | 8 | `decide`: every boundary, those of `spending_limits` where they were changed or there is no checkpoint; a change voids the headroom; `NO_VOID`, `CHANGE_SHARED`, `STAYING_SILENT`, `LIMITS_BEFORE_LOCK` | `decide`: the clock after the snapshot, own rows judged again, what is not covered refused; `CLOCK_BEFORE_SNAPSHOT`, `JUDGED_ONCE`, `COVERED_ONCE` |
+//! | 1 | `Transaction`: the loop over `STRIPES` | `NO_ORDER` |
+//! | 2 | `lock_share` | `NO_SHARED_LOCK` |
+//! | 3 | `count_charges` | `COUNT_BEFORE_LOCK`, `COUNT_AFTER_CHECK` |
+//! | 4 | `assess`: `SUFFICES` | `NO_NAME_BY_LOST` |
+//! | 5 | `assess`: `scan_dirty`, `publish` | `NO_DIRTY_SCAN`, `COUNT_AFTER_SCAN`, `COUNT_OWN_GRANTS` |
+//! | 6 | `refresh` | `NO_TRY_LOCK`, `REFRESH_BEFORE_DECISION` |
+//! | 7 | `straddles`: `unlock`, `lock_exclusive` | `NO_EXCLUSIVE_LOCK` |
+//! | 8 | `decide`: `take_snapshot`, `sum_snapshot`, `write_row` | `NO_REREAD`, `NO_RESCAN`, `DIRTY_DECISION` |
+//! | 9 | `commit`, then `release` | |
+//!
+//! With thresholds, in `levels.pml`:
+//!
+//! | step | in the model | flags |
+//! |---|---|---|
+//! | 3 | `count`: charges, then grants | `GRANTS_NOT_COUNTED`, `PREPARED_NOT_COUNTED` |
+//! | 4 | `SUFFICES`: both counts | `ONE_SIDED` |
+//! | 5 | `assess`: the nearest boundaries (`measure`) | |
+//! | | both ceilings or none (`publish`) | `OWN_GRANTS_LEFT`, `OWN_CHARGES_LEFT`, `MERGED`, `PUBLISH_LATE` |
+//! | 8 | `decide`: every boundary, those of `spending_limits` where they were changed or there is no checkpoint | `LIMITS_BEFORE_LOCK`, `STAYING_SILENT` |
+//! | | a change decides, and voids the headroom | `CHANGE_SHARED`, `NO_VOID` |
+//!
+//! Where a user must be covered, in `holds.pml`:
+//!
+//! | step | in the model | flags |
+//! |---|---|---|
+//! | 3 | `count`: what is held, too | `HOLD_NOT_COUNTED`, `EXTENSION_NOT_COUNTED` |
+//! | 4 | `SUFFICES`: `covered_until`, too ([`Published::covers`]) | |
+//! | 5 | `judge` reads the clock | `CLOCK_BEFORE_LOCK` |
+//! | | `assess` passes over holds, then the delta, and reads the charges again ([`Published::charged_since`]) | `BY_INTERVAL_ALONE` |
+//! | 8 | `decide`: the clock after the snapshot | `CLOCK_BEFORE_SNAPSHOT` |
+//! | | own rows judged again, what is not covered refused | `JUDGED_ONCE`, `COVERED_ONCE` |
 //!
 //! **No crossing is missed.** Of the transactions that make one together, take the last that looks, in step 4 or 5. It sees the
 //! rows of all others: committed, in flight or counted. So it is in doubt and decides, and step 7 has waited for all that
