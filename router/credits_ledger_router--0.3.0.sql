@@ -75,7 +75,8 @@ COMMENT ON COLUMN credits.moves.bucket IS 'The bucket that is moved.';
 COMMENT ON COLUMN credits.moves.from_node IS 'The old node, which it leaves.';
 COMMENT ON COLUMN credits.moves.to_node IS 'The new node, where it goes.';
 COMMENT ON COLUMN credits.moves.state IS
-    'noted; expected by the new node, and to be set apart in the tables; copying; copied, and to be handed over; given: behind the commit point; active: the new node serves it, and the map is to turn; done; undoing; undone.';
+    'noted; expected by the new node, and to be set apart in the tables; copying; copied, and to be handed over; given: behind the commit point; '
+    'active: the new node serves it, and the map is to turn; done; undoing; undone.';
 COMMENT ON COLUMN credits.moves.started_at IS 'When it was noted.';
 COMMENT ON COLUMN credits.moves.changed_at IS 'When its state, or what it has copied, changed last.';
 COMMENT ON COLUMN credits.moves.passes IS 'How many times rows were copied.';
@@ -893,8 +894,9 @@ EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
 END
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
-    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker, and the number of the one by which it took the bucket last. 0 where there is none. Of one bucket it says so when '
-    'no transaction that gives it away is under way.';
+    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker, and the '
+    'number of the one by which it took the bucket last. 0 where there is none. Of one bucket it says so when no transaction that gives it away is '
+    'under way.';
 
 CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS TABLE (bucket int, taken_seq bigint)
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -934,7 +936,9 @@ CREATE FUNCTION credits_routes.settled_report(node text, asked int, OUT has_it b
     AS $$
         SELECT r.state IN ('here', 'moving'), r.seq, r.given_to, r.taken_seq FROM credits_routes.bucket_reports(node, settled => asked) r WHERE r.bucket = asked
     $$;
-COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS 'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, its last handover of it, and the number of the one by which it took it.';
+COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS
+    'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, its last handover of it, and the number '
+    'of the one by which it took it.';
 
 CREATE FUNCTION credits_routes.ask_others(standby text, moved int, OUT owner int, OUT taken_seq bigint, OUT heir int, OUT newest bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -958,7 +962,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits_routes.ask_others(text, int) IS
-    'What the other nodes say of a bucket: the number of its owner, NULL if none has it, with the number of the handover by which that took it; and of the newest handover its taker, the heir, and its number, 0 if there is none.';
+    'What the other nodes say of a bucket: the number of its owner, NULL if none has it, with the number of the handover by which that took it; and '
+    'of the newest handover its taker, the heir, and its number, 0 if there is none.';
 
 -- A tombstone whose taker is the standby itself is for nobody: no node takes the bucket by it.
 CREATE FUNCTION credits_routes.lost_tombstone(standby text, moved int, OUT taker int, OUT seq bigint)
@@ -1777,9 +1782,11 @@ BEGIN
 END
     $$;
 COMMENT ON PROCEDURE credits.move_bucket(int, text) IS
-    'Moves the accounts of a bucket to a node while they are charged; commits between its steps, so not in a transaction block. A move that an earlier call has left is gone on with first, or '
-    'undone if it was another one before its commit point. Commits of the old node wait while the rest is copied, and calls for its accounts until the new node serves them. Errors: 22004, 22023, 55006 while another session moves a bucket, or where a transaction '
-    'that has written of it is prepared, 55P03 where others stay in the way, and what a node says. Credits.moves notes how far it is. For superusers.';
+    'Moves the accounts of a bucket to a node while they are charged; commits between its steps, so not in a transaction block. A move that an '
+    'earlier call has left is gone on with first, or undone if it was another one before its commit point. Commits of the old node wait while the '
+    'rest is copied, and calls for its accounts until the new node serves them. Errors: 22004, 22023, 55006 while another session moves a bucket, or '
+    'where a transaction that has written of it is prepared, 55P03 where others stay in the way, and what a node says. Credits.moves notes how far it '
+    'is. For superusers.';
 
 CREATE PROCEDURE credits.purge_bucket(bucket int, node text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -1806,8 +1813,9 @@ BEGIN
 END
     $$;
 COMMENT ON PROCEDURE credits.purge_bucket(int, text) IS
-    'Removes from a node the rows of a bucket that it has given away, if the node of the map says that it serves it. The feed of the node loses them: what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, '
-    '55000 if the bucket is there or is not served, 55006 while a bucket is moved. For superusers.';
+    'Removes from a node the rows of a bucket that it has given away, if the node of the map says that it serves it. The feed of the node loses them: '
+    'what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, 55000 if the bucket is there or is not served, 55006 '
+    'while a bucket is moved. For superusers.';
 
 -- What all routes use.
 

@@ -2821,9 +2821,10 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.make_class_views(int, int) IS
-    'For a router: makes a view of each table and view that has accounts, in the schema credits_classes, with the accounts whose bucket leaves this remainder. A caller of a view needs the privileges on the '
-    'table or view below it. Reading a view raises LC003 if a bucket of the class is not here. Called again, it replaces the views and adds columns of a later version. 22004, 22023, 55000 if that schema is '
-    'another role''s, 0A000 before Postgres 15. For the owner of the ledger.';
+    'For a router: makes a view of each table and view that has accounts, in the schema credits_classes, with the accounts whose bucket leaves this '
+    'remainder. A caller of a view needs the privileges on the table or view below it. Reading a view raises LC003 if a bucket of the class is not '
+    'here. Called again, it replaces the views and adds columns of a later version. 22004, 22023, 55000 if that schema is another role''s, 0A000 '
+    'before Postgres 15. For the owner of the ledger.';
 
 -- The seqs of all nodes are one series, of which a node gives out those that leave its number when divided by 1024: rows keep theirs when their
 -- account moves. The sequence's step is no part of a dump; this row is, and has the restored ledger follow it.
@@ -3063,7 +3064,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.own_buckets(int[]) IS
-    'Takes back disown_buckets: these buckets are here. Returns how many were not. Leaves out those that were given away. No other node may have them, which nothing checks. 22004, 22023, 42501 for anybody but the owner of the ledger.';
+    'Takes back disown_buckets: these buckets are here. Returns how many were not. Leaves out those that were given away. No other node may have '
+    'them, which nothing checks. 22004, 22023, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.owns_bucket(bucket int) RETURNS boolean
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -3137,8 +3139,8 @@ CREATE FUNCTION credits.get_ledger() RETURNS text
         SELECT format('%s/%s', i.ledger_id, (SELECT n.node_number FROM credits.node n)) FROM credits.ledger_identity i
     $$;
 COMMENT ON FUNCTION credits.get_ledger() IS
-    'The name of this ledger among those that buckets move between: that of ledger_identity, and the node''s number. A standby that takes over keeps it, a restored ledger has another. 42501 for anybody but the owner of '
-    'the ledger.';
+    'The name of this ledger among those that buckets move between: that of ledger_identity, and the node''s number. A standby that takes over keeps '
+    'it, a restored ledger has another. 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.lock_bucket(bucket int, allowed text[]) RETURNS text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -3240,9 +3242,10 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.hold_bucket(int) IS
-    'Old node: waits for everybody who has rows in flight, then keeps commits with rows of this ledger out until the transaction ends, which should be soon: it copies the rest of the bucket, and '
-    'gives it away. lock_timeout bounds each wait. 22004, 22023, 55000 if the bucket is not moving, or the transaction is not READ COMMITTED or has written, 55006 while a transaction is prepared that '
-    'has written, 42501 for anybody but the owner of the ledger.';
+    'Old node: waits for everybody who has rows in flight, then keeps commits with rows of this ledger out until the transaction ends, which should '
+    'be soon: it copies the rest of the bucket, and gives it away. lock_timeout bounds each wait. 22004, 22023, 55000 if the bucket is not moving, or '
+    'the transaction is not READ COMMITTED or has written, 55006 while a transaction is prepared that has written, 42501 for anybody but the owner of '
+    'the ledger.';
 
 CREATE FUNCTION credits.refuse_prepared(relations oid[]) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -3283,8 +3286,9 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.bucket_accounts(int) IS
-    'Both nodes, before hold_bucket: the accounts of this bucket that have rows, a checkpoint or holds, for bucket_handover and give_away_bucket, which then need not look for them among all accounts while commits wait. '
-    'Costs a descent of an index for each account of the ledger. 22004, 22023, 42501 without SELECT on the ledger, the checkpoints, holds and bucket_states.';
+    'Both nodes, before hold_bucket: the accounts of this bucket that have rows, a checkpoint or holds, for bucket_handover and give_away_bucket, '
+    'which then need not look for them among all accounts while commits wait. Costs a descent of an index for each account of the ledger. 22004, '
+    '22023, 42501 without SELECT on the ledger, the checkpoints, holds and bucket_states.';
 
 CREATE FUNCTION credits.bucket_handover(bucket int, accounts uuid[] DEFAULT NULL, since xid8 DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -3330,9 +3334,11 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.bucket_handover(int, uuid[], xid8) IS
-    'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, seq (a number that no other handover has), position (of the transaction), accounts (balance, count of rows, and '
-    'what was announced), and the rows of holds, limits and caps. accounts: what bucket_accounts has returned on both nodes, and since: pg_snapshot_xmin of the snapshot that it had on this one, or of an earlier one; without them, it is called here. '
-    'Of a bucket that was given away, also where it is expected again: the same, as it was then, and is_purged once its rows were purged. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
+    'Old node, in the transaction that holds the bucket: what the new node must have when it takes over: a JSON object with ledger, seq (a number '
+    'that no other handover has), position (of the transaction), accounts (balance, count of rows, and what was announced), and the rows of holds, '
+    'limits and caps. accounts: what bucket_accounts has returned on both nodes, and since: pg_snapshot_xmin of the snapshot that it had on this one, '
+    'or of an earlier one; without them, it is called here. Of a bucket that was given away, also where it is expected again: the same, as it was '
+    'then, and is_purged once its rows were purged. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.give_away_bucket(bucket int, node_number int DEFAULT NULL, accounts uuid[] DEFAULT NULL, since xid8 DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -3358,9 +3364,10 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.give_away_bucket(int, int, uuid[], xid8) IS
-    'Old node, in the transaction that holds the bucket: says that the bucket is elsewhere, stores bucket_handover, without the texts of holds, and returns it, with the number of the node that it is given to: no other takes it then, and any '
-    'does where that is NULL. accounts and since are for bucket_handover. Deletes holds, limits and caps of the bucket here. The commit '
-    'is the point of no return. Rows of the ledger and what is derived from them stay until purge_bucket. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
+    'Old node, in the transaction that holds the bucket: says that the bucket is elsewhere, stores bucket_handover, without the texts of holds, and '
+    'returns it, with the number of the node that it is given to: no other takes it then, and any does where that is NULL. accounts and since are for '
+    'bucket_handover. Deletes holds, limits and caps of the bucket here. The commit is the point of no return. Rows of the ledger and what is derived '
+    'from them stay until purge_bucket. 22004, 22023, 55000, 42501 for anybody but the owner of the ledger.';
 
 -- A session that has locked one of these rows has changed it, waits for its stripe, and will be refused. To wait for it would be a deadlock: its row is left, and counts
 -- for nothing. Holds are looked for among all holds of the node unless the caller knows them: where commits wait, it does.
@@ -3377,7 +3384,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.drop_boundaries(int, text[]) IS
-    'For the functions that move buckets: deletes holds, limits and caps of a bucket that is elsewhere, but those that others have locked. holds: by their source_id, NULL if the caller does not know which there are.';
+    'For the functions that move buckets: deletes holds, limits and caps of a bucket that is elsewhere, but those that others have locked. holds: by '
+    'their source_id, NULL if the caller does not know which there are.';
 
 CREATE FUNCTION credits.expect_bucket(bucket int, ledger text) RETURNS xid8
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -3400,8 +3408,9 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.expect_bucket(int, text) IS
-    'New node: says that this bucket is arriving from that ledger (get_ledger there): its accounts are refused with LC003 as before, and copies of their rows are taken. Returns from which transaction '
-    'of that ledger on it lacks rows, NULL for all. Again: the same. 22004, 22023, 55000 if the bucket is here, 42501 for anybody but the owner of the ledger.';
+    'New node: says that this bucket is arriving from that ledger (get_ledger there): its accounts are refused with LC003 as before, and copies of '
+    'their rows are taken. Returns from which transaction of that ledger on it lacks rows, NULL for all. Again: the same. 22004, 22023, 55000 if the '
+    'bucket is here, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.receive_transactions(bucket int, transactions jsonb, copied_to xid8 DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -3437,9 +3446,10 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.receive_transactions(int, jsonb, xid8) IS
-    'New node: takes copies of rows (a JSON array of rows as bucket_transactions returns them) as far as it lacks them, by id, and returns how many. Nothing is announced. With copied_to it notes that it has all rows '
-    'below that transaction of the old ledger, for good: so not in the transaction that holds the bucket. 22004, 22023, 23505 if a source_id is taken here, 55000 if the bucket is not arriving, 42501 for anybody but the '
-    'owner of the ledger.';
+    'New node: takes copies of rows (a JSON array of rows as bucket_transactions returns them) as far as it lacks them, by id, and returns how many. '
+    'Nothing is announced. With copied_to it notes that it has all rows below that transaction of the old ledger, for good: so not in the transaction '
+    'that holds the bucket. 22004, 22023, 23505 if a source_id is taken here, 55000 if the bucket is not arriving, 42501 for anybody but the owner of '
+    'the ledger.';
 
 CREATE FUNCTION credits.put_boundaries(bucket int, handover jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -3502,10 +3512,12 @@ BEGIN
     ORDER BY there.user_id LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('account %s of bucket %s has not the rows of the handover', differing.user_id, bucket),
-            DETAIL = format('Here it has %s (rows: %s), by the handover %s (rows: %s). Rows of it are missing here, or there are rows that the old node does not have. One of the two may have lost commits.',
+            DETAIL = format('Here it has %s (rows: %s), by the handover %s (rows: %s). Rows of it are missing here, or there are rows that the old '
+                            'node does not have. One of the two may have lost commits.',
                             trim_scale(differing.balance_here), differing.count_here, coalesce(trim_scale(differing.balance)::text, 'none'), coalesce(differing.transaction_count::text, 'none')),
             HINT = CASE WHEN handover @> '{"is_purged": true}' THEN 'The old node has purged its rows, so keep those that are here: no other node has them.'
-                        ELSE format('Compare its rows on both nodes. SELECT credits.return_bucket(%1$s), credits.purge_bucket(%1$s) on the new node removes what that has; then all is copied that the old node has.', bucket) END;
+                        ELSE format('Compare its rows on both nodes. SELECT credits.return_bucket(%1$s), credits.purge_bucket(%1$s) on the new node '
+                                    'removes what that has; then all is copied that the old node has.', bucket) END;
     END IF;
 END
     $$;
@@ -3529,8 +3541,9 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.receive_handover(int, jsonb) IS
-    'New node, when the last rows have been received: makes holds, limits and caps of the bucket those of the handover, and notes that it has all that the handover lists. Nothing is announced. 22004, 22023, 23505 if a '
-    'source_id of a hold is taken here, 55000 if the bucket is not arriving from that ledger, or an account has other rows here, 42501 for anybody but the owner of the ledger.';
+    'New node, when the last rows have been received: makes holds, limits and caps of the bucket those of the handover, and notes that it has all '
+    'that the handover lists. Nothing is announced. 22004, 22023, 23505 if a source_id of a hold is taken here, 55000 if the bucket is not arriving '
+    'from that ledger, or an account has other rows here, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.activate_bucket(bucket int, handover jsonb) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -3572,8 +3585,10 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.activate_bucket(int, jsonb) IS
-    'New node, when the old one has given the bucket away with this handover: the bucket is here. Returns false if it is already. What the old node has announced is not announced again; what it had not got to is, '
-    'by this commit, which waits for the stripes of all accounts. seq goes on above that of the handover. 22004, 22023, 55000 if the bucket has not all that the handover lists, or other rows, or was given away by this node after this handover, 42501 for anybody but the owner of the ledger.';
+    'New node, when the old one has given the bucket away with this handover: the bucket is here. Returns false if it is already. What the old node '
+    'has announced is not announced again; what it had not got to is, by this commit, which waits for the stripes of all accounts. seq goes on above '
+    'that of the handover. 22004, 22023, 55000 if the bucket has not all that the handover lists, or other rows, or was given away by this node after '
+    'this handover, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.return_bucket(bucket int) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -3589,8 +3604,9 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.return_bucket(int) IS
-    'New node: takes expect_bucket back; false if the bucket is elsewhere anyway. Deletes its holds, limits and caps here; rows that were copied stay until purge_bucket, and are not copied again. Only once the old '
-    'node has the bucket for good. 22004, 22023, 55000 if the bucket is here, 42501 for anybody but the owner of the ledger.';
+    'New node: takes expect_bucket back; false if the bucket is elsewhere anyway. Deletes its holds, limits and caps here; rows that were copied stay '
+    'until purge_bucket, and are not copied again. Only once the old node has the bucket for good. 22004, 22023, 55000 if the bucket is here, 42501 '
+    'for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.bucket_digest(bucket int) RETURNS TABLE (transaction_count bigint, balance numeric, digest text)
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
@@ -3605,8 +3621,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.bucket_digest(int) IS
-    'How many rows of this bucket are here, their signed sum, and a SHA-256 of all their columns but xact_id: two nodes that have the same rows have the same. Reads as the caller sees the ledger. Costs a scan of the '
-    'ledger. 22004, 22023, 42501 without SELECT on the ledger and on bucket_states.';
+    'How many rows of this bucket are here, their signed sum, and a SHA-256 of all their columns but xact_id: two nodes that have the same rows have '
+    'the same. Reads as the caller sees the ledger. Costs a scan of the ledger. 22004, 22023, 42501 without SELECT on the ledger and on bucket_states.';
 
 -- The proof of what was removed. Dumped.
 CREATE TABLE credits.purged_buckets (
@@ -3656,8 +3672,9 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.purge_bucket(int) IS
-    'Removes the rows of a bucket that is elsewhere, and all that was derived from them, and returns how many rows of the ledger; leaves count, sum and digest in purged_buckets. Only once the node that has the bucket '
-    'is known to keep it: nothing else has these rows then. The bucket stays elsewhere. 22004, 22023, 55000 if it is not elsewhere, 42501 for anybody but the owner of the ledger.';
+    'Removes the rows of a bucket that is elsewhere, and all that was derived from them, and returns how many rows of the ledger; leaves count, sum '
+    'and digest in purged_buckets. Only once the node that has the bucket is known to keep it: nothing else has these rows then. The bucket stays '
+    'elsewhere. 22004, 22023, 55000 if it is not elsewhere, 42501 for anybody but the owner of the ledger.';
 
 -- Back to the search_path of CREATE EXTENSION.
 SET LOCAL search_path = credits, pg_temp;
@@ -3717,7 +3734,8 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'spending_limits', 'overdraft_limit', 'numeric DEFAULT 0'),
             ('column', 'spending_limits', 'thresholds', 'numeric[] NOT NULL DEFAULT ''{}''::numeric[]'),
             ('column', 'spending_limits', 'updated_at', 'timestamp with time zone NOT NULL DEFAULT clock_timestamp()'),
-            ('constraint', 'spending_limits', 'overdraft_limit_is_exact', 'CHECK (((overdraft_limit >= (0)::numeric) AND (overdraft_limit < (''10000000000000''::bigint)::numeric) AND (min_scale(overdraft_limit) <= 15)))'),
+            ('constraint', 'spending_limits', 'overdraft_limit_is_exact',
+             'CHECK (((overdraft_limit >= (0)::numeric) AND (overdraft_limit < (''10000000000000''::bigint)::numeric) AND (min_scale(overdraft_limit) <= 15)))'),
             ('constraint', 'spending_limits', 'spending_limits_pkey', 'PRIMARY KEY (user_id)'),
             ('constraint', 'spending_limits', 'thresholds_are_distinct_balances', 'CHECK (credits.are_thresholds(thresholds))'),
             ('index', 'spending_limits', 'spending_limits_bucket_idx', 'btree (credits.bucket_of(user_id))'),
@@ -3734,7 +3752,8 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'spend_caps', 'since', 'timestamp with time zone NOT NULL DEFAULT now()'),
             ('column', 'spend_caps', 'is_enforced', 'boolean NOT NULL DEFAULT false'),
             ('constraint', 'spend_caps', 'amount_is_positive_and_exact', 'CHECK (credits.is_amount(amount))'),
-            ('constraint', 'spend_caps', 'api_key_ids_has_keys', 'CHECK ( CASE WHEN (api_key_ids IS NULL) THEN true WHEN (array_ndims(api_key_ids) = 1) THEN (array_position(api_key_ids, NULL::uuid) IS NULL) ELSE false END)'),
+            ('constraint', 'spend_caps', 'api_key_ids_has_keys',
+             'CHECK ( CASE WHEN (api_key_ids IS NULL) THEN true WHEN (array_ndims(api_key_ids) = 1) THEN (array_position(api_key_ids, NULL::uuid) IS NULL) ELSE false END)'),
             ('constraint', 'spend_caps', 'period_is_known', 'CHECK ((period = ANY (ARRAY[''daily''::text, ''weekly''::text, ''monthly''::text])))'),
             ('constraint', 'spend_caps', 'spend_caps_pkey', 'PRIMARY KEY (id)'),
             ('index', 'spend_caps', 'spend_caps_bucket_idx', 'btree (credits.bucket_of(user_id))'),
@@ -3870,7 +3889,10 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'dumped_row_security', 'check_expression', 'text'),
             ('column', 'dumped_row_security', 'problem', 'text'),
             ('constraint', 'dumped_row_security', 'dumped_row_security_pkey', 'PRIMARY KEY (table_name, kind, policy)'),
-            ('constraint', 'dumped_row_security', 'kind_is_known', 'CHECK ( CASE kind WHEN ''enable''::text THEN (policy = ''''::text) WHEN ''force''::text THEN (policy = ''''::text) WHEN ''policy''::text THEN ((policy <> ''''::text) AND (is_permissive IS NOT NULL) AND (command IS NOT NULL) AND (command = ANY (ARRAY[''ALL''::text, ''SELECT''::text, ''INSERT''::text, ''UPDATE''::text, ''DELETE''::text]))) ELSE false END)'),
+            ('constraint', 'dumped_row_security', 'kind_is_known',
+             'CHECK ( CASE kind WHEN ''enable''::text THEN (policy = ''''::text) WHEN ''force''::text THEN (policy = ''''::text)'
+             ' WHEN ''policy''::text THEN ((policy <> ''''::text) AND (is_permissive IS NOT NULL) AND (command IS NOT NULL)'
+             ' AND (command = ANY (ARRAY[''ALL''::text, ''SELECT''::text, ''INSERT''::text, ''UPDATE''::text, ''DELETE''::text]))) ELSE false END)'),
             ('index', 'dumped_row_security', 'dumped_row_security_pkey', 'unique btree (table_name, kind, policy)'),
             ('trigger', 'dumped_row_security', 'make_row_security', 'BEFORE INSERT FOR EACH ROW EXECUTE FUNCTION credits.make_row_security(), always'),
             ('trigger', 'dumped_row_security', 'owner_only', 'BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_others(), always'),
@@ -3926,7 +3948,8 @@ CREATE FUNCTION credits.verify_installation()
                        (SELECT concat_ws(' ', 'dumped',
                                          -- Accounts that are here: nodes.sql has the condition.
                                          CASE x.extcondition[d.place]
-                                         WHEN 'WHERE (SELECT NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.state <> ''moving'')) OR credits.bucket_of(user_id) NOT IN (SELECT s.bucket FROM credits.bucket_states s WHERE s.state <> ''moving'')'
+                                         WHEN 'WHERE (SELECT NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.state <> ''moving''))'
+                                              ' OR credits.bucket_of(user_id) NOT IN (SELECT s.bucket FROM credits.bucket_states s WHERE s.state <> ''moving'')'
                                          THEN 'of accounts that are here' ELSE nullif(x.extcondition[d.place], '') END)
                         FROM pg_extension x CROSS JOIN unnest(x.extconfig) WITH ORDINALITY AS d(oid, place)
                         WHERE x.extname = 'credits_ledger' AND d.oid = r.oid))

@@ -73,7 +73,8 @@ COMMENT ON COLUMN credits.moves.bucket IS 'The bucket that is moved.';
 COMMENT ON COLUMN credits.moves.from_node IS 'The old node, which it leaves.';
 COMMENT ON COLUMN credits.moves.to_node IS 'The new node, where it goes.';
 COMMENT ON COLUMN credits.moves.state IS
-    'noted; expected by the new node, and to be set apart in the tables; copying; copied, and to be handed over; given: behind the commit point; active: the new node serves it, and the map is to turn; done; undoing; undone.';
+    'noted; expected by the new node, and to be set apart in the tables; copying; copied, and to be handed over; given: behind the commit point; '
+    'active: the new node serves it, and the map is to turn; done; undoing; undone.';
 COMMENT ON COLUMN credits.moves.started_at IS 'When it was noted.';
 COMMENT ON COLUMN credits.moves.changed_at IS 'When its state, or what it has copied, changed last.';
 COMMENT ON COLUMN credits.moves.passes IS 'How many times rows were copied.';

@@ -666,9 +666,11 @@ BEGIN
 END
     $$;
 COMMENT ON PROCEDURE credits.move_bucket(int, text) IS
-    'Moves the accounts of a bucket to a node while they are charged; commits between its steps, so not in a transaction block. A move that an earlier call has left is gone on with first, or '
-    'undone if it was another one before its commit point. Commits of the old node wait while the rest is copied, and calls for its accounts until the new node serves them. Errors: 22004, 22023, 55006 while another session moves a bucket, or where a transaction '
-    'that has written of it is prepared, 55P03 where others stay in the way, and what a node says. Credits.moves notes how far it is. For superusers.';
+    'Moves the accounts of a bucket to a node while they are charged; commits between its steps, so not in a transaction block. A move that an '
+    'earlier call has left is gone on with first, or undone if it was another one before its commit point. Commits of the old node wait while the '
+    'rest is copied, and calls for its accounts until the new node serves them. Errors: 22004, 22023, 55006 while another session moves a bucket, or '
+    'where a transaction that has written of it is prepared, 55P03 where others stay in the way, and what a node says. Credits.moves notes how far it '
+    'is. For superusers.';
 
 CREATE PROCEDURE credits.purge_bucket(bucket int, node text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -695,5 +697,6 @@ BEGIN
 END
     $$;
 COMMENT ON PROCEDURE credits.purge_bucket(int, text) IS
-    'Removes from a node the rows of a bucket that it has given away, if the node of the map says that it serves it. The feed of the node loses them: what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, '
-    '55000 if the bucket is there or is not served, 55006 while a bucket is moved. For superusers.';
+    'Removes from a node the rows of a bucket that it has given away, if the node of the map says that it serves it. The feed of the node loses them: '
+    'what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, 55000 if the bucket is there or is not served, 55006 '
+    'while a bucket is moved. For superusers.';

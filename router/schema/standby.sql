@@ -25,8 +25,9 @@ EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
 END
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
-    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker, and the number of the one by which it took the bucket last. 0 where there is none. Of one bucket it says so when '
-    'no transaction that gives it away is under way.';
+    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker, and the '
+    'number of the one by which it took the bucket last. 0 where there is none. Of one bucket it says so when no transaction that gives it away is '
+    'under way.';
 
 CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS TABLE (bucket int, taken_seq bigint)
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -66,7 +67,9 @@ CREATE FUNCTION credits_routes.settled_report(node text, asked int, OUT has_it b
     AS $$
         SELECT r.state IN ('here', 'moving'), r.seq, r.given_to, r.taken_seq FROM credits_routes.bucket_reports(node, settled => asked) r WHERE r.bucket = asked
     $$;
-COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS 'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, its last handover of it, and the number of the one by which it took it.';
+COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS
+    'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, its last handover of it, and the number '
+    'of the one by which it took it.';
 
 CREATE FUNCTION credits_routes.ask_others(standby text, moved int, OUT owner int, OUT taken_seq bigint, OUT heir int, OUT newest bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -90,7 +93,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits_routes.ask_others(text, int) IS
-    'What the other nodes say of a bucket: the number of its owner, NULL if none has it, with the number of the handover by which that took it; and of the newest handover its taker, the heir, and its number, 0 if there is none.';
+    'What the other nodes say of a bucket: the number of its owner, NULL if none has it, with the number of the handover by which that took it; and '
+    'of the newest handover its taker, the heir, and its number, 0 if there is none.';
 
 -- A tombstone whose taker is the standby itself is for nobody: no node takes the bucket by it.
 CREATE FUNCTION credits_routes.lost_tombstone(standby text, moved int, OUT taker int, OUT seq bigint)

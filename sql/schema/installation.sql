@@ -47,7 +47,8 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'spending_limits', 'overdraft_limit', 'numeric DEFAULT 0'),
             ('column', 'spending_limits', 'thresholds', 'numeric[] NOT NULL DEFAULT ''{}''::numeric[]'),
             ('column', 'spending_limits', 'updated_at', 'timestamp with time zone NOT NULL DEFAULT clock_timestamp()'),
-            ('constraint', 'spending_limits', 'overdraft_limit_is_exact', 'CHECK (((overdraft_limit >= (0)::numeric) AND (overdraft_limit < (''10000000000000''::bigint)::numeric) AND (min_scale(overdraft_limit) <= 15)))'),
+            ('constraint', 'spending_limits', 'overdraft_limit_is_exact',
+             'CHECK (((overdraft_limit >= (0)::numeric) AND (overdraft_limit < (''10000000000000''::bigint)::numeric) AND (min_scale(overdraft_limit) <= 15)))'),
             ('constraint', 'spending_limits', 'spending_limits_pkey', 'PRIMARY KEY (user_id)'),
             ('constraint', 'spending_limits', 'thresholds_are_distinct_balances', 'CHECK (credits.are_thresholds(thresholds))'),
             ('index', 'spending_limits', 'spending_limits_bucket_idx', 'btree (credits.bucket_of(user_id))'),
@@ -64,7 +65,8 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'spend_caps', 'since', 'timestamp with time zone NOT NULL DEFAULT now()'),
             ('column', 'spend_caps', 'is_enforced', 'boolean NOT NULL DEFAULT false'),
             ('constraint', 'spend_caps', 'amount_is_positive_and_exact', 'CHECK (credits.is_amount(amount))'),
-            ('constraint', 'spend_caps', 'api_key_ids_has_keys', 'CHECK ( CASE WHEN (api_key_ids IS NULL) THEN true WHEN (array_ndims(api_key_ids) = 1) THEN (array_position(api_key_ids, NULL::uuid) IS NULL) ELSE false END)'),
+            ('constraint', 'spend_caps', 'api_key_ids_has_keys',
+             'CHECK ( CASE WHEN (api_key_ids IS NULL) THEN true WHEN (array_ndims(api_key_ids) = 1) THEN (array_position(api_key_ids, NULL::uuid) IS NULL) ELSE false END)'),
             ('constraint', 'spend_caps', 'period_is_known', 'CHECK ((period = ANY (ARRAY[''daily''::text, ''weekly''::text, ''monthly''::text])))'),
             ('constraint', 'spend_caps', 'spend_caps_pkey', 'PRIMARY KEY (id)'),
             ('index', 'spend_caps', 'spend_caps_bucket_idx', 'btree (credits.bucket_of(user_id))'),
@@ -200,7 +202,10 @@ CREATE FUNCTION credits.verify_installation()
             ('column', 'dumped_row_security', 'check_expression', 'text'),
             ('column', 'dumped_row_security', 'problem', 'text'),
             ('constraint', 'dumped_row_security', 'dumped_row_security_pkey', 'PRIMARY KEY (table_name, kind, policy)'),
-            ('constraint', 'dumped_row_security', 'kind_is_known', 'CHECK ( CASE kind WHEN ''enable''::text THEN (policy = ''''::text) WHEN ''force''::text THEN (policy = ''''::text) WHEN ''policy''::text THEN ((policy <> ''''::text) AND (is_permissive IS NOT NULL) AND (command IS NOT NULL) AND (command = ANY (ARRAY[''ALL''::text, ''SELECT''::text, ''INSERT''::text, ''UPDATE''::text, ''DELETE''::text]))) ELSE false END)'),
+            ('constraint', 'dumped_row_security', 'kind_is_known',
+             'CHECK ( CASE kind WHEN ''enable''::text THEN (policy = ''''::text) WHEN ''force''::text THEN (policy = ''''::text)'
+             ' WHEN ''policy''::text THEN ((policy <> ''''::text) AND (is_permissive IS NOT NULL) AND (command IS NOT NULL)'
+             ' AND (command = ANY (ARRAY[''ALL''::text, ''SELECT''::text, ''INSERT''::text, ''UPDATE''::text, ''DELETE''::text]))) ELSE false END)'),
             ('index', 'dumped_row_security', 'dumped_row_security_pkey', 'unique btree (table_name, kind, policy)'),
             ('trigger', 'dumped_row_security', 'make_row_security', 'BEFORE INSERT FOR EACH ROW EXECUTE FUNCTION credits.make_row_security(), always'),
             ('trigger', 'dumped_row_security', 'owner_only', 'BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION credits.refuse_others(), always'),
@@ -256,7 +261,8 @@ CREATE FUNCTION credits.verify_installation()
                        (SELECT concat_ws(' ', 'dumped',
                                          -- Accounts that are here: nodes.sql has the condition.
                                          CASE x.extcondition[d.place]
-                                         WHEN 'WHERE (SELECT NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.state <> ''moving'')) OR credits.bucket_of(user_id) NOT IN (SELECT s.bucket FROM credits.bucket_states s WHERE s.state <> ''moving'')'
+                                         WHEN 'WHERE (SELECT NOT EXISTS (SELECT FROM credits.bucket_states s WHERE s.state <> ''moving''))'
+                                              ' OR credits.bucket_of(user_id) NOT IN (SELECT s.bucket FROM credits.bucket_states s WHERE s.state <> ''moving'')'
                                          THEN 'of accounts that are here' ELSE nullif(x.extcondition[d.place], '') END)
                         FROM pg_extension x CROSS JOIN unnest(x.extconfig) WITH ORDINALITY AS d(oid, place)
                         WHERE x.extname = 'credits_ledger' AND d.oid = r.oid))

@@ -71,9 +71,10 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.make_class_views(int, int) IS
-    'For a router: makes a view of each table and view that has accounts, in the schema credits_classes, with the accounts whose bucket leaves this remainder. A caller of a view needs the privileges on the '
-    'table or view below it. Reading a view raises LC003 if a bucket of the class is not here. Called again, it replaces the views and adds columns of a later version. 22004, 22023, 55000 if that schema is '
-    'another role''s, 0A000 before Postgres 15. For the owner of the ledger.';
+    'For a router: makes a view of each table and view that has accounts, in the schema credits_classes, with the accounts whose bucket leaves this '
+    'remainder. A caller of a view needs the privileges on the table or view below it. Reading a view raises LC003 if a bucket of the class is not '
+    'here. Called again, it replaces the views and adds columns of a later version. 22004, 22023, 55000 if that schema is another role''s, 0A000 '
+    'before Postgres 15. For the owner of the ledger.';
 
 -- The seqs of all nodes are one series, of which a node gives out those that leave its number when divided by 1024: rows keep theirs when their
 -- account moves. The sequence's step is no part of a dump; this row is, and has the restored ledger follow it.
@@ -313,7 +314,8 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits.own_buckets(int[]) IS
-    'Takes back disown_buckets: these buckets are here. Returns how many were not. Leaves out those that were given away. No other node may have them, which nothing checks. 22004, 22023, 42501 for anybody but the owner of the ledger.';
+    'Takes back disown_buckets: these buckets are here. Returns how many were not. Leaves out those that were given away. No other node may have '
+    'them, which nothing checks. 22004, 22023, 42501 for anybody but the owner of the ledger.';
 
 CREATE FUNCTION credits.owns_bucket(bucket int) RETURNS boolean
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
