@@ -11,8 +11,9 @@
 
    DIED begins where a router has died: its move of the bucket from node 0 to node 2 is noted as given, and node 2 has taken it. There, STAYS_LOST is of node 2.
    LOST has a standby take over for a node, once, which has lost that the bucket is arriving there; TOMBSTONE_LOST, one which has lost the node's last
-   tombstone, FAILURES times; DRAWS_LOST, one of these that has the bucket and has lost what numbers its node drew since it took it; STAYS_LOST, one that has lost that its node gave
-   the bucket away and took it back; VISIT_LOST, node 2 after DIED, which has lost that it took the bucket, and whatever came then. All other flags remove one part. Each must be found wrong: see the script `check`. */
+   tombstone, FAILURES times; DRAWS_LOST, one of these that has the bucket and has lost what numbers its node drew since it took it;
+   STAYS_LOST, one that has lost that its node gave the bucket away and took it back; VISIT_LOST, node 2 after DIED, which has lost that it took the
+   bucket, and whatever came then. All other flags remove one part. Each must be found wrong: see the script `check`. */
 
 #ifndef MOVES
 #define MOVES 2

@@ -16,7 +16,8 @@
 
    HEADROOM adds the headroom that src/engine/published.rs publishes. PREPARE lets any transaction be prepared, RESTARTED has one that
    was prepared before the server restarted. BEGIN_ANEW lets a settlement release its stripes and begin anew, LOST_COUNTS lets a session
-   be unable to count, GROWTH has shared memory grow, by which everything is counted elsewhere. All other flags remove or change one part of the protocol. Each must be found wrong: see the script `check`. */
+   be unable to count, GROWTH has shared memory grow, by which everything is counted elsewhere. All other flags remove or change one part
+   of the protocol. Each must be found wrong: see the script `check`. */
 
 #ifndef TRANSACTIONS
 #define TRANSACTIONS 2

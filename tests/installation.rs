@@ -33,9 +33,15 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
     ("DROP INDEX credits.holds_user_idx", "index", "holds.holds_user_idx", "is missing; it was: btree (user_id, expires_at)"),
     ("ALTER TABLE credits.user_balance_checkpoints RENAME COLUMN thresholds_below TO other", "column", "user_balance_checkpoints.thresholds_below", "is missing; it was: smallint"),
     ("DROP INDEX credits.credits_transactions_delta_idx", "index", "credits_transactions.credits_transactions_delta_idx", "is missing; it was: btree (user_id, xact_id)"),
-    ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'credits.credits_transactions_seq_idx'::regclass", "index", "credits_transactions.credits_transactions_seq_idx", ", not valid; was: unique"),
+    (
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'credits.credits_transactions_seq_idx'::regclass",
+        "index", "credits_transactions.credits_transactions_seq_idx", ", not valid; was: unique",
+    ),
     ("UPDATE pg_index SET indisready = false WHERE indexrelid = 'credits.batch_aggregates_pkey'::regclass", "index", "batch_aggregates.batch_aggregates_pkey", ", not ready"),
-    ("DROP INDEX credits.credits_transactions_delta_idx; CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (user_id, seq)", "index", "credits_transactions.credits_transactions_delta_idx", "is: btree (user_id, seq); was: btree (user_id, xact_id)"),
+    (
+        "DROP INDEX credits.credits_transactions_delta_idx; CREATE INDEX credits_transactions_delta_idx ON credits.credits_transactions (user_id, seq)",
+        "index", "credits_transactions.credits_transactions_delta_idx", "is: btree (user_id, seq); was: btree (user_id, xact_id)",
+    ),
     ("ALTER TABLE credits.daily_totals DISABLE TRIGGER leave_out_replicated", "trigger", "daily_totals.leave_out_replicated", "disabled"),
     ("CREATE INDEX own ON credits.batch_aggregates (user_id)", "index", "batch_aggregates.own", "not of the extension"),
     ("ALTER TABLE credits.credits_transactions ALTER COLUMN created_at SET DEFAULT now()", "column", "credits_transactions.created_at", "DEFAULT now(); was: "),
@@ -48,7 +54,10 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
     ("ALTER TABLE credits.batch_aggregates RENAME COLUMN updated_at TO changed_at", "column", "batch_aggregates.updated_at", "is missing"),
     ("ALTER TABLE credits.batch_aggregates ALTER COLUMN total_amount SET STATISTICS 100", "column", "batch_aggregates.total_amount", "was: numeric NOT NULL STATISTICS 0"),
     ("ALTER TABLE credits.credits_transactions DROP CONSTRAINT batch_is_usage", "constraint", "credits_transactions.batch_is_usage", "is missing"),
-    ("ALTER TABLE credits.credits_transactions DROP CONSTRAINT transaction_type_is_known; ALTER TABLE credits.credits_transactions ADD CONSTRAINT transaction_type_is_known CHECK (true)", "constraint", "credits_transactions.transaction_type_is_known", "is: CHECK (true); was: "),
+    (
+        "ALTER TABLE credits.credits_transactions DROP CONSTRAINT transaction_type_is_known; ALTER TABLE credits.credits_transactions ADD CONSTRAINT transaction_type_is_known CHECK (true)",
+        "constraint", "credits_transactions.transaction_type_is_known", "is: CHECK (true); was: ",
+    ),
     ("ALTER TABLE credits.user_balance_checkpoints ADD CONSTRAINT own CHECK (balance > 0)", "constraint", "user_balance_checkpoints.own", "not of the extension"),
     ("ALTER TABLE credits.user_balance_checkpoints SET UNLOGGED", "relation", "user_balance_checkpoints", "is: unlogged table"),
     ("ALTER TABLE credits.user_balance_checkpoints DISABLE ROW LEVEL SECURITY", "relation", "user_balance_checkpoints", "is: table; was: table, row-level security"),
@@ -65,16 +74,23 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
     ("ALTER VIEW credits.balances RESET (security_barrier)", "relation", "balances", "is: view; was: view, security barrier"),
     ("ALTER TABLE credits.batch_aggregates RENAME TO elsewhere", "relation", "batch_aggregates", "is missing"),
     ("ALTER EXTENSION credits_ledger DROP TABLE credits.batch_aggregates", "relation", "batch_aggregates", "not a member of the extension"),
-    ("ALTER EXTENSION credits_ledger DROP TABLE credits.credits_transactions; ALTER EXTENSION credits_ledger ADD TABLE credits.credits_transactions", "relation", "credits_transactions", "is: table; was: table, dumped"),
+    (
+        "ALTER EXTENSION credits_ledger DROP TABLE credits.credits_transactions; ALTER EXTENSION credits_ledger ADD TABLE credits.credits_transactions",
+        "relation", "credits_transactions", "is: table; was: table, dumped",
+    ),
     ("UPDATE pg_extension SET extcondition[1] = 'WHERE false' WHERE extname = 'credits_ledger'", "relation", "credits_transactions", "dumped WHERE false"),
     ("ALTER EVENT TRIGGER credits_ledger_guard DISABLE", "event trigger", "credits_ledger_guard", ", disabled"),
     ("ALTER EVENT TRIGGER credits_ledger_guard_end ENABLE", "event trigger", "credits_ledger_guard_end", ", not in replication"),
     ("ALTER EXTENSION credits_ledger DROP EVENT TRIGGER credits_ledger_guard_rewrite; DROP EVENT TRIGGER credits_ledger_guard_rewrite", "event trigger", "credits_ledger_guard_rewrite", "is missing"),
     ("ALTER FUNCTION credits.verify_ledger() SECURITY DEFINER", "function", "verify_ledger()", "SECURITY DEFINER"),
     ("ALTER FUNCTION credits.verify_ledger() RESET search_path", "function", "verify_ledger()", "no search_path"),
-    ("INSERT INTO credits.dumped_row_security VALUES ('credits_transactions', 'policy', 'p', true, 'ALL', '{nobody}', 'true')", "row security", "credits_transactions.p", "role \"nobody\" does not exist"),
+    (
+        "INSERT INTO credits.dumped_row_security VALUES ('credits_transactions', 'policy', 'p', true, 'ALL', '{nobody}', 'true')",
+        "row security", "credits_transactions.p", "role \"nobody\" does not exist",
+    ),
     ("ALTER TABLE credits.dumped_row_security DISABLE TRIGGER ALL; INSERT INTO credits.dumped_row_security VALUES ('credits_transactions', 'enable', '');
-      ALTER TABLE credits.dumped_row_security ENABLE ALWAYS TRIGGER make_row_security; ALTER TABLE credits.dumped_row_security ENABLE ALWAYS TRIGGER owner_only", "row security", "credits_transactions", "was not tried"),
+      ALTER TABLE credits.dumped_row_security ENABLE ALWAYS TRIGGER make_row_security;
+      ALTER TABLE credits.dumped_row_security ENABLE ALWAYS TRIGGER owner_only", "row security", "credits_transactions", "was not tried"),
     ("CREATE TABLE credits.own (id uuid); ALTER EXTENSION credits_ledger ADD TABLE credits.own", "relation", "own", "not of the extension: table"),
     // An application's own.
     ("ALTER TABLE credits.credits_transactions ALTER COLUMN id SET DEFAULT gen_random_uuid()", "left out of dumps", "credits_transactions.id", "is: uuid NOT NULL DEFAULT gen_random_uuid(); was: "),

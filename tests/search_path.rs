@@ -25,7 +25,9 @@ fn calls(session: &mut Session) -> Vec<String> {
                        (SELECT string_agg(CASE format_type(a.oid, NULL)
                                               WHEN 'uuid' THEN quote_literal($1::text) || '::pg_catalog.uuid'
                                               WHEN 'uuid[]' THEN 'ARRAY[' || quote_literal($1::text) || '::pg_catalog.uuid]'
-                                              WHEN 'bigint' THEN '1::bigint' WHEN 'xid8' THEN '''1''::pg_catalog.xid8' WHEN 'integer[]' THEN 'ARRAY[1]' WHEN 'integer' THEN CASE proargnames[n] WHEN 'remainder' THEN '0' ELSE '1' END WHEN 'numeric' THEN '1::pg_catalog.numeric'
+                                              WHEN 'bigint' THEN '1::bigint' WHEN 'xid8' THEN '''1''::pg_catalog.xid8' WHEN 'integer[]' THEN 'ARRAY[1]'
+                                              WHEN 'integer' THEN CASE proargnames[n] WHEN 'remainder' THEN '0' ELSE '1' END
+                                              WHEN 'numeric' THEN '1::pg_catalog.numeric'
                                               WHEN 'date' THEN '''2000-01-01''::pg_catalog.date'
                                               WHEN 'timestamp with time zone' THEN CASE proargnames[n] WHEN 'period_end' THEN '''2001-01-01''' ELSE '''2000-01-01''' END || '::pg_catalog.timestamptz'
                                               WHEN 'interval' THEN CASE proargnames[n] WHEN 'expires_in' THEN '''1 hour''' ELSE '''0''' END || '::pg_catalog.interval'

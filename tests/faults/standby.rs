@@ -463,7 +463,11 @@ fn buckets(session: &mut Session) -> [bool; 2] {
             let found = if is_here {
                 session.try_run(&reading)
             } else {
-                session.try_run(&format!("DO 'BEGIN PERFORM {} ; RAISE EXCEPTION USING MESSAGE = ''read''; EXCEPTION WHEN SQLSTATE ''LC003'' THEN END'", reading.trim_start_matches("SELECT ").replace('\'', "''")))
+                let call = reading.trim_start_matches("SELECT ").replace('\'', "''");
+                session.try_run(&format!(
+                    "DO 'BEGIN PERFORM {call}; RAISE EXCEPTION USING MESSAGE = ''read'';
+                         EXCEPTION WHEN SQLSTATE ''LC003'' THEN END'"
+                ))
             };
             found.unwrap_or_else(|error| panic!("{is_here}, {reading}: {error:?}"));
         }
