@@ -1,6 +1,7 @@
 //! `verify_ledger` finds whatever is wrong with a derived value.
 
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
+use postgres::error::DbError;
 
 /// A ledger whose rows are folded: two users, with a batch each and one in common.
 fn folded_ledger(db: &Database) -> Session {
@@ -264,10 +265,51 @@ fn boundaries_that_cannot_be_read() {
             session.insert(user(1), "usage", dec!(1000)).refused("XX001"),
             session.try_run(&format!("SELECT credits.refresh_checkpoint('{}')", user(1))).refused("XX001"),
         ] {
-            let hint = refused.hint().unwrap_or_else(|| panic!("{damage}: {refused:?} has no hint"));
-            assert!(hint.contains("user_balance_checkpoints"), "{damage}: {hint}");
+            assert_names_the_repair(&refused, damage);
         }
         session.run(&format!("DELETE FROM {checkpoint}"));
         session.assert_sound();
     }
+}
+
+/// A number that somebody has written into a derived table, in the way of whoever reads it.
+#[test]
+fn a_number_that_is_none_is_refused_by_the_name_of_its_user() {
+    let db = Database::create_alone();
+    let mut session = folded_ledger(&db);
+    session.run(&format!("INSERT INTO credits.spending_limits VALUES ('{}', 2, '{{}}')", user(1)));
+    let refresh = format!("SELECT credits.refresh_checkpoint('{}')", user(1));
+    for (table, column, number, reading) in [
+        (
+            "user_balance_checkpoints",
+            "balance",
+            "NaN",
+            format!("SELECT credits.get_user_balance('{}')", user(1)),
+        ),
+        ("user_balance_checkpoints", "balance", "1e30", refresh.clone()),
+        ("user_balance_checkpoints", "overdraft_limit", "-Infinity", refresh.clone()),
+        ("batch_aggregates", "total_amount", "NaN", refresh.clone()),
+        ("daily_totals", "total_amount", "NaN", refresh),
+    ] {
+        let damage = format!("{table}.{column} = {number}");
+        session.charge_batch(user(1), Uuid::nil(), dec!(1));
+        session
+            .run(&format!("UPDATE credits.{table} SET {column} = '{number}' WHERE user_id = '{}'", user(1)));
+        let refused = session.try_run(&reading).refused("XX001");
+        assert!(
+            refused.message().starts_with(&format!("column {column} of {table} cannot be read")),
+            "{damage}: {refused:?}"
+        );
+        assert_names_the_repair(&refused, &damage);
+        session.run(&format!("DELETE FROM credits.user_balance_checkpoints WHERE user_id = '{}'", user(1)));
+        session.assert_sound();
+    }
+}
+
+/// What the operator needs to know: whose row it is, and what makes it anew.
+#[track_caller]
+fn assert_names_the_repair(refused: &DbError, damage: &str) {
+    assert!(refused.message().contains(&user(1).to_string()), "{damage}: {refused:?}");
+    let hint = refused.hint().unwrap_or_else(|| panic!("{damage}: {refused:?} has no hint"));
+    assert!(hint.contains("user_balance_checkpoints"), "{damage}: {hint}");
 }

@@ -45,7 +45,8 @@ impl LimitsScan {
 
 fn decode(row: &Row<'_, Limits>) -> Boundaries {
     let overdraft = row.get(limits::OVERDRAFT_LIMIT).map_or(Overdraft::Unlimited, Overdraft::UpTo);
-    Boundaries::new(overdraft, row.get(limits::THRESHOLDS).unwrap_or_else(|error| error.raise()))
+    let refuse = |error| row.refuse_number(limits::THRESHOLDS.number(), error);
+    Boundaries::new(overdraft, row.get(limits::THRESHOLDS).unwrap_or_else(refuse))
 }
 
 /// Notes that the transaction changes the boundaries of the user of this row of `spending_limits`, and those of the user that an

@@ -93,9 +93,12 @@ impl LedgerError {
             Self::MalformedCheckpoint(_) => Some(
                 "Delete its row from credits.user_balance_checkpoints: the commit makes it anew from the ledger.",
             ),
-            Self::StoredNumber(..) => Some(
-                "Somebody has changed a derived table. Delete from credits.user_balance_checkpoints the row of each user that \
-                 credits.verify_ledger() lists: the commit makes it anew from the ledger.",
+            Self::StoredNumber { role: Role::Derived, .. } => Some(
+                "Somebody has changed it by hand. Delete the user's row from credits.user_balance_checkpoints: the commit makes it \
+                 anew from the ledger, batches and days included.",
+            ),
+            Self::StoredNumber { .. } => Some(
+                "Somebody has written it past the constraint that keeps it out. Give the row a number of credits.",
             ),
             Self::OtherVersion { library, objects } if numbers(objects) < numbers(library) => {
                 Some("Run ALTER EXTENSION credits_ledger UPDATE in this database.")

@@ -413,9 +413,20 @@ pub enum LedgerError {
     /// A checkpoint row that the engine cannot have written.
     #[error("the checkpoint of user {0} is malformed")]
     MalformedCheckpoint(UserId),
-    /// A number that somebody has written into a derived table by hand, and what it should have been.
-    #[error("a stored {0} cannot be read: {1}")]
-    StoredNumber(&'static str, DecodeError),
+    /// A number that the ledger cannot have written.
+    #[error("column {column} of {table} cannot be read for user {user}: {error}")]
+    StoredNumber {
+        /// The table.
+        table: String,
+        /// What the table is to the engine.
+        role: Role,
+        /// The column.
+        column: String,
+        /// Whose row it is.
+        user: UserId,
+        /// What is wrong with the number.
+        error: DecodeError,
+    },
 
     // Arithmetic.
     /// A sum that does not fit the engine's 128-bit arithmetic.

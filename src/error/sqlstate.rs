@@ -74,7 +74,9 @@ impl LedgerError {
                 PgSqlErrorCode::ERRCODE_CHECK_VIOLATION
             }
             Self::SumOutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-            Self::MalformedCheckpoint(_) | Self::StoredNumber(..) => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            Self::MalformedCheckpoint(_) | Self::StoredNumber { .. } => {
+                PgSqlErrorCode::ERRCODE_DATA_CORRUPTED
+            }
             Self::NotOwner => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NotInstalled => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::OtherResultType => PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,

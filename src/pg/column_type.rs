@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use ledger::credits::Credits;
 use ledger::day::Day;
 use ledger::id::{ApiKeyId, BatchId, CapId, LedgerId, TransactionId, UserId};
+use ledger::numeric::DecodeError;
 use ledger::overdraft::Overdraft;
 use ledger::transaction_type::TransactionType;
 use pgrx::prelude::*;
@@ -14,7 +15,6 @@ use pgrx::{pg_sys, varlena};
 use super::column::Layout;
 use super::row::Row;
 use super::{array, numeric, toast};
-use crate::error::LedgerError;
 
 /// How a column is read.
 pub trait ColumnType {
@@ -164,41 +164,51 @@ impl StoredType for Jsonb<'static> {
     }
 }
 
-/// A `numeric` that is a sum of credits. Reading it raises an error if it is none.
-impl StoredType for Credits {
-    const OID: pg_sys::Oid = pg_sys::NUMERICOID;
-    type Value<'row> = Self;
+/// A `numeric` that stands for such a number. Reading another one raises XX001.
+macro_rules! numeric {
+    ($($number:ty: $from_datum:path),*) => {
+        $(
+            impl ColumnType for $number {
+                const OID: pg_sys::Oid = pg_sys::NUMERICOID;
+                const MAY_BE_NULL: bool = false;
+                type Value<'row> = Self;
 
-    #[inline]
-    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
-        // SAFETY: the caller promises a value of this type: a numeric.
-        unsafe { numeric::from_datum(datum) }
-            .unwrap_or_else(|error| LedgerError::StoredNumber("amount", error).raise())
-    }
+                #[inline]
+                unsafe fn read<'row, L: Layout>(row: &Row<'row, L>, number: usize) -> Self::Value<'row> {
+                    // SAFETY: the caller's promise; the row has what its datums point to.
+                    let value = unsafe { $from_datum(row.datum(number)) };
+                    value.unwrap_or_else(|error| row.refuse_number(number, error))
+                }
+            }
+
+            impl ColumnType for Option<$number> {
+                const OID: pg_sys::Oid = pg_sys::NUMERICOID;
+                const MAY_BE_NULL: bool = true;
+                type Value<'row> = Self;
+
+                #[inline]
+                unsafe fn read<'row, L: Layout>(row: &Row<'row, L>, number: usize) -> Self::Value<'row> {
+                    // SAFETY: the caller's promise; the row has what its datums point to.
+                    let read = |datum| unsafe { $from_datum(datum) };
+                    let refuse = |error| row.refuse_number(number, error);
+                    row.datum_unless_null(number).map(|datum| read(datum).unwrap_or_else(refuse))
+                }
+            }
+        )*
+    };
 }
 
-/// A `numeric` that says how far an account may be overdrawn: `Infinity` for without end. Reading it raises an error if it is neither that
-/// nor a sum of credits.
-impl StoredType for Overdraft {
-    const OID: pg_sys::Oid = pg_sys::NUMERICOID;
-    type Value<'row> = Self;
-
-    #[inline]
-    unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
-        // SAFETY: the caller promises a value of this type: a numeric.
-        unsafe { numeric::overdraft(datum) }
-            .unwrap_or_else(|error| LedgerError::StoredNumber("limit", error).raise())
-    }
-}
+// A sum of credits; how far an account may be overdrawn, which is `Infinity` for without end.
+numeric!(Credits: numeric::from_datum, Overdraft: numeric::overdraft);
 
 /// A `numeric[]` of sums of credits; the error is of one that is none.
 impl StoredType for Vec<Credits> {
     const OID: pg_sys::Oid = pg_sys::NUMERICARRAYOID;
-    type Value<'row> = Result<Self, LedgerError>;
+    type Value<'row> = Result<Self, DecodeError>;
 
     unsafe fn from_datum<'row>(datum: pg_sys::Datum) -> Self::Value<'row> {
         // SAFETY: the caller promises a value of this type: an array of such elements.
-        unsafe { array::credits(datum) }.map_err(|error| LedgerError::StoredNumber("threshold", error))
+        unsafe { array::credits(datum) }
     }
 }
 

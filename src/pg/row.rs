@@ -3,12 +3,15 @@
 use std::marker::PhantomData;
 use std::slice;
 
+use ledger::id::UserId;
+use ledger::numeric::DecodeError;
 use pgrx::pg_sys;
 
 use super::answer::{Answer, RowType};
 use super::column::{AnyColumn, Column, Layout};
-use super::column_type::ColumnType;
+use super::column_type::{ColumnType, StoredType};
 use super::column_value::{ColumnValue, Stored};
+use super::definition::Definition;
 use super::description;
 use super::fetch::Tid;
 use super::xact::SubtransactionId;
@@ -180,13 +183,31 @@ impl<'row, L: Layout> Row<'row, L> {
 
     #[cold]
     fn refuse_null(&self, number: usize) -> ! {
+        LedgerError::NullColumn { table: Self::table_name(), column: self.column_name(number) }.raise()
+    }
+
+    /// Raises XX001: what the column of this number has cannot be a number of the ledger's.
+    #[cold]
+    pub fn refuse_number(&self, number: usize, error: DecodeError) -> ! {
+        let Definition { role, names, .. } = *L::DEFINITION;
+        let place = names.iter().position(|name| *name == "user_id");
+        let datum = self.datum(1 + place.expect("every table with such numbers has accounts"));
+        // SAFETY: a column of this name is a uuid.
+        let user = unsafe { UserId::from_datum(datum) };
+        let column = self.column_name(number);
+        LedgerError::StoredNumber { table: Self::table_name(), role, column, user, error }.raise()
+    }
+
+    fn table_name() -> String {
+        L::DEFINITION.name.to_string_lossy().into_owned()
+    }
+
+    fn column_name(&self, number: usize) -> String {
         // SAFETY: the slot has a description with this column, whose name ends with NUL.
-        let column = unsafe {
+        unsafe {
             let column = description::column((*self.slot).tts_tupleDescriptor, number - 1);
             description::text(column.attname.data.as_ptr())
-        };
-        let table = L::DEFINITION.name.to_string_lossy().into_owned();
-        LedgerError::NullColumn { table, column }.raise()
+        }
     }
 }
 
