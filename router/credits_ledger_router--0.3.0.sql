@@ -100,7 +100,7 @@ CREATE FUNCTION credits.spread_buckets(nodes text[]) RETURNS TABLE (bucket int, 
         ORDER BY b
     $$;
 COMMENT ON FUNCTION credits.spread_buckets(text[]) IS
-    'All buckets in equal shares (of 16) for these nodes, 64 at most: INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(...).';
+    'All buckets for these nodes, 64 at most, in shares that differ by 16 buckets at most: INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(...).';
 
 -- The default of id for rows that are inserted into a table of the router. Functions get ids from their node.
 CREATE FUNCTION credits.uuid_v7() RETURNS uuid
@@ -1272,7 +1272,9 @@ BEGIN
     RETURN received;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.copy_rows(int, text, text, text, timestamptz) IS 'Copies rows of the old node to the new one, and returns how many it did not have.';
+COMMENT ON FUNCTION credits_routes.copy_rows(int, text, text, text, timestamptz) IS
+    'Copies rows of the old node to the new one, and returns how many it did not have. The new node notes that it has all below new_position, NULL: '
+    'nothing. 55P03 if rows are left at the moment until.';
 
 CREATE FUNCTION credits_routes.expect_rows(bucket int) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -1283,7 +1285,7 @@ BEGIN
     RETURN credits_routes.ask_new(format('SELECT credits.expect_bucket(%s, %L)::text', bucket, ledger));
 END
     $$;
-COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns from where it has none yet.';
+COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns the transaction of the old node from which on it may lack rows.';
 
 -- Another router may have had the old node give it to another node, or the new one give it on. A node numbers its handovers above those that it has taken.
 CREATE FUNCTION credits_routes.is_given(m credits.moves) RETURNS boolean
@@ -1390,6 +1392,7 @@ BEGIN
     received := credits_routes.copy_rows(m.bucket, from_xact, below_xact, below_xact, 'infinity');
     PERFORM credits_routes.tell_old('COMMIT');
     UPDATE credits.moves n SET passes = n.passes + 1, rows_copied = n.rows_copied + received WHERE n.move = m.move;
+    -- Where ten passes have not caught up, the rest is copied while commits wait, or the bucket is let go and there are ten more.
     RETURN CASE WHEN received < 500 OR m.passes % 10 = 9 THEN 'copied' ELSE 'copying' END;
 END
     $$;
@@ -1458,8 +1461,9 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.give_away(credits.moves) IS 'Holds the bucket, copies the rest, and gives it away.';
 
--- given -> active. The commit point has been noted, so a standby that takes over for the old node from now on is told of it. One may have taken over before that:
--- so the nodes are asked once more. The new node may be a standby that lacks what was sent last: that is sent again, as the old node's rows do not change any more.
+-- given -> active, or noted. A standby that takes over for the old node is told of the commit point since that was noted. One may have taken over before: so the nodes
+-- are asked once more, and if the bucket is not given any more, the move begins anew. The new node may be a standby that lacks what was sent last. So that is sent again,
+-- and then all rows: those of the old node do not change any more.
 CREATE FUNCTION credits_routes.activate(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1502,7 +1506,6 @@ BEGIN
             END IF;
         END;
     END LOOP;
-    RETURN NULL;
 END
     $$;
 COMMENT ON FUNCTION credits_routes.activate(credits.moves) IS 'Step: the new node has the bucket.';
@@ -1699,9 +1702,11 @@ BEGIN
         UPDATE credits.moves n SET holds = n.holds + 1 WHERE n.move = m.move;
     END IF;
     IF next_state = 'undoing' AND m.state <> 'undoing' AND problem IS NOT NULL THEN
+        -- It is raised when the move is undone.
         UPDATE credits.moves n SET problem = move_on.problem WHERE n.move = m.move;
         problem := NULL;
     ELSIF next_state IN ('done', 'undone') THEN
+        -- Otherwise what an earlier call has left is out of the way, and the move that is asked for is noted next.
         is_over := is_wanted AND (next_state = 'done' OR m.problem IS NOT NULL);
         problem := m.problem;
         PERFORM credits_routes.close_sessions();
@@ -1834,7 +1839,7 @@ COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes, those without accounts
 CREATE FUNCTION credits_routes.place_of_node(node text) RETURNS int
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT 1024 + n.node_number FROM credits.nodes n WHERE n.node = place_of_node.node $$;
-COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'Where the cluster has a node by itself, for calls to nodes by name.';
+COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'The partition of the cluster that leads to a node, whatever buckets it has: apply_cluster has made it.';
 
 -- A session learns of changes of the catalog when it locks a table that it has no lock on, and to call a function locks none. The try that fails
 -- releases the lock, so the next one takes it anew.

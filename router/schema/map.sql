@@ -98,7 +98,7 @@ CREATE FUNCTION credits.spread_buckets(nodes text[]) RETURNS TABLE (bucket int, 
         ORDER BY b
     $$;
 COMMENT ON FUNCTION credits.spread_buckets(text[]) IS
-    'All buckets in equal shares (of 16) for these nodes, 64 at most: INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(...).';
+    'All buckets for these nodes, 64 at most, in shares that differ by 16 buckets at most: INSERT INTO credits.buckets SELECT * FROM credits.spread_buckets(...).';
 
 -- The default of id for rows that are inserted into a table of the router. Functions get ids from their node.
 CREATE FUNCTION credits.uuid_v7() RETURNS uuid

@@ -156,7 +156,9 @@ BEGIN
     RETURN received;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.copy_rows(int, text, text, text, timestamptz) IS 'Copies rows of the old node to the new one, and returns how many it did not have.';
+COMMENT ON FUNCTION credits_routes.copy_rows(int, text, text, text, timestamptz) IS
+    'Copies rows of the old node to the new one, and returns how many it did not have. The new node notes that it has all below new_position, NULL: '
+    'nothing. 55P03 if rows are left at the moment until.';
 
 CREATE FUNCTION credits_routes.expect_rows(bucket int) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -167,7 +169,7 @@ BEGIN
     RETURN credits_routes.ask_new(format('SELECT credits.expect_bucket(%s, %L)::text', bucket, ledger));
 END
     $$;
-COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns from where it has none yet.';
+COMMENT ON FUNCTION credits_routes.expect_rows(int) IS 'Has the new node take copies, and returns the transaction of the old node from which on it may lack rows.';
 
 -- Another router may have had the old node give it to another node, or the new one give it on. A node numbers its handovers above those that it has taken.
 CREATE FUNCTION credits_routes.is_given(m credits.moves) RETURNS boolean
@@ -274,6 +276,7 @@ BEGIN
     received := credits_routes.copy_rows(m.bucket, from_xact, below_xact, below_xact, 'infinity');
     PERFORM credits_routes.tell_old('COMMIT');
     UPDATE credits.moves n SET passes = n.passes + 1, rows_copied = n.rows_copied + received WHERE n.move = m.move;
+    -- Where ten passes have not caught up, the rest is copied while commits wait, or the bucket is let go and there are ten more.
     RETURN CASE WHEN received < 500 OR m.passes % 10 = 9 THEN 'copied' ELSE 'copying' END;
 END
     $$;
@@ -342,8 +345,9 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.give_away(credits.moves) IS 'Holds the bucket, copies the rest, and gives it away.';
 
--- given -> active. The commit point has been noted, so a standby that takes over for the old node from now on is told of it. One may have taken over before that:
--- so the nodes are asked once more. The new node may be a standby that lacks what was sent last: that is sent again, as the old node's rows do not change any more.
+-- given -> active, or noted. A standby that takes over for the old node is told of the commit point since that was noted. One may have taken over before: so the nodes
+-- are asked once more, and if the bucket is not given any more, the move begins anew. The new node may be a standby that lacks what was sent last. So that is sent again,
+-- and then all rows: those of the old node do not change any more.
 CREATE FUNCTION credits_routes.activate(m credits.moves) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -386,7 +390,6 @@ BEGIN
             END IF;
         END;
     END LOOP;
-    RETURN NULL;
 END
     $$;
 COMMENT ON FUNCTION credits_routes.activate(credits.moves) IS 'Step: the new node has the bucket.';
@@ -583,9 +586,11 @@ BEGIN
         UPDATE credits.moves n SET holds = n.holds + 1 WHERE n.move = m.move;
     END IF;
     IF next_state = 'undoing' AND m.state <> 'undoing' AND problem IS NOT NULL THEN
+        -- It is raised when the move is undone.
         UPDATE credits.moves n SET problem = move_on.problem WHERE n.move = m.move;
         problem := NULL;
     ELSIF next_state IN ('done', 'undone') THEN
+        -- Otherwise what an earlier call has left is out of the way, and the move that is asked for is noted next.
         is_over := is_wanted AND (next_state = 'done' OR m.problem IS NOT NULL);
         problem := m.problem;
         PERFORM credits_routes.close_sessions();

@@ -15,7 +15,7 @@ COMMENT ON FUNCTION credits_routes.nodes() IS 'The nodes, those without accounts
 CREATE FUNCTION credits_routes.place_of_node(node text) RETURNS int
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT 1024 + n.node_number FROM credits.nodes n WHERE n.node = place_of_node.node $$;
-COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'Where the cluster has a node by itself, for calls to nodes by name.';
+COMMENT ON FUNCTION credits_routes.place_of_node(text) IS 'The partition of the cluster that leads to a node, whatever buckets it has: apply_cluster has made it.';
 
 -- A session learns of changes of the catalog when it locks a table that it has no lock on, and to call a function locks none. The try that fails
 -- releases the lock, so the next one takes it anew.
