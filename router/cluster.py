@@ -133,20 +133,25 @@ class Client:
     def __init__(self, server, user, database=None):
         self.server, self.user, self.database, self.process = server, user, database, None
 
-    def ask(self, statement):
-        """What it answers, or the SQLSTATE of the error."""
-        if self.process is None or self.process.poll() is not None:
-            command = [part for part in self.server.command(self.user, self.database) if part not in ("-v", "ON_ERROR_STOP=1")]
-            self.process = subprocess.Popen([*command, "-v", "VERBOSITY=sqlstate"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def tell(self, command):
+        """The lines that it answers, None if it is gone."""
         lines = []
         try:
-            self.process.stdin.write(f"{statement};\n\\echo --done--\n")
+            self.process.stdin.write(f"{command}\n\\echo --done--\n")
             self.process.stdin.flush()
             while (line := self.process.stdout.readline()) not in ("--done--\n", ""):
                 lines.append(line.strip())
         except BrokenPipeError:
             line = ""
-        if line == "":
+        return lines if line else None
+
+    def ask(self, statement):
+        """What it answers, or the SQLSTATE of the error."""
+        if self.process is None or self.process.poll() is not None:
+            command = [part for part in self.server.command(self.user, self.database) if part not in ("-v", "ON_ERROR_STOP=1")]
+            self.process = subprocess.Popen([*command, "-v", "VERBOSITY=sqlstate"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        lines = self.tell(f"{statement};")
+        if lines is None:
             self.process.wait()
             return None, "08006"
         # PL/Proxy passes on what a node has said last on a connection that broke.
@@ -155,6 +160,10 @@ class Client:
             return None, "08006"
         errors = [line.split()[1] for line in lines if line.startswith(("ERROR:", "FATAL:"))]
         return ("\n".join(lines), None) if not errors else (None, errors[0])
+
+    def hint(self):
+        """Of the last error."""
+        return " ".join(line for line in self.tell("\\errverbose") or [] if line.startswith("HINT:"))
 
     def insist(self, statement):
         """Asks until it is answered."""
