@@ -262,6 +262,8 @@ proctype Standby() {
 #else
 #define LAST_TAKEN(n) taken_seq[n]
 #endif
+/* Of two that say they have it, the one that took it last has it. */
+#define IS_LATER(other, n) (has_it && (!is_asked || taken_seq[other] > taken_seq[n]) && (owner == NOBODY || taken_seq[other] > given_number))
 #ifdef ANY_HANDOVER_BACK
 #define BEFORE(number) 0
 #else
@@ -309,7 +311,7 @@ inline carry_over(n) {
        has_it = SAYS_IT_HAS(other);
 #ifndef NUMBER_DRAWN
        /* By this number it has taken the bucket: what it gives away later is numbered above. It may be a standby that has lost a tombstone, too. */
-       if :: has_it -> owner = other; given_number = taken_seq[other] :: else fi;
+       if :: IS_LATER(other, n) -> owner = other; given_number = taken_seq[other] :: else fi;
 #endif
 #ifndef OWNERS_ALONE
        if

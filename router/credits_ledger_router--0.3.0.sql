@@ -898,7 +898,7 @@ COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
     'number of the one by which it took the bucket last. 0 where there is none. Of one bucket it says so when no transaction that gives it away is '
     'under way.';
 
-CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS TABLE (bucket int, taken_seq bigint)
+CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS SETOF int
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
         WITH said AS MATERIALIZED (
@@ -906,14 +906,15 @@ CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS TABLE (buc
         ), newest AS (
             SELECT DISTINCT ON (s.bucket) s.bucket, s.seq FROM said s WHERE s.node <> standby AND s.seq > 0 ORDER BY s.bucket, s.seq DESC
         )
-        SELECT DISTINCT own.bucket, own.taken_seq
+        SELECT DISTINCT own.bucket
         FROM said own
         JOIN said other ON other.bucket = own.bucket AND other.node <> own.node
         LEFT JOIN newest n ON n.bucket = own.bucket
-        WHERE own.node = standby AND own.state IN ('here', 'moving') AND (other.state <> 'elsewhere' OR n.seq > own.taken_seq)
+        WHERE own.node = standby AND own.state IN ('here', 'moving')
+          AND (other.state = 'arriving' OR n.seq > own.taken_seq OR (other.state <> 'elsewhere' AND other.taken_seq > own.taken_seq))
     $$;
 COMMENT ON FUNCTION credits_routes.doubtful_buckets(text) IS
-    'The buckets that a standby says it has, and that may be another node''s by what those say, with the number of the handover by which it took each.';
+    'The buckets that a standby says it has, and that may be another node''s by what those say.';
 
 CREATE FUNCTION credits_routes.hold_on_standby(standby text, moved int, OUT state_before text, OUT since text, OUT accounts text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -974,8 +975,8 @@ DECLARE
     said constant record := credits_routes.ask_others(standby, moved);
     taken_seq constant bigint := (SELECT r.taken_seq FROM credits_routes.bucket_reports(standby) r WHERE r.bucket = moved);
 BEGIN
-    IF said.owner IS NOT NULL THEN
-        -- The lost one is this handover, or an earlier one. Whatever handover the owner makes later is numbered above it.
+    IF said.taken_seq > taken_seq THEN
+        -- Of two that say they have it, the one that took it last has it. The lost one is this handover, or an earlier one. Whatever handover the owner makes later is numbered above it.
         taker := said.owner;
         seq := said.taken_seq;
     ELSIF said.heir = nobody AND said.newest > taken_seq THEN
@@ -1081,7 +1082,8 @@ CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
 DECLARE
     standbys constant text[] := ARRAY(
         SELECT n.node FROM new_nodes n JOIN old_nodes o USING (node)
-        WHERE EXISTS (SELECT FROM credits.buckets)
+        -- While the map is empty, a node that says it has all buckets may be a new one.
+        WHERE (EXISTS (SELECT FROM credits.buckets) OR credits_routes.buckets_away(n.node) <> '{}')
           -- A standby may have the address of its node: an UPDATE that changes nothing names it. One of options alone names none.
           AND ((n.host, n.port, n.dbname, n.node_number) IS DISTINCT FROM (o.host, o.port, o.dbname, o.node_number) OR n.options = o.options)
         ORDER BY n.node);
@@ -1094,13 +1096,8 @@ BEGIN
     -- The views that it was told to make last.
     PERFORM credits_routes.make_lacking_views(c.node, array_agg(c.modulus), array_agg(c.remainder))
     FROM credits_routes.present_classes() c WHERE c.node = ANY (standbys) GROUP BY c.node;
-    -- Where two standbys say that they have a bucket, the one that took it first has lost the tombstone, or the one that the map does not lead to.
     FOR doubtful IN
-        SELECT s.node, d.bucket
-        FROM unnest(standbys) s (node) CROSS JOIN LATERAL credits_routes.doubtful_buckets(s.node) d
-        JOIN credits.buckets b ON b.bucket = d.bucket
-        LEFT JOIN credits.moves m ON m.bucket = d.bucket AND m.state IN ('given', 'active')
-        ORDER BY d.taken_seq, coalesce(m.to_node, b.node) = s.node, s.node, d.bucket
+        SELECT s.node, d.bucket FROM unnest(standbys) s (node) CROSS JOIN LATERAL credits_routes.doubtful_buckets(s.node) d (bucket) ORDER BY s.node, d.bucket
     LOOP
         PERFORM credits_routes.carry_over(doubtful.node, doubtful.bucket);
     END LOOP;
