@@ -797,7 +797,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('bucket %s is not on %s', dispute.bucket, dispute.node),
             DETAIL = CASE WHEN dispute.node = dispute.other THEN format('%s says so.', dispute.other) ELSE format('%s says that it has it.', dispute.other) END,
-            HINT = 'INSERT INTO credits.buckets SELECT bucket, coalesce(owners[1], (credits_routes.last_handover(bucket)).taker) FROM credits.bucket_owners() makes the map as the nodes have it.';
+            HINT = 'INSERT INTO credits.buckets SELECT bucket, coalesce(owners[1], (credits_routes.last_handover(bucket)).taker) FROM credits.bucket_owners()'
+                   ' makes the map as the nodes have it. If two have a bucket, one of them is a standby that has taken over: first,'
+                   ' UPDATE credits.nodes SET host = host WHERE node = ... names it.';
     END LOOP;
     FOR told IN
         SELECT a.key AS node, ARRAY(SELECT b.bucket FROM credits.buckets b WHERE b.node <> a.key ORDER BY b.bucket) AS buckets
@@ -1811,12 +1813,17 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('%s does not serve bucket %s', home, bucket),
             DETAIL = format('There, it is %s.', state);
     END IF;
+    IF credits_routes.bucket_state(node, bucket) = 'arriving' THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is arriving at %s', bucket, node),
+            DETAIL = 'Another router moves it there, or the node is a standby that has lost that a move was undone.',
+            HINT = format('If none moves it, SELECT credits.return_bucket(%s) on %s takes that back.', bucket, node);
+    END IF;
     PERFORM credits_routes.ask_node(node, format('SELECT credits.purge_bucket(%s)::text', bucket));
 END
     $$;
 COMMENT ON PROCEDURE credits.purge_bucket(int, text) IS
     'Removes from a node the rows of a bucket that it has given away, if the node of the map says that it serves it. The feed of the node loses them: '
-    'what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, 55000 if the bucket is there or is not served, 55006 '
+    'what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, 55000 if the bucket is there, arrives there or is not served, 55006 '
     'while a bucket is moved. For superusers.';
 
 -- What all routes use.

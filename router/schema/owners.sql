@@ -95,7 +95,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('bucket %s is not on %s', dispute.bucket, dispute.node),
             DETAIL = CASE WHEN dispute.node = dispute.other THEN format('%s says so.', dispute.other) ELSE format('%s says that it has it.', dispute.other) END,
-            HINT = 'INSERT INTO credits.buckets SELECT bucket, coalesce(owners[1], (credits_routes.last_handover(bucket)).taker) FROM credits.bucket_owners() makes the map as the nodes have it.';
+            HINT = 'INSERT INTO credits.buckets SELECT bucket, coalesce(owners[1], (credits_routes.last_handover(bucket)).taker) FROM credits.bucket_owners()'
+                   ' makes the map as the nodes have it. If two have a bucket, one of them is a standby that has taken over: first,'
+                   ' UPDATE credits.nodes SET host = host WHERE node = ... names it.';
     END LOOP;
     FOR told IN
         SELECT a.key AS node, ARRAY(SELECT b.bucket FROM credits.buckets b WHERE b.node <> a.key ORDER BY b.bucket) AS buckets
