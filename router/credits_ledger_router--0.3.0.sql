@@ -148,6 +148,14 @@ CREATE FUNCTION credits_routes.drop_session(session text) RETURNS void
     END;
 COMMENT ON FUNCTION credits_routes.drop_session(text) IS 'Ends a session that is open: its transaction is rolled back.';
 
+-- postgres_fdw has options of its own, which PL/Proxy would pass to libpq.
+CREATE FUNCTION credits_routes.require_libpq_options(options text[]) RETURNS void
+    LANGUAGE sql VOLATILE
+    BEGIN ATOMIC
+        SELECT dblink_fdw_validator(options, 'pg_foreign_server'::regclass);
+    END;
+COMMENT ON FUNCTION credits_routes.require_libpq_options(text[]) IS 'Raises HV00J for what is no option of libpq, each given as name=value.';
+
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE FUNCTION credits_routes.server_of(node text) RETURNS name
@@ -506,6 +514,7 @@ CREATE FUNCTION credits_routes.apply_nodes() RETURNS trigger
 DECLARE
     gone name;
 BEGIN
+    PERFORM credits_routes.require_libpq_options(ARRAY(SELECT format('%s=%s', o.key, o.value) FROM credits.nodes n, jsonb_each_text(n.options) o));
     FOR gone IN
         SELECT s.srvname FROM pg_foreign_server s
         WHERE starts_with(s.srvname, 'credits_node_')
@@ -756,6 +765,22 @@ CREATE FUNCTION credits_routes.last_seq(node text) RETURNS bigint
     $$;
 COMMENT ON FUNCTION credits_routes.last_seq(text) IS 'The last seq that a node has given out, or given away with a bucket.';
 
+-- By its number other nodes know to whom they have given a bucket. So a node keeps it, and a ledger with another number is another node, at an address that was mistyped.
+CREATE FUNCTION credits_routes.require_number(node text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    number constant int := credits_routes.number_of_node(node);
+    said constant int := (SELECT a.answer::int FROM credits_routes.ask_node(node, 'SELECT (SELECT n.node_number FROM credits.node n)::text') a (answer));
+BEGIN
+    IF said <> number THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('the ledger of %s has the number %s and not %s', node, said, number),
+            DETAIL = 'It is another node, or has been one. A node keeps its number.', HINT = 'Say where the node is, with the number that it has.';
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.require_number(text) IS 'Refuses a node whose ledger has the number of another one (55000). A new one has none.';
+
 -- Each node has a number of its own, and its seq begins above all that other nodes have given out.
 CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -763,6 +788,7 @@ CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
 DECLARE
     past bigint;
 BEGIN
+    PERFORM credits_routes.require_number(node);
     SELECT max(credits_routes.last_seq(n.node)) INTO past FROM credits.nodes n;
     -- Before it has the number: a node without one has given out seqs with any remainder.
     PERFORM credits_routes.ask_node(node, format('SELECT credits.advance_seq(%s)::text', past));
@@ -801,13 +827,13 @@ BEGIN
                    ' makes the map as the nodes have it. If two have a bucket, one of them is a standby that has taken over: first,'
                    ' UPDATE credits.nodes SET host = host WHERE node = ... names it.';
     END LOOP;
+    PERFORM credits_routes.number_node(n.node) FROM credits.nodes n ORDER BY n.node;
     FOR told IN
         SELECT a.key AS node, ARRAY(SELECT b.bucket FROM credits.buckets b WHERE b.node <> a.key ORDER BY b.bucket) AS buckets
         FROM jsonb_each(away) a WHERE a.value = '[]' ORDER BY a.key
     LOOP
         PERFORM credits_routes.disown(told.node, told.buckets);
     END LOOP;
-    PERFORM credits_routes.number_node(n.node) FROM credits.nodes n;
 END
     $$;
 COMMENT ON FUNCTION credits_routes.share_out_buckets() IS 'Has new nodes say which buckets they have, by the map, and compares the map with what the others say.';
@@ -853,6 +879,7 @@ BEGIN
         RETURN NULL;
     END IF;
     FOR new_node IN SELECT n.node FROM new_nodes n ORDER BY n.node LOOP
+        PERFORM credits_routes.require_number(new_node);
         has := ARRAY(SELECT generate_series(0, 1023) EXCEPT SELECT unnest(credits_routes.buckets_away(new_node)) ORDER BY 1);
         IF has <> '{}' THEN
             PERFORM credits_routes.disown(new_node, has);
@@ -1078,6 +1105,20 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.forget_copies_of(text) IS 'Has the other nodes forget how far they have all rows of a standby''s node, so that a move copies from the beginning.';
 
+-- A standby has what its node had. A ledger that was just made has nothing, and would answer 0 for all accounts of the node.
+CREATE FUNCTION credits_routes.refuse_empty_ledger(standby text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF credits_routes.ask_node(standby, 'SELECT (NOT EXISTS (SELECT FROM credits.node) AND NOT EXISTS (SELECT FROM credits.credits_transactions))::text')::boolean THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('the ledger of %s is empty and has no number', standby),
+            HINT = format('If it is a standby that was behind when %s was added: SELECT credits.set_node_number(%s) there, and repeat the UPDATE.',
+                          standby, credits_routes.number_of_node(standby));
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.refuse_empty_ledger(text) IS 'Refuses a standby whose ledger has neither rows nor a number (55000).';
+
 CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1093,6 +1134,7 @@ DECLARE
 BEGIN
     -- All nodes must be there: by what they say, a standby is told what it has lost.
     PERFORM credits_routes.bucket_reports(n.node) FROM credits.nodes n WHERE standbys <> '{}';
+    PERFORM credits_routes.refuse_empty_ledger(s.node) FROM unnest(standbys) s (node);
     -- The number that its node was given, by which the others know its ledger. And the numbers of rows that are on other nodes are not given out again.
     PERFORM credits_routes.number_node(s.node) FROM unnest(standbys) s (node);
     -- The views that it was told to make last.

@@ -118,6 +118,7 @@ CREATE FUNCTION credits_routes.apply_nodes() RETURNS trigger
 DECLARE
     gone name;
 BEGIN
+    PERFORM credits_routes.require_libpq_options(ARRAY(SELECT format('%s=%s', o.key, o.value) FROM credits.nodes n, jsonb_each_text(n.options) o));
     FOR gone IN
         SELECT s.srvname FROM pg_foreign_server s
         WHERE starts_with(s.srvname, 'credits_node_')

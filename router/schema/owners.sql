@@ -54,6 +54,22 @@ CREATE FUNCTION credits_routes.last_seq(node text) RETURNS bigint
     $$;
 COMMENT ON FUNCTION credits_routes.last_seq(text) IS 'The last seq that a node has given out, or given away with a bucket.';
 
+-- By its number other nodes know to whom they have given a bucket. So a node keeps it, and a ledger with another number is another node, at an address that was mistyped.
+CREATE FUNCTION credits_routes.require_number(node text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    number constant int := credits_routes.number_of_node(node);
+    said constant int := (SELECT a.answer::int FROM credits_routes.ask_node(node, 'SELECT (SELECT n.node_number FROM credits.node n)::text') a (answer));
+BEGIN
+    IF said <> number THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('the ledger of %s has the number %s and not %s', node, said, number),
+            DETAIL = 'It is another node, or has been one. A node keeps its number.', HINT = 'Say where the node is, with the number that it has.';
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.require_number(text) IS 'Refuses a node whose ledger has the number of another one (55000). A new one has none.';
+
 -- Each node has a number of its own, and its seq begins above all that other nodes have given out.
 CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -61,6 +77,7 @@ CREATE FUNCTION credits_routes.number_node(node text) RETURNS void
 DECLARE
     past bigint;
 BEGIN
+    PERFORM credits_routes.require_number(node);
     SELECT max(credits_routes.last_seq(n.node)) INTO past FROM credits.nodes n;
     -- Before it has the number: a node without one has given out seqs with any remainder.
     PERFORM credits_routes.ask_node(node, format('SELECT credits.advance_seq(%s)::text', past));
@@ -99,13 +116,13 @@ BEGIN
                    ' makes the map as the nodes have it. If two have a bucket, one of them is a standby that has taken over: first,'
                    ' UPDATE credits.nodes SET host = host WHERE node = ... names it.';
     END LOOP;
+    PERFORM credits_routes.number_node(n.node) FROM credits.nodes n ORDER BY n.node;
     FOR told IN
         SELECT a.key AS node, ARRAY(SELECT b.bucket FROM credits.buckets b WHERE b.node <> a.key ORDER BY b.bucket) AS buckets
         FROM jsonb_each(away) a WHERE a.value = '[]' ORDER BY a.key
     LOOP
         PERFORM credits_routes.disown(told.node, told.buckets);
     END LOOP;
-    PERFORM credits_routes.number_node(n.node) FROM credits.nodes n;
 END
     $$;
 COMMENT ON FUNCTION credits_routes.share_out_buckets() IS 'Has new nodes say which buckets they have, by the map, and compares the map with what the others say.';
@@ -151,6 +168,7 @@ BEGIN
         RETURN NULL;
     END IF;
     FOR new_node IN SELECT n.node FROM new_nodes n ORDER BY n.node LOOP
+        PERFORM credits_routes.require_number(new_node);
         has := ARRAY(SELECT generate_series(0, 1023) EXCEPT SELECT unnest(credits_routes.buckets_away(new_node)) ORDER BY 1);
         IF has <> '{}' THEN
             PERFORM credits_routes.disown(new_node, has);

@@ -36,6 +36,14 @@ CREATE FUNCTION credits_routes.drop_session(session text) RETURNS void
     END;
 COMMENT ON FUNCTION credits_routes.drop_session(text) IS 'Ends a session that is open: its transaction is rolled back.';
 
+-- postgres_fdw has options of its own, which PL/Proxy would pass to libpq.
+CREATE FUNCTION credits_routes.require_libpq_options(options text[]) RETURNS void
+    LANGUAGE sql VOLATILE
+    BEGIN ATOMIC
+        SELECT dblink_fdw_validator(options, 'pg_foreign_server'::regclass);
+    END;
+COMMENT ON FUNCTION credits_routes.require_libpq_options(text[]) IS 'Raises HV00J for what is no option of libpq, each given as name=value.';
+
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE FUNCTION credits_routes.server_of(node text) RETURNS name

@@ -207,6 +207,20 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.forget_copies_of(text) IS 'Has the other nodes forget how far they have all rows of a standby''s node, so that a move copies from the beginning.';
 
+-- A standby has what its node had. A ledger that was just made has nothing, and would answer 0 for all accounts of the node.
+CREATE FUNCTION credits_routes.refuse_empty_ledger(standby text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF credits_routes.ask_node(standby, 'SELECT (NOT EXISTS (SELECT FROM credits.node) AND NOT EXISTS (SELECT FROM credits.credits_transactions))::text')::boolean THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('the ledger of %s is empty and has no number', standby),
+            HINT = format('If it is a standby that was behind when %s was added: SELECT credits.set_node_number(%s) there, and repeat the UPDATE.',
+                          standby, credits_routes.number_of_node(standby));
+    END IF;
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.refuse_empty_ledger(text) IS 'Refuses a standby whose ledger has neither rows nor a number (55000).';
+
 CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -222,6 +236,7 @@ DECLARE
 BEGIN
     -- All nodes must be there: by what they say, a standby is told what it has lost.
     PERFORM credits_routes.bucket_reports(n.node) FROM credits.nodes n WHERE standbys <> '{}';
+    PERFORM credits_routes.refuse_empty_ledger(s.node) FROM unnest(standbys) s (node);
     -- The number that its node was given, by which the others know its ledger. And the numbers of rows that are on other nodes are not given out again.
     PERFORM credits_routes.number_node(s.node) FROM unnest(standbys) s (node);
     -- The views that it was told to make last.
