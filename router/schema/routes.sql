@@ -220,7 +220,7 @@ CREATE FUNCTION credits_routes.bucket_of_item(item jsonb) RETURNS int
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT CASE WHEN jsonb_typeof(item -> 'user_id') = 'string'
-                     AND item ->> 'user_id' ~* E'^\\{?([0-9a-f]{4}-?){7}[0-9a-f]{4}\\}?$'
+                     AND item ->> 'user_id' ~* E'^(([0-9a-f]{4}-?){7}[0-9a-f]{4}|\\{([0-9a-f]{4}-?){7}[0-9a-f]{4}\\})$'
                     THEN credits_routes.bucket((item ->> 'user_id')::uuid) ELSE 0 END
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_of_item(jsonb) IS 'The bucket of an item of record_transactions; 0 if it names no account.';
