@@ -1237,12 +1237,13 @@ CREATE FUNCTION credits_routes.timeouts(of_locks text, of_statements text, of_id
     $$;
 COMMENT ON FUNCTION credits_routes.timeouts(text, text, text) IS 'What sets the timeouts of a session on a node.';
 
--- A session of a mover that died may hold the bucket's row for five more seconds. The steps that lock the row wait longer.
+-- A session of a mover that died may hold the bucket's row for five more seconds. The steps that lock the row wait longer. What reads rows on the old node is
+-- idle while the new one takes them, which is long for long ones.
 CREATE FUNCTION credits_routes.be_patient() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    PERFORM credits_routes.ask_old(credits_routes.timeouts('10s', '0', '60s'));
+    PERFORM credits_routes.ask_old(credits_routes.timeouts('10s', '0', '10min'));
     PERFORM credits_routes.ask_new(credits_routes.timeouts('10s', '0', '60s'));
 END
     $$;
@@ -1284,31 +1285,39 @@ END
 COMMENT ON FUNCTION credits_routes.be_brief() IS
     'Has the transaction wait half a second for the routed tables, and raises 55P03 while one that has used them is idle for as long.';
 
--- Rows pass through the router as text, which it does not parse.
+-- Rows pass through the router as text, which it does not parse. The elements of a JSON array have 256 MB at most, so long rows are sent in parts of 16 MB.
 CREATE FUNCTION credits_routes.copy_rows(bucket int, from_xact text, below_xact text, new_position text, until timestamptz) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    chunk text;
-    fetched int;
+    receive constant text := format('SELECT credits.receive_transactions(%s, %%L::jsonb, %%L::xid8)::text', bucket);
+    part record;
+    fetched bigint;
     received bigint := 0;
 BEGIN
     PERFORM credits_routes.tell_old(format(
         'DECLARE rows_of_bucket NO SCROLL CURSOR FOR SELECT to_jsonb(t)::text FROM credits.bucket_transactions(%s, %L::xid8, %L::xid8) t',
         bucket, from_xact, below_xact));
     LOOP
-        SELECT string_agg(r.row_text, ','), count(*) INTO chunk, fetched
-        FROM credits_routes.ask_session('credits_ledger_old', 'FETCH 2000 FROM rows_of_bucket') r (row_text);
-        IF fetched > 0 OR new_position IS NOT NULL THEN
-            received := received + credits_routes.ask_new(format('SELECT credits.receive_transactions(%s, %L::jsonb, %L::xid8)::text',
-                bucket, '[' || coalesce(chunk, '') || ']', CASE WHEN fetched < 2000 THEN new_position END))::bigint;
-        END IF;
+        fetched := 0;
+        FOR part IN
+            SELECT string_agg(r.row_text, ',') AS row_texts, count(*) AS row_count
+            FROM (SELECT f.row_text, sum(octet_length(f.row_text)) OVER (ROWS UNBOUNDED PRECEDING) / 16777216 AS place
+                  FROM credits_routes.ask_session('credits_ledger_old', 'FETCH 2000 FROM rows_of_bucket') f (row_text)) r
+            GROUP BY r.place ORDER BY r.place
+        LOOP
+            fetched := fetched + part.row_count;
+            received := received + credits_routes.ask_new(format(receive, '[' || part.row_texts || ']', NULL))::bigint;
+        END LOOP;
         EXIT WHEN fetched < 2000;
         IF clock_timestamp() > until THEN
             RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'there are too many rows to be copied while commits wait',
                 HINT = 'A transaction that has been open for long keeps the mover from copying what came after it. Try again when it has ended.';
         END IF;
     END LOOP;
+    IF new_position IS NOT NULL THEN
+        PERFORM credits_routes.ask_new(format(receive, '[]', new_position));
+    END IF;
     PERFORM credits_routes.tell_old('CLOSE rows_of_bucket');
     RETURN received;
 END
