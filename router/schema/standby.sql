@@ -227,8 +227,10 @@ CREATE FUNCTION credits_routes.carry_over_moves() RETURNS trigger
 DECLARE
     standbys constant text[] := ARRAY(
         SELECT n.node FROM new_nodes n JOIN old_nodes o USING (node)
-        -- While the map is empty, a node that says it has all buckets may be a new one.
-        WHERE (EXISTS (SELECT FROM credits.buckets) OR credits_routes.buckets_away(n.node) <> '{}')
+        -- While the map is empty, a node that says it has all buckets may be a new one, and before anybody is let in, none can be asked.
+        WHERE CASE WHEN EXISTS (SELECT FROM credits.buckets) THEN true
+                   WHEN EXISTS (SELECT FROM pg_user_mappings m WHERE m.srvname = credits_routes.server_of(n.node)) THEN credits_routes.buckets_away(n.node) <> '{}'
+                   ELSE false END
           -- A standby may have the address of its node: an UPDATE that changes nothing names it. One of options alone names none.
           AND ((n.host, n.port, n.dbname, n.node_number) IS DISTINCT FROM (o.host, o.port, o.dbname, o.node_number) OR n.options = o.options)
         ORDER BY n.node);
