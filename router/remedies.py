@@ -15,10 +15,13 @@ class Operator:
         self.nodes, self.doubt, self.tidied, self.taken = nodes, doubt, Counter(), 0
 
     def mend(self, mover):
-        """A standby has taken over: what nobody serves."""
-        unserved = mover.client.insist("SELECT bucket, node FROM credits.bucket_owners() WHERE owners = '{}'")
-        for bucket, node in [line.split("|") for line in unserved.splitlines()]:
-            mover.finish(bucket, node)
+        """A standby has taken over: what nobody serves, and then a move that is under way."""
+        for query in [
+            "SELECT bucket, node FROM credits.bucket_owners() WHERE owners = '{}'",
+            "SELECT bucket, to_node FROM credits.moves WHERE state NOT IN ('done', 'undone')",
+        ]:
+            for line in mover.client.insist(query).splitlines():
+                mover.finish(*line.split("|"))
 
     def follow(self, sqlstate, client):
         """What the error of a move says. Returns rows that the node alone had that the bucket was to move to."""
