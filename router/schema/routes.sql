@@ -173,7 +173,8 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.bucket_by_transaction(uuid) IS 'The bucket of a transaction, by the hint or by asking all nodes. LC003 if no node has it and a bucket is being moved.';
 
--- redact_account clears the rows that a bucket has left behind on other nodes, too. A move at the same time could copy them as they were before.
+-- redact_account clears the rows that a bucket has left behind on other nodes, too. A move at the same time could copy them as they were before. Its own router's is
+-- kept away, and that of another one seen by the node that the bucket is arriving at.
 CREATE FUNCTION credits_routes.keep_bucket(account uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -181,12 +182,13 @@ DECLARE
     home constant int := credits_routes.bucket(account);
 BEGIN
     IF NOT pg_try_advisory_xact_lock_shared(credits_routes.bucket_key(home))
-       OR EXISTS (SELECT FROM credits.moves m WHERE m.bucket = home AND m.state NOT IN ('done', 'undone')) THEN
+       OR EXISTS (SELECT FROM credits.moves m WHERE m.bucket = home AND m.state NOT IN ('done', 'undone'))
+       OR EXISTS (SELECT FROM credits.nodes n WHERE credits_routes.bucket_state(n.node, home) = 'arriving') THEN
         RAISE EXCEPTION USING ERRCODE = 'LC003', MESSAGE = format('bucket %s is being moved', home);
     END IF;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.keep_bucket(uuid) IS 'Keeps the bucket of an account from being moved until the transaction ends. LC003 if it is being moved.';
+COMMENT ON FUNCTION credits_routes.keep_bucket(uuid) IS 'Keeps the bucket of an account from being moved by this router until the transaction ends. LC003 if any router moves it.';
 
 -- SECURITY DEFINER: callers need no privilege on the map.
 CREATE FUNCTION credits_routes.are_on_many_nodes(homes int[]) RETURNS boolean
