@@ -124,7 +124,12 @@ class Session:
             self.process.stdin.close()
         except BrokenPipeError:
             pass
-        self.process.wait()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            # Of a check that has failed: it waits for a lock of a session that is closed after it.
+            self.process.kill()
+            self.process.wait()
 
 
 class Client:
