@@ -183,6 +183,11 @@ impl Database {
         self.until(HAS_A_STRIPE, &[&pid, &mode]);
     }
 
+    /// Waits until a session that the server has ended is gone: its client is told before its locks are released.
+    pub fn until_gone(&self, pid: i32) {
+        self.until("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", &[&pid]);
+    }
+
     /// Whether the settlement of a session has a stripe in this mode.
     pub fn has_a_stripe(&self, pid: i32, mode: &str) -> bool {
         self.observe(|observer| observer.value(HAS_A_STRIPE, &[&pid, &mode]))

@@ -1,6 +1,8 @@
 //! What an error must be.
 
+use std::error::Error as _;
 use std::fmt::Debug;
+use std::io;
 
 use postgres::Error;
 use postgres::error::DbError;
@@ -10,6 +12,10 @@ pub trait Refused {
     /// The error, which must have this SQLSTATE.
     #[track_caller]
     fn refused(self, sqlstate: &str) -> DbError;
+
+    /// The server has ended the session, with this SQLSTATE if the client has read so much: the connection may be gone before.
+    #[track_caller]
+    fn ended(self, sqlstate: &str);
 }
 
 impl<T: Debug> Refused for Result<T, Error> {
@@ -26,5 +32,12 @@ impl<T: Debug> Refused for Result<T, Error> {
             error.detail().is_some_and(|detail| detail.contains("pgrx") || detail.contains(".rs:"));
         assert!(!has_backtrace, "{error:?}");
         error
+    }
+
+    #[track_caller]
+    fn ended(self, sqlstate: &str) {
+        let error = self.expect_err("a session that is ended answers nothing");
+        let is_lost = error.is_closed() || error.source().is_some_and(|cause| cause.is::<io::Error>());
+        assert!(is_lost || error.code().is_some_and(|code| code.code() == sqlstate), "{error:?}");
     }
 }
