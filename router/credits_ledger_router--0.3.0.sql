@@ -565,7 +565,7 @@ CREATE FUNCTION credits_routes.make_lacking_views(node text, moduli int[], remai
             'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM unnest(%L::int[], %L::int[]) c (modulus, remainder)'
             ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', moduli, remainders))
     $$;
-COMMENT ON FUNCTION credits_routes.make_lacking_views(text, int[], int[]) IS 'Has a node make the views that it lacks of these classes, each of which has one of the moduli and one of the remainders.';
+COMMENT ON FUNCTION credits_routes.make_lacking_views(text, int[], int[]) IS 'Has a node make the views that it lacks of these classes: of the first modulus and the first remainder, and so on.';
 
 CREATE FUNCTION credits_routes.present_classes() RETURNS TABLE (node text, modulus int, remainder int)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -580,7 +580,7 @@ CREATE FUNCTION credits_routes.present_classes() RETURNS TABLE (node text, modul
     $$;
 COMMENT ON FUNCTION credits_routes.present_classes() IS 'The partitions that routed tables have: those by the map, unless a move that was undone has left some.';
 
-CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
+CREATE FUNCTION credits_routes.make_views_for_map(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
@@ -591,7 +591,7 @@ BEGIN
     GROUP BY c.node;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.make_class_views(int, text) IS 'Has the nodes make the views that partitions of the map, or with a bucket moved to a node, lead to.';
+COMMENT ON FUNCTION credits_routes.make_views_for_map(int, text) IS 'Has the nodes make the views that the partitions lead to: by the map, or by the map with a bucket moved to a node.';
 
 -- All at once, or not at all: a client that has one and waits for another would end in a deadlock, of which either may be the victim. So this gives up
 -- before the server looks for deadlocks (deadlock_timeout, 1 s), and nobody queues behind it for long.
@@ -618,7 +618,7 @@ BEGIN
     -- Another session that changes the map waits here, and then compares with what this one has made.
     PERFORM pg_advisory_xact_lock(hashtextextended('credits.apply_partitions', 0));
     -- This takes time: so it comes before the tables are locked.
-    PERFORM credits_routes.make_class_views();
+    PERFORM credits_routes.make_views_for_map();
     WITH routed AS (
         SELECT c.oid, c.relname FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p'
     ), wanted AS (
@@ -726,20 +726,6 @@ CREATE FUNCTION credits_routes.bucket_state(node text, bucket int) RETURNS text
     AS $$ SELECT a.answer FROM credits_routes.ask_node(node, format('SELECT credits.bucket_state(%s)', bucket)) a (answer) $$;
 COMMENT ON FUNCTION credits_routes.bucket_state(text, int) IS 'Where a bucket is, as a node says.';
 
-CREATE FUNCTION credits_routes.collect_accounts(bucket int, OUT since text, OUT accounts text)
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    collected constant text := (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_old', format(
-        'SELECT format(''%%s %%s'', pg_snapshot_xmin(pg_current_snapshot()), credits.bucket_accounts(%s))', bucket)) a (answer));
-BEGIN
-    since := split_part(collected, ' ', 1);
-    accounts := split_part(collected, ' ', 2);
-END
-    $$;
-COMMENT ON FUNCTION credits_routes.collect_accounts(int) IS
-    'For give_away_bucket, before the bucket is held, in the session with the old node: the accounts that the node knows, and the transaction since which others may have come.';
-
 CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, owners text[])
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -755,6 +741,47 @@ CREATE FUNCTION credits_routes.number_of_node(node text) RETURNS int
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT n.node_number FROM credits.nodes n WHERE n.node = number_of_node.node $$;
 COMMENT ON FUNCTION credits_routes.number_of_node(text) IS 'The number of a node, by the list of nodes.';
+
+-- A tombstone whose taker (given_to) is the node itself is for nobody: standby.sql has standbys write it. Nothing was handed over by it, so its seq is reported as 0.
+CREATE FUNCTION credits_routes.bucket_reports(node text, awaited_bucket int DEFAULT NULL) RETURNS TABLE (bucket int, state text, seq bigint, given_to int, taken_seq bigint)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    number constant int := credits_routes.number_of_node(node);
+    cause text;
+BEGIN
+    IF awaited_bucket IS NOT NULL THEN
+        PERFORM credits_routes.ask_node(node, format('SELECT credits.lock_bucket(%s, ''{here,moving,elsewhere,arriving}'')', awaited_bucket));
+    END IF;
+    RETURN QUERY
+    SELECT b, coalesce(r.state, 'here'), CASE WHEN r.given_to = number THEN 0 ELSE coalesce(r.seq, 0) END, r.given_to, coalesce(r.taken_seq, 0)
+    FROM credits_routes.ask_node(node, 'SELECT jsonb_agg(jsonb_build_object(''bucket'', bucket, ''state'', s.state, ''seq'', s.handover -> ''seq'','
+                                       ' ''given_to'', s.handover -> ''given_to'', ''taken_seq'', t.seq))::text'
+                                       ' FROM credits.bucket_states s FULL JOIN credits.taken_buckets t USING (bucket)') a (answer)
+    CROSS JOIN generate_series(0, 1023) b
+    LEFT JOIN jsonb_to_recordset(a.answer::jsonb) r (bucket int, state text, seq bigint, given_to int, taken_seq bigint) ON r.bucket = b;
+EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
+    GET STACKED DIAGNOSTICS cause = PG_EXCEPTION_DETAIL;
+    RAISE EXCEPTION USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', MESSAGE = format('%s cannot be asked which buckets it has', node),
+        DETAIL = format('It may have one that the standby says it has. %s', cause), HINT = 'If it has failed, too, name both standbys in one UPDATE.';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
+    'What a node says of each bucket: its state; number and taker of the last handover by which the node gave it away; number of the last one by which '
+    'the node took it. A number is 0 where there is none. Before it answers, the node waits for a transaction that gives awaited_bucket away.';
+
+CREATE FUNCTION credits_routes.last_handover(bucket int, OUT giver text, OUT taker text)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH said AS MATERIALIZED (
+            SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r WHERE r.bucket = last_handover.bucket
+        )
+        SELECT s.node, n.node
+        FROM said s JOIN credits.nodes n ON n.node_number = s.given_to
+        WHERE s.seq > 0 AND NOT EXISTS (SELECT FROM said o WHERE o.state IN ('here', 'moving'))
+        ORDER BY s.seq DESC LIMIT 1
+    $$;
+COMMENT ON FUNCTION credits_routes.last_handover(int) IS 'Of a bucket that no node has: which node gave it away last, and to which. NULL if a node has it.';
 
 CREATE FUNCTION credits_routes.last_seq(node text) RETURNS bigint
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -899,34 +926,6 @@ COMMENT ON TRIGGER take_in_nodes ON credits.nodes IS 'Has a node that is added s
 -- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves, or two nodes would take
 -- the bucket for theirs. The map does not say so where another router has moved the bucket: the nodes do. models/routers.pml has what each part is there for.
 
-CREATE FUNCTION credits_routes.bucket_reports(node text, settled int DEFAULT NULL) RETURNS TABLE (bucket int, state text, seq bigint, given_to int, taken_seq bigint)
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    number constant int := credits_routes.number_of_node(node);
-    cause text;
-BEGIN
-    IF settled IS NOT NULL THEN
-        PERFORM credits_routes.ask_node(node, format('SELECT credits.lock_bucket(%s, ''{here,moving,elsewhere,arriving}'')', settled));
-    END IF;
-    RETURN QUERY
-    SELECT b, coalesce(r.state, 'here'), CASE WHEN r.given_to = number THEN 0 ELSE coalesce(r.seq, 0) END, r.given_to, coalesce(r.taken_seq, 0)
-    FROM credits_routes.ask_node(node, 'SELECT jsonb_agg(jsonb_build_object(''bucket'', bucket, ''state'', s.state, ''seq'', s.handover -> ''seq'','
-                                       ' ''given_to'', s.handover -> ''given_to'', ''taken_seq'', t.seq))::text'
-                                       ' FROM credits.bucket_states s FULL JOIN credits.taken_buckets t USING (bucket)') a (answer)
-    CROSS JOIN generate_series(0, 1023) b
-    LEFT JOIN jsonb_to_recordset(a.answer::jsonb) r (bucket int, state text, seq bigint, given_to int, taken_seq bigint) ON r.bucket = b;
-EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
-    GET STACKED DIAGNOSTICS cause = PG_EXCEPTION_DETAIL;
-    RAISE EXCEPTION USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', MESSAGE = format('%s cannot be asked which buckets it has', node),
-        DETAIL = format('It may have one that the standby says it has. %s', cause), HINT = 'If it has failed, too, name both standbys in one UPDATE.';
-END
-    $$;
-COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
-    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker, and the '
-    'number of the one by which it took the bucket last. 0 where there is none. Of one bucket it says so when no transaction that gives it away is '
-    'under way.';
-
 CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS SETOF int
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -961,14 +960,14 @@ END
 COMMENT ON FUNCTION credits_routes.hold_on_standby(text, int) IS
     'Opens a session that holds a bucket on a standby: nobody moves it there or away. Returns the state that it had before, and what collect_accounts has.';
 
-CREATE FUNCTION credits_routes.settled_report(node text, asked int, OUT has_it boolean, OUT seq bigint, OUT given_to int, OUT taken_seq bigint)
+CREATE FUNCTION credits_routes.awaited_report(node text, asked int, OUT has_it boolean, OUT seq bigint, OUT given_to int, OUT taken_seq bigint)
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT r.state IN ('here', 'moving'), r.seq, r.given_to, r.taken_seq FROM credits_routes.bucket_reports(node, settled => asked) r WHERE r.bucket = asked
+        SELECT r.state IN ('here', 'moving'), r.seq, r.given_to, r.taken_seq FROM credits_routes.bucket_reports(node, awaited_bucket => asked) r WHERE r.bucket = asked
     $$;
-COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS
-    'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, its last handover of it, and the number '
-    'of the one by which it took it.';
+COMMENT ON FUNCTION credits_routes.awaited_report(text, int) IS
+    'What a node says of one bucket, after a wait for a transaction that gives it away: whether it has it, its last handover of it, and the number of '
+    'the one by which it took it.';
 
 CREATE FUNCTION credits_routes.ask_others(standby text, moved int, OUT owner int, OUT taken_seq bigint, OUT heir int, OUT newest bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -980,7 +979,7 @@ BEGIN
     newest := 0;
     -- Two may say that they have it, if another standby has lost a tombstone, too: the one that took it later has it.
     FOR other IN SELECT n.node, n.node_number FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
-        said := credits_routes.settled_report(other.node, moved);
+        said := credits_routes.awaited_report(other.node, moved);
         IF said.has_it AND said.taken_seq >= coalesce(taken_seq, 0) THEN
             owner := other.node_number;
             taken_seq := said.taken_seq;
@@ -1076,9 +1075,17 @@ CREATE FUNCTION credits_routes.refuse_older_handovers(standby text) RETURNS void
     AS $$
 DECLARE
     number constant int := credits_routes.number_of_node(standby);
+    -- For each bucket that another node has given to the standby's: the newest handover that is over, as far as the others know.
     newest constant jsonb := (
         SELECT jsonb_object_agg(h.bucket, h.seq)
-        FROM (SELECT r.bucket, max(CASE WHEN r.state IN ('here', 'moving') THEN r.taken_seq WHEN coalesce(r.given_to, number) = number THEN r.seq - 1 ELSE r.seq END) AS seq
+        FROM (SELECT r.bucket, max(CASE
+                  -- The node has the bucket: the handover by which it took it is over.
+                  WHEN r.state IN ('here', 'moving') THEN r.taken_seq
+                  -- It gave the bucket to the standby's node, or to any: the standby may take that handover, and none before it.
+                  WHEN coalesce(r.given_to, number) = number THEN r.seq - 1
+                  -- It gave the bucket to a third node.
+                  ELSE r.seq
+              END) AS seq
               FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
               WHERE n.node <> standby GROUP BY r.bucket HAVING bool_or(r.given_to = number)) h);
 BEGIN
@@ -1328,6 +1335,20 @@ COMMENT ON FUNCTION credits_routes.copy_rows(int, text, text, text, timestamptz)
     'Copies rows of the old node to the new one, and returns how many it did not have. The new node notes that it has all below new_position, NULL: '
     'nothing. 55P03 if rows are left at the moment until.';
 
+CREATE FUNCTION credits_routes.collect_accounts(bucket int, OUT since text, OUT accounts text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    collected constant text := (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_old', format(
+        'SELECT format(''%%s %%s'', pg_snapshot_xmin(pg_current_snapshot()), credits.bucket_accounts(%s))', bucket)) a (answer));
+BEGIN
+    since := split_part(collected, ' ', 1);
+    accounts := split_part(collected, ' ', 2);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.collect_accounts(int) IS
+    'For give_away_bucket, before the bucket is held, in the session with the old node: the accounts that the node knows, and the transaction since which others may have come.';
+
 CREATE FUNCTION credits_routes.expect_rows(bucket int) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1358,19 +1379,6 @@ END
 COMMENT ON FUNCTION credits_routes.is_given(credits.moves) IS
     'Whether a move is behind its commit point: the old node has given the bucket to the new one, and that has not given it on since.';
 
-CREATE FUNCTION credits_routes.last_handover(bucket int, OUT giver text, OUT taker text)
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
-    AS $$
-        WITH said AS MATERIALIZED (
-            SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r WHERE r.bucket = last_handover.bucket
-        )
-        SELECT s.node, n.node
-        FROM said s JOIN credits.nodes n ON n.node_number = s.given_to
-        WHERE s.seq > 0 AND NOT EXISTS (SELECT FROM said o WHERE o.state IN ('here', 'moving'))
-        ORDER BY s.seq DESC LIMIT 1
-    $$;
-COMMENT ON FUNCTION credits_routes.last_handover(int) IS 'Of a bucket that no node has: which node gave it away last, and to which. NULL if a node has it.';
-
 CREATE FUNCTION credits_routes.refuse_absent(bucket int, node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -1397,7 +1405,7 @@ BEGIN
     END IF;
     PERFORM credits_routes.expect_rows(m.bucket);
     -- They are made now, so that the map does not wait for them when it turns.
-    PERFORM credits_routes.make_class_views(m.bucket, m.to_node);
+    PERFORM credits_routes.make_views_for_map(m.bucket, m.to_node);
     RETURN 'expected';
 END
     $$;
@@ -1842,8 +1850,8 @@ COMMENT ON PROCEDURE credits.move_bucket(int, text) IS
     'Moves the accounts of a bucket to a node while they are charged; commits between its steps, so not in a transaction block. A move that an '
     'earlier call has left is gone on with first, or undone if it was another one before its commit point. Commits of the old node wait while the '
     'rest is copied, and calls for its accounts until the new node serves them. Errors: 22004, 22023, 55006 while another session moves a bucket, or '
-    'where a transaction that has written of it is prepared, 55P03 where others stay in the way, and what a node says. Credits.moves notes how far it '
-    'is. For superusers.';
+    'where a transaction that has written of it is prepared, 55P03 where others stay in the way, and what a node says. How far it is: '
+    'credits.moves. For superusers.';
 
 CREATE PROCEDURE credits.purge_bucket(bucket int, node text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

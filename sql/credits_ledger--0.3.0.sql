@@ -2941,7 +2941,7 @@ COMMENT ON COLUMN credits.bucket_states.copied_to IS
 COMMENT ON COLUMN credits.bucket_states.received IS
     'The position of the handover that was received last: all that it lists is here; NULL if none was.';
 COMMENT ON COLUMN credits.bucket_states.handover IS
-    'Of a bucket that was given away: what the node that it is given to must have; otherwise NULL.';
+    'Of a bucket that was given away: what the node that it is given to must have; on a standby that took over, perhaps its number alone. Otherwise NULL.';
 COMMENT ON CONSTRAINT there_are_1024 ON credits.bucket_states IS 'There are 1,024 buckets.';
 COMMENT ON CONSTRAINT state_is_known ON credits.bucket_states IS 'The three states of a bucket that is not simply here.';
 

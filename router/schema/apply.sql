@@ -169,7 +169,7 @@ CREATE FUNCTION credits_routes.make_lacking_views(node text, moduli int[], remai
             'SELECT credits.make_class_views(c.modulus, c.remainder)::text FROM unnest(%L::int[], %L::int[]) c (modulus, remainder)'
             ' WHERE to_regclass(format(''credits_classes.thresholds_%%s_%%s'', c.modulus, c.remainder)) IS NULL', moduli, remainders))
     $$;
-COMMENT ON FUNCTION credits_routes.make_lacking_views(text, int[], int[]) IS 'Has a node make the views that it lacks of these classes, each of which has one of the moduli and one of the remainders.';
+COMMENT ON FUNCTION credits_routes.make_lacking_views(text, int[], int[]) IS 'Has a node make the views that it lacks of these classes: of the first modulus and the first remainder, and so on.';
 
 CREATE FUNCTION credits_routes.present_classes() RETURNS TABLE (node text, modulus int, remainder int)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -184,7 +184,7 @@ CREATE FUNCTION credits_routes.present_classes() RETURNS TABLE (node text, modul
     $$;
 COMMENT ON FUNCTION credits_routes.present_classes() IS 'The partitions that routed tables have: those by the map, unless a move that was undone has left some.';
 
-CREATE FUNCTION credits_routes.make_class_views(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
+CREATE FUNCTION credits_routes.make_views_for_map(moved int DEFAULT NULL, new_node text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
@@ -195,7 +195,7 @@ BEGIN
     GROUP BY c.node;
 END
     $$;
-COMMENT ON FUNCTION credits_routes.make_class_views(int, text) IS 'Has the nodes make the views that partitions of the map, or with a bucket moved to a node, lead to.';
+COMMENT ON FUNCTION credits_routes.make_views_for_map(int, text) IS 'Has the nodes make the views that the partitions lead to: by the map, or by the map with a bucket moved to a node.';
 
 -- All at once, or not at all: a client that has one and waits for another would end in a deadlock, of which either may be the victim. So this gives up
 -- before the server looks for deadlocks (deadlock_timeout, 1 s), and nobody queues behind it for long.
@@ -222,7 +222,7 @@ BEGIN
     -- Another session that changes the map waits here, and then compares with what this one has made.
     PERFORM pg_advisory_xact_lock(hashtextextended('credits.apply_partitions', 0));
     -- This takes time: so it comes before the tables are locked.
-    PERFORM credits_routes.make_class_views();
+    PERFORM credits_routes.make_views_for_map();
     WITH routed AS (
         SELECT c.oid, c.relname FROM pg_class c WHERE c.relnamespace = 'credits'::regnamespace AND c.relkind = 'p'
     ), wanted AS (

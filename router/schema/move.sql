@@ -169,6 +169,20 @@ COMMENT ON FUNCTION credits_routes.copy_rows(int, text, text, text, timestamptz)
     'Copies rows of the old node to the new one, and returns how many it did not have. The new node notes that it has all below new_position, NULL: '
     'nothing. 55P03 if rows are left at the moment until.';
 
+CREATE FUNCTION credits_routes.collect_accounts(bucket int, OUT since text, OUT accounts text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    collected constant text := (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_old', format(
+        'SELECT format(''%%s %%s'', pg_snapshot_xmin(pg_current_snapshot()), credits.bucket_accounts(%s))', bucket)) a (answer));
+BEGIN
+    since := split_part(collected, ' ', 1);
+    accounts := split_part(collected, ' ', 2);
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.collect_accounts(int) IS
+    'For give_away_bucket, before the bucket is held, in the session with the old node: the accounts that the node knows, and the transaction since which others may have come.';
+
 CREATE FUNCTION credits_routes.expect_rows(bucket int) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -199,19 +213,6 @@ END
 COMMENT ON FUNCTION credits_routes.is_given(credits.moves) IS
     'Whether a move is behind its commit point: the old node has given the bucket to the new one, and that has not given it on since.';
 
-CREATE FUNCTION credits_routes.last_handover(bucket int, OUT giver text, OUT taker text)
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
-    AS $$
-        WITH said AS MATERIALIZED (
-            SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r WHERE r.bucket = last_handover.bucket
-        )
-        SELECT s.node, n.node
-        FROM said s JOIN credits.nodes n ON n.node_number = s.given_to
-        WHERE s.seq > 0 AND NOT EXISTS (SELECT FROM said o WHERE o.state IN ('here', 'moving'))
-        ORDER BY s.seq DESC LIMIT 1
-    $$;
-COMMENT ON FUNCTION credits_routes.last_handover(int) IS 'Of a bucket that no node has: which node gave it away last, and to which. NULL if a node has it.';
-
 CREATE FUNCTION credits_routes.refuse_absent(bucket int, node text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -238,7 +239,7 @@ BEGIN
     END IF;
     PERFORM credits_routes.expect_rows(m.bucket);
     -- They are made now, so that the map does not wait for them when it turns.
-    PERFORM credits_routes.make_class_views(m.bucket, m.to_node);
+    PERFORM credits_routes.make_views_for_map(m.bucket, m.to_node);
     RETURN 'expected';
 END
     $$;
@@ -683,8 +684,8 @@ COMMENT ON PROCEDURE credits.move_bucket(int, text) IS
     'Moves the accounts of a bucket to a node while they are charged; commits between its steps, so not in a transaction block. A move that an '
     'earlier call has left is gone on with first, or undone if it was another one before its commit point. Commits of the old node wait while the '
     'rest is copied, and calls for its accounts until the new node serves them. Errors: 22004, 22023, 55006 while another session moves a bucket, or '
-    'where a transaction that has written of it is prepared, 55P03 where others stay in the way, and what a node says. Credits.moves notes how far it '
-    'is. For superusers.';
+    'where a transaction that has written of it is prepared, 55P03 where others stay in the way, and what a node says. How far it is: '
+    'credits.moves. For superusers.';
 
 CREATE PROCEDURE credits.purge_bucket(bucket int, node text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

@@ -15,20 +15,6 @@ CREATE FUNCTION credits_routes.bucket_state(node text, bucket int) RETURNS text
     AS $$ SELECT a.answer FROM credits_routes.ask_node(node, format('SELECT credits.bucket_state(%s)', bucket)) a (answer) $$;
 COMMENT ON FUNCTION credits_routes.bucket_state(text, int) IS 'Where a bucket is, as a node says.';
 
-CREATE FUNCTION credits_routes.collect_accounts(bucket int, OUT since text, OUT accounts text)
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    collected constant text := (SELECT a.answer FROM credits_routes.ask_session('credits_ledger_old', format(
-        'SELECT format(''%%s %%s'', pg_snapshot_xmin(pg_current_snapshot()), credits.bucket_accounts(%s))', bucket)) a (answer));
-BEGIN
-    since := split_part(collected, ' ', 1);
-    accounts := split_part(collected, ' ', 2);
-END
-    $$;
-COMMENT ON FUNCTION credits_routes.collect_accounts(int) IS
-    'For give_away_bucket, before the bucket is held, in the session with the old node: the accounts that the node knows, and the transaction since which others may have come.';
-
 CREATE FUNCTION credits.bucket_owners() RETURNS TABLE (bucket int, node text, owners text[])
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -44,6 +30,47 @@ CREATE FUNCTION credits_routes.number_of_node(node text) RETURNS int
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT n.node_number FROM credits.nodes n WHERE n.node = number_of_node.node $$;
 COMMENT ON FUNCTION credits_routes.number_of_node(text) IS 'The number of a node, by the list of nodes.';
+
+-- A tombstone whose taker (given_to) is the node itself is for nobody: standby.sql has standbys write it. Nothing was handed over by it, so its seq is reported as 0.
+CREATE FUNCTION credits_routes.bucket_reports(node text, awaited_bucket int DEFAULT NULL) RETURNS TABLE (bucket int, state text, seq bigint, given_to int, taken_seq bigint)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    number constant int := credits_routes.number_of_node(node);
+    cause text;
+BEGIN
+    IF awaited_bucket IS NOT NULL THEN
+        PERFORM credits_routes.ask_node(node, format('SELECT credits.lock_bucket(%s, ''{here,moving,elsewhere,arriving}'')', awaited_bucket));
+    END IF;
+    RETURN QUERY
+    SELECT b, coalesce(r.state, 'here'), CASE WHEN r.given_to = number THEN 0 ELSE coalesce(r.seq, 0) END, r.given_to, coalesce(r.taken_seq, 0)
+    FROM credits_routes.ask_node(node, 'SELECT jsonb_agg(jsonb_build_object(''bucket'', bucket, ''state'', s.state, ''seq'', s.handover -> ''seq'','
+                                       ' ''given_to'', s.handover -> ''given_to'', ''taken_seq'', t.seq))::text'
+                                       ' FROM credits.bucket_states s FULL JOIN credits.taken_buckets t USING (bucket)') a (answer)
+    CROSS JOIN generate_series(0, 1023) b
+    LEFT JOIN jsonb_to_recordset(a.answer::jsonb) r (bucket int, state text, seq bigint, given_to int, taken_seq bigint) ON r.bucket = b;
+EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
+    GET STACKED DIAGNOSTICS cause = PG_EXCEPTION_DETAIL;
+    RAISE EXCEPTION USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', MESSAGE = format('%s cannot be asked which buckets it has', node),
+        DETAIL = format('It may have one that the standby says it has. %s', cause), HINT = 'If it has failed, too, name both standbys in one UPDATE.';
+END
+    $$;
+COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
+    'What a node says of each bucket: its state; number and taker of the last handover by which the node gave it away; number of the last one by which '
+    'the node took it. A number is 0 where there is none. Before it answers, the node waits for a transaction that gives awaited_bucket away.';
+
+CREATE FUNCTION credits_routes.last_handover(bucket int, OUT giver text, OUT taker text)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH said AS MATERIALIZED (
+            SELECT n.node, r.* FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r WHERE r.bucket = last_handover.bucket
+        )
+        SELECT s.node, n.node
+        FROM said s JOIN credits.nodes n ON n.node_number = s.given_to
+        WHERE s.seq > 0 AND NOT EXISTS (SELECT FROM said o WHERE o.state IN ('here', 'moving'))
+        ORDER BY s.seq DESC LIMIT 1
+    $$;
+COMMENT ON FUNCTION credits_routes.last_handover(int) IS 'Of a bucket that no node has: which node gave it away last, and to which. NULL if a node has it.';
 
 CREATE FUNCTION credits_routes.last_seq(node text) RETURNS bigint
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp

@@ -1,34 +1,6 @@
 -- A standby that takes over may lack what its node has committed last. If that was a tombstone, it is written again before the standby serves, or two nodes would take
 -- the bucket for theirs. The map does not say so where another router has moved the bucket: the nodes do. models/routers.pml has what each part is there for.
 
-CREATE FUNCTION credits_routes.bucket_reports(node text, settled int DEFAULT NULL) RETURNS TABLE (bucket int, state text, seq bigint, given_to int, taken_seq bigint)
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    number constant int := credits_routes.number_of_node(node);
-    cause text;
-BEGIN
-    IF settled IS NOT NULL THEN
-        PERFORM credits_routes.ask_node(node, format('SELECT credits.lock_bucket(%s, ''{here,moving,elsewhere,arriving}'')', settled));
-    END IF;
-    RETURN QUERY
-    SELECT b, coalesce(r.state, 'here'), CASE WHEN r.given_to = number THEN 0 ELSE coalesce(r.seq, 0) END, r.given_to, coalesce(r.taken_seq, 0)
-    FROM credits_routes.ask_node(node, 'SELECT jsonb_agg(jsonb_build_object(''bucket'', bucket, ''state'', s.state, ''seq'', s.handover -> ''seq'','
-                                       ' ''given_to'', s.handover -> ''given_to'', ''taken_seq'', t.seq))::text'
-                                       ' FROM credits.bucket_states s FULL JOIN credits.taken_buckets t USING (bucket)') a (answer)
-    CROSS JOIN generate_series(0, 1023) b
-    LEFT JOIN jsonb_to_recordset(a.answer::jsonb) r (bucket int, state text, seq bigint, given_to int, taken_seq bigint) ON r.bucket = b;
-EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
-    GET STACKED DIAGNOSTICS cause = PG_EXCEPTION_DETAIL;
-    RAISE EXCEPTION USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', MESSAGE = format('%s cannot be asked which buckets it has', node),
-        DETAIL = format('It may have one that the standby says it has. %s', cause), HINT = 'If it has failed, too, name both standbys in one UPDATE.';
-END
-    $$;
-COMMENT ON FUNCTION credits_routes.bucket_reports(text, int) IS
-    'What a node says of each bucket, with number and taker of the handover by which it gave the bucket away last, if that has a taker, and the '
-    'number of the one by which it took the bucket last. 0 where there is none. Of one bucket it says so when no transaction that gives it away is '
-    'under way.';
-
 CREATE FUNCTION credits_routes.doubtful_buckets(standby text) RETURNS SETOF int
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -63,14 +35,14 @@ END
 COMMENT ON FUNCTION credits_routes.hold_on_standby(text, int) IS
     'Opens a session that holds a bucket on a standby: nobody moves it there or away. Returns the state that it had before, and what collect_accounts has.';
 
-CREATE FUNCTION credits_routes.settled_report(node text, asked int, OUT has_it boolean, OUT seq bigint, OUT given_to int, OUT taken_seq bigint)
+CREATE FUNCTION credits_routes.awaited_report(node text, asked int, OUT has_it boolean, OUT seq bigint, OUT given_to int, OUT taken_seq bigint)
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT r.state IN ('here', 'moving'), r.seq, r.given_to, r.taken_seq FROM credits_routes.bucket_reports(node, settled => asked) r WHERE r.bucket = asked
+        SELECT r.state IN ('here', 'moving'), r.seq, r.given_to, r.taken_seq FROM credits_routes.bucket_reports(node, awaited_bucket => asked) r WHERE r.bucket = asked
     $$;
-COMMENT ON FUNCTION credits_routes.settled_report(text, int) IS
-    'What a node says of one bucket, when no transaction that gives it away is under way: whether it has it, its last handover of it, and the number '
-    'of the one by which it took it.';
+COMMENT ON FUNCTION credits_routes.awaited_report(text, int) IS
+    'What a node says of one bucket, after a wait for a transaction that gives it away: whether it has it, its last handover of it, and the number of '
+    'the one by which it took it.';
 
 CREATE FUNCTION credits_routes.ask_others(standby text, moved int, OUT owner int, OUT taken_seq bigint, OUT heir int, OUT newest bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -82,7 +54,7 @@ BEGIN
     newest := 0;
     -- Two may say that they have it, if another standby has lost a tombstone, too: the one that took it later has it.
     FOR other IN SELECT n.node, n.node_number FROM credits.nodes n WHERE n.node <> standby ORDER BY n.node LOOP
-        said := credits_routes.settled_report(other.node, moved);
+        said := credits_routes.awaited_report(other.node, moved);
         IF said.has_it AND said.taken_seq >= coalesce(taken_seq, 0) THEN
             owner := other.node_number;
             taken_seq := said.taken_seq;
@@ -178,9 +150,17 @@ CREATE FUNCTION credits_routes.refuse_older_handovers(standby text) RETURNS void
     AS $$
 DECLARE
     number constant int := credits_routes.number_of_node(standby);
+    -- For each bucket that another node has given to the standby's: the newest handover that is over, as far as the others know.
     newest constant jsonb := (
         SELECT jsonb_object_agg(h.bucket, h.seq)
-        FROM (SELECT r.bucket, max(CASE WHEN r.state IN ('here', 'moving') THEN r.taken_seq WHEN coalesce(r.given_to, number) = number THEN r.seq - 1 ELSE r.seq END) AS seq
+        FROM (SELECT r.bucket, max(CASE
+                  -- The node has the bucket: the handover by which it took it is over.
+                  WHEN r.state IN ('here', 'moving') THEN r.taken_seq
+                  -- It gave the bucket to the standby's node, or to any: the standby may take that handover, and none before it.
+                  WHEN coalesce(r.given_to, number) = number THEN r.seq - 1
+                  -- It gave the bucket to a third node.
+                  ELSE r.seq
+              END) AS seq
               FROM credits.nodes n CROSS JOIN LATERAL credits_routes.bucket_reports(n.node) r
               WHERE n.node <> standby GROUP BY r.bucket HAVING bool_or(r.given_to = number)) h);
 BEGIN
