@@ -36,6 +36,36 @@ fn charges_far_from_zero_read_nothing() {
     first.assert_sound();
 }
 
+/// Where no headroom is published, a call reads what others have committed, and not what its transaction has recorded.
+#[test]
+fn charges_of_a_transaction_do_not_read_each_other() {
+    let db = Database::create();
+    let mut session = db.connect();
+    session.grant(user(1), dec!(1000));
+    // A limit that the transaction changes has nobody use what was published.
+    session.run(&format!("BEGIN; INSERT INTO credits.spending_limits (user_id) VALUES ('{}')", user(1)));
+    let fetched = "SELECT idx_tup_fetch FROM pg_stat_xact_all_tables
+                   WHERE relid = 'credits.credits_transactions'::regclass";
+    let before: i64 = session.value(fetched, &[]);
+    for call in ["charge", "create_hold"] {
+        session.run(&format!(
+            "DO $$ BEGIN FOR i IN 1..200 LOOP PERFORM credits.{call}('{}', 0.01, '{call} ' || i); END LOOP; END $$",
+            user(1)
+        ));
+    }
+    let fetched: i64 = session.value::<i64>(fetched, &[]) - before;
+    assert!(fetched < 400 * 3, "{fetched}");
+    // What it has recorded is taken away all the same.
+    let rest = |session: &mut Session, amount| {
+        session.try_run(&format!("SAVEPOINT s; SELECT credits.charge('{}', {amount}, 'rest')", user(1)))
+    };
+    rest(&mut session, dec!(996.000000000000001)).refused("LC001");
+    session.run("ROLLBACK TO s");
+    rest(&mut session, dec!(996)).unwrap();
+    session.run("COMMIT");
+    session.assert_sound();
+}
+
 /// So do grants and charges far below zero.
 #[test]
 fn rows_far_below_zero_read_nothing() {

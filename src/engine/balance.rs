@@ -58,10 +58,25 @@ pub fn transaction_count(user: &UserId) -> Result<Option<i64>, LedgerError> {
     Ok(Some(reader.balance(user)?.transaction_count))
 }
 
+/// Whose rows a balance has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum RowsOf {
+    /// All that the snapshot sees.
+    All,
+    /// Those but the transaction's own, which are not read.
+    Others,
+}
+
 /// The user's balance as this snapshot has it, which is as of now. The transaction is not taken to have read it. The ledger is locked.
-pub fn as_of(relations: &Relations, user: &UserId, snapshot: &Rc<Snapshot>) -> Result<Credits, LedgerError> {
+pub fn as_of(
+    relations: &Relations,
+    user: &UserId,
+    snapshot: &Rc<Snapshot>,
+    rows: RowsOf,
+) -> Result<Credits, LedgerError> {
     let mut reader = Reader::open(relations, Rc::clone(snapshot));
     reader.is_aside = true;
+    reader.rows = rows;
     Ok(reader.balance(user)?.balance)
 }
 
@@ -107,6 +122,7 @@ struct Reader {
     snapshot: Rc<Snapshot>,
     /// Whether the transaction is not taken to have read the rows that it sees.
     is_aside: bool,
+    rows: RowsOf,
     /// The transactions that have not ended for the snapshot.
     open: OpenTransactions,
     /// The most that a fold may cover for it.
@@ -146,6 +162,7 @@ impl Reader {
             dirty: None,
             snapshot,
             is_aside: false,
+            rows: RowsOf::All,
         }
     }
 
@@ -199,14 +216,18 @@ impl Reader {
     }
 
     fn delta(&mut self) -> &mut DeltaScan {
-        let sight = || {
-            if self.is_aside {
+        self.delta.get_or_insert_with(|| {
+            let sight = if self.is_aside {
                 Sight::without_siread(&self.snapshot)
             } else {
                 Sight::AsOf(Rc::clone(&self.snapshot))
+            };
+            let scan = DeltaScan::open(&self.relations, sight);
+            match self.rows {
+                RowsOf::All => scan,
+                RowsOf::Others => scan.passing_by(xact::current_id_if_any()),
             }
-        };
-        self.delta.get_or_insert_with(|| DeltaScan::open(&self.relations, sight()))
+        })
     }
 
     /// Publishes that the user's published fold is complete, if no other row of the user exists, in flight or not.

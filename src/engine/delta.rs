@@ -39,6 +39,8 @@ pub struct DeltaScan {
     scan: IndexScan<Ledger>,
     /// The transactions whose rows the snapshot does not see; computed for the first straggler.
     unseen: OnceCell<OpenTransactions>,
+    /// The transaction whose rows are passed by.
+    passed_by: Option<u64>,
     /// The ledger's column for what a transaction was for; `None` if it is missing.
     category: Option<Column<Ledger, Option<Text>>>,
 }
@@ -65,7 +67,12 @@ impl DeltaScan {
     fn with(relations: &Relations, ledger: Rc<Table>, index: Index, sight: Sight) -> Self {
         let scan = IndexScan::new(ledger, index, sight, 2, transactions::XACT_ID);
         let category = relations.later_columns().ok().map(|later| later.category);
-        Self { scan, unseen: OnceCell::new(), category }
+        Self { scan, unseen: OnceCell::new(), passed_by: None, category }
+    }
+
+    /// Passes by the rows of this transaction, if any: however many they are, they are not read.
+    pub fn passing_by(self, transaction: Option<u64>) -> Self {
+        Self { passed_by: transaction, ..self }
     }
 
     /// Keeps the lock of the index to the end of the transaction.
@@ -128,7 +135,15 @@ impl DeltaScan {
         for transactions in self.ranges(user, from) {
             self.scan.seek(&[transactions::USER_ID.equal(user), transactions]);
             while let Some(row) = self.scan.next() {
-                visit(&row)?;
+                match self.passed_by {
+                    Some(own) if row.get(transactions::XACT_ID) == own => {
+                        self.scan.seek(&[
+                            transactions::USER_ID.equal(user),
+                            transactions::XACT_ID.at_least(own + 1),
+                        ]);
+                    }
+                    _ => visit(&row)?,
+                }
             }
         }
         Ok(())
@@ -140,7 +155,8 @@ impl DeltaScan {
         let mut stragglers = Vec::new();
         if !from.stragglers().is_empty() {
             let unseen = self.unseen.get_or_init(|| self.scan.sight().unseen_transactions());
-            stragglers.extend(from.stragglers_seen_by(unseen, xact::current_id_if_any()));
+            let seen = from.stragglers_seen_by(unseen, xact::current_id_if_any());
+            stragglers.extend(seen.filter(|&straggler| self.passed_by != Some(straggler)));
         }
         // With several stragglers, one probe often replaces them all: most users have no row between the first straggler and the
         // watermark. A row that is inserted there after this probe would also have been missed by probes made now. The probe is not

@@ -5,16 +5,17 @@ use ledger::caps::{Asked, Clock};
 use ledger::credits::Credits;
 use ledger::id::{ApiKeyId, UserId};
 use ledger::overdraft::Overdraft;
-use ledger::segment::headroom::steps;
+use ledger::segment::headroom::{has_room_for, steps};
 
+use super::balance::{self, RowsOf};
 use super::boundaries::LimitsScan;
 use super::caps::CapsScan;
 use super::cover::Covered;
 use super::holds::HoldScan;
 use super::lock_order::OpenIfFree;
 use super::moment::Moment;
+use super::noted;
 use super::published::Published;
-use super::{balance, noted};
 use crate::error::LedgerError;
 use crate::pg::catalog::Relations;
 use crate::pg::xact;
@@ -57,18 +58,23 @@ pub fn refuse_early(
         return Ok(());
     }
     let Ok(mut holds) = HoldScan::open_if_free(relations, now.sight()) else { return Ok(()) };
-    let balance = balance::as_of(relations, user, now.snapshot())?;
     // Later than the snapshot: what has expired by then is not held any more, whatever the snapshot sees of it.
     let clock = xact::now();
     let asked = Asked { key, amount, created_at: None };
     let covered = Covered::new(vec![asked], &mut holds, user, clock)?;
     if let Overdraft::UpTo(overdraft_limit) = overdraft {
-        let left = balance.checked_sub(covered.held)?;
-        let available = match taking {
-            Taking::ToCome => left,
-            Taking::Written => left.checked_add(amount)?,
+        let left = |rows| -> Result<Credits, LedgerError> {
+            Ok(balance::as_of(relations, user, now.snapshot(), rows)?.checked_sub(covered.held)?)
         };
-        refuse_below(user, amount, available, overdraft_limit)?;
+        // The transaction's own rows may be very many: they are read only where what is noted of them is too coarse.
+        if !has_room_for(left(RowsOf::Others)?.checked_add(overdraft_limit)?, more) {
+            let left = left(RowsOf::All)?;
+            let available = match taking {
+                Taking::ToCome => left,
+                Taking::Written => left.checked_add(amount)?,
+            };
+            refuse_below(user, amount, available, overdraft_limit)?;
+        }
     }
     if is_capped {
         let mut spends = caps.spends(user, &[], &now, Clock::At(clock))?;

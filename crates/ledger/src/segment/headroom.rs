@@ -72,6 +72,12 @@ pub fn steps(amount: Credits) -> u64 {
     amount.units().unsigned_abs().div_ceil(UNITS_PER_STEP.unsigned_abs()).try_into().unwrap_or(u64::MAX)
 }
 
+/// Whether that many steps are at most this amount. [`u64::MAX`] of them never are: it is not known how many they are.
+#[must_use]
+pub fn has_room_for(amount: Credits, steps: u64) -> bool {
+    steps < u64::MAX && i128::from(steps) <= amount.units().div_euclid(UNITS_PER_STEP)
+}
+
 /// The counts of a user when a settlement had added its own.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
@@ -124,8 +130,7 @@ impl Cover {
     /// Whether so much is left when all that was charged since the settlement had counted is taken away.
     #[must_use]
     pub fn allows(&self, left: Credits) -> bool {
-        let is_known = self.charged_since < u64::MAX;
-        is_known && i128::from(self.charged_since) <= left.units().div_euclid(UNITS_PER_STEP)
+        has_room_for(left, self.charged_since)
     }
 }
 
