@@ -2702,8 +2702,8 @@ BEGIN
 END
 $$;
 
--- The feed of a node has the rows that came into being there. Those that it was given with an account have been in the feed of the node that they
--- come from. Their transactions tell: a purge takes rows away, and what comes back has been read before.
+-- The feed of a node has the rows that came into being there. It leaves out those that were copied there with an account: the node that they come from
+-- has had them in its feed. The transaction that copied them tells, since a purge takes rows of this node away, too, which come back as copies.
 CREATE TABLE credits.copies (
     xact_id xid8 NOT NULL,
 

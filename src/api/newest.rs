@@ -38,7 +38,7 @@ pub enum Scope {
 impl Scope {
     /// Every row of the ledger; of a node that keeps or receives rows of other accounts, those of accounts that are there.
     pub fn all() -> Self {
-        if buckets::elsewhere().is_some() { Self::Here } else { Self::All }
+        if buckets::not_here().is_some() { Self::Here } else { Self::All }
     }
 
     /// The condition on a row.

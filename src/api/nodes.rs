@@ -10,12 +10,12 @@ use crate::pg::call::{Argument, Call};
 
 /// `owned_buckets()`
 pub fn owned_buckets(_call: &Call<'_>) -> Result<Answer, LedgerError> {
-    Ok(Answer::bits(&buckets::elsewhere().unwrap_or_default().others()))
+    Ok(Answer::bits(&buckets::not_here().unwrap_or_default().others()))
 }
 
 /// `has_all_buckets()`
 pub fn has_all_buckets(_call: &Call<'_>) -> Result<Answer, LedgerError> {
-    Ok(Answer::bool(buckets::elsewhere().is_none()))
+    Ok(Answer::bool(buckets::not_here().is_none()))
 }
 
 /// `is_here(user_id)`
@@ -25,11 +25,11 @@ pub fn is_here(call: &Call<'_>) -> Result<Answer, LedgerError> {
 
 /// `require_class(modulus, remainder)`
 pub fn require_class(call: &Call<'_>) -> Result<Answer, LedgerError> {
-    let elsewhere = buckets::elsewhere();
+    let not_here = buckets::not_here();
     let modulus = required("modulus", call.integer(Argument(0, "modulus")))?;
     let remainder = required("remainder", call.integer(Argument(1, "remainder")))?;
     let class = Class::new(modulus, remainder).ok_or(LedgerError::NoClass { modulus, remainder })?;
-    match elsewhere.and_then(|elsewhere| elsewhere.first_of(class)) {
+    match not_here.and_then(|not_here| not_here.first_of(class)) {
         Some(bucket) => Err(LedgerError::BucketNotHere(bucket)),
         None => Ok(Answer::bool(true)),
     }
@@ -37,5 +37,5 @@ pub fn require_class(call: &Call<'_>) -> Result<Answer, LedgerError> {
 
 /// A condition, with its AND, that leaves out accounts which are not on this node: none where it has all.
 pub fn and_here(user_id: &str) -> String {
-    buckets::elsewhere().map_or_else(String::new, |_| format!(" AND credits.is_here({user_id})"))
+    buckets::not_here().map_or_else(String::new, |_| format!(" AND credits.is_here({user_id})"))
 }

@@ -32,7 +32,7 @@ pub struct RowsBySeq {
     /// The scan that is at the row which was returned last.
     last: Option<usize>,
     /// Buckets whose rows are left out.
-    elsewhere: Option<Buckets>,
+    not_here: Option<Buckets>,
 }
 
 /// Which row comes first.
@@ -85,8 +85,8 @@ impl RowsBySeq {
             scan(table, index, sight, &keys.collect::<Vec<_>>(), transactions::SEQ, from)
         };
         let scans = indexes.into_iter().map(first).collect::<Option<_>>()?;
-        let elsewhere = if user.is_none() { buckets::elsewhere() } else { None };
-        Some(Self { scans, from, last: None, elsewhere })
+        let not_here = if user.is_none() { buckets::not_here() } else { None };
+        Some(Self { scans, from, last: None, not_here })
     }
 
     /// The next row.
@@ -111,9 +111,8 @@ impl RowsBySeq {
         self.last = next.map(|(_, place)| place);
         let row = self.scans[self.last?].current()?;
         Some(
-            self.elsewhere.is_some_and(|elsewhere| {
-                elsewhere.contains(buckets::of_user(&row.get(transactions::USER_ID)))
-            }),
+            self.not_here
+                .is_some_and(|not_here| not_here.contains(buckets::of_user(&row.get(transactions::USER_ID)))),
         )
     }
 }

@@ -58,10 +58,10 @@ struct LastRead {
 thread_local! {
     static LAST_READ: Cell<Option<LastRead>> = const { Cell::new(None) };
     static STATES: Cell<States> = Cell::default();
-    /// The buckets that were not here for a query, and with which snapshot.
-    static SEEN: Cell<Option<(u64, SnapshotName, Buckets)>> = const { Cell::new(None) };
-    /// The transactions that were open for the snapshot that it was read with.
+    /// The transactions that were open for the snapshot with which the table was read last.
     static OPEN_THEN: RefCell<OpenTransactions> = RefCell::default();
+    /// The buckets that are not here for a snapshot of a query, with the [`catalog::ledger_generation`] as of which that was read.
+    static SEEN: Cell<Option<(u64, SnapshotName, Buckets)>> = const { Cell::new(None) };
 }
 
 /// Refuses accounts that this node does not have. The transaction has their stripe, and has processed all invalidations since.
@@ -76,9 +76,8 @@ pub fn require_at_commit<'a>(
     let is_read = read_if_changed(relations, Table::open_if_free, Index::primary_key_if_free);
     let States { not_here, arriving, .. } = STATES.get();
     let is_copied = |user: &UserId| arriving.contains(of_user(user)) && transfer::is_begun(of_user(user));
-    let elsewhere =
-        users.find(|user| is_read.is_err() || not_here.contains(of_user(user)) && !is_copied(user));
-    elsewhere.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
+    let refused = users.find(|user| is_read.is_err() || not_here.contains(of_user(user)) && !is_copied(user));
+    refused.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
 }
 
 /// Whether what the transaction writes of this account are copies of what another node has. The table has been read, by [`require_at_commit`] or
@@ -136,21 +135,21 @@ pub fn require_to_prepare<'a>(
 
 /// Refuses accounts that this node does not have in the snapshot of the running query. Whoever brings an account here reads what has come.
 pub fn require_for_reader(users: &[UserId]) -> Result<(), LedgerError> {
-    let not_here = elsewhere_for_reader(|moving| users.iter().any(|user| moving.contains(of_user(user))));
+    let not_here = not_here_for_reader(|moving| users.iter().any(|user| moving.contains(of_user(user))));
     let Some(not_here) = not_here else { return Ok(()) };
-    let elsewhere = users.iter().find(|user| not_here.contains(of_user(user)) && !is_copied(user));
-    elsewhere.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
+    let refused = users.iter().find(|user| not_here.contains(of_user(user)) && !is_copied(user));
+    refused.map_or(Ok(()), |user| Err(LedgerError::NotHere { user: *user }))
 }
 
 /// The buckets that this node does not have in the snapshot of the running query; `None` if it has all.
-pub fn elsewhere() -> Option<Buckets> {
-    elsewhere_for_reader(|moving| !moving.is_empty()).filter(|not_here| !not_here.is_empty())
+pub fn not_here() -> Option<Buckets> {
+    not_here_for_reader(|moving| !moving.is_empty()).filter(|not_here| !not_here.is_empty())
 }
 
 /// Whether this node has the account in the snapshot of the running query: for a scan, which asks for each row.
 pub fn is_here(user: &UserId) -> bool {
     let not_here = seen_by_active().unwrap_or_else(|| {
-        let not_here = elsewhere().unwrap_or_default();
+        let not_here = not_here().unwrap_or_default();
         remember(not_here);
         not_here
     });
@@ -162,7 +161,7 @@ pub fn is_here(user: &UserId) -> bool {
 /// `asks` is given the buckets that are about to leave, and says whether the caller asks for one of them. If so, the table is read with
 /// the snapshot: such a bucket may have left by a transaction that the snapshot sees and whose invalidations have not arrived. For any
 /// other bucket, what was read as of now serves: that it was about to leave was announced by a transaction before that one.
-fn elsewhere_for_reader(asks: impl FnOnce(&Buckets) -> bool) -> Option<Buckets> {
+fn not_here_for_reader(asks: impl FnOnce(&Buckets) -> bool) -> Option<Buckets> {
     // Where the extension is not installed, the function says so itself.
     let relations = Relations::lookup()?;
     catalog::accept_invalidations();
