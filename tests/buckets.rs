@@ -5,8 +5,6 @@ use std::io::Write;
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::{Database, Refused, Session, Uuid, dec, user};
 
-use super::folds::Sealed;
-
 /// Modulus and remainder of what is no class of buckets, and how it is refused.
 pub const NO_CLASSES: [(&str, &str); 7] = [
     ("NULL, 0", "22004"),
@@ -557,10 +555,9 @@ fn a_reader_asks_as_of_its_snapshot() {
 fn a_commit_that_waited_for_the_stripe_asks_again() {
     assert_it_asks_again(&Database::create());
     // Where no session is attached to shared memory, none has looked for a state of the ledger meanwhile.
-    let cluster =
-        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
+    let cluster = Cluster::start_with_memory_files();
     let db = Database::create_in(&cluster);
-    let _sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0o500);
+    let _sealed = cluster.forbid_new_memory();
     assert_it_asks_again(&db);
 }
 

@@ -5,8 +5,6 @@ use credits_ledger_tests::database::PATIENCE;
 use credits_ledger_tests::{Database, Decimal, HeldCommit, Refused, Session, dec, stripe_of, user};
 use postgres::Error;
 
-use super::folds::Sealed;
-
 /// The two ways to ask for credits.
 const WAYS: [&str; 2] = ["create_hold", "charge"];
 
@@ -351,13 +349,13 @@ fn a_hold_that_moves_while_holds_are_passed() {
 /// So is one that is moved by a session that cannot count.
 #[test]
 fn a_hold_that_moves_uncounted_while_holds_are_passed() {
-    let cluster = Cluster::start_with("dynamic_shared_memory_type = mmap");
+    let cluster = Cluster::start_with_memory_files();
     let stopped = (0..20).find_map(|_| {
         let db = Database::create_in(&cluster);
         db.connect().grant(user(1), dec!(18));
         let cannot_count = |db: &Database| {
             let mut session = session(db);
-            let _sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+            let _sealed = cluster.forbid_memory();
             // So often that it does not soon try again to attach to shared memory.
             for _ in 0..70 {
                 session.balance(user(1));

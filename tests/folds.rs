@@ -1,8 +1,5 @@
 //! Folds that sessions hand to each other.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use credits_ledger_tests::cluster::Cluster;
@@ -437,10 +434,9 @@ fn a_database_that_is_altered_is_still_the_same() {
 
 #[test]
 fn without_shared_memory_sessions_begin_with_what_is_stored() {
-    let cluster =
-        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
+    let cluster = Cluster::start_with_memory_files();
     let db = Database::create_in(&cluster);
-    let _sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0o500);
+    let _sealed = cluster.forbid_new_memory();
     let (mut writer, mut reader) = (db.connect(), db.connect());
     writer.grant(user(1), dec!(100));
     reader.balance(user(1));
@@ -453,21 +449,4 @@ fn without_shared_memory_sessions_begin_with_what_is_stored() {
     reader.assert_sound();
     let log = cluster.log();
     assert!(log.contains("sharing folds is put off"), "{log}");
-}
-
-/// A folder that nothing can be put in.
-pub struct Sealed(PathBuf);
-
-impl Sealed {
-    /// 0o500 leaves its files to be opened, 0 does not.
-    pub fn new(folder: PathBuf, mode: u32) -> Self {
-        fs::set_permissions(&folder, Permissions::from_mode(mode)).expect("the folder is there");
-        Self(folder)
-    }
-}
-
-impl Drop for Sealed {
-    fn drop(&mut self) {
-        let _ = fs::set_permissions(&self.0, Permissions::from_mode(0o700));
-    }
 }

@@ -3,7 +3,6 @@
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::{Database, Direction, Refused, Session, dec, stripe_of, user};
 
-use super::folds::Sealed;
 use Direction::{Down, Up};
 
 /// Does something while no session can read a checkpoint.
@@ -277,8 +276,7 @@ fn a_checkpoint_that_is_lost_comes_back_with_the_next_charge() {
 /// A commit of a session that cannot count invalidates what was published before; what is published after it is used.
 #[test]
 fn a_session_that_cannot_count_is_looked_at() {
-    let cluster =
-        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
+    let cluster = Cluster::start_with_memory_files();
     let db = Database::create_in(&cluster);
     let [mut keeper, mut first] = db.connect_settled();
     let mut listener = db.listen();
@@ -290,7 +288,7 @@ fn a_session_that_cannot_count_is_looked_at() {
             session.balance(user(1));
         }
     };
-    let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+    let sealed = cluster.forbid_memory();
     for left in [800, 600, 400, 200] {
         tell(&mut first);
         complete(&mut first);
@@ -328,15 +326,14 @@ fn a_session_that_cannot_count_is_looked_at() {
 /// Nor does a prepared transaction of such a session go unnoticed.
 #[test]
 fn a_prepared_charge_that_cannot_be_counted_is_looked_at() {
-    let cluster =
-        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
+    let cluster = Cluster::start_with_memory_files();
     let db = Database::create_in(&cluster);
     let [mut keeper, mut first] = db.connect_settled();
     let mut stranger = db.connect();
     tell(&mut first);
     without_checkpoints(&mut keeper, || first.charge(user(1), dec!(1)));
     let mut listener = db.listen();
-    let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+    let sealed = cluster.forbid_memory();
     stranger.run("BEGIN");
     stranger.charge(user(1), dec!(98));
     stranger.run("PREPARE TRANSACTION 'prepared'");
@@ -350,15 +347,14 @@ fn a_prepared_charge_that_cannot_be_counted_is_looked_at() {
 /// Nor a threshold that such a session sets.
 #[test]
 fn a_boundary_set_by_a_session_that_cannot_count_is_looked_at() {
-    let cluster =
-        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
+    let cluster = Cluster::start_with_memory_files();
     let db = Database::create_in(&cluster);
     let [mut keeper, mut first] = db.connect_settled();
     let mut stranger = db.connect();
     tell(&mut first);
     without_checkpoints(&mut keeper, || first.charge(user(1), dec!(1)));
     let mut listener = db.listen();
-    let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+    let sealed = cluster.forbid_memory();
     stranger.run(&format!(
         "INSERT INTO credits.spending_limits (user_id, thresholds) VALUES ('{}', '{{50}}')",
         user(1)
@@ -406,7 +402,7 @@ fn a_checkpoint_is_refreshed_earlier_where_nothing_is_published() {
 /// A session with an older snapshot publishes fewer rows than are stored. Commits go on from those that are stored.
 #[test]
 fn what_is_published_of_before_the_checkpoint_is_not_gone_on_from() {
-    let cluster = Cluster::start_with("dynamic_shared_memory_type = mmap");
+    let cluster = Cluster::start_with_memory_files();
     let db = Database::create_in(&cluster);
     let [mut session, mut reader] = db.connect_settled();
     let mut stranger = db.connect();
@@ -422,7 +418,7 @@ fn what_is_published_of_before_the_checkpoint_is_not_gone_on_from() {
     let folded = "SELECT transaction_count FROM credits.user_balance_checkpoints WHERE user_id = $1";
     assert_eq!(session.value::<i64>(folded, &[&user(1)]), 4);
     // By a lost count nothing is published any more.
-    let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+    let sealed = cluster.forbid_memory();
     stranger.charge(user(2), dec!(1));
     drop(sealed);
     assert_eq!(reader.balance(user(1)), dec!(100));

@@ -11,6 +11,7 @@
 //! - [`stop_at_commit`]: a commit that others see already, and have not been told of
 //! - [`clock`]: a server whose clock a test sets
 //! - [`listener`]: the notifications of a database, in order
+//! - [`memory_files`]: a server whose dynamic shared memory is in files, from which a test can keep its sessions
 //! - [`nodes`]: two nodes, and who moves buckets of accounts between them
 //! - [`racing`]: a client among others, some of which are killed
 //! - [`random`]: the seed that repeats a random test
@@ -33,6 +34,8 @@ pub mod functions;
 pub mod lifecycle;
 #[path = "harness/listener.rs"]
 pub mod listener;
+#[path = "harness/memory_files.rs"]
+pub mod memory_files;
 #[path = "harness/nodes.rs"]
 pub mod nodes;
 #[path = "harness/racing.rs"]

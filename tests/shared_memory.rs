@@ -6,15 +6,13 @@ use std::sync::Arc;
 use credits_ledger_tests::cluster::Cluster;
 use credits_ledger_tests::{Database, Decimal, Direction, Listener, Session, Shutdown, dec, user};
 
-use super::folds::Sealed;
 use Direction::{Down, Up};
 
 const MEBIBYTE: u64 = 1 << 20;
 
 /// A server of its own, whose shared memory is in files.
 fn start() -> (Arc<Cluster>, Database) {
-    let cluster =
-        Cluster::start_with("dynamic_shared_memory_type = mmap\nmax_parallel_workers_per_gather = 0");
+    let cluster = Cluster::start_with_memory_files();
     let db = Database::create_in(&cluster);
     (cluster, db)
 }
@@ -171,7 +169,7 @@ fn a_session_that_cannot_attach_to_a_new_part_is_looked_at() {
     tell(&mut first);
     meet_until_it_grows(&cluster, &mut third);
     tell(&mut first);
-    let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0);
+    let sealed = cluster.forbid_memory();
     listener.drain();
     second.charge(user(1), dec!(60));
     first.charge(user(1), dec!(39));
@@ -196,7 +194,7 @@ fn where_it_cannot_grow_everything_goes_on() {
     let mut listener = db.listen();
     let [mut first, mut second] = db.connect_settled();
     let before = size(&cluster);
-    let sealed = Sealed::new(cluster.data().join("pg_dynshmem"), 0o500);
+    let sealed = cluster.forbid_new_memory();
     meet(&mut first, MANY);
     assert_eq!(size(&cluster), before);
     let log = cluster.log();
