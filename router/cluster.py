@@ -254,11 +254,10 @@ class Nodes:
         return subprocess.run([BIN / "pg_dump", "-h", self.router.folder, "-p", str(self.router.port), "-U", "postgres", "router"], check=True, text=True, stdout=subprocess.PIPE).stdout
 
     def copy_router(self, database):
-        """Another router, with the map of now. Returns the dump that it was made of."""
+        """Another router, with the map of now."""
         dump = self.dump_router()
         self.router.sql(f"CREATE DATABASE {database}", database="postgres")
         self.router.sql(dump, database=database)
-        return dump
 
     def of(self, account):
         return self.nodes[self.homes.get(account) or self.router.sql(f"SELECT credits.node_of('{account}')")]
