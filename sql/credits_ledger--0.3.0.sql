@@ -3359,7 +3359,7 @@ BEGIN
         handover = result || jsonb_build_object('holds',
             (SELECT coalesce(jsonb_agg(h - '{description,metadata}'::text[]), '[]') FROM jsonb_array_elements(result -> 'holds') h))
     WHERE s.bucket = give_away_bucket.bucket;
-    PERFORM credits.drop_boundaries(bucket, ARRAY(SELECT h ->> 'source_id' FROM jsonb_array_elements(result -> 'holds') h));
+    PERFORM credits.drop_holds_and_boundaries(bucket, ARRAY(SELECT h ->> 'source_id' FROM jsonb_array_elements(result -> 'holds') h));
     RETURN result;
 END
     $$;
@@ -3371,19 +3371,19 @@ COMMENT ON FUNCTION credits.give_away_bucket(int, int, uuid[], xid8) IS
 
 -- A session that has locked one of these rows has changed it, waits for its stripe, and will be refused. To wait for it would be a deadlock: its row is left, and counts
 -- for nothing. Holds are looked for among all holds of the node unless the caller knows them: where commits wait, it does.
-CREATE FUNCTION credits.drop_boundaries(bucket int, holds text[] DEFAULT NULL) RETURNS void
+CREATE FUNCTION credits.drop_holds_and_boundaries(bucket int, holds text[] DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     holds := coalesce(holds, ARRAY(SELECT h.source_id FROM credits.holds h WHERE credits.bucket_of(h.user_id) = bucket));
-    DELETE FROM credits.holds WHERE source_id = ANY (ARRAY(SELECT h.source_id FROM credits.holds h WHERE h.source_id = ANY (drop_boundaries.holds) FOR UPDATE SKIP LOCKED));
+    DELETE FROM credits.holds WHERE source_id = ANY (ARRAY(SELECT h.source_id FROM credits.holds h WHERE h.source_id = ANY (drop_holds_and_boundaries.holds) FOR UPDATE SKIP LOCKED));
     DELETE FROM credits.spending_limits WHERE user_id IN
-        (SELECT l.user_id FROM credits.spending_limits l WHERE credits.bucket_of(l.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
+        (SELECT l.user_id FROM credits.spending_limits l WHERE credits.bucket_of(l.user_id) = drop_holds_and_boundaries.bucket FOR UPDATE SKIP LOCKED);
     DELETE FROM credits.spend_caps WHERE id IN
-        (SELECT c.id FROM credits.spend_caps c WHERE credits.bucket_of(c.user_id) = drop_boundaries.bucket FOR UPDATE SKIP LOCKED);
+        (SELECT c.id FROM credits.spend_caps c WHERE credits.bucket_of(c.user_id) = drop_holds_and_boundaries.bucket FOR UPDATE SKIP LOCKED);
 END
     $$;
-COMMENT ON FUNCTION credits.drop_boundaries(int, text[]) IS
+COMMENT ON FUNCTION credits.drop_holds_and_boundaries(int, text[]) IS
     'For the functions that move buckets: deletes holds, limits and caps of a bucket that is elsewhere, but those that others have locked. holds: by '
     'their source_id, NULL if the caller does not know which there are.';
 
@@ -3451,7 +3451,7 @@ COMMENT ON FUNCTION credits.receive_transactions(int, jsonb, xid8) IS
     'that holds the bucket. 22004, 22023, 23505 if a source_id is taken here, 55000 if the bucket is not arriving, 42501 for anybody but the owner of '
     'the ledger.';
 
-CREATE FUNCTION credits.put_boundaries(bucket int, handover jsonb) RETURNS void
+CREATE FUNCTION credits.put_holds_and_boundaries(bucket int, handover jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -3474,7 +3474,7 @@ BEGIN
     WHERE NOT EXISTS (SELECT FROM credits.spend_caps c WHERE c.id = n.id AND c = n);
 END
     $$;
-COMMENT ON FUNCTION credits.put_boundaries(int, jsonb) IS
+COMMENT ON FUNCTION credits.put_holds_and_boundaries(int, jsonb) IS
     'For receive_handover and activate_bucket: makes holds, limits and caps of an arriving bucket those of the handover.';
 
 CREATE FUNCTION credits.require_handover(bucket int, handover jsonb) RETURNS void
@@ -3537,7 +3537,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is arriving from another ledger', bucket);
     END IF;
     PERFORM credits.require_same_rows(bucket, handover);
-    PERFORM credits.put_boundaries(bucket, handover);
+    PERFORM credits.put_holds_and_boundaries(bucket, handover);
 END
     $$;
 COMMENT ON FUNCTION credits.receive_handover(int, jsonb) IS
@@ -3564,7 +3564,7 @@ BEGIN
     PERFORM credits.begin_transfer(bucket);
     -- They were compared when the handover was received. Since then a standby may have taken over.
     PERFORM credits.require_same_rows(bucket, handover);
-    PERFORM credits.put_boundaries(bucket, handover);
+    PERFORM credits.put_holds_and_boundaries(bucket, handover);
     PERFORM credits.advance_seq((handover ->> 'seq')::bigint);
     INSERT INTO credits.taken_buckets AS t (bucket, seq) VALUES (activate_bucket.bucket, (activate_bucket.handover ->> 'seq')::bigint)
     ON CONFLICT ON CONSTRAINT taken_buckets_pkey DO UPDATE SET seq = excluded.seq;
@@ -3599,7 +3599,7 @@ BEGIN
     END IF;
     PERFORM credits.begin_transfer(bucket);
     UPDATE credits.bucket_states s SET state = 'elsewhere', received = NULL WHERE s.bucket = return_bucket.bucket;
-    PERFORM credits.drop_boundaries(bucket);
+    PERFORM credits.drop_holds_and_boundaries(bucket);
     RETURN true;
 END
     $$;
@@ -3666,7 +3666,7 @@ BEGIN
     DELETE FROM credits.user_balance_checkpoints c WHERE credits.bucket_of(c.user_id) = purge_bucket.bucket;
     DELETE FROM credits.batch_aggregates b WHERE credits.bucket_of(b.user_id) = purge_bucket.bucket;
     DELETE FROM credits.daily_totals d WHERE credits.bucket_of(d.user_id) = purge_bucket.bucket;
-    PERFORM credits.drop_boundaries(bucket);
+    PERFORM credits.drop_holds_and_boundaries(bucket);
     UPDATE credits.bucket_states s SET copied_from = NULL, copied_to = NULL, handover = s.handover || '{"is_purged": true}' WHERE s.bucket = purge_bucket.bucket;
     RETURN removed;
 END
