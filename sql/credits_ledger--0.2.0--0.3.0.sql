@@ -3375,9 +3375,9 @@ REVOKE ALL ON FUNCTION
     credits.begin_transfer(int), credits.wait_for_transaction(bigint), credits.hold_stripes(int), credits.holds_stripes(int),
     credits.bucket_state(int), credits.get_ledger(), credits.lock_bucket(int, text[]), credits.start_moving_bucket(int),
     credits.stop_moving_bucket(int), credits.bucket_transactions(int, xid8, xid8), credits.hold_bucket(int), credits.refuse_prepared(oid[]),
-    credits.bucket_accounts(int), credits.bucket_handover(int, uuid[], xid8), credits.give_away_bucket(int, int, uuid[], xid8), credits.drop_holds_and_boundaries(int, text[]), credits.expect_bucket(int, text),
-    credits.receive_transactions(int, jsonb, xid8), credits.put_holds_and_boundaries(int, jsonb), credits.require_same_rows(int, jsonb), credits.require_handover(int, jsonb),
-    credits.receive_handover(int, jsonb), credits.activate_bucket(int, jsonb), credits.return_bucket(int), credits.bucket_digest(int),
+    credits.bucket_accounts(int), credits.bucket_handover(int, uuid[], xid8), credits.give_away_bucket(int, int, uuid[], xid8), credits.drop_holds_and_boundaries(int, text[]),
+    credits.expect_bucket(int, text), credits.receive_transactions(int, jsonb, xid8), credits.put_holds_and_boundaries(int, jsonb), credits.require_same_rows(int, jsonb),
+    credits.require_handover(int, jsonb), credits.receive_handover(int, jsonb), credits.activate_bucket(int, jsonb), credits.return_bucket(int), credits.bucket_digest(int),
     credits.purge_bucket(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION credits.bucket_of(uuid), credits.owned_buckets(), credits.has_all_buckets(), credits.is_here(uuid), credits.require_class(int, int) TO PUBLIC;
 
