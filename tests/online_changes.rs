@@ -1,5 +1,8 @@
 //! Commands that change a table or its indexes and keep neither readers nor writers out: whoever is at work goes on.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use credits_ledger_tests::{Background, Database, Decimal, Direction, Refused, Session, dec, user};
 use postgres::Error;
 
@@ -129,6 +132,37 @@ fn reindex_concurrently_swaps_indexes_under_transactions() {
         assert_pages_agree(&mut reader);
         admin.assert_sound();
     }
+}
+
+/// Holds that are made while the key of their table is replaced: a function may have looked up the old one.
+#[test]
+fn holds_are_made_while_their_key_is_replaced() {
+    // Alone: the command waits for the transactions of the whole cluster.
+    let db = Database::create_alone();
+    let mut admin = db.connect();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let holders = (1..=4).map(|number| {
+        admin.grant(user(number), dec!(1000));
+        let is_over = Arc::clone(&is_over);
+        db.connect().background(move |session| {
+            while !is_over.load(Relaxed) {
+                session.run(&format!(
+                    "SELECT FROM credits.create_hold('{}', 1, '{number}'); SELECT credits.release_hold('{number}')",
+                    user(number)
+                ));
+            }
+        })
+    });
+    let holders: Vec<_> = holders.collect();
+    for _ in 0..150 {
+        admin.run("REINDEX INDEX CONCURRENTLY credits.holds_pkey");
+    }
+    is_over.store(true, Relaxed);
+    for holder in holders {
+        let _ended = holder.finish();
+    }
+    admin.assert_sound();
+    admin.assert_as_made();
 }
 
 /// Pages that are read by an index go on without it, in transactions that had it and in later ones.

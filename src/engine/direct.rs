@@ -120,7 +120,7 @@ pub fn hold(relations: &Relations, given: &[GivenValue<'_>], returns: RowType) -
     }
     let key = relations.holds_key?;
     let mut inserter = Inserter::new(table);
-    if !inserter.has_no_other_keys(&[Some(key)]) {
+    if !inserter.is_keyed_by(key, &[]) {
         return None;
     }
     let hold = inserter.insert(&values, key)?;
@@ -215,7 +215,7 @@ fn open_ledger(relations: &Relations, columns: &[AnyColumn<Ledger>]) -> Option<O
     }
     let key = relations.source_id_key?;
     let inserter = Inserter::new(table);
-    inserter.has_no_other_keys(&[Some(key), relations.seq_index]).then_some(OpenLedger { inserter, key })
+    inserter.is_keyed_by(key, &[relations.seq_index]).then_some(OpenLedger { inserter, key })
 }
 
 /// Whether a statement of the caller's may name the table, insert any row that has these columns, and return it.

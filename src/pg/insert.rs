@@ -97,19 +97,24 @@ impl<L: Layout> Inserter<L> {
         Self { state, target, slot, table, layout: PhantomData }
     }
 
-    /// Whether the table's unique indexes are its primary key and these, and each of them is checked as a row is inserted.
-    pub fn has_no_other_keys(&self, keys: &[Option<pg_sys::Oid>]) -> bool {
+    /// Whether this key is one of the table's unique indexes, these and the primary key are the only others, and each of them is checked as a
+    /// row is inserted. A key that was looked up before the table was locked may have been replaced meanwhile, by REINDEX CONCURRENTLY.
+    pub fn is_keyed_by(&self, key: pg_sys::Oid, others: &[Option<pg_sys::Oid>]) -> bool {
+        let mut has_key = false;
         // SAFETY: the table is open, and so are as many indexes of it as it says.
-        unsafe {
+        let has_no_others = unsafe {
             let target = &*self.target;
             (0..usize::try_from(target.ri_NumIndices).unwrap_or_default()).all(|number| {
                 let index = &**target.ri_IndexRelationDescs.add(number);
                 let kind = &*index.rd_index;
-                let is_known = kind.indisprimary || keys.contains(&Some(index.rd_id));
+                let is_key = index.rd_id == key;
+                has_key |= is_key;
+                let is_known = is_key || kind.indisprimary || others.contains(&Some(index.rd_id));
                 let is_whole = kind.indisvalid && kind.indisready && kind.indimmediate;
                 if kind.indisunique { is_known && is_whole } else { !kind.indisexclusion }
             })
-        }
+        };
+        has_key && has_no_others
     }
 
     /// Inserts a row with these values, and NULL in the other columns, unless this unique index has a row with its key; waits for a
