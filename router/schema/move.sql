@@ -686,37 +686,3 @@ COMMENT ON PROCEDURE credits.move_bucket(int, text) IS
     'rest is copied, and calls for its accounts until the new node serves them. Errors: 22004, 22023, 55006 while another session moves a bucket, or '
     'where a transaction that has written of it is prepared, 55P03 where others stay in the way, and what a node says. How far it is: '
     'credits.moves. For superusers.';
-
-CREATE PROCEDURE credits.purge_bucket(bucket int, node text)
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    home constant text := (SELECT b.node FROM credits.buckets b WHERE b.bucket = purge_bucket.bucket);
-    state text;
-BEGIN
-    IF bucket IS NULL OR node IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'argument bucket or node must not be NULL';
-    ELSIF home IS NULL OR NOT EXISTS (SELECT FROM credits.nodes n WHERE n.node = purge_bucket.node) THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('there is no bucket %s or no node "%s"', bucket, node);
-    ELSIF NOT pg_try_advisory_xact_lock(credits_routes.mover_key()) OR (credits_routes.open_move()).bucket = bucket THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = 'a bucket is being moved', HINT = 'SELECT * FROM credits.moves shows how far it is.';
-    ELSIF home = node THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is on %s', bucket, node);
-    END IF;
-    state := credits_routes.bucket_state(home, bucket);
-    IF state NOT IN ('here', 'moving') THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('%s does not serve bucket %s', home, bucket),
-            DETAIL = format('There, it is %s.', state);
-    END IF;
-    IF credits_routes.bucket_state(node, bucket) = 'arriving' THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('bucket %s is arriving at %s', bucket, node),
-            DETAIL = 'Another router moves it there, or the node is a standby that has lost that a move was undone.',
-            HINT = format('If none moves it, SELECT credits.return_bucket(%s) on %s takes that back.', bucket, node);
-    END IF;
-    PERFORM credits_routes.ask_node(node, format('SELECT credits.purge_bucket(%s)::text', bucket));
-END
-    $$;
-COMMENT ON PROCEDURE credits.purge_bucket(int, text) IS
-    'Removes from a node the rows of a bucket that it has given away, if the node of the map says that it serves it. The feed of the node loses them: '
-    'what reads it must have. The node keeps their number, sum and digest. Errors: 22004, 22023, 55000 if the bucket is there, arrives there or is not served, 55006 '
-    'while a bucket is moved. For superusers.';
