@@ -166,9 +166,9 @@ class Client:
         errors = [line.split()[1] for line in lines if line.startswith(("ERROR:", "FATAL:"))]
         return ("\n".join(lines), None) if not errors else (None, errors[0])
 
-    def hint(self):
-        """Of the last error."""
-        return " ".join(line for line in self.tell("\\errverbose") or [] if line.startswith("HINT:"))
+    def error(self):
+        """The last error, a line each: its message, detail and hint."""
+        return [line for line in self.tell("\\errverbose") or [] if line.startswith(("ERROR:", "DETAIL:", "HINT:"))]
 
     def insist(self, statement):
         """Asks until it is answered."""

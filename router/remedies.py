@@ -11,8 +11,9 @@ FOLLOW = """UPDATE credits.buckets b SET node = o.owners[1]
 
 
 class Operator:
-    def __init__(self, nodes, doubt):
-        self.nodes, self.doubt, self.tidied, self.taken = nodes, doubt, Counter(), 0
+    def __init__(self, nodes, doubt, may_have_lost):
+        """Whether nodes may have lost what they have answered: only then may they disagree."""
+        self.nodes, self.doubt, self.may_have_lost, self.tidied, self.taken = nodes, doubt, may_have_lost, Counter(), 0
 
     def mend(self, mover):
         """A standby has taken over: what nobody serves, and then a move that is under way."""
@@ -25,12 +26,12 @@ class Operator:
 
     def follow(self, sqlstate, client):
         """What the error of a move says. Returns rows that the node alone had that the bucket was to move to."""
-        hint = client.hint()
+        hint = " ".join(line for line in client.error() if line.startswith("HINT:"))
         calls = re.findall(r"CALL credits\.move_bucket\(\d+, '\w+'\)(?= does)", hint)
         if calls:
             client.ask(FOLLOW)
             client.ask(calls[0])
-        elif sqlstate == "23505" or "on the new node" in hint:
+        elif self.may_have_lost and (sqlstate == "23505" or "on the new node" in hint):
             return self.take_away(client)
         return []
 
