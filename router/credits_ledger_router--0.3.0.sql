@@ -1164,9 +1164,7 @@ CREATE TRIGGER carry_over_moves AFTER UPDATE ON credits.nodes REFERENCING OLD TA
     FOR EACH STATEMENT EXECUTE FUNCTION credits_routes.carry_over_moves();
 COMMENT ON TRIGGER carry_over_moves ON credits.nodes IS 'Has a standby that takes over give up what its node has given away.';
 
--- Moving a bucket while it is charged. models/nodes.pml has the order of the steps and what each is there for; the names of states are those of
--- credits.moves. Each step is a transaction on the router, which notes the next state at its end. After an interruption, the next call goes on from
--- the state that was noted, after it has asked the nodes whether the commit point is past.
+-- What a session that moves a bucket has: its locks, the move that it has noted, and its two sessions on nodes.
 
 CREATE FUNCTION credits_routes.mover_key() RETURNS bigint
     LANGUAGE sql IMMUTABLE RETURN hashtextextended('credits.move_bucket', 0);
@@ -1293,6 +1291,8 @@ END
     $$;
 COMMENT ON FUNCTION credits_routes.be_brief() IS
     'Has the transaction wait half a second for the routed tables, and raises 55P03 while one that has used them is idle for as long.';
+
+-- The steps of a move. models/nodes.pml has their order and what each is there for; the names of states are those of credits.moves.
 
 -- Rows pass through the router as text, which it does not parse. The elements of a JSON array have 256 MB at most, so long rows are sent in parts of 16 MB.
 CREATE FUNCTION credits_routes.copy_rows(bucket int, from_xact text, below_xact text, new_position text, until timestamptz) RETURNS bigint
@@ -1630,6 +1630,9 @@ BEGIN
 END
     $$;
 COMMENT ON FUNCTION credits_routes.undo_move(credits.moves) IS 'Step: the old node has the bucket as before.';
+
+-- Moving a bucket while it is charged. Each step is a transaction on the router, which notes the next state at its end. After an interruption, the next
+-- call goes on from the state that was noted, after it has asked the nodes whether the commit point is past.
 
 -- What a call does first if a move is not over.
 CREATE FUNCTION credits_routes.resume_move(m credits.moves, is_wanted boolean) RETURNS text
