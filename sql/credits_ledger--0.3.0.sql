@@ -3089,8 +3089,8 @@ SET LOCAL search_path = credits, pg_temp;
 -- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- How a bucket of accounts moves from one node to another while it is charged: a function for each step on the old node or on the new one. models/README.md
--- has the order of the steps, and what each is there for. Whoever changes what bucket_states says of a bucket locks its row first.
+-- How a bucket of accounts moves from one node to another while it is charged: a function for each step on the old node, here, or on the new one, in
+-- arrivals.sql. models/README.md has the order of the steps, and what each is there for. Whoever changes what bucket_states says of a bucket locks its row first.
 
 CREATE FUNCTION credits.begin_transfer(bucket int) RETURNS void
     LANGUAGE c VOLATILE
@@ -3387,6 +3387,20 @@ COMMENT ON FUNCTION credits.drop_holds_and_boundaries(int, text[]) IS
     'For the functions that move buckets: deletes holds, limits and caps of a bucket that is elsewhere, but those that others have locked. holds: by '
     'their source_id, NULL if the caller does not know which there are.';
 
+-- Back to the search_path of CREATE EXTENSION.
+SET LOCAL search_path = credits, pg_temp;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   moves
+
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- How a bucket of accounts that leaves another node comes to this one.
+
 CREATE FUNCTION credits.expect_bucket(bucket int, ledger text) RETURNS xid8
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -3608,6 +3622,20 @@ COMMENT ON FUNCTION credits.return_bucket(int) IS
     'until purge_bucket, and are not copied again. Only once the old node has the bucket for good. 22004, 22023, 55000 if the bucket is here, 42501 '
     'for anybody but the owner of the ledger.';
 
+-- Back to the search_path of CREATE EXTENSION.
+SET LOCAL search_path = credits, pg_temp;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs
+-- requires:
+--   arrivals
+
+-- Names without a schema are not looked up in the schema credits: ledger.sql says why.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- What a node has kept of a bucket that has left it is removed, and a proof of it stays.
+
 CREATE FUNCTION credits.bucket_digest(bucket int) RETURNS TABLE (transaction_count bigint, balance numeric, digest text)
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
     AS $$
@@ -3683,7 +3711,7 @@ SET LOCAL search_path = credits, pg_temp;
 /* <begin connected objects> */
 -- src/lib.rs
 -- requires:
---   moves
+--   purges
 
 -- Names without a schema are not looked up in the schema credits: ledger.sql says why.
 SET LOCAL search_path = pg_catalog, pg_temp;

@@ -63,7 +63,9 @@ pgrx::extension_sql_file!("../sql/schema/import.sql", name = "import", requires 
 pgrx::extension_sql_file!("../sql/schema/security.sql", name = "security", requires = ["import"]);
 pgrx::extension_sql_file!("../sql/schema/nodes.sql", name = "nodes", requires = ["security"]);
 pgrx::extension_sql_file!("../sql/schema/moves.sql", name = "moves", requires = ["nodes"]);
-pgrx::extension_sql_file!("../sql/schema/installation.sql", name = "installation", requires = ["moves"]);
+pgrx::extension_sql_file!("../sql/schema/arrivals.sql", name = "arrivals", requires = ["moves"]);
+pgrx::extension_sql_file!("../sql/schema/purges.sql", name = "purges", requires = ["arrivals"]);
+pgrx::extension_sql_file!("../sql/schema/installation.sql", name = "installation", requires = ["purges"]);
 pgrx::extension_sql_file!(
     "../sql/schema/function_comments.sql",
     name = "function_comments",

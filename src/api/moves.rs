@@ -1,4 +1,4 @@
-//! What moves buckets of accounts from one node to another: the parts of `sql/schema/moves.sql` that SQL cannot express.
+//! What moves buckets of accounts from one node to another: the parts of `sql/schema/moves.sql` and `arrivals.sql` that SQL cannot express.
 
 use ledger::bucket::BUCKETS;
 
