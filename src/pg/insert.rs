@@ -100,21 +100,19 @@ impl<L: Layout> Inserter<L> {
     /// Whether this key is one of the table's unique indexes, these and the primary key are the only others, and each of them is checked as a
     /// row is inserted. A key that was looked up before the table was locked may have been replaced meanwhile, by REINDEX CONCURRENTLY.
     pub fn is_keyed_by(&self, key: pg_sys::Oid, others: &[Option<pg_sys::Oid>]) -> bool {
-        let mut has_key = false;
         // SAFETY: the table is open, and so are as many indexes of it as it says.
-        let has_no_others = unsafe {
+        let mut indexes = unsafe {
             let target = &*self.target;
-            (0..usize::try_from(target.ri_NumIndices).unwrap_or_default()).all(|number| {
-                let index = &**target.ri_IndexRelationDescs.add(number);
-                let kind = &*index.rd_index;
-                let is_key = index.rd_id == key;
-                has_key |= is_key;
-                let is_known = is_key || kind.indisprimary || others.contains(&Some(index.rd_id));
-                let is_whole = kind.indisvalid && kind.indisready && kind.indimmediate;
-                if kind.indisunique { is_known && is_whole } else { !kind.indisexclusion }
-            })
+            let count = usize::try_from(target.ri_NumIndices).unwrap_or_default();
+            (0..count).map(|place| &*(**target.ri_IndexRelationDescs.add(place)).rd_index)
         };
-        has_key && has_no_others
+        indexes.clone().any(|index| index.indexrelid == key)
+            && indexes.all(|index| {
+                let id = index.indexrelid;
+                let is_known = index.indisprimary || id == key || others.contains(&Some(id));
+                let is_whole = index.indisvalid && index.indisready && index.indimmediate;
+                if index.indisunique { is_known && is_whole } else { !index.indisexclusion }
+            })
     }
 
     /// Inserts a row with these values, and NULL in the other columns, unless this unique index has a row with its key; waits for a
